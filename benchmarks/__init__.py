@@ -1,0 +1,1 @@
+"""Whole-process benchmarks of graphopt; see README.md for how to run each."""

@@ -1,0 +1,68 @@
+"""graphopt makes the convolutions of ONNX models cheaper with 1x1 convolutions, and proves it.
+
+    >>> import graphopt
+    >>> result = graphopt.optimize("model.onnx")
+    >>> result.save("smaller.onnx")
+
+Everything is imported where it is first used, so that ``import graphopt`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from graphopt._version import __version__
+
+if TYPE_CHECKING:
+    from graphopt.api import bench as bench
+    from graphopt.api import optimize as optimize
+    from graphopt.api import scan as scan
+    from graphopt.api import verify as verify
+    from graphopt.conv import Builder as Builder
+    from graphopt.core import Budget as Budget
+    from graphopt.core import Candidate as Candidate
+    from graphopt.core import Cost as Cost
+    from graphopt.core import Exactness as Exactness
+    from graphopt.core import Rejection as Rejection
+    from graphopt.core import Replacement as Replacement
+    from graphopt.core import Rewrite as Rewrite
+    from graphopt.core import Site as Site
+    from graphopt.errors import BudgetError as BudgetError
+    from graphopt.errors import GraphOptError as GraphOptError
+    from graphopt.errors import InputError as InputError
+    from graphopt.errors import VerificationError as VerificationError
+    from graphopt.result import Result as Result
+
+_HOMES = {
+    "bench": "graphopt.api",
+    "optimize": "graphopt.api",
+    "scan": "graphopt.api",
+    "verify": "graphopt.api",
+    "Builder": "graphopt.conv",
+    "Budget": "graphopt.core",
+    "Candidate": "graphopt.core",
+    "Cost": "graphopt.core",
+    "Exactness": "graphopt.core",
+    "Rejection": "graphopt.core",
+    "Replacement": "graphopt.core",
+    "Rewrite": "graphopt.core",
+    "Site": "graphopt.core",
+    "BudgetError": "graphopt.errors",
+    "GraphOptError": "graphopt.errors",
+    "InputError": "graphopt.errors",
+    "VerificationError": "graphopt.errors",
+    "Result": "graphopt.result",
+}
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - names of one table
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'graphopt' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

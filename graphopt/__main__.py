@@ -1,0 +1,61 @@
+"""The command's entry: turns every way to end into an exit code, and errors into one line."""
+
+from __future__ import annotations
+
+import sys
+
+INTERNAL, INTERRUPTED = 70, 130
+
+
+def run() -> None:
+    """Runs the command line; no traceback reaches the user."""
+    sys.exit(main())
+
+
+def main() -> int:
+    """Runs the command line and returns its exit code."""
+    from graphopt.errors import GraphOptError
+
+    try:
+        from graphopt.cli import app
+
+        return app() or 0
+    except GraphOptError as error:
+        print(f"graphopt: {_one_line(error)}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("graphopt: interrupted; nothing was written", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return INTERNAL
+    except MemoryError:
+        print("graphopt: out of memory", file=sys.stderr)  # noqa: T201
+        return INTERNAL
+    except Exception as error:  # the last resort: a bug of ours
+        import os
+
+        if os.environ.get("GRAPHOPT_TRACEBACK"):
+            raise
+        where = _place(error)
+        text = f"graphopt: internal error{where}: {type(error).__name__}: {_one_line(error)}"
+        print(f"{text} (GRAPHOPT_TRACEBACK=1 shows more)", file=sys.stderr)  # noqa: T201
+        return INTERNAL
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _place(error: BaseException) -> str:
+    """The module and line in which the error arose."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    return f" in {trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
+
+
+if __name__ == "__main__":
+    run()

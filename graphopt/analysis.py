@@ -1,0 +1,237 @@
+"""A read-only snapshot of a model: names, shapes, constants, consumers, and the normal view of what is linear."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt import conv, cost, shapes, timing
+from graphopt.constants import Constants
+from graphopt.conv import Linear
+from graphopt.core import MAIN_GRAPH, Cost, Shape
+from graphopt.lowrank import Moments
+from graphopt.shapes import Sizes
+
+QUANTISE = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The figures of a whole model.
+
+    Attributes:
+        macs: multiply-accumulates of the linear operators; None where a size is unknown.
+        params: distinct float elements of initializers.
+        weight_bytes: bytes of all initializers.
+        nodes: number of operators, subgraphs included.
+    """
+
+    macs: int | None
+    params: int
+    weight_bytes: int
+    nodes: int
+
+    @property
+    def flops(self) -> int | None:
+        """Floating-point operations: 2 × MACs."""
+        return None if self.macs is None else 2 * self.macs
+
+
+class Analysis:
+    """What a rewrite may know about a model.
+
+    Args:
+        model: the model; it is not changed, and must not be while the snapshot is used.
+        bindings: sizes of graph inputs whose shape leaves some open, by input name.
+        frozen: treat initializers that a caller may override as constants.
+        known: shapes by value name that were found before, by running or by an earlier snapshot.
+        moments: input statistics by name of the linear operator, where there are calibration inputs.
+
+    Raises:
+        InputError: the sizes contradict the model.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        bindings: Mapping[str, Sequence[int]] | None = None,
+        frozen: bool = False,
+        known: Mapping[str, Shape] | None = None,
+        moments: Mapping[str, Moments] | None = None,
+    ) -> None:
+        self.model = model
+        self.moments = moments
+        self.constants = Constants(model, frozen)
+        self.sizes: Sizes = shapes.infer(model, self.constants, bindings=bindings, known=known)
+        self._graphs = {graph: path for path, graph in graph_paths(model)}
+        self._names = node_names(model)
+        self.nodes: dict[str, ir.Node] = {name: node for node, name in self._names.items()}
+
+    def name(self, node: ir.Node) -> str:
+        """The node's name: its own where that is unique, else ``<op>:<first output>``."""
+        return self._names[node]
+
+    def graph_of(self, node: ir.Node) -> str:
+        """The path of the graph that holds the node."""
+        assert isinstance(node.graph, ir.Graph)
+        return self._graphs[node.graph]
+
+    def shape(self, value: ir.Value | None) -> Shape | None:
+        """The value's shape at the sizes of this snapshot, as far as known."""
+        return self.sizes.get(value) if value is not None else None
+
+    def constant(self, value: ir.Value | None) -> npt.NDArray[np.generic] | None:
+        """The value's content when it is a constant."""
+        return self.constants.array(value)
+
+    def consumers(self, value: ir.Value) -> tuple[ir.Node, ...]:
+        """The nodes that read the value, each once, in subgraphs too."""
+        return tuple(dict.fromkeys(usage.node for usage in value.uses()))
+
+    def sole_consumer(self, value: ir.Value) -> ir.Node | None:
+        """The only reader of the value; None when it has several, none, or is a graph output."""
+        readers = self.consumers(value)
+        return readers[0] if len(readers) == 1 and not value.is_graph_output() else None
+
+    def is_outermost(self, node: ir.Node) -> bool:
+        """Whether the node is in the outermost graph, whose values a session can return."""
+        return node.graph is self.model.graph
+
+    @property
+    def overridable(self) -> list[str]:
+        """Initializers that a caller may override, since they are graph inputs too."""
+        if (self.model.ir_version or 0) < 4:
+            return []
+        return [value.name or "" for value in self.model.graph.inputs if value.is_initializer()]
+
+    def unsized(self) -> list[str]:
+        """Values of the outermost graph that linear operators read or make, whose size is not known."""
+        linear = [node for node in self.model.graph if cost.is_linear(node)]
+        values = dict.fromkeys(v for node in linear for v in (*node.inputs, *node.outputs) if v is not None)
+        return [v.name or "" for v in values if (shape := self.shape(v)) is None or None in shape]
+
+    @cached_property
+    def uncounted_ops(self) -> dict[str, int]:
+        """Operators that do work and whose MACs are not counted, with their number."""
+        return cost.uncounted(self.model)
+
+    def linear(self, node: ir.Node | None) -> Linear | None:
+        """The normal view of a Conv, ConvTranspose, Gemm or MatMul; None for any other node."""
+        return self._linears.get(node) if node is not None else None
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """The normal views of all linear operators, in the order of the model."""
+        return tuple(self._linears.values())
+
+    @cached_property
+    def _linears(self) -> dict[ir.Node, Linear]:
+        views = ((node, self._view(node)) for node in self._names if cost.is_linear(node))
+        return {node: linear for node, linear in views if linear is not None}
+
+    def _view(self, node: ir.Node) -> Linear | None:
+        inputs = [*node.inputs, None, None]
+        return conv.view(
+            node,
+            name=self.name(node),
+            graph=self.graph_of(node),
+            constants=self.constants,
+            input_shape=self.shape(inputs[0]),
+            weight_shape=self.shape(inputs[1]),
+            output_shape=self.shape(node.outputs[0]),
+            macs=cost.macs(node, self.shape),
+            quantised=self._quantised(node),
+        )
+
+    def _quantised(self, node: ir.Node) -> bool:
+        """Whether a quantising or dequantising operator feeds the node or reads it."""
+        producers = (value.producer() for value in node.inputs if value is not None)
+        near = [producer for producer in producers if producer is not None]
+        return any(n.op_type in QUANTISE for n in (*near, *self.consumers(node.outputs[0])))
+
+    def linear_cost(self, linear: Linear) -> Cost:
+        """The cost of a linear operator as it stands."""
+        stored = linear.params * linear.itemsize
+        if linear.out_channels is None or linear.in_channels is None:
+            return Cost(linear.macs, linear.params, stored)
+        weights = (linear.out_channels, linear.in_channels // linear.group, *linear.kernel)
+        assumed = conv.linear_cost(linear.form, weights, linear.input_shape, linear.itemsize)
+        return replace(assumed, macs=linear.macs, params=linear.params, weight_bytes=stored)
+
+    def cost(self, nodes: Sequence[ir.Node]) -> Cost:
+        """The cost of some operators as they stand; those that are not linear count no MACs."""
+        total = Cost(0)
+        for node in nodes:
+            linear = self.linear(node)
+            total += self.linear_cost(linear) if linear is not None else self._elementwise_cost(node)
+        return total
+
+    def _elementwise_cost(self, node: ir.Node) -> Cost:
+        """One pass over the output, and the elements of the operator's constants."""
+        shape = self.shape(node.outputs[0])
+        size = math.prod(n or 0 for n in shape) if shape is not None else 0
+        params = sum(self.constants.size(value) or 0 for value in node.inputs if value is not None)
+        moved = 4 * size
+        return Cost(0, params, 4 * params, moved, timing.seconds(0, 1, 1, 1, 2 * moved))
+
+    @cached_property
+    def totals(self) -> Totals:
+        """The figures of the whole model."""
+        counts = [linear.macs for linear in self.linears]
+        known = [macs for macs in counts if macs is not None]
+        views = {linear.node for linear in self.linears}
+        unseen = any(cost.is_linear(node) and node not in views for node in self._names)
+        return Totals(
+            None if unseen or len(known) < len(counts) else sum(known),
+            cost.params(self.model),
+            cost.weight_bytes(self.model),
+            len(self._names),
+        )
+
+
+def graph_paths(model: ir.Model) -> Iterator[tuple[str, ir.Graph]]:
+    """The model's graphs, outer before inner, with their paths: ``main``, then ``owner/attribute``."""
+    names = node_names(model)
+    yield MAIN_GRAPH, model.graph
+    for node in names:
+        for attribute, graph in _bodies(node):
+            yield f"{names[node]}/{attribute}", graph
+
+
+def node_names(model: ir.Model) -> dict[ir.Node, str]:
+    """The name of every node, in the order of the model.
+
+    A node without a unique name is called ``<op>:<first output>``; in a subgraph that is prefixed by
+    ``<owner>/<attribute>/``.
+    """
+    times = Counter(node.name for node in model.graph.all_nodes() if node.name)
+    names: dict[ir.Node, str] = {}
+
+    def walk(graph: ir.Graph, prefix: str) -> None:
+        for node in graph:
+            output = next((value.name for value in node.outputs if value.name), "")
+            unique = bool(node.name) and times[node.name] == 1
+            name = f"{node.name}" if unique else f"{prefix}{node.op_type}:{output}"
+            names[node] = name
+            for attribute, body in _bodies(node):
+                walk(body, f"{name}/{attribute}/")
+
+    walk(model.graph, "")
+    return names
+
+
+def _bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.name, attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            for index, graph in enumerate(attribute.as_graphs()):
+                yield f"{attribute.name}[{index}]", graph

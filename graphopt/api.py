@@ -1,0 +1,289 @@
+"""The functions that `import graphopt` offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Literal, TypeAlias
+
+import onnx
+import onnx_ir as ir
+
+from graphopt import calibrate, feeds, latency, runtime
+from graphopt import model as files
+from graphopt import rewrites as catalogue
+from graphopt import verification
+from graphopt.calibrate import Given
+from graphopt.compare import is_class_scores
+from graphopt.core import Budget, Exactness, Rewrite, Shape, Verdict
+from graphopt.errors import InputError
+from graphopt.model import PathLike, Source
+from graphopt.observe import snapshot
+from graphopt.pipeline import Options, Pipeline
+from graphopt.result import Result
+from graphopt.survey import Scan
+from graphopt.survey import survey
+from graphopt.verification import Verification
+
+AnyModel: TypeAlias = "PathLike | onnx.ModelProto | ir.Model"
+Shapes: TypeAlias = Mapping[str, Sequence[int]]
+
+LATER = ("latency", "agreement", "sqnr")
+"""Budget keys that `optimize` does not know yet."""
+
+
+def scan(
+    model: AnyModel,
+    *,
+    shapes: Shapes | None = None,
+    rewrites: Iterable[Rewrite | type[Rewrite]] = (),
+    seed: int = 0,
+) -> Scan:
+    """Counts what a model's convolutions cost, and finds what could be done about it.
+
+    Args:
+        model: a path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        shapes: sizes of inputs whose shape leaves some open, by input name.
+        rewrites: rewrites that take part besides the built-in ones.
+        seed: of the input for a model that has to be run once to see its shapes.
+
+    Raises:
+        InputError: the model can't be read, or the sizes contradict it.
+    """
+    source = files.load(model)
+    known: dict[str, Shape] = {}
+    analysis = snapshot(source.model, bindings=dict(shapes or {}), known=known, seed=seed)
+    return survey(source, analysis, catalogue.registry(rewrites).values(), known)
+
+
+def optimize(
+    model: AnyModel,
+    budget: Budget | Mapping[str, float] | None = None,
+    calibration: Given | None = None,
+    rewrites: Iterable[Rewrite | type[Rewrite]] | None = None,
+    aim: Literal["time", "macs"] = "time",
+    *,
+    only: Iterable[str] = (),
+    skip: Iterable[str] = (),
+    at: Iterable[str] = (),
+    keep: Iterable[str] = (),
+    outputs: Iterable[str] = (),
+    options: Mapping[str, object] | None = None,
+    shapes: Shapes | None = None,
+    seed: int = 0,
+    gate: str | None = None,
+    freeze_initializers: bool = False,
+) -> Result:
+    """Makes a model's convolutions cheaper and verifies the result.
+
+    Without a budget only exact rewrites are applied. A budget's cost keys (``macs``, ``params``, ``bytes``:
+    at most this fraction of the input's) are reached with approximate rewrites, fitted to the calibration
+    inputs, or to the weights alone where there are none.
+
+    Args:
+        model: a path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        budget: what the result has to reach.
+        calibration: preprocessed inputs: a path, arrays by input name, or one array.
+        rewrites: rewrites that take part besides the built-in ones.
+        aim: ``time`` leaves out exact rewrites that a static time model expects to be slower; ``macs`` takes
+            all that save MACs.
+        only: names of the rewrites that take part; all when empty.
+        skip: names of rewrites that do not take part.
+        at: patterns of node names; rewrites apply only where one of their nodes matches.
+        keep: patterns of node names that no rewrite may touch.
+        outputs: names of the outputs that count; all when empty.
+        options: options of rewrites, such as ``{"bottleneck.rank_in": 16}``.
+        shapes: sizes of inputs whose shape leaves some open, by input name.
+        seed: of everything random.
+        gate: not supported yet.
+        freeze_initializers: treat initializers that are graph inputs too as constants.
+
+    Returns:
+        The rewritten model and its report.
+
+    Raises:
+        InputError: the model, the inputs or an option can't be used as given.
+        VerificationError: the rewritten model computes something else.
+        BudgetError: no model within the budget was found; its ``result`` is the best that was.
+    """
+    if gate is not None:
+        raise InputError("--gate is not supported yet: bench times the two models")
+    if aim not in ("time", "macs"):
+        raise InputError(f"--aim {aim}: it is time or macs")
+    limits = budget if isinstance(budget, Budget) else make_budget(budget or {})
+    for key in LATER:
+        if getattr(limits, key) is not None:
+            raise InputError(f"--budget {key} is not supported by optimize yet: use macs, params or bytes")
+    chosen = catalogue.select(catalogue.registry(rewrites or ()), only=only, skip=skip, options=options)
+    _check_selection(chosen, limits, list(only))
+    source = files.load(model)
+    pipeline = Pipeline(
+        source,
+        Options(
+            budget=limits,
+            rewrites=tuple(chosen),
+            by_time=aim == "time",
+            at=tuple(at),
+            keep=tuple(keep),
+            outputs=tuple(outputs),
+            shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
+            seed=seed,
+            freeze_initializers=freeze_initializers,
+        ),
+        calibration,
+    )
+    return pipeline.run()
+
+
+def _check_selection(chosen: Sequence[Rewrite], limits: Budget, only: Sequence[str]) -> None:
+    """Approximate rewrites need a budget, or ranks that the user fixed."""
+    has_budget = any(getattr(limits, f.name) is not None for f in fields(limits))
+    for rewrite in chosen:
+        fixed = getattr(rewrite, "fixed", False)
+        if rewrite.name in only and rewrite.exactness is Exactness.APPROXIMATE and not (has_budget or fixed):
+            raise InputError(
+                f"--only {rewrite.name} needs a budget (--budget macs=0.7) or fixed ranks "
+                f"(--set {rewrite.name}.rank_in=16)"
+            )
+
+
+def make_budget(values: Mapping[str, float]) -> Budget:
+    """A budget from its keys.
+
+    Raises:
+        InputError: an unknown key, or a value that is no fraction in (0, 1] (for sqnr: no positive number).
+    """
+    known = [f.name for f in fields(Budget)]
+    for key, value in values.items():
+        if key not in known:
+            raise InputError(f"--budget {key}: no such key; there are {', '.join(known)}")
+        if not value > 0 or (key != "sqnr" and value > 1) or value == float("inf"):
+            wanted = "a positive number of dB" if key == "sqnr" else "a fraction in (0, 1]"
+            raise InputError(f"--budget {key}={value:g}: expected {wanted}")
+    return Budget(**values)
+
+
+def verify(
+    reference: AnyModel,
+    candidate: AnyModel,
+    calibration: Given | None = None,
+    *,
+    budget: Budget | Mapping[str, float] | None = None,
+    outputs: Iterable[str] = (),
+    shapes: Shapes | None = None,
+    seed: int = 0,
+) -> Verification:
+    """Compares two models by running both in onnxruntime.
+
+    Without a budget their outputs have to be equal up to rounding. With ``agreement`` or ``sqnr`` that
+    quality is measured instead, on all the given inputs.
+
+    Args:
+        reference: the original.
+        candidate: the rewritten model.
+        calibration: inputs to compare on; seeded random ones where there are none.
+        budget: the quality to keep.
+        outputs: names of the outputs that count; all when empty.
+        shapes: sizes of inputs whose shape leaves some open, by input name.
+        seed: of the random inputs.
+
+    Returns:
+        The comparisons; truthy when all passed.
+
+    Raises:
+        InputError: a model or the inputs can't be used.
+    """
+    limits = budget if isinstance(budget, Budget) else make_budget(budget or {})
+    costs = [f.name for f in fields(limits) if f.name not in LATER[1:] and getattr(limits, f.name) is not None]
+    if costs:
+        raise InputError(f"--budget {costs[0]}: verify measures agreement and sqnr")
+    original, rewritten = files.load(reference), files.load(candidate)
+    different = verification.interface(original.model, rewritten.model)
+    if different is not None:
+        return Verification((different,))
+    if limits.agreement is not None or limits.sqnr is not None:
+        return _verify_quality(original, rewritten, calibration, limits, tuple(outputs), shapes, seed)
+    inputs = feeds.choose(original.model, shapes=shapes, seed=seed)
+    if inputs.problem:
+        raise InputError(f"{original.path}: {inputs.problem}")
+    compared = list(inputs.feeds)
+    if calibration is not None:
+        given, batch = calibrate.read(calibration, original.model)
+        compared = list(runtime.batches(given, batch or calibrate.BATCH))
+    return verification.check_model(original.model, rewritten.model, compared, tuple(outputs))
+
+
+def _verify_quality(
+    original: Source,
+    rewritten: Source,
+    calibration: Given | None,
+    limits: Budget,
+    outputs: tuple[str, ...],
+    shapes: Shapes | None,
+    seed: int,
+) -> Verification:
+    if calibration is None:
+        raise InputError("a quality is measured on inputs: give --calibration")
+    given, batch = calibrate.read(calibration, original.model)
+    everything = calibrate.Calibration(given, given, batch or calibrate.BATCH, batch is not None)
+    scores = [v for v in original.model.graph.outputs if not outputs or v.name in outputs]
+    if limits.agreement is not None and not any(_may_be_scores(value) for value in scores):
+        raise InputError("--budget agreement: no output holds class scores ([N, K] or [N, K, 1, 1])")
+    found = calibrate.quality(original.model, rewritten.model, everything, given, outputs)
+    checks = []
+    for key, measured, wanted in (
+        ("agreement", found.agreement, limits.agreement),
+        ("sqnr", found.sqnr, limits.sqnr),
+    ):
+        if wanted is None:
+            continue
+        if measured is None:
+            raise InputError("--budget agreement: no output holds class scores ([N, K] or [N, K, 1, 1])")
+        note = f"{key} {measured:.4f} on {found.samples} inputs, at least {wanted:g} asked for"
+        checks.append(
+            Verdict(key, ", ".join(str(v.name) for v in scores), measured >= wanted, float("nan"), float("nan"),
+                    found.sqnr, wanted, found.samples, note)
+        )
+    return Verification(tuple(checks))
+
+
+def _may_be_scores(value: ir.Value) -> bool:
+    if value.shape is None:
+        return True
+    return is_class_scores(tuple(d if isinstance(d, int) else None for d in value.shape))
+
+
+def bench(
+    reference: AnyModel,
+    candidate: AnyModel,
+    *,
+    threads: int = 1,
+    repeat: int = 50,
+    provider: str = "CPUExecutionProvider",
+    shapes: Shapes | None = None,
+    seed: int = 0,
+) -> latency.Timing:
+    """Times two models in onnxruntime, interleaved.
+
+    Args:
+        reference: the original.
+        candidate: the rewritten model.
+        threads: threads that one operator may use.
+        repeat: number of pairs of runs.
+        provider: onnxruntime's execution provider.
+        shapes: sizes of inputs whose shape leaves some open, by input name.
+        seed: of the input.
+
+    Raises:
+        InputError: a model can't be used, or the provider is not there.
+    """
+    if threads < 1 or repeat < 1:
+        raise InputError("--threads and --repeat are at least 1")
+    original, rewritten = files.load(reference), files.load(candidate)
+    different = verification.interface(original.model, rewritten.model)
+    if different is not None:
+        raise InputError(f"the models can't be compared: {different.note}")
+    inputs = feeds.choose(original.model, shapes=shapes, seed=seed)
+    return latency.compare(
+        original.model, rewritten.model, inputs, threads=threads, repeat=repeat, provider=provider
+    )

@@ -1,0 +1,199 @@
+"""The sizes of a model's inputs: as declared, as the user or the calibration inputs say, or assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from graphopt.constants import Constants
+from graphopt.core import Shape
+from graphopt.errors import InputError
+from graphopt.tensor_types import tensor_shape
+
+_NAMELESS = frozenset({"", "?", "-1", "None", "none"})
+"""What exporters write for a size that they don't know: two of these need not be the same size."""
+
+
+@dataclass(slots=True)
+class BoundInputs:
+    """What is known of the sizes of a model's inputs.
+
+    Attributes:
+        shapes: of every input that is not a constant; None when even the rank is unknown.
+        symbols: the size that each symbolic dimension stands for, where it is bound.
+        unknown: the dimensions that nobody bound, as ``x[2]=height``, or ``x[2]`` for one without a name.
+    """
+
+    shapes: dict[ir.Value, Shape | None] = field(default_factory=dict)
+    symbols: dict[str, int] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
+
+    def resolve(self, value: ir.Value) -> Shape | None:
+        """The shape that the file declares for the value, with bound symbols replaced."""
+        if value.shape is None:
+            return None
+        return tuple(self._resolve_dim(dim) for dim in value.shape)
+
+    def _resolve_dim(self, dim: int | ir.SymbolicDim) -> int | None:
+        if isinstance(dim, int):
+            return dim if dim >= 0 else None
+        name = symbol(dim)
+        return None if name is None else self.symbols.get(name)
+
+
+def symbol(dim: int | ir.SymbolicDim) -> str | None:
+    """The name of a symbolic dimension; None for a known size and for one without a name."""
+    if isinstance(dim, int) or dim.value is None or dim.value in _NAMELESS:
+        return None
+    return dim.value
+
+
+def bind(
+    model: ir.Model,
+    constants: Constants,
+    bindings: Mapping[str, Sequence[int]],
+    assume_batch: int | None,
+    known: Mapping[str, Shape],
+) -> BoundInputs:
+    """Find the sizes of the inputs; the arguments are those of `graphopt.shapes.infer`.
+
+    Raises:
+        InputError: a binding names no input, or does not fit the input's shape or another binding.
+    """
+    inputs = [
+        value
+        for value in model.graph.inputs
+        if not constants.is_constant(value) and (value.type is None or isinstance(value.type, ir.TensorType))
+    ]
+    bound = BoundInputs()
+    _check_names(inputs, bindings)
+    given: dict[ir.Value, Shape] = {}
+    sources: dict[str, str] = {}
+    for value in inputs:
+        name = value.name or ""
+        if name in bindings:
+            given[value] = _fit(value, tuple(bindings[name]), bound.symbols, sources)
+    for value in inputs:
+        if value not in given and (value.name or "") in known:
+            given[value] = known[value.name or ""]
+            _bind_symbols(value, given[value], bound.symbols)
+    if assume_batch is not None:
+        _assume_batch(inputs, assume_batch, bound, given)
+    unknown: list[str] = []
+    for value in inputs:
+        shape = _shape(value, bound, given.get(value), assume_batch)
+        bound.shapes[value] = shape
+        unknown.extend(_unknown_dims(value, shape))
+    bound.unknown = tuple(unknown)
+    return bound
+
+
+def _check_names(inputs: Sequence[ir.Value], bindings: Mapping[str, Sequence[int]]) -> None:
+    names = [value.name or "" for value in inputs]
+    for name in bindings:
+        if name not in names:
+            listed = ", ".join(repr(each) for each in names if each) or "none"
+            raise InputError(
+                f"sizes were given for {name!r}, but the model's inputs are: {listed}; name one of them"
+            )
+
+
+def _fit(value: ir.Value, sizes: tuple[int, ...], symbols: dict[str, int], sources: dict[str, str]) -> Shape:
+    """The given sizes, checked against the input's shape; its symbols are bound to them."""
+    name = value.name or ""
+    if any(size < 1 for size in sizes):
+        raise InputError(f"input {name!r}: sizes {format_shape(sizes)} were given; each has to be at least 1")
+    if value.shape is None:
+        return sizes
+    if len(sizes) != len(value.shape):
+        raise InputError(
+            f"input {name!r} has {len(value.shape)} dimensions ({_declared(value)}), but {len(sizes)} sizes "
+            f"were given ({format_shape(sizes)}); give one for each"
+        )
+    for axis, (dim, size) in enumerate(zip(value.shape, sizes, strict=True)):
+        if isinstance(dim, int) and dim >= 0 and dim != size:
+            raise InputError(
+                f"input {name!r}: dimension {axis} is {dim} in the model ({_declared(value)}), but {size} "
+                f"was given ({format_shape(sizes)}); give {dim}"
+            )
+        key = symbol(dim)
+        if key is None:
+            continue
+        if symbols.setdefault(key, size) != size:
+            raise InputError(
+                f"input {name!r}: dimension {axis} is {key!r}, which is {symbols[key]} by the sizes of "
+                f"{sources[key]!r}, but {size} was given; give the same size for both"
+            )
+        sources.setdefault(key, name)
+    return sizes
+
+
+def _bind_symbols(value: ir.Value, sizes: Shape, symbols: dict[str, int]) -> None:
+    if value.shape is None or len(value.shape) != len(sizes):
+        return
+    for dim, size in zip(value.shape, sizes, strict=True):
+        key = symbol(dim)
+        if key is not None and size is not None:
+            symbols.setdefault(key, size)
+
+
+def _assume_batch(
+    inputs: Sequence[ir.Value], batch: int, bound: BoundInputs, given: Mapping[ir.Value, Shape]
+) -> None:
+    """Bind the symbols of first dimensions to the batch size.
+
+    The only dimension of a vector is no batch where another input has it further back: a mask over the
+    positions of a [batch, positions] input.
+    """
+    inner = {symbol(dim) for value in inputs if value.shape is not None for dim in tuple(value.shape)[1:]}
+    for value in inputs:
+        if value in given or value.is_initializer() or not value.shape:
+            continue
+        key = symbol(value.shape[0])
+        if key is not None and not (len(value.shape) == 1 and key in inner):
+            bound.symbols.setdefault(key, batch)
+
+
+def _shape(
+    value: ir.Value, bound: BoundInputs, given: Shape | None, assume_batch: int | None
+) -> Shape | None:
+    """The input's shape, by what is known best: given, declared, the initializer's own, or assumed."""
+    declared = bound.resolve(value)
+    if given is not None:
+        if declared is None or len(declared) != len(given):
+            return given
+        return tuple(size if size is not None else dim for size, dim in zip(given, declared, strict=True))
+    if assume_batch is None or not declared:
+        return declared
+    if value.const_value is not None:  # an initializer that a caller may replace: count what is there
+        own = tensor_shape(value.const_value)
+        return own if len(own) == len(declared) else declared
+    nameless = value.shape is not None and symbol(value.shape[0]) is None
+    return (assume_batch, *declared[1:]) if declared[0] is None and nameless else declared
+
+
+def _unknown_dims(value: ir.Value, shape: Shape | None) -> list[str]:
+    name = value.name or ""
+    if shape is None:
+        return [f"{name}[...]"]
+    symbols = [None] * len(shape) if value.shape is None else [symbol(dim) for dim in value.shape]
+    return [
+        f"{name}[{axis}]" if key is None else f"{name}[{axis}]={key}"
+        for axis, (size, key) in enumerate(zip(shape, symbols, strict=False))
+        if size is None
+    ]
+
+
+def format_shape(shape: Sequence[int | None] | None) -> str:
+    """A shape as the command line writes it, such as ``1x3x224x224``; ``?`` for what is unknown."""
+    if shape is None:
+        return "of unknown rank"
+    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
+
+
+def _declared(value: ir.Value) -> str:
+    if value.shape is None:
+        return "of unknown rank"
+    return "x".join(str(dim) if isinstance(dim, int) else symbol(dim) or "?" for dim in value.shape)

@@ -1,0 +1,254 @@
+"""The types that the steps of the flow hand to each other. No logic beyond arithmetic on costs.
+
+Graphs are referred to by name: a `Site` names nodes, a `Replacement` names values. So a candidate that was
+found on one snapshot of a model can be built on another, printed, compared and sorted.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from graphopt.analysis import Analysis
+    from graphopt.lowrank import Moments
+
+Array: TypeAlias = npt.NDArray[np.floating]
+"""A float array of any precision."""
+
+Shape: TypeAlias = tuple["int | None", ...]
+"""A shape of which some sizes may be unknown (None)."""
+
+MAIN_GRAPH = "main"
+"""What `Site.graph` and the reports call the outermost graph."""
+
+
+class Exactness(enum.Enum):
+    """What a rewrite promises about the network's function."""
+
+    EXACT = "exact"
+    """Equal in real arithmetic: only rounding may differ."""
+    APPROXIMATE = "approximate"
+    """Differs by a measured error; only under a budget that the user names."""
+    EXPANDING = "expanding"
+    """Equal, but costs more; only on request, and alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What running some operators costs.
+
+    Attributes:
+        macs: multiply-accumulates (1 FLOP = half a MAC); None where a size is unknown.
+        params: float elements in initializers.
+        weight_bytes: bytes of those elements.
+        activation_bytes: bytes of the operators' outputs; 0 where a size is unknown.
+        seconds: what the static time model expects at one thread; 0.0 where a size is unknown.
+    """
+
+    macs: int | None
+    params: int = 0
+    weight_bytes: int = 0
+    activation_bytes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def flops(self) -> int | None:
+        """Floating-point operations: 2 × MACs."""
+        return None if self.macs is None else 2 * self.macs
+
+    def __add__(self, other: Cost) -> Cost:
+        macs = None if self.macs is None or other.macs is None else self.macs + other.macs
+        return Cost(
+            macs,
+            self.params + other.params,
+            self.weight_bytes + other.weight_bytes,
+            self.activation_bytes + other.activation_bytes,
+            self.seconds + other.seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The place of a rewrite.
+
+    Attributes:
+        graph: the path of the graph, `MAIN_GRAPH` or ``owner/attribute`` for a subgraph.
+        nodes: the names of all nodes that the rewrite consumes; the first is the anchor.
+    """
+
+    graph: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to rewrite one site.
+
+    Attributes:
+        rewrite: the name of the rewrite.
+        site: where it applies.
+        before: cost of the consumed operators that go away.
+        after: cost of the operators that take their place.
+        error: predicted relative error of the output, E‖y − ŷ‖² / Var(y); 0.0 when exact.
+        choice: all that `build` needs to know beyond the site, such as ``{"rank_in": 32}``.
+    """
+
+    rewrite: str
+    site: Site
+    before: Cost
+    after: Cost
+    error: float = 0.0
+    choice: Mapping[str, int | float | str] = field(default_factory=dict, hash=False)
+
+    @property
+    def macs_saved(self) -> int:
+        """MACs that the candidate saves; 0 where a size is unknown."""
+        if self.before.macs is None or self.after.macs is None:
+            return 0
+        return self.before.macs - self.after.macs
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A site whose anchor matched but where a condition failed."""
+
+    rewrite: str
+    site: Site
+    reason: str
+
+
+AttributeValue: TypeAlias = "int | float | str | tuple[int, ...] | tuple[float, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class NewNode:
+    """A node to be made. Input names are local to the replacement, or those of values in the graph.
+
+    Attributes:
+        op_type: the operator.
+        inputs: names; None for an optional input that is left out.
+        outputs: local names, unique within the replacement.
+        attributes: attribute values by name.
+        domain: the operator's domain.
+        name: suffix for the node's name behind the anchor's; "" gives it the anchor's own name.
+    """
+
+    op_type: str
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+    domain: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A subgraph to put in a site's place: pure data, nothing in it belongs to a graph.
+
+    Attributes:
+        nodes: the new nodes, in topological order.
+        constants: arrays by local name, which become initializers.
+        outputs: name of each replaced value → local (or graph) name of the value that takes its place.
+    """
+
+    nodes: tuple[NewNode, ...]
+    constants: Mapping[str, npt.NDArray[np.generic]]
+    outputs: Mapping[str, str]
+
+
+@runtime_checkable
+class Rewrite(Protocol):
+    """A way to make operators cheaper: a frozen dataclass whose fields are its options.
+
+    It finds sites and describes what would take their place; it never decides and never edits. Its module's
+    docstring is what ``graphopt explain`` prints.
+    """
+
+    name: ClassVar[str]
+    exactness: ClassVar[Exactness]
+
+    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
+        """Yields a candidate, or the reason against one, for every site whose anchor is there."""
+        ...
+
+    def build(
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+    ) -> Replacement:
+        """What takes the candidate's place. Pure.
+
+        Args:
+            analysis: a snapshot of the model that holds the candidate's site.
+            candidate: one that `match` yielded.
+            statistics: input statistics of linear operators by name, of the network as rewritten so far.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What the result has to reach; fractions of the input file as given, in (0, 1].
+
+    Attributes:
+        macs: at most this part of the MACs.
+        params: at most this part of the parameters.
+        bytes: at most this part of the file size.
+        latency: at most this part of the latency.
+        agreement: at least this part of equal top-1 classes.
+        sqnr: at least this signal-to-quantisation-noise ratio, in dB.
+    """
+
+    macs: float | None = None
+    params: float | None = None
+    bytes: float | None = None
+    latency: float | None = None
+    agreement: float | None = None
+    sqnr: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which candidates are built, and why the others are not."""
+
+    chosen: tuple[Candidate, ...]
+    declined: tuple[tuple[Candidate, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One comparison of two outputs; truthy when it passed.
+
+    Attributes:
+        scope: what was compared: ``model``, ``model (optimised session)``, or ``region NODE``.
+        output: the output's name.
+        passed: whether the difference is within what is allowed.
+        max_abs: largest absolute difference over all feeds.
+        max_rel: largest max|a − b| / max|a| of a feed.
+        sqnr: 10·log10(Σ a² / Σ (a − b)²) in dB; infinite when equal.
+        allowed: the largest `max_rel` that passes (or another bound that `note` names).
+        feeds: number of feeds compared.
+        note: what the figures leave open; "" otherwise.
+    """
+
+    scope: str
+    output: str
+    passed: bool
+    max_abs: float
+    max_rel: float
+    sqnr: float
+    allowed: float
+    feeds: int
+    note: str = ""
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        mark = "equal" if math.isinf(self.sqnr) and self.sqnr > 0 else f"relative {self.max_rel:.1e}"
+        return f"{self.scope}: {self.output} {'passed' if self.passed else 'FAILED'}, {mark}"

@@ -1,0 +1,206 @@
+"""What a model costs: multiply-accumulates, parameters, bytes, and the operators that no count covers.
+
+The unit is the MAC, one multiply-accumulate; FLOPs = 2 × MACs. A bias is no MAC. Only the linear operators
+are counted. `uncounted` names all others that compute something, so that none counts as zero in silence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from graphopt.constants import constant_tensor
+from graphopt.core import Shape
+
+SizeOf: TypeAlias = Callable[["ir.Value | None"], "Shape | None"]
+"""The shape of a value as far as it is known, such as `graphopt.shapes.Sizes.get`."""
+
+
+def macs(node: ir.Node, size: SizeOf) -> int | None:
+    """The multiply-accumulates of one run of the node; None where a size is unknown.
+
+    Raises:
+        KeyError: the node is none of `LINEAR_OPS`; see `is_linear`.
+    """
+    if not is_linear(node):
+        raise KeyError(node.op_type)
+    return _MACS[node.op_type](node, size)
+
+
+def is_linear(node: ir.Node) -> bool:
+    """Whether `macs` counts the node."""
+    return node.domain == "" and node.op_type in LINEAR_OPS
+
+
+def total_macs(model: ir.Model, size: SizeOf) -> int | None:
+    """The MACs of the model, those of each subgraph once; None where that of any node is unknown."""
+    counts = [macs(node, size) for node in nodes(model) if is_linear(node)]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def _conv(node: ir.Node, size: SizeOf) -> int | None:
+    """Output elements × in_channels/group × taps; the weight is [M, C/group, taps...]."""
+    output, weight = size(node.outputs[0]), _operand(node, size, 1)
+    return _product(output, None if weight is None else weight[1:])
+
+
+def _conv_transpose(node: ir.Node, size: SizeOf) -> int | None:
+    """Input pixels × weight elements: every pixel [C] meets the whole weight [C, M/group, taps...]."""
+    image, weight = _operand(node, size, 0), _operand(node, size, 1)
+    return _product(None if image is None else (image[0], *image[2:]), weight)
+
+
+def _gemm(node: ir.Node, size: SizeOf) -> int | None:
+    """M × K × N for A [M, K], or its transpose, and B [K, N], or its transpose."""
+    a, b = _operand(node, size, 0), _operand(node, size, 1)
+    if a is None or b is None or len(a) != 2 or len(b) != 2:
+        return None
+    rows, inner = a[::-1] if node.attributes.get_int("transA", 0) else a
+    other, columns = b[::-1] if node.attributes.get_int("transB", 0) else b
+    return _product((rows, other if inner is None else inner, columns))
+
+
+def _matmul(node: ir.Node, size: SizeOf) -> int | None:
+    """Broadcast batch × M × K × N for A [..., M, K] and B [..., K, N]; a vector is one row, or one column."""
+    a, b = _operand(node, size, 0), _operand(node, size, 1)
+    if not a or not b:
+        return None
+    a = (1, *a) if len(a) == 1 else a
+    b = (*b, 1) if len(b) == 1 else b
+    inner = b[-2] if a[-1] is None else a[-1]
+    return _product(_broadcast(a[:-2], b[:-2]), (a[-2], inner, b[-1]))
+
+
+_MACS: dict[str, Callable[[ir.Node, SizeOf], int | None]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+}
+
+LINEAR_OPS = frozenset(_MACS)
+"""The operators whose MACs are counted, all of the default domain."""
+
+FREE_OPS = frozenset(
+    # renamed or seen through another shape
+    {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "BitCast"}
+    # moved
+    | {"Transpose", "Concat", "Split", "Slice", "Pad", "CenterCropPad", "Crop", "Expand", "Tile", "Trilu"}
+    | {"DepthToSpace", "SpaceToDepth", "ReverseSequence", "Compress"}
+    | {"Gather", "GatherElements", "GatherND", "Scatter", "ScatterElements", "ScatterND", "TensorScatter"}
+    # created
+    | {"Constant", "ConstantOfShape", "Shape", "Size", "Range", "EyeLike", "OneHot"}
+    # sequences and optionals of tensors
+    | {
+        "SequenceEmpty",
+        "SequenceConstruct",
+        "SequenceAt",
+        "SequenceInsert",
+        "SequenceErase",
+        "SequenceLength",
+    }
+    | {"SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement", "OptionalHasElement"}
+    # the work is in the bodies, whose nodes are counted
+    | {"If", "Loop", "Scan", "SequenceMap"}
+)
+"""The operators of the default domain that only move, rename or create data.
+
+Not among them: Cast, which computes a conversion of each element; Resize, which interpolates (its nearest
+mode too, as it computes where each element comes from); the random generators. Dropout passes its input on,
+as it does outside of training.
+"""
+
+
+def nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """All nodes of the model: of the main graph, of the functions, and of all subgraphs."""
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
+
+
+def graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    """The main graph, and all subgraphs of its nodes and of the functions'."""
+    yield model.graph
+    yield from model.graph.subgraphs()
+    for function in model.functions.values():
+        yield from function.subgraphs()
+
+
+def uncounted(model: ir.Model) -> dict[str, int]:
+    """How many nodes there are of each operator that computes something and has no MAC count.
+
+    Sorted by name; an operator of another domain is called ``domain::Op``. A call of a model-local function
+    is not listed, as the nodes of the function are.
+    """
+    found: Counter[str] = Counter()
+    for node in nodes(model):
+        if node.op_identifier() in model.functions:
+            continue
+        if node.domain != "":
+            found[f"{node.domain}::{node.op_type}"] += 1
+        elif node.op_type not in LINEAR_OPS and node.op_type not in FREE_OPS:
+            found[node.op_type] += 1
+    return dict(sorted(found.items()))
+
+
+FLOAT_TYPES = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.BFLOAT16})
+"""The element types of parameters."""
+
+
+def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """The distinct tensors that the model holds, in initializers and Constant nodes alike.
+
+    Both forms say the same, so a model is not smaller for using one of them. A tensor object that several
+    initializers share comes once.
+    """
+    seen: set[int] = set()
+    for graph in graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None and id(value.const_value) not in seen:
+                seen.add(id(value.const_value))
+                yield value.const_value
+    for node in nodes(model):
+        tensor = constant_tensor(node)
+        if tensor is not None and id(tensor) not in seen:
+            if "value" in node.attributes:  # of the other forms the tensor was made just now
+                seen.add(id(tensor))
+            yield tensor
+
+
+def params(model: ir.Model) -> int:
+    """The float elements of the model's distinct tensors (see `tensors`), scalars included."""
+    return sum(tensor.size for tensor in tensors(model) if tensor.dtype in FLOAT_TYPES)
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """The bytes of the model's distinct tensors (see `tensors`), of any type."""
+    return sum(tensor.nbytes for tensor in tensors(model))
+
+
+def _operand(node: ir.Node, size: SizeOf, index: int) -> Shape | None:
+    return size(node.inputs[index]) if index < len(node.inputs) else None
+
+
+def _product(*shapes: Shape | None) -> int | None:
+    """The product of all sizes; None where one is unknown."""
+    sizes: list[int] = []
+    for shape in shapes:
+        if shape is None:
+            return None
+        for each in shape:
+            if each is None:
+                return None
+            sizes.append(each)
+    return math.prod(sizes)
+
+
+def _broadcast(a: Sequence[int | None], b: Sequence[int | None]) -> Shape:
+    """The shape that two batches broadcast to; of an unknown size and one above 1, the latter."""
+    rank = max(len(a), len(b))
+    pairs = zip((*(1,) * (rank - len(a)), *a), (*(1,) * (rank - len(b)), *b), strict=True)
+    return tuple(y if x == 1 else x if y == 1 or x is not None else y for x, y in pairs)

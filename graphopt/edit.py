@@ -1,0 +1,214 @@
+"""The only code that changes a graph: fresh names, insertion, graph outputs, what dies, and the stamp.
+
+Every function takes a model that the caller owns (a clone) and leaves it valid. No rewrite is known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import onnx_ir as ir
+
+from graphopt.analysis import graph_paths, node_names
+from graphopt.core import Candidate, NewNode, Replacement
+from graphopt.errors import GraphOptError
+
+STAMP_SOURCE = "graphopt.from"
+"""Metadata key of a new node: the names of the nodes that it came from."""
+STAMP_REWRITE = "graphopt.rewrite"
+"""Metadata key of a new node: the rewrite that made it."""
+
+
+def apply(model: ir.Model, changes: Sequence[tuple[Candidate, Replacement]]) -> ir.Model:
+    """A copy of the model in which each replacement stands in its candidate's place.
+
+    Args:
+        model: the model, which stays as it is.
+        changes: candidates whose sites share no node, with what replaces them.
+
+    Returns:
+        A new model; weights that did not change are shared with the old one.
+    """
+    clone = model.clone()
+    editor = _Editor(clone)
+    for candidate, replacement in changes:
+        editor.replace(candidate, replacement)
+    clone.ir_version = max(clone.ir_version or 0, 4)
+    editor.finish()
+    return clone
+
+
+def freeze(model: ir.Model) -> ir.Model:
+    """A copy in which initializers are no graph inputs any more, so that no caller can override them."""
+    clone = model.clone()
+    kept = [value for value in clone.graph.inputs if not value.is_initializer()]
+    clone.graph.inputs.clear()
+    clone.graph.inputs.extend(kept)
+    clone.ir_version = max(clone.ir_version or 0, 4)
+    return clone
+
+
+class _Editor:
+    """One editing pass over a model."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self._graphs = dict(graph_paths(model))
+        self._nodes = {name: node for node, name in node_names(model).items()}
+        self._taken = {value.name for value in _values(model)} | {node.name for node in self._nodes.values()}
+        self._touched: set[ir.Graph] = set()
+        self._loose: set[ir.Value] = set()
+
+    def fresh(self, wanted: str) -> str:
+        """A name like the wanted one that nothing in the model has."""
+        name, number = wanted, 1
+        while name in self._taken:
+            name, number = f"{wanted}_{number}", number + 1
+        self._taken.add(name)
+        return name
+
+    def replace(self, candidate: Candidate, replacement: Replacement) -> None:
+        """Puts one replacement into its place."""
+        site = candidate.site
+        consumed = [self._nodes[name] for name in site.nodes]
+        graph = self._graphs[site.graph]
+        visible = {value.name: value for node in consumed for value in (*node.inputs, *node.outputs) if value}
+        local = {name: self._constant(graph, array, site.nodes[0], name) for name, array in _sorted(replacement)}
+        last = _last(graph, consumed)
+        stamp = {STAMP_SOURCE: ",".join(site.nodes), STAMP_REWRITE: candidate.rewrite}
+        made = []
+        for new in replacement.nodes:
+            inputs = [None if name is None else local.get(name) or visible[name] for name in new.inputs]
+            node = self._node(new, site.nodes[0], inputs, stamp)
+            local.update(zip(new.outputs, node.outputs, strict=True))
+            graph.insert_before(last, node)
+            made.append((new, node))
+        for old_name, new_name in replacement.outputs.items():
+            self._redirect(graph, visible[old_name], local.get(new_name) or visible[new_name])
+        self._remove_dead(consumed)
+        heir = next((node for new, node in made if not new.name), None)
+        if heir is not None and consumed[0].graph is None:
+            heir.name = site.nodes[0]
+        self._touched.add(graph)
+
+    def _constant(self, graph: ir.Graph, array: object, anchor: str, hint: str) -> ir.Value:
+        name = self.fresh(f"{anchor}/{hint.lstrip('%')}")
+        tensor = ir.tensor(array, name=name)  # type: ignore[arg-type]
+        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        graph.register_initializer(value)
+        return value
+
+    def _node(
+        self, new: NewNode, anchor: str, inputs: Sequence[ir.Value | None], stamp: dict[str, str]
+    ) -> ir.Node:
+        outputs = [ir.Value(name=self.fresh(f"{anchor}/{name.lstrip('%')}")) for name in new.outputs]
+        node = ir.node(
+            new.op_type,
+            inputs,
+            attributes=dict(new.attributes),
+            domain=new.domain,
+            outputs=outputs,
+            name=self.fresh(f"{anchor}{new.name}"),
+        )
+        node.metadata_props.update(stamp)
+        return node
+
+    def _redirect(self, graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+        """Lets the readers of ``old``, the graph outputs among them, read ``new`` under the old name."""
+        if old.is_graph_output() and (new.producer() is None or new.is_graph_output()):
+            new = self._copy_of(graph, old, new)
+        renamed = new.producer() is not None and not new.is_graph_output() and new.name is not None
+        if renamed:
+            name = old.name
+            new.type, new.shape, new.doc_string = old.type, old.shape, old.doc_string
+            new.metadata_props.update(old.metadata_props)
+            old.name = self.fresh(f"{name}/replaced")
+            new.name = name
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        self._loose.add(old)
+
+    def _copy_of(self, graph: ir.Graph, old: ir.Value, new: ir.Value) -> ir.Value:
+        """An Identity of ``new``: a graph output needs a value of its own."""
+        node = ir.node("Identity", [new], name=self.fresh(f"{old.name}/identity"))
+        node.outputs[0].name = self.fresh(f"{old.name}/identity_out")
+        producer = old.producer()
+        if producer is None:
+            raise GraphOptError(f"{old.name} is no operator's output and can't be replaced")
+        graph.insert_before(producer, node)
+        return node.outputs[0]
+
+    def _remove_dead(self, nodes: Iterable[ir.Node]) -> None:
+        """Removes nodes none of whose outputs is read, and what only they read."""
+        pending = list(nodes)
+        while pending:
+            node = pending.pop()
+            if node.graph is None or any(v.uses() or v.is_graph_output() for v in node.outputs):
+                continue
+            if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+                continue
+            inputs = [value for value in node.inputs if value is not None]
+            node.graph.remove(node, safe=True)
+            self._loose.update(inputs)
+            pending.extend(producer for value in inputs if (producer := value.producer()) is not None)
+
+    def finish(self) -> None:
+        """Removes initializers that nothing reads any more, and sorts the graphs that need it."""
+        for value in sorted(self._loose, key=lambda value: value.name or ""):
+            graph = value.graph
+            if not value.is_initializer() or value.uses() or value.is_graph_output() or graph is None:
+                continue
+            if value.is_graph_input():
+                graph.inputs.remove(value)
+            if value.name is not None:
+                graph.initializers.pop(value.name, None)
+        for graph in self._touched:
+            if not _is_sorted(graph):
+                graph.sort()
+
+
+def _sorted(replacement: Replacement) -> list[tuple[str, object]]:
+    """Constants in the order in which the nodes read them, so that files come out the same."""
+    order = dict.fromkeys(name for node in replacement.nodes for name in node.inputs if name is not None)
+    order.update(dict.fromkeys(replacement.outputs.values()))
+    return [(name, replacement.constants[name]) for name in order if name in replacement.constants]
+
+
+def _last(graph: ir.Graph, nodes: Sequence[ir.Node]) -> ir.Node:
+    """The consumed node that comes last in the graph."""
+    consumed = set(nodes)
+    ends = [
+        node
+        for node in nodes
+        if not any(usage.node in consumed for value in node.outputs for usage in value.uses())
+    ]
+    return ends[0] if len(ends) == 1 else next(node for node in reversed(graph) if node in consumed)
+
+
+def _is_sorted(graph: ir.Graph) -> bool:
+    """Whether every node comes after those it reads from, subgraphs' captures included."""
+    seen: set[ir.Node] = set()
+    for node in graph:
+        readers = [node, *(inner for body in _subgraphs(node) for inner in body.all_nodes())]
+        for reader in readers:
+            for value in reader.inputs:
+                producer = value.producer() if value is not None else None
+                if producer is not None and producer.graph is graph and producer not in seen:
+                    return False
+        seen.add(node)
+    return True
+
+
+def _subgraphs(node: ir.Node) -> Iterable[ir.Graph]:
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def _values(model: ir.Model) -> Iterable[ir.Value]:
+    for graph in model.graphs():
+        yield from graph.inputs
+        yield from graph.initializers.values()
+        for node in graph:
+            yield from node.outputs

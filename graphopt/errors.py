@@ -1,0 +1,43 @@
+"""The errors that graphopt raises: one root, three children.
+
+Each message says what was wrong, where (file, node, value), and what to do about it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class GraphOptError(Exception):
+    """The root of every error that graphopt raises on purpose."""
+
+    exit_code = 70
+
+
+class InputError(GraphOptError):
+    """The model, the calibration inputs or an option can't be used as given."""
+
+    exit_code = 2
+
+
+class VerificationError(GraphOptError):
+    """The rewritten model does not compute what the original computes.
+
+    ``result`` holds the run up to that point, so that its report can be read.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class BudgetError(GraphOptError):
+    """No model within the budget was found; ``result`` holds the best that was."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result

@@ -1,0 +1,151 @@
+"""The inputs on which models are compared, and the sizes that open dimensions get for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from graphopt import runtime
+from graphopt.calibrate import Calibration
+from graphopt.errors import InputError
+from graphopt.runtime import Feeds
+
+COUNT = 3
+"""Inputs on which whole models are compared, at least."""
+SIZES_TO_TRY = (64, 32, 96, 128, 224, 256, 320, 512, 640)
+"""Sizes tried, in this order, for open dimensions that nothing tells, until the model runs."""
+ODD = (3, 8, 13, 1)
+"""What is added to an open size for another feed, the first that the model runs on."""
+
+
+@dataclass(frozen=True, slots=True)
+class TestInputs:
+    """Inputs to compare models on.
+
+    Attributes:
+        feeds: the inputs; where sizes are open, of several sizes.
+        sizes: the shape of every input that costs are counted for.
+        assumed: whether sizes besides the batch had to be guessed, so that no count is a fact.
+        problem: why the model can't be run at all; "" when it can.
+    """
+
+    feeds: tuple[Feeds, ...]
+    sizes: Mapping[str, tuple[int, ...]]
+    assumed: bool
+    problem: str = ""
+
+
+def choose(
+    model: ir.Model,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    calibration: Calibration | None = None,
+    seed: int = 0,
+) -> TestInputs:
+    """Chooses inputs to compare on: calibration inputs and seeded random ones.
+
+    Args:
+        model: the model to be fed.
+        shapes: sizes of inputs that the user names.
+        calibration: calibration inputs, which then give sizes and ranges.
+        seed: of the random inputs.
+    """
+    ranges = calibration.ranges() if calibration is not None else None
+    given = dict(calibration.sizes()) if calibration is not None else {}
+    given.update({name: tuple(shape) for name, shape in (shapes or {}).items()})
+    slots = _symbols(model, given)
+    if not slots:
+        sizes = _resolved(model, given, {})
+        feeds = [runtime.random_feeds(model, sizes, seed + i, ranges) for i in range(COUNT)]
+        return TestInputs((*_real(calibration), *feeds), sizes, False)
+    try:
+        running = runtime.session(runtime.structure(model), optimised=False)
+    except InputError as error:
+        return TestInputs((), _resolved(model, given, dict.fromkeys(slots, SIZES_TO_TRY[0])), True, str(error))
+    guessed = any(not batch for batch in slots.values())
+    problem = ""
+    for size in SIZES_TO_TRY if guessed else (1,):
+        bound = {name: 1 if batch else size for name, batch in slots.items()}
+        sizes = _resolved(model, given, bound)
+        feeds = [runtime.random_feeds(model, sizes, seed, ranges)]
+        try:
+            runtime.run(running, feeds[0])
+        except InputError as error:
+            problem = problem or str(error)
+            continue
+        feeds += _variations(model, running, given, slots, bound, seed, ranges)
+        return TestInputs((*_real(calibration), *feeds), sizes, guessed)
+    return TestInputs((), sizes, True, problem)
+
+
+def _real(calibration: Calibration | None) -> Iterator[Feeds]:
+    """The first held-out calibration inputs, a batch as the model takes it."""
+    if calibration is not None:
+        size = calibration.batch if calibration.fixed else min(COUNT, calibration.samples)
+        yield next(runtime.batches(calibration.held_out, size))
+
+
+def _variations(
+    model: ir.Model,
+    running: object,
+    given: Mapping[str, Sequence[int]],
+    slots: Mapping[str, bool],
+    bound: Mapping[str, int],
+    seed: int,
+    ranges: Mapping[str, tuple[float, float]] | None,
+) -> Iterator[Feeds]:
+    """More inputs: another batch, and other sizes, odd ones first, that the model runs on."""
+    found = 0
+    changes = [{name: bound[name] + (2 if batch else odd * (i + 1)) for i, (name, batch) in enumerate(slots.items())} for odd in ODD]
+    for number, change in enumerate([*changes, dict(bound), dict(bound)], start=1):
+        feeds = runtime.random_feeds(model, _resolved(model, given, change), seed + number, ranges)
+        try:
+            runtime.run(running, feeds)  # type: ignore[arg-type]
+        except InputError:
+            continue
+        yield feeds
+        found += 1
+        if found >= COUNT - 1:
+            return
+
+
+def _symbols(model: ir.Model, given: Mapping[str, Sequence[int]]) -> dict[str, bool]:
+    """The open sizes of inputs that nobody gave, by symbol; whether each is a batch."""
+    slots: dict[str, bool] = {}
+    for value in _fed(model):
+        if value.name in given or value.shape is None:
+            continue
+        for axis, size in enumerate(value.shape):
+            if not isinstance(size, int):
+                symbol = _symbol(value, axis)
+                slots[symbol] = slots.get(symbol, True) and axis == 0
+    return slots
+
+
+def _symbol(value: ir.Value, axis: int) -> str:
+    size = value.shape[axis] if value.shape is not None else None
+    name = getattr(size, "value", None)
+    return name or f"{value.name}[{axis}]"
+
+
+def _fed(model: ir.Model) -> list[ir.Value]:
+    return [value for value in model.graph.inputs if not value.is_initializer()]
+
+
+def _resolved(
+    model: ir.Model, given: Mapping[str, Sequence[int]], bound: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """The shape of every input."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    for value in _fed(model):
+        name = value.name or ""
+        if name in given:
+            sizes[name] = tuple(given[name])
+        elif value.shape is not None:
+            sizes[name] = tuple(
+                d if isinstance(d, int) else bound.get(_symbol(value, axis), 1)
+                for axis, d in enumerate(value.shape)
+            )
+    return sizes

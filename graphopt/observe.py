@@ -1,0 +1,52 @@
+"""Snapshots whose shapes inference could not all find: the model is run once, and the rest is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from graphopt import runtime
+from graphopt.analysis import Analysis
+from graphopt.core import Shape
+from graphopt.errors import InputError
+from graphopt.lowrank import Moments
+
+
+def snapshot(
+    model: ir.Model,
+    *,
+    bindings: Mapping[str, Sequence[int]],
+    known: dict[str, Shape],
+    frozen: bool = False,
+    moments: Mapping[str, Moments] | None = None,
+    seed: int = 0,
+) -> Analysis:
+    """An `Analysis` in which every linear operator has a size, if running the model once can tell it.
+
+    Args:
+        model: the model.
+        bindings: sizes of its inputs.
+        known: shapes seen before, by value name; what is seen now is added.
+        frozen: as for `Analysis`.
+        moments: as for `Analysis`.
+        seed: of the input that the model is run on.
+
+    Raises:
+        InputError: the sizes contradict the model.
+    """
+
+    def look() -> Analysis:
+        return Analysis(model, bindings=bindings, known=known, frozen=frozen, moments=moments)
+
+    analysis = look()
+    missing = analysis.unsized()
+    if not missing or analysis.sizes.unknown_dims:
+        return analysis
+    sizes = {value.name or "": analysis.shape(value) for value in model.graph.inputs if not value.is_initializer()}
+    concrete = {name: tuple(n for n in shape if n is not None) for name, shape in sizes.items() if shape is not None}
+    try:
+        known.update(runtime.observe(model, runtime.random_feeds(model, concrete, seed), missing))
+    except InputError:  # it can't be run: what inference found is all there is
+        return analysis
+    return look()

@@ -1,0 +1,83 @@
+"""Orders of nodes and values in which everything comes after what it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import TypeVar
+
+import onnx_ir as ir
+
+from graphopt.errors import InputError
+
+_Node = TypeVar("_Node")
+
+
+def post_order(
+    start: _Node, parents: Callable[[_Node], Iterable[_Node]], done: Container[_Node]
+) -> Iterator[_Node]:
+    """What `start` depends on, then `start`, each after its parents; without recursion.
+
+    The caller adds what it was given to `done` before it asks for the next. In a cycle, some element comes
+    before one of its parents.
+    """
+    stack = [(start, False)]
+    opened = set()
+    while stack:
+        item, ready = stack.pop()
+        if item in done:
+            continue
+        if ready:
+            yield item
+        elif item not in opened:
+            opened.add(item)
+            stack.append((item, True))
+            stack.extend((parent, False) for parent in parents(item) if parent not in done)
+
+
+def topological(graph: ir.Graph) -> list[ir.Node]:
+    """The nodes of a graph, each after those that it needs, also through its subgraphs; else in file order.
+
+    Raises:
+        InputError: the graph has a cycle.
+    """
+    done: set[ir.Node] = set()
+    order: list[ir.Node] = []
+
+    def parents(node: ir.Node) -> list[ir.Node]:
+        producers = (value.producer() for value in _used(node))
+        return [producer for producer in producers if producer is not None and producer.graph is graph]
+
+    for start in graph:
+        for node in post_order(start, parents, done):
+            if any(parent not in done for parent in parents(node)):
+                raise InputError(
+                    f"{label(node)}: the node needs its own output; the graph has a cycle, mend the model"
+                )
+            done.add(node)
+            order.append(node)
+    return order
+
+
+def label(node: ir.Node) -> str:
+    """What a message calls a node."""
+    return node.name or f"{node.op_type}:{node.outputs[0].name if node.outputs else ''}"
+
+
+def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs among a node's attributes."""
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def _used(node: ir.Node) -> Iterator[ir.Value]:
+    """The values that a node reads, also inside its subgraphs."""
+    yield from (value for value in node.inputs if value is not None)
+    for body in subgraphs(node):
+        for inner in body:
+            yield from _used(inner)
+        yield from body.outputs

@@ -1,0 +1,164 @@
+"""Chooses among candidates; never sees a graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from graphopt.core import Candidate, Plan
+
+LARGEST_ERROR = 1.0 - 1e-9
+"""Relative errors at or above 1 count as this, so that their damage stays finite."""
+
+
+def exact(candidates: Sequence[Candidate], *, by_time: bool) -> Plan:
+    """Takes every exact candidate that pays, the largest saving first, each node at most once.
+
+    Args:
+        candidates: exact candidates.
+        by_time: leave out those that the static time model expects to be slower.
+    """
+    chosen: list[Candidate] = []
+    declined: list[tuple[Candidate, str]] = []
+    taken: dict[tuple[str, str], Candidate] = {}
+    for candidate in sorted(candidates, key=lambda c: (-c.macs_saved, -len(c.site.nodes))):
+        keys = [(candidate.site.graph, node) for node in candidate.site.nodes]
+        rival = next((taken[key] for key in keys if key in taken), None)
+        if by_time and candidate.after.seconds > candidate.before.seconds:
+            declined.append((candidate, _slower(candidate)))
+        elif rival is not None:
+            declined.append((candidate, f"{rival.rewrite} at {rival.site.nodes[0]} comes first"))
+        else:
+            chosen.append(candidate)
+            taken.update(dict.fromkeys(keys, candidate))
+    return Plan(tuple(chosen), tuple(declined))
+
+
+def _slower(candidate: Candidate) -> str:
+    before, after = candidate.before.seconds * 1e6, candidate.after.seconds * 1e6
+    return f"expected to be slower ({before:.0f} → {after:.0f} µs) although it saves MACs; --aim macs takes it"
+
+
+def damage(error: float) -> float:
+    """What a relative output error counts in a plan: −log(1 − error), so that errors of layers add up."""
+    return -math.log(1.0 - min(max(error, 0.0), LARGEST_ERROR))
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One cost key of a budget.
+
+    Attributes:
+        key: its name, such as ``macs``.
+        needed: how much still has to be saved, in the key's unit.
+        saving: what a candidate saves, in the same unit.
+    """
+
+    key: str
+    needed: float
+    saving: Callable[[Candidate], float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """One candidate of a site, or leaving the site as it is (candidate None).
+
+    Attributes:
+        candidate: the candidate.
+        saved: its part of what each limit needs.
+        damage: what it adds to the plan's damage.
+    """
+
+    candidate: Candidate | None
+    saved: tuple[float, ...]
+    damage: float
+
+
+def within(candidates: Sequence[Candidate], limits: Sequence[Limit]) -> Plan:
+    """The least damaging choice of at most one candidate a site that keeps all limits.
+
+    A Lagrange multiplier weighs damage against saving, found by bisection; what is left over is then filled
+    greedily (Shoham and Gersho 1988, "Efficient bit allocation for an arbitrary set of quantizers"). Where
+    even the largest savings are not enough, those are chosen.
+
+    Args:
+        candidates: approximate candidates; those that share a node stand for the same site.
+        limits: what has to be saved; those that need nothing are ignored.
+    """
+    open_limits = [limit for limit in limits if limit.needed > 0]
+
+    def option(candidate: Candidate) -> _Option:
+        saved = tuple(limit.saving(candidate) / limit.needed for limit in open_limits)
+        return _Option(candidate, saved, damage(candidate.error))
+
+    nothing = _Option(None, (0.0,) * len(open_limits), 0.0)
+    groups = [[nothing, *map(option, group)] for group in _by_site(candidates)]
+    picks = _lagrange(groups)
+    _refine(groups, picks)
+    chosen = [c for group, pick in zip(groups, picks, strict=True) if (c := group[pick].candidate) is not None]
+    taken = {c.site for c in chosen}
+    untouched = [group[1].candidate for group in groups if len(group) > 1 and not _took(group, taken)]
+    reason = "the budget is reached with less damage elsewhere"
+    return Plan(tuple(chosen), tuple((c, reason) for c in untouched if c is not None))
+
+
+def _took(group: Sequence[_Option], taken: set[object]) -> bool:
+    return any(option.candidate is not None and option.candidate.site in taken for option in group)
+
+
+def _by_site(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
+    """Candidates that share a node, together, in the order of their first."""
+    groups: dict[tuple[str, str], list[Candidate]] = {}
+    distinct: list[list[Candidate]] = []
+    for candidate in candidates:
+        keys = [(candidate.site.graph, node) for node in candidate.site.nodes]
+        group = next((groups[key] for key in keys if key in groups), None)
+        if group is None:
+            group = []
+            distinct.append(group)
+        group.append(candidate)
+        groups.update(dict.fromkeys(keys, group))
+    return distinct
+
+
+def _lagrange(groups: Sequence[Sequence[_Option]]) -> list[int]:
+    def pick(weight: float) -> list[int]:
+        return [min(range(len(g)), key=lambda i: (g[i].damage - weight * sum(g[i].saved), i)) for g in groups]
+
+    low, high = 1e-9, 1e15
+    for _ in range(100):
+        middle = math.sqrt(low * high)
+        if _enough(_saved(groups, pick(middle))):
+            high = middle
+        else:
+            low = middle
+    return pick(high)
+
+
+def _refine(groups: Sequence[Sequence[_Option]], picks: list[int]) -> None:
+    """Takes back damage while the savings stay large enough, the best exchange first."""
+    while True:
+        total = _saved(groups, picks)
+        best: tuple[float, int, int] | None = None
+        for i, group in enumerate(groups):
+            now = group[picks[i]]
+            for j, other in enumerate(group):
+                gained = now.damage - other.damage
+                left = [t - a + b for t, a, b in zip(total, now.saved, other.saved, strict=True)]
+                if gained > 0 and _enough(left):
+                    rate = gained / max(sum(now.saved) - sum(other.saved), 1e-12)
+                    if best is None or rate > best[0]:
+                        best = (rate, i, j)
+        if best is None:
+            return
+        picks[best[1]] = best[2]
+
+
+def _saved(groups: Sequence[Sequence[_Option]], picks: Sequence[int]) -> list[float]:
+    chosen = [group[pick].saved for group, pick in zip(groups, picks, strict=True)]
+    return [sum(parts) for parts in zip(*chosen, strict=True)]
+
+
+def _enough(saved: Sequence[float]) -> bool:
+    return all(part >= 1.0 for part in saved)

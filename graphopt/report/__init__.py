@@ -1,0 +1,83 @@
+"""The report: one object, and its faces (`graphopt.report.json`, `graphopt.report.text`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from graphopt.analysis import Totals
+from graphopt.calibrate import Quality
+from graphopt.core import Candidate, Exactness, Site, Verdict
+from graphopt.model import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A rewrite that is in the result.
+
+    Attributes:
+        candidate: the rewrite, its site, its figures and its choice.
+        exactness: what it promises.
+        error_measured: E‖y − ŷ‖² / Var(y) on held-out inputs; None where it was not measured.
+        sized: whether the MACs hold for the model's real sizes.
+    """
+
+    candidate: Candidate
+    exactness: Exactness
+    error_measured: float | None = None
+    sized: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A rewrite that is not in the result, and why."""
+
+    rewrite: str
+    site: Site
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run did.
+
+    Attributes:
+        source: the input.
+        before: the input's figures.
+        after: the result's figures.
+        changed: whether the result differs from the input.
+        applied: rewrites in the result.
+        declined: candidates that the plan or verification dropped.
+        rejected: sites whose anchor matched and where a condition failed.
+        checks: comparisons of regions and of the whole model.
+        notes: what the reader has to know besides.
+        quality: figures on held-out inputs; None without calibration inputs.
+        unmeasured: whether approximate rewrites were applied without inputs to measure their error on.
+        uncounted_ops: operators that do work and whose MACs are not counted.
+        unknown_dims: sizes that nothing told.
+        observed_shapes: values whose shape was seen by running the model.
+        seconds: wall time by step.
+        options: the options of the run.
+    """
+
+    source: Source
+    before: Totals
+    after: Totals
+    changed: bool
+    applied: tuple[Applied, ...] = ()
+    declined: tuple[Left, ...] = ()
+    rejected: tuple[Left, ...] = ()
+    checks: tuple[Verdict, ...] = ()
+    notes: tuple[str, ...] = ()
+    quality: Quality | None = None
+    unmeasured: bool = False
+    uncounted_ops: Mapping[str, int] = field(default_factory=dict)
+    unknown_dims: tuple[str, ...] = ()
+    observed_shapes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every comparison passed."""
+        return all(self.checks)

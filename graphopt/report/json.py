@@ -1,0 +1,199 @@
+"""The report and the other results as JSON documents (schema_version 1)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from graphopt._version import __version__
+from graphopt.analysis import Totals
+from graphopt.latency import Timing
+from graphopt.core import Rewrite, Verdict
+from graphopt.model import Source
+from graphopt.report import Applied, Left, Report
+from graphopt.rewrites import is_default, option_types, summary
+from graphopt.survey import Row, Scan
+from graphopt.verification import Verification
+
+SCHEMA_VERSION = 1
+
+
+def dumps(document: Any) -> str:
+    """The document as text; figures without a value (NaN, infinite) are null."""
+    return json.dumps(_finite(document), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _head() -> dict[str, Any]:
+    return {"schema_version": SCHEMA_VERSION, "graphopt": __version__}
+
+
+def _model(source: Source) -> dict[str, Any]:
+    return {
+        "path": None if source.path is None else str(source.path),
+        "sha256": source.sha256,
+        "bytes": source.bytes,
+        "opset": source.model.opset_imports.get(""),
+    }
+
+
+def _totals(totals: Totals) -> dict[str, Any]:
+    return {
+        "macs": totals.macs,
+        "flops": totals.flops,
+        "params": totals.params,
+        "weight_bytes": totals.weight_bytes,
+        "nodes": totals.nodes,
+    }
+
+
+def scan(result: Scan) -> dict[str, Any]:
+    """The document of ``graphopt scan --json``."""
+    return {
+        **_head(),
+        "model": _model(result.source),
+        "totals": _totals(result.totals),
+        "convs": [_row(row) for row in result.rows],
+        "uncounted_ops": dict(result.uncounted_ops),
+        "unknown_dims": list(result.unknown_dims),
+        "observed_shapes": list(result.observed_shapes),
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    linear = row.linear
+    return {
+        "name": linear.name,
+        "graph": linear.graph,
+        "op": linear.op,
+        "kernel": list(linear.kernel),
+        "in_channels": linear.in_channels,
+        "out_channels": linear.out_channels,
+        "group": linear.group,
+        "strides": list(linear.form.strides),
+        "pads": list(linear.form.pads),
+        "dilations": list(linear.form.dilations),
+        "output_shape": None if linear.output_shape is None else list(linear.output_shape),
+        "macs": linear.macs,
+        "flops": None if linear.macs is None else 2 * linear.macs,
+        "params": linear.params,
+        "share": row.share,
+        "pointwise": linear.pointwise,
+        "opportunities": [
+            {"rewrite": o.rewrite, "exactness": o.exactness.value, "macs_after": o.macs_after}
+            for o in row.opportunities
+        ],
+    }
+
+
+def report(result: Report, exit_code: int) -> dict[str, Any]:
+    """The document of ``graphopt optimize --json`` and ``--report``."""
+    quality = result.quality
+    return {
+        **_head(),
+        "exit_code": exit_code,
+        "model": _model(result.source),
+        "before": _totals(result.before),
+        "after": _totals(result.after),
+        "changed": result.changed,
+        "applied": [_applied(item) for item in result.applied],
+        "declined": [_left(item) for item in result.declined],
+        "rejected": [_left(item) for item in result.rejected],
+        "verification": {"passed": result.passed, "checks": [verdict(v) for v in result.checks]},
+        "quality": None
+        if quality is None
+        else {"agreement": quality.agreement, "sqnr": quality.sqnr, "samples": quality.samples},
+        "unmeasured": result.unmeasured,
+        "notes": list(result.notes),
+        "uncounted_ops": dict(result.uncounted_ops),
+        "unknown_dims": list(result.unknown_dims),
+        "observed_shapes": list(result.observed_shapes),
+        "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
+        "options": dict(result.options),
+    }
+
+
+def _applied(item: Applied) -> dict[str, Any]:
+    candidate = item.candidate
+    return {
+        "rewrite": candidate.rewrite,
+        "exactness": item.exactness.value,
+        "nodes": list(candidate.site.nodes),
+        "macs_before": candidate.before.macs if item.sized else None,
+        "macs_after": candidate.after.macs if item.sized else None,
+        "error_predicted": candidate.error,
+        "error_measured": item.error_measured,
+        "choice": dict(candidate.choice),
+        "verified": True,
+    }
+
+
+def _left(item: Left) -> dict[str, Any]:
+    return {"rewrite": item.rewrite, "nodes": list(item.site.nodes), "reason": item.reason}
+
+
+def verdict(check: Verdict) -> dict[str, Any]:
+    """One comparison."""
+    return {
+        "scope": check.scope,
+        "output": check.output,
+        "passed": check.passed,
+        "max_abs": check.max_abs,
+        "max_rel": check.max_rel,
+        "sqnr": check.sqnr,
+        "allowed": check.allowed,
+        "feeds": check.feeds,
+        "note": check.note,
+    }
+
+
+def verification(result: Verification) -> dict[str, Any]:
+    """The document of ``graphopt verify --json``."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "passed": result.passed,
+        "checks": [verdict(check) for check in result.checks],
+        "notes": list(result.notes),
+    }
+
+
+def timing(result: Timing) -> dict[str, Any]:
+    """The document of ``graphopt bench --json``."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "reference_ms": result.reference_ms,
+        "candidate_ms": result.candidate_ms,
+        "speedup": result.speedup,
+        "spread": list(result.spread),
+        "threads": result.threads,
+        "repeat": result.repeat,
+        "provider": result.provider,
+    }
+
+
+def rewrites(available: Sequence[Rewrite]) -> list[dict[str, Any]]:
+    """The document of ``graphopt rewrites --json``."""
+    return [
+        {
+            "name": rewrite.name,
+            "exactness": rewrite.exactness.value,
+            "default": is_default(rewrite),
+            "options": {
+                name: {"type": kind, "default": default}
+                for name, (kind, default) in option_types(rewrite).items()
+            },
+            "summary": summary(rewrite),
+        }
+        for rewrite in available
+    ]

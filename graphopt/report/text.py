@@ -1,0 +1,260 @@
+"""The report and the other results as text for a terminal, readable at 80 columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from graphopt.calibrate import SMALL_SAMPLE
+from graphopt.conv import Linear
+from graphopt.core import Exactness, Rewrite
+from graphopt.latency import Timing
+from graphopt.report import Applied, Left, Report
+from graphopt.rewrites import is_default, option_types, summary
+from graphopt.survey import Row, Scan
+from graphopt.verification import Verification
+
+UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+MOST_REASONS = 5
+"""Reasons shown for what was not done; the JSON report has all."""
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=False)
+
+
+def count(number: float | None) -> str:
+    """A number with a unit, four digits: 4.089 G."""
+    if number is None:
+        return "?"
+    for size, unit in UNITS:
+        if abs(number) >= size:
+            return f"{number / size:.4g} {unit}"
+    return f"{number:.4g}"
+
+
+def ratio(before: float | None, after: float | None) -> str:
+    """After as a part of before."""
+    return "" if not before or after is None else f"{after / before:.3f}"
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left", header_style="bold")
+    for name in columns:
+        right = name.startswith(">")
+        table.add_column(name.lstrip(">"), justify="right" if right else "left", no_wrap=right)
+    return table
+
+
+# ---------------------------------------------------------------- scan
+
+
+def scan(result: Scan) -> None:
+    """Prints the operators by cost, then totals and what is not counted."""
+    console = _console()
+    table = _table("operator", "kind", ">channels", ">output", ">MACs", ">share", "could be")
+    for row in result.rows:
+        table.add_row(
+            escape(_shortened(row.linear.name)),
+            _kind(row.linear),
+            f"{row.linear.in_channels or '?'}→{row.linear.out_channels or '?'}",
+            _spatial(row.linear),
+            count(row.linear.macs),
+            "" if row.share is None else f"{row.share:.1%}",
+            _opportunities(row),
+        )
+    console.print(table)
+    totals = result.totals
+    console.print(
+        f"\n{count(totals.macs)} MACs ({count(totals.flops)} FLOPs), {count(totals.params)} parameters, "
+        f"{count(totals.weight_bytes)}B of weights, {totals.nodes} operators"
+    )
+    if result.uncounted_ops:
+        _wrap(console, "not counted: ", ", ".join(f"{n} {op}" for op, n in result.uncounted_ops.items()))
+    if result.unknown_dims:
+        _wrap(console, "unknown sizes: ", f"{', '.join(result.unknown_dims)}; --shape NAME=… gives them")
+    if result.observed_shapes:
+        console.print(f"shapes of {len(result.observed_shapes)} values were seen by running the model once")
+
+
+def _wrap(console: Console, lead: str, text: str) -> None:
+    console.print(escape(f"{lead}{text}"))
+
+
+def _shortened(name: str, width: int = 26) -> str:
+    """The name, cut in the middle so that both ends can be read."""
+    if len(name) <= width:
+        return name
+    head = (width - 1) // 2
+    return f"{name[:head]}…{name[-(width - 1 - head) :]}"
+
+
+def _kind(linear: Linear) -> str:
+    if not linear.kernel:
+        return linear.op
+    op = {"Conv": "", "ConvTranspose": "T "}[linear.op]
+    form = "x".join(str(k) for k in linear.kernel)
+    extra = "".join(
+        (
+            f"/{linear.form.strides[0]}" if linear.form.strided else "",
+            f" d{linear.form.dilations[0]}" if any(d != 1 for d in linear.form.dilations) else "",
+            " dw" if linear.depthwise else f" g{linear.group}" if linear.group > 1 else "",
+        )
+    )
+    return f"{op}{form}{extra}"
+
+
+def _spatial(linear: Linear) -> str:
+    if linear.output_shape is None:
+        return "?"
+    sizes = linear.output_shape[2:] if linear.kernel else linear.output_shape[:-1]
+    return "×".join("?" if s is None else str(s) for s in sizes)
+
+
+def _opportunities(row: Row) -> str:
+    shown = []
+    for item in row.opportunities:
+        sign = "≈ " if item.exactness is Exactness.APPROXIMATE else ""
+        shown.append(f"{sign}{item.rewrite} {count(item.macs_after)}")
+    return ", ".join(shown)
+
+
+# ---------------------------------------------------------------- optimize
+
+
+def report(result: Report, out: Path | None) -> None:
+    """Prints what a run did: figures, rewrites, verification, quality, and what was left."""
+    console = _console()
+    _figures(console, result)
+    _applied(console, result)
+    _reasons(console, "declined", result.declined, MOST_REASONS)
+    _reasons(console, "not possible", result.rejected, 0 if result.changed else MOST_REASONS)
+    if result.checks:
+        worst = max(result.checks, key=lambda check: check.max_rel)
+        state = "verified" if result.passed else "[bold red]verification failed[/]"
+        console.print(f"{state}: {len(result.checks)} comparisons, largest relative difference {worst.max_rel:.1e}")
+    _quality(console, result)
+    for note in result.notes:
+        console.print(escape(f"note: {note}"))
+    if not result.changed:
+        console.print("nothing to do: the model is as it was")
+    if out is not None:
+        console.print(escape(f"wrote {out}"))
+
+
+def _figures(console: Console, result: Report) -> None:
+    table = _table("", ">before", ">after", ">ratio")
+    for name, before, after in (
+        ("MACs", result.before.macs, result.after.macs),
+        ("parameters", result.before.params, result.after.params),
+        ("weight bytes", result.before.weight_bytes, result.after.weight_bytes),
+        ("operators", result.before.nodes, result.after.nodes),
+    ):
+        table.add_row(name, count(before), count(after), ratio(before, after))
+    console.print(table)
+    if result.unknown_dims:
+        console.print(escape(f"unknown sizes: {', '.join(result.unknown_dims)}; --shape NAME=… gives them"))
+
+
+def _applied(console: Console, result: Report) -> None:
+    exact = Counter(item.candidate.rewrite for item in result.applied if item.exactness is Exactness.EXACT)
+    if exact:
+        console.print("exact: " + ", ".join(f"{number} {name}" for name, number in exact.items()))
+    approximate = [item for item in result.applied if item.exactness is not Exactness.EXACT]
+    if not approximate:
+        return
+    table = _table("approximate", ">ranks", ">MACs", ">to", ">predicted", ">measured error")
+    for item in approximate:
+        table.add_row(*_approximate_row(item))
+    console.print(table)
+
+
+def _approximate_row(item: Applied) -> tuple[str, ...]:
+    candidate = item.candidate
+    ranks = "/".join(str(candidate.choice.get(key) or "–") for key in ("rank_in", "rank_out"))
+    measured = "–" if item.error_measured is None else f"{item.error_measured:.4f}"
+    return (
+        escape(_shortened(candidate.site.nodes[0])),
+        ranks,
+        count(candidate.before.macs),
+        count(candidate.after.macs),
+        f"{candidate.error:.4f}",
+        measured,
+    )
+
+
+def _reasons(console: Console, title: str, items: Sequence[Left], shown: int) -> None:
+    """How often each rewrite was not done, and some of the reasons."""
+    if not items:
+        return
+    by_rewrite = Counter(item.rewrite for item in items)
+    console.print(f"{title}: " + ", ".join(f"{number} {name}" for name, number in by_rewrite.items()))
+    for item in items[:shown]:
+        console.print(escape(f"  {item.rewrite}: {item.reason}"), style="dim")
+    if len(items) > shown:
+        console.print("  --report FILE.json lists the reasons" if not shown else "  …", style="dim")
+
+
+def _quality(console: Console, result: Report) -> None:
+    quality = result.quality
+    if quality is not None:
+        parts = [] if quality.agreement is None else [f"agreement {quality.agreement:.2%}"]
+        parts.append(f"SQNR {quality.sqnr:.1f} dB")
+        console.print(f"quality on {quality.samples} held-out inputs: {', '.join(parts)}")
+        if quality.samples < SMALL_SAMPLE:
+            console.print(f"  {quality.samples} inputs are few: the figures are uncertain", style="dim")
+    if result.unmeasured:
+        console.print(
+            "[bold yellow]the error is unmeasured[/]: no calibration inputs were given, "
+            "the fit and its predicted error come from the weights alone"
+        )
+
+
+# ---------------------------------------------------------------- the others
+
+
+def verification(result: Verification) -> None:
+    """Prints each comparison, then the outcome."""
+    console = _console()
+    table = _table("compared", "output", ">relative", ">allowed", ">SQNR", "")
+    for check in result.checks:
+        table.add_row(
+            escape(check.scope),
+            escape(check.output),
+            f"{check.max_rel:.1e}",
+            f"{check.allowed:.1e}" if check.max_rel == check.max_rel else f"{check.allowed:g}",
+            f"{check.sqnr:.1f} dB",
+            "passed" if check else "[bold red]failed[/]",
+        )
+    console.print(table)
+    for text in (*result.notes, *(check.note for check in result.checks if check.note)):
+        console.print(escape(f"note: {text}"))
+    console.print("the models agree" if result else "[bold red]the models differ[/]")
+
+
+def timing(result: Timing) -> None:
+    """Prints the latency of both and their ratio."""
+    console = _console()
+    plural = "" if result.threads == 1 else "s"
+    console.print(f"reference {result.reference_ms:.3f} ms, candidate {result.candidate_ms:.3f} ms")
+    faster = "times as fast" if result.speedup >= 1 else "times as fast: it did not get faster"
+    console.print(
+        f"{result.speedup:.2f} {faster} (median of {result.repeat} pairs, 10–90 %: "
+        f"{result.spread[0]:.2f}–{result.spread[1]:.2f}; {result.threads} thread{plural}, {result.provider})"
+    )
+
+
+def rewrites(available: Sequence[Rewrite]) -> None:
+    """Prints name, exactness, summary and options of each rewrite."""
+    console = _console()
+    for rewrite in available:
+        state = rewrite.exactness.value + ("" if is_default(rewrite) else ", on request")
+        console.print(f"[bold]{rewrite.name}[/] ({state})")
+        console.print(escape(f"  {summary(rewrite)}"))
+        for name, (kind, default) in option_types(rewrite).items():
+            console.print(escape(f"  --set {rewrite.name}.{name}={kind} (default {default})"), style="dim")

@@ -1,0 +1,130 @@
+"""The rewrites, one a file, and the registry of those that take part in a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+
+from graphopt.core import Exactness, Rewrite
+from graphopt.errors import InputError
+from graphopt.rewrites.bottleneck import Bottleneck
+from graphopt.rewrites.collapse import Collapse
+from graphopt.rewrites.fold_affine import FoldAffine
+from graphopt.rewrites.fold_pad import FoldPad
+from graphopt.rewrites.lossless_bottleneck import LosslessBottleneck
+
+BUILTIN: tuple[type[Rewrite], ...] = (FoldPad, FoldAffine, Collapse, LosslessBottleneck, Bottleneck)
+"""The rewrites that graphopt ships, in the order in which they are listed."""
+ENTRY_POINTS = "graphopt.rewrites"
+"""The entry-point group by which installed packages add theirs."""
+
+
+def registry(extra: Iterable[Rewrite | type[Rewrite]] = ()) -> dict[str, Rewrite]:
+    """All rewrites by name: built in, from installed packages, and those given.
+
+    Raises:
+        InputError: two have the same name, or something given is no rewrite.
+    """
+    found: dict[str, Rewrite] = {}
+    plugins = [entry.load() for entry in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda e: e.name)]
+    for item in (*BUILTIN, *plugins, *extra):
+        rewrite = item() if isinstance(item, type) else item
+        if not isinstance(rewrite, Rewrite):
+            raise InputError(f"{item!r} is no rewrite: it needs name, exactness, match and build")
+        if rewrite.name in found:
+            raise InputError(f"two rewrites are called {rewrite.name!r}: {found[rewrite.name]!r} and {rewrite!r}")
+        found[rewrite.name] = rewrite
+    return found
+
+
+def select(
+    available: Mapping[str, Rewrite],
+    *,
+    only: Iterable[str] = (),
+    skip: Iterable[str] = (),
+    options: Mapping[str, object] | None = None,
+) -> list[Rewrite]:
+    """The rewrites that take part, with their options set.
+
+    Args:
+        available: all rewrites by name.
+        only: names of those that take part; all when empty.
+        skip: names of those that do not.
+        options: values by ``rewrite.option``; strings are read as the option's type.
+
+    Raises:
+        InputError: an unknown rewrite or option, or a value that does not fit.
+    """
+    only, skip = list(only), list(skip)
+    for name in (*only, *skip):
+        _known(name, available)
+    configured = dict(available)
+    for key, value in (options or {}).items():
+        name, _, option = key.partition(".")
+        _known(name, available)
+        configured[name] = _with_option(configured[name], option, value)
+    return [r for name, r in configured.items() if (not only or name in only) and name not in skip]
+
+
+def _known(name: str, available: Mapping[str, Rewrite]) -> None:
+    if name not in available:
+        import difflib
+
+        near = difflib.get_close_matches(name, available, 1, 0.5)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(available)}"
+        raise InputError(f"no rewrite is called {name!r}; {hint}")
+
+
+def option_types(rewrite: Rewrite | type[Rewrite]) -> dict[str, tuple[str, object]]:
+    """Type and default of each option of a rewrite."""
+    if not dataclasses.is_dataclass(rewrite):
+        return {}
+    return {f.name: (str(f.type), f.default) for f in dataclasses.fields(rewrite)}
+
+
+def _with_option(rewrite: Rewrite, option: str, value: object) -> Rewrite:
+    names = option_types(rewrite)
+    if option not in names:
+        listed = ", ".join(names) or "none"
+        raise InputError(f"{rewrite.name} has no option {option!r}; its options: {listed}")
+    hint = typing.get_type_hints(type(rewrite))[option]
+    parsed = _parse(value, hint) if isinstance(value, str) else value
+    if parsed is NotImplemented or (isinstance(parsed, (int, float)) and parsed <= 0 and "rank" in option):
+        raise InputError(f"{rewrite.name}.{option}={value}: expected {names[option][0]}")
+    return dataclasses.replace(rewrite, **{option: parsed})  # type: ignore[type-var]
+
+
+def _parse(text: str, hint: object) -> object:
+    """The text as a value of the type; NotImplemented when it is none."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if text.lower() == "none" and type(None) in kinds:
+        return None
+    for kind in kinds:
+        if kind is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if kind in (int, float, str):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return NotImplemented
+
+
+def explain(rewrite: Rewrite) -> str:
+    """What the rewrite's module says about it, else its own docstring."""
+    module = inspect.getmodule(type(rewrite))
+    return inspect.cleandoc((module.__doc__ if module else None) or type(rewrite).__doc__ or rewrite.name)
+
+
+def summary(rewrite: Rewrite) -> str:
+    """The first line of the explanation."""
+    return explain(rewrite).splitlines()[0]
+
+
+def is_default(rewrite: Rewrite) -> bool:
+    """Whether the rewrite takes part without being asked for."""
+    return rewrite.exactness is Exactness.EXACT

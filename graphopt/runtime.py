@@ -1,0 +1,199 @@
+"""onnxruntime: sessions that share weights with the model in memory, seeded inputs, and shapes seen by running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from graphopt.core import Shape
+from graphopt.errors import InputError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Feeds: TypeAlias = dict[str, npt.NDArray[Any]]
+"""One array a model input, by name."""
+
+INLINE_BYTES = 1024
+"""Weights up to this size travel inside the model that a session parses."""
+SHARED_TYPES = frozenset("efdlihBb?")
+"""NumPy type codes that onnxruntime can take from outside the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """A model apart from its large weights.
+
+    Attributes:
+        proto: the model; large initializers are references without content.
+        weights: the content of those initializers, by name.
+    """
+
+    proto: onnx.ModelProto
+    weights: Mapping[str, npt.NDArray[Any]]
+
+
+def structure(model: ir.Model) -> Structure:
+    """Splits a model into its graph and its large weights, which are not copied."""
+    clone = model.clone()
+    weights: dict[str, npt.NDArray[Any]] = {}
+    for name, value in clone.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes <= INLINE_BYTES or tensor.dtype == ir.DataType.STRING:
+            continue
+        array = tensor.numpy()
+        if array.dtype.char not in SHARED_TYPES:
+            continue
+        weights[name] = array
+        value.const_value = ir.ExternalTensor(
+            "weights", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name  # type: ignore[arg-type]
+        )
+    return Structure(ir.to_proto(clone), weights)
+
+
+def session(
+    parts: Structure,
+    *,
+    optimised: bool,
+    outputs: Sequence[str] = (),
+    threads: int = 0,
+    provider: str = "CPUExecutionProvider",
+) -> onnxruntime.InferenceSession:
+    """An onnxruntime session.
+
+    Args:
+        parts: the model.
+        optimised: whether onnxruntime may rewrite the graph (ORT_ENABLE_ALL), or not at all (ORT_DISABLE_ALL).
+        outputs: names of values of the outermost graph to return besides the model's outputs.
+        threads: for one operator; 0 lets onnxruntime choose.
+        provider: the execution provider.
+
+    Raises:
+        InputError: onnxruntime can't load the model.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
+    if parts.weights:
+        values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(w)) for w in parts.weights.values()]
+        options.add_external_initializers(list(parts.weights), values)
+    try:
+        return ort.InferenceSession(_with_outputs(parts.proto, outputs), options, providers=[provider])
+    except Exception as error:
+        raise InputError(f"onnxruntime can't load the model: {one_line(error)}") from error
+
+
+def _with_outputs(proto: onnx.ModelProto, outputs: Sequence[str]) -> bytes:
+    """The serialised model with more of its values as outputs."""
+    if not outputs:
+        return proto.SerializeToString()
+    count = len(proto.graph.output)
+    present = {output.name for output in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in present)
+    try:
+        return proto.SerializeToString()
+    finally:
+        del proto.graph.output[count:]
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error's message, without onnxruntime's status prefix."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
+
+
+def input_shapes(model: ir.Model) -> dict[str, Shape]:
+    """The declared shapes of the inputs that a caller has to feed."""
+    return {
+        value.name or "": tuple(d if isinstance(d, int) else None for d in value.shape)
+        for value in model.graph.inputs
+        if value.shape is not None and not value.is_initializer()
+    }
+
+
+def random_feeds(
+    model: ir.Model,
+    sizes: Mapping[str, Sequence[int]],
+    seed: int,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> Feeds:
+    """Seeded inputs: normal where nothing is known of the range, else uniform within it; integers are 0 or 1.
+
+    Args:
+        model: the model to be fed.
+        sizes: the shape of every input, by name.
+        seed: of the random numbers.
+        ranges: lowest and highest value of an input, where known.
+    """
+    rng = np.random.default_rng(seed)
+    feeds: Feeds = {}
+    for value in model.graph.inputs:
+        name = value.name or ""
+        if name not in sizes:
+            continue
+        low_high = None if ranges is None else ranges.get(name)
+        feeds[name] = random_array(rng, tuple(sizes[name]), value.dtype, low_high)
+    return feeds
+
+
+def random_array(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    dtype: ir.DataType | None,
+    low_high: tuple[float, float] | None = None,
+) -> npt.NDArray[Any]:
+    """A seeded array of an ONNX type."""
+    kind = np.dtype(np.float32) if dtype is None else np.dtype(dtype.numpy())
+    if kind.kind in "biu":
+        return rng.integers(0, 2, shape).astype(kind)
+    if low_high is not None:
+        return rng.uniform(*low_high, shape).astype(kind)
+    return rng.standard_normal(shape).astype(kind)
+
+
+def observe(model: ir.Model, feeds: Feeds, names: Sequence[str]) -> dict[str, Shape]:
+    """The shapes of values of the outermost graph, seen by running the model once.
+
+    A Shape operator behind each value returns its shape alone, so that no large output is kept.
+
+    Raises:
+        InputError: onnxruntime can't load or run the model.
+    """
+    parts = structure(model)
+    reported = {name: f"{name}/graphopt_shape" for name in names}
+    for name, shape_name in reported.items():
+        parts.proto.graph.node.append(onnx.helper.make_node("Shape", [name], [shape_name]))
+    running = session(parts, optimised=False, outputs=list(reported.values()))
+    sizes = run(running, feeds, list(reported.values()))
+    return {name: tuple(int(d) for d in size) for name, size in zip(names, sizes, strict=True)}
+
+
+def run(
+    running: onnxruntime.InferenceSession, feeds: Feeds, outputs: Sequence[str] | None = None
+) -> list[npt.NDArray[Any]]:
+    """Runs a session.
+
+    Raises:
+        InputError: onnxruntime fails on these inputs.
+    """
+    try:
+        return list(running.run(outputs, feeds))
+    except Exception as error:
+        raise InputError(f"onnxruntime can't run the model: {one_line(error)}") from error
+
+
+def batches(feeds: Feeds, size: int) -> Iterator[Feeds]:
+    """Cuts inputs along their first axis; what is left over at the end is a smaller batch."""
+    count = min(len(array) for array in feeds.values())
+    for start in range(0, count, size):
+        yield {name: array[start : start + size] for name, array in feeds.items()}

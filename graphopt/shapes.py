@@ -1,0 +1,407 @@
+"""The shape of every value of a model, with concrete sizes wherever they follow from the inputs.
+
+Each node is inferred by onnx's own rules, one at a time in topological order, on the sizes found so far. That
+gets further than inference on a whole file: sizes that a model computes (Shape → Slice → Concat → Reshape)
+are followed with their values, and the bodies of If, Loop and Scan see the values around them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from onnx import shape_inference
+
+from graphopt import control_flow
+from graphopt.bindings import BoundInputs, bind, format_shape
+from graphopt.constants import Constants, constant_tensor, default_opset
+from graphopt.core import Shape
+from graphopt.errors import InputError
+from graphopt.evaluate import SMALL, node_proto
+from graphopt.order import label, subgraphs, topological
+from graphopt.tensor_types import shape_of, tensor_proto, tensor_shape, tensor_type
+from graphopt.values import SIZE_RULES, Data, Values
+
+_FAILURES = (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError)
+
+_FLOAT_SIZES = frozenset({"Resize", "Upsample", "Range"})
+"""The operators whose output size follows from the values of a float input."""
+
+_LEGACY_ELEMENTWISE = frozenset(
+    {"Abs", "Add", "BatchNormalization", "Ceil", "Clip", "Div", "Dropout", "Elu", "Exp", "Floor"}
+    | {
+        "HardSigmoid",
+        "InstanceNormalization",
+        "LeakyRelu",
+        "Log",
+        "Max",
+        "Mean",
+        "Min",
+        "Mul",
+        "Neg",
+        "PRelu",
+    }
+    | {"Reciprocal", "Relu", "Selu", "Sigmoid", "Sqrt", "Sub", "Sum", "Tanh"}
+)
+"""Operators that onnx has no rule for up to opset 5, where the output is as large as the first input."""
+
+
+class Sizes:
+    """The shapes of a model's values, as found by `infer`.
+
+    Attributes:
+        unknown_dims: the input dimensions that nobody bound, as ``x[2]=height``.
+        observed: the names of the values whose shape was taken from `known`, in topological order.
+    """
+
+    __slots__ = ("_shapes", "observed", "unknown_dims")
+
+    def __init__(
+        self,
+        shapes: Mapping[ir.Value, Shape | None],
+        unknown_dims: tuple[str, ...] = (),
+        observed: tuple[str, ...] = (),
+    ) -> None:
+        self._shapes = shapes
+        self.unknown_dims = unknown_dims
+        self.observed = observed
+
+    def get(self, value: ir.Value | None) -> Shape | None:
+        """The value's shape, with None for each unknown size; None when even the rank is unknown."""
+        if value is None:
+            return None
+        if value not in self._shapes and value.const_value is not None:
+            return tensor_shape(value.const_value)
+        return self._shapes.get(value)
+
+
+def infer(
+    model: ir.Model,
+    constants: Constants,
+    *,
+    bindings: Mapping[str, Sequence[int]] | None = None,
+    assume_batch: int | None = 1,
+    known: Mapping[str, Shape] | None = None,
+) -> Sizes:
+    """Find the shapes of all values of the model, including those of the subgraphs of its nodes.
+
+    Values inside model-local functions stay unknown, and so do the outputs of operators that onnx has no
+    schema for, beyond what the file declares. What the file declares is not trusted where it contradicts
+    what was found for any value.
+
+    Args:
+        model: the model; it is not changed.
+        constants: its constants.
+        bindings: sizes of inputs by name, which also bind the symbols of other inputs.
+        assume_batch: the size of a first dimension of an input that is symbolic and not bound. None leaves it
+            unknown; without bindings, the result then holds for every run of the model.
+        known: shapes of values of the main graph by name, found before by running or by an earlier analysis.
+            They are taken as given; a node is not looked at where they cover all its outputs, unless it has
+            subgraphs.
+
+    Raises:
+        InputError: a binding does not fit, a node's inputs do not fit its operator, or a graph has a cycle.
+    """
+    bound = bind(model, constants, bindings or {}, assume_batch, known or {})
+    inference = _Inference(model, constants, bound, known or {}, trust=True)
+    try:
+        inference.run()
+    except InputError:
+        inference.contradicted = True  # what is declared may be what does not fit
+    if inference.contradicted:
+        inference = _Inference(model, constants, bound, known or {}, trust=False)
+        inference.run()
+    return Sizes(inference.shapes, bound.unknown, tuple(inference.observed))
+
+
+class _Inference:
+    """One walk over a model.
+
+    Attributes:
+        shapes: what was found so far.
+        contradicted: whether the file declares a shape other than the one that was found.
+        observed: the names of the values whose shape was taken from `known`.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        constants: Constants,
+        bound: BoundInputs,
+        known: Mapping[str, Shape],
+        trust: bool,
+    ) -> None:
+        self._model = model
+        self._constants = constants
+        self._bound = bound
+        self._known = known
+        self._trust = trust
+        self._imports = [onnx.helper.make_opsetid(*each) for each in model.graph.opset_imports.items()]
+        self._types: dict[ir.Value, onnx.TypeProto] = {}
+        self._guessed: set[ir.Value] = set()  # the element type is not known: float stands for it
+        self._strict = True  # whether a node that does not fit is an error
+        self.shapes: dict[ir.Value, Shape | None] = {}
+        self.contradicted = False
+        self.observed: list[str] = []
+        self._opset = default_opset(model)
+        self.forget_values()
+
+    def run(self) -> None:
+        """Infer the main graph, on its inputs as bound.
+
+        Raises:
+            InputError: a node does not fit its inputs, or a graph has a cycle.
+        """
+        for value, shape in self._bound.shapes.items():
+            self._settle(value, None, shape)
+        self._run(self._model.graph)
+
+    def forget_values(self) -> None:
+        """Find anew what follows from shapes, after shapes that were only tried."""
+        self.values = Values(self._constants, self._shape, self._opset)
+
+    def _run(self, graph: ir.Graph) -> None:
+        for node in topological(graph):
+            known = [self._known_shape(value) for value in node.outputs]
+            complete = all(shape is not None and None not in shape for shape in known)
+            if complete and not any(subgraphs(node)):
+                for value in node.outputs:
+                    self._settle(value, None)
+                continue
+            inferred = self._infer(node)
+            guessed = any(value in self._guessed for value in node.inputs)
+            for i, value in enumerate(node.outputs):
+                self._settle(value, inferred[i] if i < len(inferred) else None)
+                if guessed and value.dtype is None:
+                    self._guessed.add(value)
+
+    # --- what is known of one value ---
+
+    def _shape(self, value: ir.Value) -> Shape | None:
+        self.type_of(value)
+        return self.shapes.get(value)
+
+    def type_of(self, value: ir.Value) -> onnx.TypeProto:
+        """The value's type; a float of unknown shape where nothing is known."""
+        if value not in self._types:
+            tensor = value.const_value
+            if tensor is None:
+                self._settle(value, None)
+            else:
+                self.shapes[value] = tensor_shape(tensor)
+                self._types[value] = tensor_type(tensor.dtype.value, self.shapes[value])
+        return self._types[value]
+
+    def _known_shape(self, value: ir.Value) -> Shape | None:
+        return self._known.get(value.name or "") if value.graph is self._model.graph else None
+
+    def _settle(self, value: ir.Value, inferred: onnx.TypeProto | None, shape: Shape | None = None) -> None:
+        """Note the value's type: what was inferred or given, completed by what is known or declared."""
+        if inferred is None and value.type is not None and not isinstance(value.type, ir.TensorType):
+            inferred = ir.serde.serialize_value(value).type
+        if inferred is not None and inferred.WhichOneof("value") not in ("tensor_type", None):
+            self._types[value] = inferred  # a sequence, an optional or a map has no shape
+            self.shapes[value] = None
+            return
+        element = 0 if inferred is None else inferred.tensor_type.elem_type
+        if element == 0 and value.dtype is not None:
+            element = value.dtype.value
+        self._guessed.discard(value)
+        if element == 0:
+            element = onnx.TensorProto.FLOAT
+            self._guessed.add(value)
+        if inferred is not None:
+            shape = shape_of(inferred)
+        known = self._known_shape(value)
+        if known is not None:
+            shape = _completed(known, shape)
+            if value.name and value.producer() is not None:
+                self.observed.append(value.name)
+        elif self._trust:
+            shape = self._complete(shape, self._bound.resolve(value))
+        self.shapes[value] = shape
+        self._types[value] = tensor_type(element, shape)
+
+    def _complete(self, found: Shape | None, declared: Shape | None) -> Shape | None:
+        """The shape found, its unknown sizes as declared."""
+        if found is None or declared is None:
+            return declared if found is None else found
+        pairs = list(zip(found, declared, strict=False))
+        if len(found) != len(declared) or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+            self.contradicted = self.contradicted or self._strict
+            return found
+        return _completed(found, declared)
+
+    # --- one node ---
+
+    def _infer(self, node: ir.Node) -> Sequence[onnx.TypeProto | None]:
+        """The types of the node's outputs, as far as they follow from its inputs."""
+        tensor = constant_tensor(node)
+        if tensor is not None:
+            return [tensor_type(tensor.dtype.value, tensor_shape(tensor))]
+        rule = control_flow.rule_of(node, self._opset)
+        if rule is not None:
+            return rule(self, node)
+        bodies = list(subgraphs(node))
+        for body in bodies:
+            with self.lenient():
+                self.run_body(body, [None] * len(body.inputs))
+        schema = self._schema(node)
+        if schema is None or bodies:
+            return []
+        if not schema.has_type_and_shape_inference_function and node.op_type in _LEGACY_ELEMENTWISE:
+            return [] if not node.inputs or node.inputs[0] is None else [self.type_of(node.inputs[0])]
+        return self._infer_by_schema(node, schema)
+
+    def _schema(self, node: ir.Node) -> Any:
+        """The schema that onnx has for the node; None for a custom operator or a call of a function."""
+        version = self._opset if node.domain == "" else self._model.graph.opset_imports.get(node.domain)
+        if version is None or node.op_identifier() in self._model.functions:
+            return None
+        return _schema(node.op_type, node.domain, version)
+
+    def _infer_by_schema(self, node: ir.Node, schema: Any) -> Sequence[onnx.TypeProto | None]:
+        inputs = {f"i{i}": value for i, value in enumerate(node.inputs) if value is not None}
+        types = {name: self.type_of(value) for name, value in inputs.items()}
+        self._check_channels(node)
+        data = {
+            name: found for name, value in inputs.items() if (found := self._data(node, value)) is not None
+        }
+        complete = {name: tensor_proto(found.values) for name, found in data.items() if found.complete}
+        try:
+            outputs = shape_inference.infer_node_outputs(
+                schema,
+                node_proto(node),
+                types,
+                complete,
+                opset_imports=self._imports,
+                ir_version=self._model.ir_version or onnx.IR_VERSION,
+            )
+        except _FAILURES as error:
+            if not any(value in self._guessed for value in inputs.values()):
+                self._refuse(node, _one_line(error), error)
+            return []
+        inferred = [outputs.get(f"o{i}") for i in range(len(node.outputs))]
+        if node.op_type in SIZE_RULES and node.domain == "":
+            inferred[0] = self._refine(node, inferred[0])
+            self._check_elements(node, inferred[0])
+        return inferred
+
+    def _data(self, node: ir.Node, value: ir.Value) -> Data | None:
+        """The entries of an input that may be a size: whole numbers, few of them."""
+        element = self.type_of(value).tensor_type.elem_type
+        whole = element in (onnx.TensorProto.INT32, onnx.TensorProto.INT64) or value in self._guessed
+        if not whole and node.op_type not in _FLOAT_SIZES:
+            return None
+        shape = self.shapes.get(value)
+        if shape is not None and math.prod(size for size in shape if size is not None) > SMALL:
+            return None
+        return self.values.get(value)
+
+    def _refine(self, node: ir.Node, inferred: onnx.TypeProto | None) -> onnx.TypeProto | None:
+        """Complete a shape that depends on a vector of sizes of which only some entries are known."""
+        found = None if inferred is None else shape_of(inferred)
+        operand = node.inputs[-1] if node.inputs else None
+        if inferred is None or operand is None or (found is not None and None not in found):
+            return inferred
+        data = self._data(node, operand)
+        length = self.shapes.get(operand)
+        if data is not None:
+            wanted = data.entries()
+        elif length is not None and len(length) == 1 and length[0] is not None:
+            wanted = (None,) * length[0]
+        else:
+            return inferred
+        first = None if node.inputs[0] is None else self._shape(node.inputs[0])
+        partial = SIZE_RULES[node.op_type](node, first, wanted)
+        if partial is None or (found is not None and len(found) != len(partial)):
+            return inferred
+        return tensor_type(inferred.tensor_type.elem_type, _completed(found or partial, partial))
+
+    def _check_channels(self, node: ir.Node) -> None:
+        """Compare the channels of a convolution's input and weight, which onnx's rules leave alone."""
+        if node.op_type not in ("Conv", "ConvTranspose") or node.domain != "" or len(node.inputs) < 2:
+            return
+        image, weight = (None if value is None else self._shape(value) for value in node.inputs[:2])
+        if image is None or weight is None or len(image) < 3 or len(weight) < 3:
+            return
+        group = node.attributes.get_int("group", 1)
+        channels = image[1]
+        if node.op_type == "Conv":
+            wanted = None if weight[1] is None else weight[1] * group
+            stated = f"{weight[1]} × group {group}"
+        else:
+            wanted, stated = weight[0], str(weight[0])
+        if channels is not None and wanted is not None and channels != wanted:
+            self._refuse(node, f"input channels {channels} do not fit the weight's {stated}", None)
+
+    def _check_elements(self, node: ir.Node, output: onnx.TypeProto | None) -> None:
+        """Compare the elements before and after a Reshape, which onnx's rules leave alone too."""
+        if node.op_type != "Reshape" or node.inputs[0] is None or output is None:
+            return
+        before, after = self._shape(node.inputs[0]), shape_of(output)
+        if before is None or after is None or None in before or None in after:
+            return
+        if math.prod(size or 0 for size in before) != math.prod(size or 0 for size in after):
+            reason = f"{format_shape(before)} has not the elements of {format_shape(after)}"
+            self._refuse(node, reason, None)
+
+    def _refuse(self, node: ir.Node, reason: str, cause: Exception | None) -> None:
+        """Raise, unless the node may never run."""
+        if not self._strict:
+            return
+        given = [value for value in node.inputs if value is not None]
+        shapes = ", ".join(f"{value.name} {format_shape(self._shape(value))}" for value in given)
+        advice = "check the model, or the sizes given for its inputs"
+        raise InputError(f"{label(node)} ({node.op_type}): {reason} (inputs: {shapes}); {advice}") from cause
+
+    # --- control flow ---
+
+    @contextlib.contextmanager
+    def lenient(self, lenient: bool = True) -> Iterator[None]:
+        """Within, a node that does not fit has unknown outputs: it is perhaps never run."""
+        before = self._strict
+        self._strict = before and not lenient
+        try:
+            yield
+        finally:
+            self._strict = before
+
+    def run_body(self, body: ir.Graph, given: Sequence[onnx.TypeProto | None]) -> list[onnx.TypeProto]:
+        """Infer a subgraph on inputs of the given types; the types of its outputs."""
+        for value, type_ in zip(body.inputs, given, strict=False):
+            self._settle(value, type_)
+        self._run(body)
+        return [self.type_of(value) for value in body.outputs]
+
+
+def _completed(shape: Shape, other: Shape | None) -> Shape:
+    """The shape, with its unknown sizes taken from another of the same rank."""
+    if other is None or len(other) != len(shape):
+        return shape
+    return tuple(theirs if ours is None else ours for ours, theirs in zip(shape, other, strict=True))
+
+
+# --- onnx's schemas and messages ---
+
+
+@functools.lru_cache(maxsize=1024)
+def _schema(op_type: str, domain: str, version: int) -> Any:
+    """The operator's schema; None where onnx has none, or none any more."""
+    try:
+        schema = onnx.defs.get_schema(op_type, version, domain)
+    except onnx.defs.SchemaError:
+        return None
+    return None if schema.deprecated else schema
+
+
+def _one_line(error: Exception) -> str:
+    """An error of onnx without its tags, the operator and the line breaks."""
+    text = re.sub(r"\[\w+\]|\(op_type:[^)]*\):?", " ", str(error))
+    return " ".join(text.split()).rstrip(".")

@@ -1,0 +1,102 @@
+"""What a model's convolutions cost, and what could be done about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from graphopt.analysis import Analysis, Totals
+from graphopt.conv import Linear
+from graphopt.core import Candidate, Exactness, Rewrite
+from graphopt.model import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Opportunity:
+    """Something that could be done to an operator, and the MACs that would be left."""
+
+    rewrite: str
+    exactness: Exactness
+    macs_after: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One linear operator.
+
+    Attributes:
+        linear: the operator.
+        share: its part of the model's MACs, 0 to 1; None where it is unknown.
+        opportunities: what could be done to it.
+    """
+
+    linear: Linear
+    share: float | None
+    opportunities: tuple[Opportunity, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """The figures of a model.
+
+    Attributes:
+        source: the model.
+        totals: its figures.
+        rows: its linear operators, the dearest first.
+        uncounted_ops: operators that do work and whose MACs are not counted.
+        unknown_dims: sizes that nothing told.
+        observed_shapes: values whose shape was seen by running the model.
+    """
+
+    source: Source
+    totals: Totals
+    rows: tuple[Row, ...]
+    uncounted_ops: Mapping[str, int]
+    unknown_dims: tuple[str, ...]
+    observed_shapes: tuple[str, ...]
+
+
+def survey(source: Source, analysis: Analysis, rewrites: Iterable[Rewrite], observed: Iterable[str]) -> Scan:
+    """The figures of a model from a snapshot of it."""
+    found = _opportunities(analysis, rewrites)
+    total = analysis.totals.macs
+    known = [linear.macs for linear in analysis.linears if linear.macs is not None]
+    whole = total if total is not None else sum(known)
+    rows = [
+        Row(
+            linear,
+            linear.macs / whole if total and linear.macs is not None else None,
+            tuple(found.get(linear.name, ())),
+        )
+        for linear in analysis.linears
+    ]
+    rows.sort(key=lambda row: -(row.linear.macs or 0))
+    return Scan(
+        source,
+        analysis.totals,
+        tuple(rows),
+        analysis.uncounted_ops,
+        analysis.sizes.unknown_dims,
+        tuple(observed),
+    )
+
+
+def _opportunities(analysis: Analysis, rewrites: Iterable[Rewrite]) -> dict[str, list[Opportunity]]:
+    """What each rewrite could do, by name of its anchor; of several ways the representative one."""
+    found: dict[str, list[Opportunity]] = {}
+    for rewrite in rewrites:
+        ways: dict[str, list[Candidate]] = {}
+        for match in rewrite.match(analysis):
+            if isinstance(match, Candidate):
+                ways.setdefault(match.site.nodes[0], []).append(match)
+        for anchor, candidates in ways.items():
+            chosen = _representative(candidates, rewrite.exactness)
+            found.setdefault(anchor, []).append(Opportunity(rewrite.name, rewrite.exactness, chosen.after.macs))
+    return found
+
+
+def _representative(candidates: list[Candidate], exactness: Exactness) -> Candidate:
+    """Of exact ways the cheapest; of approximate ones the one nearest to half the MACs."""
+    if exactness is not Exactness.APPROXIMATE:
+        return min(candidates, key=lambda c: c.after.macs or 0)
+    return min(candidates, key=lambda c: abs((c.after.macs or 0) - (c.before.macs or 0) / 2))

@@ -1,0 +1,581 @@
+"""Every bad input ends in one line that names the file, from the library and from the command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from graphopt import model as models
+from graphopt.errors import InputError
+from graphopt.validate import validate
+
+# --- models -------------------------------------------------------------------------------------------------
+
+
+def info(name: str, shape: Any, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def weight(name: str, *dims: int) -> TensorProto:
+    return numpy_helper.from_array(np.arange(np.prod(dims), dtype=np.float32).reshape(dims), name)
+
+
+def build(
+    nodes: list[onnx.NodeProto],
+    weights: list[TensorProto] | None = None,
+    *,
+    inputs: list[onnx.ValueInfoProto] | None = None,
+    outputs: list[str] | None = None,
+    opset: int = 17,
+    **options: Any,
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [info("x", [1, 4, 8, 8])] if inputs is None else inputs,
+        [info(name, None) for name in outputs or ["y"]],
+        weights or [],
+    )
+    imports = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8, **options)
+
+
+def conv(**changes: Any) -> onnx.ModelProto:
+    """One convolution in a file of some KiB; `dims` and `bias` size its weights, the rest is attributes."""
+    dims, bias = changes.pop("dims", (8, 4, 7, 7)), changes.pop("bias", 8)
+    op = changes.pop("op", "Conv")
+    node = helper.make_node(op, ["x", "w", "b"], ["y"], name="conv", **changes)
+    return build([node], [weight("w", *dims), weight("b", bias)])
+
+
+def edited(proto: onnx.ModelProto, edit: Callable[[onnx.ModelProto], Any]) -> onnx.ModelProto:
+    edit(proto)
+    return proto
+
+
+def node(op: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op, inputs.split(), outputs.split(), name=f"{op.lower()}_{outputs}", **attributes)
+
+
+def if_model(then_nodes: list[onnx.NodeProto], then_output: str) -> onnx.ModelProto:
+    then = helper.make_graph(then_nodes, "then", [], [info(then_output, None)])
+    other = helper.make_graph([node("Abs", "x", "o")], "else", [], [info("o", None)])
+    flag = numpy_helper.from_array(np.array(True), "flag")
+    branches = node("If", "flag", "i", then_branch=then, else_branch=other)
+    return build([node("Neg", "x", "a"), branches, node("Add", "i a", "y")], [flag])
+
+
+def sparse() -> onnx.SparseTensorProto:
+    values = numpy_helper.from_array(np.ones(1, np.float32), "sparse")
+    return helper.make_sparse_tensor(values, numpy_helper.from_array(np.array([0], np.int64), "i"), [4])
+
+
+def map_output() -> onnx.ModelProto:
+    proto = build([node("Identity", "x", "y")])
+    proto.graph.output[0].type.map_type.key_type = TensorProto.INT64
+    proto.graph.output[0].type.map_type.value_type.tensor_type.elem_type = TensorProto.FLOAT
+    return proto
+
+
+def untyped_attribute() -> onnx.ModelProto:
+    proto = build([node("Softmax", "x", "y", axis=1)])
+    proto.graph.node[0].attribute[0].ClearField("type")
+    return proto
+
+
+def function_model(body: list[onnx.NodeProto], output: str = "b") -> onnx.ModelProto:
+    function = helper.make_function("my", "Block", ["a"], [output], body, [helper.make_opsetid("", 17)])
+    proto = build([helper.make_node("Block", ["x"], ["y"], domain="my")], functions=[function])
+    proto.opset_import.add(domain="my", version=1)
+    return proto
+
+
+# What the protobuf form holds that can't be carried. Each with a part of its message.
+UNCARRIED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
+    "no graph": (lambda: onnx.ModelProto(ir_version=8, producer_name="somebody"), "not an ONNX model"),
+    "no IR version": (lambda: edited(conv(), lambda p: p.ClearField("ir_version")), "no IR version"),
+    "new IR version": (lambda: edited(conv(), lambda p: setattr(p, "ir_version", 99)), "IR version 99"),
+    "training info": (lambda: edited(conv(), lambda p: p.training_info.add()), "training_info"),
+    "sparse initializer": (
+        lambda: edited(conv(), lambda p: p.graph.sparse_initializer.append(sparse())),
+        "sparse_initializer 'sparse'",
+    ),
+    "sparse attribute": (
+        lambda: build([node("Constant", "", "y", sparse_value=sparse())]),
+        "'constant_y': attribute 'sparse_value' is a sparse tensor",
+    ),
+    "map type": (map_output, "'y' has a map_type"),
+    "untyped attribute": (untyped_attribute, "attribute 'axis' is of no type"),
+    "two opsets": (lambda: edited(conv(), lambda p: p.opset_import.add(version=9)), "versions 17 and 9"),
+    "input twice": (
+        lambda: build([node("Relu", "x", "y")], inputs=[info("x", [1]), info("x", [1])]),
+        "'x' is defined twice, the second time as input",
+    ),
+    "initializer twice": (
+        lambda: build([node("Add", "x w", "y")], [weight("w", 1), weight("w", 1)]),
+        "'w' is defined twice, the second time as initializer",
+    ),
+    "nameless initializer": (lambda: build([node("Relu", "x", "y")], [weight("", 1)]), "no name"),
+    "output twice": (
+        lambda: build([node("Relu", "x", "y"), node("Neg", "x", "y")]),
+        "'y' is defined twice, the second time as output of node 'neg_y'",
+    ),
+    "output of the name of an input": (
+        lambda: build([node("Relu", "x", "x")], outputs=["x"]),
+        "'x' is defined twice",
+    ),
+    "function output that nothing makes": (
+        lambda: function_model([node("Relu", "a", "c")]),
+        "function 'Block' produces its output 'b'",
+    ),
+    "element type that does not exist": (
+        lambda: edited(conv(), lambda p: setattr(p.graph.initializer[1], "data_type", 99)),
+        "99 is not a valid DataType",
+    ),
+}
+
+# What only the graph as a whole shows.
+INVALID: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
+    "cycle": (
+        lambda: build(
+            [node("Add", "x c", "a"), node("Neg", "a", "b"), node("Abs", "b", "c"), node("Relu", "c", "y")]
+        ),
+        "graph 'net' is cyclic: ",
+    ),
+    "cycle of one": (lambda: build([node("Add", "x y", "y")]), "is cyclic: 'add_y' → 'add_y'"),
+    "cycle through a subgraph": (lambda: if_model([node("Neg", "y", "t")], "t"), "cyclic: "),
+    "undefined input": (
+        lambda: build([node("Add", "x ghost", "y")]),
+        "node 'add_y' reads value 'ghost', which no node, input or initializer defines",
+    ),
+    "undefined in a subgraph": (lambda: if_model([node("Neg", "ghost", "t")], "t"), "reads value 'ghost'"),
+    "undefined in a function": (lambda: function_model([node("Add", "a ghost", "b")]), "value 'ghost'"),
+    "value of the other branch": (lambda: if_model([node("Neg", "o", "t")], "t"), "reads value 'o'"),
+    "shadowed value": (lambda: if_model([node("Neg", "x", "a")], "a"), "'a', an output of node 'neg_a'"),
+    "outer value as the output of a branch": (
+        lambda: if_model([], "x"),
+        "graph 'then' produces its output 'x'",
+    ),
+    "output that nothing makes": (
+        lambda: build([node("Relu", "x", "z")]),
+        "nothing in graph 'net' produces its output 'y'",
+    ),
+    "no opset": (lambda: edited(conv(), lambda p: p.ClearField("opset_import")), "imports no opset"),
+    "new opset": (lambda: build([node("Relu", "x", "y")], opset=99), "uses opset 99"),
+    "opset 0": (lambda: build([node("Relu", "x", "y")], opset=0), "version 0"),
+    "domain without import": (
+        lambda: build([helper.make_node("Foo", ["x"], ["y"], domain="my")]),
+        "'Foo:y' is of domain 'my'",
+    ),
+    "unknown operator": (lambda: build([node("Convolve", "x", "y")]), "no operator 'Convolve' in opset 17"),
+    "operator of a later opset": (lambda: build([node("Gelu", "x", "y")]), "no operator 'Gelu' in opset 17"),
+    "operator that is gone": (
+        lambda: build([node("Upsample", "x w", "y")], [weight("w", 4)]),
+        "gone since opset 10",
+    ),
+    "too few inputs": (lambda: build([node("Add", "x", "y")]), "'add_y' (Add): has 1 inputs"),
+    "too many outputs": (lambda: build([node("Relu", "x", "y z")]), "has 2 outputs"),
+    "left out input": (
+        lambda: build([helper.make_node("Add", ["", "x"], ["y"], name="add")]),
+        "input 0 is left out",
+    ),
+    "unknown attribute": (lambda: build([node("Relu", "x", "y", slope=1.0)]), "no attribute 'slope'"),
+    "attribute of another kind": (lambda: build([node("Softmax", "x", "y", axis=1.0)]), "must be INT"),
+    "missing attribute": (lambda: build([node("Cast", "x", "y")]), "attribute 'to' is missing"),
+    "initializer with too little data": (
+        lambda: edited(conv(), lambda p: setattr(p.graph.initializer[0], "raw_data", b"1234" * 1500)),
+        "initializer 'w' has dims [8, 4, 7, 7], 6272 bytes, but holds 6000",
+    ),
+    "initializer with too few values": (
+        lambda: build(
+            [node("Add", "x w", "y")],
+            [TensorProto(name="w", dims=[3], data_type=TensorProto.FLOAT, float_data=[1.0, 2.0])],
+        ),
+        "initializer 'w' has dims [3], 3 values, but holds 2",
+    ),
+    "initializer of negative size": (
+        lambda: build(
+            [node("Add", "x w", "y")], [TensorProto(name="w", dims=[-1], data_type=TensorProto.FLOAT)]
+        ),
+        "negative dims [-1]",
+    ),
+    "constant with too little data": (
+        lambda: build(
+            [
+                node(
+                    "Constant",
+                    "",
+                    "y",
+                    value=TensorProto(dims=[4], data_type=TensorProto.FLOAT, raw_data=b"1234"),
+                )
+            ]
+        ),
+        "'constant_y': attribute 'value' has dims [4]",
+    ),
+    "weight without spatial dims": (lambda: conv(dims=(8, 4)), "'conv': its weight has dims [8, 4]"),
+    "group that doesn't divide": (lambda: conv(group=3), "group 3 doesn't divide 8"),
+    "group 0": (lambda: conv(group=0), "group 0"),
+    "bias of another size": (lambda: conv(bias=7), "its bias has dims [7], and should have [8]"),
+    "bias of a transposed convolution": (lambda: conv(op="ConvTranspose", group=4), "should have [16]"),
+    "kernel shape of another size": (lambda: conv(kernel_shape=[3, 3]), "kernel_shape is [3, 3]"),
+    "strides of another rank": (lambda: conv(strides=[1, 1, 1]), "strides [1, 1, 1] should have 2"),
+    "stride 0": (lambda: conv(strides=[0, 1]), "should be at least 1"),
+    "pads of another rank": (lambda: conv(pads=[1, 1]), "pads [1, 1] should have 4"),
+    "Gemm weight of three dims": (
+        lambda: build([node("Gemm", "x w", "y")], [weight("w", 2, 2, 2)]),
+        "should have two",
+    ),
+}
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def no_model_files(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Files that are no model, and a part of their message."""
+    whole = conv().SerializeToString()
+    contents = {
+        "empty": (b"", "is empty"),
+        "text": (b"<html>\nnot a model\n</html>\n" * 40, "is a text file"),
+        "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+        "zip": (b"PK\x03\x04" + bytes(100), "zip archive"),
+        "zeros": (bytes(5000), "not an ONNX model"),
+        "noise": (np.random.default_rng(0).bytes(5000), "not an ONNX model"),
+        "trailing": (whole + b"\x07junk", "not an ONNX model"),
+    }
+    files = {}
+    for name, (data, message) in contents.items():
+        files[name] = folder / f"{name}.onnx", message
+        files[name][0].write_bytes(data)
+    for share in (0.001, 0.1, 0.5, 0.9, 0.999):
+        path = folder / f"cut{share}.onnx"
+        path.write_bytes(whole[: max(1, int(len(whole) * share))])
+        files[path.stem] = path, ""
+    (folder / "folder.onnx").mkdir()
+    os.mkfifo(folder / "pipe.onnx")
+    files["absent"] = folder / "absent.onnx", "no such file"
+    files["under a file"] = folder / "text.onnx" / "m.onnx", "can't be read"
+    files["folder"] = folder / "folder.onnx", "is a folder"
+    files["pipe"] = folder / "pipe.onnx", "not a regular file"
+    return files
+
+
+def external(path: Path, location: str, **entries: Any) -> Path:
+    """A model whose weight is in another file: 48 bytes of it."""
+    proto = build([node("Add", "x w", "y")], [weight("w", 12)])
+    tensor = proto.graph.initializer[0]
+    onnx.external_data_helper.set_external_data(tensor, location)
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=str(value))
+    tensor.ClearField("raw_data")
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def external_files(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Models whose external data is missing, short or elsewhere, and a part of their message."""
+    home, away = folder / "home", folder / "away"
+    (home / "real").mkdir(parents=True)
+    away.mkdir()
+    for path in (home / "w.bin", away / "w.bin", home / "real" / "w.bin", away / "linked.bin"):
+        path.write_bytes(bytes(48))
+    (home / "short.bin").write_bytes(bytes(47))
+    (home / "link.bin").symlink_to(away / "w.bin")
+    (home / "dir").symlink_to(away)
+    (home / "dangling.bin").symlink_to(home / "nowhere")
+    os.link(away / "linked.bin", home / "hard.bin")
+    os.mkfifo(home / "pipe.bin")
+    cases: dict[str, tuple[str, dict[str, Any], str]] = {
+        "absolute": (str(home / "w.bin"), {}, "absolute path"),
+        "drive": ("C:\\w.bin", {}, "absolute path"),
+        "parent": ("../away/w.bin", {}, "leaves the model's folder"),
+        "parent and back": ("real/../w.bin", {}, "leaves the model's folder"),
+        "backslash": ("..\\away\\w.bin", {}, "leaves the model's folder"),
+        "link": ("link.bin", {}, "link out of the model's folder"),
+        "linked folder": ("dir/w.bin", {}, "link out of the model's folder"),
+        "dangling link": ("dangling.bin", {}, "no file 'dangling.bin'"),
+        "hard link": ("hard.bin", {}, "2 hard links"),
+        "missing": ("gone.bin", {}, "no file 'gone.bin'"),
+        "no name": ("", {}, "names no file"),
+        "null": ("w.bin\0", {}, "names no file"),
+        "folder": ("real", {}, "not a regular file"),
+        "pipe": ("pipe.bin", {}, "not a regular file"),
+        "short": ("short.bin", {}, "needs bytes 0 to 48 of 'short.bin', which has 47"),
+        "offset past the end": ("w.bin", {"offset": 1}, "needs bytes 1 to 49"),
+        "huge offset": ("w.bin", {"offset": 2**70}, "needs bytes"),
+        "negative offset": ("w.bin", {"offset": -1}, "has offset '-1'"),
+        "negative length": ("w.bin", {"length": -48}, "has length '-48'"),
+        "length past the end": ("w.bin", {"length": 49}, "has length 49"),
+        "length that is too short": ("w.bin", {"length": 47}, "has length 47"),
+        "offset that is no number": ("w.bin", {"offset": "ten"}, "'ten'"),
+    }
+    files = {}
+    for i, (name, (location, entries, message)) in enumerate(cases.items()):
+        files[name] = external(home / f"m{i}.onnx", location, **entries), message
+    return files
+
+
+def refusal(path: Path, act: Callable[[], object] | None = None) -> str:
+    def load_and_validate() -> None:
+        source = models.load(path)
+        validate(source.model, source.path)
+
+    with pytest.raises(InputError) as caught:
+        (act or load_and_validate)()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    assert len(message) < 500
+    return message
+
+
+@pytest.mark.parametrize("case", [*UNCARRIED, *INVALID])
+def test_a_bad_model_is_refused(case: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    make, part = {**UNCARRIED, **INVALID}[case]
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(make().SerializeToString())
+    assert part in refusal(path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("case", [*UNCARRIED, *INVALID])
+def test_a_bad_model_in_memory_is_refused(case: str) -> None:
+    make, part = {**UNCARRIED, **INVALID}[case]
+    part = part.replace("not an ONNX model", "holds no graph")
+    with pytest.raises(InputError) as caught:
+        validate(models.load(make()).model, None)
+    assert part in str(caught.value)
+    assert str(caught.value).startswith("the model: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("case", INVALID)
+def test_a_bad_onnx_ir_model_is_refused(case: str) -> None:
+    make, part = INVALID[case]
+    with pytest.raises(InputError) as caught:
+        validate(models.load(ir.from_proto(make())).model, None)
+    assert part in str(caught.value)
+
+
+def test_the_cycle_is_spelled_out(tmp_path: Path) -> None:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(INVALID["cycle"][0]().SerializeToString())
+    nodes = refusal(path).partition("is cyclic: ")[2].split(" → ")
+    assert nodes[0] == nodes[-1]
+    assert set(nodes) == {"'add_a'", "'neg_b'", "'abs_c'"}
+
+
+def test_files_that_are_no_model(tmp_path: Path) -> None:
+    for path, part in no_model_files(tmp_path).values():
+        assert part in refusal(path)
+
+
+def test_a_cut_at_every_kind_of_place(tmp_path: Path) -> None:
+    whole = conv().SerializeToString()
+    path = tmp_path / "cut.onnx"
+    for end in [*range(1, 300, 7), *range(300, len(whole), 211), len(whole) - 1]:
+        path.write_bytes(whole[:end])
+        refusal(path)
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_a_damaged_file_is_refused_or_read(seed: int, tmp_path: Path) -> None:
+    random = np.random.default_rng(seed)
+    data = bytearray(if_model([node("Neg", "x", "t")], "t").SerializeToString())
+    for _ in range(random.integers(1, 4)):
+        data[random.integers(len(data))] = random.integers(256)
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(data)
+    try:
+        source = models.load(path)
+        validate(source.model, path)
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(conv().SerializeToString())
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert "can't be read: Permission denied" in refusal(path)
+
+
+def test_a_name_with_a_null_character() -> None:
+    with pytest.raises(InputError, match="can't be read"):
+        models.load("m\0.onnx")
+
+
+def test_external_data_that_is_refused(tmp_path: Path) -> None:
+    for path, part in external_files(tmp_path).values():
+        message = refusal(path)
+        assert part in message, message
+        assert "'w'" in message
+
+
+def test_external_data_of_constants_subgraphs_and_functions_is_checked(tmp_path: Path) -> None:
+    def outside(name: str) -> TensorProto:
+        tensor = TensorProto(name=name, dims=[1], data_type=TensorProto.FLOAT)
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="../secret")
+        return tensor
+
+    (tmp_path / "secret").write_bytes(bytes(4))
+    (tmp_path / "in").mkdir()
+    in_branch = if_model([node("Add", "x deep", "t")], "t")
+    in_branch.graph.node[1].attribute[0].g.initializer.append(outside("deep"))
+    branches = {
+        "constant": build([node("Constant", "", "y", value=outside("deep"))]),
+        "branch": in_branch,
+        "constant in a branch": if_model([node("Constant", "", "t", value=outside("deep"))], "t"),
+        "function": function_model([node("Constant", "", "b", value=outside("deep"))]),
+    }
+    for name, proto in branches.items():
+        path = tmp_path / "in" / f"{name}.onnx"
+        path.write_bytes(proto.SerializeToString())
+        assert "tensor 'deep' leaves the model's folder by '../secret'" in refusal(path)
+
+
+def test_external_data_of_a_proto_without_a_folder(tmp_path: Path) -> None:
+    proto = onnx.load(external(tmp_path / "m.onnx", "w.bin"), load_external_data=False)
+    with pytest.raises(InputError, match="give the path of the file"):
+        models.load(proto)
+
+
+def test_external_data_of_a_model_in_memory_is_checked_too(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(bytes(48))
+    (tmp_path / "in").mkdir()
+    given = ir.load(external(tmp_path / "in" / "m.onnx", "../secret"))
+    with pytest.raises(InputError, match="leaves the model's folder"):
+        models.load(given)
+
+
+def test_names_can_not_break_the_line_or_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "two\nlines\x1b[31m.onnx"
+    proto = build([helper.make_node("Add", ["x", "gh\nost\x1b[31m"], ["y"], name="a\nb")])
+    path.write_bytes(proto.SerializeToString())
+    source = models.load(path)
+    with pytest.raises(InputError) as caught:
+        validate(source.model, source.path)
+    assert str(caught.value).isprintable()
+
+
+# --- what is fine -------------------------------------------------------------------------------------------
+
+
+def test_what_looks_odd_but_runs_is_accepted() -> None:
+    scaler = node("ImageScaler", "x", "y", scale=1.0, bias=[0.0])
+    custom = helper.make_node("Anything", ["x", ""], ["y"], domain="my", level="high")
+    custom_model = build([custom])
+    custom_model.opset_import.add(domain="my", version=1)
+    named = edited(conv(), lambda p: setattr(p.opset_import[0], "domain", "ai.onnx"))
+    dropout = build([helper.make_node("Dropout", ["x"], ["y", ""])])
+    loose = edited(conv(), lambda p: p.graph.ClearField("name"))
+    internal = edited(
+        conv(),
+        lambda p: p.graph.node[0].attribute.append(helper.make_attribute("__mark", 1)),
+    )
+    referring = function_model([node("Softmax", "a", "b")])
+    referring.functions[0].attribute.append("axis")
+    referring.functions[0].node[0].attribute.append(
+        AttributeProto(name="axis", ref_attr_name="axis", type=AttributeProto.INT)
+    )
+    for proto in (
+        build([scaler], opset=7),
+        custom_model,
+        named,
+        dropout,
+        loose,
+        internal,
+        referring,
+        conv(group=2, dims=(8, 2, 3, 3), pads=[-1, 0, 0, 0]),
+        if_model([node("Neg", "a", "t")], "t"),
+    ):
+        validate(models.load(proto).model, None)
+
+
+def test_standard_domain_has_one_spelling_after_loading() -> None:
+    proto = edited(conv(), lambda p: setattr(p.opset_import[0], "domain", "ai.onnx"))
+    assert models.load(proto).model.opset_imports == {"": 17}
+
+
+def test_validation_is_quick_on_large_graphs() -> None:
+    import time
+
+    count = 20_000
+    names = [f"v{i}" for i in range(count)]
+    chain = [helper.make_node("Relu", [a], [b]) for a, b in zip(["x", *names], [*names, "y"], strict=True)]
+    source = models.load(build(chain))
+    start = time.process_time()
+    validate(source.model, None)
+    assert time.process_time() - start < 2  # 0.1 s here; a quadratic walk takes minutes
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    call = [sys.executable, "-m", "graphopt", *map(str, arguments)]
+    return subprocess.run(call, capture_output=True, text=True, timeout=120, check=False)
+
+
+COMMAND_CASES = ["cycle", "undefined input", "unknown operator", "sparse initializer", "new opset"]
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_the_command_answers_bad_input_in_one_line(turn: int, tmp_path: Path) -> None:
+    files = [path for path, _ in no_model_files(tmp_path).values()]
+    files = [path for path in files if path.stem in ("absent", "empty", "text", "cut0.5", "folder")]
+    for case in COMMAND_CASES:
+        make, _ = {**UNCARRIED, **INVALID}[case]
+        files.append(tmp_path / f"{case.replace(' ', '_')}.onnx")
+        files[-1].write_bytes(make().SerializeToString())
+    bad_data = external_files(tmp_path)
+    files += [bad_data[name][0] for name in ("parent", "link", "short")]
+    out = tmp_path / "out.onnx"
+    for i, path in enumerate(files[turn::2]):  # half a second each, so not every file with every command
+        older = b"older" if i % 2 else None
+        if older is not None:
+            out.write_bytes(older)
+        done = command("optimize", path, "-o", out) if i % 4 < 2 else command("scan", path)
+        assert done.returncode == 2, (path, done)
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert str(path) in done.stderr
+        assert "Traceback" not in done.stderr
+        assert (out.read_bytes() if out.exists() else None) == older
+        out.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("where", ["same", "link", "hard link", "absent folder", "folder"])
+def test_the_command_refuses_bad_outputs(where: str, tmp_path: Path) -> None:
+    path = tmp_path / "in.onnx"
+    path.write_bytes(conv().SerializeToString())
+    before = path.read_bytes()
+    (tmp_path / "soft.onnx").symlink_to(path)
+    os.link(path, tmp_path / "hard.onnx")
+    outputs = {
+        "same": path,
+        "link": tmp_path / "soft.onnx",
+        "hard link": tmp_path / "hard.onnx",
+        "absent folder": tmp_path / "absent" / "out.onnx",
+        "folder": tmp_path,
+    }
+    done = command("optimize", path, "-o", outputs[where])
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert path.read_bytes() == before
+    assert not (tmp_path / "absent").exists()

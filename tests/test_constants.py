@@ -1,0 +1,241 @@
+"""Which values are constants, and what they hold."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from graphopt.constants import Constants
+
+
+def build(nodes, initializers, *, opset=17, ir_version=8, also_inputs=()):
+    """A model with an unused input x and the last node's output as its own."""
+    arrays = {name: np.asarray(array) for name, array in initializers.items()}
+    inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3])]
+    for name in also_inputs:
+        kind = helper.np_dtype_to_tensor_dtype(arrays[name].dtype)
+        inputs.append(helper.make_tensor_value_info(name, kind, arrays[name].shape))
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    output = onnx.ValueInfoProto(name=nodes[-1].output[0])
+    graph = helper.make_graph(nodes, "g", inputs, [output], tensors)
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    return ir.from_proto(helper.make_model(graph, opset_imports=imports, ir_version=ir_version))
+
+
+def output_of(model):
+    return model.graph.outputs[0]
+
+
+def node(op, inputs, **attributes):
+    return helper.make_node(op, inputs, ["y"], **attributes)
+
+
+WEIGHT = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+TABLE = [
+    ("Identity", [WEIGHT], {}, WEIGHT),
+    ("Transpose", [WEIGHT], {"perm": [2, 0, 1]}, WEIGHT.transpose(2, 0, 1)),
+    ("Transpose", [WEIGHT], {}, WEIGHT.T),
+    ("Cast", [WEIGHT], {"to": onnx.TensorProto.FLOAT16}, WEIGHT.astype(np.float16)),
+    ("Unsqueeze", [WEIGHT, np.array([0, -1])], {}, WEIGHT[None, ..., None]),
+    ("Squeeze", [WEIGHT[:1], np.array([0])], {}, WEIGHT[0]),
+    ("Squeeze", [WEIGHT[:1]], {}, WEIGHT[0]),
+    ("Reshape", [WEIGHT, np.array([0, -1])], {}, WEIGHT.reshape(2, 12)),
+    ("Flatten", [WEIGHT], {"axis": 2}, WEIGHT.reshape(6, 4)),
+    ("Flatten", [WEIGHT], {"axis": -1}, WEIGHT.reshape(6, 4)),
+    ("Shape", [WEIGHT], {}, np.array([2, 3, 4])),
+    ("Gather", [WEIGHT, np.array([-1, 0])], {"axis": 1}, WEIGHT[:, [-1, 0]]),
+    (
+        "Slice",
+        [WEIGHT, np.array([-1]), np.array([-100]), np.array([2]), np.array([-2])],
+        {},
+        WEIGHT[..., ::-2],
+    ),
+    ("Concat", [WEIGHT, WEIGHT], {"axis": -1}, np.concatenate([WEIGHT, WEIGHT], -1)),
+    ("Add", [WEIGHT, np.float32(2)], {}, WEIGHT + 2),
+    ("Sub", [WEIGHT, np.float32(2)], {}, WEIGHT - 2),
+    ("Mul", [WEIGHT, np.float32(2)], {}, WEIGHT * 2),
+    ("Div", [WEIGHT, np.float32(2)], {}, WEIGHT / 2),
+    ("Div", [np.array([-7, 7]), np.array([2])], {}, np.array([-3, 3])),
+    ("Neg", [WEIGHT], {}, -WEIGHT),
+    ("Sqrt", [WEIGHT], {}, np.sqrt(WEIGHT)),
+    ("Floor", [WEIGHT / 5], {}, np.floor(WEIGHT / 5)),
+    ("Ceil", [WEIGHT / 5], {}, np.ceil(WEIGHT / 5)),
+    ("Range", [np.int64(1), np.int64(7), np.int64(2)], {}, np.array([1, 3, 5])),
+    ("ConstantOfShape", [np.array([2, 2])], {}, np.zeros((2, 2), np.float32)),
+    ("Equal", [np.array([1, 2]), np.array([1, 3])], {}, np.array([True, False])),
+    ("Not", [np.array([True, False])], {}, np.array([False, True])),
+    ("Where", [np.array([True, False]), np.array([1, 2]), np.array([3, 4])], {}, np.array([1, 4])),
+    ("ReduceProd", [np.array([2, 3, 4])], {"keepdims": 0}, np.array(24)),
+    ("Min", [np.array([2, 3]), np.array([1, 4])], {}, np.array([1, 3])),
+    ("Max", [np.array([2, 3]), np.array([1, 4])], {}, np.array([2, 4])),
+    ("Mod", [np.array([7, 8]), np.array([4])], {}, np.array([3, 0])),
+    ("Pow", [np.array([2.0, 3.0], np.float32), np.float32(2)], {}, np.array([4, 9], np.float32)),
+    ("Expand", [np.array([1, 2]), np.array([3, 1])], {}, np.tile([1, 2], (3, 1))),
+]
+
+
+@pytest.mark.parametrize(("op", "inputs", "attributes", "expected"), TABLE, ids=[row[0] for row in TABLE])
+def test_what_cheap_operators_make_of_constants_is_constant(op, inputs, attributes, expected):
+    names = [f"c{i}" for i in range(len(inputs))]
+    model = build([node(op, names, **attributes)], dict(zip(names, inputs, strict=True)))
+    array = Constants(model).array(output_of(model))
+    assert array is not None
+    assert array.dtype == expected.dtype
+    np.testing.assert_array_equal(array, expected)
+    reference = ReferenceEvaluator(ir.to_proto(model))
+    np.testing.assert_array_equal(array, reference.run(None, {"x": np.zeros((1, 3), np.float32)})[0])
+
+
+def test_older_opsets_keep_axes_and_ranges_in_attributes():
+    model = build([node("Unsqueeze", ["w"], axes=[1])], {"w": WEIGHT}, opset=11)
+    np.testing.assert_array_equal(Constants(model).array(output_of(model)), WEIGHT[:, None])
+    model = build([node("Slice", ["w"], axes=[2], starts=[1], ends=[-1])], {"w": WEIGHT}, opset=9)
+    np.testing.assert_array_equal(Constants(model).array(output_of(model)), WEIGHT[..., 1:-1])
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"value": onnx.numpy_helper.from_array(WEIGHT)}, WEIGHT),
+        ({"value_float": 1.5}, np.float32(1.5)),
+        ({"value_floats": [1.5, 2.0]}, np.array([1.5, 2.0], np.float32)),
+        ({"value_int": 3}, np.int64(3)),
+        ({"value_ints": [3, 4]}, np.array([3, 4])),
+        ({"value_string": "a"}, np.array(b"a")),
+        ({"value_strings": ["a", "bc"]}, np.array([b"a", b"bc"])),
+    ],
+)
+def test_every_form_of_constant_node(attributes, expected):
+    model = build([node("Constant", [], **attributes)], {})
+    array = Constants(model).array(output_of(model))
+    assert array.dtype == expected.dtype
+    np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        node("DequantizeLinear", ["w", "s", "z"]),
+        node("QuantizeLinear", ["f", "s", "z"]),
+        node("RandomNormalLike", ["f"]),
+        node("Relu", ["f"]),
+        node("Add", ["f", "x"]),
+        node("Identity", ["x"]),
+        node("Add", ["f", "f"], domain="com.microsoft"),
+        node("Reshape", ["f", "bad"]),
+        node("Cast", ["f"], to=onnx.TensorProto.FLOAT8E4M3FN),
+    ],
+    ids=lambda proto: proto.op_type,
+)
+def test_everything_else_is_not(made):
+    arrays = {"w": np.ones(4, np.int8), "f": np.ones(4, np.float32), "s": np.float32(1), "z": np.int8(0)}
+    model = build([made], {**arrays, "bad": np.array([7])})
+    constants = Constants(model)
+    assert constants.array(output_of(model)) is None
+    assert not constants.is_constant(output_of(model))
+    assert not constants.overridable(output_of(model))
+
+
+def test_missing_values_are_not_constant():
+    constants = Constants(build([node("Relu", ["x"])], {}))
+    assert constants.array(None) is None
+    assert not constants.is_constant(None)
+    assert not constants.overridable(None)
+
+
+def test_large_tensors_are_only_rearranged():
+    large = np.zeros((100, 100), np.float32)
+    for op, attributes, constant in [("Transpose", {}, True), ("Neg", {}, False), ("Flatten", {}, True)]:
+        model = build([node(op, ["w"], **attributes)], {"w": large})
+        assert Constants(model).is_constant(output_of(model)) is constant, op
+        assert (Constants(model).array(output_of(model)) is not None) is constant, op
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs"),
+    [
+        ("ConstantOfShape", [np.array([100_000, 100_000])]),
+        ("Expand", [np.array([1]), np.array([100_000, 100_000])]),
+        ("Range", [np.int64(0), np.int64(10**12), np.int64(1)]),
+        ("Add", [np.zeros((4000, 1)), np.zeros((1, 4000))]),
+    ],
+)
+def test_nothing_large_is_made_of_small_inputs(op, inputs):
+    names = [f"c{i}" for i in range(len(inputs))]
+    model = build([node(op, names)], dict(zip(names, inputs, strict=True)))
+    assert not Constants(model).is_constant(output_of(model))
+
+
+def test_nothing_is_read_that_is_not_asked_for():
+    reads = []
+
+    def tensor(name, array):
+        def read():
+            reads.append(name)
+            return ir.tensor(array)
+
+        return ir.LazyTensor(read, dtype=ir.DataType.FLOAT, shape=ir.Shape(array.shape), name=name)
+
+    model = build(
+        [helper.make_node("Transpose", ["w"], ["t"]), node("Cast", ["t"], to=onnx.TensorProto.FLOAT16)],
+        {"w": np.zeros((100, 60), np.float32), "v": np.zeros((100, 60), np.float32)},
+    )
+    for value in model.graph.initializers.values():
+        value.const_value = tensor(value.name, value.const_value.numpy())
+    constants = Constants(model)
+    assert constants.is_constant(output_of(model))
+    assert reads == []
+    assert constants.array(output_of(model)).shape == (60, 100)
+    assert constants.array(output_of(model)) is constants.array(output_of(model))
+    assert reads == ["w"]
+
+
+def test_arrays_can_not_be_changed_by_accident():
+    model = build([node("Transpose", ["w"])], {"w": WEIGHT})
+    with pytest.raises(ValueError, match="read-only"):
+        Constants(model).array(output_of(model))[0] = 1
+
+
+@pytest.mark.parametrize(
+    ("ir_version", "frozen", "constant"),
+    [(3, False, True), (4, False, False), (8, False, False), (8, True, True)],
+)
+def test_initializers_that_are_inputs(ir_version, frozen, constant):
+    nodes = [helper.make_node("Transpose", ["w"], ["t"]), node("Add", ["t", "c"])]
+    model = build(nodes, {"w": WEIGHT, "c": np.float32(1)}, ir_version=ir_version, also_inputs=["w"])
+    constants = Constants(model, frozen=frozen)
+    values = {value.name: value for each in model.graph for value in [*each.inputs, *each.outputs]}
+    for name in ("w", "t", "y"):
+        assert constants.is_constant(values[name]) is constant
+        assert (constants.array(values[name]) is not None) is constant
+        assert constants.overridable(values[name]) is not constant
+    assert constants.is_constant(values["c"])
+    assert not constants.overridable(values["c"])
+
+
+def test_subgraphs_have_constants_and_what_a_loop_carries_is_none():
+    model = ir.from_onnx_text("""<ir_version: 3, opset_import: ["" : 17]>
+        g (int64 n, bool go, float[2] x) => (float[2] y) {
+            y = Loop (n, go, x) <body = body (int64 i, bool c, float[2] state) => (bool again, float[2] next)
+                <float[2] w = {1, 2}> { again = Identity (c)  next = Add (state, w) }>
+        }""")
+    body = next(iter(model.graph)).attributes["body"].as_graph()
+    constants = Constants(model, frozen=True)
+    state, weight = list(body)[1].inputs
+    np.testing.assert_array_equal(constants.array(weight), [1, 2])
+    assert not constants.is_constant(state)
+    assert not constants.is_constant(body.inputs[0])
+
+
+def test_long_chains_need_no_recursion():
+    names = ["w", *(f"t{i}" for i in range(3000)), "y"]
+    nodes = [helper.make_node("Identity", [a], [b]) for a, b in itertools.pairwise(names)]
+    for shape in [(4,), (100, 100)]:
+        model = build(nodes, {"w": np.ones(shape, np.float32)})
+        assert Constants(model).array(output_of(model)).shape == shape

@@ -1,0 +1,218 @@
+"""The counts: MACs of each operator and of real architectures, parameters, and what is not counted."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from graphopt import cost
+from graphopt.constants import Constants
+from graphopt.shapes import infer
+
+DATA = pathlib.Path(__file__).parents[2] / "shared" / "data" / "models"
+LIGHT = pathlib.Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+
+
+def load(path):
+    if not path.is_file():
+        pytest.skip(f"the model is not here: {path}")
+    return ir.load(path)
+
+
+def total(model, **options):
+    return cost.total_macs(model, infer(model, Constants(model), **options).get)
+
+
+def text(body, *, imports='"" : 17, "custom" : 1, "local" : 1'):
+    return ir.from_onnx_text(f"<ir_version: 8, opset_import: [{imports}]> {body}")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "call", "expected"),
+    [
+        ("float[2,6,9,9] x, float[4,6,3,3] w", "Conv (x, w)", 2 * 4 * 7 * 7 * 6 * 9),
+        ("float[2,6,9,9] x, float[4,6,3,3] w, float[4] b", "Conv (x, w, b)", 2 * 4 * 7 * 7 * 6 * 9),
+        ("float[2,6,9,9] x, float[4,3,3,3] w", "Conv <group = 2> (x, w)", 2 * 4 * 7 * 7 * 3 * 9),
+        (
+            "float[2,6,9,9] x, float[6,1,3,3] w",
+            "Conv <group = 6, strides = [2, 2]> (x, w)",
+            2 * 6 * 4 * 4 * 9,
+        ),
+        ("float[1,2,8] x, float[3,2,5] w", "Conv <dilations = [1], pads = [2, 2]> (x, w)", 3 * 8 * 2 * 5),
+        ("float[1,2,4,4,4] x, float[3,2,2,2,2] w", "Conv (x, w)", 3 * 27 * 2 * 8),
+        ("float[2,6,5,7] x, float[6,4,2,2] w", "ConvTranspose <strides = [2, 2]> (x, w)", 2 * 35 * 6 * 4 * 4),
+        ("float[2,6,5,7] x, float[6,2,2,2] w", "ConvTranspose <group = 2> (x, w)", 2 * 35 * 6 * 2 * 4),
+        ("float[3,5] x, float[5,7] w", "Gemm (x, w)", 105),
+        ("float[5,3] x, float[7,5] w, float[7] b", "Gemm <transA = 1, transB = 1> (x, w, b)", 105),
+        ("float[3,5] x, float[5,7] w", "MatMul (x, w)", 105),
+        ("float[2,1,3,5] x, float[4,5,7] w", "MatMul (x, w)", 8 * 105),
+        ("float[5] x, float[5,7] w", "MatMul (x, w)", 35),
+        ("float[2,3,5] x, float[5] w", "MatMul (x, w)", 30),
+        ("float[5] x, float[5] w", "MatMul (x, w)", 5),
+    ],
+)
+def test_macs_of_each_operator(inputs, call, expected):
+    model = text(f"g ({inputs}) => (float[] y) {{ y = {call} }}")
+    assert total(model) == expected
+
+
+def test_an_unknown_size_makes_the_count_unknown():
+    model = text("g (float[1,6,H,9] x, float[4,6,3,3] w) => (float[] y) { y = Conv (x, w) }")
+    assert total(model) is None
+    assert total(model, bindings={"x": [1, 6, 9, 9]}) == 4 * 49 * 54
+    model = text("g (float[1,H] x, float[5,7] w) => (float[] y) { y = MatMul (x, w) }")
+    assert total(model) == 35  # the other operand tells
+    model = text("g (float[1,H] x, float[S,7] w) => (float[] y) { y = MatMul (x, w) }")
+    assert total(model, assume_batch=None) is None
+
+
+def test_only_linear_operators_have_a_count():
+    model = text("g (float[1,6] x) => (float[] y) { a = Relu (x)  y = custom.Conv (a) }")
+    relu, custom = model.graph
+    assert not cost.is_linear(relu)
+    assert not cost.is_linear(custom)
+    with pytest.raises(KeyError):
+        cost.macs(relu, lambda value: (1, 6))
+    assert frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}) == cost.LINEAR_OPS
+
+
+def test_a_subgraph_counts_once():
+    model = text("""g (int64 n, bool go, float[3, 3] x) => (float[] y) { y = Loop (n, go, x) <
+        body = b (int64 i, bool c, float[3, 3] s) => (bool again, float[3, 3] t)
+            { again = Identity (c)  t = MatMul (s, s) }> }""")
+    assert total(model) == 27
+
+
+# --- golden counts ---
+
+
+@pytest.mark.parametrize(
+    ("name", "giga", "layers"),
+    [
+        ("resnet50", 4.0892, 54),
+        ("densenet121", 2.8342, 121),
+        ("inception_v1", 1.4316, 58),
+        ("vgg19", 19.632, 19),
+    ],
+)
+def test_golden_counts_of_architectures(name, giga, layers):
+    model = load(LIGHT / f"light_{name}.onnx")
+    assert total(model) == pytest.approx(giga * 1e9, rel=2e-3)
+    assert sum(cost.is_linear(node) for node in cost.nodes(model)) == layers
+
+
+@pytest.mark.parametrize(
+    ("name", "bindings", "expected"),
+    [
+        ("resnet20-cifar10", None, 40.6e6),
+        ("resnet20-cifar10-bn", None, 40.6e6),
+        ("resnet56-cifar10-bn", None, 125.5e6),
+        ("squeezenet1.1-imagenet", None, 349e6),
+        ("squeezenet1.1-imagenet-fp16-opset7", None, 349e6),
+        ("dncnn-gray25", {"input": [1, 1, 256, 256]}, 36.3e9),
+        ("ppocrv3-det", {"x": [1, 3, 640, 640]}, 1.91e9),
+        ("ultraface-version-RFB-320", None, 100e6),
+        ("mnist-winml", None, 0.78e6),
+    ],
+)
+def test_golden_counts_of_trained_models(name, bindings, expected):
+    assert total(load(DATA / f"{name}.onnx"), bindings=bindings) == pytest.approx(expected, rel=1e-2)
+
+
+def test_unbound_sizes_are_named():
+    model = load(DATA / "ppocrv3-det.onnx")
+    sizes = infer(model, Constants(model))
+    assert cost.total_macs(model, sizes.get) is None
+    assert sizes.unknown_dims == ("x[2]=p2o.DynamicDimension.1", "x[3]=p2o.DynamicDimension.2")
+
+
+# --- what is not counted ---
+
+
+def test_uncounted_lists_every_operator_that_computes():
+    model = text(
+        """g (bool c, float[1, 4] x, float[4, 4] w) => (float[] y) <int64[2] s = {2, 2}> {
+            r = Reshape (x, s)
+            t = Transpose (r)
+            h = Cast <to = 10> (t)
+            m = MatMul (x, w)
+            p = Resize <mode = "nearest"> (x, , , s)
+            q = QLinearConv (x, x, x, x, x, x, x, x)
+            f = com.microsoft.FusedConv (x, w)
+            d = Dropout (x)
+            a = local.F (x)
+            y = If (c) <
+                then_branch = i () => (float[] u) { u = Relu (x) },
+                else_branch = e () => (float[] v) { z = Softmax (x)  v = Relu (z) }
+            >
+        }
+        <domain: "local", opset_import: ["" : 17]> F (p) => (q) { n = Neg (p)  q = Identity (n) }""",
+        imports='"" : 17, "local" : 1, "com.microsoft" : 1',
+    )
+    found = cost.uncounted(model)
+    assert found == {
+        "Cast": 1,
+        "Neg": 1,
+        "QLinearConv": 1,
+        "Relu": 2,
+        "Resize": 1,
+        "Softmax": 1,
+        "com.microsoft::FusedConv": 1,
+    }
+    assert list(found) == sorted(found)
+
+
+def test_free_operators_exist_and_are_not_linear():
+    known = {schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == ""}
+    newer_or_retired = {"BitCast", "Crop", "TensorScatter"}
+    assert known >= cost.FREE_OPS - newer_or_retired
+    assert not cost.FREE_OPS & cost.LINEAR_OPS
+
+
+# --- parameters ---
+
+
+def test_params_and_bytes_count_initializers_and_constant_nodes_alike():
+    lifted = text("""g (bool c, float[2] x) => (float[] y)
+        <float[2] w = {1, 2}, int64[1] s = {2}, float k = {3}> {
+        a = Mul (x, w)  b = Mul (a, k)  y = Reshape (b, s) }""")
+    written = text("""g (bool c, float[2] x) => (float[] y) {
+        w = Constant <value_floats = [1.0, 2.0]> ()
+        s = Constant <value = int64[1] {2}> ()
+        k = Constant <value_float = 3.0> ()
+        a = Mul (x, w)  b = Mul (a, k)  y = Reshape (b, s) }""")
+    for model in (lifted, written):
+        assert cost.params(model) == 3
+        assert cost.weight_bytes(model) == 3 * 4 + 8
+
+
+def test_params_of_subgraphs_functions_and_shared_tensors():
+    model = text("""g (bool c, float[2] x) => (float[] y) <float[2] w = {1, 2}, float[2] v = {1, 2}> {
+        a = local.F (x)
+        y = If (c) <
+            then_branch = t () => (float[] u) <float[2] inner = {5, 6}> { u = Add (x, inner) },
+            else_branch = e () => (float[] z) { k = Constant <value = float[3] {1, 2, 3}> ()  z = Add (x, w) }
+        >
+    }
+    <domain: "local", opset_import: ["" : 17]> F (p) => (q) {
+        k = Constant <value_float = 2.0> ()  q = Mul (p, k) }""")
+    assert cost.params(model) == 2 + 2 + 2 + 3 + 1
+    graph = model.graph
+    graph.initializers["v"].const_value = graph.initializers["w"].const_value
+    assert cost.params(model) == 2 + 2 + 3 + 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "params", "size"), [(np.float16, 6, 12), (np.float64, 6, 48), (np.int8, 0, 6), (np.bool_, 0, 6)]
+)
+def test_params_are_floats_and_bytes_are_of_any_type(dtype, params, size):
+    model = text("g (float[2] x) => (float[] y) { y = Relu (x) }")
+    model.graph.register_initializer(
+        ir.Value(name="w", const_value=ir.tensor(np.zeros((2, 3), dtype), name="w"))
+    )
+    assert cost.params(model) == params
+    assert cost.weight_bytes(model) == size
