@@ -55,7 +55,7 @@ _HOMES = {
     "Result": "graphopt.result",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - names of one table
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""A read-only snapshot of a model: names, shapes, constants, consumers, and the normal view of what is linear."""
+"""A read-only snapshot of a model: names, shapes, constants, consumers, and what is linear in normal form."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def node_names(model: ir.Model) -> dict[ir.Node, str]:
     def walk(graph: ir.Graph, prefix: str) -> None:
         for node in graph:
             output = next((value.name for value in node.outputs if value.name), "")
-            unique = bool(node.name) and times[node.name] == 1
+            unique = node.name is not None and times[node.name] == 1
             name = f"{node.name}" if unique else f"{prefix}{node.op_type}:{output}"
             names[node] = name
             for attribute, body in _bodies(node):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Literal, TypeAlias
 
 import onnx
 import onnx_ir as ir
 
-from graphopt import calibrate, feeds, latency, runtime
+from graphopt import calibrate, feeds, latency, runtime, verification
 from graphopt import model as files
 from graphopt import rewrites as catalogue
-from graphopt import verification
 from graphopt.calibrate import Given
 from graphopt.compare import is_class_scores
 from graphopt.core import Budget, Exactness, Rewrite, Shape, Verdict
@@ -21,8 +20,8 @@ from graphopt.model import PathLike, Source
 from graphopt.observe import snapshot
 from graphopt.pipeline import Options, Pipeline
 from graphopt.result import Result
-from graphopt.survey import Scan
-from graphopt.survey import survey
+from graphopt.survey import Scan, survey
+from graphopt.validate import validate
 from graphopt.verification import Verification
 
 AnyModel: TypeAlias = "PathLike | onnx.ModelProto | ir.Model"
@@ -50,7 +49,7 @@ def scan(
     Raises:
         InputError: the model can't be read, or the sizes contradict it.
     """
-    source = files.load(model)
+    source = _open(model)
     known: dict[str, Shape] = {}
     analysis = snapshot(source.model, bindings=dict(shapes or {}), known=known, seed=seed)
     return survey(source, analysis, catalogue.registry(rewrites).values(), known)
@@ -116,7 +115,7 @@ def optimize(
             raise InputError(f"--budget {key} is not supported by optimize yet: use macs, params or bytes")
     chosen = catalogue.select(catalogue.registry(rewrites or ()), only=only, skip=skip, options=options)
     _check_selection(chosen, limits, list(only))
-    source = files.load(model)
+    source = _open(model)
     pipeline = Pipeline(
         source,
         Options(
@@ -133,6 +132,17 @@ def optimize(
         calibration,
     )
     return pipeline.run()
+
+
+def _open(model: AnyModel) -> Source:
+    """The model, read and checked.
+
+    Raises:
+        InputError: it can't be read, or is no valid model.
+    """
+    source = files.load(model)
+    validate(source.model, source.path)
+    return source
 
 
 def _check_selection(chosen: Sequence[Rewrite], limits: Budget, only: Sequence[str]) -> None:
@@ -194,10 +204,12 @@ def verify(
         InputError: a model or the inputs can't be used.
     """
     limits = budget if isinstance(budget, Budget) else make_budget(budget or {})
-    costs = [f.name for f in fields(limits) if f.name not in LATER[1:] and getattr(limits, f.name) is not None]
+    costs = [
+        f.name for f in fields(limits) if f.name not in LATER[1:] and getattr(limits, f.name) is not None
+    ]
     if costs:
         raise InputError(f"--budget {costs[0]}: verify measures agreement and sqnr")
-    original, rewritten = files.load(reference), files.load(candidate)
+    original, rewritten = _open(reference), _open(candidate)
     different = verification.interface(original.model, rewritten.model)
     if different is not None:
         return Verification((different,))
@@ -241,8 +253,17 @@ def _verify_quality(
             raise InputError("--budget agreement: no output holds class scores ([N, K] or [N, K, 1, 1])")
         note = f"{key} {measured:.4f} on {found.samples} inputs, at least {wanted:g} asked for"
         checks.append(
-            Verdict(key, ", ".join(str(v.name) for v in scores), measured >= wanted, float("nan"), float("nan"),
-                    found.sqnr, wanted, found.samples, note)
+            Verdict(
+                key,
+                ", ".join(str(v.name) for v in scores),
+                measured >= wanted,
+                float("nan"),
+                float("nan"),
+                found.sqnr,
+                wanted,
+                found.samples,
+                note,
+            )
         )
     return Verification(tuple(checks))
 
@@ -279,7 +300,7 @@ def bench(
     """
     if threads < 1 or repeat < 1:
         raise InputError("--threads and --repeat are at least 1")
-    original, rewritten = files.load(reference), files.load(candidate)
+    original, rewritten = _open(reference), _open(candidate)
     different = verification.interface(original.model, rewritten.model)
     if different is not None:
         raise InputError(f"the models can't be compared: {different.note}")

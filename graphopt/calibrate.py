@@ -275,9 +275,7 @@ def patches(
     padded = _pad(x, form).astype(np.float32, copy=False)
     taps = []
     for tap in np.ndindex(*kernel):
-        at = tuple(
-            w * s + t * d for w, s, t, d in zip(where, form.strides, tap, form.dilations, strict=True)
-        )
+        at = tuple(w * s + t * d for w, s, t, d in zip(where, form.strides, tap, form.dilations, strict=True))
         taps.append(padded[(slice(None), slice(None), *at)])  # [N, C, P]
     stacked = np.stack(taps, axis=-1)  # [N, C, P, T]
     return stacked.transpose(0, 2, 1, 3).reshape(-1, x.shape[1] * len(taps))

@@ -119,7 +119,9 @@ def scan(
 @typer_app.command()
 def optimize(
     model: Model,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="OUT", help="The model to write.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="OUT", help="The model to write.")
+    ] = None,
     calibration: Calibration = None,
     budget: Budget = None,
     only: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these rewrites.")] = None,

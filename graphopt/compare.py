@@ -45,7 +45,10 @@ class Difference:
             return
         wide, other = reference.astype(np.float64), candidate.astype(np.float64)
         same = (wide == other) | (np.isnan(wide) & np.isnan(other))
-        wide, other = np.where(same & ~np.isfinite(wide), 0.0, wide), np.where(same, np.where(np.isfinite(wide), wide, 0.0), other)
+        wide, other = (
+            np.where(same & ~np.isfinite(wide), 0.0, wide),
+            np.where(same, np.where(np.isfinite(wide), wide, 0.0), other),
+        )
         gap = np.abs(wide - other)
         largest, scale = float(gap.max()), float(np.abs(wide).max())
         relative = largest / scale if scale > 0 else (0.0 if largest <= ZERO_REFERENCE else math.inf)

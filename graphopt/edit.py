@@ -73,7 +73,9 @@ class _Editor:
         consumed = [self._nodes[name] for name in site.nodes]
         graph = self._graphs[site.graph]
         visible = {value.name: value for node in consumed for value in (*node.inputs, *node.outputs) if value}
-        local = {name: self._constant(graph, array, site.nodes[0], name) for name, array in _sorted(replacement)}
+        local = {
+            name: self._constant(graph, array, site.nodes[0], name) for name, array in _sorted(replacement)
+        }
         last = _last(graph, consumed)
         stamp = {STAMP_SOURCE: ",".join(site.nodes), STAMP_REWRITE: candidate.rewrite}
         made = []
@@ -94,7 +96,12 @@ class _Editor:
     def _constant(self, graph: ir.Graph, array: object, anchor: str, hint: str) -> ir.Value:
         name = self.fresh(f"{anchor}/{hint.lstrip('%')}")
         tensor = ir.tensor(array, name=name)  # type: ignore[arg-type]
-        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.Value(
+            name=name,
+            shape=ir.Shape(tensor.shape.numpy()),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
         graph.register_initializer(value)
         return value
 
@@ -144,7 +151,9 @@ class _Editor:
             node = pending.pop()
             if node.graph is None or any(v.uses() or v.is_graph_output() for v in node.outputs):
                 continue
-            if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+            if any(
+                a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
+            ):
                 continue
             inputs = [value for value in node.inputs if value is not None]
             node.graph.remove(node, safe=True)

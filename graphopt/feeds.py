@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
@@ -63,7 +64,9 @@ def choose(
     try:
         running = runtime.session(runtime.structure(model), optimised=False)
     except InputError as error:
-        return TestInputs((), _resolved(model, given, dict.fromkeys(slots, SIZES_TO_TRY[0])), True, str(error))
+        return TestInputs(
+            (), _resolved(model, given, dict.fromkeys(slots, SIZES_TO_TRY[0])), True, str(error)
+        )
     guessed = any(not batch for batch in slots.values())
     problem = ""
     for size in SIZES_TO_TRY if guessed else (1,):
@@ -89,7 +92,7 @@ def _real(calibration: Calibration | None) -> Iterator[Feeds]:
 
 def _variations(
     model: ir.Model,
-    running: object,
+    running: Any,
     given: Mapping[str, Sequence[int]],
     slots: Mapping[str, bool],
     bound: Mapping[str, int],
@@ -98,11 +101,14 @@ def _variations(
 ) -> Iterator[Feeds]:
     """More inputs: another batch, and other sizes, odd ones first, that the model runs on."""
     found = 0
-    changes = [{name: bound[name] + (2 if batch else odd * (i + 1)) for i, (name, batch) in enumerate(slots.items())} for odd in ODD]
+    changes = [
+        {name: bound[name] + (2 if batch else odd * (i + 1)) for i, (name, batch) in enumerate(slots.items())}
+        for odd in ODD
+    ]
     for number, change in enumerate([*changes, dict(bound), dict(bound)], start=1):
         feeds = runtime.random_feeds(model, _resolved(model, given, change), seed + number, ranges)
         try:
-            runtime.run(running, feeds)  # type: ignore[arg-type]
+            runtime.run(running, feeds)
         except InputError:
             continue
         yield feeds

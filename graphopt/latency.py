@@ -75,5 +75,11 @@ def compare(
     low, high = np.percentile(ratios, [10, 90])
     before, after = np.median(seconds, axis=0) * 1e3
     return Timing(
-        float(before), float(after), float(np.median(ratios)), (float(low), float(high)), threads, repeat, provider
+        float(before),
+        float(after),
+        float(np.median(ratios)),
+        (float(low), float(high)),
+        threads,
+        repeat,
+        provider,
     )

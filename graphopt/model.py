@@ -49,8 +49,8 @@ EXTERNAL_FROM = 1024
 """Bytes from which a weight goes to the external file; as in `onnx.save`. The small ones may be shapes."""
 MAPPED_FROM = 4096
 """Bytes from which an initializer is neither read nor held in the protobuf form."""
-_CHUNK = 1 << 24
-"""Bytes that are copied at a time."""
+_CHUNK = 1 << 18
+"""Bytes that are copied at a time: they stay in the cache, and the pages behind them can go."""
 _PAGE = 4096
 """Larger tensors start on a page in the external file, as the ONNX standard advises for memory mapping."""
 

@@ -43,8 +43,12 @@ def snapshot(
     missing = analysis.unsized()
     if not missing or analysis.sizes.unknown_dims:
         return analysis
-    sizes = {value.name or "": analysis.shape(value) for value in model.graph.inputs if not value.is_initializer()}
-    concrete = {name: tuple(n for n in shape if n is not None) for name, shape in sizes.items() if shape is not None}
+    sizes = {
+        value.name or "": analysis.shape(value) for value in model.graph.inputs if not value.is_initializer()
+    }
+    concrete = {
+        name: tuple(n for n in shape if n is not None) for name, shape in sizes.items() if shape is not None
+    }
     try:
         known.update(runtime.observe(model, runtime.random_feeds(model, concrete, seed), missing))
     except InputError:  # it can't be run: what inference found is all there is

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from graphopt import calibrate, edit, feeds, plan, rewrites, runtime, verification
+from graphopt import calibrate, edit, feeds, plan, runtime, verification
 from graphopt.analysis import Analysis, Totals
 from graphopt.calibrate import Calibration, Given
 from graphopt.core import (
@@ -229,7 +229,9 @@ class Pipeline:
         if budget.macs is not None:
             if before.macs is None or now.macs is None or self.inputs.assumed:
                 dims = ", ".join(self.unknown_dims) or "a size"
-                raise InputError(f"--budget macs needs every size, and {dims} is unknown: give --shape or inputs")
+                raise InputError(
+                    f"--budget macs needs every size, and {dims} is unknown: give --shape or inputs"
+                )
             limits.append(plan.Limit("macs", now.macs - budget.macs * before.macs, lambda c: c.macs_saved))
         if budget.params is not None:
             needed = now.params - budget.params * before.params
@@ -257,14 +259,17 @@ class Pipeline:
             if not verdict:
                 failed.add(candidate)
                 self._banned.add(_key(candidate))
-                why = verdict.note or f"relative difference {verdict.max_rel:.1e}, allowed {verdict.allowed:.0e}"
+                why = (
+                    verdict.note
+                    or f"relative difference {verdict.max_rel:.1e}, allowed {verdict.allowed:.0e}"
+                )
                 self.declined[candidate.rewrite, candidate.site] = f"failed verification: {why}"
         if not failed:
             self.checks += [verdict for _, verdict in verdicts]
         return failed
 
     def _check_runs(self, analysis: Analysis, changes: Sequence[Change]) -> set[Candidate]:
-        """Whether each approximate change runs and keeps type and shape; bans and returns those that don't."""
+        """Whether each approximate change runs and keeps type and shape; bans those that don't."""
         with self._step("verify"):
             verdicts = verification.check_regions(analysis, changes, self.options.seed)
         failed = set()
@@ -279,7 +284,9 @@ class Pipeline:
         if self.calibration is None:
             return {}
         with self._step("measure"):
-            outer = [c for c in changes if all(analysis.is_outermost(analysis.nodes[n]) for n in c[0].site.nodes)]
+            outer = [
+                c for c in changes if all(analysis.is_outermost(analysis.nodes[n]) for n in c[0].site.nodes)
+            ]
             return calibrate.region_errors(analysis, outer, self.calibration)
 
     def _commit(
@@ -309,7 +316,9 @@ class Pipeline:
             return
         with self._step("verify"):
             try:
-                found = verification.check_model(reference, candidate, self.inputs.feeds, self.options.outputs)
+                found = verification.check_model(
+                    reference, candidate, self.inputs.feeds, self.options.outputs
+                )
             except InputError as error:
                 self.notes.append(f"the whole model was not run, its regions were: {error}")
                 return
@@ -400,7 +409,7 @@ class Pipeline:
 def serialized_bytes(model: ir.Model) -> int:
     """Bytes that the model takes as a file, its external data included."""
     parts = runtime.structure(model)
-    return parts.proto.ByteSize() + sum(array.nbytes for array in parts.weights.values())
+    return int(parts.proto.ByteSize()) + sum(array.nbytes for array in parts.weights.values())
 
 
 NODE_BYTES = 400
@@ -421,7 +430,9 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _left(reasons: Mapping[tuple[str, Site], str], done: set[tuple[str, Site]]) -> tuple[Left, ...]:
-    return tuple(Left(rewrite, site, why) for (rewrite, site), why in reasons.items() if (rewrite, site) not in done)
+    return tuple(
+        Left(rewrite, site, why) for (rewrite, site), why in reasons.items() if (rewrite, site) not in done
+    )
 
 
 def _check_outputs(model: ir.Model, names: Iterable[str]) -> None:

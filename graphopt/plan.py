@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from graphopt.core import Candidate, Plan
+from graphopt.core import Candidate, Plan, Site
 
 LARGEST_ERROR = 1.0 - 1e-9
 """Relative errors at or above 1 count as this, so that their damage stays finite."""
@@ -37,7 +37,9 @@ def exact(candidates: Sequence[Candidate], *, by_time: bool) -> Plan:
 
 def _slower(candidate: Candidate) -> str:
     before, after = candidate.before.seconds * 1e6, candidate.after.seconds * 1e6
-    return f"expected to be slower ({before:.0f} → {after:.0f} µs) although it saves MACs; --aim macs takes it"
+    return (
+        f"expected to be slower ({before:.0f} → {after:.0f} µs) although it saves MACs; --aim macs takes it"
+    )
 
 
 def damage(error: float) -> float:
@@ -96,14 +98,16 @@ def within(candidates: Sequence[Candidate], limits: Sequence[Limit]) -> Plan:
     groups = [[nothing, *map(option, group)] for group in _by_site(candidates)]
     picks = _lagrange(groups)
     _refine(groups, picks)
-    chosen = [c for group, pick in zip(groups, picks, strict=True) if (c := group[pick].candidate) is not None]
+    chosen = [
+        c for group, pick in zip(groups, picks, strict=True) if (c := group[pick].candidate) is not None
+    ]
     taken = {c.site for c in chosen}
     untouched = [group[1].candidate for group in groups if len(group) > 1 and not _took(group, taken)]
     reason = "the budget is reached with less damage elsewhere"
     return Plan(tuple(chosen), tuple((c, reason) for c in untouched if c is not None))
 
 
-def _took(group: Sequence[_Option], taken: set[object]) -> bool:
+def _took(group: Sequence[_Option], taken: set[Site]) -> bool:
     return any(option.candidate is not None and option.candidate.site in taken for option in group)
 
 

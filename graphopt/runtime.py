@@ -1,4 +1,4 @@
-"""onnxruntime: sessions that share weights with the model in memory, seeded inputs, and shapes seen by running."""
+"""onnxruntime: sessions that share the weights in memory, seeded inputs, and shapes seen by running."""
 
 from __future__ import annotations
 
@@ -52,7 +52,12 @@ def structure(model: ir.Model) -> Structure:
             continue
         weights[name] = array
         value.const_value = ir.ExternalTensor(
-            "weights", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name  # type: ignore[arg-type]
+            "weights",
+            0,
+            tensor.nbytes,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=name,
         )
     return Structure(ir.to_proto(clone), weights)
 
@@ -69,7 +74,7 @@ def session(
 
     Args:
         parts: the model.
-        optimised: whether onnxruntime may rewrite the graph (ORT_ENABLE_ALL), or not at all (ORT_DISABLE_ALL).
+        optimised: whether onnxruntime may rewrite the graph (ORT_ENABLE_ALL or ORT_DISABLE_ALL).
         outputs: names of values of the outermost graph to return besides the model's outputs.
         threads: for one operator; 0 lets onnxruntime choose.
         provider: the execution provider.
@@ -96,12 +101,12 @@ def session(
 def _with_outputs(proto: onnx.ModelProto, outputs: Sequence[str]) -> bytes:
     """The serialised model with more of its values as outputs."""
     if not outputs:
-        return proto.SerializeToString()
+        return bytes(proto.SerializeToString())
     count = len(proto.graph.output)
     present = {output.name for output in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in present)
     try:
-        return proto.SerializeToString()
+        return bytes(proto.SerializeToString())
     finally:
         del proto.graph.output[count:]
 

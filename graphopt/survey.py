@@ -91,7 +91,9 @@ def _opportunities(analysis: Analysis, rewrites: Iterable[Rewrite]) -> dict[str,
                 ways.setdefault(match.site.nodes[0], []).append(match)
         for anchor, candidates in ways.items():
             chosen = _representative(candidates, rewrite.exactness)
-            found.setdefault(anchor, []).append(Opportunity(rewrite.name, rewrite.exactness, chosen.after.macs))
+            found.setdefault(anchor, []).append(
+                Opportunity(rewrite.name, rewrite.exactness, chosen.after.macs)
+            )
     return found
 
 

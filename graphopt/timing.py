@@ -1,7 +1,7 @@
 """A static model of onnxruntime's time: no clock, so that a decision by it is the same on every run.
 
-One operator takes as long as its arithmetic or its memory traffic needs, whichever is longer, and an overhead
-for being called. Convolution kernels compute whole blocks of channels, so channels count rounded up to the block.
+One operator takes as long as its arithmetic or its memory traffic needs, whichever is longer, and an
+overhead for being called. Convolution kernels compute whole blocks of channels, so channels count rounded up.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,7 +129,10 @@ def check_model(
         if any(gap.max_rel > limit for gap, limit in zip(found, limits, strict=True)):
             own = own or differences(expected, outputs(original, feeds, optimised=True), counted)
             limits = [max(b, OWN_DIFFERENCE_FACTOR * o.max_rel) for b, o in zip(limits, own, strict=True)]
-        checks += [_verdict(scope, names[i], gap, limit) for i, gap, limit in zip(counted, found, limits, strict=True)]
+        checks += [
+            _verdict(scope, names[i], gap, limit)
+            for i, gap, limit in zip(counted, found, limits, strict=True)
+        ]
     if all(checks):
         return Verification(tuple(checks))
     return _without_random(original, expected, feeds, counted, checks)
@@ -244,7 +247,8 @@ def _check_chunk(model: ir.Model, chunk: Sequence[Region], seed: int) -> list[tu
         if len(chunk) > 1:
             return [verdict for item in chunk for verdict in _check_chunk(model, [item], seed)]
         return [
-            (chunk[0].candidate, _unrunnable(_scope(chunk[0]), name, error)) for name, _, _ in chunk[0].outputs
+            (chunk[0].candidate, _unrunnable(_scope(chunk[0]), name, error))
+            for name, _, _ in chunk[0].outputs
         ]
     verdicts = []
     for item in chunk:
@@ -265,7 +269,7 @@ def _output_names(chunk: Sequence[Region]) -> list[str]:
 
 
 def assemble(model: ir.Model, chunk: Sequence[Region], *, open_batch: bool = False) -> Structure:
-    """One model of several regions side by side; with ``open_batch`` the inputs take any number of samples."""
+    """One model of several regions side by side; with ``open_batch`` inputs take any number of samples."""
     inputs = [
         onnx.helper.make_tensor_value_info(name, int(dtype), [None, *shape[1:]] if open_batch else shape)
         for item in chunk
@@ -342,11 +346,14 @@ def _renamed(analysis: Analysis, node: ir.Node, prefix: str) -> onnx.NodeProto:
     return proto
 
 
-def _new_proto(node: NewNode, rename: Any) -> onnx.NodeProto:
+def _new_proto(node: NewNode, rename: Callable[[str | None], str]) -> onnx.NodeProto:
+    attributes: dict[str, Any] = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in node.attributes.items()
+    }
     return onnx.helper.make_node(
         node.op_type,
         [rename(name) for name in node.inputs],
         [rename(name) for name in node.outputs],
         domain=node.domain,
-        **{name: list(v) if isinstance(v, tuple) else v for name, v in node.attributes.items()},
+        **attributes,
     )

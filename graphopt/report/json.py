@@ -9,8 +9,8 @@ from typing import Any
 
 from graphopt._version import __version__
 from graphopt.analysis import Totals
-from graphopt.latency import Timing
 from graphopt.core import Rewrite, Verdict
+from graphopt.latency import Timing
 from graphopt.model import Source
 from graphopt.report import Applied, Left, Report
 from graphopt.rewrites import is_default, option_types, summary

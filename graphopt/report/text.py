@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,6 +75,11 @@ def scan(result: Scan) -> None:
         f"\n{count(totals.macs)} MACs ({count(totals.flops)} FLOPs), {count(totals.params)} parameters, "
         f"{count(totals.weight_bytes)}B of weights, {totals.nodes} operators"
     )
+    exact = Counter(
+        o.rewrite for row in result.rows for o in row.opportunities if o.exactness is Exactness.EXACT
+    )
+    if exact:
+        _wrap(console, "exact rewrites apply: ", ", ".join(f"{n} {name}" for name, n in exact.items()))
     if result.uncounted_ops:
         _wrap(console, "not counted: ", ", ".join(f"{n} {op}" for op, n in result.uncounted_ops.items()))
     if result.unknown_dims:
@@ -117,11 +123,10 @@ def _spatial(linear: Linear) -> str:
 
 
 def _opportunities(row: Row) -> str:
-    shown = []
-    for item in row.opportunities:
-        sign = "≈ " if item.exactness is Exactness.APPROXIMATE else ""
-        shown.append(f"{sign}{item.rewrite} {count(item.macs_after)}")
-    return ", ".join(shown)
+    """The ways to fewer MACs; ≈ marks approximate ones."""
+    saving = [o for o in row.opportunities if (o.macs_after or 0) < (row.linear.macs or 0)]
+    signs = {Exactness.APPROXIMATE: "≈"}
+    return ", ".join(f"{signs.get(o.exactness, '')}{count(o.macs_after)} {o.rewrite}" for o in saving)
 
 
 # ---------------------------------------------------------------- optimize
@@ -137,7 +142,9 @@ def report(result: Report, out: Path | None) -> None:
     if result.checks:
         worst = max(result.checks, key=lambda check: check.max_rel)
         state = "verified" if result.passed else "[bold red]verification failed[/]"
-        console.print(f"{state}: {len(result.checks)} comparisons, largest relative difference {worst.max_rel:.1e}")
+        console.print(
+            f"{state}: {len(result.checks)} comparisons, largest relative difference {worst.max_rel:.1e}"
+        )
     _quality(console, result)
     for note in result.notes:
         console.print(escape(f"note: {note}"))
@@ -194,9 +201,10 @@ def _reasons(console: Console, title: str, items: Sequence[Left], shown: int) ->
         return
     by_rewrite = Counter(item.rewrite for item in items)
     console.print(f"{title}: " + ", ".join(f"{number} {name}" for name, number in by_rewrite.items()))
-    for item in items[:shown]:
-        console.print(escape(f"  {item.rewrite}: {item.reason}"), style="dim")
-    if len(items) > shown:
+    reasons = list(dict.fromkeys(f"  {item.rewrite}: {item.reason}" for item in items))
+    for reason in reasons[:shown]:
+        console.print(escape(reason), style="dim")
+    if len(reasons) > shown:
         console.print("  --report FILE.json lists the reasons" if not shown else "  …", style="dim")
 
 
@@ -226,8 +234,8 @@ def verification(result: Verification) -> None:
         table.add_row(
             escape(check.scope),
             escape(check.output),
-            f"{check.max_rel:.1e}",
-            f"{check.allowed:.1e}" if check.max_rel == check.max_rel else f"{check.allowed:g}",
+            "–" if math.isnan(check.max_rel) else f"{check.max_rel:.1e}",
+            f"{check.allowed:g}" if math.isnan(check.max_rel) else f"{check.allowed:.1e}",
             f"{check.sqnr:.1f} dB",
             "passed" if check else "[bold red]failed[/]",
         )

@@ -30,13 +30,17 @@ def registry(extra: Iterable[Rewrite | type[Rewrite]] = ()) -> dict[str, Rewrite
         InputError: two have the same name, or something given is no rewrite.
     """
     found: dict[str, Rewrite] = {}
-    plugins = [entry.load() for entry in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda e: e.name)]
+    plugins = [
+        entry.load() for entry in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda e: e.name)
+    ]
     for item in (*BUILTIN, *plugins, *extra):
         rewrite = item() if isinstance(item, type) else item
         if not isinstance(rewrite, Rewrite):
             raise InputError(f"{item!r} is no rewrite: it needs name, exactness, match and build")
         if rewrite.name in found:
-            raise InputError(f"two rewrites are called {rewrite.name!r}: {found[rewrite.name]!r} and {rewrite!r}")
+            raise InputError(
+                f"two rewrites are called {rewrite.name!r}: {found[rewrite.name]!r} and {rewrite!r}"
+            )
         found[rewrite.name] = rewrite
     return found
 

@@ -24,7 +24,7 @@ Exactness
 Cost
     At ranks r₁, r₂: (c·r₁·input pixels + r₁·taps·r₂·output pixels + r₂·o·output pixels) MACs.
 
-References
+References:
     Kim et al. 2016, "Compression of deep convolutional neural networks" (Tucker-2).
     Izenman 1975, "Reduced-rank regression for the multivariate linear model".
 """
@@ -106,9 +106,7 @@ class Bottleneck:
             return f"{channels} channels are fewer than {self.min_channels}, too few to reduce"
         return factored.refusal(linear)
 
-    def _options(
-        self, analysis: Analysis, linear: Linear
-    ) -> list[tuple[int | None, int | None, float]]:
+    def _options(self, analysis: Analysis, linear: Linear) -> list[tuple[int | None, int | None, float]]:
         """Pairs of ranks that save MACs and that no other pair beats in both MACs and error."""
         ranks_in, ranks_out = self._ranks(linear)
         macs = {(a, b): factored.cost(linear, a, b).macs or 0 for a in ranks_in for b in ranks_out}
@@ -116,7 +114,9 @@ class Bottleneck:
         if not any(count < limit for count in macs.values()):
             return []
         errors = lowrank.errors(linear.weight(), _moments(linear, analysis.moments), ranks_in, ranks_out)
-        saving = sorted((macs[a, b], error, a, b) for a, b, error in errors if macs[a, b] < limit and (a or b))
+        saving = sorted(
+            (macs[a, b], error, a, b) for a, b, error in errors if macs[a, b] < limit and (a or b)
+        )
         return [(a, b, error) for _, error, a, b in _front(saving)]
 
     def _ranks(self, linear: Linear) -> tuple[list[int | None], list[int | None]]:
@@ -153,4 +153,3 @@ def _moments(linear: Linear, statistics: Mapping[str, Moments] | None) -> Moment
     found = None if statistics is None else statistics.get(linear.name)
     assert linear.in_channels is not None
     return found if found is not None else Moments.white(linear.in_channels * math.prod(linear.kernel))
-

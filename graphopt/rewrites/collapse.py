@@ -73,7 +73,9 @@ class Collapse:
             if after.macs is None or before.macs is None:
                 yield Rejection(self.name, place, f"{first.name} → {second.name}: their sizes are unknown")
             elif after.macs >= before.macs:
-                reason = f"one operator would cost {after.macs:,} MACs, not less than the {before.macs:,} saved"
+                reason = (
+                    f"one operator would cost {after.macs:,} MACs, not less than the {before.macs:,} saved"
+                )
                 yield Rejection(self.name, place, f"{first.name} → {second.name}: {reason}")
             else:
                 yield Candidate(self.name, place, before, after)
@@ -123,7 +125,7 @@ def _refusal(first: Linear, second: Linear, chain: list[ir.Node]) -> str:
         return ""
     for axis in padded:
         if first.kernel[axis] != 1 or first.form.pads[axis] or first.form.pads[axis + axes]:
-            return f"the second pads axis {axis}, where the first has extent {first.kernel[axis]} and its own pads"
+            return f"the second pads axis {axis}, where the first has more than one tap or pads too"
     bias = first.bias()
     if bias is not None and np.any(bias):
         return "the second pads with zeros, which the first one's bias would have to shift at the border"

@@ -25,7 +25,9 @@ def cost(linear: Linear, rank_in: int | None, rank_out: int | None) -> Cost:
 
     The 1x1 in front runs at the input's resolution, the one behind at the output's.
     """
-    assert linear.input_shape is not None and linear.in_channels is not None and linear.out_channels is not None
+    assert (
+        linear.input_shape is not None and linear.in_channels is not None and linear.out_channels is not None
+    )
     size, batch, spatial = linear.dtype.itemsize, linear.input_shape[0], linear.input_shape[2:]
     point, ones = linear.form.pointwise(), (1,) * len(linear.kernel)
     r_in, r_out = rank_in or linear.in_channels, rank_out or linear.out_channels

@@ -25,7 +25,7 @@ Exactness
 Cost
     Same MACs; one pass over the activations less for each operator that goes.
 
-References
+References:
     Ioffe and Szegedy 2015, "Batch Normalization", section 3.1 (inference as a linear transform).
 """
 
@@ -70,7 +70,9 @@ class FoldAffine:
                 continue
             added = _operators(linear, _compose(analysis, linear, chain)[1])
             if added >= len(nodes):
-                yield Rejection(self.name, place, f"{linear.name}: a MatMul of rank {linear.rank} has no bias")
+                yield Rejection(
+                    self.name, place, f"{linear.name}: a MatMul of rank {linear.rank} has no bias"
+                )
                 continue
             yield Candidate(self.name, place, analysis.cost(nodes), analysis.linear_cost(linear))
 
@@ -92,9 +94,6 @@ class FoldAffine:
             rank=linear.rank,
         )
         return builder.replacement({chain[-1].outputs[0].name or "": y})
-
-
-
 
 
 def _operators(linear: Linear, shift: Array) -> int:
@@ -141,7 +140,7 @@ def _compose(analysis: Analysis, linear: Linear, chain: list[ir.Node]) -> tuple[
 
 
 def _affine(analysis: Analysis, linear: Linear, node: ir.Node, value: ir.Value) -> tuple[Array, Array] | str:
-    """Scale and shift [out] of one operator on ``value``; the reason where it is none, "" where it is no anchor."""
+    """Scale and shift [out] of an operator on ``value``; else why it has none ("" when it is no anchor)."""
     name, channels = analysis.name(node), linear.out_channels
     if channels is None:
         return ""
@@ -206,7 +205,9 @@ def _batch_normalization(analysis: Analysis, linear: Linear, node: ir.Node) -> t
     if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         return f"{name}: its statistics are read"
     if linear.channel_axis != 1:
-        return f"{name}: it normalises axis 1, the channels of {linear.name} are on axis {linear.channel_axis}"
+        return (
+            f"{name}: it normalises axis 1, the channels of {linear.name} are on axis {linear.channel_axis}"
+        )
     constants = [analysis.constant(value) for value in node.inputs[1:5]]
     if any(constant is None for constant in constants):
         return f"{name}: its parameters are no constants"
@@ -214,5 +215,7 @@ def _batch_normalization(analysis: Analysis, linear: Linear, node: ir.Node) -> t
     epsilon = node.attributes.get("epsilon")
     scale = gamma / np.sqrt(variance + (1e-5 if epsilon is None else epsilon.as_float()))
     if scale.shape != (linear.out_channels,) or not np.all(np.isfinite(scale)):
-        return f"{name}: its parameters do not give one finite scale for each of {linear.out_channels} channels"
+        return (
+            f"{name}: its parameters do not give one finite scale for each of {linear.out_channels} channels"
+        )
     return scale, beta - scale * mean

@@ -49,7 +49,12 @@ class FoldPad:
         for linear in analysis.linears:
             source = linear.node.inputs[0]
             pad = source.producer() if source is not None else None
-            if linear.op != "Conv" or pad is None or pad.op_type != "Pad" or pad.graph is not linear.node.graph:
+            if (
+                linear.op != "Conv"
+                or pad is None
+                or pad.op_type != "Pad"
+                or pad.graph is not linear.node.graph
+            ):
                 continue
             place = site(analysis, [linear.node, pad])
             reason = _refusal(analysis, linear, pad)

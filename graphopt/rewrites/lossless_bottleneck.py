@@ -23,7 +23,7 @@ Cost
     5x5, 192→32 on 28×28 at input rank 16: 120,422,400 → 12,443,648 MACs. The 1x1 runs at the input's
     resolution also where the k×k strides.
 
-References
+References:
     Tucker 1966; De Lathauwer et al. 2000, "A multilinear singular value decomposition".
     Szegedy et al. 2015, "Going deeper with convolutions", for the 1x1 in front of a 5x5.
 """
@@ -96,7 +96,9 @@ def _break_even(linear: Linear) -> tuple[int, int]:
 
     unit_in, unit_out = factored.cost(linear, 1, None).macs, factored.cost(linear, None, 1).macs
     assert unit_in is not None and unit_out is not None  # MACs are proportional to the rank
-    return largest(linear.in_channels, unit_in, linear.macs), largest(linear.out_channels, unit_out, linear.macs)
+    return largest(linear.in_channels, unit_in, linear.macs), largest(
+        linear.out_channels, unit_out, linear.macs
+    )
 
 
 def _ranks(linear: Linear, pays_in: int, pays_out: int) -> tuple[int | None, int | None]:
