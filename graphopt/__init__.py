@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from graphopt.core import Candidate as Candidate
     from graphopt.core import Cost as Cost
     from graphopt.core import Exactness as Exactness
+    from graphopt.core import NewNode as NewNode
     from graphopt.core import Rejection as Rejection
     from graphopt.core import Replacement as Replacement
     from graphopt.core import Rewrite as Rewrite
@@ -44,6 +45,7 @@ _HOMES = {
     "Candidate": "graphopt.core",
     "Cost": "graphopt.core",
     "Exactness": "graphopt.core",
+    "NewNode": "graphopt.core",
     "Rejection": "graphopt.core",
     "Replacement": "graphopt.core",
     "Rewrite": "graphopt.core",

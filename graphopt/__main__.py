@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 
 INTERNAL, INTERRUPTED = 70, 130
+"""Exit codes that belong to no error of ours."""
 
 
 def run() -> None:
@@ -19,28 +22,38 @@ def main() -> int:
     try:
         from graphopt.cli import app
 
-        return app() or 0
+        code = app()
+        sys.stdout.flush()
+        return code
     except GraphOptError as error:
+        if error.exit_code == INTERNAL and os.environ.get("GRAPHOPT_TRACEBACK"):
+            raise
         print(f"graphopt: {_one_line(error)}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
         print("graphopt: interrupted; nothing was written", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()
+        _discard_output()
         return INTERNAL
     except MemoryError:
         print("graphopt: out of memory", file=sys.stderr)  # noqa: T201
         return INTERNAL
     except Exception as error:  # the last resort: a bug of ours
-        import os
-
         if os.environ.get("GRAPHOPT_TRACEBACK"):
             raise
+        if isinstance(error, OSError):
+            _discard_output()
         where = _place(error)
         text = f"graphopt: internal error{where}: {type(error).__name__}: {_one_line(error)}"
         print(f"{text} (GRAPHOPT_TRACEBACK=1 shows more)", file=sys.stderr)  # noqa: T201
         return INTERNAL
+
+
+def _discard_output() -> None:
+    """Points standard output at nothing: what can't be written would be tried again when Python ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(error: BaseException) -> str:

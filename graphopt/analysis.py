@@ -15,8 +15,9 @@ import onnx_ir as ir
 from graphopt import conv, cost, shapes, timing
 from graphopt.constants import Constants
 from graphopt.conv import Linear
-from graphopt.core import MAIN_GRAPH, Cost, Shape
+from graphopt.core import MAIN_GRAPH, Array, Cost, Shape
 from graphopt.lowrank import Moments
+from graphopt.order import bodies
 from graphopt.shapes import Sizes
 
 QUANTISE = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
@@ -53,6 +54,7 @@ class Analysis:
         frozen: treat initializers that a caller may override as constants.
         known: shapes by value name that were found before, by running or by an earlier snapshot.
         moments: input statistics by name of the linear operator, where there are calibration inputs.
+        extremes: lowest and highest value of each output channel, by name of the linear operator, likewise.
 
     Raises:
         InputError: the sizes contradict the model.
@@ -66,9 +68,11 @@ class Analysis:
         frozen: bool = False,
         known: Mapping[str, Shape] | None = None,
         moments: Mapping[str, Moments] | None = None,
+        extremes: Mapping[str, tuple[Array, Array]] | None = None,
     ) -> None:
         self.model = model
         self.moments = moments
+        self.extremes = extremes
         self.constants = Constants(model, frozen)
         self.sizes: Sizes = shapes.infer(model, self.constants, bindings=bindings, known=known)
         self._graphs = {graph: path for path, graph in graph_paths(model)}
@@ -79,6 +83,14 @@ class Analysis:
         """The node's name: its own where that is unique, else ``<op>:<first output>``."""
         return self._names[node]
 
+    def position(self, node: ir.Node) -> int:
+        """The node's place in the order of the model."""
+        return self._positions[node]
+
+    @cached_property
+    def _positions(self) -> dict[ir.Node, int]:
+        return {node: i for i, node in enumerate(self._names)}
+
     def graph_of(self, node: ir.Node) -> str:
         """The path of the graph that holds the node."""
         assert isinstance(node.graph, ir.Graph)
@@ -87,6 +99,14 @@ class Analysis:
     def shape(self, value: ir.Value | None) -> Shape | None:
         """The value's shape at the sizes of this snapshot, as far as known."""
         return self.sizes.get(value) if value is not None else None
+
+    def fixed_shape(self, value: ir.Value | None) -> Shape | None:
+        """The value's shape as far as it holds for every run, whatever sizes a caller feeds."""
+        return self._fixed_sizes.get(value) if value is not None else None
+
+    @cached_property
+    def _fixed_sizes(self) -> Sizes:
+        return shapes.infer(self.model, self.constants, assume_batch=None)
 
     def constant(self, value: ir.Value | None) -> npt.NDArray[np.generic] | None:
         """The value's content when it is a constant."""
@@ -202,7 +222,7 @@ def graph_paths(model: ir.Model) -> Iterator[tuple[str, ir.Graph]]:
     names = node_names(model)
     yield MAIN_GRAPH, model.graph
     for node in names:
-        for attribute, graph in _bodies(node):
+        for attribute, graph in bodies(node):
             yield f"{names[node]}/{attribute}", graph
 
 
@@ -221,17 +241,8 @@ def node_names(model: ir.Model) -> dict[ir.Node, str]:
             unique = node.name is not None and times[node.name] == 1
             name = f"{node.name}" if unique else f"{prefix}{node.op_type}:{output}"
             names[node] = name
-            for attribute, body in _bodies(node):
+            for attribute, body in bodies(node):
                 walk(body, f"{name}/{attribute}/")
 
     walk(model.graph, "")
     return names
-
-
-def _bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.name, attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            for index, graph in enumerate(attribute.as_graphs()):
-                yield f"{attribute.name}[{index}]", graph

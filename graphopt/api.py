@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Literal, TypeAlias
 
 import onnx
 import onnx_ir as ir
 
-from graphopt import calibrate, feeds, latency, runtime, verification
+from graphopt import calibrate, feeds, latency, verification
 from graphopt import model as files
 from graphopt import rewrites as catalogue
 from graphopt.calibrate import Given
@@ -94,7 +94,7 @@ def optimize(
         options: options of rewrites, such as ``{"bottleneck.rank_in": 16}``.
         shapes: sizes of inputs whose shape leaves some open, by input name.
         seed: of everything random.
-        gate: not supported yet.
+        gate: ``latency`` measures each changed region and drops what is not faster.
         freeze_initializers: treat initializers that are graph inputs too as constants.
 
     Returns:
@@ -105,16 +105,17 @@ def optimize(
         VerificationError: the rewritten model computes something else.
         BudgetError: no model within the budget was found; its ``result`` is the best that was.
     """
-    if gate is not None:
-        raise InputError("--gate is not supported yet: bench times the two models")
+    if gate not in (None, "latency"):
+        raise InputError(f"--gate {gate}: it is latency")
     if aim not in ("time", "macs"):
         raise InputError(f"--aim {aim}: it is time or macs")
-    limits = budget if isinstance(budget, Budget) else make_budget(budget or {})
+    limits = make_budget(budget)
     for key in LATER:
         if getattr(limits, key) is not None:
             raise InputError(f"--budget {key} is not supported by optimize yet: use macs, params or bytes")
     chosen = catalogue.select(catalogue.registry(rewrites or ()), only=only, skip=skip, options=options)
-    _check_selection(chosen, limits, list(only))
+    chosen = _check_selection(chosen, limits, list(only))
+    _check_expanding(chosen, limits, at=bool(tuple(at)), calibrated=calibration is not None)
     source = _open(model)
     pipeline = Pipeline(
         source,
@@ -127,6 +128,7 @@ def optimize(
             outputs=tuple(outputs),
             shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
             seed=seed,
+            gate_latency=gate == "latency",
             freeze_initializers=freeze_initializers,
         ),
         calibration,
@@ -145,8 +147,8 @@ def _open(model: AnyModel) -> Source:
     return source
 
 
-def _check_selection(chosen: Sequence[Rewrite], limits: Budget, only: Sequence[str]) -> None:
-    """Approximate rewrites need a budget, or ranks that the user fixed."""
+def _check_selection(chosen: Sequence[Rewrite], limits: Budget, only: Sequence[str]) -> list[Rewrite]:
+    """The rewrites that take part; expanding ones only by name. Approximate ones need a budget, or ranks."""
     has_budget = any(getattr(limits, f.name) is not None for f in fields(limits))
     for rewrite in chosen:
         fixed = getattr(rewrite, "fixed", False)
@@ -155,18 +157,40 @@ def _check_selection(chosen: Sequence[Rewrite], limits: Budget, only: Sequence[s
                 f"--only {rewrite.name} needs a budget (--budget macs=0.7) or fixed ranks "
                 f"(--set {rewrite.name}.rank_in=16)"
             )
+    return [r for r in chosen if r.exactness is not Exactness.EXPANDING or r.name in only]
 
 
-def make_budget(values: Mapping[str, float]) -> Budget:
-    """A budget from its keys.
+def _check_expanding(chosen: Sequence[Rewrite], limits: Budget, *, at: bool, calibrated: bool) -> None:
+    """An expanding rewrite runs alone, at named nodes and without a budget."""
+    rewrite = next((r for r in chosen if r.exactness is Exactness.EXPANDING), None)
+    if rewrite is None:
+        return
+    if len(chosen) > 1:
+        others = ", ".join(r.name for r in chosen if r is not rewrite)
+        raise InputError(f"{rewrite.name} makes the model dearer and runs alone, not with {others}")
+    if any(getattr(limits, f.name) is not None for f in fields(limits)):
+        raise InputError(f"{rewrite.name} makes the model dearer: it keeps no --budget")
+    if not at:
+        raise InputError(f"--only {rewrite.name} needs --at NODE_GLOB, the nodes behind which to insert")
+    refusal = getattr(rewrite, "refusal", None)
+    reason = refusal(calibrated=calibrated) if refusal is not None else ""
+    if reason:
+        raise InputError(reason)
+
+
+def make_budget(given: Budget | Mapping[str, float] | None) -> Budget:
+    """A budget from its keys, checked.
 
     Raises:
         InputError: an unknown key, or a value that is no fraction in (0, 1] (for sqnr: no positive number).
     """
+    values = asdict(given) if isinstance(given, Budget) else dict(given or {})
     known = [f.name for f in fields(Budget)]
     for key, value in values.items():
         if key not in known:
             raise InputError(f"--budget {key}: no such key; there are {', '.join(known)}")
+        if value is None:
+            continue
         if not value > 0 or (key != "sqnr" and value > 1) or value == float("inf"):
             wanted = "a positive number of dB" if key == "sqnr" else "a fraction in (0, 1]"
             raise InputError(f"--budget {key}={value:g}: expected {wanted}")
@@ -203,45 +227,44 @@ def verify(
     Raises:
         InputError: a model or the inputs can't be used.
     """
-    limits = budget if isinstance(budget, Budget) else make_budget(budget or {})
+    limits = make_budget(budget)
     costs = [
         f.name for f in fields(limits) if f.name not in LATER[1:] and getattr(limits, f.name) is not None
     ]
     if costs:
         raise InputError(f"--budget {costs[0]}: verify measures agreement and sqnr")
     original, rewritten = _open(reference), _open(candidate)
+    counted = tuple(outputs)
+    verification.check_outputs(original.model, counted)
     different = verification.interface(original.model, rewritten.model)
     if different is not None:
         return Verification((different,))
+    given = None if calibration is None else calibrate.whole(calibration, original.model)
     if limits.agreement is not None or limits.sqnr is not None:
-        return _verify_quality(original, rewritten, calibration, limits, tuple(outputs), shapes, seed)
-    inputs = feeds.choose(original.model, shapes=shapes, seed=seed)
-    if inputs.problem:
-        raise InputError(f"{original.path}: {inputs.problem}")
-    compared = list(inputs.feeds)
-    if calibration is not None:
-        given, batch = calibrate.read(calibration, original.model)
-        compared = list(runtime.batches(given, batch or calibrate.BATCH))
-    return verification.check_model(original.model, rewritten.model, compared, tuple(outputs))
+        return _verify_quality(original, rewritten, given, limits, counted)
+    if given is not None:
+        compared = tuple(given.batches(given.held_out))
+    else:
+        inputs = feeds.choose(original.model, shapes=shapes, seed=seed)
+        if inputs.problem:
+            raise InputError(f"{original.path}: {inputs.problem}")
+        compared = inputs.feeds
+    return verification.check_model(original.model, rewritten.model, compared, counted)
 
 
 def _verify_quality(
     original: Source,
     rewritten: Source,
-    calibration: Given | None,
+    given: calibrate.Calibration | None,
     limits: Budget,
     outputs: tuple[str, ...],
-    shapes: Shapes | None,
-    seed: int,
 ) -> Verification:
-    if calibration is None:
+    if given is None:
         raise InputError("a quality is measured on inputs: give --calibration")
-    given, batch = calibrate.read(calibration, original.model)
-    everything = calibrate.Calibration(given, given, batch or calibrate.BATCH, batch is not None)
     scores = [v for v in original.model.graph.outputs if not outputs or v.name in outputs]
     if limits.agreement is not None and not any(_may_be_scores(value) for value in scores):
         raise InputError("--budget agreement: no output holds class scores ([N, K] or [N, K, 1, 1])")
-    found = calibrate.quality(original.model, rewritten.model, everything, given, outputs)
+    found = calibrate.quality(original.model, rewritten.model, given, given.held_out, outputs)
     checks = []
     for key, measured, wanted in (
         ("agreement", found.agreement, limits.agreement),

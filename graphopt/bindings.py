@@ -38,9 +38,14 @@ class BoundInputs:
 
     def _resolve_dim(self, dim: int | ir.SymbolicDim) -> int | None:
         if isinstance(dim, int):
-            return dim if dim >= 0 else None
+            return fixed(dim)
         name = symbol(dim)
         return None if name is None else self.symbols.get(name)
+
+
+def fixed(dim: int | ir.SymbolicDim) -> int | None:
+    """A known size; None for a symbolic one, and for a negative number, which some exporters write for it."""
+    return dim if isinstance(dim, int) and dim >= 0 else None
 
 
 def symbol(dim: int | ir.SymbolicDim) -> str | None:

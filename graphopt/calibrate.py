@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import runtime, verification
+from graphopt import regions, runtime
 from graphopt.analysis import Analysis
+from graphopt.bindings import fixed
 from graphopt.compare import Difference, agreement
 from graphopt.conv import Form, Linear
-from graphopt.core import Candidate, Replacement
+from graphopt.core import Array, Candidate, Replacement
 from graphopt.errors import InputError
 from graphopt.lowrank import Moments, MomentsAccumulator
 from graphopt.runtime import Feeds
@@ -103,6 +104,18 @@ def load(given: Given, model: ir.Model, seed: int) -> Calibration:
     )
 
 
+def whole(given: Given, model: ir.Model) -> Calibration:
+    """Reads calibration inputs to measure on, all of them; nothing is fitted, so none has to be held out.
+
+    Raises:
+        InputError: as `load`.
+    """
+    feeds, batch = read(given, model)
+    if batch is not None and _count(feeds) < batch:
+        raise InputError(f"calibration: {_count(feeds)} inputs are too few: the model takes {batch} at once")
+    return Calibration(feeds, feeds, batch or BATCH, batch is not None)
+
+
 def read(given: Given, model: ir.Model) -> tuple[Feeds, int | None]:
     """The inputs as the model takes them, and its batch size where that is fixed.
 
@@ -124,9 +137,9 @@ def read(given: Given, model: ir.Model) -> tuple[Feeds, int | None]:
     if len(set(counts.values())) > 1:
         raise InputError(f"{where}: the inputs have different numbers of samples: {counts}")
     batches = {
-        value.shape[0]
+        size
         for value in inputs.values()
-        if value.shape is not None and len(value.shape) and isinstance(value.shape[0], int)
+        if value.shape is not None and len(value.shape) and (size := fixed(value.shape[0])) is not None
     }
     return feeds, max(batches) if batches else None
 
@@ -184,7 +197,7 @@ def _fitting(where: str, value: ir.Value, array: npt.NDArray[Any]) -> npt.NDArra
     if wanted.kind not in "fV" and array.dtype.kind != wanted.kind:
         raise InputError(f"{name} is {array.dtype}, the model takes {wanted}")
     if value.shape is not None:
-        declared = [d if isinstance(d, int) else None for d in value.shape]
+        declared = [fixed(d) for d in value.shape]
         fits = len(declared) == array.ndim and all(
             d is None or d == n for d, n in zip(declared[1:], array.shape[1:], strict=True)
         )
@@ -193,7 +206,11 @@ def _fitting(where: str, value: ir.Value, array: npt.NDArray[Any]) -> npt.NDArra
             raise InputError(f"{name} has shape {list(array.shape)}, the model takes {shape}")
     if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
         raise InputError(f"{name} has values that are not finite")
-    return array.astype(wanted, copy=False)
+    with np.errstate(over="ignore"):
+        cast = array.astype(wanted, copy=False)
+    if wanted.kind == "f" and not np.all(np.isfinite(cast)):
+        raise InputError(f"{name} has values that {wanted} can't hold")
+    return cast
 
 
 # ---------------------------------------------------------------- what convolutions see
@@ -291,21 +308,36 @@ def _pad(x: npt.NDArray[Any], form: Form) -> npt.NDArray[Any]:
 # ---------------------------------------------------------------- measured on held-out inputs
 
 
+def extremes(
+    analysis: Analysis, linears: Sequence[Linear], calibration: Calibration
+) -> dict[str, tuple[Array, Array]]:
+    """Lowest and highest value [out] of each operator's output over all calibration inputs, by its name."""
+    names = {linear.y: linear.name for linear in linears}
+    found: dict[str, tuple[Array, Array]] = {}
+    for part in (calibration.fit, calibration.held_out):
+        for values in stream(analysis.model, sorted(names), calibration, part):
+            for y, name in names.items():
+                rows = np.moveaxis(values[y], 1, -1).reshape(-1, values[y].shape[1]).astype(np.float64)
+                low, high = found.get(name, (rows[0], rows[0]))
+                found[name] = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
+    return found
+
+
 def region_errors(
     analysis: Analysis, changes: Sequence[tuple[Candidate, Replacement]], calibration: Calibration
 ) -> dict[str, float]:
     """E‖y − ŷ‖² / Var(y) of each changed region alone, on held-out inputs, by name of the anchor."""
-    regions = [verification.region(analysis, c, change, f"r{i}/") for i, (c, change) in enumerate(changes)]
+    pairs = [regions.region(analysis, c, change, f"r{i}/") for i, (c, change) in enumerate(changes)]
     errors: dict[str, float] = {}
-    for chunk in verification.chunks(regions, calibration.batch):
+    for chunk in regions.chunks(pairs, calibration.batch):
         errors.update(_chunk_errors(analysis, chunk, calibration))
     return errors
 
 
 def _chunk_errors(
-    analysis: Analysis, chunk: Sequence[verification.Region], calibration: Calibration
+    analysis: Analysis, chunk: Sequence[regions.Region], calibration: Calibration
 ) -> dict[str, float]:
-    running = runtime.session(verification.assemble(analysis.model, chunk, open_batch=True), optimised=False)
+    running = runtime.session(regions.assemble(analysis.model, chunk, open_batch=True), optimised=False)
     sources = {name: source for item in chunk for name, source in item.sources.items()}
     outputs = [name for item in chunk for _, old, new in item.outputs for name in (old, new)]
     noise = dict.fromkeys(outputs, 0.0)

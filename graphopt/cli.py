@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from graphopt.report import Report
     from graphopt.result import Result
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
 typer_app = typer.Typer(
     name="graphopt",
     no_args_is_help=True,
@@ -67,7 +70,11 @@ def app() -> int:
     """Runs the command line; usage errors become `InputError`."""
     command = typer.main.get_command(typer_app)
     try:
-        return command.main(prog_name="graphopt", standalone_mode=False) or 0
+        code = command.main(prog_name="graphopt", standalone_mode=False) or 0
+    except SystemExit as end:  # how typer ends when the reader of a pipe is gone, and after completions
+        if end.code != 1:
+            raise
+        raise BrokenPipeError from end
     except Exception as error:
         shown = getattr(error, "format_message", None)
         if shown is None:
@@ -76,6 +83,9 @@ def app() -> int:
             sys.stderr.write(f"{shown()}\n")
             return 2
         raise InputError(f"{shown()} (see graphopt --help)") from error
+    if code == INTERRUPTED:  # how typer returns from Ctrl-C
+        raise KeyboardInterrupt
+    return code
 
 
 def _version(wanted: bool) -> None:
@@ -140,7 +150,9 @@ def optimize(
     aim: Annotated[
         Aim, typer.Option(help="Exact rewrites that are expected to be faster, or all that save MACs.")
     ] = Aim.time,
-    gate: Annotated[str | None, typer.Option(metavar="latency", help="Not supported yet.")] = None,
+    gate: Annotated[
+        str | None, typer.Option(metavar="latency", help="Measure each changed region, drop what is slower.")
+    ] = None,
     freeze_initializers: Annotated[
         bool, typer.Option("--freeze-initializers", help="Initializers that are also inputs are constants.")
     ] = False,
@@ -161,7 +173,7 @@ def optimize(
 
     Example: graphopt optimize model.onnx -o smaller.onnx --budget macs=0.7 --calibration inputs.npz
     """
-    for name, value in (("--html", html), ("--markdown", markdown), ("--gate", gate)):
+    for name, value in (("--html", html), ("--markdown", markdown)):
         if value is not None:
             raise InputError(f"{name} is not supported yet; --report writes the report as JSON")
     if out is None and not dry_run:
@@ -185,6 +197,7 @@ def optimize(
             options=options["set"],
             shapes=options["shapes"],
             seed=seed,
+            gate=gate,
             freeze_initializers=freeze_initializers,
         )
         if out is not None and not dry_run:

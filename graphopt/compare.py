@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+Output: TypeAlias = Any
+"""What a model returns: an array, or for a sequence a list of arrays."""
 ZERO_REFERENCE = 1e-6
 """Absolute difference that still passes where the reference is zero everywhere."""
 
@@ -33,28 +35,37 @@ class Difference:
     feeds: int = 0
     note: str = ""
 
-    def add(self, reference: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> None:
-        """Takes in one pair of outputs."""
+    def add(self, reference: Output, candidate: Output) -> None:
+        """Takes in one pair of outputs; sequences are compared element by element."""
         self.feeds += 1
+        if isinstance(reference, list) and len(reference) != len(candidate):
+            self._fail(f"{len(candidate)} elements instead of {len(reference)}")
+            return
+        pairs = (
+            zip(reference, candidate, strict=True)
+            if isinstance(reference, list)
+            else [(reference, candidate)]
+        )
+        for exact, other in pairs:
+            self._add_array(exact, other)
+
+    def _fail(self, problem: str) -> None:
+        self.max_abs = self.max_rel = self.noise = math.inf
+        self.note = problem
+
+    def _add_array(self, reference: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> None:
         problem = _incomparable(reference, candidate)
         if problem:
-            self.max_abs = self.max_rel = self.noise = math.inf
-            self.note = problem
+            self._fail(problem)
             return
         if reference.dtype.kind not in "fiub" or not reference.size:
             return
-        wide, other = reference.astype(np.float64), candidate.astype(np.float64)
-        same = (wide == other) | (np.isnan(wide) & np.isnan(other))
-        wide, other = (
-            np.where(same & ~np.isfinite(wide), 0.0, wide),
-            np.where(same, np.where(np.isfinite(wide), wide, 0.0), other),
-        )
-        gap = np.abs(wide - other)
-        largest, scale = float(gap.max()), float(np.abs(wide).max())
+        exact, gap = _finite_gap(reference, candidate)
+        largest, scale = _largest(gap), _largest(exact)
         relative = largest / scale if scale > 0 else (0.0 if largest <= ZERO_REFERENCE else math.inf)
         self.max_abs, self.max_rel = max(self.max_abs, largest), max(self.max_rel, relative)
-        self.signal += float(np.vdot(wide, wide))
-        self.noise += float(np.vdot(gap, gap))
+        self.signal += float(np.dot(exact, exact))
+        self.noise += float(np.dot(gap, gap))
 
     @property
     def sqnr(self) -> float:
@@ -67,24 +78,48 @@ class Difference:
 
 
 def _incomparable(reference: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> str:
+    """Why no difference can be taken; "" when it can."""
     if reference.shape != candidate.shape:
         return f"shape {list(candidate.shape)} instead of {list(reference.shape)}"
     if reference.dtype != candidate.dtype:
         return f"type {candidate.dtype} instead of {reference.dtype}"
     if reference.dtype.kind not in "fiub":
         return "" if np.array_equal(reference, candidate) else "values differ"
-    if reference.dtype.kind == "f":
-        bad = ~np.isfinite(candidate) & ~(
-            (reference == candidate) | (np.isnan(reference) & np.isnan(candidate))
-        )
+    if reference.dtype.kind == "f" and not (np.isfinite(candidate).all() and np.isfinite(reference).all()):
+        equal = (reference == candidate) | (np.isnan(reference) & np.isnan(candidate))
+        bad = ~(np.isfinite(candidate) & np.isfinite(reference)) & ~equal
         if bad.any():
-            return f"{int(bad.sum())} values are not finite"
+            return f"{int(bad.sum())} values are not finite in one of the two"
     return ""
 
 
-def agreement(reference: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> float | None:
+def _finite_gap(
+    reference: npt.NDArray[Any], candidate: npt.NDArray[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Reference and difference, flat; 0 where both are the same infinity or NaN.
+
+    float32 is precise enough for differences of float32 and float16, all else is taken in float64.
+    """
+    kind = np.float32 if reference.dtype in (np.float32, np.float16) else np.float64
+    exact: npt.NDArray[Any] = reference.astype(kind, copy=False).ravel()
+    other: npt.NDArray[Any] = candidate.astype(kind, copy=False).ravel()
+    finite = np.isfinite(exact)
+    if not finite.all():
+        exact, other = np.where(finite, exact, 0), np.where(finite, other, 0)
+    return exact, other - exact
+
+
+def _largest(array: npt.NDArray[Any]) -> float:
+    return max(float(array.max()), -float(array.min()))
+
+
+def agreement(reference: Output, candidate: Output) -> float | None:
     """Fraction of equal argmax over axis 1 for outputs [N, K] or [N, K, 1, 1]; None for other outputs."""
-    if not is_class_scores(reference.shape) or reference.shape != candidate.shape:
+    if (
+        isinstance(reference, list)
+        or not is_class_scores(reference.shape)
+        or reference.shape != candidate.shape
+    ):
         return None
     first, second = (array.reshape(len(array), -1).argmax(axis=1) for array in (reference, candidate))
     return float((first == second).mean())

@@ -91,7 +91,8 @@ class Linear:
         params: elements of constant weight and bias.
         bias_elements: those of the bias; 0 where there is none.
         macs: multiply-accumulates; None where a size is unknown.
-        obstacle: why no rewrite may touch it; "" when its weights may be read and replaced.
+        blocked: why no rewrite may touch it or move it; "" when they may.
+        obstacle: why its weights may not be read and replaced; "" when they may.
         node: the operator itself.
     """
 
@@ -108,6 +109,7 @@ class Linear:
     params: int
     bias_elements: int
     macs: int | None
+    blocked: str
     obstacle: str
     node: ir.Node = field(repr=False)
     constants: Constants = field(repr=False)
@@ -158,6 +160,11 @@ class Linear:
         """Bytes of one element of the weights."""
         return self.dtype.itemsize
 
+    @property
+    def alpha(self) -> float:
+        """What a Gemm multiplies its product by; 1 for all others."""
+        return float(_number(self.node, "alpha", 1.0)) if self.op == "Gemm" else 1.0
+
     def weight(self) -> Array:
         """The weights, [out, in/group, *kernel] in float64; Gemm's alpha is multiplied in."""
         weight = self._array(1).astype(np.float64)
@@ -167,6 +174,14 @@ class Linear:
             weight = weight * _number(self.node, "alpha", 1.0)
             return weight if _number(self.node, "transB", 0) else weight.T
         return weight.T if self.op == "MatMul" else weight
+
+    def stored_weight(self) -> Array:
+        """The weights, [out, in/group, *kernel] in the type that they are stored in, without Gemm's alpha."""
+        weight = self._array(1)
+        if self.op == "ConvTranspose":
+            return algebra.transpose_layout(weight, self.group)
+        transposed = self.op == "MatMul" or (self.op == "Gemm" and not _number(self.node, "transB", 0))
+        return weight.T if transposed else weight
 
     def bias(self) -> Array | None:
         """The bias, [out] in float64, or None; Gemm's beta is multiplied in."""
@@ -204,6 +219,7 @@ def view(
         return None
     kernel, in_channels, out_channels = _channels(node, input_shape, weight_shape)
     form, problem = _form(node, kernel, input_shape)
+    blocked = _blocked(node, quantised) or problem
     x, y = node.inputs[0], node.outputs[0]
     return Linear(
         name=name,
@@ -219,7 +235,8 @@ def view(
         params=sum(constants.size(value) or 0 for value in node.inputs[1:] if value is not None),
         bias_elements=_bias_elements(node, constants),
         macs=macs,
-        obstacle=_obstacle(node, constants, weight_shape, out_channels, quantised) or problem,
+        blocked=blocked,
+        obstacle=blocked or _obstacle(node, constants, weight_shape, out_channels),
         node=node,
         constants=constants,
     )
@@ -294,27 +311,22 @@ def _same_pads(
     return (*begin, *end)
 
 
-def _obstacle(
-    node: ir.Node,
-    constants: Constants,
-    weight_shape: Shape | None,
-    out_channels: int | None,
-    quantised: bool,
-) -> str:
-    """Why the weights may not be read and replaced; "" when they may."""
+def _blocked(node: ir.Node, quantised: bool) -> str:
+    """Why the operator may not be touched at all; "" when it may."""
     if quantised:
         return "it is in a quantised region (QuantizeLinear/DequantizeLinear), which is left alone"
     if _number(node, "transA", 0):
         return "its input is transposed (transA=1)"
+    return ""
+
+
+def _obstacle(
+    node: ir.Node, constants: Constants, weight_shape: Shape | None, out_channels: int | None
+) -> str:
+    """Why the weights may not be read and replaced; "" when they may."""
     for value in node.inputs[1:3]:
-        if value is None or constants.is_constant(value):
-            continue
-        if constants.overridable(value):
-            return (
-                f"{value.name} is an initializer that a caller may override; "
-                "--freeze-initializers makes it a constant"
-            )
-        return f"{value.name} is computed at run time"
+        if value is not None and not constants.is_constant(value):
+            return why_no_constant(constants, value)
     weight = node.inputs[1]
     kind = None if weight is None else constants.dtype(weight)
     if weight is None or kind is None or kind.kind not in "fV":
@@ -324,6 +336,16 @@ def _obstacle(
     if node.op_type == "Gemm" and _bias_elements(node, constants):
         return _gemm_bias_problem(node, constants, out_channels)
     return ""
+
+
+def why_no_constant(constants: Constants, value: ir.Value) -> str:
+    """What a value that is no constant is instead."""
+    if constants.overridable(value):
+        return (
+            f"{value.name} is an initializer that a caller may override; "
+            "--freeze-initializers makes it a constant"
+        )
+    return f"{value.name} is computed at run time"
 
 
 def _gemm_bias_problem(node: ir.Node, constants: Constants, out_channels: int | None) -> str:
@@ -390,11 +412,11 @@ class Builder:
         self._nodes: list[NewNode] = []
         self._constants: dict[str, npt.NDArray[np.generic]] = {}
 
-    def constant(self, array: npt.NDArray[np.generic], hint: str) -> str:
-        """Adds a constant; float arrays are cast to the builder's type."""
+    def constant(self, array: npt.NDArray[np.generic], hint: str, *, keep_type: bool = False) -> str:
+        """Adds a constant; float arrays are cast to the builder's type, unless they keep their own."""
         name = f"%{hint}{len(self._constants)}"
-        kind = self._dtype if array.dtype.kind == "f" else array.dtype
-        self._constants[name] = np.ascontiguousarray(array, dtype=kind)
+        kind = self._dtype if array.dtype.kind == "f" and not keep_type else array.dtype
+        self._constants[name] = np.array(array, dtype=kind, order="C")
         return name
 
     def node(
@@ -405,9 +427,20 @@ class Builder:
         name: str = "",
     ) -> str:
         """Adds a node with one output and returns the output's local name."""
-        output = f"%y{len(self._nodes)}"
-        self._nodes.append(NewNode(op_type, tuple(inputs), (output,), attributes or {}, "", name))
-        return output
+        return self.outputs(op_type, inputs, 1, attributes, name)[0]
+
+    def outputs(
+        self,
+        op_type: str,
+        inputs: Sequence[str | None],
+        number: int,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        name: str = "",
+    ) -> tuple[str, ...]:
+        """Adds a node with several outputs and returns their local names."""
+        made = tuple(f"%y{len(self._nodes)}{f'_{i}' if i else ''}" for i in range(number))
+        self._nodes.append(NewNode(op_type, tuple(inputs), made, attributes or {}, "", name))
+        return made
 
     def linear(
         self,
@@ -442,6 +475,37 @@ class Builder:
         if bias is not None:
             inputs.append(self.constant(bias, "bias"))
         return self.node(form.op, inputs, _attributes(form, weight.shape[2:]), name)
+
+    def like(
+        self, linear: Linear, form: Form, x: str, *, bias: bool = True, weight: str | None = None
+    ) -> str:
+        """Adds a linear operator of another form that reads the very weights of one that is there.
+
+        Args:
+            linear: the operator whose weights and bias are read.
+            form: the new operator's strides, pads and the like.
+            x: the input's name.
+            bias: whether it has the bias too.
+            weight: name of another value with the weights, of the same layout.
+
+        Returns:
+            The output's local name.
+        """
+        weights = [
+            None if value is None else value.name for value in linear.node.inputs[1 : 3 if bias else 2]
+        ]
+        if weight is not None:
+            weights[0] = weight
+        return self.node(form.op, [x, *weights], _attributes(form, linear.kernel))
+
+    def again(self, linear: Linear) -> str:
+        """Adds a copy of a linear operator, attributes, weights and all; returns its output's local name."""
+        names = [None if value is None else value.name for value in linear.node.inputs]
+        attributes: dict[str, AttributeValue] = {}
+        for key, attribute in linear.node.attributes.items():
+            value = attribute.value
+            attributes[key] = tuple(value) if isinstance(value, (list, tuple)) else value
+        return self.node(linear.op, names, attributes)
 
     def _matmul(self, x: str, weight: Array, bias: Array | None, rank: int | None, name: str) -> str:
         if bias is None:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from graphopt.constants import constant_tensor
 from graphopt.core import Shape
+from graphopt.order import graphs
 
 SizeOf: TypeAlias = Callable[["ir.Value | None"], "Shape | None"]
 """The shape of a value as far as it is known, such as `graphopt.shapes.Sizes.get`."""
@@ -118,17 +119,8 @@ as it does outside of training.
 
 def nodes(model: ir.Model) -> Iterator[ir.Node]:
     """All nodes of the model: of the main graph, of the functions, and of all subgraphs."""
-    yield from model.graph.all_nodes()
-    for function in model.functions.values():
-        yield from function.all_nodes()
-
-
-def graphs(model: ir.Model) -> Iterator[ir.Graph]:
-    """The main graph, and all subgraphs of its nodes and of the functions'."""
-    yield model.graph
-    yield from model.graph.subgraphs()
-    for function in model.functions.values():
-        yield from function.subgraphs()
+    for graph in graphs(model):
+        yield from graph
 
 
 def uncounted(model: ir.Model) -> dict[str, int]:

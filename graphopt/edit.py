@@ -12,6 +12,7 @@ import onnx_ir as ir
 from graphopt.analysis import graph_paths, node_names
 from graphopt.core import Candidate, NewNode, Replacement
 from graphopt.errors import GraphOptError
+from graphopt.order import is_sorted
 
 STAMP_SOURCE = "graphopt.from"
 """Metadata key of a new node: the names of the nodes that it came from."""
@@ -56,6 +57,9 @@ class _Editor:
         self._graphs = dict(graph_paths(model))
         self._nodes = {name: node for node, name in node_names(model).items()}
         self._taken = {value.name for value in _values(model)} | {node.name for node in self._nodes.values()}
+        self._ports = {name: _ports(node) for name, node in self._nodes.items()}
+        self._heirs: dict[ir.Value, ir.Value] = {}
+        self._orphans: list[ir.Node] = []
         self._touched: set[ir.Graph] = set()
         self._loose: set[ir.Value] = set()
 
@@ -72,7 +76,9 @@ class _Editor:
         site = candidate.site
         consumed = [self._nodes[name] for name in site.nodes]
         graph = self._graphs[site.graph]
-        visible = {value.name: value for node in consumed for value in (*node.inputs, *node.outputs) if value}
+        visible = {
+            name: self._current(value) for node in site.nodes for name, value in self._ports[node].items()
+        }
         local = {
             name: self._constant(graph, array, site.nodes[0], name) for name, array in _sorted(replacement)
         }
@@ -86,12 +92,21 @@ class _Editor:
             graph.insert_before(last, node)
             made.append((new, node))
         for old_name, new_name in replacement.outputs.items():
-            self._redirect(graph, visible[old_name], local.get(new_name) or visible[new_name])
-        self._remove_dead(consumed)
+            self._redirect(
+                graph, visible[old_name], local.get(new_name) or visible[new_name], new_name in local
+            )
+        self._remove_dead(consumed, set(consumed))
+        self._orphans += (node for _, node in made)
         heir = next((node for new, node in made if not new.name), None)
         if heir is not None and consumed[0].graph is None:
             heir.name = site.nodes[0]
         self._touched.add(graph)
+
+    def _current(self, value: ir.Value) -> ir.Value:
+        """What stands for a value of the model as it was, after the replacements so far."""
+        while value in self._heirs:
+            value = self._heirs[value]
+        return value
 
     def _constant(self, graph: ir.Graph, array: object, anchor: str, hint: str) -> ir.Value:
         name = self.fresh(f"{anchor}/{hint.lstrip('%')}")
@@ -120,18 +135,22 @@ class _Editor:
         node.metadata_props.update(stamp)
         return node
 
-    def _redirect(self, graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-        """Lets the readers of ``old``, the graph outputs among them, read ``new`` under the old name."""
+    def _redirect(self, graph: ir.Graph, old: ir.Value, new: ir.Value, made: bool) -> None:
+        """Lets the readers of ``old``, the graph outputs among them, read ``new``.
+
+        A value that was made just now takes over the old name; one that was there keeps its own, unless it
+        becomes an output of the graph.
+        """
         if old.is_graph_output() and (new.producer() is None or new.is_graph_output()):
             new = self._copy_of(graph, old, new)
-        renamed = new.producer() is not None and not new.is_graph_output() and new.name is not None
-        if renamed:
+        if (made or old.is_graph_output()) and new.producer() is not None and not new.is_graph_output():
             name = old.name
             new.type, new.shape, new.doc_string = old.type, old.shape, old.doc_string
             new.metadata_props.update(old.metadata_props)
             old.name = self.fresh(f"{name}/replaced")
             new.name = name
         old.replace_all_uses_with(new, replace_graph_outputs=True)
+        self._heirs[old] = new
         self._loose.add(old)
 
     def _copy_of(self, graph: ir.Graph, old: ir.Value, new: ir.Value) -> ir.Value:
@@ -144,8 +163,13 @@ class _Editor:
         graph.insert_before(producer, node)
         return node.outputs[0]
 
-    def _remove_dead(self, nodes: Iterable[ir.Node]) -> None:
-        """Removes nodes none of whose outputs is read, and what only they read."""
+    def _remove_dead(self, nodes: Iterable[ir.Node], among: set[ir.Node] | None = None) -> None:
+        """Removes nodes none of whose outputs is read, and what only they read.
+
+        Args:
+            nodes: where to start.
+            among: the only nodes that may go now, since later changes may start from others; None for all.
+        """
         pending = list(nodes)
         while pending:
             node = pending.pop()
@@ -155,13 +179,17 @@ class _Editor:
                 a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
             ):
                 continue
+            if among is not None and node not in among:
+                self._orphans.append(node)
+                continue
             inputs = [value for value in node.inputs if value is not None]
             node.graph.remove(node, safe=True)
             self._loose.update(inputs)
             pending.extend(producer for value in inputs if (producer := value.producer()) is not None)
 
     def finish(self) -> None:
-        """Removes initializers that nothing reads any more, and sorts the graphs that need it."""
+        """Removes operators and initializers that nothing reads any more, and sorts graphs that need it."""
+        self._remove_dead(self._orphans)
         for value in sorted(self._loose, key=lambda value: value.name or ""):
             graph = value.graph
             if not value.is_initializer() or value.uses() or value.is_graph_output() or graph is None:
@@ -171,7 +199,7 @@ class _Editor:
             if value.name is not None:
                 graph.initializers.pop(value.name, None)
         for graph in self._touched:
-            if not _is_sorted(graph):
+            if not is_sorted(graph):
                 graph.sort()
 
 
@@ -180,6 +208,11 @@ def _sorted(replacement: Replacement) -> list[tuple[str, object]]:
     order = dict.fromkeys(name for node in replacement.nodes for name in node.inputs if name is not None)
     order.update(dict.fromkeys(replacement.outputs.values()))
     return [(name, replacement.constants[name]) for name in order if name in replacement.constants]
+
+
+def _ports(node: ir.Node) -> dict[str, ir.Value]:
+    """The values that a node reads and makes, by name."""
+    return {value.name or "": value for value in (*node.inputs, *node.outputs) if value is not None}
 
 
 def _last(graph: ir.Graph, nodes: Sequence[ir.Node]) -> ir.Node:
@@ -191,28 +224,6 @@ def _last(graph: ir.Graph, nodes: Sequence[ir.Node]) -> ir.Node:
         if not any(usage.node in consumed for value in node.outputs for usage in value.uses())
     ]
     return ends[0] if len(ends) == 1 else next(node for node in reversed(graph) if node in consumed)
-
-
-def _is_sorted(graph: ir.Graph) -> bool:
-    """Whether every node comes after those it reads from, subgraphs' captures included."""
-    seen: set[ir.Node] = set()
-    for node in graph:
-        readers = [node, *(inner for body in _subgraphs(node) for inner in body.all_nodes())]
-        for reader in readers:
-            for value in reader.inputs:
-                producer = value.producer() if value is not None else None
-                if producer is not None and producer.graph is graph and producer not in seen:
-                    return False
-        seen.add(node)
-    return True
-
-
-def _subgraphs(node: ir.Node) -> Iterable[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
 
 
 def _values(model: ir.Model) -> Iterable[ir.Value]:

@@ -5,6 +5,8 @@ Each message says what was wrong, where (file, node, value), and what to do abou
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -41,3 +43,20 @@ class BudgetError(GraphOptError):
     def __init__(self, message: str, result: Any = None) -> None:
         super().__init__(message)
         self.result = result
+
+
+@contextmanager
+def blaming(rewrite: str, doing: str) -> Iterator[None]:
+    """Lets whatever goes wrong inside a rewrite name the rewrite, which may be a third party's.
+
+    Args:
+        rewrite: its name.
+        doing: what it was asked for.
+    """
+    try:
+        yield
+    except (GraphOptError, MemoryError):
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise GraphOptError(f"rewrite {rewrite} failed {doing}: {what}") from error

@@ -9,7 +9,10 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt import runtime
+from graphopt.analysis import Analysis
+from graphopt.bindings import bind, fixed, symbol
 from graphopt.calibrate import Calibration
+from graphopt.constants import Constants
 from graphopt.errors import InputError
 from graphopt.runtime import Feeds
 
@@ -18,7 +21,7 @@ COUNT = 3
 SIZES_TO_TRY = (64, 32, 96, 128, 224, 256, 320, 512, 640)
 """Sizes tried, in this order, for open dimensions that nothing tells, until the model runs."""
 ODD = (3, 8, 13, 1)
-"""What is added to an open size for another feed, the first that the model runs on."""
+"""What is added to an open size for another feed, the first that the model runs on; 2 more for each next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +55,30 @@ def choose(
         shapes: sizes of inputs that the user names.
         calibration: calibration inputs, which then give sizes and ranges.
         seed: of the random inputs.
+
+    Raises:
+        InputError: the sizes contradict the model.
     """
     ranges = calibration.ranges() if calibration is not None else None
     given = dict(calibration.sizes()) if calibration is not None else {}
     given.update({name: tuple(shape) for name, shape in (shapes or {}).items()})
-    slots = _symbols(model, given)
+    told = bind(model, Constants(model), given, None, {}).symbols
+    slots = {name: batch for name, batch in _symbols(model, given).items() if name not in told}
     if not slots:
-        sizes = _resolved(model, given, {})
+        sizes = _resolved(model, given, told)
         feeds = [runtime.random_feeds(model, sizes, seed + i, ranges) for i in range(COUNT)]
         return TestInputs((*_real(calibration), *feeds), sizes, False)
+    guessed = any(not batch for batch in slots.values())
+    guesses = [
+        {**told, **{name: 1 if batch else size for name, batch in slots.items()}}
+        for size in (SIZES_TO_TRY if guessed else (1,))
+    ]
     try:
         running = runtime.session(runtime.structure(model), optimised=False)
     except InputError as error:
-        return TestInputs(
-            (), _resolved(model, given, dict.fromkeys(slots, SIZES_TO_TRY[0])), True, str(error)
-        )
-    guessed = any(not batch for batch in slots.values())
+        return TestInputs((), _consistent(model, given, guesses), guessed, str(error))
     problem = ""
-    for size in SIZES_TO_TRY if guessed else (1,):
-        bound = {name: 1 if batch else size for name, batch in slots.items()}
+    for bound in guesses:
         sizes = _resolved(model, given, bound)
         feeds = [runtime.random_feeds(model, sizes, seed, ranges)]
         try:
@@ -80,7 +88,21 @@ def choose(
             continue
         feeds += _variations(model, running, given, slots, bound, seed, ranges)
         return TestInputs((*_real(calibration), *feeds), sizes, guessed)
-    return TestInputs((), sizes, True, problem)
+    return TestInputs((), _consistent(model, given, guesses), guessed, problem)
+
+
+def _consistent(
+    model: ir.Model, given: Mapping[str, Sequence[int]], guesses: Sequence[Mapping[str, int]]
+) -> dict[str, tuple[int, ...]]:
+    """For a model that can't be run: the first sizes that its operators fit, else those that are given."""
+    for bound in guesses:
+        sizes = _resolved(model, given, bound)
+        try:
+            Analysis(model, bindings=sizes)
+        except InputError:
+            continue
+        return sizes
+    return {name: tuple(shape) for name, shape in given.items()}
 
 
 def _real(calibration: Calibration | None) -> Iterator[Feeds]:
@@ -102,7 +124,10 @@ def _variations(
     """More inputs: another batch, and other sizes, odd ones first, that the model runs on."""
     found = 0
     changes = [
-        {name: bound[name] + (2 if batch else odd * (i + 1)) for i, (name, batch) in enumerate(slots.items())}
+        {
+            **bound,
+            **{name: bound[name] + (2 if b else odd + 2 * i) for i, (name, b) in enumerate(slots.items())},
+        }
         for odd in ODD
     ]
     for number, change in enumerate([*changes, dict(bound), dict(bound)], start=1):
@@ -124,7 +149,7 @@ def _symbols(model: ir.Model, given: Mapping[str, Sequence[int]]) -> dict[str, b
         if value.name in given or value.shape is None:
             continue
         for axis, size in enumerate(value.shape):
-            if not isinstance(size, int):
+            if fixed(size) is None:
                 symbol = _symbol(value, axis)
                 slots[symbol] = slots.get(symbol, True) and axis == 0
     return slots
@@ -132,7 +157,7 @@ def _symbols(model: ir.Model, given: Mapping[str, Sequence[int]]) -> dict[str, b
 
 def _symbol(value: ir.Value, axis: int) -> str:
     size = value.shape[axis] if value.shape is not None else None
-    name = getattr(size, "value", None)
+    name = None if size is None else symbol(size)
     return name or f"{value.name}[{axis}]"
 
 
@@ -151,7 +176,7 @@ def _resolved(
             sizes[name] = tuple(given[name])
         elif value.shape is not None:
             sizes[name] = tuple(
-                d if isinstance(d, int) else bound.get(_symbol(value, axis), 1)
+                bound.get(_symbol(value, axis), 1) if (size := fixed(d)) is None else size
                 for axis, d in enumerate(value.shape)
             )
     return sizes

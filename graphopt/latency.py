@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import feeds, runtime
+from graphopt import feeds, regions, runtime
+from graphopt.analysis import Analysis
+from graphopt.core import Candidate, Replacement
 from graphopt.errors import InputError
 
 WARM_UP = 3
 """Runs of each model before the clock counts."""
+GATE_REPEAT = 30
+"""Pairs of runs by which a changed region is judged."""
+NOISE = 0.03
+"""Difference of two latencies that means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +66,8 @@ def compare(
         raise InputError(f"the reference can't be timed: {inputs.problem}")
     if provider not in ort.get_available_providers():
         raise InputError(f"no provider {provider}; there are {', '.join(ort.get_available_providers())}")
-    sessions = [
-        runtime.session(runtime.structure(model), optimised=True, threads=threads, provider=provider)
-        for model in (reference, candidate)
-    ]
-    feed = inputs.feeds[0]
-    for running in sessions * WARM_UP:
-        runtime.run(running, feed)
-    seconds = np.empty((repeat, 2))
-    for pair in range(repeat):
-        for which in (0, 1) if pair % 2 == 0 else (1, 0):
-            start = time.perf_counter()
-            sessions[which].run(None, feed)
-            seconds[pair, which] = time.perf_counter() - start
+    parts = (runtime.structure(reference), runtime.structure(candidate))
+    seconds = _paired(parts, inputs.feeds[0], threads, repeat, provider)
     ratios = seconds[:, 0] / seconds[:, 1]
     low, high = np.percentile(ratios, [10, 90])
     before, after = np.median(seconds, axis=0) * 1e3
@@ -83,3 +80,40 @@ def compare(
         repeat,
         provider,
     )
+
+
+def slower(
+    analysis: Analysis, changes: Sequence[tuple[Candidate, Replacement]], seed: int
+) -> dict[Candidate, str]:
+    """The changes that did not make their region faster, each timed alone at one thread, with the figures.
+
+    A change without a saving of MACs has to be at least as fast, give or take `NOISE`.
+    """
+    found: dict[Candidate, str] = {}
+    for candidate, change in changes:
+        region = regions.region(analysis, candidate, change, "r/")
+        rng = np.random.default_rng(seed)
+        feed = {name: runtime.random_array(rng, *given) for name, given in region.inputs.items()}
+        parts = tuple(regions.assemble(analysis.model, [form]) for form in region.forms())
+        seconds = _paired(parts, feed, 1, GATE_REPEAT, "CPUExecutionProvider")
+        speedup = float(np.median(seconds[:, 0] / seconds[:, 1]))
+        if speedup < (1.0 if candidate.macs_saved else 1.0 - NOISE):
+            before, after = np.median(seconds, axis=0) * 1e6
+            found[candidate] = f"measured slower ({before:.0f} → {after:.0f} µs): --gate latency drops it"
+    return found
+
+
+def _paired(
+    parts: Sequence[runtime.Structure], feed: runtime.Feeds, threads: int, repeat: int, provider: str
+) -> npt.NDArray[np.float64]:
+    """Seconds [repeat, 2] of two models on one input, run in turn, the first of a pair changing."""
+    sessions = [runtime.session(p, optimised=True, threads=threads, provider=provider) for p in parts]
+    for running in sessions * WARM_UP:
+        runtime.run(running, feed)
+    seconds = np.empty((repeat, 2))
+    for pair in range(repeat):
+        for which in (0, 1) if pair % 2 == 0 else (1, 0):
+            start = time.perf_counter()
+            sessions[which].run(None, feed)
+            seconds[pair, which] = time.perf_counter() - start
+    return seconds

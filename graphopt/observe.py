@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from graphopt import runtime
 from graphopt.analysis import Analysis
-from graphopt.core import Shape
+from graphopt.core import Array, Shape
 from graphopt.errors import InputError
 from graphopt.lowrank import Moments
 
@@ -20,6 +20,7 @@ def snapshot(
     known: dict[str, Shape],
     frozen: bool = False,
     moments: Mapping[str, Moments] | None = None,
+    extremes: Mapping[str, tuple[Array, Array]] | None = None,
     seed: int = 0,
 ) -> Analysis:
     """An `Analysis` in which every linear operator has a size, if running the model once can tell it.
@@ -30,6 +31,7 @@ def snapshot(
         known: shapes seen before, by value name; what is seen now is added.
         frozen: as for `Analysis`.
         moments: as for `Analysis`.
+        extremes: as for `Analysis`.
         seed: of the input that the model is run on.
 
     Raises:
@@ -37,7 +39,9 @@ def snapshot(
     """
 
     def look() -> Analysis:
-        return Analysis(model, bindings=bindings, known=known, frozen=frozen, moments=moments)
+        return Analysis(
+            model, bindings=bindings, known=known, frozen=frozen, moments=moments, extremes=extremes
+        )
 
     analysis = look()
     missing = analysis.unsized()

@@ -1,8 +1,9 @@
-"""Orders of nodes and values in which everything comes after what it depends on."""
+"""The graphs of a model, and orders in which everything comes after what it depends on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator
+from functools import partial
 from typing import TypeVar
 
 import onnx_ir as ir
@@ -42,11 +43,7 @@ def topological(graph: ir.Graph) -> list[ir.Node]:
     """
     done: set[ir.Node] = set()
     order: list[ir.Node] = []
-
-    def parents(node: ir.Node) -> list[ir.Node]:
-        producers = (value.producer() for value in _used(node))
-        return [producer for producer in producers if producer is not None and producer.graph is graph]
-
+    parents = partial(producers, graph=graph)
     for start in graph:
         for node in post_order(start, parents, done):
             if any(parent not in done for parent in parents(node)):
@@ -58,20 +55,56 @@ def topological(graph: ir.Graph) -> list[ir.Node]:
     return order
 
 
+def is_sorted(graph: ir.Graph) -> bool:
+    """Whether every node comes after those of the graph that it needs, also through its subgraphs."""
+    done: set[ir.Node] = set()
+    for node in graph:
+        if any(producer not in done for producer in producers(node, graph)):
+            return False
+        done.add(node)
+    return True
+
+
+def producers(node: ir.Node, graph: ir.Graph) -> dict[ir.Node, None]:
+    """The nodes of the graph that the node needs, each once and in order, also through its subgraphs."""
+    found = (value.producer() for value in _used(node))
+    return {producer: None for producer in found if producer is not None and producer.graph is graph}
+
+
 def label(node: ir.Node) -> str:
     """What a message calls a node."""
     return node.name or f"{node.op_type}:{node.outputs[0].name if node.outputs else ''}"
 
 
-def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    """The graphs among a node's attributes."""
+def bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
+    """The graphs among a node's attributes, each with its place: ``then_branch``, or ``bodies[1]``."""
     for attribute in node.attributes.values():
         if attribute.is_ref():
             continue
         if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
+            yield attribute.name, attribute.as_graph()
         elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
+            for index, graph in enumerate(attribute.as_graphs()):
+                yield f"{attribute.name}[{index}]", graph
+
+
+def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs among a node's attributes."""
+    return (graph for _, graph in bodies(node))
+
+
+def graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    """Every graph of the model: the main one, the functions' bodies, and the subgraphs of both."""
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        yield from _nested(graph)
+
+
+def _nested(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """The graph, then its subgraphs; `Graph.subgraphs` fails at an attribute that a function passes on."""
+    yield graph
+    for node in graph:
+        for body in subgraphs(node):
+            yield from _nested(body)
 
 
 def _used(node: ir.Node) -> Iterator[ir.Value]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import fnmatch
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple, TypeAlias
 
 import onnx_ir as ir
 
-from graphopt import calibrate, edit, feeds, plan, runtime, verification
+from graphopt import budget, calibrate, edit, feeds, latency, plan, regions, verification
+from graphopt import model as files
 from graphopt.analysis import Analysis, Totals
+from graphopt.budget import Spent
 from graphopt.calibrate import Calibration, Given
 from graphopt.core import (
+    Array,
     Budget,
     Candidate,
     Exactness,
@@ -24,18 +26,24 @@ from graphopt.core import (
     Rewrite,
     Shape,
     Site,
-    Verdict,
 )
-from graphopt.errors import BudgetError, InputError, VerificationError
+from graphopt.errors import BudgetError, InputError, VerificationError, blaming
 from graphopt.feeds import TestInputs
+from graphopt.journal import Journal, worst
 from graphopt.lowrank import Moments
 from graphopt.model import Source
 from graphopt.observe import snapshot
-from graphopt.report import Applied, Left, Report
+from graphopt.report import Applied, Report
 from graphopt.result import Result
+from graphopt.rewrites import option_types
+from graphopt.verification import Verification
 
 MAX_ROUNDS = 20
 """Exact rounds (match, plan, commit) after which it is left at that."""
+
+STAGES = 3
+"""Groups of exact rewrites; one is asked only when those before it find nothing: cheap ones, then those that
+read weights (``reads_weights``), then those that take a form which others can't read (``goes_last``)."""
 
 Change: TypeAlias = tuple[Candidate, Replacement]
 
@@ -52,7 +60,31 @@ class Options:
     outputs: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
+    gate_latency: bool = False
     freeze_initializers: bool = False
+
+    def described(self) -> dict[str, object]:
+        """The options as the report gives them."""
+        return {
+            "budget": {key: value for key, value in asdict(self.budget).items() if value is not None},
+            "rewrites": {r.name: {name: getattr(r, name) for name in option_types(r)} for r in self.rewrites},
+            "aim": "time" if self.by_time else "macs",
+            "gate": "latency" if self.gate_latency else None,
+            "at": self.at,
+            "keep": self.keep,
+            "outputs": self.outputs,
+            "shapes": dict(self.shapes),
+            "seed": self.seed,
+            "freeze_initializers": self.freeze_initializers,
+        }
+
+
+class Round(NamedTuple):
+    """One exact round: the model before it, what it changed, and the journal's mark before it."""
+
+    model: ir.Model
+    changes: list[Change]
+    mark: tuple[int, int]
 
 
 class Pipeline:
@@ -67,21 +99,15 @@ class Pipeline:
     def __init__(self, source: Source, options: Options, calibration: Given | None = None) -> None:
         self.source = source
         self.options = options
-        self.seconds: dict[str, float] = {}
+        self.journal = Journal()
         self.calibration: Calibration | None = None
-        self.applied: list[Applied] = []
-        self.declined: dict[tuple[str, Site], str] = {}
-        self.rejected: dict[tuple[str, Site], str] = {}
-        self.checks: list[Verdict] = []
-        self.notes: list[str] = []
-        self._banned: set[tuple[str, Site, str]] = set()
         self._known: dict[str, Shape] = {}
-        with self._step("load"):
-            _check_outputs(source.model, options.outputs)
+        with self.journal.step("load"):
+            verification.check_outputs(source.model, options.outputs)
             if calibration is not None:
                 self.calibration = calibrate.load(calibration, source.model, options.seed)
         self.model = source.model
-        with self._step("analyse"):
+        with self.journal.step("analyse"):
             self.inputs = self._choose_inputs()
             self.original = self._analysis(source.model)
         if self.original.overridable and options.freeze_initializers:
@@ -96,64 +122,156 @@ class Pipeline:
             VerificationError: the rewritten model computes something else.
             BudgetError: the budget was not reached.
         """
-        self._exact_rounds()
-        exact_model = self.model
-        self._verify(self.source.model, exact_model)
+        for expanding in self._taking_part(Exactness.EXPANDING):
+            self._expand(expanding)
+            return self._result(self._quality())  # it runs alone
+        self._rewrite_exactly(self.source.model)
         if self._approximate():
-            approximate_model = self.model
-            self._exact_rounds()
-            self._verify(approximate_model, self.model)
-        result = self._result(self._quality(exact_model))
-        self._judge(result)
+            self._rewrite_exactly(self.model)
+        result = self._result(self._quality())
+        missed = budget.missed(self.options.budget, self._spent_before, self._spent())
+        if missed:
+            raise BudgetError(f"the budget was not reached: {missed}", result)
         return result
 
-    def _exact_rounds(self) -> None:
+    def _rewrite_exactly(self, reference: ir.Model) -> None:
+        """Exact rounds until nothing is left to do, and the whole model verified against the reference.
+
+        A change that makes the whole model differ is found, dropped, and the rounds go on without it.
+
+        Raises:
+            VerificationError: the model differs, and no single change is guilty.
+        """
+        rounds: list[Round] = []
+        while True:
+            self._exact_rounds(rounds)
+            found = self._compare(reference, self.model)
+            if found:
+                self.journal.checks += found.checks
+                self.journal.notes += found.notes
+                return
+            failed = worst(found.checks)
+            why = failed.note or f"relative difference {failed.max_rel:.1e}, allowed {failed.allowed:.1e}"
+            if not self._drop_guilty(reference, rounds, why):
+                self.journal.checks += found.checks
+                raise VerificationError(f"the rewritten model differs: {why}", self._result(None))
+
+    def _exact_rounds(self, rounds: list[Round]) -> None:
         """Match, plan, verify, build and commit, until nothing is left to do."""
-        cheap = [r for r in self._taking_part(Exactness.EXACT) if not getattr(r, "reads_weights", False)]
         every = self._taking_part(Exactness.EXACT)
-        for _ in range(MAX_ROUNDS):
+        while len(rounds) < MAX_ROUNDS:
             analysis = self._analysis(self.model)
             changes: list[Change] = []
-            for group in (cheap, [r for r in every if r not in cheap]):
+            mark = self.journal.mark()
+            for stage in range(STAGES):
+                group = [rewrite for rewrite in every if _stage(rewrite) == stage]
                 changes = changes or self._exact_changes(analysis, group)
             if not changes:
                 return
-            self._commit(analysis, changes)
-        self.notes.append(f"stopped after {MAX_ROUNDS} rounds; another run may find more")
+            rounds.append(Round(self.model, changes, mark))
+            self._commit(changes)
+        self.journal.notes.append(f"stopped after {MAX_ROUNDS} rounds; another run may find more")
 
     def _exact_changes(self, analysis: Analysis, group: Sequence[Rewrite]) -> list[Change]:
         """The verified changes of one round; a change that fails is dropped, and the plan made again."""
         while True:
             candidates = self._match(analysis, group)
-            chosen = plan.exact(candidates, by_time=self.options.by_time)
-            self._note_declined(chosen)
+            totals = self.original.totals
+            chosen = plan.exact(
+                candidates,
+                by_time=self.options.by_time,
+                macs=totals.macs,
+                weight_bytes=totals.weight_bytes,
+            )
+            self.journal.decline(chosen)
             changes = self._build(analysis, chosen.chosen, None)
-            failed = self._check_regions(analysis, changes)
-            if not failed:
+            if not self._failing(analysis, changes):
                 return changes
+
+    def _drop_guilty(self, reference: ir.Model, rounds: list[Round], why: str) -> bool:
+        """Finds the change with which the model begins to differ, bans it, and goes back to before its round.
+
+        Returns:
+            Whether there was one.
+        """
+        models = [each.model for each in rounds[1:]] + [self.model]
+        first = _first_failing(len(rounds), lambda n: bool(self._compare(reference, models[n - 1])))
+        if first is None:
+            return False
+        guilty_round = rounds[first - 1]
+
+        def passes(count: int) -> bool:
+            model = edit.apply(guilty_round.model, guilty_round.changes[:count])
+            return bool(self._compare(reference, model))
+
+        number = _first_failing(len(guilty_round.changes), passes)
+        if number is None:
+            return False
+        candidate = guilty_round.changes[number - 1][0]
+        self.journal.back(guilty_round.mark)
+        self.journal.ban(candidate, f"failed verification: with it the whole model differs, {why}")
+        self.model = guilty_round.model
+        del rounds[first - 1 :]
+        return True
+
+    def _expand(self, rewrite: Rewrite) -> None:
+        """Inserts what makes the model dearer and leaves its function as it is, once at each chosen node.
+
+        Raises:
+            VerificationError: the model computes something else.
+        """
+        analysis = self._analysis(self.model, extremes=self._extremes(rewrite))
+        candidates = self._match(analysis, [rewrite])
+        chosen = [c for c in candidates if _matches(c.site.nodes[0], self.options.at)]
+        changes = self._build(analysis, chosen, None)
+        condition = getattr(rewrite, "condition", "")
+        if not condition:  # what holds on some inputs only is compared on those, in the whole model
+            self._failing(analysis, changes)
+            changes = [change for change in changes if self.journal.allows(change[0])]
+        if not changes:
+            return
+        self._commit(changes)
+        added = sum((c.after.macs or 0) - (c.before.macs or 0) for c, _ in changes)
+        self.journal.notes.append(f"{rewrite.name} raises the MACs by {added:,}, as was asked")
+        if condition:
+            self.journal.notes.append(f"equal {condition}; on inputs beyond their range it may differ")
+        found = self._compare(self.source.model, self.model)
+        self.journal.checks += found.checks
+        self.journal.notes += found.notes
+        if not found:
+            raise VerificationError(f"the expanded model differs: {worst(found.checks)}", self._result(None))
+
+    def _extremes(self, rewrite: Rewrite) -> dict[str, tuple[Array, Array]] | None:
+        """The range of the outputs that an expanding rewrite asks for."""
+        needs = getattr(rewrite, "outputs_needed", None)
+        if self.calibration is None or needs is None:
+            return None
+        with self.journal.step("calibrate"):
+            analysis = self._analysis(self.model)
+            chosen = [each for each in needs(analysis) if _matches(each.name, self.options.at)]
+            outer = [linear for linear in chosen if analysis.is_outermost(linear.node)]
+            return calibrate.extremes(analysis, outer, self.calibration)
 
     def _approximate(self) -> bool:
         """One plan over the model with the approximate rewrites; whether it changed anything."""
         group = self._taking_part(Exactness.APPROXIMATE)
         fixed = [r for r in group if getattr(r, "fixed", False)]
-        limits = self._limits()
-        if not group or (not fixed and not any(limit.needed > 0 for limit in limits)):
+        unknown = ", ".join(self.unknown_dims)
+        limits = budget.limits(self.options.budget, self._spent_before, self._spent(), unknown)
+        needed = any(limit.needed > 0 for limit in limits)
+        if not group or not (fixed or needed):
             return False
         analysis = self._analysis(self.model)
         moments = self._moments(analysis, group)
         if moments is not None:
             analysis = self._analysis(self.model, moments)
         candidates = self._match(analysis, fixed or group)
-        if any(limit.needed > 0 for limit in limits):
-            chosen = plan.within(candidates, limits)
-        else:
-            chosen = Plan(tuple(candidates))
-        self._note_declined(chosen)
+        chosen = plan.within(candidates, limits) if needed else Plan(tuple(candidates))
+        self.journal.decline(chosen)
         changes = self._build(analysis, chosen.chosen, moments)
-        failed = self._check_runs(analysis, changes)
-        changes = [change for change in changes if change[0] not in failed]
+        changes = self._running(analysis, changes)
         if changes:
-            self._commit(analysis, changes, self._region_errors(analysis, changes))
+            self._commit(changes, self._region_errors(analysis, changes))
         return bool(changes)
 
     # ------------------------------------------------------------ snapshots
@@ -166,7 +284,12 @@ class Pipeline:
             self.source.model, shapes=options.shapes, calibration=self.calibration, seed=options.seed
         )
 
-    def _analysis(self, model: ir.Model, moments: Mapping[str, Moments] | None = None) -> Analysis:
+    def _analysis(
+        self,
+        model: ir.Model,
+        moments: Mapping[str, Moments] | None = None,
+        extremes: Mapping[str, tuple[Array, Array]] | None = None,
+    ) -> Analysis:
         """A snapshot at the sizes of the test inputs; shapes that inference misses are seen by running."""
         return snapshot(
             model,
@@ -174,13 +297,14 @@ class Pipeline:
             known=self._known,
             frozen=self.options.freeze_initializers,
             moments=moments,
+            extremes=extremes,
             seed=self.options.seed,
         )
 
     def _moments(self, analysis: Analysis, group: Sequence[Rewrite]) -> dict[str, Moments] | None:
         if self.calibration is None:
             return None
-        with self._step("calibrate"):
+        with self.journal.step("calibrate"):
             needed = {
                 linear.name: linear
                 for rewrite in group
@@ -197,15 +321,16 @@ class Pipeline:
 
     def _match(self, analysis: Analysis, group: Sequence[Rewrite]) -> list[Candidate]:
         """The candidates that the user did not rule out and that did not fail before."""
-        with self._step("propose"):
+        with self.journal.step("propose"):
             candidates: list[Candidate] = []
             for rewrite in group:
-                for found in rewrite.match(analysis):
+                with blaming(rewrite.name, "to match"):
+                    matches = list(rewrite.match(analysis))
+                for found in matches:
                     reason = self._ruled_out(found.site)
                     if isinstance(found, Rejection) or reason:
-                        text = reason or getattr(found, "reason", "")
-                        self.rejected.setdefault((rewrite.name, found.site), text)
-                    elif _key(found) not in self._banned:
+                        self.journal.reject(found, reason or getattr(found, "reason", ""))
+                    elif self.journal.allows(found):
                         candidates.append(found)
             return candidates
 
@@ -218,123 +343,84 @@ class Pipeline:
             return "--at names other nodes"
         return ""
 
-    def _note_declined(self, chosen: Plan) -> None:
-        for candidate, reason in chosen.declined:
-            self.declined.setdefault((candidate.rewrite, candidate.site), reason)
-
-    def _limits(self) -> list[plan.Limit]:
-        """What the budget still asks for, after the exact rewrites."""
-        budget, limits = self.options.budget, []
-        before, now = self.original.totals, self._analysis(self.model).totals
-        if budget.macs is not None:
-            if before.macs is None or now.macs is None or self.inputs.assumed:
-                dims = ", ".join(self.unknown_dims) or "a size"
-                raise InputError(
-                    f"--budget macs needs every size, and {dims} is unknown: give --shape or inputs"
-                )
-            limits.append(plan.Limit("macs", now.macs - budget.macs * before.macs, lambda c: c.macs_saved))
-        if budget.params is not None:
-            needed = now.params - budget.params * before.params
-            limits.append(plan.Limit("params", needed, lambda c: c.before.params - c.after.params))
-        if budget.bytes is not None:
-            needed = serialized_bytes(self.model) - budget.bytes * self.source.bytes
-            limits.append(plan.Limit("bytes", needed, _bytes_saved))
-        return limits
-
     # ------------------------------------------------------------ build, verify, commit
 
     def _build(
         self, analysis: Analysis, chosen: Iterable[Candidate], moments: Mapping[str, Moments] | None
     ) -> list[Change]:
-        with self._step("build"):
+        with self.journal.step("build"):
             named = {rewrite.name: rewrite for rewrite in self.options.rewrites}
-            return [(c, named[c.rewrite].build(analysis, c, moments)) for c in chosen]
+            changes = []
+            for candidate in chosen:
+                with blaming(candidate.rewrite, f"at {candidate.site.nodes[0]}"):
+                    changes.append((candidate, named[candidate.rewrite].build(analysis, candidate, moments)))
+            return changes
 
-    def _check_regions(self, analysis: Analysis, changes: Sequence[Change]) -> set[Candidate]:
-        """Compares each change alone with what it replaces; bans and returns those that differ."""
-        with self._step("verify"):
-            verdicts = verification.check_regions(analysis, changes, self.options.seed)
-        failed = set()
+    def _failing(self, analysis: Analysis, changes: Sequence[Change]) -> bool:
+        """Compares each exact change alone with what it replaces; bans those that differ or are slower."""
+        with self.journal.step("verify"):
+            verdicts = regions.check_regions(analysis, changes, self.options.seed)
+        reasons: dict[Candidate, str] = {}
         for candidate, verdict in verdicts:
             if not verdict:
-                failed.add(candidate)
-                self._banned.add(_key(candidate))
-                why = (
-                    verdict.note
-                    or f"relative difference {verdict.max_rel:.1e}, allowed {verdict.allowed:.0e}"
-                )
-                self.declined[candidate.rewrite, candidate.site] = f"failed verification: {why}"
-        if not failed:
-            self.checks += [verdict for _, verdict in verdicts]
-        return failed
+                difference = f"relative difference {verdict.max_rel:.1e}, allowed {verdict.allowed:.0e}"
+                reasons[candidate] = f"failed verification: {verdict.note or difference}"
+        if not reasons and self.options.gate_latency:
+            with self.journal.step("measure"):
+                reasons = latency.slower(analysis, changes, self.options.seed)
+        for candidate, reason in reasons.items():
+            self.journal.ban(candidate, reason)
+        if not reasons:
+            self.journal.checks += [verdict for _, verdict in verdicts]
+        return bool(reasons)
 
-    def _check_runs(self, analysis: Analysis, changes: Sequence[Change]) -> set[Candidate]:
-        """Whether each approximate change runs and keeps type and shape; bans those that don't."""
-        with self._step("verify"):
-            verdicts = verification.check_regions(analysis, changes, self.options.seed)
-        failed = set()
-        for candidate, verdict in verdicts:
-            if verdict.note:
-                failed.add(candidate)
-                self._banned.add(_key(candidate))
-                self.declined[candidate.rewrite, candidate.site] = f"failed verification: {verdict.note}"
-        return failed
+    def _running(self, analysis: Analysis, changes: Sequence[Change]) -> list[Change]:
+        """The approximate changes that run and keep type and shape; the others are banned."""
+        with self.journal.step("verify"):
+            verdicts = regions.check_regions(analysis, changes, self.options.seed)
+        failed = {candidate: verdict.note for candidate, verdict in verdicts if verdict.note}
+        for candidate, note in failed.items():
+            self.journal.ban(candidate, f"failed verification: {note}")
+        return [change for change in changes if change[0] not in failed]
 
     def _region_errors(self, analysis: Analysis, changes: Sequence[Change]) -> dict[str, float]:
         if self.calibration is None:
             return {}
-        with self._step("measure"):
+        with self.journal.step("measure"):
             outer = [
                 c for c in changes if all(analysis.is_outermost(analysis.nodes[n]) for n in c[0].site.nodes)
             ]
             return calibrate.region_errors(analysis, outer, self.calibration)
 
-    def _commit(
-        self, analysis: Analysis, changes: Sequence[Change], errors: Mapping[str, float] | None = None
-    ) -> None:
-        with self._step("commit"):
+    def _commit(self, changes: Sequence[Change], errors: Mapping[str, float] | None = None) -> None:
+        with self.journal.step("commit"):
             self.model = edit.apply(self.model, changes)
+        exactness = {rewrite.name: rewrite.exactness for rewrite in self.options.rewrites}
         for candidate, _ in changes:
             measured = (errors or {}).get(candidate.site.nodes[0])
-            self.applied.append(
-                Applied(candidate, self._exactness(candidate), measured, not self.inputs.assumed)
+            self.journal.applied.append(
+                Applied(candidate, exactness[candidate.rewrite], measured, not self.inputs.assumed)
             )
 
-    def _exactness(self, candidate: Candidate) -> Exactness:
-        return next(r.exactness for r in self.options.rewrites if r.name == candidate.rewrite)
-
-    def _verify(self, reference: ir.Model, candidate: ir.Model) -> None:
-        """Compares two whole models that should be equal.
-
-        Raises:
-            VerificationError: they are not.
-        """
+    def _compare(self, reference: ir.Model, candidate: ir.Model) -> Verification:
+        """Compares two whole models that should be equal, if onnxruntime can run the reference."""
         if reference is candidate:
-            return
-        if self.inputs.problem:
-            self.notes.append(f"the whole model was not run, its regions were: {self.inputs.problem}")
-            return
-        with self._step("verify"):
-            try:
-                found = verification.check_model(
-                    reference, candidate, self.inputs.feeds, self.options.outputs
-                )
-            except InputError as error:
-                self.notes.append(f"the whole model was not run, its regions were: {error}")
-                return
-        self.checks += found.checks
-        self.notes += found.notes
-        if not found:
-            worst = max((c for c in found.checks if not c), key=lambda c: c.max_rel)
-            raise VerificationError(
-                f"the rewritten model differs: {worst.note or worst}; allowed {worst.allowed:.1e}",
-                self._result(None),
-            )
+            return Verification(())
+        problem = self.inputs.problem
+        if not problem:
+            with self.journal.step("verify"):
+                try:
+                    return verification.check_model(
+                        reference, candidate, self.inputs.feeds, self.options.outputs
+                    )
+                except InputError as error:
+                    problem = str(error)
+        return Verification((), (f"the whole model was not run, its regions were: {problem}",))
 
-    def _quality(self, exact_model: ir.Model) -> calibrate.Quality | None:
+    def _quality(self) -> calibrate.Quality | None:
         if self.calibration is None or self.inputs.problem:
             return None
-        with self._step("measure"):
+        with self.journal.step("measure"):
             return calibrate.quality(
                 self.source.model,
                 self.model,
@@ -343,7 +429,18 @@ class Pipeline:
                 self.options.outputs,
             )
 
-    # ------------------------------------------------------------ report
+    # ------------------------------------------------------------ figures and report
+
+    @cached_property
+    def _spent_before(self) -> Spent:
+        return Spent(self.original.totals, self.source.bytes if self.options.budget.bytes else 0)
+
+    def _spent(self) -> Spent:
+        """What the model costs by now; its bytes are counted only where the budget asks."""
+        if self.model is self.source.model:
+            return self._spent_before
+        size = files.load(self.model).bytes if self.options.budget.bytes else 0
+        return Spent(self._analysis(self.model).totals, size)
 
     @property
     def unknown_dims(self) -> tuple[str, ...]:
@@ -353,90 +450,51 @@ class Pipeline:
         return Analysis(self.source.model, bindings=self.options.shapes).sizes.unknown_dims
 
     def _result(self, quality: calibrate.Quality | None) -> Result:
-        with self._step("report"):
-            after = self._analysis(self.model)
-            done = {(a.candidate.rewrite, a.candidate.site) for a in self.applied}
-            report = Report(
-                source=self.source,
-                before=self._figures(self.original.totals),
-                after=self._figures(after.totals),
-                changed=self.model is not self.source.model,
-                applied=tuple(self.applied),
-                declined=_left(self.declined, done),
-                rejected=_left(self.rejected, done | set(self.declined)),
-                checks=tuple(self.checks),
-                notes=tuple(self.notes),
-                quality=quality,
-                unmeasured=self.calibration is None
-                and any(a.exactness is Exactness.APPROXIMATE for a in self.applied),
-                uncounted_ops=self.original.uncounted_ops,
-                unknown_dims=self.unknown_dims,
-                observed_shapes=tuple(self._known),
-                seconds=dict(self.seconds),
-            )
-            return Result(self.model, report)
+        after = self._analysis(self.model).totals
+        journal = self.journal
+        approximate = any(item.exactness is Exactness.APPROXIMATE for item in journal.applied)
+        report = Report(
+            source=self.source,
+            before=self._figures(self.original.totals),
+            after=self._figures(after),
+            changed=self.model is not self.source.model,
+            applied=tuple(journal.applied),
+            declined=journal.declined,
+            rejected=journal.rejected,
+            checks=tuple(journal.checks),
+            notes=tuple(dict.fromkeys(journal.notes)),
+            quality=quality,
+            unmeasured=self.calibration is None and approximate,
+            uncounted_ops=self.original.uncounted_ops,
+            unknown_dims=self.unknown_dims,
+            observed_shapes=tuple(self._known),
+            seconds=dict(journal.seconds),
+            options=self.options.described(),
+        )
+        return Result(self.model, report)
 
     def _figures(self, totals: Totals) -> Totals:
         return replace(totals, macs=None) if self.inputs.assumed else totals
 
-    def _judge(self, result: Result) -> None:
-        """Raises BudgetError where a cost key of the budget is not kept."""
-        missed = []
-        before, after = self.original.totals, self._analysis(self.model).totals
-        budget = self.options.budget
-        for key, allowed, was, now in (
-            ("macs", budget.macs, before.macs, after.macs),
-            ("params", budget.params, before.params, after.params),
-            ("bytes", budget.bytes, self.source.bytes, None),
-        ):
-            if allowed is None or was is None:
-                continue
-            reached = (serialized_bytes(self.model) if now is None else now) / max(was, 1)
-            if reached > allowed:
-                missed.append(f"{key} {reached:.4f} of the input's, {allowed:g} asked for")
-        if missed:
-            raise BudgetError(f"the budget was not reached: {'; '.join(missed)}", result)
 
-    @contextmanager
-    def _step(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+def _first_failing(count: int, passes: Callable[[int], bool]) -> int | None:
+    """The smallest n from 1 to ``count`` for which ``passes(n)`` is false, by bisection; None if none is.
+
+    Nothing (n = 0) passes, and what fails with n fails with more.
+    """
+    if count == 0 or passes(count):
+        return None
+    low, high = 0, count
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if passes(middle) else (low, middle)
+    return high
 
 
-def serialized_bytes(model: ir.Model) -> int:
-    """Bytes that the model takes as a file, its external data included."""
-    parts = runtime.structure(model)
-    return int(parts.proto.ByteSize()) + sum(array.nbytes for array in parts.weights.values())
-
-
-NODE_BYTES = 400
-"""What a new operator adds to a file besides its weights, at most about."""
-
-
-def _bytes_saved(candidate: Candidate) -> float:
-    made = sum(1 for key in ("rank_in", "rank_out") if candidate.choice.get(key))
-    return candidate.before.weight_bytes - candidate.after.weight_bytes - NODE_BYTES * made
-
-
-def _key(candidate: Candidate) -> tuple[str, Site, str]:
-    return candidate.rewrite, candidate.site, repr(sorted(candidate.choice.items()))
+def _stage(rewrite: Rewrite) -> int:
+    """The group of an exact rewrite."""
+    return 2 if getattr(rewrite, "goes_last", False) else int(getattr(rewrite, "reads_weights", False))
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _left(reasons: Mapping[tuple[str, Site], str], done: set[tuple[str, Site]]) -> tuple[Left, ...]:
-    return tuple(
-        Left(rewrite, site, why) for (rewrite, site), why in reasons.items() if (rewrite, site) not in done
-    )
-
-
-def _check_outputs(model: ir.Model, names: Iterable[str]) -> None:
-    present = [value.name for value in model.graph.outputs]
-    for name in names:
-        if name not in present:
-            raise InputError(f"--output {name}: the model's outputs are {', '.join(str(p) for p in present)}")

@@ -8,31 +8,54 @@ from dataclasses import dataclass
 
 from graphopt.core import Candidate, Plan, Site
 
+ROUNDING = 1e-12
+"""What a sum of savings may miss: parts of 0.7, 0.2 and 0.1 are one."""
+SHARE_STEPS = 100
+"""Attempts to find what several limits have to count for all of them to be kept."""
+MUCH = 0.05
+"""Part of the model's bytes that is much to grow by, and of its MACs that is little to save."""
 LARGEST_ERROR = 1.0 - 1e-9
 """Relative errors at or above 1 count as this, so that their damage stays finite."""
 
 
-def exact(candidates: Sequence[Candidate], *, by_time: bool) -> Plan:
+def exact(
+    candidates: Sequence[Candidate], *, by_time: bool, macs: int | None = None, weight_bytes: int = 0
+) -> Plan:
     """Takes every exact candidate that pays, the largest saving first, each node at most once.
 
     Args:
         candidates: exact candidates.
-        by_time: leave out those that the static time model expects to be slower.
+        by_time: leave out those that the static time model expects to be slower, and those that make the
+            model grow by much to save little.
+        macs: of the whole model, where known.
+        weight_bytes: of the whole model.
     """
     chosen: list[Candidate] = []
     declined: list[tuple[Candidate, str]] = []
     taken: dict[tuple[str, str], Candidate] = {}
     for candidate in sorted(candidates, key=lambda c: (-c.macs_saved, -len(c.site.nodes))):
-        keys = [(candidate.site.graph, node) for node in candidate.site.nodes]
+        keys = _nodes(candidate)
         rival = next((taken[key] for key in keys if key in taken), None)
         if by_time and candidate.after.seconds > candidate.before.seconds:
             declined.append((candidate, _slower(candidate)))
+        elif by_time and _swells(candidate, macs, weight_bytes):
+            grown = candidate.after.weight_bytes - candidate.before.weight_bytes
+            reason = (
+                f"it would add {grown:,} bytes to save {candidate.macs_saved:,} MACs; --aim macs takes it"
+            )
+            declined.append((candidate, reason))
         elif rival is not None:
             declined.append((candidate, f"{rival.rewrite} at {rival.site.nodes[0]} comes first"))
         else:
             chosen.append(candidate)
             taken.update(dict.fromkeys(keys, candidate))
     return Plan(tuple(chosen), tuple(declined))
+
+
+def _swells(candidate: Candidate, macs: int | None, weight_bytes: int) -> bool:
+    """Whether the model would grow by over `MUCH` while its MACs fall by less than `MUCH`."""
+    grown = candidate.after.weight_bytes - candidate.before.weight_bytes
+    return grown > MUCH * weight_bytes > 0 and bool(macs) and candidate.macs_saved < MUCH * (macs or 0)
 
 
 def _slower(candidate: Candidate) -> str:
@@ -97,6 +120,7 @@ def within(candidates: Sequence[Candidate], limits: Sequence[Limit]) -> Plan:
     nothing = _Option(None, (0.0,) * len(open_limits), 0.0)
     groups = [[nothing, *map(option, group)] for group in _by_site(candidates)]
     picks = _lagrange(groups)
+    _repair(groups, picks)
     _refine(groups, picks)
     chosen = [
         c for group, pick in zip(groups, picks, strict=True) if (c := group[pick].candidate) is not None
@@ -112,23 +136,33 @@ def _took(group: Sequence[_Option], taken: set[Site]) -> bool:
 
 
 def _by_site(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Candidates that share a node, together, in the order of their first."""
+    """Candidates that share a node, directly or through others, together, in the order of their first."""
     groups: dict[tuple[str, str], list[Candidate]] = {}
-    distinct: list[list[Candidate]] = []
     for candidate in candidates:
-        keys = [(candidate.site.graph, node) for node in candidate.site.nodes]
-        group = next((groups[key] for key in keys if key in groups), None)
-        if group is None:
-            group = []
-            distinct.append(group)
+        keys = _nodes(candidate)
+        near = list({id(found): found for key in keys if (found := groups.get(key))}.values())
+        group = near[0] if near else []
+        for other in near[1:]:
+            group += other
+            groups.update((key, group) for each in other for key in _nodes(each))
         group.append(candidate)
         groups.update(dict.fromkeys(keys, group))
-    return distinct
+    return list({id(group): group for group in groups.values()}.values())
+
+
+def _nodes(candidate: Candidate) -> list[tuple[str, str]]:
+    return [(candidate.site.graph, node) for node in candidate.site.nodes]
 
 
 def _lagrange(groups: Sequence[Sequence[_Option]]) -> list[int]:
+    """The picks that weigh damage against saving, with the smallest weight that keeps all limits."""
+    shares = _shares(groups)
+
     def pick(weight: float) -> list[int]:
-        return [min(range(len(g)), key=lambda i: (g[i].damage - weight * sum(g[i].saved), i)) for g in groups]
+        return [
+            min(range(len(g)), key=lambda i: (g[i].damage - weight * _weighed(g[i], shares), i))
+            for g in groups
+        ]
 
     low, high = 1e-9, 1e15
     for _ in range(100):
@@ -138,6 +172,52 @@ def _lagrange(groups: Sequence[Sequence[_Option]]) -> list[int]:
         else:
             low = middle
     return pick(high)
+
+
+def _shares(groups: Sequence[Sequence[_Option]]) -> list[float]:
+    """How much each limit counts, so that the largest savings keep all of them, if that can be found.
+
+    With one limit there is nothing to weigh. With several, those that are missed count more and more.
+    """
+    shares = [1.0] * len(groups[0][0].saved) if groups else []
+    for _ in range(SHARE_STEPS):
+        picks = [max(range(len(g)), key=lambda i: _weighed(g[i], shares)) for g in groups]
+        saved = _saved(groups, picks)
+        if len(shares) < 2 or _enough(saved):
+            break
+        shares = [
+            share * math.exp(min(max(1.0 - part, -1.0), 1.0))
+            for share, part in zip(shares, saved, strict=True)
+        ]
+    return shares
+
+
+def _repair(groups: Sequence[Sequence[_Option]], picks: list[int]) -> None:
+    """Exchanges picks while that brings the savings nearer to what all limits need."""
+
+    def missing(saved: Sequence[float]) -> float:
+        return sum(max(1.0 - part, 0.0) for part in saved)
+
+    while not _enough(total := _saved(groups, picks)):
+        exchanges = (
+            (
+                missing(
+                    [t - a + b for t, a, b in zip(total, group[picks[i]].saved, other.saved, strict=True)]
+                ),
+                i,
+                j,
+            )
+            for i, group in enumerate(groups)
+            for j, other in enumerate(group)
+        )
+        left, i, j = min(exchanges, default=(math.inf, 0, 0))
+        if left > missing(total) - ROUNDING:
+            return
+        picks[i] = j
+
+
+def _weighed(option: _Option, shares: Sequence[float]) -> float:
+    return sum(share * part for share, part in zip(shares, option.saved, strict=True))
 
 
 def _refine(groups: Sequence[Sequence[_Option]], picks: list[int]) -> None:
@@ -165,4 +245,4 @@ def _saved(groups: Sequence[Sequence[_Option]], picks: Sequence[int]) -> list[fl
 
 
 def _enough(saved: Sequence[float]) -> bool:
-    return all(part >= 1.0 for part in saved)
+    return all(part >= 1.0 - ROUNDING for part in saved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,6 +23,8 @@ Feeds: TypeAlias = dict[str, npt.NDArray[Any]]
 
 INLINE_BYTES = 1024
 """Weights up to this size travel inside the model that a session parses."""
+DRAWN = 65_521
+"""Random numbers that are drawn for an array; a larger one repeats them. A prime: rows differ."""
 SHARED_TYPES = frozenset("efdlihBb?")
 """NumPy type codes that onnxruntime can take from outside the model."""
 
@@ -45,10 +48,7 @@ def structure(model: ir.Model) -> Structure:
     weights: dict[str, npt.NDArray[Any]] = {}
     for name, value in clone.graph.initializers.items():
         tensor = value.const_value
-        if tensor is None or tensor.nbytes <= INLINE_BYTES or tensor.dtype == ir.DataType.STRING:
-            continue
-        array = tensor.numpy()
-        if array.dtype.char not in SHARED_TYPES:
+        if tensor is None or tensor.nbytes <= INLINE_BYTES or not _shared(array := tensor.numpy()):
             continue
         weights[name] = array
         value.const_value = ir.ExternalTensor(
@@ -60,6 +60,30 @@ def structure(model: ir.Model) -> Structure:
             name=name,
         )
     return Structure(ir.to_proto(clone), weights)
+
+
+def tensors(
+    arrays: Mapping[str, npt.NDArray[Any]],
+) -> tuple[list[onnx.TensorProto], dict[str, npt.NDArray[Any]]]:
+    """Initializers of a model to be made: small ones whole, of large ones a reference and the content."""
+    inline: list[onnx.TensorProto] = []
+    weights: dict[str, npt.NDArray[Any]] = {}
+    for name, array in arrays.items():
+        if not _shared(array):
+            inline.append(onnx.numpy_helper.from_array(np.array(array, order="C"), name))
+            continue
+        weights[name] = array
+        kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        proto = onnx.TensorProto(name=name, dims=array.shape, data_type=kind)
+        proto.data_location = onnx.TensorProto.EXTERNAL
+        proto.external_data.add(key="location", value="weights")
+        inline.append(proto)
+    return inline, weights
+
+
+def _shared(array: npt.NDArray[Any]) -> bool:
+    """Whether an array is large, and of a type that onnxruntime takes from outside the model."""
+    return array.nbytes > INLINE_BYTES and array.dtype.char in SHARED_TYPES
 
 
 def session(
@@ -87,8 +111,11 @@ def session(
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others need the processor too
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
+    if not optimised:  # what is run as it stands is run a few times only: packed copies of weights don't pay
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if parts.weights:
         values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(w)) for w in parts.weights.values()]
         options.add_external_initializers(list(parts.weights), values)
@@ -163,7 +190,9 @@ def random_array(
         return rng.integers(0, 2, shape).astype(kind)
     if low_high is not None:
         return rng.uniform(*low_high, shape).astype(kind)
-    return rng.standard_normal(shape).astype(kind)
+    size = math.prod(shape)
+    drawn = rng.standard_normal(min(size, DRAWN), np.float32)  # float16 and float64 take the same numbers
+    return np.resize(drawn, shape).astype(kind, copy=False)
 
 
 def observe(model: ir.Model, feeds: Feeds, names: Sequence[str]) -> dict[str, Shape]:

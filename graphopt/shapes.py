@@ -60,15 +60,17 @@ class Sizes:
         observed: the names of the values whose shape was taken from `known`, in topological order.
     """
 
-    __slots__ = ("_shapes", "observed", "unknown_dims")
+    __slots__ = ("_shapes", "_types", "observed", "unknown_dims")
 
     def __init__(
         self,
         shapes: Mapping[ir.Value, Shape | None],
         unknown_dims: tuple[str, ...] = (),
         observed: tuple[str, ...] = (),
+        types: Mapping[ir.Value, onnx.TypeProto] | None = None,
     ) -> None:
         self._shapes = shapes
+        self._types = types or {}
         self.unknown_dims = unknown_dims
         self.observed = observed
 
@@ -79,6 +81,13 @@ class Sizes:
         if value not in self._shapes and value.const_value is not None:
             return tensor_shape(value.const_value)
         return self._shapes.get(value)
+
+    def dtype(self, value: ir.Value) -> ir.DataType | None:
+        """The type of the value's elements, declared or inferred; None where nothing tells."""
+        if value.dtype is not None:
+            return value.dtype
+        found = self._types.get(value)
+        return None if found is None else ir.DataType(found.tensor_type.elem_type) or None
 
 
 def infer(
@@ -117,7 +126,7 @@ def infer(
     if inference.contradicted:
         inference = _Inference(model, constants, bound, known or {}, trust=False)
         inference.run()
-    return Sizes(inference.shapes, bound.unknown, tuple(inference.observed))
+    return Sizes(inference.shapes, bound.unknown, tuple(inference.observed), inference.known_types())
 
 
 class _Inference:
@@ -197,6 +206,10 @@ class _Inference:
                 self.shapes[value] = tensor_shape(tensor)
                 self._types[value] = tensor_type(tensor.dtype.value, self.shapes[value])
         return self._types[value]
+
+    def known_types(self) -> dict[ir.Value, onnx.TypeProto]:
+        """The types that were found, without those that were assumed."""
+        return {value: found for value, found in self._types.items() if value not in self._guessed}
 
     def _known_shape(self, value: ir.Value) -> Shape | None:
         return self._known.get(value.name or "") if value.graph is self._model.graph else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from graphopt.analysis import Analysis, Totals
 from graphopt.conv import Linear
 from graphopt.core import Candidate, Exactness, Rewrite
+from graphopt.errors import blaming
 from graphopt.model import Source
 
 
@@ -86,9 +87,10 @@ def _opportunities(analysis: Analysis, rewrites: Iterable[Rewrite]) -> dict[str,
     found: dict[str, list[Opportunity]] = {}
     for rewrite in rewrites:
         ways: dict[str, list[Candidate]] = {}
-        for match in rewrite.match(analysis):
-            if isinstance(match, Candidate):
-                ways.setdefault(match.site.nodes[0], []).append(match)
+        with blaming(rewrite.name, "to match"):
+            for match in rewrite.match(analysis):
+                if isinstance(match, Candidate):
+                    ways.setdefault(match.site.nodes[0], []).append(match)
         for anchor, candidates in ways.items():
             chosen = _representative(candidates, rewrite.exactness)
             found.setdefault(anchor, []).append(

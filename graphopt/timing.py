@@ -6,31 +6,40 @@ overhead for being called. Convolution kernels compute whole blocks of channels,
 
 from __future__ import annotations
 
-CHANNEL_BLOCK = 16
-"""Channels that a convolution kernel computes at once (float32, AVX-512; 8 on AVX2)."""
-MACS_PER_SECOND = 30e9
-"""Of a dense float32 convolution at one thread, measured (benchmarks/time_model.py)."""
-BYTES_PER_SECOND = 8e9
-"""Of reading and writing activations at one thread, measured (benchmarks/time_model.py)."""
-SECONDS_PER_CALL = 3e-6
-"""Overhead of one operator, measured (benchmarks/time_model.py)."""
+OUT_BLOCK = 16
+"""Output channels that a convolution kernel computes at once (float32, AVX-512; 8 on AVX2)."""
+IN_BLOCK = 8
+"""Input channels that it reads at once, where there are more than `OUT_BLOCK`."""
+DENSE_MACS_PER_SECOND = 57e9
+"""Of a float32 convolution at one thread, whole blocks, measured by benchmarks/time_model.py."""
+DEPTHWISE_MACS_PER_SECOND = 19e9
+"""Of a depthwise convolution, measured by the same."""
+BYTES_PER_SECOND = 20e9
+"""Of reading and writing activations that are in the cache, measured by the same."""
+SECONDS_PER_CALL = 2e-6
+"""Overhead of one operator, measured by the same."""
 
 
 def seconds(macs: int, out_channels: int, in_channels_per_group: int, group: int, moved_bytes: int) -> float:
-    """Expected seconds of one linear operator at one thread.
+    """Expected seconds of one operator at one thread.
 
     Args:
-        macs: its multiply-accumulates.
+        macs: its multiply-accumulates; 0 for operators that only pass over their input.
         out_channels: output channels.
         in_channels_per_group: input channels that one output channel reads.
         group: number of groups.
         moved_bytes: bytes of its input and output.
     """
-    per_group = max(out_channels // group, 1)
-    padding = _blocks(per_group) * _blocks(in_channels_per_group) if group == 1 else 1.0
-    return max(macs * padding / MACS_PER_SECOND, moved_bytes / BYTES_PER_SECOND) + SECONDS_PER_CALL
+    if group > 1 and in_channels_per_group == 1:
+        arithmetic = macs / DEPTHWISE_MACS_PER_SECOND
+    else:
+        padding = _rounded_up(max(out_channels // group, 1), OUT_BLOCK)
+        if in_channels_per_group > OUT_BLOCK:
+            padding *= _rounded_up(in_channels_per_group, IN_BLOCK)
+        arithmetic = macs * padding / DENSE_MACS_PER_SECOND
+    return max(arithmetic, moved_bytes / BYTES_PER_SECOND) + SECONDS_PER_CALL
 
 
-def _blocks(channels: int) -> float:
+def _rounded_up(channels: int, block: int) -> float:
     """How many times more channels are computed than asked for."""
-    return -(-channels // CHANNEL_BLOCK) * CHANNEL_BLOCK / channels
+    return -(-channels // block) * block / channels

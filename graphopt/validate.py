@@ -24,7 +24,8 @@ import onnx.defs
 import onnx_ir as ir
 
 from graphopt.errors import InputError
-from graphopt.order import label, subgraphs
+from graphopt.files import show
+from graphopt.order import label, producers, subgraphs
 
 _DEVICES_SINCE_IR = 11
 _ATTRIBUTE = onnx.AttributeProto
@@ -187,13 +188,8 @@ def validate(model: ir.Model, path: Path | None) -> None:
             unknown, missing or of the wrong kind; an initializer whose data doesn't fit its dims; a weight
             that doesn't fit its Conv, ConvTranspose or Gemm.
     """
-    where = "the model" if path is None else printable(str(path))
+    where = "the model" if path is None else show(path)
     _Validator(model, where).run()
-
-
-def printable(text: str) -> str:
-    """The text as it is, or escaped when a terminal would take it for more than one line of text."""
-    return text if text.isprintable() else repr(text)
 
 
 class _Validator:
@@ -324,11 +320,11 @@ class _Validator:
             self.fail(f"node {label(node)!r} ({node.op_type}): {problem}")
 
     def _check_acyclic(self, graph: ir.Graph) -> None:
-        needs = {node: _producers(node, graph) for node in graph}
+        needs = {node: producers(node, graph) for node in graph}
         users: dict[ir.Node, list[ir.Node]] = {node: [] for node in graph}
-        missing = {node: len(producers) for node, producers in needs.items()}
-        for node, producers in needs.items():
-            for producer in producers:
+        missing = {node: len(needed) for node, needed in needs.items()}
+        for node, needed in needs.items():
+            for producer in needed:
                 users[producer].append(node)
         ready = [node for node, count in missing.items() if count == 0]
         while ready:
@@ -342,17 +338,6 @@ class _Validator:
             names = [repr(label(node)) for node in cycle]
             shown = names if len(names) <= 6 else [*names[:3], "…", *names[-2:]]
             self.fail(f"graph {graph.name!r} is cyclic: {' → '.join([*shown, names[0]])}")
-
-
-def _producers(node: ir.Node, graph: ir.Graph) -> dict[ir.Node, None]:
-    """The nodes of the graph whose outputs the node reads, itself or in its subgraphs."""
-    found: dict[ir.Node, None] = {}
-    for reader in (node, *(inner for body in subgraphs(node) for inner in body.all_nodes())):
-        for value in reader.inputs:
-            producer = value.producer() if value is not None else None
-            if producer is not None and producer.graph is graph:
-                found[producer] = None
-    return found
 
 
 def _cycle(

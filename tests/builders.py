@@ -63,6 +63,7 @@ class Net:
         oldest = helper.find_min_ir_version_for([helper.make_opsetid("", opset)], ignore_unknown=True)
         self.ir_version = oldest if ir_version is None else ir_version
         self._count: Counter[str] = Counter()
+        self._first = 0
 
     # -------------------------------------------------- values
 
@@ -98,7 +99,13 @@ class Net:
     # -------------------------------------------------- operators
 
     def op(
-        self, kind: str, *inputs: str, outputs: int = 1, name: str | None = None, domain: str = "", **attrs: Any
+        self,
+        kind: str,
+        *inputs: str,
+        outputs: int = 1,
+        name: str | None = None,
+        domain: str = "",
+        **attrs: Any,
     ) -> str:
         """Any operator; of several outputs the first is returned, and the n-th is called ``<first>_n``."""
         first = self._fresh("t")
@@ -194,6 +201,10 @@ class Net:
             inputs.append(self.const(np.array(value)))
         return self.op("Pad", *inputs, **attrs)
 
+    def number_from(self, first: int) -> None:
+        """Lets names count on from a number, so that those of a body clash with no others."""
+        self._first = first
+
     def body(self, name: str, outputs: Sequence[str], **parts: Any) -> onnx.GraphProto:
         """The operators added so far as a subgraph; what it reads and does not make it captures."""
         kind = helper.np_dtype_to_tensor_dtype(self.dtype)
@@ -217,23 +228,33 @@ class Net:
         graph = helper.make_graph(self.nodes, "net", inputs, infos, self.initializers)
         opsets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(d, 1) for d in self.domains)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=self.ir_version)
-        inferred = {o.name: o for o in onnx.shape_inference.infer_shapes(model).graph.output}
-        for output in model.graph.output:
-            if inferred[output.name].type.tensor_type.HasField("shape"):
-                output.CopyFrom(inferred[output.name])
+        inferred = onnx.shape_inference.infer_shapes(model).graph.output
+        if all(output.type.tensor_type.HasField("shape") for output in inferred):
+            del model.graph.output[:]
+            model.graph.output.extend(inferred)
+        else:  # the checker wants a shape; what inference does not know is left open
+            arrays = run(model, make_feeds(model))
+            del model.graph.output[:]
+            model.graph.output.extend(_info(n, a, open=True) for n, a in zip(outputs, arrays, strict=True))
         return model
 
     def _fresh(self, prefix: str) -> str:
         self._count[prefix] += 1
-        return f"{prefix}{self._count[prefix]}"
+        return f"{prefix}{self._first + self._count[prefix]}"
 
     def _cast(self, array: npt.ArrayLike) -> Array:
         values = np.asarray(array)
-        return np.ascontiguousarray(values, self.dtype if values.dtype.kind == "f" else values.dtype)
+        return np.asarray(values, self.dtype if values.dtype.kind == "f" else values.dtype, order="C")
 
 
 def low_rank(
-    net: Net, out: int, inside: int, taps: Sequence[int], *, rank_in: int | None = None, rank_out: int | None = None
+    net: Net,
+    out: int,
+    inside: int,
+    taps: Sequence[int],
+    *,
+    rank_in: int | None = None,
+    rank_out: int | None = None,
 ) -> Array:
     """Weights [out, in, *taps] whose unfoldings have the given ranks."""
     core = net.weights(rank_out or out, rank_in or inside, *taps)
@@ -288,24 +309,31 @@ def make_feeds(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None, n
     return feeds
 
 
-def counted_macs(model: onnx.ModelProto, feeds: Feeds) -> int:
+def counted_macs(model: onnx.ModelProto, feeds: Feeds, only: Sequence[str] | None = None) -> int:
     """MACs of Conv, ConvTranspose, Gemm and MatMul from shapes seen by running with every value exposed.
 
     Independent of graphopt's own counter. A subgraph counts once, whichever branch the feeds take.
+
+    Args:
+        model: the model.
+        feeds: its inputs.
+        only: names of the operators to count; all when None.
     """
-    return _graph_macs(model, model.graph, dict(feeds))
+    return _graph_macs(model, model.graph, dict(feeds), only)
 
 
-def _graph_macs(model: onnx.ModelProto, graph: onnx.GraphProto, known: Feeds) -> int:
+def _graph_macs(
+    model: onnx.ModelProto, graph: onnx.GraphProto, known: Feeds, only: Sequence[str] | None
+) -> int:
     initial = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     made = [name for node in graph.node for name in node.output if name]
-    inner = [n.name for n in graph.input if n.name not in initial]
-    captured = sorted(_captured(graph) - set(inner))
+    own = [n.name for n in graph.input if n.name not in initial]
+    captured = sorted(_captured(graph) - set(own))
     probe = helper.make_model(
         helper.make_graph(
             graph.node,
             "probe",
-            [_info(name, known[name]) for name in (*inner, *captured) if name in known],
+            [_info(name, known[name]) for name in (*own, *captured) if name in known],
             [onnx.ValueInfoProto(name=name) for name in made],
             graph.initializer,
         ),
@@ -317,11 +345,13 @@ def _graph_macs(model: onnx.ModelProto, graph: onnx.GraphProto, known: Feeds) ->
     values = {**known, **initial, **dict(zip(made, arrays, strict=True))}
     total = 0
     for node in graph.node:
-        if node.op_type in LINEAR and node.domain in ("", "ai.onnx"):
+        counts = only is None or node.name in only
+        if counts and node.op_type in LINEAR and node.domain in ("", "ai.onnx"):
             total += _node_macs(node, values)
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                total += _graph_macs(model, attribute.g, {**values, **_body_inputs(node, attribute.g, values)})
+                inner = {**values, **_body_inputs(node, attribute.g, values)}
+                total += _graph_macs(model, attribute.g, inner, only)
     return total
 
 
@@ -345,9 +375,9 @@ def _captured(graph: onnx.GraphProto) -> set[str]:
     return read - own
 
 
-def _info(name: str, array: Array) -> onnx.ValueInfoProto:
+def _info(name: str, array: Array, *, open: bool = False) -> onnx.ValueInfoProto:
     kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-    return helper.make_tensor_value_info(name, kind, array.shape)
+    return helper.make_tensor_value_info(name, kind, [None] * array.ndim if open else array.shape)
 
 
 def _node_macs(node: onnx.NodeProto, values: Feeds) -> int:

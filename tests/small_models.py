@@ -158,7 +158,11 @@ def cli(*arguments: object) -> Ran:
 
     out, err = io.StringIO(), io.StringIO()
     argv = ["graphopt", *map(str, arguments)]
-    with mock.patch.object(sys, "argv", argv), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        mock.patch.object(sys, "argv", argv),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         try:
             code = main()
         except SystemExit as end:

@@ -451,8 +451,10 @@ def test_external_data_of_constants_subgraphs_and_functions_is_checked(tmp_path:
 
 def test_external_data_of_a_proto_without_a_folder(tmp_path: Path) -> None:
     proto = onnx.load(external(tmp_path / "m.onnx", "w.bin"), load_external_data=False)
-    with pytest.raises(InputError, match="give the path of the file"):
-        models.load(proto)
+    constant = build([node("Constant", "", "y", value=proto.graph.initializer[0])])
+    for given in (proto, constant):
+        with pytest.raises(InputError, match="give the path of the file"):
+            models.load(given)
 
 
 def test_external_data_of_a_model_in_memory_is_checked_too(tmp_path: Path) -> None:

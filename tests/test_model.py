@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from graphopt import model as models
+from graphopt import wire
 from graphopt.errors import InputError
 from graphopt.validate import validate
 
@@ -53,6 +55,7 @@ def small_model(seed: int = 0) -> onnx.ModelProto:
     )
     graph.initializer.append(numpy_helper.from_array(np.array(True), "flag"))
     graph.initializer[0].doc_string = "the first weight"
+    graph.initializer[0].metadata_props.add(key="kind", value="weight")
     graph.initializer[1].metadata_props.add(key="kind", value="bias")
     graph.metadata_props.add(key="g", value="1")
     graph.quantization_annotation.add(tensor_name="a").quant_parameter_tensor_names.add(
@@ -214,6 +217,30 @@ def test_unsorted_nodes_are_sorted(tmp_path: Path) -> None:
     assert [node.op_type for node in source.model.graph] == ["Conv", "Relu", "Conv", "If"]
 
 
+def test_a_function_that_passes_a_graph_on(tmp_path: Path) -> None:
+    choice = helper.make_node("If", ["a"], ["b"])
+    for name in ("then_branch", "else_branch"):
+        choice.attribute.append(AttributeProto(name=name, ref_attr_name=name, type=AttributeProto.GRAPH))
+    opsets = [helper.make_opsetid("", 17)]
+    function = helper.make_function("my", "Choice", ["a"], ["b"], [choice], opsets, [])
+    function.attribute.extend(["then_branch", "else_branch"])
+    call = helper.make_node(
+        "Choice", ["x"], ["y"], domain="my", then_branch=_constant(1.0), else_branch=_constant(2.0)
+    )
+    graph = helper.make_graph([call], "g", [_info("x", [], TensorProto.BOOL)], [_info("y", [1])])
+    opsets.append(helper.make_opsetid("my", 1))
+    proto = helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10)
+    source = models.load(write(proto, tmp_path / "in.onnx"))
+    validate(source.model, source.path)
+    models.save(source.model, tmp_path / "out.onnx", source=source)
+    assert plain(onnx.load(tmp_path / "out.onnx")) == plain(proto)
+
+
+def _constant(number: float) -> onnx.GraphProto:
+    node = helper.make_node("Constant", [], ["k"], value_floats=[number])
+    return helper.make_graph([node], "branch", [], [_info("k", [1])])
+
+
 def test_several_graph_fields_are_merged_as_protobuf_does(tmp_path: Path) -> None:
     proto = small_model()
     first, second = onnx.ModelProto(), onnx.ModelProto()
@@ -342,7 +369,7 @@ def test_above_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_model_that_outgrows_the_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "FILE_LIMIT", 10_000)
+    monkeypatch.setattr(wire, "FILE_LIMIT", 10_000)
     with pytest.raises(InputError, match="2 GiB"):
         models.save(models.load(small_model()).model, tmp_path / "m.onnx", external_data="never")
     assert content(tmp_path) == {}
@@ -350,6 +377,7 @@ def test_a_model_that_outgrows_the_file_is_refused(tmp_path: Path, monkeypatch: 
 
 def test_external_constants_and_functions_are_found(tmp_path: Path) -> None:
     value = numpy_helper.from_array(np.arange(2000, dtype=np.float32), "value")
+    value.metadata_props.add(key="kind", value="constant")
     constant = helper.make_node("Constant", [], ["k"], value=value)
     body = [constant, helper.make_node("Add", ["a", "k"], ["b"])]
     function = helper.make_function("my", "AddK", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
@@ -371,6 +399,7 @@ def test_external_constants_and_functions_are_found(tmp_path: Path) -> None:
     out = onnx.load(tmp_path / "out" / "m.onnx")
     for node in (out.graph.node[0], out.functions[0].node[0]):
         assert node.attribute[0].t.raw_data == data
+        assert len(node.attribute[0].t.metadata_props) == 1
 
 
 def test_loading_reads_no_weights(tmp_path: Path) -> None:
@@ -425,14 +454,14 @@ def test_a_failing_write_leaves_what_was_there(
     for name in ("m.onnx", "m.onnx.data"):
         (tmp_path / name).write_bytes(b"older")
     calls = itertools.count()
-    genuine = models._write_data
+    genuine = wire.write_data
 
     def failing(*arguments: Any) -> None:
         if next(calls) == min(after, 1 if mode == "never" else 2):
             raise failure
         genuine(*arguments)
 
-    monkeypatch.setattr(models, "_write_data", failing)
+    monkeypatch.setattr(wire, "write_data", failing)
     expected = InputError if isinstance(failure, OSError) else type(failure)
     with pytest.raises(expected):
         models.save(source.model, tmp_path / "m.onnx", external_data=mode)
@@ -553,7 +582,7 @@ def test_a_failing_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def failing(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(models.shutil, "copyfileobj", failing)
+    monkeypatch.setattr(shutil, "copyfileobj", failing)
     with pytest.raises(KeyboardInterrupt):
         models.copy(models.load(path), tmp_path / "out" / "n.onnx")
     assert list((tmp_path / "out").iterdir()) == []

@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from graphopt._version import __version__
 from graphopt.analysis import Totals
 from graphopt.core import Rewrite, Verdict
@@ -22,10 +24,12 @@ SCHEMA_VERSION = 1
 
 def dumps(document: Any) -> str:
     """The document as text; figures without a value (NaN, infinite) are null."""
-    return json.dumps(_finite(document), indent=2, allow_nan=False)
+    return json.dumps(_finite(document), indent=2, allow_nan=False, default=str)
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return _finite(value.item())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

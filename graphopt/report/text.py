@@ -44,6 +44,13 @@ def ratio(before: float | None, after: float | None) -> str:
     return "" if not before or after is None else f"{after / before:.3f}"
 
 
+def decibels(sqnr: float) -> str:
+    """A signal-to-noise ratio: 25.3 dB, or what an infinite one means."""
+    if math.isinf(sqnr):
+        return "equal" if sqnr > 0 else "–"
+    return f"{sqnr:.1f} dB"
+
+
 def _table(*columns: str, title: str | None = None) -> Table:
     table = Table(box=None, pad_edge=False, title=title, title_justify="left", header_style="bold")
     for name in columns:
@@ -212,7 +219,7 @@ def _quality(console: Console, result: Report) -> None:
     quality = result.quality
     if quality is not None:
         parts = [] if quality.agreement is None else [f"agreement {quality.agreement:.2%}"]
-        parts.append(f"SQNR {quality.sqnr:.1f} dB")
+        parts.append(f"SQNR {decibels(quality.sqnr)}")
         console.print(f"quality on {quality.samples} held-out inputs: {', '.join(parts)}")
         if quality.samples < SMALL_SAMPLE:
             console.print(f"  {quality.samples} inputs are few: the figures are uncertain", style="dim")
@@ -236,7 +243,7 @@ def verification(result: Verification) -> None:
             escape(check.output),
             "–" if math.isnan(check.max_rel) else f"{check.max_rel:.1e}",
             f"{check.allowed:g}" if math.isnan(check.max_rel) else f"{check.allowed:.1e}",
-            f"{check.sqnr:.1f} dB",
+            decibels(check.sqnr),
             "passed" if check else "[bold red]failed[/]",
         )
     console.print(table)

@@ -11,13 +11,73 @@ from importlib import metadata
 
 from graphopt.core import Exactness, Rewrite
 from graphopt.errors import InputError
+from graphopt.rewrites.block_diagonal import BlockDiagonal
 from graphopt.rewrites.bottleneck import Bottleneck
+from graphopt.rewrites.cancel_transpose import CancelTranspose
 from graphopt.rewrites.collapse import Collapse
+from graphopt.rewrites.collapse_concat import CollapseConcat
+from graphopt.rewrites.collapse_fanout import CollapseFanout
+from graphopt.rewrites.collapse_layout import CollapseLayout
+from graphopt.rewrites.conv_to_gemm import ConvToGemm
 from graphopt.rewrites.fold_affine import FoldAffine
+from graphopt.rewrites.fold_affine_before import FoldAffineBefore
+from graphopt.rewrites.fold_constant import FoldConstant
 from graphopt.rewrites.fold_pad import FoldPad
+from graphopt.rewrites.fold_permutation import FoldPermutation
+from graphopt.rewrites.identity_convolution import IdentityConvolution
+from graphopt.rewrites.insert_pointwise import InsertPointwise
+from graphopt.rewrites.join_split_branches import JoinSplitBranches
 from graphopt.rewrites.lossless_bottleneck import LosslessBottleneck
+from graphopt.rewrites.lossless_depthwise import LosslessDepthwise
+from graphopt.rewrites.lossless_separable import LosslessSeparable
+from graphopt.rewrites.merge_branches import MergeBranches
+from graphopt.rewrites.merge_siblings import MergeSiblings
+from graphopt.rewrites.pool_first import PoolFirst
+from graphopt.rewrites.propagate_stride import PropagateStride
+from graphopt.rewrites.prune_channels import PruneChannels
+from graphopt.rewrites.remove_duplicates import RemoveDuplicates
+from graphopt.rewrites.remove_identity import RemoveIdentity
+from graphopt.rewrites.resize_after_pointwise import ResizeAfterPointwise
+from graphopt.rewrites.resize_before_pointwise import ResizeBeforePointwise
+from graphopt.rewrites.resize_phases import ResizePhases
+from graphopt.rewrites.shrink_kernel import ShrinkKernel
+from graphopt.rewrites.sum_first import SumFirst
+from graphopt.rewrites.transpose_to_conv import TransposeToConv
 
-BUILTIN: tuple[type[Rewrite], ...] = (FoldPad, FoldAffine, Collapse, LosslessBottleneck, Bottleneck)
+BUILTIN: tuple[type[Rewrite], ...] = (
+    FoldPad,
+    FoldAffine,
+    FoldAffineBefore,
+    MergeBranches,
+    SumFirst,
+    RemoveDuplicates,
+    MergeSiblings,
+    FoldConstant,
+    Collapse,
+    CollapseConcat,
+    CollapseFanout,
+    CollapseLayout,
+    LosslessBottleneck,
+    RemoveIdentity,
+    CancelTranspose,
+    PropagateStride,
+    ShrinkKernel,
+    PruneChannels,
+    FoldPermutation,
+    TransposeToConv,
+    ConvToGemm,
+    JoinSplitBranches,
+    PoolFirst,
+    ResizeAfterPointwise,
+    ResizeBeforePointwise,
+    ResizePhases,
+    BlockDiagonal,
+    IdentityConvolution,
+    LosslessSeparable,
+    LosslessDepthwise,
+    InsertPointwise,
+    Bottleneck,
+)
 """The rewrites that graphopt ships, in the order in which they are listed."""
 ENTRY_POINTS = "graphopt.rewrites"
 """The entry-point group by which installed packages add theirs."""

@@ -1,30 +1,50 @@
-"""Collapse two linear operators in a row into one.
+"""Collapse linear operators in a row into one, or into fewer, where that is cheaper.
 
 What
-    Conv → Conv, Gemm → Gemm or MatMul → MatMul without anything non-linear in between become one operator,
-    where that has fewer MACs.
+    Conv, ConvTranspose, Gemm and MatMul (with the Add that is its bias) that follow each other, with nothing
+    non-linear in between, become one operator where that has fewer MACs. A chain of any length is cut into
+    the parts that are cheapest in total; a bottleneck such as 64 → 8 → 64 stays.
 
         x ─ 1x1 (64→256) ─ 1x1 (256→64) ─ y        x ─ 1x1 (64→64) ─ y
         x ─ 1x1 (64→256) ─ 3x3 (256→64) ─ y        x ─ 3x3 (64→64) ─ y
+        x ─ 1x3 (64→64) ─ 3x1 (64→8) ─ y           x ─ 3x3 (64→8) ─ y
 
 Maths
     W[o, i] = Σ_m W₂[o, m] ∗ W₁[m, i], a full convolution of kernels in which W₂ is dilated by the stride s₁:
     extent e₁ + s₁·(e₂ − 1), stride s₁·s₂, pads p₁ + s₁·p₂, bias b₂ + Σ_taps W₂ b₁. The output sizes agree,
-    since ⌊⌊a / s₁⌋ / s₂⌋ = ⌊a / (s₁·s₂)⌋.
+    since ⌊⌊a / s₁⌋ / s₂⌋ = ⌊a / (s₁·s₂)⌋. With a ConvTranspose on either side its kernel runs backwards; the
+    four pairs and their pads are in `graphopt.rewrites.composition`.
+
+    A bias b₁ in front of zero padding is missing at the border: the second reads 0 there and not b₁. What it
+    adds to the output is Σ over the taps that land of W₂ b₁, one number a channel and border zone: 3·3 zones
+    for a 3x3 with pads 1, whatever the size of the map. A ConvTranspose makes such a pattern too, by phases.
+    The zones are stored, copied to their positions (Gather of a constant) and added. Where the spatial
+    sizes are open, the same map comes from a convolution of one channel of ones, of the size of the input.
+
+    The best cut of a chain is found by dynamic programming: best(j) = min over i of best(i − 1) + MACs of the
+    one operator of i…j. Composition is associative, so only the cuts matter, not the order.
 
 When it applies
-    1. Both have constant weights; the first's output is no output of the graph.
-    2. The one operator has fewer MACs than the two (than the second alone, where others read the first too).
-       A bottleneck such as 64 → 8 → 64 therefore stays.
-    3. Where the second pads with zeros, on that axis the first must have extent 1 and no padding, and no bias
-       at all: the second would pad the first's output with 0, the one operator pads with W₂ b₁.
+    1. All have constant weights of one type.
+    2. The one operator has fewer MACs than all that it replaces. A value that others read, or that is an
+       output of the graph, stays: what makes it is not counted as saved, and is bypassed.
+    3. Where the second pads with zeros, on that axis the first has extent 1 and no padding.
+    4. Next to a ConvTranspose: no stride on a Conv; the second reads nothing that a ConvTranspose crops; the
+       patches of a ConvTranspose behind a k×k do not overlap.
+    5. A bias that meets a border: the operator behind them is no affine one that folds into the second first.
+       With open sizes: all in front of the operator that pads is pointwise.
     Identity and Dropout in inference mode may stand in between.
 
 Exactness
     Exact. Kernels are composed in float64 and rounded once.
 
 Cost
-    MACs fall, or it is not done.
+    MACs fall, or it is not done. A bias at borders costs an Add over the output (sizes known), or a
+    convolution with one input channel (sizes open).
+
+References:
+    Bhardwaj et al. 2022, "Collapsible Linear Blocks for Super-Efficient Super Resolution" (SESR).
+    Ding et al. 2021, "Diverse Branch Block", transforms I to VI, for 1x1 → k×k.
 """
 
 from __future__ import annotations
@@ -33,131 +53,160 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
-from graphopt import kernel
 from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.core import Array, Candidate, Exactness, Rejection, Replacement
+from graphopt.conv import Builder
+from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import linear_before, site
-
-COMPOSABLE = frozenset({"Conv", "Gemm", "MatMul"})
+from graphopt.rewrites import chains
+from graphopt.rewrites.chains import Part, Stage
+from graphopt.rewrites.common import site
 
 
 @dataclass(frozen=True)
 class Collapse:
-    """Collapses two linear operators in a row into one."""
+    """Collapses linear operators in a row into one."""
 
     name: ClassVar[str] = "collapse"
     exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
-        """One candidate for each linear operator that reads another one's output."""
-        for second in analysis.linears:
-            source = second.node.inputs[0]
-            first, between = linear_before(analysis, source) if source is not None else (None, [])
-            if first is None or first.op not in COMPOSABLE or second.op != first.op:
-                continue
-            chain = [first.node, *reversed(between), second.node]
-            place = site(analysis, [second.node, *chain[:-1]])
-            reason = _refusal(first, second, chain)
-            if reason:
-                yield Rejection(self.name, place, f"{first.name} → {second.name}: {reason}")
-                continue
-            form, shape = _composed(first, second)
-            after = linear_cost(form, shape, first.input_shape, first.dtype.itemsize)
-            gone = [node for node in chain if node is second.node or _read_here_only(analysis, node, chain)]
-            before = analysis.cost(gone)
-            if after.macs is None or before.macs is None:
-                yield Rejection(self.name, place, f"{first.name} → {second.name}: their sizes are unknown")
-            elif after.macs >= before.macs:
-                reason = (
-                    f"one operator would cost {after.macs:,} MACs, not less than the {before.macs:,} saved"
-                )
-                yield Rejection(self.name, place, f"{first.name} → {second.name}: {reason}")
-            else:
-                yield Candidate(self.name, place, before, after)
+        """A candidate for each part of a chain that pays, a rejection for each pair that stays."""
+        for chain in _chains(analysis):
+            yield from self._match_chain(analysis, chain)
 
     def build(
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
     ) -> Replacement:
         """The composed operator, on the first one's input."""
-        names = candidate.site.nodes
-        second, first = analysis.linear(analysis.nodes[names[0]]), analysis.linear(analysis.nodes[names[1]])
-        assert first is not None and second is not None
-        composed, group, dilations = kernel.compose(
-            first.weight(),
-            second.weight(),
-            group_first=first.group,
-            group_second=second.group,
-            stride_first=first.form.strides,
-            dilation_first=first.form.dilations,
-            dilation_second=second.form.dilations,
-        )
-        form = _form(first, second, group, dilations)
-        builder = Builder(second.dtype)
-        y = builder.linear(form, first.x, composed, _bias(first, second), rank=second.rank)
-        return builder.replacement({second.y: y})
+        names = set(candidate.site.nodes)
+        last = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
+        assert last is not None
+        stages = [chains.stage(analysis, last)]
+        while True:
+            before, _ = chains.stage_before(analysis, stages[0].linear.node.inputs[0])
+            if before is None or before.name not in names:
+                break
+            stages.insert(0, before)
+        found = chains.joined_part(analysis, stages)
+        assert isinstance(found, Part)
+        builder = Builder(last.dtype)
+        y = chains.add_part(builder, found, stages[0].linear.x)
+        return builder.replacement({stages[-1].y.name or "": y})
+
+    def _match_chain(self, analysis: Analysis, chain: _Chain) -> Iterator[Candidate | Rejection]:
+        parts, reasons = _cut(analysis, chain)
+        together: set[int] = set()
+        for i, j, found in parts:
+            together.update(range(i + 1, j + 1))
+            before = analysis.cost(chain.gone(i, j))
+            yield Candidate(self.name, site(analysis, chain.nodes(i, j)), before, found.cost)
+        for j, reason in reasons.items():
+            if j not in together:
+                pair = f"{chain.stages[j - 1].name} → {chain.stages[j].name}"
+                yield Rejection(self.name, site(analysis, chain.nodes(j - 1, j)), f"{pair}: {reason}")
 
 
-def _read_here_only(analysis: Analysis, node: ir.Node, chain: list[ir.Node]) -> bool:
-    """Whether a node goes away with the chain: nothing else reads it, nor what follows it in the chain."""
-    following = chain[chain.index(node) :]
-    return all(analysis.sole_consumer(link.outputs[0]) is not None for link in following[:-1])
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """Operators of which each but the last is read by the next one.
+
+    Attributes:
+        stages: the operators; only the first one may be read by others too.
+        between: for each operator the nodes in front of it that hand its input on unchanged.
+        shared: whether others read the first one's output too.
+    """
+
+    stages: tuple[Stage, ...]
+    between: tuple[tuple[ir.Node, ...], ...]
+    shared: bool
+
+    def nodes(self, i: int, j: int) -> list[ir.Node]:
+        """The nodes of stages i to j, the last operator first."""
+        last = self.stages[j].nodes
+        found = [*last]
+        for k in range(j, i, -1):
+            found += [*self.between[k], *self.stages[k - 1].nodes]
+        return found
+
+    def gone(self, i: int, j: int) -> list[ir.Node]:
+        """Those of them that nothing else needs."""
+        if i > 0 or not self.shared:
+            return self.nodes(i, j)
+        handed_on = [*self.stages[0].nodes, *reversed(self.between[1])]
+        ends = [k for k, node in enumerate(handed_on) if not chains.sole(node.outputs[0])]
+        kept = set(handed_on[: max(ends, default=-1) + 1])
+        return [node for node in self.nodes(i, j) if node not in kept]
 
 
-def _refusal(first: Linear, second: Linear, chain: list[ir.Node]) -> str:
-    """Why the two can't be one operator, whatever it costs; "" when they can."""
-    if any(node.graph is not second.node.graph for node in chain):
-        return "they are in different graphs"
-    for linear in (first, second):
-        if linear.obstacle:
-            return f"{linear.name}: {linear.obstacle}"
-    if first.dtype != second.dtype:
-        return f"their types differ ({first.dtype}, {second.dtype})"
-    if first.op == "MatMul" and (first.rank is None or first.rank < 2):
-        return "the rank of its input is unknown"
-    axes = len(second.kernel)
-    padded = [a for a in range(axes) if second.form.pads[a] or second.form.pads[a + axes]]
-    if not padded:
-        return ""
-    for axis in padded:
-        if first.kernel[axis] != 1 or first.form.pads[axis] or first.form.pads[axis + axes]:
-            return f"the second pads axis {axis}, where the first has more than one tap or pads too"
-    bias = first.bias()
-    if bias is not None and np.any(bias):
-        return "the second pads with zeros, which the first one's bias would have to shift at the border"
-    return ""
+def _chains(analysis: Analysis) -> Iterator[_Chain]:
+    """Every longest chain, each operator in one of them, besides those that several read."""
+    links: dict[ir.Node, tuple[Stage, tuple[ir.Node, ...], bool]] = {}
+    for linear in analysis.linears:
+        before, skipped = chains.stage_before(analysis, linear.node.inputs[0])
+        if before is not None:
+            values = [before.y, *(node.outputs[0] for node in skipped)]
+            links[linear.node] = (before, tuple(skipped), all(chains.sole(value) for value in values))
+    inner = {before.linear.node for before, _, sole in links.values() if sole}
+    for linear in analysis.linears:
+        if linear.node in inner or linear.node not in links:
+            continue
+        stages = [chains.stage(analysis, linear)]
+        between: list[tuple[ir.Node, ...]] = []
+        sole = True
+        while sole and stages[0].linear.node in links:
+            before, handed_on, sole = links[stages[0].linear.node]
+            stages.insert(0, before)
+            between.insert(0, handed_on)
+        yield _Chain(tuple(stages), ((), *between), not sole)
 
 
-def _form(first: Linear, second: Linear, group: int, dilations: tuple[int, ...]) -> Form:
-    axes = len(second.kernel)
-    steps = first.form.strides * 2
-    return Form(
-        second.op,
-        group,
-        tuple(a * b for a, b in zip(first.form.strides, second.form.strides, strict=True)),
-        tuple(p + s * q for p, s, q in zip(first.form.pads, steps, second.form.pads, strict=True)),
-        dilations or (1,) * axes,
-    )
+def _cut(analysis: Analysis, chain: _Chain) -> tuple[list[tuple[int, int, Part]], dict[int, str]]:
+    """The parts of more than one operator in the cheapest cut; and by operator why it stays apart."""
+    count = len(chain.stages)
+    alone = [_macs(analysis, chain, k) for k in range(count)]
+    best: list[int] = [0] * (count + 1)  # of the first k operators
+    chosen: list[tuple[int, Part | None]] = [(0, None)] * (count + 1)
+    reasons: dict[int, str] = {}
+    rows = [_row(analysis, chain, i, reasons) for i in range(count)]
+    for j in range(count):
+        best[j + 1], chosen[j + 1] = best[j] + alone[j], (j, None)
+        for i in range(j - 1, -1, -1):
+            found = rows[i].get(j)
+            if found is None or found.cost.macs is None:
+                continue
+            if j == i + 1:
+                saved = alone[i] + alone[j]
+                reasons[j] = (
+                    f"one operator would cost {found.cost.macs:,} MACs, not less than the {saved:,} saved"
+                )
+            if best[i] + found.cost.macs < best[j + 1]:
+                best[j + 1], chosen[j + 1] = best[i] + found.cost.macs, (i, found)
+    parts = []
+    end = count
+    while end:
+        start, part = chosen[end]
+        if part is not None:
+            parts.append((start, end - 1, part))
+        end = start
+    return parts[::-1], reasons
 
 
-def _composed(first: Linear, second: Linear) -> tuple[Form, tuple[int, ...]]:
-    """Form and weight shape of the one operator, without reading any weight."""
-    group, extents, dilations = kernel.composed_shape(
-        first.kernel,
-        second.kernel,
-        groups=(first.group, second.group),
-        stride_first=first.form.strides,
-        dilation_first=first.form.dilations,
-        dilation_second=second.form.dilations,
-    )
-    shape = (second.out_channels or 1, (first.in_channels or 1) // group, *extents)
-    return _form(first, second, group, dilations), shape
+def _macs(analysis: Analysis, chain: _Chain, k: int) -> int:
+    """MACs of one operator; 0 for one that stays anyway."""
+    return 0 if k == 0 and chain.shared else chain.stages[k].linear.macs or 0
 
 
-def _bias(first: Linear, second: Linear) -> Array | None:
-    ours, theirs = first.bias(), second.bias()
-    return theirs if ours is None else kernel.compose_bias(ours, second.weight(), theirs, second.group)
+def _row(analysis: Analysis, chain: _Chain, i: int, reasons: dict[int, str]) -> dict[int, Part]:
+    """By its last operator every part that starts at operator i."""
+    found: dict[int, Part] = {}
+    outline = None
+    for j in range(i + 1, len(chain.stages)):
+        extended = chains.joined_part(analysis, chain.stages[i : j + 1], outline)
+        if isinstance(extended, str):
+            if j == i + 1:
+                reasons[j] = extended
+            break
+        found[j], outline = extended, extended.outline
+    return found

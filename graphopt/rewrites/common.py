@@ -9,7 +9,10 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.core import Site
+from graphopt.core import AttributeValue, Site
+
+OPEN_PADS = "its auto_pad with strides depends on a size that a caller chooses"
+"""What is wrong with an operator of which `pads_hold` is not true."""
 
 
 def site(analysis: Analysis, nodes: Sequence[ir.Node]) -> Site:
@@ -17,9 +20,14 @@ def site(analysis: Analysis, nodes: Sequence[ir.Node]) -> Site:
     return Site(analysis.graph_of(nodes[0]), tuple(analysis.name(node) for node in nodes))
 
 
+def is_standard(node: ir.Node) -> bool:
+    """Whether the operator is of the default domain; one of the same name elsewhere may do anything."""
+    return node.domain in ("", "ai.onnx")
+
+
 def is_passthrough(analysis: Analysis, node: ir.Node) -> bool:
     """Whether the node hands on its first input unchanged: Identity, or Dropout in inference mode."""
-    if node.domain not in ("", "ai.onnx"):
+    if not is_standard(node):
         return False
     if node.op_type == "Identity":
         return True
@@ -40,3 +48,33 @@ def linear_before(analysis: Analysis, value: ir.Value) -> tuple[Linear | None, l
         source = producer.inputs[0]
         producer = source.producer() if source is not None else None
     return analysis.linear(producer), between
+
+
+def pads_hold(analysis: Analysis, linear: Linear) -> bool:
+    """Whether the view's explicit pads hold for every run; those of a strided SAME follow from the size."""
+    mode = linear.node.attributes.get("auto_pad")
+    if mode is None or not mode.as_string().startswith("SAME") or not linear.form.strided:
+        return True
+    shape = analysis.fixed_shape(linear.node.inputs[0])
+    return shape is not None and None not in shape[2:]
+
+
+def is_inference_normalization(node: ir.Node) -> bool:
+    """Whether the node is a BatchNormalization that scales and shifts each channel by constants."""
+    if node.op_type != "BatchNormalization" or not is_standard(node):
+        return False
+    if node.attributes.get_int("training_mode", 0) or not node.attributes.get_int("spatial", 1):
+        return False
+    return not any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
+
+
+def attributes_of(node: ir.Node) -> dict[str, AttributeValue] | None:
+    """The node's attributes, for a copy of it; None where one is a tensor, a graph or a reference."""
+    kinds = (ir.AttributeType.INT, ir.AttributeType.FLOAT, ir.AttributeType.STRING)
+    lists = (ir.AttributeType.INTS, ir.AttributeType.FLOATS)
+    found: dict[str, AttributeValue] = {}
+    for name, attribute in node.attributes.items():
+        if attribute.is_ref() or attribute.type not in (*kinds, *lists):
+            return None
+        found[name] = tuple(attribute.value) if attribute.type in lists else attribute.value
+    return found

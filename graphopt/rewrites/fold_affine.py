@@ -9,7 +9,8 @@ What
 Maths
     Each such operator is y ↦ s·y + t with one s and one t a channel. For BatchNormalization
     s = γ / √(σ² + ε) and t = β − s·μ. A chain composes: (s₂, t₂) ∘ (s₁, t₁) = (s₂·s₁, s₂·t₁ + t₂).
-    Then s·(W x + b) + t = (s·W) x + (s·b + t).
+    Then s·(W x + b) + t = (s·W) x + (s·b + t). On the way there it passes operators f with f(s·y + t) =
+    s·f(y) + t: Relu, LeakyRelu, PRelu and Abs for s ≥ 0 and t = 0, MaxPool for s ≥ 0, averages for any s.
 
 When it applies
     1. The linear operator's weights are constants, and nobody else reads its output or a value in between.
@@ -17,7 +18,9 @@ When it applies
     3. BatchNormalization is in inference mode and its channel axis is the operator's output axis, which for
        a MatMul of rank 3 it is not.
     4. The result has fewer operators: a MatMul has no bias, so a shift behind it folds only at rank 2 (Gemm).
-    Identity and Dropout in inference mode may stand in between.
+    5. What stands in between hands on its input (Identity, Dropout in inference mode) or commutes: the
+       activations named above with no negative scale and no shift, MaxPool with no negative scale, and
+       AveragePool, GlobalAveragePool or ReduceMean over positions, with a shift if they count no padding.
 
 Exactness
     Exact. Scale and shift are computed in float64 and rounded once.
@@ -31,7 +34,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -41,11 +44,11 @@ import onnx_ir as ir
 from graphopt import kernel
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
-from graphopt.core import Array, Candidate, Exactness, Rejection, Replacement
+from graphopt.core import Array, Candidate, Exactness, Rejection, Replacement, Shape
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import is_passthrough, site
-
-ELEMENTWISE = frozenset({"Mul", "Add", "Sub", "Div", "Neg"})
+from graphopt.rewrites import affine
+from graphopt.rewrites.affine import Affine
+from graphopt.rewrites.common import OPEN_PADS, attributes_of, is_passthrough, pads_hold, site
 
 
 @dataclass(frozen=True)
@@ -65,16 +68,18 @@ class FoldAffine:
                 continue
             nodes = [linear.node, *chain]
             place = site(analysis, nodes)
-            if linear.obstacle:
-                yield Rejection(self.name, place, f"{linear.name}: {linear.obstacle}")
+            obstacle = linear.obstacle or ("" if pads_hold(analysis, linear) else OPEN_PADS)
+            if obstacle:
+                yield Rejection(self.name, place, f"{linear.name}: {obstacle}")
                 continue
-            added = _operators(linear, _compose(analysis, linear, chain)[1])
-            if added >= len(nodes):
+            kept = _carriers(analysis, linear, chain)
+            if _operators(linear, _compose(analysis, linear, chain)[1]) + len(kept) >= len(nodes):
                 yield Rejection(
                     self.name, place, f"{linear.name}: a MatMul of rank {linear.rank} has no bias"
                 )
                 continue
-            yield Candidate(self.name, place, analysis.cost(nodes), analysis.linear_cost(linear))
+            after = analysis.linear_cost(linear) + analysis.cost(kept)
+            yield Candidate(self.name, place, analysis.cost(nodes), after)
 
     def build(
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
@@ -93,129 +98,95 @@ class FoldAffine:
             shift if bias is None else scale * bias + shift,
             rank=linear.rank,
         )
+        for node in _carriers(analysis, linear, chain):
+            others = [None if value is None else value.name for value in node.inputs[1:]]
+            y = builder.node(node.op_type, [y, *others], attributes_of(node), f"/{node.op_type}")
         return builder.replacement({chain[-1].outputs[0].name or "": y})
 
 
 def _operators(linear: Linear, shift: Array) -> int:
-    """Number of operators that the folded result needs."""
+    """Number of operators that the folded linear operator needs."""
     return 2 if linear.op == "MatMul" and linear.rank != 2 and np.any(shift) else 1
 
 
 def _chain(analysis: Analysis, linear: Linear) -> tuple[list[ir.Node], str]:
     """The operators behind a linear one up to the last affine one, and why the next one is not in it."""
     chain: list[ir.Node] = []
+    carriers: list[ir.Node] = []
     end, value, reason = 0, linear.node.outputs[0], ""
     while True:
         readers = analysis.consumers(value)
         node = analysis.sole_consumer(value)
         if node is None:
-            if any(reader.op_type == "BatchNormalization" for reader in readers):
+            if not carriers and any(reader.op_type == "BatchNormalization" for reader in readers):
                 reason = f"{value.name} is read elsewhere too, or is an output of the graph"
             break
         if node.graph is not linear.node.graph:
             break
-        if not is_passthrough(analysis, node):
-            affine = _affine(analysis, linear, node, value)
-            if isinstance(affine, str):
-                reason = affine
+        found = _read(analysis, linear, node, value)
+        if isinstance(found, Affine):
+            if any(affine.commutes(analysis, carrier, found) for carrier in carriers):
                 break
             end = len(chain) + 1
+        elif _may_carry(analysis, node, value):
+            carriers += [] if is_passthrough(analysis, node) else [node]
+        else:
+            reason = "" if carriers else found
+            break
         chain.append(node)
         value = node.outputs[0]
     return chain[:end], reason
 
 
-def _compose(analysis: Analysis, linear: Linear, chain: list[ir.Node]) -> tuple[Array, Array]:
-    """Scale and shift [out] of a whole chain."""
-    channels = linear.out_channels or 1
-    scale, shift = np.ones(channels), np.zeros(channels)
-    value = linear.node.outputs[0]
-    for node in chain:
-        if not is_passthrough(analysis, node):
-            affine = _affine(analysis, linear, node, value)
-            assert not isinstance(affine, str), affine
-            scale, shift = affine[0] * scale, affine[0] * shift + affine[1]
-        value = node.outputs[0]
-    return scale, shift
+def _may_carry(analysis: Analysis, node: ir.Node, value: ir.Value) -> bool:
+    """Whether some affine operator behind the node can be moved in front of it."""
+    if node.inputs[0] is not value or any(other is value for other in node.inputs[1:]):
+        return False
+    return not affine.commutes(analysis, node, Affine(*(np.full((1, 1, 1), v) for v in (1.0, 0.0))))
 
 
-def _affine(analysis: Analysis, linear: Linear, node: ir.Node, value: ir.Value) -> tuple[Array, Array] | str:
-    """Scale and shift [out] of an operator on ``value``; else why it has none ("" when it is no anchor)."""
-    name, channels = analysis.name(node), linear.out_channels
+def _read(analysis: Analysis, linear: Linear, node: ir.Node, value: ir.Value) -> Affine | str:
+    """What an operator does to ``value``, whose channels are those of the linear operator's output."""
+    axis, channels = linear.channel_axis, linear.out_channels
     if channels is None:
         return ""
-    if node.op_type == "BatchNormalization":
-        return _batch_normalization(analysis, linear, node)
-    if node.op_type not in ELEMENTWISE or node.domain not in ("", "ai.onnx"):
-        return ""
-    if node.op_type == "Neg":
-        return -np.ones(channels), np.zeros(channels)
-    if node.inputs[0] is node.inputs[1]:
-        return f"{name}: {value.name} meets itself, which is no affine operator"
-    first = node.inputs[0] is value
-    other = node.inputs[1] if first else node.inputs[0]
-    constant = analysis.constant(other)
-    if constant is None:
-        return ""
-    per_channel = _per_channel(linear, np.asarray(constant, dtype=np.float64))
-    if isinstance(per_channel, str):
-        return f"{name}: {other.name if other is not None else ''} {per_channel}"
-    one, zero = np.ones(channels), np.zeros(channels)
-    match node.op_type:
-        case "Mul":
-            return per_channel, zero
-        case "Add":
-            return one, per_channel
-        case "Sub":
-            return (one, -per_channel) if first else (-one, per_channel)
-        case _:
-            if not first:
-                return f"{name}: a constant divided by {value.name} is no affine operator"
-            if not np.all(per_channel):
-                return f"{name}: division by zero"
-            return 1.0 / per_channel, zero
+    return affine.read(analysis, node, value, _output_shape(linear), axis)
 
 
-def _per_channel(linear: Linear, constant: Array) -> Array | str:
-    """The constant as one value a channel [out], or what else it does."""
-    rank, axis, channels = linear.rank, linear.channel_axis, linear.out_channels
-    assert channels is not None
-    if constant.size == 1 and (rank is not None and constant.ndim <= rank):
-        return np.full(channels, constant.reshape(()))
-    if rank is None or axis is None:
-        return "meets an output of unknown rank"
-    if constant.ndim > rank:
-        return f"has rank {constant.ndim}, which raises the output's rank {rank}"
-    shape = (1,) * (rank - constant.ndim) + constant.shape
-    wide = [i for i, size in enumerate(shape) if size != 1 and i != axis]
-    if wide:
-        return f"of shape {list(constant.shape)} varies along axis {wide[0]}, not only along the channels"
-    if shape[axis] != channels:
-        return f"of shape {list(constant.shape)} does not fit {channels} channels"
-    return constant.reshape(-1)
+def _output_shape(linear: Linear) -> Shape | None:
+    """Rank and channels, which the operators behind it that are looked at keep."""
+    if linear.rank is None or linear.channel_axis is None:
+        return None
+    sizes: list[int | None] = [None] * linear.rank
+    sizes[linear.channel_axis] = linear.out_channels
+    return tuple(sizes)
 
 
-def _batch_normalization(analysis: Analysis, linear: Linear, node: ir.Node) -> tuple[Array, Array] | str:
-    name = analysis.name(node)
-    training, spatial = node.attributes.get("training_mode"), node.attributes.get("spatial")
-    if training is not None and training.as_int():
-        return f"{name}: training_mode=1, so it normalises by the batch's own statistics"
-    if spatial is not None and not spatial.as_int():
-        return f"{name}: spatial=0, so it normalises each position apart"
-    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
-        return f"{name}: its statistics are read"
-    if linear.channel_axis != 1:
-        return (
-            f"{name}: it normalises axis 1, the channels of {linear.name} are on axis {linear.channel_axis}"
-        )
-    constants = [analysis.constant(value) for value in node.inputs[1:5]]
-    if any(constant is None for constant in constants):
-        return f"{name}: its parameters are no constants"
-    gamma, beta, mean, variance = (np.asarray(c, dtype=np.float64) for c in constants)
-    epsilon = node.attributes.get("epsilon")
-    scale = gamma / np.sqrt(variance + (1e-5 if epsilon is None else epsilon.as_float()))
-    if scale.shape != (linear.out_channels,) or not np.all(np.isfinite(scale)):
-        return (
-            f"{name}: its parameters do not give one finite scale for each of {linear.out_channels} channels"
-        )
-    return scale, beta - scale * mean
+def _affines(analysis: Analysis, linear: Linear, chain: Sequence[ir.Node]) -> list[Affine | None]:
+    """What each operator of a chain does; None for those that carry."""
+    values = [linear.node.outputs[0], *(node.outputs[0] for node in chain)]
+    found = (_read(analysis, linear, node, value) for node, value in zip(chain, values, strict=False))
+    return [each if isinstance(each, Affine) else None for each in found]
+
+
+def _carriers(analysis: Analysis, linear: Linear, chain: Sequence[ir.Node]) -> list[ir.Node]:
+    """The operators of a chain that stay."""
+    affines = _affines(analysis, linear, chain)
+    return [
+        node
+        for node, found in zip(chain, affines, strict=True)
+        if found is None and not is_passthrough(analysis, node)
+    ]
+
+
+def _compose(analysis: Analysis, linear: Linear, chain: Sequence[ir.Node]) -> tuple[Array, Array]:
+    """Scale and shift [out] of a whole chain."""
+    channels, axis = linear.out_channels or 1, linear.channel_axis
+    assert axis is not None
+    scale, shift = np.ones(channels), np.zeros(channels)
+    for found in _affines(analysis, linear, chain):
+        if found is not None:
+            ours = [affine.per_channel(array, axis, channels) for array in (found.scale, found.shift)]
+            assert ours[0] is not None and ours[1] is not None
+            scale, shift = ours[0] * scale, ours[0] * shift + ours[1]
+    return scale, shift

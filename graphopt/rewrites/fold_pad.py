@@ -31,10 +31,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Linear
+from graphopt.conv import Builder, Linear, why_no_constant
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import site
+from graphopt.rewrites.common import is_standard, site
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class FoldPad:
                 linear.op != "Conv"
                 or pad is None
                 or pad.op_type != "Pad"
+                or not is_standard(pad)
                 or pad.graph is not linear.node.graph
             ):
                 continue
@@ -76,7 +77,7 @@ class FoldPad:
         pads = tuple(p + q for p, q in zip(linear.form.pads, amounts, strict=True))
         builder = Builder(linear.dtype)
         form = replace(linear.form, pads=pads)
-        y = builder.linear(form, pad.inputs[0].name or "", linear.weight(), linear.bias())
+        y = builder.like(linear, form, pad.inputs[0].name or "")
         return builder.replacement({linear.y: y})
 
 
@@ -87,19 +88,24 @@ def _refusal(analysis: Analysis, linear: Linear, pad: ir.Node) -> str:
         return amounts
     if linear.obstacle:
         return f"{linear.name}: {linear.obstacle}"
-    mode = linear.node.attributes.get("auto_pad")
-    if mode is not None and mode.as_string().startswith("SAME"):
-        return f"auto_pad={mode.as_string()} of {linear.name} depends on the padded size"
     padded = pad.outputs[0]
     if padded.is_graph_output():
         return f"{padded.name} is an output of the graph"
     for reader in analysis.consumers(padded):
-        view = analysis.linear(reader)
-        if view is None or view.op != "Conv" or view.obstacle or reader.inputs[0] is not padded:
+        mode = reader.attributes.get("auto_pad")
+        if not _could_take(analysis, reader, padded):
             return f"{analysis.name(reader)} reads {padded.name} too"
-        if any(value is padded for value in reader.inputs[1:]):
-            return f"{analysis.name(reader)} reads {padded.name} as a weight"
+        if mode is not None and mode.as_string().startswith("SAME"):
+            return f"auto_pad={mode.as_string()} of {analysis.name(reader)} depends on the padded size"
     return ""
+
+
+def _could_take(analysis: Analysis, reader: ir.Node, padded: ir.Value) -> bool:
+    """Whether a reader of the padded value is a Conv beside the Pad that has it as input alone."""
+    view = analysis.linear(reader)
+    if view is None or view.op != "Conv" or view.obstacle or reader.graph is not padded.graph:
+        return False
+    return reader.inputs[0] is padded and all(value is not padded for value in reader.inputs[1:])
 
 
 def _amounts(analysis: Analysis, pad: ir.Node) -> tuple[int, ...] | str:
@@ -117,8 +123,9 @@ def _amounts(analysis: Analysis, pad: ir.Node) -> tuple[int, ...] | str:
     else:
         inputs = [*pad.inputs[1:], None, None, None]
         constants = [analysis.constant(v) for v in inputs[:3]]
-        if any(v is not None and c is None for v, c in zip(inputs[:3], constants, strict=True)):
-            return "its amounts or its value are computed at run time"
+        for v, c in zip(inputs[:3], constants, strict=True):
+            if v is not None and c is None:
+                return why_no_constant(analysis.constants, v)
         given, filler, axes = constants
         if given is None:
             return "it has no amounts"

@@ -2,9 +2,10 @@
 
 What
     A convolution whose input or output channels span fewer dimensions than there are channels becomes
-    1x1 → k×k, k×k → 1x1 or 1x1 → k×k → 1x1; a 1x1 convolution becomes two thinner ones.
+    1x1 → k×k, k×k → 1x1 or 1x1 → k×k → 1x1; a 1x1 convolution, a Gemm or a MatMul becomes two thinner ones.
 
         x ─ 5x5 (192→32) ─ y        x ─ 1x1 (192→16) ─ 5x5 (16→32) ─ y
+        x ─ Gemm (1024→1024) ─ y    x ─ MatMul (1024→8) ─ Gemm (8→1024) ─ y
 
 Maths
     The input rank is the rank of W unfolded to [in, out·taps], the output rank that of [out, in·taps]. With
@@ -13,8 +14,11 @@ Maths
     such weights: stored in float32, an exact rank 16 shows a 17th singular value of 3e-8 of the first.
 
 When it applies
-    1. The weights are constants, and the operator is a Conv or ConvTranspose with one group.
+    1. The weights are constants of a Conv, ConvTranspose, Gemm or MatMul. Groups are split each for itself,
+       at the highest rank of all; a depthwise convolution has nothing to cut.
     2. The factors have fewer MACs than the operator.
+    3. In a matrix with more than 1024 rows and columns ranks above 512 are not looked for: whether there
+       may be a lower one shows in a part of it, and a randomised range finder then gives the factors.
 
 Exactness
     Exact: what is cut is below the rounding of the weights.
@@ -25,21 +29,22 @@ Cost
 
 References:
     Tucker 1966; De Lathauwer et al. 2000, "A multilinear singular value decomposition".
+    Halko, Martinsson and Tropp 2011, "Finding structure with randomness".
     Szegedy et al. 2015, "Going deeper with convolutions", for the 1x1 in front of a 5x5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from graphopt import lowrank
+from graphopt import factors, lowrank
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.core import Array, Candidate, Exactness, Rejection, Replacement
+from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
 from graphopt.rewrites import factored
 from graphopt.rewrites.common import site
@@ -54,27 +59,30 @@ class LosslessBottleneck:
     reads_weights: ClassVar[bool] = True
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
-        """Up to three candidates for each convolution: cut the input side, the output side, or both."""
+        """Up to three candidates for each operator: cut the input side, the output side, or both."""
         for linear in analysis.linears:
-            if not linear.kernel:
-                continue
             place = site(analysis, [linear.node])
-            reason = factored.refusal(linear)
+            reason = factored.lossless_refusal(analysis, linear)
+            if not reason and linear.depthwise:
+                reason = (
+                    f"it is depthwise ({linear.group} groups): no channels are mixed that a 1x1 could reduce"
+                )
             if reason:
                 yield Rejection(self.name, place, f"{linear.name}: {reason}")
                 continue
             before = analysis.linear_cost(linear)
             pays_in, pays_out = _break_even(linear)
-            rank_in, rank_out = _ranks(linear, pays_in, pays_out)
+            rank_in = factored.highest_rank(linear, lambda block: [lowrank.input_unfolding(block)], pays_in)
+            rank_out = factored.highest_rank(
+                linear, lambda block: [lowrank.output_unfolding(block)], pays_out
+            )
             choices = _choices(linear, rank_in, rank_out)
             for cut_in, cut_out in choices:
                 after = factored.cost(linear, cut_in, cut_out)
                 choice = {"rank_in": cut_in or 0, "rank_out": cut_out or 0}
                 yield Candidate(self.name, place, before, after, choice=choice)
             if not choices:
-                reason = f"its rank pays from {pays_in} of {linear.in_channels} input channels down"
-                reason += f", or {pays_out} of {linear.out_channels} output channels, and is not that low"
-                yield Rejection(self.name, place, f"{linear.name}: {reason}")
+                yield Rejection(self.name, place, f"{linear.name}: {_too_high(linear, pays_in, pays_out)}")
 
     def build(
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
@@ -83,39 +91,50 @@ class LosslessBottleneck:
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
         assert linear is not None
         rank_in, rank_out = (int(candidate.choice[key]) or None for key in ("rank_in", "rank_out"))
-        factors = lowrank.exact_factors(linear.weight(), rank_in, rank_out)
-        return factored.replacement(linear, factors, linear.bias())
+        if not linear.kernel and rank_in is not None:
+            eps = float(np.finfo(linear.dtype).eps)
+            expand, reduce = factors.thin_factors(linear.stored_weight(), eps, rank_in)
+            found = lowrank.Factors(reduce, expand * linear.alpha, None)
+        else:
+            weights = factored.blocks(linear.weight(), linear.group)
+            found = _joined([lowrank.exact_factors(block, rank_in, rank_out) for block in weights])
+        return factored.replacement(linear, found, linear.bias())
 
 
-def _break_even(linear: Linear) -> tuple[int, int]:
-    """The largest input and output rank at which cutting that side alone saves MACs; 0 where none does."""
-    assert linear.in_channels is not None and linear.out_channels is not None and linear.macs is not None
-
-    def largest(channels: int, one: int, macs: int) -> int:
-        return min(channels - 1, (macs - 1) // one) if one else 0
-
-    unit_in, unit_out = factored.cost(linear, 1, None).macs, factored.cost(linear, None, 1).macs
-    assert unit_in is not None and unit_out is not None  # MACs are proportional to the rank
-    return largest(linear.in_channels, unit_in, linear.macs), largest(
-        linear.out_channels, unit_out, linear.macs
+def _joined(parts: Sequence[lowrank.Factors]) -> lowrank.Factors:
+    """The factors of all groups as grouped operators."""
+    reduce = [part.reduce for part in parts if part.reduce is not None]
+    expand = [part.expand for part in parts if part.expand is not None]
+    return lowrank.Factors(
+        np.concatenate(reduce) if reduce else None,
+        np.concatenate([part.core for part in parts]),
+        np.concatenate(expand) if expand else None,
     )
 
 
-def _ranks(linear: Linear, pays_in: int, pays_out: int) -> tuple[int | None, int | None]:
-    """Numerical rank of the input and the output side; None where it is above what pays."""
-    if not pays_in and not pays_out:
-        return None, None
-    weight = linear.weight()
-    eps = float(np.finfo(linear.dtype).eps)
-    rank_in = _rank(lowrank.input_unfolding(weight), eps, pays_in)
-    return rank_in, _rank(lowrank.output_unfolding(weight), eps, pays_out)
+def _break_even(linear: Linear) -> tuple[int, int]:
+    """The largest input and output rank a group at which cutting that side alone saves MACs; 0 for none."""
+    assert linear.in_channels is not None and linear.out_channels is not None and linear.macs is not None
+
+    def largest(channels: int, one: int, macs: int) -> int:
+        return min(channels // linear.group - 1, (macs - 1) // one) if one else 0
+
+    unit_in = factored.cost(linear, 1, None).macs
+    assert unit_in is not None  # MACs are proportional to the rank
+    pays_in = largest(linear.in_channels, unit_in, linear.macs)
+    if not linear.kernel:
+        return pays_in, 0
+    unit_out = factored.cost(linear, None, 1).macs
+    assert unit_out is not None
+    return pays_in, largest(linear.out_channels, unit_out, linear.macs)
 
 
-def _rank(matrix: Array, eps: float, pays: int) -> int | None:
-    if not pays:
-        return None
-    rank = lowrank.numerical_rank(matrix, eps, stop=pays + 1)
-    return max(rank, 1) if rank <= pays else None
+def _too_high(linear: Linear, pays_in: int, pays_out: int) -> str:
+    """Why no rank pays."""
+    reason = f"its rank pays from {pays_in} of {linear.in_channels} input channels down"
+    if linear.kernel:
+        reason += f", or {pays_out} of {linear.out_channels} output channels"
+    return f"{reason}, and is not that low"
 
 
 def _choices(

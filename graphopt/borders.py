@@ -1,0 +1,306 @@
+"""What a constant shift of a convolution's input does to its output near zero padding, in plain NumPy.
+
+A per-channel constant v that is added to the input in front of zero padding reaches output position q as
+
+    Σ over i, and over the taps t that land on the input, of W[o, i, t] · v[i],
+
+which is one number per output channel only where every tap lands. On one axis, tap t of position q lands
+when 0 ≤ q·stride − pad_begin + t·dilation < size. Positions with the same landing taps form a zone: for a 3x3
+with pads 1 and stride 1 there are three an axis (first, interior, last), so 3·3 numbers a channel hold a map
+of any size.
+
+    zones = [axis_zones(size, 3, pad_begin=1, pad_end=1) for size in (20, 20)]
+    small = zone_bias(weight, shift, zones)     # [out_channels, 3, 3]
+    full = expand(small, zones)                 # [out_channels, 20, 20], to be added to the output
+
+`ZonedMap` carries such a constant through any chain of Conv and ConvTranspose, and counts zones by itself.
+`landing` and `coverage` serve poolings too: what AveragePool with count_include_pad makes of a constant 1 is
+the coverage. Everything returns float64, bool or int64, and raises ValueError for sizes that do not fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.core import Array
+
+Float64: TypeAlias = npt.NDArray[np.float64]
+
+
+class AxisZones(NamedTuple):
+    """Output positions along one axis, grouped by the taps that land on the input.
+
+    Attributes:
+        zone: ``[outputs]``, the zone of each output position.
+        taps: ``[zones, kernel]``, whether a tap of the zone's positions lands on the input.
+    """
+
+    zone: npt.NDArray[np.int64]
+    taps: npt.NDArray[np.bool_]
+
+    @property
+    def uniform(self) -> bool:
+        """Whether every tap lands at every position, so that padding is never read."""
+        return bool(self.taps.all())
+
+
+def conv_reads(
+    size: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    pad_begin: int = 0,
+    pad_end: int = 0,
+    dilation: int = 1,
+    outputs: int | None = None,
+) -> npt.NDArray[np.int64]:
+    """Return the input position that each tap reads, ``[outputs, kernel]``, −1 for padding, for one axis.
+
+    Args:
+        size: input positions.
+        kernel: taps.
+        stride: step between two output positions.
+        pad_begin: zeros in front of the input.
+        pad_end: zeros behind it.
+        dilation: distance between two taps.
+        outputs: number of output positions; None for those of a Conv. (A pooling in ceil mode has others.)
+
+    Raises:
+        ValueError: a size is not positive, or the kernel does not fit the padded input.
+    """
+    if min(size, kernel, stride, dilation) < 1:
+        raise ValueError(f"size {size}, kernel {kernel}, stride {stride}, dilation {dilation}: all from 1 on")
+    if outputs is None:
+        outputs = (size + pad_begin + pad_end - dilation * (kernel - 1) - 1) // stride + 1
+    if outputs < 1:
+        raise ValueError(f"{kernel} taps at dilation {dilation} do not fit {size} positions with their pads")
+    read = np.arange(outputs)[:, None] * stride - pad_begin + np.arange(kernel)[None, :] * dilation
+    return np.where((read >= 0) & (read < size), read, -1)
+
+
+def transpose_reads(
+    size: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    pad_begin: int = 0,
+    pad_end: int = 0,
+    dilation: int = 1,
+    output_padding: int = 0,
+) -> npt.NDArray[np.int64]:
+    """Return what `conv_reads` does for a ConvTranspose, whose pads crop; −1 where a tap reads nothing."""
+    outputs = (size - 1) * stride + dilation * (kernel - 1) + 1 - pad_begin - pad_end + output_padding
+    if min(size, kernel, stride, dilation, outputs) < 1:
+        raise ValueError(f"no output of {size} positions, {kernel} taps, pads {pad_begin} and {pad_end}")
+    steps = np.arange(outputs)[:, None] + pad_begin - np.arange(kernel)[None, :] * dilation
+    lands = (steps % stride == 0) & (steps >= 0) & (steps // stride < size)
+    return np.where(lands, steps // stride, -1)
+
+
+def conv_reads_per_axis(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+) -> list[npt.NDArray[np.int64]]:
+    """Return `conv_reads` of every axis of a Conv; `pads` has (begin…, end…) as in ONNX."""
+    axes = len(kernel)
+    if not len(sizes) == len(strides) == len(dilations) == axes or len(pads) != 2 * axes:
+        raise ValueError(f"sizes {sizes}, strides {strides}, dilations {dilations}, pads {pads}: {axes} axes")
+    return [
+        conv_reads(
+            sizes[a],
+            kernel[a],
+            stride=strides[a],
+            pad_begin=pads[a],
+            pad_end=pads[a + axes],
+            dilation=dilations[a],
+        )
+        for a in range(axes)
+    ]
+
+
+class ZonedMap(NamedTuple):
+    """A constant map whose values repeat along each axis, stored once a zone.
+
+    Attributes:
+        values: ``[channels, *zones]``, float64.
+        zones: for each axis ``[size]``, the zone of each position.
+    """
+
+    values: Float64
+    zones: tuple[npt.NDArray[np.int64], ...]
+
+    @classmethod
+    def uniform_map(cls, values: Array, sizes: Sequence[int]) -> ZonedMap:
+        """Return one value a channel, ``[channels]``, at every position."""
+        first = values.astype(np.float64).reshape(-1, *(1,) * len(sizes))
+        return cls(first, tuple(np.zeros(size, np.int64) for size in sizes))
+
+    @property
+    def uniform(self) -> bool:
+        """Whether each channel has one value everywhere."""
+        flat = self.values.reshape(self.values.shape[0], -1)
+        return bool(np.all(flat == flat[:, :1]))
+
+    def shifted(self, bias: Array | None) -> ZonedMap:
+        """Return the map plus one number a channel."""
+        if bias is None:
+            return self
+        return self._replace(values=self.values + bias.reshape(-1, *(1,) * len(self.zones)))
+
+    def convolved(self, kernel: Array, reads: Sequence[npt.NDArray[np.int64]], group: int = 1) -> ZonedMap:
+        """Return the map behind a convolution, biases aside.
+
+        Args:
+            kernel: ``[out_channels, in_channels / group, *taps]``.
+            reads: for each axis what `conv_reads` or `transpose_reads` says.
+            group: number of groups.
+        """
+        out_channels, per_group, *taps = kernel.shape
+        if self.values.shape[0] != per_group * group or [r.shape[1] for r in reads] != taps:
+            raise ValueError(f"a kernel {kernel.shape} with {group} groups on {self.values.shape}")
+        tables, index = [], []
+        for read, zone in zip(reads, self.zones, strict=True):
+            origin = np.where(read >= 0, zone[read], -1)
+            table, inverse = np.unique(origin, axis=0, return_inverse=True)
+            tables.append(table)
+            index.append(inverse.reshape(-1).astype(np.int64))
+        shape = [len(table) for table in tables]
+        padded = np.pad(self.values, [(0, 0), *[(0, 1)] * len(tables)])  # position −1 holds 0
+        blocks = kernel.astype(np.float64).reshape(group, out_channels // group, per_group, *taps)
+        result = np.zeros((group, out_channels // group, math.prod(shape)))
+        for tap in np.ndindex(*taps):
+            met = padded
+            for axis, (table, t) in enumerate(zip(tables, tap, strict=True), start=1):
+                met = np.take(met, table[:, t], axis=axis)
+            result += blocks[(slice(None),) * 3 + tap] @ met.reshape(group, per_group, -1)
+        return ZonedMap(result.reshape(out_channels, *shape), tuple(index))
+
+    def expanded(self) -> Float64:
+        """Return the map in full, ``[channels, *sizes]``."""
+        values = self.values
+        for axis, index in enumerate(self.zones, start=1):
+            values = np.take(values, index, axis=axis)
+        return values
+
+
+def landing(size: int, kernel: int, **options: int | None) -> npt.NDArray[np.bool_]:
+    """Return which taps land on the input, ``[outputs, kernel]``, for one axis; arguments: `conv_reads`."""
+    lands: npt.NDArray[np.bool_] = conv_reads(size, kernel, **options) >= 0  # type: ignore[arg-type]
+    return lands
+
+
+def axis_zones(
+    size: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    pad_begin: int = 0,
+    pad_end: int = 0,
+    dilation: int = 1,
+    outputs: int | None = None,
+) -> AxisZones:
+    """Return the zones along one axis, in the order of their first position; arguments as for `landing`."""
+    lands = landing(
+        size,
+        kernel,
+        stride=stride,
+        pad_begin=pad_begin,
+        pad_end=pad_end,
+        dilation=dilation,
+        outputs=outputs,
+    )
+    number: dict[bytes, int] = {}
+    zone = [number.setdefault(row.tobytes(), len(number)) for row in lands]
+    first = [zone.index(z) for z in range(len(number))]
+    return AxisZones(np.array(zone, np.int64), lands[first])
+
+
+def conv_zones(
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    *,
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+) -> tuple[AxisZones, ...]:
+    """Return the zones of every axis of a Conv; `pads` has (begin…, end…) as in ONNX."""
+    axes = len(kernel)
+    if not len(sizes) == len(strides) == len(dilations) == axes or len(pads) != 2 * axes:
+        raise ValueError(f"sizes {sizes}, strides {strides}, dilations {dilations}, pads {pads}: {axes} axes")
+    return tuple(
+        axis_zones(
+            sizes[a],
+            kernel[a],
+            stride=strides[a],
+            pad_begin=pads[a],
+            pad_end=pads[a + axes],
+            dilation=dilations[a],
+        )
+        for a in range(axes)
+    )
+
+
+def tap_response(kernel: Array, shift: Array, group: int = 1) -> Float64:
+    """Return what each tap makes of a constant input, ``[out_channels, *taps]``: Σ over i of W[o, i, t]·v[i].
+
+    Args:
+        kernel: ``[out_channels, in_channels / group, *taps]``.
+        shift: ``[in_channels]``.
+        group: number of groups.
+
+    Raises:
+        ValueError: `shift` has another length than the kernel has inputs.
+    """
+    out_channels, per_group, *taps = kernel.shape
+    if group < 1 or out_channels % group or shift.shape != (per_group * group,):
+        raise ValueError(f"a shift of shape {shift.shape} does not fit {kernel.shape} with {group} groups")
+    blocks = kernel.astype(np.float64).reshape(group, out_channels // group, per_group, -1)
+    values = shift.astype(np.float64).reshape(group, per_group)
+    response: Float64 = np.einsum("goit,gi->got", blocks, values).reshape(out_channels, *taps)
+    return response
+
+
+def zone_bias(kernel: Array, shift: Array, zones: Sequence[AxisZones], group: int = 1) -> Float64:
+    """Return what a constant shift of the input adds to the output, ``[out_channels, *zones per axis]``.
+
+    Raises:
+        ValueError: shift, kernel and zones do not fit each other.
+    """
+    result = tap_response(kernel, shift, group)
+    if len(zones) != result.ndim - 1:
+        raise ValueError(f"zones of {len(zones)} axes for a kernel of {result.ndim - 1}")
+    for axis, zone in enumerate(zones, start=1):
+        if zone.taps.shape[1] != result.shape[axis]:
+            raise ValueError(
+                f"axis {axis - 1}: zones of {zone.taps.shape[1]} taps, {result.shape[axis]} taps"
+            )
+        moved = np.moveaxis(result, axis, -1) @ zone.taps.T.astype(np.float64)
+        result = np.moveaxis(moved, -1, axis)
+    return np.ascontiguousarray(result)
+
+
+def expand(values: Array, zones: Sequence[AxisZones]) -> Array:
+    """Return values per zone, ``[…, *zones]``, as values per output position, ``[…, *outputs]``."""
+    lead = values.ndim - len(zones)
+    for axis, zone in enumerate(zones):
+        values = np.take(values, zone.zone, axis=lead + axis)
+    return values
+
+
+def coverage(zones: Sequence[AxisZones]) -> Float64:
+    """Return the part of the taps that land, ``[*zones]``: 1 in the interior.
+
+    It is what AveragePool with count_include_pad=1 makes of a constant 1 (floor mode).
+    """
+    result = np.ones(())
+    for zone in zones:
+        result = result[..., None] * zone.taps.mean(axis=1)
+    return np.asarray(result, np.float64)

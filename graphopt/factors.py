@@ -1,0 +1,198 @@
+"""Exact factors of a convolution kernel other than Tucker's: separable, depthwise, and of large matrices.
+
+All kernels are of one group, ``[out_channels o, in_channels i, *taps]``, and results are in float64. What has
+the rank that the caller names comes back without loss up to rounding; a higher one is cut to the best
+approximation of that rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.core import Array
+from graphopt.lowrank import FLOAT32_EPS, numerical_rank, rounding_norm
+
+Float64 = npt.NDArray[np.float64]
+
+LARGEST_SEARCH = 512
+"""Rank up to which large matrices are searched."""
+LARGE = 1024
+"""Rows and columns above which a matrix is large."""
+PROBES = 8
+"""Random directions in which a found range is tried."""
+ROWS_AT_ONCE = 512
+"""Rows of a large matrix that are held in float64 at a time."""
+
+
+# ---------------------------------------------------------------- separable
+
+
+def separable_matrix(kernel: Array, first: Sequence[int]) -> Array:
+    """Return the matrix whose rank the channels between two one-sided kernels must have.
+
+    W[o, i, a, b] = Σ_r B[o, r, b] A[r, i, a], where a are the taps of the axes `first` and b the others, says
+    that the matrix with rows (o, b) and columns (i, a) is a product over r.
+
+    Args:
+        kernel: ``[o, i, *taps]``.
+        first: the spatial axes that the first operator takes.
+    """
+    axes = range(kernel.ndim - 2)
+    order = [0, *(2 + a for a in axes if a not in first), 1, *(2 + a for a in axes if a in first)]
+    rows = kernel.shape[0] * math.prod(kernel.shape[2 + a] for a in axes if a not in first)
+    return kernel.transpose(order).reshape(rows, -1)
+
+
+def separate(kernel: Array, first: Sequence[int], rank: int) -> tuple[Float64, Float64]:
+    """Return A ``[rank, i, *taps]`` with extent 1 off `first`, and B ``[o, rank, *taps]`` with 1 on it."""
+    out, inside, *taps = kernel.shape
+    left, right = _product(separable_matrix(kernel, first), rank)
+    theirs = [1 if axis in first else k for axis, k in enumerate(taps)]
+    ours = [k if axis in first else 1 for axis, k in enumerate(taps)]
+    second = np.moveaxis(left.reshape(out, *theirs, rank), -1, 1)
+    return right.reshape(rank, inside, *ours), np.ascontiguousarray(second)
+
+
+# ---------------------------------------------------------------- depthwise
+
+
+def depthwise_slices(kernel: Array, *, last: bool) -> Array:
+    """Return one matrix a channel, whose ranks bound the multiplier of a depthwise factor.
+
+    With the pointwise operator `last`, W[o, i, t] = Σ_m P[o, (i, m)] D[(i, m), t]: a matrix ``[o, t]`` an
+    input. With the pointwise first, W[o, i, t] = Σ_m D[o, m, t] P[(o, m), i]: a matrix ``[i, t]`` an output.
+    """
+    flat = kernel.reshape(*kernel.shape[:2], -1)
+    return flat.swapaxes(0, 1) if last else flat
+
+
+def depthwise_then_pointwise(kernel: Array, multiplier: int) -> tuple[Float64, Float64]:
+    """Return kernels D ``[i·multiplier, 1, *taps]`` for i groups, and P ``[o, i·multiplier]`` behind it."""
+    _, inside, *taps = kernel.shape
+    pairs = [_product(matrix, multiplier) for matrix in depthwise_slices(kernel, last=True)]
+    depthwise = np.concatenate([right for _, right in pairs])
+    return depthwise.reshape(inside * multiplier, 1, *taps), np.concatenate(
+        [left for left, _ in pairs], axis=1
+    )
+
+
+def pointwise_then_depthwise(kernel: Array, multiplier: int) -> tuple[Float64, Float64]:
+    """Return P ``[o·multiplier, i]``, and D ``[o, multiplier, *taps]`` for o groups behind it."""
+    out, _, *taps = kernel.shape
+    pairs = [_product(matrix, multiplier) for matrix in depthwise_slices(kernel, last=False)]
+    pointwise = np.concatenate([left.T for left, _ in pairs])
+    return pointwise, np.stack([right for _, right in pairs]).reshape(out, multiplier, *taps)
+
+
+def _product(matrix: Array, rank: int) -> tuple[Float64, Float64]:
+    """Factors [m, rank] and [rank, n] of a matrix, the norms shared evenly; zeros beyond min(m, n)."""
+    u, s, vt = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+    root = np.sqrt(s[:rank])
+    left, right = u[:, :rank] * root, root[:, None] * vt[:rank]
+    missing = rank - len(root)
+    return np.pad(left, ((0, 0), (0, missing))), np.pad(right, ((0, missing), (0, 0)))
+
+
+# ---------------------------------------------------------------- large matrices
+
+
+def find_rank(matrix: Array, eps: float, pays: int) -> int | None:
+    """Return the numerical rank, at least 1, if it is at most `pays`, else None.
+
+    Of a matrix with more than `LARGE` rows and columns only ranks up to `LARGEST_SEARCH` are found. Whether
+    there is one shows in a part of the matrix: leaving out rows and columns lowers every singular value.
+    """
+    if pays < 1:
+        return None
+    if min(matrix.shape) <= LARGE:
+        rank = numerical_rank(matrix, eps, stop=pays + 1)
+        return max(rank, 1) if rank <= pays else None
+    limit = min(pays, LARGEST_SEARCH)
+    some = matrix[np.ix_(_spread(matrix.shape[0], limit + 1), _spread(matrix.shape[1], 2 * (limit + 1)))]
+    if _exceeds(some, eps, limit, matrix.shape):
+        return None
+    found = _range(matrix, eps, limit)
+    return None if found is None else max(found[0].shape[1], 1)
+
+
+def _exceeds(some: Array, eps: float, limit: int, whole: tuple[int, ...]) -> bool:
+    """Whether a part [limit + 1, n] of a matrix shows that its rank is above `limit`, without decomposing it.
+
+    Its Gram matrix, less the square of the rounding noise of the whole, is then positive definite.
+    """
+    part = some.astype(np.float64)
+    scale = math.sqrt(sum(whole)) * 2 / math.sqrt(sum(part.shape))  # noise grows with the size
+    noise = 2 * scale * rounding_norm(part, eps + min(eps, FLOAT32_EPS))
+    gram = part @ part.T
+    gram[np.diag_indices(len(gram))] -= noise**2 + len(gram) * np.finfo(np.float64).eps * float(
+        np.trace(gram)
+    )
+    try:
+        np.linalg.cholesky(gram)
+    except np.linalg.LinAlgError:
+        return False
+    return limit < len(gram)
+
+
+def thin_factors(matrix: Array, eps: float, rank: int) -> tuple[Float64, Float64]:
+    """Return factors ``[m, rank]`` and ``[rank, n]`` of a matrix of that numerical rank.
+
+    Raises:
+        ValueError: the rank of a large matrix is higher.
+    """
+    if min(matrix.shape) <= LARGE:
+        return _product(matrix, rank)
+    found = _range(matrix, eps, rank)
+    if found is None:
+        raise ValueError(f"a matrix of shape {matrix.shape} has no numerical rank of {rank}")
+    return found
+
+
+def _range(matrix: Array, eps: float, limit: int) -> tuple[Float64, Float64] | None:
+    """Factors of a large matrix of low rank, by a randomised range finder; None above the limit.
+
+    Products with random vectors span the range of a matrix of low rank; as many as needed are found by
+    doubling, and further ones tell when the span holds it (Halko, Martinsson and Tropp 2011, "Finding
+    structure with randomness", section 4.3).
+    """
+    columns = matrix.shape[1]
+    random = np.random.default_rng(0)
+    size = 32
+    while True:
+        size = min(size, limit + PROBES)
+        seen = _times(matrix, random.standard_normal((columns, size + PROBES)))
+        basis = np.linalg.qr(seen[:, :size]).Q
+        probes = seen[:, size:]
+        missed = np.linalg.norm(probes - basis @ (basis.T @ probes))
+        if missed <= 8 * (eps + min(eps, FLOAT32_EPS)) * np.linalg.norm(probes):
+            break
+        if size == limit + PROBES:
+            return None
+        size *= 2
+    core = np.concatenate(
+        [basis.T @ matrix[:, at : at + 8192].astype(np.float64) for at in range(0, columns, 8192)], axis=1
+    )
+    u, s, vt = np.linalg.svd(core, full_matrices=False)
+    rms = float(np.linalg.norm(s)) / math.sqrt(matrix.size)
+    noise = 2 * (eps + min(eps, FLOAT32_EPS)) * rms * (math.sqrt(len(matrix)) + math.sqrt(columns))
+    rank = max(int(np.count_nonzero(s > noise)), 1)
+    if rank > limit:
+        return None
+    root = np.sqrt(s[:rank])
+    return (basis @ u[:, :rank]) * root, root[:, None] * vt[:rank]
+
+
+def _times(matrix: Array, vectors: Float64) -> Float64:
+    """The product with some vectors, in float64, without a copy of the matrix in float64."""
+    parts = range(0, len(matrix), ROWS_AT_ONCE)
+    return np.concatenate([matrix[at : at + ROWS_AT_ONCE].astype(np.float64) @ vectors for at in parts])
+
+
+def _spread(size: int, count: int) -> npt.NDArray[np.int64]:
+    """So many positions, evenly over an axis."""
+    count = min(count, size)
+    return np.arange(count) * size // count

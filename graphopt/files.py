@@ -1,0 +1,215 @@
+"""Files on disk: mapped to be read, checked before and replaced whole when written. Knows no models.
+
+Every failure is an `InputError` of one line that names the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+from graphopt.errors import InputError
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+Content: TypeAlias = "mmap.mmap | bytes"
+"""The bytes of a file, mapped where the file system can."""
+Stamp: TypeAlias = "tuple[int, ...]"
+"""What changes when a file does: its size first; empty when the file is gone."""
+
+CHUNK = 1 << 18
+"""Bytes that are copied at a time: they stay in the cache, and the pages behind them can go."""
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def map_file(path: Path) -> Content:
+    """The bytes of a file, read only where the file system can't map them."""
+    with open(path, "rb") as file:
+        try:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError):  # ValueError: an empty file
+            return file.read()
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What changes when the file does."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # ValueError: a name with a null character
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths are one file, also through symbolic or hard links."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
+def same_content(one: Path, other: Path) -> bool:
+    """Whether the second path is a file that holds the bytes of the first."""
+    if not other.is_file() or one.stat().st_size != other.stat().st_size:
+        return False
+    with open(one, "rb") as a, open(other, "rb") as b:
+        while chunk := a.read(CHUNK):
+            if chunk != b.read(CHUNK):
+                return False
+    return True
+
+
+# --- output paths -------------------------------------------------------------------------------------------
+
+
+def data_path(path: PathLike) -> Path:
+    """Where `graphopt.model.save` puts external data: ``OUT.data`` beside OUT."""
+    return Path(path).with_name(Path(path).name + ".data")
+
+
+def check_output(path: PathLike, inputs: Iterable[PathLike] = ()) -> None:
+    """Refuse an output path before any work is done.
+
+    Args:
+        path: where the model is to be written.
+        inputs: files that neither it nor its external data may replace, such as `Source.files`.
+
+    Raises:
+        InputError: the path is one of the inputs, also through a link; it is a folder or no regular file; its
+            folder does not exist or can't be written to; its ``.data`` is one of the inputs.
+    """
+    out = Path(path)
+    where = show(out)
+    if out.is_dir() or os.fspath(path).endswith(os.sep) or not out.name:
+        raise InputError(f"{where}: is a folder; name the file to write")
+    if not out.parent.exists():
+        raise InputError(f"{where}: the folder {show(out.parent)} does not exist; create it first")
+    if not out.parent.is_dir():
+        raise InputError(f"{where}: {show(out.parent)} is not a folder")
+    if out.exists() and not out.is_file():
+        raise InputError(f"{where}: exists and is not a regular file; name another")
+    if not os.access(out.parent, os.W_OK):
+        raise InputError(f"{where}: no permission to write to the folder {show(out.parent)}")
+    for given in map(Path, inputs):
+        if same_file(out, given):
+            raise InputError(f"{where}: is the input {show(given)}; name another output")
+        if same_file(data_path(out), given):
+            raise InputError(f"{where}: its data would replace the input {show(given)}; name another output")
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def staged(*targets: Path) -> Iterator[list[BinaryIO]]:
+    """Temporary files that take the place of the targets, in this order, or on any exception are removed.
+
+    Raises:
+        InputError: a file can't be written.
+    """
+    beside: list[Path] = []
+    try:
+        with ExitStack() as stack:
+            files: list[BinaryIO] = []
+            for target in targets:
+                beside.append(_beside(target))
+                files.append(stack.enter_context(open(beside[-1], "xb", buffering=CHUNK)))
+            yield files
+        _move(list(zip(beside, targets, strict=True)))
+    except OSError as error:
+        raise InputError(f"{show(targets[-1])}: can't be written: {reason(error)}") from error
+    finally:
+        for path in beside:
+            path.unlink(missing_ok=True)
+
+
+def _beside(target: Path) -> Path:
+    """A name in the target's folder that nothing else has: a rename within a folder is atomic."""
+    return target.with_name(f".graphopt-{secrets.token_hex(8)}.tmp")
+
+
+def _move(moves: Sequence[tuple[Path, Path]]) -> None:
+    """Rename all or none: on any exception, what the targets were before is put back."""
+    done: list[tuple[Path, Path | None]] = []
+    try:
+        for origin, target in moves:
+            backup = None
+            if os.path.lexists(target):
+                if target.is_file():
+                    shutil.copymode(target, origin)
+                backup = _beside(target)
+                _keep(target, backup)
+            done.append((target, backup))
+            os.replace(origin, target)
+    except BaseException:
+        for target, backup in reversed(done):
+            if backup is not None:
+                os.replace(backup, target)
+                backup.unlink(missing_ok=True)  # renaming a file to another of its names does nothing
+            else:
+                target.unlink(missing_ok=True)
+        raise
+    for _, backup in done:
+        if backup is not None:
+            backup.unlink(missing_ok=True)
+
+
+def _keep(path: Path, backup: Path) -> None:
+    """Give a file a second name; copy it where the file system has no hard links."""
+    try:
+        os.link(path, backup, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(path, backup, follow_symlinks=False)
+
+
+def copy_files(copies: Sequence[tuple[Path, Path]]) -> None:
+    """Copy all or none, byte by byte; folders that are missing are made.
+
+    Raises:
+        InputError: a file or folder can't be written.
+    """
+    with ExitStack() as undo:
+        for _, target in copies:
+            _make_folders(target.parent, undo)
+        with staged(*(target for _, target in copies)) as files:
+            for (origin, _), file in zip(copies, files, strict=True):
+                with open(origin, "rb") as data:
+                    shutil.copyfileobj(data, file, CHUNK)
+        undo.pop_all()
+
+
+def _make_folders(folder: Path, undo: ExitStack) -> None:
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        try:
+            new.mkdir()
+        except OSError as error:
+            raise InputError(f"{show(new)}: can't be created: {reason(error)}") from error
+        undo.callback(new.rmdir)
+
+
+# --- messages -----------------------------------------------------------------------------------------------
+
+
+def show(path: Path) -> str:
+    """The path as it is, or escaped when a terminal would take it for more than one line of text."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one short line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    line = " ".join((text or type(error).__name__).split())
+    return line if len(line) <= 200 else line[:199] + "…"

@@ -1,0 +1,93 @@
+"""What a run did so far: the report in the making. It can go back to an earlier mark."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from graphopt.core import Candidate, Plan, Rejection, Site, Verdict
+from graphopt.report import Applied, Left
+
+
+@dataclass
+class Journal:
+    """Everything that a run notes down on its way.
+
+    Attributes:
+        applied: rewrites in the result.
+        checks: comparisons.
+        notes: what the reader has to know besides.
+        seconds: wall time by step.
+    """
+
+    applied: list[Applied] = field(default_factory=list)
+    checks: list[Verdict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    _declined: dict[tuple[str, Site], str] = field(default_factory=dict)
+    _rejected: dict[tuple[str, Site], str] = field(default_factory=dict)
+    _banned: set[tuple[str, Site, str]] = field(default_factory=set)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Adds the time within to a step."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def reject(self, found: Candidate | Rejection, reason: str) -> None:
+        """Notes why a site was not even a candidate."""
+        self._rejected.setdefault((found.rewrite, found.site), reason)
+
+    def decline(self, plan: Plan) -> None:
+        """Notes what a plan left out."""
+        for candidate, reason in plan.declined:
+            self._declined.setdefault((candidate.rewrite, candidate.site), reason)
+
+    def ban(self, candidate: Candidate, reason: str) -> None:
+        """Notes that a candidate failed; it will not be tried again."""
+        self._banned.add(_key(candidate))
+        self._declined[candidate.rewrite, candidate.site] = reason
+
+    def allows(self, candidate: Candidate) -> bool:
+        """Whether the candidate has not failed before."""
+        return _key(candidate) not in self._banned
+
+    def mark(self) -> tuple[int, int]:
+        """The present state of what is applied and checked, for `back`."""
+        return len(self.applied), len(self.checks)
+
+    def back(self, mark: tuple[int, int]) -> None:
+        """Forgets what was applied and checked since the mark."""
+        del self.applied[mark[0] :]
+        del self.checks[mark[1] :]
+
+    @property
+    def declined(self) -> tuple[Left, ...]:
+        """Candidates that were dropped and are not in the result in another way."""
+        return _left(self._declined, {(a.candidate.rewrite, a.candidate.site) for a in self.applied})
+
+    @property
+    def rejected(self) -> tuple[Left, ...]:
+        """Sites where a condition failed and that are not named as applied or declined."""
+        named = {(a.candidate.rewrite, a.candidate.site) for a in self.applied}
+        return _left(self._rejected, named | set(self._declined))
+
+
+def _left(reasons: Mapping[tuple[str, Site], str], done: set[tuple[str, Site]]) -> tuple[Left, ...]:
+    return tuple(
+        Left(rewrite, site, why) for (rewrite, site), why in reasons.items() if (rewrite, site) not in done
+    )
+
+
+def _key(candidate: Candidate) -> tuple[str, Site, str]:
+    return candidate.rewrite, candidate.site, repr(sorted(candidate.choice.items()))
+
+
+def worst(checks: Sequence[Verdict]) -> Verdict:
+    """The failed check that differs most."""
+    return max((check for check in checks if not check), key=lambda check: check.max_rel)

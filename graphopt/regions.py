@@ -1,0 +1,220 @@
+"""Changed regions apart from the rest of the model: what a change replaces and what takes its place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from graphopt import runtime, verification
+from graphopt.analysis import Analysis
+from graphopt.compare import Difference
+from graphopt.core import Candidate, NewNode, Replacement, Verdict
+from graphopt.errors import InputError
+from graphopt.runtime import Structure
+
+REGION_BOUND = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
+"""Relative difference that a changed region may show, by the type of its output."""
+REGION_BYTES = 256 << 20
+"""Regions are checked together in one session up to about this many bytes of weights and values."""
+SMALL_MAP = 40
+"""Spatial size to which larger ones are cut down for a first look at a region."""
+UNKNOWN_SIZE = 8
+"""What stands for a size that nothing tells, in the inputs of a region."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A change as two little graphs on the same inputs, with names that clash with no other region's.
+
+    Attributes:
+        candidate: the change.
+        old: the operators that are replaced.
+        new: those that take their place.
+        inputs: shape and type of what both read, by name.
+        sources: the name in the model of each of those.
+        constants: their weights, by name.
+        outputs: pairs of names, old and new.
+    """
+
+    candidate: Candidate
+    old: tuple[onnx.NodeProto, ...]
+    new: tuple[onnx.NodeProto, ...]
+    inputs: Mapping[str, tuple[tuple[int, ...], ir.DataType]]
+    sources: Mapping[str, str]
+    constants: Mapping[str, npt.NDArray[Any]]
+    outputs: tuple[tuple[str, str, str], ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of weights and inputs."""
+        weights = sum(array.nbytes for array in self.constants.values())
+        return weights + sum(4 * math.prod(shape) for shape, _ in self.inputs.values())
+
+    def forms(self) -> tuple[Region, Region]:
+        """The old operators alone and the new ones alone, on inputs and outputs of the same names."""
+        old = replace(self, new=(), outputs=tuple((name, old, old) for name, old, _ in self.outputs))
+        new = replace(self, old=(), outputs=tuple((name, new, new) for name, _, new in self.outputs))
+        return old, new
+
+    def shrunk(self) -> Region:
+        """The same region on small maps."""
+        return replace(self, inputs={n: (_smaller(shape), kind) for n, (shape, kind) in self.inputs.items()})
+
+
+def _smaller(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape whose sizes from axis 2 on are small and leave the same rest when divided by 8."""
+    return (*shape[:2], *(size if size <= SMALL_MAP else SMALL_MAP - 8 + size % 8 for size in shape[2:]))
+
+
+def check_regions(
+    analysis: Analysis, changes: Sequence[tuple[Candidate, Replacement]], seed: int
+) -> list[tuple[Candidate, Verdict]]:
+    """Compares each change alone with what it replaces, on seeded random inputs, at ORT_DISABLE_ALL.
+
+    Large maps are compared on a smaller map first, which shows the same; a change that fails there, such as
+    one that depends on the size, is judged at the full size.
+
+    Returns:
+        A verdict for each output of each change.
+    """
+    regions = [region(analysis, candidate, change, f"r{i}/") for i, (candidate, change) in enumerate(changes)]
+    verdicts: list[tuple[Candidate, Verdict]] = []
+    for chunk in chunks(item.shrunk() for item in regions):
+        verdicts += _check_chunk(analysis.model, chunk, seed)
+    failed = {candidate for candidate, found in verdicts if not found}
+    verdicts = [pair for pair in verdicts if pair[0] not in failed]
+    for chunk in chunks(item for item in regions if item.candidate in failed):
+        verdicts += _check_chunk(analysis.model, chunk, seed)
+    return verdicts
+
+
+def chunks(regions: Iterable[Region], batch: int = 1) -> Iterator[list[Region]]:
+    """Regions that are run together, with so many samples at once."""
+    chunk: list[Region] = []
+    size = 0
+    for item in regions:
+        if chunk and size + item.bytes * batch > REGION_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(item)
+        size += item.bytes * batch
+    if chunk:
+        yield chunk
+
+
+def _check_chunk(model: ir.Model, chunk: Sequence[Region], seed: int) -> list[tuple[Candidate, Verdict]]:
+    """Checks regions in one session; one by one when that session can't be made."""
+    try:
+        running = runtime.session(assemble(model, chunk), optimised=False)
+        rng = np.random.default_rng(seed)
+        feeds = {n: runtime.random_array(rng, s, t) for r in chunk for n, (s, t) in r.inputs.items()}
+        results = dict(zip(_output_names(chunk), runtime.run(running, feeds), strict=True))
+    except InputError as error:
+        if len(chunk) > 1:
+            return [found for item in chunk for found in _check_chunk(model, [item], seed)]
+        return [
+            (chunk[0].candidate, verification.unrunnable(_scope(chunk[0]), name, error))
+            for name, _, _ in chunk[0].outputs
+        ]
+    verdicts = []
+    for item in chunk:
+        for name, old, new in item.outputs:
+            gap = Difference()
+            gap.add(results[old], results[new])
+            limit = verification.bound(results[old], REGION_BOUND)
+            verdicts.append((item.candidate, verification.verdict(_scope(item), name, gap, limit)))
+    return verdicts
+
+
+def _scope(item: Region) -> str:
+    return f"region {item.candidate.site.nodes[0]}"
+
+
+def _output_names(chunk: Sequence[Region]) -> list[str]:
+    return list(dict.fromkeys(name for item in chunk for _, old, new in item.outputs for name in (old, new)))
+
+
+def assemble(model: ir.Model, chunk: Sequence[Region], *, open_batch: bool = False) -> Structure:
+    """One model of several regions side by side; with ``open_batch`` inputs take any number of samples."""
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, int(dtype), [None, *shape[1:]] if open_batch else shape)
+        for item in chunk
+        for name, (shape, dtype) in item.inputs.items()
+    ]
+    constants = {name: array for item in chunk for name, array in item.constants.items()}
+    initializers, weights = runtime.tensors(constants)
+    graph = onnx.helper.make_graph(
+        [node for item in chunk for node in (*item.old, *item.new)],
+        "regions",
+        inputs,
+        [onnx.ValueInfoProto(name=name) for name in _output_names(chunk)],
+        initializers,
+    )
+    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
+    proto = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=max(model.ir_version or 0, 4))
+    return Structure(proto, weights)
+
+
+def region(analysis: Analysis, candidate: Candidate, change: Replacement, prefix: str) -> Region:
+    """The two forms of a changed region, ready to run side by side."""
+    old = [analysis.nodes[name] for name in candidate.site.nodes]
+    made = {value for node in old for value in node.outputs}
+    reads = dict.fromkeys(v for node in old for v in node.inputs if v is not None and v not in made)
+    names = {value.name or "": value for value in (*reads, *made)}
+    constants: dict[str, npt.NDArray[Any]] = {}
+    inputs: dict[str, tuple[tuple[int, ...], ir.DataType]] = {}
+    for value in reads:
+        array = analysis.constant(value)
+        if array is not None:
+            constants[f"{prefix}old/{value.name}"] = array
+        else:
+            shape = tuple(s if s else UNKNOWN_SIZE for s in analysis.shape(value) or ())
+            inputs[f"{prefix}old/{value.name}"] = (shape, analysis.sizes.dtype(value) or ir.DataType.FLOAT)
+    constants.update({f"{prefix}new/{name}": array for name, array in change.constants.items()})
+    local = {*change.constants, *(name for node in change.nodes for name in node.outputs)}
+
+    def new(name: str | None) -> str:
+        if name is None:
+            return ""
+        return f"{prefix}new/{name}" if name in local else f"{prefix}old/{names[name].name}"
+
+    in_order = sorted(old, key=analysis.position)
+    pairs = [(name, f"{prefix}old/{name}", new(other)) for name, other in change.outputs.items()]
+    sources = {name: name.removeprefix(f"{prefix}old/") for name in inputs}
+    return Region(
+        candidate,
+        tuple(_renamed(analysis, node, f"{prefix}old/") for node in in_order),
+        tuple(_new_proto(node, new) for node in change.nodes),
+        inputs,
+        sources,
+        constants,
+        tuple(pairs),
+    )
+
+
+def _renamed(analysis: Analysis, node: ir.Node, prefix: str) -> onnx.NodeProto:
+    proto = ir.to_proto(node)
+    for field in (proto.input, proto.output):
+        field[:] = [f"{prefix}{name}" if name else "" for name in field]
+    proto.name = f"{prefix}{analysis.name(node)}"
+    return proto
+
+
+def _new_proto(node: NewNode, rename: Callable[[str | None], str]) -> onnx.NodeProto:
+    attributes: dict[str, Any] = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in node.attributes.items()
+    }
+    return onnx.helper.make_node(
+        node.op_type,
+        [rename(name) for name in node.inputs],
+        [rename(name) for name in node.outputs],
+        domain=node.domain,
+        **attributes,
+    )

@@ -1,0 +1,32 @@
+"""Operators that add a constant map with border zones to a convolution's output (see `graphopt.borders`)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphopt.borders import ZonedMap
+from graphopt.conv import Builder
+
+SMALL = 4
+"""A map is stored in full where that takes at most so many times what its zones take."""
+
+
+def add_map(builder: Builder, y: str, zoned: ZonedMap) -> str:
+    """Adds ``y + map`` for y ``[batch, channels, *sizes]`` whose spatial sizes are those of the map.
+
+    The file holds one number a channel and zone. Gather copies it to the positions, which onnxruntime does
+    once, when it loads the model.
+
+    Returns:
+        The sum's local name.
+    """
+    sizes = [len(zone) for zone in zoned.zones]
+    values, copied = zoned.values, zoned.zones
+    if np.prod(sizes) <= SMALL * np.prod(values.shape[1:]):
+        values, copied = zoned.expanded(), ()
+    name = builder.constant(values[None], "border")
+    for axis, zone in enumerate(copied, start=2):
+        if values.shape[axis - 1] > 1:  # a single zone broadcasts
+            positions = builder.constant(zone, "zone")
+            name = builder.node("Gather", [name, positions], {"axis": axis}, f"/border{axis}")
+    return builder.node("Add", [y, name], {}, "/border")

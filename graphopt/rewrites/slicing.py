@@ -1,0 +1,49 @@
+"""Slices as operators, in the form that each opset has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from graphopt.analysis import Analysis
+from graphopt.constants import default_opset
+from graphopt.conv import Builder
+
+LAST_OPSET_WITHOUT_STEPS = 9
+"""Up to this opset a Slice has no steps; a MaxPool of kernel 1 has, on the spatial axes."""
+TO_THE_END = (1 << 63) - 1
+"""The end of a range that reaches to the end of its axis, whatever its size."""
+
+
+def add_slice(
+    builder: Builder, analysis: Analysis, name: str, ranges: Mapping[int, Sequence[int]], rank: int
+) -> str:
+    """Adds a Slice of a map.
+
+    Args:
+        builder: what it is added to.
+        analysis: tells the opset.
+        name: the map.
+        ranges: start, end and step by axis.
+        rank: of the map.
+
+    Returns:
+        The local name of what is left.
+    """
+    if default_opset(analysis.model) > LAST_OPSET_WITHOUT_STEPS:
+        columns = [list(ranges), *zip(*ranges.values(), strict=True)]
+        axes, starts, ends, steps = (
+            builder.constant(np.array(column, np.int64), "slice") for column in columns
+        )
+        return builder.node("Slice", [name, starts, ends, axes, steps], {}, "/slice")
+    crops = {axis: entry for axis, entry in ranges.items() if list(entry[:2]) != [0, TO_THE_END]}
+    if crops:
+        starts_ends = {"starts": [e[0] for e in crops.values()], "ends": [e[1] for e in crops.values()]}
+        attributes = {"axes": tuple(crops), **{key: tuple(values) for key, values in starts_ends.items()}}
+        name = builder.node("Slice", [name], attributes, "/slice")
+    strides = tuple(ranges[axis][2] if axis in ranges else 1 for axis in range(2, rank))
+    if all(stride == 1 for stride in strides):
+        return name
+    kernel = (1,) * len(strides)
+    return builder.node("MaxPool", [name], {"kernel_shape": kernel, "strides": strides}, "/slice")

@@ -1,0 +1,1 @@
+"""Sample models, and the scripts that make them."""

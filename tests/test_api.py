@@ -1,0 +1,219 @@
+"""What `import graphopt` offers: the functions, what they take, what they return and what they raise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from small_models import classifier, conv_bn, nothing_to_do, run_onnx, samples, saved
+
+import graphopt
+from graphopt import Budget, GraphOptError, InputError
+
+
+def every_form(proto: onnx.ModelProto, folder: Path) -> dict[str, Any]:
+    path = saved(proto, folder / "model.onnx")
+    return {"Path": path, "str": str(path), "ModelProto": proto, "ir.Model": ir.from_proto(proto)}
+
+
+def serialized(given: Any) -> bytes:
+    if isinstance(given, (str, Path)):
+        return Path(given).read_bytes()
+    proto = ir.to_proto(given) if isinstance(given, ir.Model) else given
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+# --- models in every form -----------------------------------------------------------------------------------
+
+
+def test_every_form_of_a_model_gives_the_same(tmp_path: Path) -> None:
+    forms = every_form(classifier(), tmp_path)
+    results = {}
+    for name, given in forms.items():
+        before = serialized(given)
+        assert graphopt.scan(given).totals.macs == 16 * 64 * 72 + 16 * 16 * 144 + 80
+        result = graphopt.optimize(given, {"macs": 0.6}, samples(8))
+        assert graphopt.verify(given, given)
+        graphopt.bench(given, result.model, repeat=1)
+        assert serialized(given) == before, f"{name} was changed"
+        result.save(tmp_path / f"{name}.out")
+        results[name] = (tmp_path / f"{name}.out").read_bytes()
+    assert len(set(results.values())) == 1
+
+
+def test_nothing_to_do_returns_the_given_model(tmp_path: Path) -> None:
+    for name, given in every_form(nothing_to_do(), tmp_path).items():
+        result = graphopt.optimize(given)
+        assert not result
+        result.save(tmp_path / f"{name}.out")
+        np.testing.assert_array_equal(
+            run_onnx(onnx.load(tmp_path / f"{name}.out"), {"x": samples(1)})[0],
+            run_onnx(nothing_to_do(), {"x": samples(1)})[0],
+        )
+
+
+def test_the_result_is_the_callers_own() -> None:
+    given = ir.from_proto(conv_bn())
+    result = graphopt.optimize(given)
+    assert result.model is not given
+    for node in result.model.graph:
+        node.name = "mine"
+    assert [node.name for node in given.graph] == ["conv", "bn", "relu"]
+
+
+# --- results ------------------------------------------------------------------------------------------------
+
+
+def test_a_result_is_true_when_something_changed() -> None:
+    assert graphopt.optimize(conv_bn())
+    assert not graphopt.optimize(nothing_to_do())
+
+
+def test_save_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = graphopt.optimize(conv_bn())
+    out = tmp_path / "out.onnx"
+    out.write_bytes(b"older")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("graphopt.model._write", full)
+    with pytest.raises(InputError, match="No space left"):
+        result.save(out)
+    assert out.read_bytes() == b"older"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
+
+
+def test_save_refuses_the_input(tmp_path: Path) -> None:
+    path = saved(conv_bn(), tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="is the input"):
+        graphopt.optimize(path).save(path)
+
+
+def test_save_notices_an_input_that_changed(tmp_path: Path) -> None:
+    path = saved(conv_bn(), tmp_path / "m.onnx")
+    result = graphopt.optimize(path)
+    path.unlink()
+    saved(classifier(), path)
+    with pytest.raises(InputError, match="changed while it was in use"):
+        result.save(tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_the_library_prints_nothing(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = saved(classifier(), tmp_path / "m.onnx")
+    graphopt.scan(path)
+    result = graphopt.optimize(path, {"macs": 0.6}, samples(8))
+    result.save(tmp_path / "out.onnx")
+    graphopt.verify(path, tmp_path / "out.onnx")
+    graphopt.bench(path, path, repeat=1)
+    assert capfd.readouterr() == ("", "")
+
+
+# --- options ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [{"macs": 0.6}, Budget(macs=0.6), {"macs": np.float64(0.6)}])
+def test_a_budget_is_a_mapping_or_a_budget(budget: Any) -> None:
+    report = graphopt.optimize(classifier(), budget).report
+    assert report.after.macs <= 0.6 * report.before.macs
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        {"macs": 0},
+        {"macs": -1},
+        {"params": 1.01},
+        {"bytes": float("nan")},
+        {"speed": 0.5},
+        {"latency": 0.5},
+        {"agreement": 0.9},
+        {"sqnr": 20},
+        Budget(macs=2.0),
+        Budget(macs=0.0),
+        Budget(sqnr=20.0),
+    ],
+)
+def test_bad_budgets(budget: Any) -> None:
+    with pytest.raises(InputError, match="--budget"):
+        graphopt.optimize(classifier(), budget)
+
+
+@pytest.mark.parametrize("budget", [{"sqnr": -3}, {"agreement": 1.5}, {"macs": 0.5}, Budget(agreement=0.0)])
+def test_bad_budgets_of_verify(budget: Any) -> None:
+    with pytest.raises(InputError, match="--budget"):
+        graphopt.verify(classifier(), classifier(), samples(8), budget=budget)
+
+
+def test_a_quality_above_one_is_decibels_alone() -> None:
+    assert graphopt.verify(classifier(), classifier(), samples(8), budget={"sqnr": 120, "agreement": 1})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"aim": "size"},
+        {"gate": "latency"},
+        {"only": ["fold"]},
+        {"skip": ["fold"]},
+        {"only": ["bottleneck"]},
+        {"options": {"bottleneck.rank": 3}},
+        {"options": {"bottleneck.rank_in": "many"}},
+        {"options": {"bottleneck.rank_in": -3}},
+        {"outputs": ["z"]},
+        {"shapes": {"x": [1, 8, 9, 8]}},
+        {"shapes": {"image": [1]}},
+    ],
+)
+def test_bad_options(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        graphopt.optimize(classifier(), **options)
+
+
+@pytest.mark.parametrize("options", [{"threads": 0}, {"repeat": 0}, {"provider": "Abacus"}])
+def test_bad_options_of_bench(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        graphopt.bench(classifier(), classifier(), **options)
+
+
+def test_options_may_be_values_or_text() -> None:
+    for value in (4, "4"):
+        options = {"bottleneck.rank_in": value}
+        report = graphopt.optimize(classifier(), only=["bottleneck"], options=options).report
+        assert {item.candidate.choice["rank_in"] for item in report.applied} == {4}
+
+
+def test_bench_repeats_and_bounds() -> None:
+    found = graphopt.bench(conv_bn(), conv_bn(), repeat=7, threads=2)
+    assert (found.repeat, found.threads, found.provider) == (7, 2, "CPUExecutionProvider")
+    assert found.spread[0] <= found.speedup <= found.spread[1]
+    assert found.reference_ms > 0 and found.candidate_ms > 0
+
+
+# --- the package --------------------------------------------------------------------------------------------
+
+
+def test_every_public_name_is_there() -> None:
+    for name in graphopt.__all__:
+        assert getattr(graphopt, name) is not None
+    assert set(graphopt.__all__) <= set(dir(graphopt))
+    with pytest.raises(AttributeError, match="no attribute 'optimise'"):
+        _ = graphopt.optimise
+
+
+def test_every_error_is_a_graphopt_error_with_an_exit_code() -> None:
+    codes = {name: getattr(graphopt, name).exit_code for name in graphopt.__all__ if name.endswith("Error")}
+    assert codes == {"GraphOptError": 70, "InputError": 2, "VerificationError": 1, "BudgetError": 3}
+    assert all(issubclass(getattr(graphopt, name), GraphOptError) for name in codes)
+
+
+def test_importing_is_light() -> None:
+    code = "import graphopt, sys; sys.exit(any(m in sys.modules for m in ('onnx', 'onnxruntime', 'numpy')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,217 @@
+"""Which module may do what: read off the source, so that a breach fails before it is relied on."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import graphopt
+
+ROOT = Path(graphopt.__file__).parent
+MODULES = sorted(path for path in ROOT.rglob("*.py"))
+ONNX = ("onnx", "onnx_ir", "onnxruntime")
+
+
+def label(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def tree(name: str) -> ast.Module:
+    return ast.parse((ROOT / name).read_text(encoding="utf-8"), name)
+
+
+def imports(module: ast.Module) -> set[str]:
+    """Everything that a module imports, wherever and for whatever, as dotted names."""
+    found: set[str] = set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            assert node.level == 0, "imports are absolute"
+            found.update((node.module, *(f"{node.module}.{alias.name}" for alias in node.names)))
+    return found
+
+
+def imports_any(name: str, banned: tuple[str, ...]) -> list[str]:
+    """Which of the banned modules, or what is in them, a module imports."""
+    found = imports(tree(name))
+    return sorted(i for i in found if any(i == b or i.startswith(f"{b}.") for b in banned))
+
+
+# ---------------------------------------------------------------- only edit.py changes a graph
+
+MUTATORS = frozenset(
+    {"insert_before", "insert_after", "replace_all_uses_with", "replace_input_with", "register_initializer"}
+    | {"resize_inputs", "resize_outputs", "replace_nodes_and_values", "replace_all_uses_with"}
+)
+"""Methods and functions of onnx_ir that change a graph, whatever they are called on."""
+LIST_METHODS = frozenset(
+    {"append", "extend", "insert", "remove", "pop", "clear", "sort", "update", "add", "setdefault", "popitem"}
+)
+"""Methods that change a collection; on a part of a graph they change the graph."""
+GRAPH_PARTS = frozenset(
+    {"inputs", "outputs", "initializers", "opset_imports", "metadata_props", "attributes", "functions"}
+)
+"""Collections that belong to a graph, a node or a model of onnx_ir."""
+GRAPH_FIELDS = frozenset({"const_value", "ir_version", "op_type", "domain", "overload", "shape", "type"})
+"""Fields of a graph's values, nodes and model that can be assigned."""
+
+ALLOWED = {
+    "edit.py": "it is the mutator",
+    "convert.py": "it completes a model that nobody else has yet, and saving works on a clone of it",
+    "runtime.py": "what a session parses is a clone whose weights are references; the model stays as it is",
+}
+"""Modules that may, and why."""
+
+
+def mutations(module: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and text of what would change a graph of onnx_ir."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            called = node.func
+            if called.attr in MUTATORS or (called.attr in LIST_METHODS and _graph_part(called.value)):
+                yield node.lineno, ast.unparse(node)
+        elif isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Delete)):
+            targets = node.targets if isinstance(node, (ast.Assign, ast.Delete)) else [node.target]
+            for target in targets:
+                if _changes_graph(target):
+                    yield node.lineno, ast.unparse(node)
+
+
+def _graph_part(node: ast.expr) -> bool:
+    """Whether an expression is a collection of a graph, or a graph itself."""
+    if isinstance(node, ast.Attribute):
+        owner = node.value
+        own = isinstance(owner, ast.Name) and owner.id in ("self", "cls")
+        return (node.attr in GRAPH_PARTS and not own) or node.attr == "graph"
+    return isinstance(node, ast.Name) and node.id in ("graph", "body")
+
+
+def _changes_graph(target: ast.expr) -> bool:
+    if isinstance(target, ast.Subscript):
+        return _graph_part(target.value)
+    own = (
+        isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self"
+    )
+    return isinstance(target, ast.Attribute) and target.attr in GRAPH_FIELDS and not own
+
+
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_only_edit_changes_graphs(path: Path) -> None:
+    if label(path) in ALLOWED:
+        pytest.skip(f"may: {ALLOWED[label(path)]}")
+    found = [f"{label(path)}:{line}: {what}" for line, what in mutations(tree(label(path)))]
+    assert not found, (
+        "only graphopt/edit.py changes graphs. A rewrite returns a Replacement (graphopt.conv.Builder makes "
+        "one), which edit.apply puts into a clone; edit.freeze drops overridable inputs:\n" + "\n".join(found)
+    )
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_every_exception_is_needed(name: str) -> None:
+    assert list(mutations(tree(name))), f"{name} changes nothing any more: take it off the list"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "graph.insert_before(node, other)",
+        "value.replace_all_uses_with(other)",
+        "ir.convenience.replace_all_uses_with(a, b)",
+        "node.replace_input_with(0, value)",
+        "model.graph.register_initializer(value)",
+        "model.graph.remove(node, safe=True)",
+        "graph.sort()",
+        "graph.initializers.pop('w')",
+        "graph.initializers['w'] = value",
+        "del model.graph.initializers['w']",
+        "model.graph.inputs.clear()",
+        "clone.graph.outputs.append(value)",
+        "value.const_value = tensor",
+        "model.ir_version = 4",
+        "node.attributes['pads'] = 1",
+        "node.metadata_props.update({})",
+    ],
+)
+def test_the_scan_sees_every_kind_of_change(line: str) -> None:
+    assert list(mutations(ast.parse(line)))
+
+
+@pytest.mark.parametrize(
+    "line", ["self.inputs.append(x)", "names.append(x)", "shape = 1", "self.shape = 1", "feeds[name] = a"]
+)
+def test_the_scan_leaves_other_code_alone(line: str) -> None:
+    assert not list(mutations(ast.parse(line)))
+
+
+# ---------------------------------------------------------------- who may import what
+
+
+@pytest.mark.parametrize("name", ["kernel.py", "lowrank.py", "compare.py", "timing.py", "core.py", "plan.py"])
+def test_no_onnx_in_what_is_pure(name: str) -> None:
+    """Maths lives in plain NumPy modules; the plan and the core types never see a graph."""
+    assert imports_any(name, ONNX) == []
+
+
+def test_the_plan_never_sees_a_graph() -> None:
+    banned = ("graphopt.analysis", "graphopt.conv", "graphopt.edit", "graphopt.model", "graphopt.constants")
+    assert imports_any("plan.py", banned) == []
+
+
+@pytest.mark.parametrize("name", [label(path) for path in MODULES if path.parent.name == "rewrites"])
+def test_rewrites_neither_edit_nor_run(name: str) -> None:
+    """They describe what could be done; the pipeline decides, `edit` edits and `verification` runs."""
+    banned = (
+        "graphopt.edit",
+        "graphopt.runtime",
+        "graphopt.verification",
+        "graphopt.pipeline",
+        "onnxruntime",
+    )
+    assert imports_any(name, banned) == []
+
+
+def test_edit_knows_no_rewrite() -> None:
+    assert imports_any("edit.py", ("graphopt.rewrites", "graphopt.plan", "onnxruntime")) == []
+
+
+def test_verification_does_not_repair() -> None:
+    assert imports_any("verification.py", ("graphopt.edit", "graphopt.rewrites", "graphopt.plan")) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_onnxruntime_is_imported_where_it_is_used(path: Path) -> None:
+    """It takes long to import, so that no module does so at its top."""
+    top = [n for n in tree(label(path)).body if isinstance(n, (ast.Import, ast.ImportFrom))]
+    names = imports(ast.Module(body=list(top), type_ignores=[]))
+    assert not any(name == "onnxruntime" or name.startswith("onnxruntime.") for name in names)
+
+
+PRINTERS = {
+    "__main__.py": "the command's last resort for errors",
+    "cli.py": "the command's output goes through rich's console",
+    "report/text.py": "the terminal's face of the report",
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_the_library_does_not_print(path: Path) -> None:
+    if label(path) in PRINTERS:
+        pytest.skip(PRINTERS[label(path)])
+    for node in ast.walk(tree(label(path))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print", f"{label(path)}:{node.lineno}: return it, or report it, instead"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "sys":
+            assert node.attr not in ("stdout", "stderr"), f"{label(path)}:{node.lineno}: the CLI prints"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    doc = ast.get_docstring(tree(label(path)))
+    if label(path) != "_version.py":
+        assert doc, f"{label(path)} has no docstring"
+    assert not re.search(r"/(home|work|tmp)/", path.read_text(encoding="utf-8"))

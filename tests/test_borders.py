@@ -1,0 +1,124 @@
+"""borders: a constant shift in front of zero padding, zone by zone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphopt import borders
+from tests.test_kernel import convolve, transposed_convolve
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> dict:
+    """A small convolution with any pads, on an input of any size that it fits."""
+    axes = draw(st.integers(1, 3))
+
+    def several(low: int, high: int, number: int = axes) -> tuple[int, ...]:
+        return draw(st.tuples(*[st.integers(low, high)] * number))
+
+    group, kernel, dilations = draw(st.integers(1, 3)), several(1, 4), several(1, 3)
+    pads = several(0, 4, 2 * axes)
+    sizes = tuple(
+        max(n, 1 + d * (k - 1) - pads[a] - pads[a + axes])
+        for a, (n, k, d) in enumerate(zip(several(1, 9), kernel, dilations, strict=True))
+    )
+    return {
+        "sizes": sizes,
+        "kernel": kernel,
+        "strides": several(1, 3),
+        "pads": pads,
+        "dilations": dilations,
+        "group": group,
+        "channels": (group * draw(st.integers(1, 2)), group * draw(st.integers(1, 2))),
+        "seed": draw(st.integers(0, 1000)),
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(convolutions())
+def test_zone_bias_is_the_convolution_of_a_padded_constant(case: dict) -> None:
+    rng = np.random.default_rng(case["seed"])
+    group, (inputs, outputs), sizes = case["group"], case["channels"], case["sizes"]
+    weight = rng.standard_normal((outputs, inputs // group, *case["kernel"]))
+    shift = rng.standard_normal(inputs)
+    zones = borders.conv_zones(
+        sizes, case["kernel"], strides=case["strides"], pads=case["pads"], dilations=case["dilations"]
+    )
+    found = borders.expand(borders.zone_bias(weight, shift, zones, group), zones)
+    image = np.broadcast_to(shift.reshape(-1, *(1,) * len(sizes)), (inputs, *sizes))
+    expected = convolve(
+        image, weight, group=group, stride=case["strides"], dilation=case["dilations"], pads=case["pads"]
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(convolutions(), st.integers(1, 3))
+def test_a_map_of_zones_follows_two_convolutions(case: dict, taps: int) -> None:
+    rng = np.random.default_rng(case["seed"])
+    group, (inputs, outputs), sizes = case["group"], case["channels"], case["sizes"]
+    axes = len(sizes)
+    weight = rng.standard_normal((outputs, inputs // group, *case["kernel"]))
+    second = rng.standard_normal((2, outputs, *(taps,) * axes))
+    shift, bias = rng.standard_normal(inputs), rng.standard_normal(outputs)
+    reads = borders.conv_reads_per_axis(
+        sizes, case["kernel"], case["strides"], case["pads"], case["dilations"]
+    )
+    zoned = borders.ZonedMap.uniform_map(shift, sizes).convolved(weight, reads, group).shifted(bias)
+    pads = (taps - 1, taps, 1)[:axes] * 2
+    middle = [len(index) for index in zoned.zones]
+    reads = borders.conv_reads_per_axis(middle, (taps,) * axes, (1,) * axes, pads, (1,) * axes)
+    found = zoned.convolved(second, reads).expanded()
+    image = np.broadcast_to(shift.reshape(-1, *(1,) * axes), (inputs, *sizes))
+    image = convolve(
+        image, weight, group=group, stride=case["strides"], dilation=case["dilations"], pads=case["pads"]
+    )
+    expected = convolve(image + bias.reshape(-1, *(1,) * axes), second, pads=pads)
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(0, 2))
+def test_a_map_of_zones_follows_a_transposed_convolution(
+    size: int, kernel: int, stride: int, begin: int, end: int
+) -> None:
+    full = (size - 1) * stride + kernel
+    if begin + end >= full:
+        return
+    rng = np.random.default_rng(size)
+    weight, shift = rng.standard_normal((4, 3, kernel)), rng.standard_normal(3)
+    reads = borders.transpose_reads(size, kernel, stride=stride, pad_begin=begin, pad_end=end)
+    found = borders.ZonedMap.uniform_map(shift, (size,)).convolved(weight, [reads]).expanded()
+    image = np.broadcast_to(shift[:, None], (3, size))
+    expected = transposed_convolve(image, weight.swapaxes(0, 1), 1, (stride,))[:, begin : full - end]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_a_3x3_with_pads_has_three_zones_an_axis() -> None:
+    zones = borders.axis_zones(20, 3, pad_begin=1, pad_end=1)
+    assert zones.zone.tolist() == [0, *[1] * 18, 2]
+    assert zones.taps.tolist() == [[False, True, True], [True] * 3, [True, True, False]]
+    assert not zones.uniform
+    assert borders.axis_zones(20, 3).uniform
+
+
+def test_coverage_is_the_average_of_ones() -> None:
+    zones = [borders.axis_zones(6, 3, stride=2, pad_begin=1, pad_end=1)] * 2
+    expected = np.array([[4 / 9, 6 / 9], [6 / 9, 1.0]])
+    np.testing.assert_allclose(borders.coverage(zones), expected)
+
+
+def test_padding_that_a_stride_never_reads() -> None:
+    assert borders.axis_zones(6, 2, stride=2, pad_end=1).uniform
+
+
+def test_sizes_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="3 taps"):
+        borders.axis_zones(2, 3)
+    with pytest.raises(ValueError, match="shift"):
+        borders.tap_response(np.ones((2, 3, 1)), np.ones(2))
+    with pytest.raises(ValueError, match="all from 1 on"):
+        borders.landing(0, 1)

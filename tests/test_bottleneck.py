@@ -1,0 +1,281 @@
+"""bottleneck: a trained k×k convolution becomes 1x1 → k×k → 1x1 of lower rank, on request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+
+import graphopt
+from graphopt import BudgetError, InputError
+from tests.builders import Array, Checked, Net, check, low_rank, run
+
+RANKS = {
+    "input": {"bottleneck.rank_in": 6},
+    "output": {"bottleneck.rank_out": 5},
+    "both": {"bottleneck.rank_in": 6, "bottleneck.rank_out": 5},
+}
+FORMS: dict[str, dict[str, Any]] = {
+    "1d": {"shape": [2, 16, 21], "kernel": (5,)},
+    "2d": {"shape": [2, 16, 9, 9], "kernel": (3, 3), "pads": [1, 1, 1, 1]},
+    "3d": {"shape": [1, 16, 6, 7, 6], "kernel": (3, 2, 3)},
+    "stride": {"shape": [1, 16, 12, 11], "kernel": (5, 5), "strides": [2, 1], "pads": [2, 2, 2, 2]},
+    "dilation": {"shape": [1, 16, 11, 12], "kernel": (3, 3), "dilations": [2, 3]},
+    "asymmetric pads": {"shape": [1, 16, 9, 9], "kernel": (3, 3), "pads": [0, 2, 1, 1]},
+    "same": {"shape": [1, 16, 12, 11], "kernel": (5, 5), "strides": [2, 2], "auto_pad": "SAME_LOWER"},
+    "no bias": {"shape": [1, 16, 9, 9], "kernel": (3, 3), "bias": False},
+    "transpose": {"shape": [1, 16, 6, 6], "kernel": (3, 3), "transpose": True, "strides": [2, 2]},
+}
+ALONE: dict[str, Any] = {"only": ["bottleneck"], "again": False}
+
+
+def of_rank(form: str, *, dtype: npt.DTypeLike = np.float32) -> onnx.ModelProto:
+    """A convolution 16→16 whose ranks are those of `RANKS`, so that the cut is exact."""
+    options = dict(FORMS[form])
+    shape, kernel = options.pop("shape"), options.pop("kernel")
+    net = Net(dtype=dtype)
+    weight = low_rank(net, 16, 16, kernel, rank_in=6, rank_out=5)
+    if options.get("transpose"):
+        weight = np.ascontiguousarray(weight.swapaxes(0, 1))
+    return net.model(net.conv(net.input(shape), 16, kernel, weight=weight, **options))
+
+
+# ---------------------------------------------------------------- fixed ranks
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("form", FORMS)
+def test_fixed_ranks_at_the_rank_of_the_weights_are_exact(form: str, ranks: str) -> None:
+    result = check(of_rank(form), applied={"bottleneck": 1}, options=RANKS[ranks], **ALONE)
+    (applied,) = result.report.applied
+    assert {f"bottleneck.{k}": v for k, v in applied.candidate.choice.items() if v} == RANKS[ranks]
+    assert applied.exactness is graphopt.Exactness.APPROXIMATE
+    assert applied.candidate.error < 1e-9
+    assert result.report.unmeasured and applied.error_measured is None
+    assert result.ops["Conv"] + result.ops["ConvTranspose"] == 1 + len(RANKS[ranks])
+
+
+def test_fixed_ranks_in_half_precision() -> None:
+    check(of_rank("2d", dtype=np.float16), applied={"bottleneck": 1}, options=RANKS["both"], **ALONE)
+
+
+def test_fixed_ranks_below_the_rank_of_the_weights() -> None:
+    net = Net()
+    y = net.conv(net.input([2, 16, 9, 9]), 16, pads=[1] * 4)
+    options = {"bottleneck.rank_in": 4, "bottleneck.rank_out": 4}
+    macs = 2 * 81 * (16 * 4 + 9 * 16 + 4 * 16)
+    result = check(
+        net.model(y), applied={"bottleneck": 1}, macs_after=macs, compare=False, options=options, **ALONE
+    )
+    (applied,) = result.report.applied
+    assert 0.3 < applied.candidate.error < 1.0
+    assert result.report.unmeasured
+
+
+def test_fixed_ranks_without_a_saving() -> None:
+    net = Net()
+    y = net.conv(net.input([2, 16, 9, 9]), 16)
+    result = check(net.model(y), applied={}, options={"bottleneck.rank_in": 15}, **ALONE)
+    assert result.refused("bottleneck", "Conv1", "no such ranks save MACs")
+
+
+def test_fixed_ranks_as_large_as_the_channels() -> None:
+    net = Net()
+    y = net.conv(net.input([2, 16, 9, 9]), 16)
+    result = check(net.model(y), applied={}, options={"bottleneck.rank_in": 16}, **ALONE)
+    assert result.refused("bottleneck", "Conv1", "no such ranks save MACs")
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("channels", "out", "group", "words"),
+    [
+        (16, 16, 16, "depthwise"),
+        (16, 16, 2, "2 groups"),
+        (3, 16, 1, "3→16 channels"),
+        (16, 7, 1, "16→7 channels"),
+    ],
+)
+def test_refusals(channels: int, out: int, group: int, words: str) -> None:
+    net = Net()
+    y = net.conv(net.input([1, channels, 9, 9]), out, group=group)
+    result = check(net.model(y), applied={}, options=RANKS["input"], **ALONE)
+    assert result.refused("bottleneck", "Conv1", words)
+
+
+def test_fewer_channels_can_be_allowed() -> None:
+    net = Net()
+    y = net.conv(net.input([1, 6, 9, 9]), 16, weight=low_rank(net, 16, 6, (3, 3), rank_in=2))
+    options = {"bottleneck.rank_in": 2, "bottleneck.min_channels": 4}
+    check(net.model(y), applied={"bottleneck": 1}, options=options, **ALONE)
+
+
+def test_pointwise_and_gemm_are_no_anchors() -> None:
+    net = Net()
+    y = net.conv(net.input([1, 16, 9, 9]), 16, (1, 1))
+    result = check(net.model(y), applied={}, options=RANKS["input"], **ALONE)
+    assert result.reasons("bottleneck") == []
+
+
+def test_overridable_weights() -> None:
+    net = Net()
+    x = net.input([1, 16, 9, 9])
+    y = net.conv(x, 16, weight=net.const(net.weights(16, 16, 3, 3), "default_weight", overridable=True))
+    result = check(net.model(y), applied={}, options=RANKS["input"], **ALONE)
+    assert result.refused("bottleneck", "Conv1", "default_weight", "--freeze-initializers")
+
+
+def test_quantised_region() -> None:
+    net = Net()
+    scale, zero = net.const(np.array(0.05)), net.const(np.array(0, np.int8))
+    x = net.op("QuantizeLinear", net.input([1, 16, 9, 9]), scale, zero)
+    x = net.op("DequantizeLinear", x, scale, zero)
+    net.channels[x] = 16
+    result = check(net.model(net.conv(x, 16)), applied={}, options=RANKS["input"], **ALONE)
+    assert result.refused("bottleneck", "Conv1", "quantised region")
+
+
+def test_needs_a_budget_or_ranks() -> None:
+    with pytest.raises(InputError, match="needs a budget"):
+        graphopt.optimize(of_rank("2d"), only=["bottleneck"])
+
+
+def test_takes_no_part_without_a_budget() -> None:
+    net = Net()
+    result = check(net.model(net.conv(net.input([1, 32, 9, 9]), 32)))
+    assert "bottleneck" not in result.applied
+    assert result.reasons("bottleneck") == []
+
+
+# ---------------------------------------------------------------- budgets
+
+
+def network() -> Net:
+    """Two convolutions with a Relu in between; the last operator makes one number a channel."""
+    net = Net()
+    y = net.op("Relu", net.conv(net.input(["N", 16, 8, 8]), 24, pads=[1] * 4, name="first"))
+    y = net.conv(y, 16, (5, 5), pads=[2] * 4, name="second")
+    net.op("Flatten", net.op("GlobalAveragePool", y))
+    return net
+
+
+def samples(number: int, directions: int = 16) -> Array:
+    """Inputs whose 16 channels span so many directions at every pixel."""
+    random = np.random.default_rng(5)
+    mixing = np.random.default_rng(6).standard_normal((16, directions))
+    latent = random.standard_normal((number, directions, 8, 8))
+    return np.einsum("cd,ndhw->nchw", mixing, latent).astype(np.float32)
+
+
+def test_a_budget_without_inputs_is_honoured_and_unmeasured() -> None:
+    net = network()
+    model = net.model(net.nodes[-1].output[0])
+    result = check(model, budget={"macs": 0.5}, only=["bottleneck"], compare=False, again=False)
+    assert result.applied == {"bottleneck": 2}
+    assert result.macs_after <= 0.5 * result.macs_before
+    assert result.report.unmeasured and result.report.quality is None
+    assert all(item.error_measured is None for item in result.report.applied)
+
+
+def test_a_budget_with_inputs_is_measured_on_held_out_ones() -> None:
+    net = network()
+    model = net.model(net.nodes[-1].output[0])
+    result = check(
+        model, budget={"macs": 0.5}, only=["bottleneck"], calibration=samples(64), compare=False, again=False
+    )
+    assert result.applied == {"bottleneck": 2}
+    assert result.macs_after <= 0.5 * result.macs_before
+    report = result.report
+    assert not report.unmeasured and report.quality is not None
+    assert report.quality.samples == 16
+    assert report.quality.agreement is not None and 0.0 <= report.quality.agreement <= 1.0
+    for item in report.applied:
+        assert item.error_measured is not None
+        assert 0.0 < item.error_measured < 1.0
+        assert item.error_measured == pytest.approx(item.candidate.error, rel=0.5)
+
+
+def test_calibration_finds_the_directions_that_the_inputs_use() -> None:
+    """The weights have full rank, the inputs span 5 of 16 channels: nothing is lost on such inputs."""
+    net = Net()
+    x = net.input(["N", 16, 8, 8])
+    model = net.model(net.conv(x, 16, (3, 3), pads=[1] * 4))
+    given = samples(64, directions=5)
+    options = {"bottleneck.rank_in": 5}
+    result = check(
+        model, applied={"bottleneck": 1}, options=options, calibration=given, compare=False, **ALONE
+    )
+    (applied,) = result.report.applied
+    assert applied.candidate.error < 1e-4  # the prediction adds a ridge, which the measurement has not
+    assert applied.error_measured is not None and applied.error_measured < 1e-9
+    assert result.report.quality is not None and result.report.quality.sqnr > 90
+    (expected,), (found,) = (run(each, {"x": given[:8]}) for each in (model, result.after))
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    data_free = check(model, applied={"bottleneck": 1}, options=options, compare=False, **ALONE)
+    assert data_free.report.applied[0].candidate.error > 0.1
+
+
+def test_the_bias_takes_up_the_mean_that_is_lost() -> None:
+    """A constant offset in a direction that is cut goes into the bias, exactly in the interior."""
+    net = Net()
+    x = net.input(["N", 16, 8, 8])
+    model = net.model(net.conv(x, 16, (3, 3), bias=False))
+    given = samples(64, directions=5) + np.arange(16, dtype=np.float32).reshape(16, 1, 1)
+    result = check(
+        model,
+        applied={"bottleneck": 1},
+        options={"bottleneck.rank_in": 5},
+        calibration=given,
+        compare=False,
+        **ALONE,
+    )
+    (expected,), (found,) = (run(each, {"x": given[:8]}) for each in (model, result.after))
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("key", ["params", "bytes"])
+def test_other_cost_keys(key: str) -> None:
+    net = network()
+    model = net.model(net.nodes[-1].output[0])
+    result = check(model, budget={key: 0.5}, only=["bottleneck"], compare=False, again=False)
+    before, after = result.report.before, result.report.after
+    if key == "params":
+        assert after.params <= 0.5 * before.params
+    else:
+        assert result.after.ByteSize() <= 0.5 * result.before.ByteSize()
+
+
+def test_a_budget_that_exact_rewrites_reach_needs_no_bottleneck() -> None:
+    net = Net()
+    y = net.conv(net.conv(net.input([1, 16, 8, 8]), 64, (1, 1)), 16, (1, 1))
+    only = ["collapse", "bottleneck"]
+    result = check(net.model(y), budget={"macs": 0.5}, only=only, again=False)
+    assert result.applied == {"collapse": 1}
+    assert not result.report.unmeasured
+
+
+def test_a_budget_out_of_reach() -> None:
+    net = network()
+    with pytest.raises(BudgetError, match=r"macs 0\.\d+ of the input's, 0.01 asked for") as failure:
+        graphopt.optimize(net.model(net.nodes[-1].output[0]), budget={"macs": 0.01})
+    best = failure.value.result
+    assert best.report.after.macs is not None and best.report.before.macs is not None
+    assert best.report.after.macs < 0.3 * best.report.before.macs
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    net = network()
+    model = net.model(net.nodes[-1].output[0])
+
+    def once(seed: int) -> Checked:
+        return check(
+            model, budget={"macs": 0.5}, calibration=samples(64), seed=seed, compare=False, again=False
+        )
+
+    first, second = once(3), once(3)
+    assert first.after.SerializeToString() == second.after.SerializeToString()

@@ -1,0 +1,399 @@
+"""Calibration inputs: reading, splitting, and what is measured on them, against direct computation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+import pytest
+from small_models import classifier, conv_bn, model, node, run_onnx, samples, weight
+
+import graphopt
+from graphopt import calibrate, runtime
+from graphopt.analysis import Analysis
+from graphopt.calibrate import Calibration
+from graphopt.core import Candidate, Exactness
+from graphopt.errors import InputError
+from graphopt.rewrites import Bottleneck
+
+Array = npt.NDArray[Any]
+
+
+def loaded(proto: onnx.ModelProto) -> ir.Model:
+    return ir.from_proto(proto)
+
+
+def numbered(count: int) -> Array:
+    """Inputs of the classifier that can be told apart by their first element."""
+    array = samples(count)
+    array[:, 0, 0, 0] = np.arange(count)
+    return array
+
+
+def numbers(part: dict[str, Array]) -> list[int]:
+    return part["x"][:, 0, 0, 0].astype(int).tolist()
+
+
+# --- reading and splitting ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "held"), [(2, 1), (4, 1), (7, 1), (8, 2), (40, 10), (41, 10)])
+def test_one_of_four_is_held_out(count: int, held: int) -> None:
+    found = calibrate.load(numbered(count), loaded(classifier()), seed=0)
+    assert found.samples == held
+    assert sorted(numbers(found.fit) + numbers(found.held_out)) == list(range(count))
+    assert not found.fixed
+
+
+def test_the_seed_chooses_the_split() -> None:
+    network = loaded(classifier())
+    splits = [numbers(calibrate.load(numbered(40), network, seed).held_out) for seed in (0, 0, 1)]
+    assert splits[0] == splits[1] != splits[2]
+    assert splits[0] != list(range(10))
+
+
+def test_all_inputs_of_a_sample_stay_together() -> None:
+    nodes = [node("Conv", "x w", "c"), node("Add", "c z", "y")]
+    shapes = {"x": ["N", 8, 8, 8], "z": ["N", 1, 1, 1]}
+    network = loaded(model(nodes, {"w": weight(8, 8, 1, 1)}, inputs=shapes))
+    x = numbered(12)
+    z = np.arange(12, dtype=np.float32).reshape(12, 1, 1, 1)
+    found = calibrate.load({"x": x, "z": z}, network, seed=4)
+    for part in (found.fit, found.held_out):
+        assert numbers(part) == part["z"].ravel().astype(int).tolist()
+
+
+def test_a_fixed_batch_is_fed_as_it_is() -> None:
+    found = calibrate.load(numbered(22), loaded(classifier(batch=4)), seed=0)
+    assert (found.batch, found.fixed, found.samples) == (4, True, 4)
+    sizes = [len(part["x"]) for part in found.batches(found.fit)]
+    assert sizes == [4, 4, 4, 4]  # 18 to fit on: the last two make no batch
+    assert found.sizes() == {"x": (4, 8, 8, 8)}
+
+
+def test_a_fixed_batch_needs_two_batches() -> None:
+    with pytest.raises(InputError, match="too few"):
+        calibrate.load(numbered(7), loaded(classifier(batch=4)), seed=0)
+    assert calibrate.load(numbered(8), loaded(classifier(batch=4)), seed=0).samples == 4
+
+
+def test_whole_holds_nothing_out() -> None:
+    found = calibrate.whole(numbered(5), loaded(classifier()))
+    assert numbers(found.held_out) == [0, 1, 2, 3, 4] and found.samples == 5
+    with pytest.raises(InputError, match="takes 8 at once"):
+        calibrate.whole(numbered(5), loaded(classifier(batch=8)))
+
+
+def test_an_open_batch_is_cut_into_pieces() -> None:
+    found = calibrate.load(numbered(100), loaded(classifier()), seed=0)
+    assert [len(part["x"]) for part in found.batches(found.fit)] == [32, 32, 11]
+    assert found.sizes() == {"x": (1, 8, 8, 8)}
+
+
+def test_ranges_are_those_of_the_inputs_to_fit_on() -> None:
+    found = calibrate.load(numbered(8), loaded(classifier()), seed=0)
+    assert found.ranges()["x"] == (float(found.fit["x"].min()), float(found.fit["x"].max()))
+
+
+def test_every_form_that_inputs_may_have(tmp_path: Path) -> None:
+    network, x = loaded(classifier()), numbered(8)
+    np.save(tmp_path / "a.npy", x)
+    np.savez(tmp_path / "b.npz", x=x)
+    np.savez_compressed(tmp_path / "c.npz", images=x)
+    (tmp_path / "folder").mkdir()
+    np.save(tmp_path / "folder" / "1.npy", x)
+    for given in (x, {"x": x}, {"any": x}, *sorted(tmp_path.iterdir()), str(tmp_path / "a.npy")):
+        feeds, batch = calibrate.read(given, network)
+        assert batch is None
+        np.testing.assert_array_equal(feeds["x"], x)
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+    x = numbered(9)
+    for name, part in (("b.npy", x[3:5]), ("c.npy", x[5:]), ("a.npy", x[:3])):
+        np.save(tmp_path / name, part)
+    (tmp_path / "README.txt").write_text("not an array")
+    feeds, _ = calibrate.read(tmp_path, loaded(classifier()))
+    assert numbers(feeds) == list(range(9))
+
+
+@pytest.mark.parametrize("given", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("wanted", [np.float16, np.float32, np.float64])
+def test_floats_are_cast_to_the_type_of_the_input(given: type, wanted: type) -> None:
+    network = loaded(conv_bn(dtype=wanted, inputs={"x": ["N", 8, 8, 8]}))
+    feeds, _ = calibrate.read(samples(4).astype(given), network)
+    assert feeds["x"].dtype == wanted
+    np.testing.assert_array_equal(feeds["x"], samples(4).astype(given).astype(wanted))
+
+
+def test_what_half_precision_can_not_hold_is_refused() -> None:
+    network = loaded(conv_bn(dtype=np.float16, inputs={"x": ["N", 8, 8, 8]}))
+    with pytest.raises(InputError, match="float16 can't hold"):
+        calibrate.read(np.full((4, 8, 8, 8), 1e5, np.float32), network)
+
+
+def test_integer_inputs_take_integers_alone() -> None:
+    proto = model(
+        [node("Gather", "table x", "y")], {"table": weight(9, 4)}, inputs={"x": ["N", 3]}, dtype=np.int64
+    )
+    proto.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    feeds, _ = calibrate.read(np.ones((4, 3), np.int32), loaded(proto))
+    assert feeds["x"].dtype == np.int64
+    with pytest.raises(InputError, match="the model takes int64"):
+        calibrate.read(np.ones((4, 3), np.float32), loaded(proto))
+
+
+def test_a_half_precision_model_is_optimised_with_single_precision_inputs() -> None:
+    proto = conv_bn(dtype=np.float16, inputs={"x": ["N", 8, 8, 8]}, outputs={"y": None})
+    result = graphopt.optimize(proto, {"macs": 0.7}, samples(8))
+    assert result.report.quality is not None and result.report.quality.samples == 2
+    assert result.report.after.macs is not None
+
+
+# --- what a convolution reads -------------------------------------------------------------------------------
+
+FORMS = {
+    "1-D": ((5,), (3,), {"strides": [2], "pads": [1, 0]}),
+    "1-D dilated": ((11,), (3,), {"dilations": [3], "pads": [2, 1]}),
+    "2-D": ((6, 7), (3, 2), {}),
+    "2-D uneven pads": ((6, 7), (3, 3), {"pads": [0, 2, 1, 0]}),
+    "2-D strides": ((8, 7), (3, 3), {"strides": [2, 3], "pads": [1, 1, 1, 1]}),
+    "2-D dilations": ((9, 9), (2, 3), {"dilations": [3, 2], "pads": [1, 2, 3, 0], "strides": [1, 2]}),
+    "2-D pointwise": ((4, 4), (1, 1), {"strides": [2, 2]}),
+    "3-D": ((4, 5, 6), (2, 3, 2), {"strides": [1, 2, 2], "pads": [1, 0, 0, 0, 1, 1], "dilations": [1, 1, 2]}),
+}
+
+
+def convolution(form: str) -> tuple[Analysis, Array]:
+    """A snapshot of one convolution, and inputs for it."""
+    sizes, taps, attributes = FORMS[form]
+    nodes = [node("Conv", "x w b", "y", "conv", **attributes)]
+    weights = {"w": weight(5, 3, *taps), "b": weight(5, seed=1)}
+    proto = model(nodes, weights, inputs={"x": ["N", 3, *sizes]})
+    return Analysis(loaded(proto)), samples(4, 3, *sizes)
+
+
+def im2col(x: Array, kernel: tuple[int, ...], strides: Any, pads: Any, dilations: Any) -> Array:
+    """Patches by loops: [samples · positions, channels · taps]."""
+    axes = len(kernel)
+    padded = np.pad(x, [(0, 0), (0, 0), *((pads[i], pads[i + axes]) for i in range(axes))])
+    sizes = [
+        (padded.shape[2 + i] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1 for i in range(axes)
+    ]
+    rows = []
+    for sample in padded:
+        for position in np.ndindex(*sizes):
+            row = []
+            for channel in sample:
+                for tap in np.ndindex(*kernel):
+                    at = tuple(
+                        p * s + t * d for p, s, t, d in zip(position, strides, tap, dilations, strict=True)
+                    )
+                    row.append(channel[at])
+            rows.append(row)
+    return np.array(rows)
+
+
+def naive_patches(analysis: Analysis, x: Array) -> Array:
+    (linear,) = analysis.linears
+    form = linear.form
+    return im2col(x, linear.kernel, form.strides, form.pads, form.dilations)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_patches_are_those_of_a_naive_im2col(form: str) -> None:
+    analysis, x = convolution(form)
+    (linear,) = analysis.linears
+    found = calibrate.patches(x, linear, 10_000, np.random.default_rng(0))
+    np.testing.assert_array_equal(found, naive_patches(analysis, x))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_times_patches_are_the_output(form: str) -> None:
+    analysis, x = convolution(form)
+    (linear,) = analysis.linears
+    rows = calibrate.patches(x, linear, 10_000, np.random.default_rng(0))
+    y = rows @ linear.weight().reshape(5, -1).T + linear.bias()
+    (expected,) = run_onnx(ir.to_proto(analysis.model), {"x": x})
+    np.testing.assert_allclose(y, np.moveaxis(expected, 1, -1).reshape(-1, 5), rtol=1e-4, atol=1e-5)
+
+
+def test_sampled_patches_are_some_of_all() -> None:
+    analysis, x = convolution("2-D dilations")
+    (linear,) = analysis.linears
+    some = calibrate.patches(x, linear, 5, np.random.default_rng(3))
+    every = {row.tobytes() for row in naive_patches(analysis, x)}
+    assert len(some) == 5 * len(x)
+    assert {row.tobytes() for row in some} <= every
+    assert len({row.tobytes() for row in some}) == len(some)
+
+
+@pytest.mark.parametrize("form", ["1-D", "2-D strides", "3-D"])
+def test_moments_against_numpy(form: str) -> None:
+    analysis, _ = convolution(form)
+    x = samples(9, *[int(n) for n in analysis.model.graph.inputs[0].shape[1:]]) + 3  # a mean far from 0
+    given = calibrate.load(x, analysis.model, seed=0)
+    found = calibrate.moments(analysis, analysis.linears, given, seed=0)["conv"]
+    rows = naive_patches(analysis, given.fit["x"]).astype(np.float64)
+    assert found.count == len(rows)
+    np.testing.assert_allclose(found.mean, rows.mean(axis=0), rtol=1e-5, atol=1e-6)
+    expected = np.cov(rows.T, bias=True)
+    np.testing.assert_allclose(found.covariance, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_moments_of_a_value_inside_the_model() -> None:
+    network = loaded(classifier())
+    analysis = Analysis(network)
+    given = calibrate.load(samples(24), network, seed=0)
+    found = calibrate.moments(analysis, analysis.linears[:2], given, seed=0)
+    proto = classifier()
+    proto.graph.output.append(onnx.ValueInfoProto(name="r1"))
+    inside = run_onnx(proto, given.fit)[1]
+    rows = im2col(inside, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
+    np.testing.assert_allclose(found["conv2"].mean, rows.mean(axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_moments_gathered_in_several_passes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = loaded(classifier())
+    analysis = Analysis(network)
+    given = calibrate.load(samples(16), network, seed=0)
+    together = calibrate.moments(analysis, analysis.linears[:2], given, seed=0)
+    monkeypatch.setattr(calibrate, "COVARIANCE_BYTES", 1)
+    apart = calibrate.moments(analysis, analysis.linears[:2], given, seed=0)
+    assert together.keys() == apart.keys() == {"conv1", "conv2"}
+    np.testing.assert_allclose(together["conv2"].mean, apart["conv2"].mean, rtol=1e-6, atol=1e-7)
+
+
+# --- what is measured on held-out inputs --------------------------------------------------------------------
+
+
+def cut(network: ir.Model, given: Calibration, **ranks: int) -> tuple[Analysis, list[Any]]:
+    """A snapshot, and the bottleneck of each of its convolutions."""
+    analysis = Analysis(network, bindings=given.sizes())
+    rewrite = Bottleneck(**ranks)
+    found = [c for c in rewrite.match(analysis) if isinstance(c, Candidate)]
+    return analysis, [(each, rewrite.build(analysis, each)) for each in found]
+
+
+def test_region_errors_against_numpy() -> None:
+    network = loaded(classifier())
+    given = calibrate.load(samples(40), network, seed=0)
+    analysis, changes = cut(network, given, rank_in=3, rank_out=4)
+    found = calibrate.region_errors(analysis, changes, given)
+    assert set(found) == {"conv1", "conv2"}
+
+    from graphopt import edit
+
+    for candidate, change in changes:
+        # Each region alone: the others stay as they are, so both outputs come from the same input.
+        name = {"conv1": "c1", "conv2": "c2"}[candidate.site.nodes[0]]
+        protos = [ir.to_proto(m) for m in (network, edit.apply(network, [(candidate, change)]))]
+        for proto in protos:
+            proto.graph.output.append(onnx.ValueInfoProto(name=name))
+        y, approximate = (run_onnx(proto, given.held_out)[1].astype(np.float64) for proto in protos)
+        variance = ((y - y.mean(axis=(0, 2, 3), keepdims=True)) ** 2).sum()
+        assert found[candidate.site.nodes[0]] == pytest.approx(
+            ((y - approximate) ** 2).sum() / variance, rel=1e-4
+        )
+
+
+def test_region_errors_are_small_where_ranks_are_whole() -> None:
+    network = loaded(classifier())
+    given = calibrate.load(samples(12), network, seed=0)
+    analysis, changes = cut(network, given, rank_in=7, rank_out=12)
+    fine = calibrate.region_errors(analysis, changes, given)
+    _, rough = cut(network, given, rank_in=2, rank_out=2)
+    coarse = calibrate.region_errors(analysis, rough, given)
+    assert all(fine[name] < coarse[name] for name in coarse)
+
+
+def test_quality_against_numpy() -> None:
+    first, second = classifier(), classifier()
+    for tensor in second.graph.initializer:
+        if tensor.name == "w2":
+            array = onnx.numpy_helper.to_array(tensor) + 0.05 * weight(16, 16, 3, 3, seed=9)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, "w2"))
+    given = calibrate.whole(samples(70), loaded(first))
+    found = calibrate.quality(loaded(first), loaded(second), given, given.held_out)
+    a, b = (run_onnx(proto, given.held_out)[0].astype(np.float64) for proto in (first, second))
+    assert found.samples == 70
+    assert found.sqnr == pytest.approx(10 * np.log10((a**2).sum() / ((a - b) ** 2).sum()), abs=0.05)
+    assert found.agreement == pytest.approx((a.argmax(1) == b.argmax(1)).mean())
+    assert 0 < found.agreement <= 1
+
+
+def two_outputs(scale: float) -> ir.Model:
+    """Class scores [N, 5] that stay, and another output that is scaled."""
+    nodes = [
+        node("GlobalAveragePool", "x", "p"),
+        node("Flatten", "p", "scores"),
+        node("Mul", "x s", "map"),
+    ]
+    outputs = {"scores": ["N", 8], "map": ["N", 8, 8, 8]}
+    weights = {"s": np.array([scale], np.float32)}
+    return loaded(model(nodes, weights, inputs={"x": ["N", 8, 8, 8]}, outputs=outputs))
+
+
+def test_quality_is_the_lowest_over_the_outputs_that_count() -> None:
+    given = calibrate.whole(samples(6), two_outputs(1.0))
+    first, second = two_outputs(1.0), two_outputs(0.9)
+    every = calibrate.quality(first, second, given, given.held_out)
+    assert every.sqnr == pytest.approx(20.0, abs=0.01)
+    assert every.agreement == 1.0
+    scores = calibrate.quality(first, second, given, given.held_out, ("scores",))
+    assert scores.sqnr == np.inf and scores.agreement == 1.0
+    assert calibrate.quality(first, second, given, given.held_out, ("map",)).agreement is None
+
+
+def test_quality_of_a_fixed_batch_leaves_the_rest_out() -> None:
+    network = loaded(classifier(batch=4))
+    given = calibrate.whole(samples(10), network)
+    assert calibrate.quality(network, network, given, given.held_out).samples == 8
+
+
+def test_optimize_fits_on_one_part_and_measures_on_the_other() -> None:
+    x = samples(16)
+    network = loaded(classifier())
+    given = calibrate.load(x, network, seed=2)
+    result = graphopt.optimize(classifier(), {"macs": 0.6}, x, seed=2)
+    measured = calibrate.quality(network, result.model, given, given.held_out)
+    assert result.report.quality == measured
+    # The inputs that are held out change what is measured, and nothing of the model.
+    other = x.copy()
+    held = [i for i in range(16) if any(np.array_equal(x[i], each) for each in given.held_out["x"])]
+    other[held] *= 0.5
+    again = graphopt.optimize(classifier(), {"macs": 0.6}, other, seed=2)
+    assert again.report.quality != result.report.quality
+    for name, value in result.model.graph.initializers.items():
+        np.testing.assert_array_equal(
+            value.const_value.numpy(), again.model.graph.initializers[name].const_value.numpy()
+        )
+
+
+def test_inputs_are_fitted_better_than_weights_alone() -> None:
+    # Inputs that vary in three directions only: the fit finds them, the weights alone can't tell.
+    x = np.einsum("ncp,cd->ndp", samples(80, 3, 64), weight(3, 8, seed=5)).reshape(80, 8, 8, 8)
+    x = x.astype(np.float32)
+    given = calibrate.load(x, loaded(classifier()), seed=0)
+    errors = []
+    for inputs in (x, None):
+        options = {"bottleneck.rank_in": 3}
+        result = graphopt.optimize(
+            classifier(), None, inputs, only=["bottleneck"], at=["conv1"], options=options
+        )
+        assert [a.exactness for a in result.report.applied] == [Exactness.APPROXIMATE]
+        errors.append(calibrate.quality(loaded(classifier()), result.model, given, given.held_out).sqnr)
+    assert errors[0] > 60 > errors[1]
+
+
+def test_stream_returns_inputs_and_inner_values() -> None:
+    network = loaded(classifier())
+    given = calibrate.whole(samples(5), network)
+    (values,) = calibrate.stream(network, ["c1", "x"], given, given.held_out)
+    np.testing.assert_array_equal(values["x"], samples(5))
+    assert values["c1"].shape == (5, 16, 8, 8)
+    assert [len(part["x"]) for part in runtime.batches(given.held_out, 2)] == [2, 2, 1]

@@ -1,0 +1,127 @@
+"""cancel_transpose: Transposes cancel through what lies between, and MatMul per pixel becomes a 1x1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.builders import Checked, Net, check
+
+LAST, FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
+
+
+def cancelled(net: Net, *outputs: str, number: int = 1, **options: Any) -> Checked:
+    options.setdefault("only", ["cancel_transpose"])
+    return check(net.model(*outputs), applied={"cancel_transpose": number}, **options)
+
+
+def left_alone(net: Net, *outputs: str, **options: Any) -> Checked:
+    return check(net.model(*outputs), applied={}, only=["cancel_transpose"], **options)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_matmul_per_pixel(axes: int, dtype: npt.DTypeLike) -> None:
+    net = Net(dtype=dtype)
+    order = [0, *range(2, 2 + axes), 1]
+    x = net.op("Transpose", net.input(["N", 6, *(5, 4, 3)[:axes]]), perm=order)
+    y = net.affine("Add", net.matmul(x, 6, 8), net.normal(8))
+    y = net.op("Transpose", y, perm=np.argsort(order).tolist())
+    pixels = int(np.prod((5, 4, 3)[:axes]))
+    result = cancelled(net, y, macs_after=pixels * 48)
+    assert result.ops == {"Conv": 1, "Add": 1}
+    result = check(result.before, macs_after=pixels * 48)
+    assert result.ops == {"Conv": 1}
+
+
+def test_a_block_with_a_residual_and_a_gate() -> None:
+    """x + MLP(x) and an activation written out, so that a value is read twice."""
+    net = Net()
+    x = net.op("Transpose", net.input([2, 6, 5, "W"]), perm=LAST)
+    y = net.affine("Add", net.matmul(x, 6, 12), net.normal(12))
+    y = net.op("Mul", y, net.affine("Mul", net.op("Sigmoid", y), np.array(0.7)))
+    y = net.op("Add", net.affine("Mul", net.matmul(y, 12, 6), net.normal(6)), x)
+    y = net.op("Transpose", net.op("Concat", y, x, axis=-1), perm=FIRST)
+    result = cancelled(net, y, sizes={"W": 7})
+    assert "Transpose" not in result.ops and result.ops["Conv"] == 2
+
+
+def test_several_transposes_behind_and_in_front() -> None:
+    net = Net()
+    a, b = (net.op("Transpose", net.input([2, 3, 4, 5], name), perm=LAST) for name in "ab")
+    y = net.op("Add", net.op("Relu", a), b)
+    first = net.op("Transpose", y, perm=FIRST)
+    second = net.op("Transpose", net.op("Tanh", y), perm=FIRST)
+    result = cancelled(net, first, second)
+    assert result.ops == {"Relu": 1, "Add": 1, "Tanh": 1}
+
+
+def test_adjacent_ones_and_the_one_that_is_left() -> None:
+    net = Net()
+    x = net.op("Transpose", net.input([2, 3, 4, 4]), perm=LAST)
+    result = cancelled(net, net.op("Relu", net.op("Transpose", x, perm=LAST)))
+    assert result.ops == {"Transpose": 1, "Relu": 1}
+    net = Net()
+    x = net.op("Transpose", net.op("Relu", net.input([2, 3, 4, 4])))
+    result = cancelled(net, net.op("Transpose", x))
+    assert result.ops == {"Relu": 1}
+
+
+def test_constants_of_every_shape_move() -> None:
+    net = Net()
+    y = net.op("Transpose", net.input([2, 3, 4, 5]), perm=LAST)
+    for shape in ((3,), (5, 1), (4, 1, 1), (2, 4, 5, 3), ()):
+        y = net.affine("Add", y, net.normal(*shape), first=len(shape) == 2)
+    y = net.op("Clip", y, net.const(np.array(-1.0)), net.const(np.array(2.0)))
+    y = net.op("PRelu", y, net.const(net.normal(3)))
+    result = cancelled(net, net.op("Transpose", net.op("Softmax", y, axis=-2), perm=FIRST))
+    assert "Transpose" not in result.ops
+
+
+# ---------------------------------------------------------------- what stays
+
+
+def test_a_value_between_that_is_read_elsewhere() -> None:
+    net = Net()
+    y = net.op("Relu", net.op("Transpose", net.input([2, 3, 4, 5]), perm=LAST))
+    result = left_alone(net, net.op("Transpose", y, perm=FIRST), net.op("Tanh", y))
+    assert result.refused("cancel_transpose", "Tanh1", "too")
+
+
+def test_a_value_between_that_is_an_output() -> None:
+    net = Net()
+    y = net.op("Relu", net.op("Transpose", net.input([2, 3, 4, 5]), perm=LAST))
+    result = left_alone(net, net.op("Transpose", y, perm=FIRST), y)
+    assert result.refused("cancel_transpose", "is an output of the graph")
+
+
+def test_operators_that_know_the_layout() -> None:
+    net = Net()
+    y = net.op("Transpose", net.input([2, 3, 4, 5]), perm=LAST)
+    y = net.op("ReduceMean", y, axes=[2], keepdims=1)
+    left_alone(net, net.op("Transpose", y, perm=FIRST))
+
+
+def test_matmul_in_another_layout() -> None:
+    net = Net()
+    y = net.op("Transpose", net.input([2, 3, 4, 5]), perm=[0, 1, 3, 2])
+    y = net.op("Transpose", net.matmul(y, 4, 4), perm=[0, 1, 3, 2])
+    result = left_alone(net, y)
+    assert result.refused("cancel_transpose", "does not put the channels behind")
+
+
+def test_no_gain_where_the_first_stays_and_does_not_cancel() -> None:
+    net = Net()
+    x = net.op("Transpose", net.input([2, 3, 4, 4]), perm=LAST)
+    result = left_alone(net, net.op("Transpose", net.op("Relu", x), perm=LAST), net.op("Tanh", x))
+    assert result.refused("cancel_transpose", "read elsewhere too")
+
+
+def test_different_layouts_that_meet() -> None:
+    net = Net()
+    a = net.op("Transpose", net.input([2, 4, 4, 4], "a"), perm=LAST)
+    b = net.op("Transpose", net.input([2, 4, 4, 4], "b"), perm=FIRST)
+    left_alone(net, net.op("Transpose", net.op("Add", a, b), perm=FIRST))

@@ -1,0 +1,662 @@
+"""The command line: exit codes, one line for every error, what is written and what is left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from small_models import classifier, cli, conv_bn, info, model, node, nothing_to_do, samples, saved, weight
+
+import graphopt.api
+from graphopt import rewrites
+from graphopt.errors import GraphOptError
+
+
+@pytest.fixture(autouse=True)
+def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As wide as the narrowest terminal that is promised, and no traceback asked for."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("GRAPHOPT_TRACEBACK", raising=False)
+
+
+@pytest.fixture
+def folded(tmp_path: Path) -> Path:
+    """A model of which exact rewrites improve something."""
+    return saved(conv_bn(), tmp_path / "model.onnx")
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> Path:
+    """A classifier with convolutions that a budget can cut."""
+    return saved(classifier(), tmp_path / "scores.onnx")
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """Calibration inputs of the classifier."""
+    np.save(tmp_path / "inputs.npy", samples(16))
+    return tmp_path / "inputs.npy"
+
+
+def assert_one_line(err: str) -> None:
+    assert err.startswith("graphopt: ")
+    assert err.count("\n") == 1 and err.endswith("\n")
+    assert "Traceback" not in err
+
+
+def refused(*arguments: object, naming: str) -> None:
+    """Exit code 2, nothing on standard output, and one line on standard error that holds `naming`."""
+    done = cli(*arguments)
+    assert done.code == 2, done
+    assert done.out == ""
+    assert_one_line(done.err)
+    assert naming in done.err
+
+
+# --- exit code 0 --------------------------------------------------------------------------------------------
+
+
+def test_optimize_writes_a_model_that_verifies(folded: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    done = cli("optimize", folded, "-o", out)
+    assert (done.code, done.err) == (0, "")
+    assert [n.op_type for n in onnx.load(out).graph.node] == ["Conv", "Relu"]
+    assert "fold_affine" in done.out and "out.onnx" in done.out
+    assert cli("verify", folded, out).code == 0
+
+
+def test_nothing_to_do_is_success(tmp_path: Path) -> None:
+    path, out = saved(nothing_to_do(), tmp_path / "m.onnx"), tmp_path / "out.onnx"
+    done = cli("optimize", path, "-o", out)
+    assert done.code == 0
+    assert "nothing to do" in done.out
+    assert out.read_bytes() == path.read_bytes()
+
+
+def test_version_and_help() -> None:
+    assert cli("--version").out.startswith("graphopt ")
+    for command in ("scan", "optimize", "verify", "bench", "rewrites", "explain"):
+        done = cli(command, "--help")
+        assert done.code == 0
+        assert command in done.out and "Example: graphopt" in done.out
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = (
+        "import sys; sys.argv = ['graphopt', '--help']; from graphopt.__main__ import main; main(); "
+        "sys.exit(any(m in sys.modules for m in ('onnx', 'onnxruntime', 'onnx_ir', 'numpy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", list(rewrites.registry()))
+def test_explain_prints_the_headings(name: str) -> None:
+    done = cli("explain", name)
+    assert done.code == 0
+    for heading in ("What", "Maths", "When it applies", "Exactness", "Cost"):
+        assert f"\n{heading}" in done.out
+
+
+# --- exit code 1 --------------------------------------------------------------------------------------------
+
+
+def test_verify_of_models_that_differ(folded: Path, tmp_path: Path) -> None:
+    other = conv_bn()
+    other.graph.initializer[0].raw_data = weight(8, 8, 3, 3, seed=9).tobytes()
+    path = saved(other, tmp_path / "other.onnx")
+    done = cli("verify", folded, path)
+    assert done.code == 1
+    assert "differ" in done.out
+    assert cli("verify", folded, path, "--json").code == 1
+    assert json.loads(cli("verify", folded, path, "--json").out)["passed"] is False
+
+
+def test_verify_of_models_with_another_interface(folded: Path, scores: Path) -> None:
+    done = cli("verify", folded, scores)
+    assert done.code == 1
+    assert "the inputs differ" in done.out
+
+
+def test_verify_of_a_quality_that_is_not_kept(scores: Path, inputs: Path, tmp_path: Path) -> None:
+    worse = tmp_path / "worse.onnx"
+    budget = ("--budget", "macs=0.5", "--calibration", inputs)
+    assert cli("optimize", scores, "-o", worse, *budget).code == 0
+    for wanted, code in (("sqnr=1", 0), ("sqnr=90", 1), ("agreement=0.01", 0)):
+        done = cli("verify", scores, worse, "--calibration", inputs, "--budget", wanted)
+        assert done.code == code, (wanted, done)
+        assert "nan" not in done.out
+
+
+# --- exit code 2 --------------------------------------------------------------------------------------------
+
+USAGE = {
+    "unknown option": (["optimize", "MODEL", "-o", "OUT", "--fast"], "--fast"),
+    "unknown command": (["shrink", "MODEL"], "shrink"),
+    "no model": (["optimize", "-o", "OUT"], "MODEL"),
+    "one model for verify": (["verify", "MODEL"], "CANDIDATE"),
+    "no OUT": (["optimize", "MODEL"], "-o OUT"),
+    "unknown rewrite": (
+        ["optimize", "MODEL", "-o", "OUT", "--only", "fold_afine"],
+        "did you mean fold_affine",
+    ),
+    "unknown rewrite to skip": (
+        ["optimize", "MODEL", "-o", "OUT", "--skip", "colapse"],
+        "did you mean collapse",
+    ),
+    "unknown rewrite far off": (["optimize", "MODEL", "-o", "OUT", "--only", "zzz"], "there are fold_pad"),
+    "unknown rewrite to explain": (["explain", "botleneck"], "did you mean bottleneck"),
+    "budget key": (["optimize", "MODEL", "-o", "OUT", "--budget", "speed=0.5"], "macs, params, bytes"),
+    "budget without value": (["optimize", "MODEL", "-o", "OUT", "--budget", "macs"], "NAME=VALUE"),
+    "budget that is text": (["optimize", "MODEL", "-o", "OUT", "--budget", "macs=half"], "'half'"),
+    "budget 0": (["optimize", "MODEL", "-o", "OUT", "--budget", "macs=0"], "(0, 1]"),
+    "budget below 0": (["optimize", "MODEL", "-o", "OUT", "--budget", "params=-0.5"], "(0, 1]"),
+    "budget above 1": (["optimize", "MODEL", "-o", "OUT", "--budget", "bytes=1.5"], "(0, 1]"),
+    "budget nan": (["optimize", "MODEL", "-o", "OUT", "--budget", "macs=nan"], "(0, 1]"),
+    "latency budget": (["optimize", "MODEL", "-o", "OUT", "--budget", "latency=0.5"], "latency"),
+    "agreement budget": (["optimize", "MODEL", "-o", "OUT", "--budget", "agreement=0.9"], "agreement"),
+    "sqnr budget": (["optimize", "MODEL", "-o", "OUT", "--budget", "sqnr=20"], "sqnr"),
+    "sqnr infinite": (["verify", "MODEL", "MODEL", "--budget", "sqnr=inf"], "dB"),
+    "gate": (["optimize", "MODEL", "-o", "OUT", "--gate", "latency"], "--gate"),
+    "html": (["optimize", "MODEL", "-o", "OUT", "--html", "r.html"], "--html"),
+    "markdown": (["optimize", "MODEL", "-o", "OUT", "--markdown", "r.md"], "--markdown"),
+    "aim": (["optimize", "MODEL", "-o", "OUT", "--aim", "size"], "--aim"),
+    "external data": (["optimize", "MODEL", "-o", "OUT", "--external-data", "maybe"], "--external-data"),
+    "seed": (["optimize", "MODEL", "-o", "OUT", "--seed", "-1"], "--seed"),
+    "set of no option": (["optimize", "MODEL", "-o", "OUT", "--set", "bottleneck.rank=4"], "rank_in"),
+    "set of no rewrite": (["optimize", "MODEL", "-o", "OUT", "--set", "squeeze.rank_in=4"], "squeeze"),
+    "set to text": (["optimize", "MODEL", "-o", "OUT", "--set", "bottleneck.rank_in=few"], "rank_in"),
+    "set to 0": (["optimize", "MODEL", "-o", "OUT", "--set", "bottleneck.rank_in=0"], "rank_in"),
+    "set without value": (["optimize", "MODEL", "-o", "OUT", "--set", "bottleneck.rank_in"], "NAME=VALUE"),
+    "bottleneck alone": (["optimize", "MODEL", "-o", "OUT", "--only", "bottleneck"], "--budget macs=0.7"),
+    "unknown output": (["optimize", "MODEL", "-o", "OUT", "--output", "z"], "outputs are scores"),
+    "unknown output in verify": (["verify", "MODEL", "MODEL", "--output", "z"], "outputs are scores"),
+    "cost budget in verify": (["verify", "MODEL", "MODEL", "--budget", "macs=0.5"], "agreement and sqnr"),
+    "quality without inputs": (["verify", "MODEL", "MODEL", "--budget", "agreement=0.9"], "--calibration"),
+    "shape without name": (["scan", "MODEL", "--shape", "1x8x8x8"], "NAME=VALUE"),
+    "shape with letters": (["scan", "MODEL", "--shape", "x=1xax8x8"], "positive sizes"),
+    "shape with 0": (["scan", "MODEL", "--shape", "x=0x8x8x8"], "positive sizes"),
+    "shape that contradicts": (["scan", "MODEL", "--shape", "x=1x8x9x8"], "dimension 2 is 8"),
+    "shape of too few": (["optimize", "MODEL", "-o", "OUT", "--shape", "x=1x8x8"], "4 dimensions"),
+    "shape of no input": (["optimize", "MODEL", "-o", "OUT", "--shape", "image=1x8x8x8"], "'x'"),
+    "shape of no input in verify": (["verify", "MODEL", "MODEL", "--shape", "image=1x8x8x8"], "'x'"),
+    "shape of no input in bench": (["bench", "MODEL", "MODEL", "--shape", "image=1x8x8x8"], "'x'"),
+    "no threads": (["bench", "MODEL", "MODEL", "--threads", "0"], "--threads"),
+    "no repeats": (["bench", "MODEL", "MODEL", "--repeat", "0"], "--repeat"),
+    "unknown provider": (["bench", "MODEL", "MODEL", "--provider", "Abacus"], "CPUExecutionProvider"),
+    "report in no folder": (["optimize", "MODEL", "-o", "OUT", "--report", "absent/r.json"], "absent"),
+    "report over the model": (["optimize", "MODEL", "-o", "OUT", "--report", "MODEL"], "is the input"),
+    "missing model": (["scan", "absent.onnx"], "absent.onnx"),
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_usage_errors(case: str, scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments, naming = USAGE[case]
+    out = tmp_path / "out.onnx"
+    out.write_bytes(b"older")
+    refused(*({"MODEL": scores, "OUT": out}.get(a, a) for a in arguments), naming=naming)
+    assert out.read_bytes() == b"older"
+    out.unlink()
+    refused(*({"MODEL": scores, "OUT": out}.get(a, a) for a in arguments), naming=naming)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["scores.onnx"]
+
+
+def test_no_arguments_show_the_help() -> None:
+    done = cli()
+    assert done.code == 2
+    assert "optimize" in done.err
+
+
+def test_models_with_another_interface_are_not_timed(folded: Path, scores: Path) -> None:
+    refused("bench", folded, scores, naming="the inputs differ")
+
+
+def test_agreement_needs_class_scores(folded: Path, inputs: Path) -> None:
+    budget = ("--calibration", inputs, "--budget", "agreement=0.9")
+    refused("verify", folded, folded, *budget, naming="no output holds class scores")
+
+
+def test_agreement_on_the_output_that_counts(tmp_path: Path, inputs: Path) -> None:
+    proto = classifier()
+    proto.graph.output.append(info("r2", ["N", 16, 4, 4]))
+    path = saved(proto, tmp_path / "two.onnx")
+    budget = ("--calibration", inputs, "--budget", "agreement=0.9")
+    assert cli("verify", path, path, *budget).code == 0
+    refused("verify", path, path, *budget, "--output", "r2", naming="no output holds class scores")
+
+
+def _npz(**arrays: np.ndarray) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        np.savez(folder / "inputs.npz", **arrays)
+        return folder / "inputs.npz"
+
+    return write
+
+
+def _npy(array: np.ndarray) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        np.save(folder / "inputs.npy", array, allow_pickle=True)
+        return folder / "inputs.npy"
+
+    return write
+
+
+def _text(folder: Path) -> Path:
+    (folder / "inputs.npz").write_text("1, 2, 3")
+    return folder / "inputs.npz"
+
+
+def _empty_folder(folder: Path) -> Path:
+    (folder / "none").mkdir()
+    return folder / "none"
+
+
+def _mixed_folder(folder: Path) -> Path:
+    (folder / "mixed").mkdir()
+    np.savez(folder / "mixed" / "a.npz", x=samples(8))
+    np.savez(folder / "mixed" / "b.npz", y=samples(8))
+    return folder / "mixed"
+
+
+def _sizes_folder(folder: Path) -> Path:
+    (folder / "sizes").mkdir()
+    np.save(folder / "sizes" / "a.npy", samples(8))
+    np.save(folder / "sizes" / "b.npy", samples(8, 8, 4, 4))
+    return folder / "sizes"
+
+
+def _truncated(folder: Path) -> Path:
+    path = _npz(x=samples(8))(folder)
+    path.write_bytes(path.read_bytes()[:2000])
+    return path
+
+
+BAD_CALIBRATION = {
+    "missing file": (lambda folder: folder / "absent.npz", "no such calibration file"),
+    "text": (_text, "no readable .npz or .npy file"),
+    "truncated": (_truncated, "inputs.npz"),
+    "nothing in it": (_npz(), "holds nothing"),
+    "extra array": (_npz(x=samples(8), label=np.zeros(8)), "'label'"),
+    "wrong names": (_npz(image=samples(8), label=np.zeros(8)), "no array for the model's input 'x'"),
+    "wrong shape": (_npy(samples(8, 8, 4, 8)), "shape [8, 8, 4, 8]"),
+    "wrong rank": (_npy(samples(8, 8, 8)), "shape [8, 8, 8]"),
+    "scalar": (_npy(np.float32(3)), "no samples"),
+    "uint8": (_npy(np.zeros((8, 8, 8, 8), np.uint8)), "uint8"),
+    "int64": (_npy(np.zeros((8, 8, 8, 8), np.int64)), "int64"),
+    "complex": (_npy(np.zeros((8, 8, 8, 8), np.complex64)), "complex64"),
+    "NaN": (_npy(np.full((8, 8, 8, 8), np.nan, np.float32)), "not finite"),
+    "infinite": (_npy(np.full((8, 8, 8, 8), np.inf, np.float32)), "not finite"),
+    "too large for the type": (_npy(np.full((8, 8, 8, 8), 1e300)), "float32 can't hold"),
+    "no samples": (_npy(samples(0)), "no samples"),
+    "one sample": (_npy(samples(1)), "too few"),
+    "pickled objects": (_npy(np.array([{"a": 1}], dtype=object)), "no readable .npz or .npy file"),
+    "empty folder": (_empty_folder, "no .npy or .npz file"),
+    "folder of different names": (_mixed_folder, "b.npz"),
+    "folder of different sizes": (_sizes_folder, "don't fit together"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALIBRATION)
+def test_bad_calibration(case: str, scores: Path, tmp_path: Path) -> None:
+    make, naming = BAD_CALIBRATION[case]
+    given, out = make(tmp_path), tmp_path / "out.onnx"
+    out.write_bytes(b"older")
+    budget = ("--calibration", given, "--budget", "macs=0.7")
+    refused("optimize", scores, "-o", out, *budget, naming=naming)
+    assert out.read_bytes() == b"older"
+
+
+def test_calibration_with_mixed_counts(tmp_path: Path) -> None:
+    nodes = [node("Conv", "x w", "c"), node("Add", "c z", "y")]
+    shapes = {"x": ["N", 8, 8, 8], "z": ["N", 8, 1, 1]}
+    path = saved(model(nodes, {"w": weight(8, 8, 1, 1)}, inputs=shapes), tmp_path / "two.onnx")
+    given = _npz(x=samples(8), z=samples(6, 8, 1, 1))(tmp_path)
+    refused("optimize", path, "--dry-run", "--calibration", given, naming="different numbers of samples")
+    named = _npz(x=samples(8))(tmp_path)
+    refused("optimize", path, "--dry-run", "--calibration", named, naming="'z'")
+
+
+def test_a_pickle_is_never_loaded(scores: Path, tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    given = _npy(np.array([Bomb()], dtype=object))(tmp_path)
+    refused("verify", scores, scores, "--calibration", given, naming="no readable")
+    assert not (tmp_path / "exploded").exists()
+
+
+# --- where OUT may be ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["itself", "symbolic link", "hard link", "relative", "folder link"])
+def test_out_may_not_be_the_input(
+    how: str, folded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "soft.onnx").symlink_to(folded)
+    (tmp_path / "hard.onnx").hardlink_to(folded)
+    (tmp_path / "again").symlink_to(tmp_path)
+    out = {
+        "itself": folded,
+        "symbolic link": tmp_path / "soft.onnx",
+        "hard link": tmp_path / "hard.onnx",
+        "relative": Path("again") / ".." / tmp_path.name / "model.onnx",
+        "folder link": tmp_path / "again" / "model.onnx",
+    }[how]
+    before = folded.read_bytes()
+    refused("optimize", folded, "-o", out, naming="is the input")
+    assert folded.read_bytes() == before
+
+
+def test_out_may_not_be_a_folder_or_in_none(folded: Path, tmp_path: Path) -> None:
+    refused("optimize", folded, "-o", tmp_path, naming="is a folder")
+    refused("optimize", folded, "-o", tmp_path / "absent" / "out.onnx", naming="does not exist")
+    assert not (tmp_path / "absent").exists()
+
+
+def test_dry_run_writes_no_model(folded: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "out.onnx", tmp_path / "report.json"
+    done = cli("optimize", folded, "-o", out, "--dry-run", "--report", report)
+    assert done.code == 0
+    assert "wrote" not in done.out
+    assert json.loads(report.read_text())["changed"] is True
+    assert cli("optimize", folded, "--dry-run").code == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "report.json"]
+
+
+def test_external_data(folded: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    data = tmp_path / "out.onnx.data"
+    assert cli("optimize", folded, "-o", out, "--external-data", "always").code == 0
+    assert data.stat().st_size >= 8 * 8 * 9 * 4
+    assert cli("verify", folded, out).code == 0
+    second = tmp_path / "second.onnx"
+    assert cli("optimize", out, "-o", second, "--external-data", "never").code == 0
+    assert not (tmp_path / "second.onnx.data").exists()
+    assert cli("verify", folded, second).code == 0
+
+
+# --- exit code 3 --------------------------------------------------------------------------------------------
+
+
+def test_a_budget_out_of_reach(scores: Path, inputs: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "out.onnx", tmp_path / "report.json"
+    out.write_bytes(b"older")
+    arguments = ("optimize", scores, "-o", out, "--budget", "macs=0.001", "--report", report)
+    done = cli(*arguments, "--calibration", inputs)
+    assert done.code == 3
+    assert_one_line(done.err)
+    assert "0.001 asked for" in done.err
+    assert out.read_bytes() == b"older"
+    document = json.loads(report.read_text())
+    assert document["exit_code"] == 3
+    assert document["after"]["macs"] < 0.2 * document["before"]["macs"]
+    assert document["applied"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "inputs.npy",
+        "out.onnx",
+        "report.json",
+        "scores.onnx",
+    ]
+
+
+def test_the_json_of_a_budget_out_of_reach(scores: Path, tmp_path: Path) -> None:
+    done = cli("optimize", scores, "-o", tmp_path / "out.onnx", "--budget", "macs=0.001", "--json")
+    assert done.code == 3
+    assert json.loads(done.out)["exit_code"] == 3
+    assert_one_line(done.err)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+# --- exit codes 70 and 130 ----------------------------------------------------------------------------------
+
+
+def _raising(error: BaseException) -> Callable[..., None]:
+    def raise_it(*_: object, **__: object) -> None:
+        raise error
+
+    return raise_it
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "naming"),
+    [
+        (KeyError("a\nb"), 70, "internal error in test_cli"),
+        (RuntimeError(""), 70, "RuntimeError"),
+        (MemoryError(), 70, "out of memory"),
+        (GraphOptError("rewrite x failed at y"), 70, "rewrite x failed at y"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+@pytest.mark.parametrize("command", ["scan", "optimize"])
+def test_what_nobody_expected(
+    command: str,
+    error: BaseException,
+    code: int,
+    naming: str,
+    folded: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(graphopt.api, command, _raising(error))
+    out = () if command == "scan" else ("-o", tmp_path / "out.onnx")
+    done = cli(command, folded, *out)
+    assert (done.code, done.out) == (code, "")
+    assert_one_line(done.err)
+    assert naming in done.err
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_traceback_for_those_who_ask(folded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHOPT_TRACEBACK", "1")
+    monkeypatch.setattr(graphopt.api, "scan", _raising(KeyError("a")))
+    with pytest.raises(KeyError):
+        cli("scan", folded)
+
+
+SLOW = """
+import sys, time
+import graphopt.__main__, graphopt.model as files
+write = files._write
+def slow(*arguments):
+    write(*arguments)
+    print("writing", flush=True)
+    time.sleep(60)
+files._write = slow
+sys.exit(graphopt.__main__.main())
+"""
+
+
+@pytest.mark.parametrize("older", [None, b"older"])
+def test_ctrl_c_while_the_model_is_written(older: bytes | None, folded: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    if older is not None:
+        out.write_bytes(older)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    call = [sys.executable, "-c", SLOW, "optimize", str(folded), "-o", str(out)]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "writing\n"
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert_one_line(err)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    assert (out.read_bytes() if out.exists() else None) == older
+
+
+def test_ctrl_c_at_any_moment(scores: Path, inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    before = sorted(p.name for p in tmp_path.iterdir())
+    budget = ("--budget", "macs=0.5", "--calibration", str(inputs))
+    call = [sys.executable, "-m", "graphopt", "optimize", str(scores), "-o", str(out), *budget]
+    for wait in (0.35, 0.6):
+        with subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+            time.sleep(wait)
+            running.send_signal(signal.SIGINT)
+            _, err = running.communicate(timeout=30)
+        if running.returncode == 0:  # it was done before
+            out.unlink()
+        elif running.returncode > 0:  # below: Python itself was not up yet
+            assert running.returncode == 130, err
+            assert "Traceback" not in err
+        assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+# --- streams ------------------------------------------------------------------------------------------------
+
+
+def test_json_is_all_of_standard_output(folded: Path, scores: Path, inputs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    budget = ("--budget", "macs=0.6", "--calibration", inputs)
+    for arguments in (
+        ("scan", folded),
+        ("optimize", folded, "-o", out),
+        ("optimize", scores, "--dry-run", *budget),
+        ("verify", folded, out),
+        ("bench", folded, out, "--repeat", 2),
+        ("rewrites",),
+    ):
+        done = cli(*arguments, "--json")
+        assert (done.code, done.err) == (0, ""), done
+        json.loads(done.out)
+        assert done.out.endswith("\n")
+
+
+def _long_names() -> onnx.ModelProto:
+    proto = classifier(prefix="model/backbone/stage_1/inverted_residual_block_" + "0123456789" * 3 + "/")
+    long = "the/name/of/an/output/that/is/longer/than/any/terminal/is/wide/" + "x" * 40
+    for step in proto.graph.node:
+        step.output[:] = [long if name == "scores" else name for name in step.output]
+    proto.graph.output[0].name = long
+    return proto
+
+
+def test_no_line_is_wider_than_the_terminal(tmp_path: Path, inputs: Path) -> None:
+    path, out = saved(_long_names(), tmp_path / "long.onnx"), tmp_path / "out.onnx"
+    budget = ("--budget", "macs=0.6", "--calibration", inputs)
+    texts = [
+        cli("scan", path),
+        cli("optimize", path, "--dry-run", "--keep", "*"),
+        cli("optimize", path, "--dry-run", "--budget", "macs=0.01"),
+        cli("optimize", path, "-o", out, *budget),
+        cli("verify", path, out),
+        cli("verify", path, out, "--calibration", inputs, "--budget", "sqnr=3"),
+        cli("bench", path, out, "--repeat", 2),
+        cli("rewrites"),
+    ]
+    for done in texts:
+        assert done.out
+        # A path alone may be longer: who copies it wants it in one piece.
+        lines = [line for line in done.out.splitlines() if str(tmp_path) not in line]
+        assert max(map(len, lines)) <= 80, done.out
+
+
+@pytest.mark.parametrize("variable", ["NO_COLOR", "FORCE_COLOR"])
+def test_colours(variable: str, folded: Path, scores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv(variable, "1")
+    done = cli("verify", folded, scores)
+    assert "differ" in done.out
+    assert ("\x1b[" in done.out) == (variable == "FORCE_COLOR")
+
+
+def test_a_reader_that_leaves_early(scores: Path) -> None:
+    call = f"{sys.executable} -m graphopt scan {scores} --json | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", call], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode not in (1, 2, 3)
+
+
+# --- options ------------------------------------------------------------------------------------------------
+
+
+def _two_folds() -> onnx.ModelProto:
+    proto = conv_bn()
+    proto.graph.node[2].output[0] = "r"
+    proto.graph.node.append(node("Conv", "r w2", "d", "second", pads=[1, 1, 1, 1]))
+    proto.graph.node.append(node("Mul", "d two", "y", "double"))
+    for name, array in (("w2", weight(8, 8, 3, 3, seed=5)), ("two", np.array([2], np.float32))):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return proto
+
+
+def _applied(*arguments: object) -> tuple[list[str], set[tuple[str, str]]]:
+    """Anchors of what was applied, and anchor and reason of what was not."""
+    done = cli("optimize", *arguments, "--dry-run", "--json")
+    assert done.code == 0, done
+    document = json.loads(done.out)
+    reasons = {(item["nodes"][0], item["reason"]) for item in document["rejected"] + document["declined"]}
+    return [item["nodes"][0] for item in document["applied"]], reasons
+
+
+def test_at_and_keep(tmp_path: Path) -> None:
+    path = saved(_two_folds(), tmp_path / "m.onnx")
+    assert sorted(_applied(path)[0]) == ["conv", "second"]
+    applied, reasons = _applied(path, "--at", "sec*")
+    assert applied == ["second"] and ("conv", "--at names other nodes") in reasons
+    applied, reasons = _applied(path, "--keep", "bn")
+    assert applied == ["second"] and ("conv", "--keep names bn") in reasons
+    assert _applied(path, "--at", "conv", "--at", "double")[0] == ["conv", "second"]
+    assert _applied(path, "--at", "conv", "--keep", "*")[0] == []
+
+
+def test_only_and_skip(tmp_path: Path) -> None:
+    path = saved(_two_folds(), tmp_path / "m.onnx")
+    assert _applied(path, "--skip", "fold_affine")[0] == []
+    assert _applied(path, "--only", "collapse,fold_pad")[0] == []
+    assert len(_applied(path, "--only", "collapse,fold_affine")[0]) == 2
+    assert _applied(path, "--only", "fold_affine", "--skip", "fold_affine")[0] == []
+
+
+def test_fixed_ranks_need_no_budget(scores: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    ranks = ("--set", "bottleneck.rank_in=4", "--set", "bottleneck.rank_out=6")
+    done = cli("optimize", scores, "-o", out, "--only", "bottleneck", *ranks, "--json")
+    assert done.code == 0, done
+    choices = [item["choice"] for item in json.loads(done.out)["applied"]]
+    assert choices == [{"rank_in": 4, "rank_out": 6}] * 2
+    assert json.loads(done.out)["unmeasured"] is True
+
+
+def test_shape_gives_open_sizes(tmp_path: Path) -> None:
+    proto = nothing_to_do(inputs={"x": ["N", 8, "H", "W"]})
+    path = saved(proto, tmp_path / "m.onnx")
+    unknown = json.loads(cli("scan", path, "--json").out)
+    assert unknown["totals"]["macs"] is None
+    known = json.loads(cli("scan", path, "--json", "--shape", "x=1x8x20x10").out)
+    assert known["totals"]["macs"] == 8 * 20 * 10 * 8 * 9
+    assert known["unknown_dims"] == []
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1"])
+def test_the_same_seed_gives_the_same_bytes(
+    hash_seed: str, scores: Path, inputs: Path, tmp_path: Path
+) -> None:
+    arguments = ["optimize", str(scores), "--budget", "macs=0.5", "--calibration", str(inputs), "--seed", "3"]
+    here, there = tmp_path / "here.onnx", tmp_path / "there.onnx"
+    assert cli(*arguments, "-o", here).code == 0
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    call = [sys.executable, "-m", "graphopt", *arguments, "-o", str(there)]
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert here.read_bytes() == there.read_bytes()
+
+
+def test_another_seed_gives_another_split(scores: Path, inputs: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        budget = ("--budget", "macs=0.5", "--calibration", inputs, "--seed", seed)
+        assert cli("optimize", scores, "-o", tmp_path / f"{seed}.onnx", *budget).code == 0
+    assert (tmp_path / "0.onnx").read_bytes() != (tmp_path / "1.onnx").read_bytes()

@@ -1,0 +1,469 @@
+"""What every rewrite promises, checked for each built-in one on an example in which it applies.
+
+A new rewrite needs an entry in `EXAMPLES`; without one `test_every_rewrite_has_an_example` fails.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto
+
+import graphopt
+from graphopt import rewrites as catalogue
+from graphopt.analysis import Analysis
+from graphopt.core import Candidate, Exactness, Rejection, Replacement, Rewrite
+from tests.builders import Checked, Net, check, counted_macs, low_rank, make_feeds
+
+HEADINGS = ("What", "Maths", "When it applies", "Exactness", "Cost", "References")
+OPTIONAL = {"References"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """Operators in which a rewrite, where it takes part alone, applies once.
+
+    Attributes:
+        add: adds the operators behind a value and returns the last output.
+        channels: of that value.
+        options: options of the rewrite.
+    """
+
+    add: Callable[[Net, str], str]
+    channels: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _affine(net: Net, x: str) -> str:
+    return net.affine("Mul", net.bn(net.conv(x, 6)), net.per_channel(6))
+
+
+def _pad(net: Net, x: str) -> str:
+    return net.conv(net.pad(x, (0, 0, 1, 2, 0, 0, 0, 1)), 6)
+
+
+def _collapse(net: Net, x: str) -> str:
+    return net.conv(net.conv(x, 32, (1, 1)), 4)
+
+
+def _lossless(net: Net, x: str) -> str:
+    return net.conv(x, 20, weight=low_rank(net, 20, 24, (3, 3), rank_in=3), pads=[1] * 4)
+
+
+def _fanout(net: Net, x: str) -> str:
+    y = net.conv(x, 4, (1, 1))
+    return net.op("Concat", net.conv(y, 2, (1, 1)), net.conv(y, 1, (1, 1)), axis=1)
+
+
+def _shuffle(net: Net, x: str) -> str:
+    y = net.op("DepthToSpace", net.conv(x, 32, (1, 1)), blocksize=2)
+    net.channels[y] = 8
+    return net.conv(y, 2, (1, 1))
+
+
+def _bottleneck(net: Net, x: str) -> str:
+    weight = low_rank(net, 16, 16, (3, 3), rank_in=5, rank_out=6)
+    return net.conv(x, 16, weight=weight, pads=[1] * 4, strides=[2, 1])
+
+
+def _identity(net: Net, x: str) -> str:
+    return net.conv(net.op("Identity", net.op("Sigmoid", x)), 6)
+
+
+def _transposes(net: Net, x: str) -> str:
+    y = net.op("Sigmoid", net.op("Transpose", x, perm=[0, 2, 3, 1]))
+    y = net.op("Transpose", net.op("Relu", y), perm=[0, 3, 1, 2])
+    net.channels[y] = net.channels[x]
+    return net.conv(y, 6)
+
+
+def _strides(net: Net, x: str) -> str:
+    y = net.op("Relu", net.conv(x, 6, pads=[1] * 4))
+    return net.conv(y, 6, (1, 1), strides=[2, 2])
+
+
+def _zero_ring(net: Net, x: str) -> str:
+    weight = net.weights(6, net.channels[x], 5, 5)
+    weight[:, :, [0, 4]] = weight[:, :, :, [0, 4]] = 0.0
+    return net.conv(x, 6, (5, 5), weight=weight, pads=[2] * 4)
+
+
+def _transposed(net: Net, x: str) -> str:
+    return net.conv(x, 6, (1, 1), transpose=True)
+
+
+def _whole_map(net: Net, x: str) -> str:
+    return net.conv(x, 6, (9, 9))
+
+
+def _affine_before(net: Net, x: str) -> str:
+    return net.conv(net.bn(net.op("Relu", x)), 6)
+
+
+def _concat(net: Net, x: str) -> str:
+    parts = [net.conv(net.op(kind, x), 32, (1, 1)) for kind in ("Relu", "Neg")]
+    y = net.op("Concat", *parts, axis=1)
+    net.channels[y] = 64
+    return net.conv(y, 4, (1, 1))
+
+
+def _constant(net: Net, x: str) -> str:
+    fixed = net.const(net.normal(1, 4, 9, 9))
+    net.channels[fixed] = 4
+    return net.op("Add", net.op("Relu", x), net.conv(fixed, 4, pads=[1] * 4))
+
+
+def _dirac(net: Net, x: str) -> str:
+    channels = net.channels[x]
+    y = net.conv(net.op("Relu", x), channels, weight=np.eye(channels)[:, :, None, None], bias=False)
+    return net.op("Sigmoid", y)
+
+
+def _pool(net: Net, x: str) -> str:
+    return net.op("GlobalAveragePool", net.conv(net.op("Relu", x), 6, (1, 1)))
+
+
+def _parallel(net: Net, x: str) -> str:
+    return net.op("Add", net.conv(x, 6, pads=[1] * 4), net.conv(x, 6, (1, 1)))
+
+
+def _blocks(net: Net, x: str) -> str:
+    weight = net.weights(6, net.channels[x], 3, 3)
+    weight[:3, 2:] = weight[3:, :2] = 0.0
+    return net.conv(x, 6, weight=weight)
+
+
+def _branches(net: Net, x: str) -> str:
+    half = net.channels[x] // 2
+    first = net.op("Split", x, net.const(np.array([half, half])), outputs=2, axis=1)
+    net.channels[first] = net.channels[f"{first}_1"] = half
+    parts = [net.op("Relu", net.conv(part, 6)) for part in (first, f"{first}_1")]
+    y = net.op("Concat", *parts, axis=1)
+    net.channels[y] = 12
+    return y
+
+
+def _shared_weights(net: Net, x: str) -> str:
+    weight = net.const(net.weights(6, 4, 3, 3))
+    other = net.op("Sigmoid", x)
+    return net.op("Sub", *(net.conv(value, 6, weight=weight) for value in (x, other)))
+
+
+def _twice(net: Net, x: str) -> str:
+    weight = net.const(net.weights(6, 4, 3, 3))
+    first, second = (net.conv(x, 6, weight=weight, bias=False) for _ in range(2))
+    return net.op("Mul", net.op("Sigmoid", first), net.op("Tanh", second))
+
+
+def _siblings(net: Net, x: str) -> str:
+    heads = [net.op("Relu", net.conv(x, 6)) for _ in range(3)]
+    return net.op("Mul", net.op("Mul", *heads[:2]), heads[2])
+
+
+def _scales(net: Net, *scales: float) -> str:
+    """Scales of a Resize, which are float32 whatever the model's type."""
+    name = net._fresh("w")
+    net.initializers.append(onnx.numpy_helper.from_array(np.array([1, 1, *scales], np.float32), name))
+    return name
+
+
+def _enlarged(net: Net, x: str) -> str:
+    low = net.op("MaxPool", x, kernel_shape=[3, 3], strides=[3, 3])
+    high = net.op("Resize", low, "", _scales(net, 3, 3), mode="linear")
+    return net.conv(high, 6, (1, 1))
+
+
+def _reduced(net: Net, x: str) -> str:
+    y = net.op("Relu", net.conv(x, 6, (1, 1)))
+    return net.op("Resize", y, "", _scales(net, 0.6, 0.6), mode="nearest")
+
+
+def _repeated(net: Net, x: str) -> str:
+    high = net.op("Resize", x, "", _scales(net, 2, 2), mode="nearest")
+    return net.conv(high, 6, pads=[1] * 4)
+
+
+EXAMPLES: dict[str, Example] = {
+    "fold_pad": Example(_pad, 4),
+    "fold_affine": Example(_affine, 4),
+    "collapse": Example(_collapse, 4),
+    "lossless_bottleneck": Example(_lossless, 24),
+    "remove_identity": Example(_identity, 4),
+    "cancel_transpose": Example(_transposes, 4),
+    "propagate_stride": Example(_strides, 4),
+    "shrink_kernel": Example(_zero_ring, 4),
+    "transpose_to_conv": Example(_transposed, 4),
+    "conv_to_gemm": Example(_whole_map, 4),
+    "fold_affine_before": Example(_affine_before, 4),
+    "collapse_concat": Example(_concat, 4),
+    "collapse_fanout": Example(_fanout, 4),
+    "collapse_layout": Example(_shuffle, 4),
+    "fold_constant": Example(_constant, 4),
+    "identity_convolution": Example(_dirac, 4),
+    "pool_first": Example(_pool, 4),
+    "resize_after_pointwise": Example(_enlarged, 4),
+    "resize_before_pointwise": Example(_reduced, 4),
+    "resize_phases": Example(_repeated, 4),
+    "merge_branches": Example(_parallel, 4),
+    "sum_first": Example(_shared_weights, 4),
+    "remove_duplicates": Example(_twice, 4),
+    "merge_siblings": Example(_siblings, 4),
+    "block_diagonal": Example(_blocks, 4),
+    "join_split_branches": Example(_branches, 4),
+    "bottleneck": Example(_bottleneck, 16, {"bottleneck.rank_in": 5, "bottleneck.rank_out": 6}),
+}
+
+BUILTIN = {cls.name: cls for cls in catalogue.BUILTIN}
+NAMES = sorted(BUILTIN.keys() & EXAMPLES.keys())
+
+
+def plain(name: str, batch: int | str = 1) -> onnx.ModelProto:
+    """The example as a model."""
+    net = Net()
+    example = EXAMPLES[name]
+    return net.model(example.add(net, net.input([batch, example.channels, 9, 9])))
+
+
+def conditional(name: str) -> onnx.ModelProto:
+    """The example in the branches of an If, on a value of the outer graph."""
+    outer, example = Net(), EXAMPLES[name]
+    x = outer.op("Relu", outer.input([1, example.channels, 9, 9]))
+    outer.input([], "flag", TensorProto.BOOL)
+    bodies = []
+    for seed in (1, 2):
+        inner = Net(seed=seed)
+        inner.number_from(100 * seed)
+        inner.channels[x] = example.channels
+        bodies.append(inner.body("branch", [example.add(inner, x)]))
+    return outer.model(outer.op("If", "flag", then_branch=bodies[0], else_branch=bodies[1], name="choice"))
+
+
+def configured(name: str) -> Rewrite:
+    """The rewrite with the example's options."""
+    options = dict(EXAMPLES[name].options)
+    (rewrite,) = catalogue.select(catalogue.registry(), only=[name], options=options)
+    return rewrite
+
+
+def checked(name: str, model: onnx.ModelProto, times: int = 1, **options: Any) -> Checked:
+    """Applies the rewrite alone; `check` compares, recounts, and for exact ones runs it a second time."""
+    exact = configured(name).exactness is Exactness.EXACT
+    return check(
+        model,
+        applied={name: times},
+        only=[name],
+        options=dict(EXAMPLES[name].options),
+        again=exact,
+        **options,
+    )
+
+
+def matches(name: str, model: ir.Model) -> list[Candidate | Rejection]:
+    return list(configured(name).match(Analysis(model)))
+
+
+def text(model: ir.Model) -> bytes:
+    return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
+def test_every_rewrite_has_an_example() -> None:
+    assert sorted(EXAMPLES) == sorted(BUILTIN), "EXAMPLES holds one example for each built-in rewrite"
+
+
+# ---------------------------------------------------------------- form
+
+
+@pytest.mark.parametrize("cls", catalogue.BUILTIN, ids=lambda cls: cls.name)
+def test_one_rewrite_a_file_of_its_name(cls: type[Rewrite]) -> None:
+    path = Path(inspect.getfile(cls))
+    assert path.stem == cls.name
+    assert path.parent == Path(inspect.getfile(catalogue)).parent
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", cls.name)
+
+
+@pytest.mark.parametrize("cls", catalogue.BUILTIN, ids=lambda cls: cls.name)
+def test_documented_under_the_headings(cls: type[Rewrite]) -> None:
+    doc = catalogue.explain(cls())
+    assert doc == inspect.cleandoc(inspect.getmodule(cls).__doc__ or "")
+    assert re.fullmatch(r"[A-Z].*\.", doc.splitlines()[0]), "the first line is a summary sentence"
+    found = [line.rstrip(":") for line in doc.splitlines()[1:] if line and not line[0].isspace()]
+    assert [h for h in HEADINGS if h in found] == found, "headings are there in their order, and no others"
+    assert set(HEADINGS) - set(found) <= OPTIONAL
+    what = doc.split("\nWhat\n")[1].split("\nMaths\n")[0]
+    assert " ─ " in what, "What holds a before → after diagram"
+    assert catalogue.summary(cls()) == doc.splitlines()[0]
+
+
+@pytest.mark.parametrize("cls", catalogue.BUILTIN, ids=lambda cls: cls.name)
+def test_frozen_dataclass_without_other_state(cls: type[Rewrite]) -> None:
+    assert dataclasses.is_dataclass(cls)
+    assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    rewrite = cls()
+    options = {f.name for f in dataclasses.fields(cls)}
+    assert set(vars(rewrite)) == options
+    assert {f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING} == set()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        rewrite.state = 1  # type: ignore[attr-defined]
+    assert isinstance(rewrite, Rewrite)
+    assert inspect.getdoc(cls)
+
+
+# ---------------------------------------------------------------- match and build
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_match_is_deterministic_and_leaves_the_graph_untouched(name: str) -> None:
+    model = ir.from_proto(plain(name))
+    before = text(model)
+    analysis, rewrite = Analysis(model), configured(name)
+    first, second = list(rewrite.match(analysis)), list(rewrite.match(analysis))
+    assert first == second == matches(name, model)
+    assert text(model) == before
+    candidates = [found for found in first if isinstance(found, Candidate)]
+    assert candidates and all(found.rewrite == name for found in first)
+    for candidate in candidates:
+        assert candidate.before.macs is not None and candidate.after.macs is not None
+        assert candidate.after.macs <= candidate.before.macs
+        if rewrite.exactness is Exactness.EXACT:
+            assert candidate.error == 0.0
+        assert set(candidate.site.nodes) <= set(analysis.nodes)
+
+
+def frozen(replacement: Replacement) -> tuple[Any, ...]:
+    """A replacement as something that can be compared."""
+    constants = {name: (a.dtype, a.shape, a.tobytes()) for name, a in replacement.constants.items()}
+    return replacement.nodes, constants, dict(replacement.outputs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_build_is_pure(name: str) -> None:
+    model = ir.from_proto(plain(name))
+    before = text(model)
+    analysis, rewrite = Analysis(model), configured(name)
+    for candidate in rewrite.match(analysis):
+        if isinstance(candidate, Candidate):
+            first, second = (rewrite.build(analysis, candidate) for _ in range(2))
+            assert frozen(first) == frozen(second)
+            assert frozen(first) == frozen(rewrite.build(Analysis(model), candidate))
+            for array in first.constants.values():
+                assert array.dtype != np.float64
+    assert text(model) == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rejections_name_a_node(name: str) -> None:
+    """On the examples of all rewrites, each with operators behind it that none of them can take."""
+    nameless = [
+        rejection
+        for rejection, names in _rejections(name)
+        if not any(node in rejection.reason for node in names)
+    ]
+    assert nameless == []
+
+
+def _rejections(name: str) -> Iterator[tuple[Rejection, list[str]]]:
+    for example in EXAMPLES.values():
+        net = Net()
+        y = example.add(net, net.input([1, example.channels, 9, 9]))
+        parameters = [net.const(net.random.uniform(0.5, 1.5, net.channels[y])) for _ in range(4)]
+        net.op("BatchNormalization", y, *parameters, outputs=3, training_mode=1)
+        y = net.pad(net.nodes[-1].output[0], (0, 0, 1, 1, 0, 0, 1, 1), mode="edge")
+        model = net.model(net.conv(net.conv(y, 6, group=2), 6, pads=[1] * 4))
+        for found in configured(name).match(Analysis(ir.from_proto(model))):
+            if isinstance(found, Rejection):
+                yield found, [node.name for node in model.graph.node]
+
+
+# ---------------------------------------------------------------- the result
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_claimed_macs_are_those_of_the_written_file(name: str) -> None:
+    """Those of the operators that went and came, counted here; `check` compares the totals."""
+    result = checked(name, plain(name))
+    (applied,) = result.report.applied
+    stayed = applied.candidate.site.nodes  # such as the one that is kept of two duplicates
+    came = [node.name for node in result.after.graph.node if node.metadata_props or node.name in stayed]
+    counts = [
+        counted_macs(model, make_feeds(model), only=names)
+        for model, names in ((result.before, applied.candidate.site.nodes), (result.after, came))
+    ]
+    assert [applied.candidate.before.macs, applied.candidate.after.macs] == counts
+    assert applied.candidate.macs_saved == result.macs_before - result.macs_after
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_second_run_of_everything_changes_nothing(name: str, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    options = dict(EXAMPLES[name].options)
+    only = [name] if configured(name).exactness is not Exactness.EXACT else []
+    graphopt.optimize(plain(name), aim="macs", only=only, options=options).save(first)
+    again = graphopt.optimize(first, aim="macs")
+    again.save(second)
+    assert not again.report.changed and not again
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_works_in_an_if_body(name: str) -> None:
+    result = checked(name, conditional(name), times=2)
+    graphs = sorted(item.candidate.site.graph for item in result.report.applied)
+    assert graphs == ["choice/else_branch", "choice/then_branch"]
+    saved = result.macs_before - result.macs_after
+    assert saved == sum(item.candidate.macs_saved for item in result.report.applied)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_works_under_a_symbolic_batch(name: str) -> None:
+    result = checked(name, plain(name, batch="N"))
+    for value in (*result.after.graph.input, *result.after.graph.output):
+        assert value.type.tensor_type.shape.dim[0].dim_param == "N"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_new_nodes_are_named_and_tell_where_they_came_from(name: str) -> None:
+    result = checked(name, plain(name))
+    names = [node.name for node in result.after.graph.node]
+    assert all(names) and len(set(names)) == len(names)
+    (applied,) = result.report.applied
+    old = {node.name: node.op_type for node in result.before.graph.node}
+    stamps = 0
+    for node in result.after.graph.node:
+        stamp = {entry.key: entry.value for entry in node.metadata_props}
+        if not stamp:
+            assert old[node.name] == node.op_type, "an operator without a stamp was there before"
+            continue
+        stamps += 1
+        assert stamp["graphopt.rewrite"] == name
+        assert stamp["graphopt.from"].split(",") == list(applied.candidate.site.nodes)
+    analysis = Analysis(ir.from_proto(result.before))
+    assert stamps == len(configured(name).build(analysis, applied.candidate).nodes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_can_be_kept_away_from_a_node(name: str) -> None:
+    """--keep names a node of the site, --at one that is not in it."""
+    options: dict[str, Any] = {"only": [name], "options": dict(EXAMPLES[name].options), "again": False}
+    (applied,) = checked(name, plain(name)).report.applied
+    node = applied.candidate.site.nodes[-1]
+    kept = check(plain(name), applied={}, keep=[node], **options)
+    assert kept.refused(name, f"--keep names {node}")
+    elsewhere = check(plain(name), applied={}, at=["no_such_node"], **options)
+    assert elsewhere.refused(name, "--at names other nodes")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_can_be_left_out(name: str) -> None:
+    result = graphopt.optimize(plain(name), aim="macs", skip=[name])
+    assert name not in {item.candidate.rewrite for item in result.report.applied}
+    assert name not in {item.rewrite for item in (*result.report.rejected, *result.report.declined)}

@@ -1,0 +1,727 @@
+"""fold_affine: BatchNormalization and per-channel affine operators into the linear operator before them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import graphopt
+from tests.builders import NEWEST_OPSET, Checked, Net, check, low_rank
+
+OPSETS = (7, 9, 11, 13, 17, 18, NEWEST_OPSET)
+GONE = ("BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg")
+
+
+def checked(model: onnx.ModelProto, **options: Any) -> Checked:
+    """`check` with this rewrite alone, unless the test names others."""
+    options.setdefault("only", ["fold_affine"])
+    return check(model, **options)
+
+
+def folded(net: Net, *outputs: str, number: int = 1, gone: tuple[str, ...] = GONE, **options: Any) -> Checked:
+    """Checks a model in which every affine operator folds at unchanged MACs."""
+    result = checked(net.model(*outputs), applied={"fold_affine": number}, **options)
+    assert result.macs_after == result.macs_before
+    assert not any(result.ops[kind] for kind in gone), result.ops
+    return result
+
+
+def left_alone(net: Net, *outputs: str, because: tuple[str, ...], **options: Any) -> Checked:
+    """Checks a model that stays as it is, with a reason that holds these texts."""
+    result = checked(net.model(*outputs), applied={}, **options)
+    assert result.refused("fold_affine", *because)
+    return result
+
+
+# ---------------------------------------------------------------- what folds
+
+FORMS: dict[str, dict[str, Any]] = {
+    "1d": {"shape": [2, 4, 11], "kernel": (3,)},
+    "2d": {"shape": [2, 4, 9, 10], "kernel": (3, 3)},
+    "3d": {"shape": [1, 4, 5, 6, 7], "kernel": (3, 1, 3)},
+    "stride": {"shape": [1, 4, 9, 10], "kernel": (3, 3), "strides": [2, 3]},
+    "dilation": {"shape": [1, 4, 9, 10], "kernel": (3, 2), "dilations": [2, 3]},
+    "pads": {"shape": [1, 4, 9, 10], "kernel": (3, 3), "pads": [0, 1, 2, 3]},
+    "same": {"shape": [1, 4, 9, 10], "kernel": (3, 3), "strides": [2, 2], "auto_pad": "SAME_LOWER"},
+    "valid": {"shape": [1, 4, 9, 10], "kernel": (3, 3), "auto_pad": "VALID"},
+    "group": {"shape": [1, 4, 9, 10], "kernel": (3, 3), "group": 2},
+    "depthwise": {"shape": [1, 6, 9, 10], "kernel": (3, 3), "group": 6},
+    "no bias": {"shape": [1, 4, 9, 10], "kernel": (3, 3), "bias": False},
+    "empty bias": {"shape": [1, 4, 9, 10], "kernel": (3, 3), "bias": ""},
+    "transpose": {"shape": [1, 4, 5, 6], "kernel": (3, 3), "transpose": True, "strides": [2, 2]},
+    "transpose 1d": {"shape": [1, 4, 5], "kernel": (4,), "transpose": True, "pads": [1, 2]},
+    "transpose group": {"shape": [1, 4, 5, 6], "kernel": (2, 2), "transpose": True, "group": 2},
+    "transpose added": {
+        "shape": [1, 4, 5, 6],
+        "kernel": (3, 3),
+        "transpose": True,
+        "strides": [2, 2],
+        "pads": [1, 1, 1, 1],
+        "output_padding": [1, 1],
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("follower", ["bn", "affine"])
+def test_folds_into_every_form_of_convolution(form: str, follower: str) -> None:
+    options = dict(FORMS[form])
+    shape, kernel = options.pop("shape"), options.pop("kernel")
+    net = Net()
+    y = net.conv(net.input(shape), 6, kernel, **options)
+    if follower == "bn":
+        y = net.bn(y)
+    else:
+        y = net.affine(
+            "Add", net.affine("Mul", y, net.per_channel(6, len(kernel))), net.normal(6, *[1] * len(kernel))
+        )
+    folded(net, y)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_folds_at_every_opset_and_precision(opset: int, dtype: npt.DTypeLike) -> None:
+    net = Net(opset, dtype)
+    y = net.bn(net.conv(net.input([2, 4, 9, 9]), 6))
+    folded(net, net.op("Relu", net.affine("Mul", y, net.per_channel(6))))
+
+
+@pytest.mark.parametrize(("kind", "first"), [("Mul", False), ("Mul", True), ("Add", False), ("Add", True)])
+@pytest.mark.parametrize("shape", [(1, 6, 1, 1), (6, 1, 1), (1, 1, 1, 1), (1,), ()])
+def test_commutative_operators_with_every_shape_of_constant(
+    kind: str, first: bool, shape: tuple[int, ...]
+) -> None:
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 6)
+    folded(net, net.affine(kind, y, np.asarray(net.normal(*shape)), first=first))
+
+
+@pytest.mark.parametrize(("kind", "first"), [("Sub", False), ("Sub", True), ("Div", False)])
+def test_operators_that_do_not_commute(kind: str, first: bool) -> None:
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 6)
+    folded(net, net.affine(kind, y, net.per_channel(6), first=first))
+
+
+def test_negation_and_a_long_chain() -> None:
+    net = Net()
+    y = net.bn(net.op("Identity", net.op("Neg", net.conv(net.input([2, 4, 9, 9]), 6))))
+    y = net.affine("Sub", net.op("Dropout", y), net.per_channel(6), first=True)
+    result = folded(net, net.affine("Div", y, 3.0), gone=(*GONE, "Identity", "Dropout"))
+    assert list(result.ops) == ["Conv"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+@pytest.mark.parametrize("trans", [0, 1])
+@pytest.mark.parametrize("scales", [{}, {"alpha": 0.5, "beta": 2.0}])
+def test_gemm(dtype: npt.DTypeLike, trans: int, scales: dict[str, float]) -> None:
+    net = Net(dtype=dtype)
+    y = net.gemm(net.input([5, 8]), 6, trans=trans, **scales)
+    result = folded(net, net.affine("Mul", net.bn(y), net.normal(6)))
+    assert result.ops == {"Gemm": 1}
+
+
+@pytest.mark.parametrize("bias", [(), (1,), (6,), (1, 6), (1, 1)])
+def test_gemm_with_every_shape_of_bias(bias: tuple[int, ...]) -> None:
+    net = Net()
+    x = net.input([5, 8])
+    y = net.gemm(x, 6, bias=net.const(np.asarray(net.normal(*bias))), beta=0.5)
+    folded(net, net.affine("Mul", y, net.normal(1, 6)))
+
+
+def test_gemm_without_a_bias() -> None:
+    net = Net()
+    folded(net, net.bn(net.gemm(net.input([5, 8]), 6, bias=False)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_matmul_of_rank_2_becomes_a_gemm_with_a_bias(dtype: npt.DTypeLike) -> None:
+    net = Net(dtype=dtype)
+    y = net.bn(net.matmul(net.input([5, 8]), 8, 6))
+    result = folded(net, net.affine("Add", y, net.normal(6)))
+    assert result.ops == {"Gemm": 1}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scale_behind_a_matmul_of_rank_3(dtype: npt.DTypeLike) -> None:
+    net = Net(dtype=dtype)
+    y = net.matmul(net.input([2, 5, 8]), 8, 6)
+    result = folded(net, net.affine("Mul", y, net.normal(6)))
+    assert result.ops == {"MatMul": 1}
+
+
+def test_scale_and_shift_behind_a_matmul_of_rank_3_become_one_add() -> None:
+    net = Net()
+    y = net.affine("Mul", net.matmul(net.input([2, 5, 8]), 8, 6), net.normal(6))
+    y = net.affine("Sub", net.affine("Add", y, net.normal(6)), net.normal(1, 1, 6))
+    result = checked(net.model(y), applied={"fold_affine": 1})
+    assert result.ops == {"MatMul": 1, "Add": 1}
+
+
+def test_batch_normalization_of_a_vector_in_opset_7_with_spatial() -> None:
+    net = Net(7)
+    folded(net, net.bn(net.conv(net.input([2, 4, 9, 9]), 6), spatial=1, momentum=0.5))
+
+
+def test_epsilon_counts() -> None:
+    net = Net()
+    folded(net, net.bn(net.conv(net.input([2, 4, 9, 9]), 6), epsilon=0.5))
+
+
+def test_training_mode_0_folds() -> None:
+    net = Net()
+    folded(net, net.bn(net.conv(net.input([2, 4, 9, 9]), 6), training_mode=0))
+
+
+def test_weights_that_are_zero_stay_finite() -> None:
+    net = Net()
+    x = net.input([2, 4, 9, 9])
+    y = net.bn(net.conv(x, 6, weight=np.zeros((6, 4, 3, 3))))
+    folded(net, y)
+
+
+# ---------------------------------------------------------------- where the weights come from
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17])
+def test_weights_in_constant_nodes(opset: int) -> None:
+    net = Net(opset)
+    x = net.input([2, 4, 9, 9])
+    y = net.conv(
+        x, 6, weight=net.constant_node(net.weights(6, 4, 3, 3)), bias=net.constant_node(net.normal(6))
+    )
+    y = net.op("Mul", y, net.constant_node(net.per_channel(6)))
+    result = folded(net, y)
+    assert result.ops == {"Conv": 1}
+
+
+def through(net: Net, how: str, weight: npt.NDArray[Any]) -> str:
+    """The weights as what an operator makes of a constant."""
+    if how == "Identity":
+        return net.op("Identity", net.const(weight))
+    if how == "Transpose":
+        return net.op("Transpose", net.const(weight.transpose(2, 3, 1, 0)), perm=[3, 2, 0, 1])
+    if how == "Cast":
+        stored = numpy_helper.from_array(weight.astype(np.float16), "stored")
+        net.initializers.append(stored)
+        return net.op("Cast", "stored", to=TensorProto.FLOAT)
+    if how == "Reshape":
+        return net.op("Reshape", net.const(weight.reshape(6, -1)), net.const(np.array(weight.shape)))
+    flat = net.const(weight[..., 0])
+    return net.op("Unsqueeze", flat, net.const(np.array([3])))
+
+
+@pytest.mark.parametrize("how", ["Identity", "Transpose", "Cast", "Reshape", "Unsqueeze"])
+def test_weights_behind_an_operator(how: str) -> None:
+    net = Net()
+    x = net.input([2, 4, 9, 9])
+    kernel = (3, 1) if how == "Unsqueeze" else (3, 3)
+    weight = through(net, how, net.weights(6, 4, *kernel))
+    result = folded(net, net.bn(net.conv(x, 6, kernel, weight=weight)))
+    assert result.ops == {"Conv": 1}
+
+
+def test_caffe_scale_layer_with_unsqueezed_constants() -> None:
+    net = Net()
+    y = net.bn(net.conv(net.input([2, 4, 9, 9]), 6))
+    axes = net.const(np.array([1, 2]))
+    for kind in ("Mul", "Add"):
+        y = net.op(kind, y, net.op("Unsqueeze", net.const(net.normal(6)), axes))
+    assert folded(net, y).ops == {"Conv": 1}
+
+
+def test_shared_weights_are_copied_and_not_changed() -> None:
+    net = Net()
+    x = net.input([2, 4, 9, 9])
+    weight, bias = net.const(net.weights(4, 4, 3, 3), "shared"), net.const(net.normal(4), "shared_bias")
+    first = net.bn(net.conv(x, 4, weight=weight, bias=bias))
+    plain = net.conv(x, 4, weight=weight, bias=bias)
+    second = net.bn(net.conv(net.op("Relu", first), 4, weight=weight, bias=bias))
+    result = folded(net, plain, second, number=2)
+    before = {t.name: t.SerializeToString() for t in result.before.graph.initializer}
+    after = {t.name: t.SerializeToString() for t in result.after.graph.initializer}
+    assert after["shared"] == before["shared"] and after["shared_bias"] == before["shared_bias"]
+
+
+def test_shared_batch_normalization_parameters() -> None:
+    net = Net()
+    x = net.input([2, 4, 9, 9])
+    parameters = [net.const(net.random.uniform(0.5, 1.5, 6)) for _ in range(4)]
+    outputs = [net.op("BatchNormalization", net.conv(x, 6), *parameters) for _ in range(2)]
+    result = folded(net, *outputs, number=2)
+    assert len(result.after.graph.initializer) == 4
+
+
+def test_weights_that_are_a_graph_output_stay() -> None:
+    net = Net()
+    weight = net.const(net.weights(6, 4, 3, 3), "shown")
+    y = net.bn(net.conv(net.input([2, 4, 9, 9]), 6, weight=weight))
+    folded(net, y, net.op("Identity", weight))
+
+
+# ---------------------------------------------------------------- traps
+
+
+def test_training_mode_is_left_alone() -> None:
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 6)
+    parameters = [net.const(net.random.uniform(0.5, 1.5, 6)) for _ in range(4)]
+    net.op("BatchNormalization", y, *parameters, outputs=3, name="trains", training_mode=1)
+    left_alone(net, net.nodes[-1].output[0], because=("trains", "training_mode=1"))
+
+
+def test_running_statistics_that_are_read() -> None:
+    net = Net(13)
+    y = net.conv(net.input([2, 4, 9, 9]), 6)
+    parameters = [net.const(net.random.uniform(0.5, 1.5, 6)) for _ in range(4)]
+    y = net.op("BatchNormalization", y, *parameters, outputs=5, name="trains")
+    model = net.model(y, f"{y}_1")
+    before = model.SerializeToString()
+    found = list(_matches(model))
+    assert [type(each).__name__ for each in found] == ["Rejection"]
+    assert "trains" in found[0].reason and "statistics are read" in found[0].reason
+    assert model.SerializeToString() == before
+
+
+def _matches(model: onnx.ModelProto) -> Any:
+    """What the rewrite says of a model that onnxruntime may refuse to load."""
+    import onnx_ir as ir
+
+    from graphopt.analysis import Analysis
+    from graphopt.rewrites.fold_affine import FoldAffine
+
+    return FoldAffine().match(Analysis(ir.from_proto(model)))
+
+
+@pytest.mark.parametrize("opset", [7, 8])
+def test_batch_normalization_by_position(opset: int) -> None:
+    """spatial=0 has parameters [C, H, W]; onnxruntime does not run it, so only the matcher is asked."""
+    net = Net(opset)
+    y = net.conv(net.input([2, 4, 5, 5]), 6)
+    parameters = [net.const(net.random.uniform(0.5, 1.5, (6, 3, 3))) for _ in range(4)]
+    y = net.op("BatchNormalization", y, *parameters, name="by_position", spatial=0)
+    found = list(_matches(net.model(y)))
+    assert [type(each).__name__ for each in found] == ["Rejection"]
+    assert "by_position" in found[0].reason and "spatial=0" in found[0].reason
+
+
+BROADCASTS = {
+    "width": ((1, 1, 1, 7), "axis 3"),
+    "height": ((7, 1), "axis 2"),
+    "pixels": ((7, 7), "axis 2"),
+    "channels and width": ((1, 6, 1, 7), "axis 3"),
+    "batch": ((2, 1, 1, 1), "axis 0"),
+    "batch and channels": ((2, 6, 1, 1), "axis 0"),
+    "higher rank": ((1, 1, 6, 1, 1), "raises the output's rank"),
+    "higher rank of ones": ((1, 1, 1, 1, 1), "raises the output's rank"),
+}
+
+
+@pytest.mark.parametrize("kind", ["Mul", "Add", "Sub", "Div"])
+@pytest.mark.parametrize("which", BROADCASTS)
+def test_constants_that_vary_along_other_axes(kind: str, which: str) -> None:
+    shape, words = BROADCASTS[which]
+    net = Net()
+    y = net.op("Relu", net.input([2, 4, 9, 9]))
+    y = net.conv(y, 6)
+    y = net.op(kind, y, net.const(np.abs(net.normal(*shape)) + 0.5), name="wide")
+    left_alone(net, y, because=("wide", words))
+
+
+def test_constant_that_widens_one_channel() -> None:
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 1)
+    y = net.op("Mul", y, net.const(net.normal(6, 1, 1)), name="wide")
+    left_alone(net, y, because=("wide", "does not fit 1 channels"))
+
+
+def test_constant_of_the_width_that_equals_the_channels() -> None:
+    """[6] meets the last axis, also where that is as long as the channel axis."""
+    net = Net()
+    y = net.conv(net.input([2, 4, 8, 8]), 6)
+    y = net.op("Mul", y, net.const(net.normal(6)), name="wide")
+    left_alone(net, y, because=("wide", "axis 3"))
+
+
+def test_gemm_constant_along_the_rows() -> None:
+    net = Net()
+    y = net.gemm(net.input([6, 8]), 6)
+    y = net.op("Mul", y, net.const(net.normal(6, 1)), name="rows")
+    left_alone(net, y, because=("rows", "axis 0"))
+
+
+def test_batch_normalization_behind_a_matmul_of_rank_3_has_another_axis() -> None:
+    net = Net()
+    y = net.matmul(net.input([2, 6, 8]), 8, 6)
+    net.channels[y] = 6
+    parameters = [net.const(net.random.uniform(0.5, 1.5, 6)) for _ in range(4)]
+    y = net.op("BatchNormalization", y, *parameters, name="axis1")
+    left_alone(net, y, because=("axis1", "axis 1", "axis 2"))
+
+
+def test_shift_alone_behind_a_matmul_of_rank_3_stays() -> None:
+    net = Net()
+    y = net.affine("Add", net.matmul(net.input([2, 5, 8]), 8, 6), net.normal(6))
+    left_alone(net, y, because=("MatMul1", "has no bias"))
+
+
+def test_constant_divided_by_the_output() -> None:
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 6, bias=net.const(np.full(6, 50.0)))  # far from zero
+    y = net.op("Div", net.const(net.per_channel(6)), y, name="quotient")
+    left_alone(net, y, because=("quotient", "divided by"))
+
+
+def test_division_by_zero() -> None:
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 6)
+    y = net.op("Div", y, net.const(np.zeros((1, 6, 1, 1))), name="by_zero")
+    (found,) = _matches(net.model(y))
+    assert "by_zero" in found.reason and "division by zero" in found.reason
+
+
+def test_output_that_another_operator_reads() -> None:
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 6)
+    left_alone(net, net.op("Sigmoid", y), net.bn(y), because=("read elsewhere",))
+
+
+def test_output_of_the_graph_in_the_middle() -> None:
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 6)
+    left_alone(net, y, net.bn(y), because=(y, "output of the graph"))
+
+
+def test_value_in_the_middle_of_a_chain_that_is_an_output() -> None:
+    net = Net()
+    y = net.bn(net.conv(net.input([2, 4, 9, 9]), 6))
+    z = net.affine("Mul", y, net.per_channel(6))
+    result = checked(net.model(y, z), applied={"fold_affine": 1})
+    assert result.ops == {"Conv": 1, "Mul": 1}
+
+
+def test_both_operands_are_the_output() -> None:
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 6)
+    result = checked(net.model(net.op("Mul", y, y)), applied={})
+    assert result.ops == {"Conv": 1, "Mul": 1}
+
+
+def test_second_operand_computed_at_run_time() -> None:
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 6)
+    result = checked(net.model(net.op("Mul", y, net.input([1, 6, 1, 1], "gate"))), applied={})
+    assert result.ops == {"Conv": 1, "Mul": 1}
+
+
+def test_weights_computed_at_run_time() -> None:
+    net = Net()
+    x = net.input([2, 4, 9, 9])
+    weight = net.input([6, 4, 3, 3], "dynamic")
+    y = net.bn(net.conv(x, 6, weight=weight))
+    left_alone(net, y, because=("Conv1", "dynamic is computed at run time"))
+
+
+def test_batch_normalization_parameters_computed_at_run_time() -> None:
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 6)
+    given = [net.input([6], f"p{i}") for i in range(3)]
+    variance = net.op("Abs", net.input([6], "p3"))
+    y = net.op("BatchNormalization", y, *given, variance, name="dynamic")
+    left_alone(net, y, because=("dynamic", "p0 is computed at run time"))
+
+
+def overridable() -> Net:
+    net = Net()
+    x = net.input([2, 4, 9, 9])
+    weight = net.const(net.weights(6, 4, 3, 3), "default_weight", overridable=True)
+    net.channels["y"] = 6
+    y = net.conv(x, 6, weight=weight)
+    net.op("Relu", net.bn(y))
+    return net
+
+
+def test_overridable_weights_are_left_alone() -> None:
+    net = overridable()
+    left_alone(net, net.nodes[-1].output[0], because=("Conv1", "default_weight", "--freeze-initializers"))
+
+
+def test_overridable_weights_fold_when_frozen() -> None:
+    net = overridable()
+    result = checked(net.model(net.nodes[-1].output[0]), applied={"fold_affine": 1}, freeze_initializers=True)
+    assert result.ops == {"Conv": 1, "Relu": 1}
+    assert [value.name for value in result.after.graph.input] == ["x"]
+
+
+def test_overridable_scale_is_left_alone() -> None:
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 6)
+    y = net.op("Mul", y, net.const(net.per_channel(6), "default_scale", overridable=True), name="scaled")
+    left_alone(net, y, because=("scaled", "default_scale", "--freeze-initializers"))
+
+
+def test_inputs_that_the_format_forced_are_constants() -> None:
+    net = Net(7, ir_version=3)
+    model = net.model(net.bn(net.conv(net.input([2, 4, 9, 9]), 6)))
+    assert len(model.graph.input) == 7
+    result = checked(model, applied={"fold_affine": 1})
+    assert result.after.ir_version >= 4
+    assert [value.name for value in result.after.graph.input] == ["x"]
+
+
+def test_initializers_without_an_input_at_ir_3_opset_in_later_ir() -> None:
+    net = Net(7, ir_version=8)
+    result = checked(net.model(net.bn(net.conv(net.input([2, 4, 9, 9]), 6))), applied={"fold_affine": 1})
+    assert result.after.ir_version == 8
+
+
+def quantised(net: Net, y: str) -> str:
+    scale, zero = net.const(np.array(0.05), "scale"), net.const(np.array(0, np.int8), "zero")
+    return net.op("DequantizeLinear", net.op("QuantizeLinear", y, scale, zero), scale, zero)
+
+
+def test_quantised_region_is_left_alone() -> None:
+    net = Net()
+    x = quantised(net, net.input([2, 4, 9, 9]))
+    net.channels[x] = 4
+    y = net.bn(net.conv(x, 6, weight=net.const(net.weights(6, 4, 3, 3))))
+    left_alone(net, y, because=("Conv1", "quantised region"))
+
+
+def test_dropout_whose_mask_is_used() -> None:
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 6)
+    y = net.op("Dropout", y, outputs=2)
+    net.channels[y] = 6
+    z = net.affine("Mul", y, net.per_channel(6))
+    mask = net.op("Cast", f"{y}_1", to=TensorProto.FLOAT)
+    result = checked(net.model(z, mask), applied={})
+    assert result.ops["Dropout"] == 1 and result.ops["Mul"] == 1
+
+
+def test_dropout_in_training_mode() -> None:
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 6)
+    ratio, training = net.const(np.array(0.0)), net.const(np.array(True))
+    y = net.op("Dropout", y, ratio, training)
+    result = checked(net.model(net.affine("Mul", y, net.per_channel(6))), applied={})
+    assert result.ops["Dropout"] == 1
+
+
+def test_custom_operator_in_between() -> None:
+    """A fused activation of onnxruntime's own domain stands for any operator that graphopt does not know."""
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 6)
+    y = net.op("Gelu", y, domain="com.microsoft")
+    net.channels[y] = 6
+    model = net.model(y)
+    del model.graph.output[:]
+    net.affine("Mul", y, net.per_channel(6))
+    net.nodes[-1].output[0] = "out"
+    model = _opaque(net, "out", [2, 6, 7, 7])
+    result = checked(model, applied={})
+    assert result.ops["Gelu"] == 1 and result.ops["Mul"] == 1
+
+
+def _opaque(net: Net, output: str, shape: list[int]) -> onnx.ModelProto:
+    """The model of a net whose output's shape onnx can't infer."""
+    first = net.nodes[0].output[0]
+    model = net.model(first)
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, shape))
+    return model
+
+
+def test_operators_of_the_same_name_in_another_domain() -> None:
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 6)
+    net.nodes.append(
+        helper.make_node("Mul", [y, net.const(net.per_channel(6))], ["out"], name="other", domain="my.domain")
+    )
+    net.domains.append("my.domain")
+    assert list(_matches(_opaque(net, "out", [2, 6, 7, 7]))) == []
+
+
+@pytest.mark.parametrize("kind", ["BatchNormalization", "Identity", "Dropout"])
+def test_look_alikes_in_another_domain(kind: str) -> None:
+    net = Net()
+    y = net.conv(net.input([2, 4, 9, 9]), 6)
+    parameters = [net.const(net.random.uniform(0.5, 1.5, 6)) for _ in range(4)]
+    inputs = [y, *parameters] if kind == "BatchNormalization" else [y]
+    net.nodes.append(helper.make_node(kind, inputs, ["z"], name="other", domain="my.domain"))
+    net.nodes.append(helper.make_node("Mul", ["z", net.const(net.per_channel(6))], ["out"], name="mul"))
+    net.domains.append("my.domain")
+    assert list(_matches(_opaque(net, "out", [2, 6, 7, 7]))) == []
+
+
+def test_double_convolutions_are_not_taken_unverified() -> None:
+    """onnxruntime has no Conv for doubles, so nothing about one can be verified."""
+    net = Net(dtype=np.float64)
+    model = net.model(net.bn(net.conv(net.input([2, 4, 9, 9]), 6)))
+    with pytest.raises(Exception, match="NOT_IMPLEMENTED"):
+        ort.InferenceSession(model.SerializeToString())
+    result = graphopt.optimize(model, aim="macs")
+    assert not result.report.changed
+    (left,) = [item for item in result.report.declined if item.rewrite == "fold_affine"]
+    assert left.site.nodes[0] == "Conv1" and "onnxruntime can't load" in left.reason
+
+
+# ---------------------------------------------------------------- subgraphs
+
+
+def branch(net: Net, *outputs: str) -> onnx.GraphProto:
+    """What was added to a net so far as a branch of an If."""
+    return net.body("branch", outputs)
+
+
+def conditional(*, own_weights: bool) -> onnx.ModelProto:
+    """An If whose branches convolve and normalise; weights are their own, or those of the outer graph."""
+    outer = Net()
+    x = outer.op("Relu", outer.input([2, 4, 9, 9]))
+    outer.input([], "flag", TensorProto.BOOL)
+    weight = outer.const(outer.weights(6, 4, 3, 3), "outer_weight")
+    bodies = []
+    for seed in (1, 2):
+        inner = Net(seed=seed)
+        inner.number_from(100 * seed)
+        inner.channels[x] = 4
+        y = inner.conv(x, 6, weight=None if own_weights else weight)
+        bodies.append(branch(inner, inner.bn(y)))
+    y = outer.op("If", "flag", then_branch=bodies[0], else_branch=bodies[1], name="choice")
+    return outer.model(y)
+
+
+@pytest.mark.parametrize("own_weights", [True, False])
+def test_inside_if_bodies_that_capture_outer_values(own_weights: bool) -> None:
+    result = checked(conditional(own_weights=own_weights), applied={"fold_affine": 2})
+    choice = result.node("If")
+    for attribute in choice.attribute:
+        assert [node.op_type for node in attribute.g.node] == ["Conv"]
+    assert sorted(a.candidate.site.graph for a in result.report.applied) == [
+        "choice/else_branch",
+        "choice/then_branch",
+    ]
+
+
+def test_output_that_an_if_body_captures() -> None:
+    outer = Net()
+    y = outer.conv(outer.input([2, 4, 9, 9]), 6)
+    outer.input([], "flag", TensorProto.BOOL)
+    z = outer.bn(y)
+    bodies = []
+    for kind in ("Relu", "Neg"):
+        node = helper.make_node(kind, [y], [f"{kind}_out"], name=f"inner_{kind}")
+        info = helper.make_tensor_value_info(f"{kind}_out", TensorProto.FLOAT, None)
+        bodies.append(helper.make_graph([node], kind, [], [info]))
+    chosen = outer.op("If", "flag", then_branch=bodies[0], else_branch=bodies[1], name="choice")
+    left_alone(outer, z, chosen, because=(y, "read elsewhere"))
+
+
+def test_affine_operator_inside_a_body_on_an_outer_convolution() -> None:
+    """The convolution runs whichever branch is taken, so the branch's operator is none of its own."""
+    outer = Net()
+    y = outer.conv(outer.input([2, 4, 9, 9]), 6)
+    outer.input([], "flag", TensorProto.BOOL)
+    scale = outer.const(outer.per_channel(6))
+    info = helper.make_tensor_value_info("then_out", TensorProto.FLOAT, None)
+    then = helper.make_graph(
+        [helper.make_node("Mul", [y, scale], ["then_out"], name="inner")], "t", [], [info]
+    )
+    info = helper.make_tensor_value_info("else_out", TensorProto.FLOAT, None)
+    other = outer.op("Constant", value=numpy_helper.from_array(np.ones((2, 6, 7, 7), np.float32)))
+    else_ = helper.make_graph([helper.make_node("Identity", [other], ["else_out"])], "e", [], [info])
+    chosen = outer.op("If", "flag", then_branch=then, else_branch=else_, name="choice")
+    checked(outer.model(chosen), applied={})
+
+
+def loop(*, carried_scale: bool) -> onnx.ModelProto:
+    """A Loop whose body convolves and scales its state, by a constant or by what the loop carries."""
+    outer = Net()
+    x = outer.input([2, 4, 9, 9])
+    outer.input([], "trips", TensorProto.INT64)
+    keep = outer.const(np.array(True), "keep")
+    inner = Net(seed=3)
+    inner.number_from(100)
+    inner.channels["state"] = 4
+    y = inner.conv("state", 4, pads=[1, 1, 1, 1])
+    scale = "scale_state" if carried_scale else inner.const(inner.per_channel(4))
+    y = inner.op("Mul", y, scale, name="scaled")
+    inner.op("Identity", "going")
+    going = inner.nodes[-1].output[0]
+    inner.op("Identity", "scale_state")
+    scale_out = inner.nodes[-1].output[0]
+    infos = [
+        helper.make_tensor_value_info("iteration", TensorProto.INT64, []),
+        helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("state", TensorProto.FLOAT, [2, 4, 9, 9]),
+        helper.make_tensor_value_info("scale_state", TensorProto.FLOAT, [1, 4, 1, 1]),
+    ]
+    outs = [
+        helper.make_tensor_value_info(going, TensorProto.BOOL, []),
+        helper.make_tensor_value_info(y, TensorProto.FLOAT, [2, 4, 9, 9]),
+        helper.make_tensor_value_info(scale_out, TensorProto.FLOAT, [1, 4, 1, 1]),
+    ]
+    body = inner.body("body", [], inputs=infos, output_infos=outs)
+    initial = outer.const(outer.per_channel(4), "initial")
+    y = outer.op("Loop", "trips", keep, x, initial, outputs=2, body=body, name="loop")
+    return outer.model(y)
+
+
+def test_inside_a_loop_body() -> None:
+    result = checked(loop(carried_scale=False), applied={"fold_affine": 1})
+    assert result.report.applied[0].candidate.site.graph == "loop/body"
+
+
+def test_what_a_loop_carries_is_no_constant() -> None:
+    checked(loop(carried_scale=True), applied={})
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def test_symbolic_batch_stays() -> None:
+    net = Net()
+    result = folded(net, net.bn(net.conv(net.input(["N", 4, 9, 9]), 6)))
+    assert result.after.graph.output[0].type.tensor_type.shape.dim[0].dim_param == "N"
+
+
+def test_open_height_and_width_stay() -> None:
+    net = Net()
+    y = net.bn(net.conv(net.input(["N", 4, "H", "W"]), 6, pads=[1, 1, 1, 1]))
+    result = checked(net.model(y), applied={"fold_affine": 1}, sizes={"H": 9, "W": 10})
+    assert result.ops == {"Conv": 1}
+
+
+def test_names_of_outputs_and_nodes_survive() -> None:
+    net = Net()
+    y = net.bn(net.conv(net.input([2, 4, 9, 9]), 6, name="stem"))
+    result = folded(net, y)
+    conv = result.node("Conv")
+    assert conv.name == "stem" and list(conv.output) == [y]
+    assert {p.key: p.value for p in conv.metadata_props} == {
+        "graphopt.from": "stem,BatchNormalization1",
+        "graphopt.rewrite": "fold_affine",
+    }
+
+
+def test_the_input_model_is_not_changed() -> None:
+    net = Net()
+    model = net.model(net.bn(net.conv(net.input([2, 4, 9, 9]), 6)))
+    before = model.SerializeToString()
+    assert graphopt.optimize(model, aim="macs").report.changed
+    assert model.SerializeToString() == before
+
+
+def test_a_bn_before_a_lossless_bottleneck() -> None:
+    net = Net()
+    x = net.input([1, 32, 9, 9])
+    y = net.bn(net.conv(x, 32, weight=low_rank(net, 32, 32, (3, 3), rank_in=4), pads=[1, 1, 1, 1]))
+    both = {"fold_affine": 1, "lossless_bottleneck": 1}
+    result = checked(net.model(y), applied=both, only=list(both))
+    assert result.ops == {"Conv": 2}

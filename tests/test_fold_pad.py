@@ -1,0 +1,400 @@
+"""fold_pad: a zero Pad into the convolutions that read it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from graphopt.analysis import Analysis
+from graphopt.core import Rejection
+from graphopt.rewrites.fold_pad import FoldPad
+from tests.builders import NEWEST_OPSET, Checked, Net, check
+
+OPSETS = (7, 9, 11, 13, 17, 18, NEWEST_OPSET)
+RING = (0, 0, 1, 1, 0, 0, 1, 1)
+
+
+def checked(model: onnx.ModelProto, **options: Any) -> Checked:
+    """`check` with this rewrite alone, unless the test names others."""
+    options.setdefault("only", ["fold_pad"])
+    return check(model, **options)
+
+
+def folded(net: Net, y: str, pads: list[int], **options: Any) -> Checked:
+    """Checks a model whose only Pad folds into its only Conv."""
+    result = checked(net.model(y), applied={"fold_pad": 1}, **options)
+    assert result.macs_after == result.macs_before
+    assert "Pad" not in result.ops
+    assert result.attributes("Conv")["pads"] == pads
+    return result
+
+
+def left_alone(net: Net, *outputs: str, because: tuple[str, ...], **options: Any) -> Checked:
+    """Checks a model that stays as it is, with a reason that holds these texts."""
+    result = checked(net.model(*outputs), applied={}, **options)
+    assert result.refused("fold_pad", *because)
+    return result
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "1d": {"shape": [2, 4, 9], "kernel": (3,), "amounts": (0, 0, 2, 0, 0, 1), "pads": [2, 1]},
+    "2d": {
+        "shape": [2, 4, 8, 9],
+        "kernel": (3, 3),
+        "amounts": (0, 0, 1, 2, 0, 0, 3, 0),
+        "pads": [1, 2, 3, 0],
+    },
+    "3d": {
+        "shape": [1, 4, 5, 6, 7],
+        "kernel": (3, 1, 3),
+        "amounts": (0, 0, 1, 0, 1, 0, 0, 0, 2, 1),
+        "pads": [1, 0, 1, 0, 2, 1],
+    },
+    "stride": {"shape": [1, 4, 8, 9], "kernel": (3, 3), "strides": [2, 3], "amounts": RING, "pads": [1] * 4},
+    "dilation": {
+        "shape": [1, 4, 8, 9],
+        "kernel": (3, 3),
+        "dilations": [2, 3],
+        "amounts": RING,
+        "pads": [1] * 4,
+    },
+    "group": {"shape": [1, 4, 8, 9], "kernel": (3, 3), "group": 2, "amounts": RING, "pads": [1] * 4},
+    "depthwise": {"shape": [1, 6, 8, 9], "kernel": (3, 3), "group": 6, "amounts": RING, "pads": [1] * 4},
+    "no bias": {"shape": [1, 4, 8, 9], "kernel": (3, 3), "bias": False, "amounts": RING, "pads": [1] * 4},
+    "empty bias": {"shape": [1, 4, 8, 9], "kernel": (3, 3), "bias": "", "amounts": RING, "pads": [1] * 4},
+    "valid": {"shape": [1, 4, 8, 9], "kernel": (3, 3), "auto_pad": "VALID", "amounts": RING, "pads": [1] * 4},
+    "pointwise": {"shape": [1, 4, 8, 9], "kernel": (1, 1), "amounts": RING, "pads": [1] * 4},
+    "pads add up": {
+        "shape": [1, 4, 8, 9],
+        "kernel": (5, 5),
+        "attributes": {"pads": [1, 0, 0, 2]},
+        "amounts": (0, 0, 1, 1, 0, 0, 0, 2),
+        "pads": [2, 1, 0, 4],
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_folds_into_every_form_of_convolution(form: str) -> None:
+    options = dict(FORMS[form])
+    shape, kernel, amounts, pads = (options.pop(key) for key in ("shape", "kernel", "amounts", "pads"))
+    net = Net()
+    y = net.conv(net.pad(net.input(shape), amounts), 6, kernel, **options.pop("attributes", {}), **options)
+    folded(net, y, pads)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("value", [None, 0.0])
+def test_folds_at_every_opset_and_precision(opset: int, dtype: npt.DTypeLike, value: float | None) -> None:
+    net = Net(opset, dtype)
+    y = net.conv(net.pad(net.input([2, 4, 8, 9]), RING, value, mode="constant"), 6)
+    folded(net, y, [1, 1, 1, 1])
+
+
+def pad_axes(net: Net, x: str, amounts: list[int], axes: list[int], value: str = "") -> str:
+    """A Pad of some axes (opset 18)."""
+    return net.op("Pad", x, net.const(np.array(amounts)), value, net.const(np.array(axes)), name="pad")
+
+
+@pytest.mark.parametrize("opset", [18, NEWEST_OPSET])
+@pytest.mark.parametrize(
+    ("amounts", "axes", "pads"),
+    [
+        ([1, 2, 3, 4], [2, 3], [1, 2, 3, 4]),
+        ([1, 2, 3, 4], [3, 2], [2, 1, 4, 3]),
+        ([1, 2], [-1], [0, 1, 0, 2]),
+        ([2, 1, 0, 0], [-2, 1], None),
+        ([0, 1, 0, 1], [0, 2], [1, 0, 1, 0]),
+    ],
+)
+def test_pads_of_some_axes(opset: int, amounts: list[int], axes: list[int], pads: list[int] | None) -> None:
+    net = Net(opset)
+    x = pad_axes(net, net.input([2, 4, 8, 9]), amounts, axes)
+    net.channels[x] = 5 if pads is None else 4
+    y = net.conv(x, 6)
+    if pads is None:
+        left_alone(net, y, because=("pad", "batch or the channels"))
+    else:
+        folded(net, y, pads)
+
+
+def test_amounts_computed_from_constants_and_shapes() -> None:
+    net = Net()
+    x = net.input([2, 4, 8, 9])
+    half = net.op("Concat", net.const(np.array([0, 0])), net.const(np.array([1, 2])), axis=0)
+    amounts = net.op("Concat", half, half, axis=0)
+    y = net.op("Pad", x, amounts)
+    net.channels[y] = 4
+    result = folded(net, net.conv(y, 6), [1, 2, 1, 2])
+    assert result.ops == {"Conv": 1}
+
+
+def test_amounts_in_a_constant_node_and_weights_behind_operators() -> None:
+    net = Net(13)
+    x = net.input([2, 4, 8, 9])
+    y = net.op("Pad", x, net.constant_node(np.array(RING)), net.constant_node(np.array(0.0)))
+    net.channels[y] = 4
+    weight = net.op("Transpose", net.const(net.weights(6, 4, 3, 3).transpose(1, 0, 2, 3)), perm=[1, 0, 2, 3])
+    folded(net, net.conv(y, 6, weight=weight), [1, 1, 1, 1])
+
+
+def test_a_pad_of_nothing_folds() -> None:
+    net = Net()
+    folded(net, net.conv(net.pad(net.input([2, 4, 8, 9]), [0] * 8), 6), [0, 0, 0, 0])
+
+
+def test_two_pads_in_a_row() -> None:
+    net = Net()
+    y = net.pad(net.pad(net.input([2, 4, 8, 9]), RING), (0, 0, 0, 1, 0, 0, 1, 0))
+    result = checked(net.model(net.conv(y, 6)), applied={"fold_pad": 2})
+    assert result.attributes("Conv")["pads"] == [1, 2, 2, 1]
+
+
+def test_two_convolutions_that_read_one_pad() -> None:
+    net = Net()
+    y = net.pad(net.input([2, 4, 8, 9]), RING)
+    result = checked(net.model(net.conv(y, 6), net.conv(y, 5, (2, 3))), applied={"fold_pad": 2})
+    assert result.ops == {"Conv": 2}
+
+
+def test_shared_weights_stay_shared() -> None:
+    net = Net()
+    x = net.input([2, 4, 8, 9])
+    weight = net.const(net.weights(4, 4, 3, 3))
+    y = net.conv(net.pad(x, RING), 4, weight=weight, bias=False)
+    y = net.conv(net.op("Relu", net.pad(y, RING)), 4, weight=weight, bias=False)
+    result = checked(net.model(y), applied={"fold_pad": 1})
+    assert result.report.after.params == result.report.before.params
+    net = Net()
+    x = net.input([2, 4, 8, 9])
+    weight = net.const(net.weights(4, 4, 3, 3))
+    y = net.conv(net.op("Relu", net.conv(net.pad(x, RING), 4, weight=weight)), 4, weight=weight)
+    result = checked(net.model(y), applied={"fold_pad": 1})
+    assert result.report.after.params == result.report.before.params
+
+
+def test_pad_then_convolution_then_bn_all_fold() -> None:
+    net = Net()
+    y = net.bn(net.conv(net.pad(net.input(["N", 4, 8, 9]), RING), 6))
+    both = {"fold_pad": 1, "fold_affine": 1}
+    result = checked(net.model(y), applied=both, only=list(both))
+    assert result.ops == {"Conv": 1}
+
+
+def test_open_height_and_width() -> None:
+    net = Net()
+    y = net.conv(net.pad(net.input(["N", 4, "H", "W"]), RING), 6)
+    result = checked(net.model(y), applied={"fold_pad": 1}, sizes={"H": 8, "W": 9})
+    assert result.ops == {"Conv": 1}
+
+
+# ---------------------------------------------------------------- traps
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge"])
+@pytest.mark.parametrize("opset", [7, 11, 17])
+def test_other_modes(mode: str, opset: int) -> None:
+    net = Net(opset)
+    y = net.conv(net.pad(net.input([2, 4, 8, 9]), RING, mode=mode), 6)
+    left_alone(net, y, because=("Pad1", mode))
+
+
+def test_wrap_mode() -> None:
+    net = Net(19)
+    left_alone(
+        net, net.conv(net.pad(net.input([2, 4, 8, 9]), RING, mode="wrap"), 6), because=("Pad1", "wrap")
+    )
+
+
+@pytest.mark.parametrize("opset", [7, 11, 17])
+@pytest.mark.parametrize("value", [1.0, -0.5])
+def test_other_values(opset: int, value: float) -> None:
+    net = Net(opset)
+    y = net.conv(net.pad(net.input([2, 4, 8, 9]), RING, value), 6)
+    left_alone(net, y, because=("Pad1", f"{value:g}"))
+
+
+@pytest.mark.parametrize("opset", [7, 17])
+@pytest.mark.parametrize("amounts", [(0, 0, -1, -1, 0, 0, -1, -1), (0, 0, 1, 1, 0, 0, 1, -1)])
+def test_negative_amounts(opset: int, amounts: tuple[int, ...]) -> None:
+    net = Net(opset)
+    y = net.conv(net.pad(net.input([2, 4, 8, 9]), amounts), 6)
+    left_alone(net, y, because=("Pad1", "crops"))
+
+
+def test_negative_amount_that_the_convolution_pads_back() -> None:
+    """Cropping and padding the same border is not nothing."""
+    net = Net()
+    y = net.conv(net.pad(net.input([2, 4, 8, 9]), (0, 0, -1, 0, 0, 0, 0, 0)), 6, pads=[1, 0, 0, 0])
+    left_alone(net, y, because=("Pad1", "crops"))
+
+
+@pytest.mark.parametrize(
+    "amounts", [(0, 1, 1, 1, 0, 0, 1, 1), (0, 0, 1, 1, 0, 2, 1, 1), (1, 0, 1, 1, 0, 0, 1, 1)]
+)
+def test_channels_and_batch(amounts: tuple[int, ...]) -> None:
+    net = Net()
+    y = net.pad(net.input([2, 4, 8, 9]), amounts)
+    net.channels[y] = 4 + amounts[1] + amounts[5]
+    left_alone(net, net.conv(y, 6), because=("Pad1", "batch or the channels"))
+
+
+@pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER"])
+def test_auto_pad_same_depends_on_the_padded_size(mode: str) -> None:
+    net = Net()
+    y = net.conv(net.pad(net.input([2, 4, 8, 9]), RING), 6, auto_pad=mode, strides=[2, 2])
+    left_alone(net, y, because=("Pad1", "Conv1", mode))
+
+
+def test_one_reader_that_cannot_take_the_pad_keeps_it_for_all() -> None:
+    net = Net()
+    y = net.pad(net.input([2, 4, 8, 9]), RING)
+    outputs = net.conv(y, 6), net.conv(y, 6, auto_pad="SAME_UPPER", strides=[2, 2])
+    left_alone(net, *outputs, because=("Pad1", "Conv2"))
+
+
+@pytest.mark.parametrize("pool", ["AveragePool", "MaxPool"])
+def test_pools_read_the_pad_too(pool: str) -> None:
+    net = Net()
+    y = net.pad(net.input([2, 4, 8, 9]), RING)
+    left_alone(net, net.conv(y, 6), net.op(pool, y, kernel_shape=[3, 3]), because=("Pad1", f"{pool}1 reads"))
+
+
+def test_a_pad_in_front_of_a_pool_alone_stays() -> None:
+    net = Net()
+    y = net.op("MaxPool", net.pad(net.input([2, 4, 8, 9]), RING), kernel_shape=[3, 3])
+    result = checked(net.model(y), applied={})
+    assert result.ops == {"Pad": 1, "MaxPool": 1}
+
+
+def test_padded_value_that_is_an_output() -> None:
+    net = Net()
+    y = net.pad(net.input([2, 4, 8, 9]), RING)
+    left_alone(net, net.conv(y, 6), y, because=("Pad1", y, "output of the graph"))
+
+
+def test_transposed_convolutions_crop_with_their_pads() -> None:
+    net = Net()
+    y = net.conv(net.pad(net.input([2, 4, 8, 9]), RING), 6, transpose=True)
+    result = checked(net.model(y), applied={})
+    assert result.ops == {"Pad": 1, "ConvTranspose": 1}
+
+
+def test_amounts_computed_at_run_time() -> None:
+    net = Net()
+    amounts = net.input([8], "amounts", TensorProto.INT64)
+    y = net.op("Pad", net.input([2, 4, 8, 9]), amounts, name="pad")
+    model = net.model()
+    conv = helper.make_node("Conv", [y, net.const(net.weights(6, 4, 3, 3))], ["out"], name="conv")
+    net.nodes.append(conv)
+    model = net.model()
+    model.graph.output.append(helper.make_tensor_value_info("out", TensorProto.FLOAT, [None, 6, None, None]))
+    onnx.checker.check_model(model, full_check=True)
+    (found,) = list(FoldPad().match(Analysis(ir.from_proto(model))))
+    assert isinstance(found, Rejection) and "amounts is computed at run time" in found.reason
+
+
+def test_value_computed_at_run_time() -> None:
+    net = Net()
+    y = net.op("Pad", net.input([2, 4, 8, 9]), net.const(np.array(RING)), net.input([], "fill"), name="pad")
+    net.channels[y] = 4
+    left_alone(net, net.conv(y, 6), because=("pad", "fill is computed at run time"))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_overridable_amounts(frozen: bool) -> None:
+    net = Net()
+    x = net.input([2, 4, 8, 9])
+    y = net.op("Pad", x, net.const(np.array(RING), "default_pads", overridable=True), name="pad")
+    net.channels[y] = 4
+    y = net.conv(y, 6)
+    if frozen:
+        folded(net, y, [1, 1, 1, 1], freeze_initializers=True)
+    else:
+        left_alone(net, y, because=("pad", "default_pads", "--freeze-initializers"))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_overridable_weights(frozen: bool) -> None:
+    net = Net()
+    y = net.pad(net.input([2, 4, 8, 9]), RING)
+    y = net.conv(y, 6, weight=net.const(net.weights(6, 4, 3, 3), "default_weight", overridable=True))
+    if frozen:
+        folded(net, y, [1, 1, 1, 1], freeze_initializers=True)
+    else:
+        left_alone(net, y, because=("Pad1", "Conv1", "default_weight", "--freeze-initializers"))
+
+
+def test_quantised_region() -> None:
+    net = Net()
+    scale, zero = net.const(np.array(0.05), "scale"), net.const(np.array(0, np.int8), "zero")
+    y = net.pad(net.input([2, 4, 8, 9]), RING)
+    y = net.op("QuantizeLinear", net.conv(y, 6), scale, zero)
+    y = net.op("DequantizeLinear", y, scale, zero)
+    left_alone(net, y, because=("Pad1", "Conv1", "quantised region"))
+
+
+def test_pad_of_another_domain() -> None:
+    net = Net()
+    x, amounts = net.input([2, 4, 8, 9]), net.const(np.array(RING))
+    net.nodes.append(helper.make_node("Pad", [x, amounts], ["padded"], name="pad", domain="my.domain"))
+    conv = helper.make_node("Conv", ["padded", net.const(net.weights(6, 4, 3, 3))], ["out"], name="conv")
+    net.nodes.append(conv)
+    net.domains.append("my.domain")
+    model = net.model()
+    model.graph.output.append(helper.make_tensor_value_info("out", TensorProto.FLOAT, [2, 6, 8, 9]))
+    assert list(FoldPad().match(Analysis(ir.from_proto(model)))) == []
+
+
+# ---------------------------------------------------------------- subgraphs
+
+
+def conditional(*, pad_inside: bool) -> onnx.ModelProto:
+    """An If whose branches convolve a captured value, which is padded inside or outside."""
+    outer = Net()
+    x = outer.op("Relu", outer.input([2, 4, 8, 9]))
+    outer.input([], "flag", TensorProto.BOOL)
+    if not pad_inside:
+        x = outer.pad(x, RING)
+    bodies = []
+    for seed in (1, 2):
+        inner = Net(seed=seed)
+        inner.number_from(100 * seed)
+        inner.channels[x] = 4
+        y = inner.conv(inner.pad(x, RING) if pad_inside else x, 6)
+        bodies.append(inner.body("branch", [y]))
+    return outer.model(outer.op("If", "flag", then_branch=bodies[0], else_branch=bodies[1], name="choice"))
+
+
+def test_inside_if_bodies() -> None:
+    result = checked(conditional(pad_inside=True), applied={"fold_pad": 2})
+    for attribute in result.node("If").attribute:
+        assert [node.op_type for node in attribute.g.node] == ["Conv"]
+
+
+def test_a_pad_outside_of_the_body_that_reads_it_stays() -> None:
+    result = checked(conditional(pad_inside=False), applied={})
+    assert result.ops == {"Relu": 1, "Pad": 1, "If": 1}
+
+
+@pytest.mark.parametrize("inner", ["Conv", "Relu"])
+def test_a_pad_that_a_body_reads_too_stays(inner: str) -> None:
+    outer = Net()
+    padded = outer.pad(outer.input([2, 4, 8, 9]), RING)
+    outer.input([], "flag", TensorProto.BOOL)
+    weight = outer.const(outer.weights(4, 4, 1, 1))
+    bodies = []
+    for number in (1, 2):
+        inputs = [padded, weight] if inner == "Conv" else [padded]
+        node = helper.make_node(inner, inputs, [f"inner_out{number}"], name=f"inner{number}")
+        info = helper.make_tensor_value_info(f"inner_out{number}", TensorProto.FLOAT, None)
+        bodies.append(helper.make_graph([node], "body", [], [info]))
+    chosen = outer.op("If", "flag", then_branch=bodies[0], else_branch=bodies[1], name="choice")
+    left_alone(outer, outer.conv(padded, 6), chosen, because=("Pad1: inner", "reads"))

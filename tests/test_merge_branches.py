@@ -1,0 +1,222 @@
+"""merge_branches: parallel linear operators on one input into one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.builders import NEWEST_OPSET, Checked, Net, check
+
+ONLY = ["merge_branches"]
+
+
+def merged(
+    net: Net, y: str, *, taps: int, group: int = 1, shape: tuple[int, int] = (6, 6), **options: Any
+) -> Checked:
+    """Checks that one operator with so many taps is left, with this rewrite alone and with all."""
+    model = net.model(y)
+    result = check(model, applied={"merge_branches": 1}, only=ONLY, **options)
+    assert result.ops in ({"Conv": 1}, {"ConvTranspose": 1}), result.ops
+    (weight,) = [t for t in result.after.graph.initializer if len(t.dims) > 1]
+    assert int(np.prod(weight.dims)) == shape[0] * shape[1] // group * taps
+    every = check(model, **options)
+    assert every.macs_after <= result.macs_after < result.macs_before
+    return result
+
+
+FORMS: dict[str, tuple[list[Any], dict[str, Any], dict[str, Any], int]] = {
+    "1d": ([2, 6, 11], {"kernel": (3,), "pads": [1, 1]}, {"kernel": (1,)}, 3),
+    "2d": ([2, 6, 9, 10], {"kernel": (3, 3), "pads": [1] * 4}, {"kernel": (1, 1)}, 9),
+    "3d": ([1, 6, 4, 5, 6], {"kernel": (3, 1, 3), "pads": [1, 0, 1] * 2}, {"kernel": (1, 1, 1)}, 9),
+    "stride": (
+        ["N", 6, "H", "W"],
+        {"kernel": (3, 3), "pads": [1] * 4, "strides": [2, 2]},
+        {"kernel": (1, 1), "strides": [2, 2]},
+        9,
+    ),
+    "5 and 3": ([1, 6, 9, 9], {"kernel": (5, 5), "pads": [2] * 4}, {"kernel": (3, 3), "pads": [1] * 4}, 25),
+    "dilated": (
+        [1, 6, 9, 9],
+        {"kernel": (3, 3), "pads": [2] * 4, "dilations": [2, 2]},
+        {"kernel": (1, 1)},
+        9,
+    ),
+    "asymmetric": (
+        [1, 6, 9, 9],
+        {"kernel": (3, 3), "pads": [2, 1, 0, 1]},
+        {"kernel": (2, 2), "pads": [1, 0, 0, 1]},
+        9,
+    ),
+    "dilated 2x2 in 3x3": (
+        [1, 6, 9, 9],
+        {"kernel": (3, 3), "pads": [1] * 4},
+        {"kernel": (2, 2), "pads": [1] * 4, "dilations": [2, 2]},
+        9,
+    ),
+    "same": ([1, 6, "H", "W"], {"kernel": (3, 3), "auto_pad": "SAME_UPPER"}, {"kernel": (1, 1)}, 9),
+    "strides of known sizes": (
+        [1, 6, 8, 10],
+        {"kernel": (3, 3), "pads": [1] * 4, "strides": [2, 2]},
+        {"kernel": (2, 2), "strides": [2, 2]},
+        9,
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms(form: str) -> None:
+    shape, first, second, taps = FORMS[form]
+    net = Net()
+    x = net.input(shape)
+    y = net.op("Add", net.conv(x, 6, **second), net.conv(x, 6, **first))
+    merged(net, y, taps=taps, sizes={"H": 7, "W": 8})
+
+
+@pytest.mark.parametrize("opset", [7, 11, 13, 17, NEWEST_OPSET])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_repvgg_block(opset: int, dtype: npt.DTypeLike) -> None:
+    net = Net(opset, dtype)
+    x = net.input(["N", 6, 9, 9])
+    y = net.op("Add", net.conv(x, 6, pads=[1] * 4), net.conv(x, 6, (1, 1), bias=False))
+    merged(net, net.op("Add", y, net.bn(x)), taps=9)
+
+
+def test_repvgg_block_with_all_its_normalizations() -> None:
+    net = Net()
+    x = net.input(["N", 6, 9, 9])
+    y = net.op("Add", net.bn(net.conv(x, 6, pads=[1] * 4)), net.bn(net.conv(x, 6, (1, 1))))
+    result = check(net.model(net.op("Add", y, net.bn(x))))
+    assert result.ops == {"Conv": 1}
+
+
+def test_asymmetric_convolutions_join_a_square_one_alone() -> None:
+    """ACNet: 1x3 + 3x1 + 3x3; without the 3x3 the two stay (6 taps for 9)."""
+    net = Net()
+    x = net.input([1, 6, 9, 9])
+    row, column = net.conv(x, 6, (1, 3), pads=[0, 1, 0, 1]), net.conv(x, 6, (3, 1), pads=[1, 0, 1, 0])
+    merged(net, net.op("Sum", row, column, net.conv(x, 6, pads=[1] * 4)), taps=9)
+    net = Net()
+    x = net.input([1, 6, 9, 9])
+    row, column = net.conv(x, 6, (1, 3), pads=[0, 1, 0, 1]), net.conv(x, 6, (3, 1), pads=[1, 0, 1, 0])
+    result = check(net.model(net.op("Add", row, column)), applied={}, only=ONLY)
+    assert result.refused("merge_branches", "Conv1", "Conv2", "as few weights")
+
+
+def test_mobileone_block() -> None:
+    net = Net()
+    x = net.input([1, 6, 9, 9])
+    y = net.op("Add", net.conv(x, 6, pads=[1] * 4, group=6), net.conv(x, 6, (1, 1), group=6))
+    merged(net, net.op("Add", y, x), taps=9, group=6)
+
+
+def test_groups_that_do_not_nest() -> None:
+    net = Net()
+    x = net.input([1, 12, 9, 9])
+    y = net.op("Add", net.conv(x, 12, group=4), net.conv(x, 12, group=6))
+    result = check(net.model(y), applied={}, only=ONLY)  # 12·6 weights a tap for 12·(3 + 2)
+    assert result.ops["Conv"] == 2
+    net = Net()
+    x = net.input([1, 12, 9, 9])
+    y = net.op("Add", net.conv(x, 12, (3, 3), group=2), net.conv(x, 12, (3, 3), group=6))
+    merged(net, y, taps=9, group=2, shape=(12, 12))
+
+
+def test_nested_sums_differences_and_other_terms() -> None:
+    net = Net()
+    x, z = net.input([1, 6, 9, 9]), net.input([1, 6, 1, 1], "z")
+    inner = net.op("Sub", z, net.conv(x, 6, pads=[1] * 4))
+    outer = net.op("Sub", net.op("Add", net.conv(x, 6, (1, 1)), x), inner)
+    result = check(net.model(net.op("Add", outer, net.affine("Mul", x, net.per_channel(6)))), only=ONLY)
+    assert result.ops == {"Conv": 1, "Sub": 1}
+
+
+def test_sum_of_two_sources() -> None:
+    net = Net()
+    x, z = net.input([1, 6, 9, 9]), net.input([1, 5, 9, 9], "z")
+    terms = [net.conv(v, 6, k, pads=[k[0] // 2] * 4) for v in (x, z) for k in ((3, 3), (1, 1))]
+    result = check(net.model(net.op("Sum", *terms)), applied={"merge_branches": 1}, only=ONLY)
+    assert result.ops == {"Conv": 2, "Add": 1}
+
+
+def test_a_value_added_twice() -> None:
+    net = Net()
+    y = net.conv(net.input([1, 6, 9, 9]), 6)
+    result = check(net.model(net.op("Add", y, y)), applied={"merge_branches": 1}, only=ONLY)
+    assert result.ops == {"Conv": 1}
+
+
+@pytest.mark.parametrize("strides", [[1, 1], [2, 2]])
+def test_transposed_convolutions(strides: list[int]) -> None:
+    net = Net()
+    x = net.input([1, 6, 5, 6])
+    options: dict[str, Any] = {"transpose": True, "strides": strides}
+    big = net.conv(x, 6, (4, 4), pads=[1] * 4, **options)
+    small = net.conv(x, 6, (2, 2), **options)
+    merged(net, net.op("Add", big, small), taps=16)
+
+
+def test_gemm_and_matmul() -> None:
+    net = Net()
+    x = net.input([5, 8])
+    y = net.op("Add", net.op("Add", net.gemm(x, 8), net.gemm(x, 8, trans=0)), x)
+    assert check(net.model(y), applied={"merge_branches": 1}, only=ONLY).ops == {"Gemm": 1}
+    net = Net()
+    x = net.input(["N", 5, 8])
+    y = net.op("Add", net.op("Sub", net.matmul(x, 8, 8), net.matmul(x, 8, 8)), x)
+    assert check(net.model(y), applied={"merge_branches": 1}, only=ONLY).ops == {"MatMul": 1}
+
+
+# ---------------------------------------------------------------- what stays
+
+
+def stays(net: Net, *outputs: str, **options: Any) -> None:
+    model = net.model(*outputs)
+    result = check(model, applied={}, only=ONLY, **options)
+    assert result.macs_after == result.macs_before
+
+
+def test_branch_that_is_read_elsewhere_or_an_output() -> None:
+    net = Net()
+    x = net.input([1, 6, 9, 9])
+    a, b = net.conv(x, 6, pads=[1] * 4), net.conv(x, 6, (1, 1))
+    stays(net, net.op("Add", a, b), net.op("Sigmoid", a))
+    net = Net()
+    x = net.input([1, 6, 9, 9])
+    a, b = net.conv(x, 6, pads=[1] * 4), net.conv(x, 6, (1, 1))
+    stays(net, net.op("Add", a, b), b)
+
+
+def test_outputs_that_broadcast() -> None:
+    net = Net()
+    x = net.input([1, 6, 3, 3])
+    stays(net, net.op("Add", net.conv(x, 6), net.conv(x, 6, (1, 1))))
+    net = Net()
+    x = net.input([1, 6, 9, 9])
+    stays(net, net.op("Add", net.conv(x, 6, (1, 1)), net.conv(x, 1, (1, 1))))
+
+
+def test_different_strides_and_open_sizes() -> None:
+    net = Net()
+    x = net.input([1, 6, 1, 1])
+    stays(net, net.op("Add", net.conv(x, 6, (1, 1), strides=[2, 2]), net.conv(x, 6, (1, 1))))
+    net = Net()
+    x = net.input([1, 6, "H", "H"])  # equal sizes for even H alone
+    a = net.conv(x, 6, (3, 3), pads=[1] * 4, strides=[2, 2])
+    b = net.conv(x, 6, (2, 2), strides=[2, 2])
+    stays(net, net.op("Add", a, b), sizes={"H": 8})
+
+
+def test_strided_identity_and_weights_of_run_time() -> None:
+    net = Net()
+    x = net.input([1, 6, 9, 9])
+    weight = net.input([6, 6, 3, 3], "w")
+    stays(net, net.op("Add", net.conv(x, 6, weight=weight, pads=[1] * 4), net.conv(x, 6, (1, 1))))
+
+
+def test_product_is_no_sum() -> None:
+    net = Net()
+    x = net.input([1, 6, 9, 9])
+    stays(net, net.op("Mul", net.conv(x, 6, pads=[1] * 4), net.conv(x, 6, (1, 1))))

@@ -1,0 +1,464 @@
+"""The whole flow: nothing unverified is saved, whatever a rewrite or a model does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import helper
+from small_models import (
+    classifier,
+    cli,
+    conv_bn,
+    info,
+    initializers,
+    model,
+    node,
+    nothing_to_do,
+    run_onnx,
+    samples,
+    saved,
+    weight,
+)
+
+import graphopt
+from graphopt import pipeline, rewrites, verification
+from graphopt.analysis import Analysis
+from graphopt.core import Candidate, Cost, Exactness, NewNode, Rejection, Replacement, Site, Verdict
+from graphopt.errors import BudgetError, GraphOptError, InputError
+from graphopt.lowrank import Moments
+from graphopt.verification import Verification
+
+Statistics = Mapping[str, Moments]
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Puts another operator in the place of every Relu."""
+
+    name: ClassVar[str] = "swap"
+    exactness: ClassVar[Exactness] = Exactness.EXACT
+
+    op: str = "Abs"
+    first: str = ""
+    """Another operator for the first Relu alone."""
+
+    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
+        """Every Relu."""
+        for name, each in analysis.nodes.items():
+            if each.op_type == "Relu":
+                op = self.first or self.op if name == "relu" else self.op
+                yield Candidate(self.name, Site("main", (name,)), Cost(0), Cost(0), choice={"op": op})
+
+    def build(
+        self, analysis: Analysis, candidate: Candidate, statistics: Statistics | None = None
+    ) -> Replacement:
+        """The operator of the choice."""
+        old = analysis.nodes[candidate.site.nodes[0]]
+        inputs: tuple[str | None, ...] = (old.inputs[0].name,)
+        constants = {}
+        if candidate.choice["op"] == "Max":  # what a Relu does
+            inputs += ("%low",)
+            constants = {"%low": np.zeros(1, np.float32)}
+        if candidate.choice["op"] == "Clip":  # what a Relu does, up to 6
+            inputs += ("%low", "%high")
+            constants = {"%low": np.array(0, np.float32), "%high": np.array(6, np.float32)}
+        new = NewNode(str(candidate.choice["op"]), inputs, ("%y",))
+        return Replacement((new,), constants, {old.outputs[0].name: "%y"})
+
+
+def twice(model_proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with another Relu behind it."""
+    model_proto.graph.node[-1].output[0] = "first"
+    model_proto.graph.node.append(node("Relu", "first", "y", "relu2"))
+    return model_proto
+
+
+def ops(result: graphopt.Result) -> list[str]:
+    return [each.op_type for each in result.model.graph]
+
+
+def reasons(result: graphopt.Result) -> list[str]:
+    return [each.reason for each in (*result.report.declined, *result.report.rejected)]
+
+
+# --- nothing to do ------------------------------------------------------------------------------------------
+
+
+def test_nothing_to_do_leaves_the_model_alone(tmp_path: Path) -> None:
+    path = saved(nothing_to_do(), tmp_path / "m.onnx")
+    result = graphopt.optimize(path)
+    assert not result and result.report.changed is False
+    assert result.report.applied == () and result.report.passed
+    assert result.report.before == result.report.after
+    result.save(tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == path.read_bytes()
+
+
+def test_nothing_to_do_copies_external_data_too(tmp_path: Path) -> None:
+    for folder in ("in", "out"):
+        (tmp_path / folder).mkdir()
+    path = tmp_path / "in" / "m.onnx"
+    saved(nothing_to_do(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    graphopt.optimize(path).save(tmp_path / "out" / "other.onnx")
+    assert (tmp_path / "out" / "other.onnx").read_bytes() == path.read_bytes()
+    data = [tmp_path / folder / "weights.bin" for folder in ("in", "out")]
+    assert data[0].read_bytes() == data[1].read_bytes()
+
+
+def test_a_second_run_finds_nothing(tmp_path: Path) -> None:
+    result = graphopt.optimize(conv_bn())
+    assert result
+    result.save(tmp_path / "once.onnx")
+    again = graphopt.optimize(tmp_path / "once.onnx")
+    assert not again
+    again.save(tmp_path / "twice.onnx")
+    assert (tmp_path / "twice.onnx").read_bytes() == (tmp_path / "once.onnx").read_bytes()
+
+
+def test_a_budget_that_is_kept_already() -> None:
+    result = graphopt.optimize(nothing_to_do(), {"macs": 1.0, "params": 1.0, "bytes": 1.0})
+    assert not result
+
+
+# --- rewrites of third parties ------------------------------------------------------------------------------
+
+
+def test_a_third_party_rewrite_takes_part() -> None:
+    result = graphopt.optimize(conv_bn(), rewrites=[Swap("Max")])
+    assert ops(result) == ["Conv", "Max"]
+    applied = {a.candidate.rewrite: a for a in result.report.applied}
+    assert set(applied) == {"fold_affine", "swap"}
+    assert applied["swap"].exactness is Exactness.EXACT
+    assert graphopt.verify(conv_bn(), result.model)
+    assert ops(graphopt.optimize(conv_bn(), rewrites=[Swap("Max")], skip=["swap"])) == ["Conv", "Relu"]
+
+
+def test_a_class_and_an_instance_will_do() -> None:
+    for given in (Swap, Swap("Abs")):
+        assert "swap" in {r.name for r in rewrites.registry([given]).values()}
+
+
+def test_rewrites_of_the_same_name_clash() -> None:
+    @dataclass(frozen=True)
+    class Clash(Swap):
+        name: ClassVar[str] = "fold_affine"
+
+    with pytest.raises(InputError, match="two rewrites are called 'fold_affine'"):
+        graphopt.optimize(conv_bn(), rewrites=[Clash()])
+    with pytest.raises(InputError, match="two rewrites are called 'swap'"):
+        graphopt.optimize(conv_bn(), rewrites=[Swap(), Swap("Neg")])
+
+
+def test_what_is_no_rewrite_is_refused() -> None:
+    with pytest.raises(InputError, match="is no rewrite"):
+        graphopt.optimize(conv_bn(), rewrites=[object()])  # type: ignore[list-item]
+
+
+def test_options_of_a_third_party_rewrite() -> None:
+    result = graphopt.optimize(conv_bn(), rewrites=[Swap()], options={"swap.op": "Neg"})
+    assert result.report.options["rewrites"]["swap"]["op"] == "Neg"
+
+
+def test_installed_packages_add_theirs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Entry:
+        name = "swap"
+
+        def load(self) -> type[Swap]:
+            return Swap
+
+    monkeypatch.setattr(rewrites.metadata, "entry_points", lambda group: [Entry()])
+    assert "swap" in {item["name"] for item in json.loads(cli("rewrites", "--json").out)}
+    path = saved(conv_bn(), tmp_path / "m.onnx")
+    done = cli("optimize", path, "--dry-run", "--json", "--only", "swap", "--set", "swap.op=Identity")
+    assert "failed verification" in json.loads(done.out)["declined"][0]["reason"]
+
+
+def test_a_wrong_rewrite_is_dropped_and_the_rest_is_kept() -> None:
+    proto = twice(conv_bn())
+    result = graphopt.optimize(proto, rewrites=[Swap("Abs")], only=["swap", "fold_affine"])
+    assert ops(result) == ["Conv", "Relu", "Relu"]
+    assert {a.candidate.rewrite for a in result.report.applied} == {"fold_affine"}
+    declined = {d.site.nodes: d.reason for d in result.report.declined}
+    assert set(declined) == {("relu",), ("relu2",)}
+    for reason in declined.values():
+        assert reason.startswith("failed verification: relative difference")
+    x = {"x": samples(1)}
+    np.testing.assert_allclose(
+        run_onnx(ir.to_proto(result.model), x)[0], run_onnx(proto, x)[0], atol=1e-4, rtol=1e-4
+    )
+
+
+def test_one_site_of_a_rewrite_is_dropped_and_another_is_kept() -> None:
+    result = graphopt.optimize(twice(conv_bn()), rewrites=[Swap("ReluAgain", first="Abs")], only=["swap"])
+    assert not result  # an operator that does not exist fails as an output that differs does
+    assert all("failed verification" in reason for reason in reasons(result))
+
+    result = graphopt.optimize(twice(conv_bn()), rewrites=[Swap("Max", first="Abs")], only=["swap"])
+    assert ops(result) == ["Conv", "BatchNormalization", "Relu", "Max"]
+    assert [a.candidate.site.nodes for a in result.report.applied] == [("relu2",)]
+    assert [d.site.nodes for d in result.report.declined] == [("relu",)]
+
+
+def large(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model on an input that is multiplied by 100: inner values far beyond any region's inputs."""
+    proto.graph.node[0].input[0] = "scaled"
+    proto.graph.node.insert(0, node("Mul", "x hundred", "scaled", "scale"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([100], np.float32), "hundred"))
+    return proto
+
+
+def test_a_rewrite_that_fools_its_region_is_found_and_dropped() -> None:
+    result = graphopt.optimize(large(conv_bn()), rewrites=[Swap("Clip")], only=["swap", "fold_affine"])
+    assert ops(result) == ["Mul", "Conv", "Relu"] and result.report.passed
+    assert [a.candidate.rewrite for a in result.report.applied] == ["fold_affine"]
+    (dropped,) = result.report.declined
+    assert dropped.rewrite == "swap" and "with it the whole model differs" in dropped.reason
+
+
+def never_equal(*arguments: object) -> Verification:
+    return Verification((Verdict("model", "y", False, 1.0, 1.0, 0.0, 1e-4, 1),))
+
+
+def test_the_command_when_no_single_change_is_guilty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Max(Swap):
+        op: str = "Max"
+
+    monkeypatch.setattr(rewrites, "BUILTIN", (Max,))
+    monkeypatch.setattr(pipeline, "_first_failing", lambda count, passes: None)
+    monkeypatch.setattr(verification, "check_model", never_equal)
+    path, out = saved(large(nothing_to_do()), tmp_path / "m.onnx"), tmp_path / "out.onnx"
+    out.write_bytes(b"older")
+    done = cli("optimize", path, "-o", out, "--report", tmp_path / "report.json")
+    assert done.code == 1
+    assert done.err.startswith("graphopt: the rewritten model differs") and done.err.count("\n") == 1
+    assert "verification failed" in done.out and "wrote" not in done.out
+    assert out.read_bytes() == b"older"
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["exit_code"] == 1 and report["verification"]["passed"] is False
+
+
+@dataclass(frozen=True)
+class Failing(Swap):
+    """Raises while it matches, or while it builds."""
+
+    name: ClassVar[str] = "failing"
+    in_match: bool = False
+
+    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
+        if self.in_match:
+            raise KeyError("oops")
+        yield from super().match(analysis)
+
+    def build(
+        self, analysis: Analysis, candidate: Candidate, statistics: Statistics | None = None
+    ) -> Replacement:
+        raise IndexError("no such axis")
+
+
+def test_a_rewrite_that_raises_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        GraphOptError, match="rewrite failing failed at relu: IndexError: no such axis"
+    ) as caught:
+        graphopt.optimize(conv_bn(), rewrites=[Failing()])
+    assert caught.value.exit_code == 70
+    with pytest.raises(GraphOptError, match="rewrite failing failed to match: KeyError: 'oops'"):
+        graphopt.optimize(conv_bn(), rewrites=[Failing(in_match=True)])
+    with pytest.raises(GraphOptError, match="rewrite failing failed to match"):
+        graphopt.scan(conv_bn(), rewrites=[Failing(in_match=True)])
+    monkeypatch.setattr(rewrites, "BUILTIN", (Failing,))
+    monkeypatch.delenv("GRAPHOPT_TRACEBACK", raising=False)
+    path = saved(conv_bn(), tmp_path / "m.onnx")
+    done = cli("optimize", path, "-o", tmp_path / "out.onnx")
+    assert (done.code, done.err.count("\n")) == (70, 1)
+    assert "rewrite failing failed at relu" in done.err
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_rewrite_that_never_ends_is_stopped() -> None:
+    @dataclass(frozen=True)
+    class Restless(Swap):
+        op: str = "Relu"
+
+    result = graphopt.optimize(nothing_to_do(), rewrites=[Restless()])
+    assert any("stopped after 20 rounds" in note for note in result.report.notes)
+
+
+# --- models that are hard to verify -------------------------------------------------------------------------
+
+
+def test_a_random_model_is_named_in_the_notes() -> None:
+    proto = conv_bn()
+    proto.graph.node[-1].input[0] = "noisy"
+    proto.graph.node.insert(2, node("RandomNormalLike", "n", "noise", "random"))
+    proto.graph.node.insert(3, node("Add", "n noise", "noisy", "add"))
+    result = graphopt.optimize(proto)
+    assert [a.candidate.rewrite for a in result.report.applied] == ["fold_affine"]
+    assert result.report.passed
+    assert any("random there: y" in note for note in result.report.notes)
+
+
+def test_custom_operators_are_opaque() -> None:
+    proto = conv_bn(domains=["my.ops"])
+    proto.graph.node[-1].output[0] = "r"
+    proto.graph.node.append(helper.make_node("Warp", ["r"], ["y"], domain="my.ops", name="warp"))
+    result = graphopt.optimize(proto)
+    assert ops(result) == ["Conv", "Relu", "Warp"]
+    assert [check.scope for check in result.report.checks] == ["region conv"]
+    assert any("the whole model was not run, its regions were" in note for note in result.report.notes)
+    assert result.report.uncounted_ops["my.ops::Warp"] == 1
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    assert graphopt.optimize(proto).report.before.macs == 64 * 8 * 8 * 9  # an open batch counts as 1
+
+
+def test_a_custom_operator_with_open_sizes() -> None:
+    proto = conv_bn(domains=["my.ops"], inputs={"x": ["N", 8, "H", "W"]}, outputs={"y": None})
+    proto.graph.node[-1].output[0] = "r"
+    proto.graph.node.append(helper.make_node("Warp", ["r"], ["y"], domain="my.ops", name="warp"))
+    result = graphopt.optimize(proto)
+    assert ops(result) == ["Conv", "Relu", "Warp"]
+    assert sum("the whole model was not run" in note for note in result.report.notes) == 1
+
+
+def test_a_model_that_runs_at_no_size_that_is_tried() -> None:
+    proto = conv_bn(inputs={"x": ["N", 8, "H", "W"]}, outputs={"y": None})
+    proto.graph.node[-1].output[0] = "r"
+    proto.graph.node.append(node("Reshape", "r shape", "y", "reshape"))
+    target = np.array([1, 8, 7 * 11], np.int64)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(target, "shape"))
+    result = graphopt.optimize(proto)
+    assert ops(result) == ["Conv", "Relu", "Reshape"]
+    assert any("the whole model was not run" in note for note in result.report.notes)
+    assert result.report.before.macs is None
+    told = graphopt.optimize(proto, shapes={"x": [1, 8, 7, 11]})
+    assert {check.scope for check in told.report.checks} > {"model"}
+    assert told.report.before.macs == 77 * 8 * 8 * 9
+
+
+def test_a_macs_budget_needs_the_sizes() -> None:
+    proto = nothing_to_do(inputs={"x": ["N", 8, "H", "W"]})
+    with pytest.raises(InputError, match="--shape"):
+        graphopt.optimize(proto, {"macs": 0.5})
+    result = graphopt.optimize(proto, {"macs": 0.5}, shapes={"x": [1, 8, 16, 16]})
+    assert result.report.after.macs <= 0.5 * result.report.before.macs
+    assert graphopt.verify(proto, proto)  # the open sizes stay open
+    assert [str(d) for d in result.model.graph.inputs[0].shape] == ["N", "8", "H", "W"]
+
+
+# --- initializers that are inputs too -----------------------------------------------------------------------
+
+OVERRIDABLE = ["w", "bn/scale", "bn/shift", "bn/mean", "bn/var"]
+
+
+def test_up_to_ir_3_they_are_constants(tmp_path: Path) -> None:
+    proto = conv_bn(overridable=OVERRIDABLE, ir_version=3, opset=7)
+    result = graphopt.optimize(proto)
+    assert ops(result) == ["Conv", "Relu"]
+    result.save(tmp_path / "out.onnx")
+    written = onnx.load(tmp_path / "out.onnx")
+    assert written.ir_version >= 4
+    assert [value.name for value in written.graph.input] == ["x"]
+    assert graphopt.verify(proto, written)
+
+
+def test_what_no_rewrite_replaced_stays_an_input(tmp_path: Path) -> None:
+    proto = conv_bn(overridable=OVERRIDABLE, ir_version=3, opset=7)
+    proto.graph.node[-1].output[0] = "r"
+    proto.graph.node.append(node("Max", "r s", "y", "max"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([2]), "s"))
+    proto.graph.input.append(info("s", [1]))
+    result = graphopt.optimize(proto)
+    assert [value.name for value in result.model.graph.inputs] == ["x", "s"]
+
+
+@pytest.mark.parametrize("names", [["w"], ["bn/scale"], OVERRIDABLE])
+def test_from_ir_4_they_are_left_alone(names: list[str]) -> None:
+    proto = conv_bn(overridable=names, ir_version=8)
+    result = graphopt.optimize(proto)
+    assert not result
+    assert any(names[0] in reason and "--freeze-initializers" in reason for reason in reasons(result))
+
+
+@pytest.mark.parametrize("names", [["w"], OVERRIDABLE])
+def test_frozen_they_are_constants(names: list[str]) -> None:
+    proto = conv_bn(overridable=names, ir_version=8)
+    result = graphopt.optimize(proto, freeze_initializers=True)
+    assert ops(result) == ["Conv", "Relu"]
+    assert [value.name for value in result.model.graph.inputs] == ["x"]
+    assert graphopt.verify(proto, result.model)
+    assert len(proto.graph.input) == 1 + len(names)
+
+
+# --- budgets ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["macs", "params", "bytes"])
+def test_each_cost_key_is_reached(key: str, tmp_path: Path) -> None:
+    path = saved(classifier(), tmp_path / "m.onnx")
+    result = graphopt.optimize(path, {key: 0.6}, samples(16))
+    result.save(tmp_path / "out.onnx")
+    before, after = graphopt.scan(path), graphopt.scan(tmp_path / "out.onnx")
+    figures = {
+        "macs": (before.totals.macs, after.totals.macs),
+        "params": (before.totals.params, after.totals.params),
+        "bytes": (path.stat().st_size, (tmp_path / "out.onnx").stat().st_size),
+    }
+    was, now = figures[key]
+    assert now <= 0.6 * was
+    assert any(a.exactness is Exactness.APPROXIMATE for a in result.report.applied)
+
+
+def test_several_cost_keys_at_once() -> None:
+    report = graphopt.optimize(classifier(), {"macs": 0.7, "params": 0.5}, samples(16)).report
+    assert report.after.macs <= 0.7 * report.before.macs
+    assert report.after.params <= 0.5 * report.before.params
+
+
+def test_a_tighter_budget_costs_quality() -> None:
+    found = [graphopt.optimize(classifier(), {"macs": part}, samples(40)).report for part in (0.9, 0.6, 0.2)]
+    ratios = [report.after.macs / report.before.macs for report in found]
+    quality = [report.quality.sqnr for report in found if report.quality is not None]
+    assert ratios == sorted(ratios, reverse=True)
+    assert quality == sorted(quality, reverse=True) and len(set(quality)) == 3
+
+
+def test_the_best_that_was_found_comes_with_the_error() -> None:
+    with pytest.raises(BudgetError, match=r"macs 0\.\d+ of the input's, 0\.001 asked for") as caught:
+        graphopt.optimize(classifier(), {"macs": 0.001}, samples(16))
+    best = caught.value.result
+    assert best and best.report.after.macs < 0.2 * best.report.before.macs
+    assert best.report.quality is not None
+
+
+def test_keep_holds_a_budget_back() -> None:
+    with pytest.raises(BudgetError) as caught:
+        graphopt.optimize(classifier(), {"macs": 0.3}, samples(16), keep=["conv1"])
+    nodes = {each.name: each for each in caught.value.result.model.graph}
+    assert "conv1" in nodes
+    original, kept = (initializers(p)["w1"] for p in (classifier(), ir.to_proto(caught.value.result.model)))
+    np.testing.assert_array_equal(original, kept)
+
+
+def test_the_same_weights_in_a_branch_are_counted_and_kept() -> None:
+    then = helper.make_graph([node("Conv", "x w", "t", "inner")], "then", [], [info("t", None)])
+    other = helper.make_graph([node("Relu", "x", "e", "e")], "else", [], [info("e", None)])
+    proto = model(
+        [node("If", "flag", "y", "if", then_branch=then, else_branch=other)],
+        {"w": weight(8, 8, 1, 1), "flag": np.array(True)},
+    )
+    result = graphopt.optimize(proto)
+    assert not result
+    assert result.report.before.macs == 64 * 64
+
+
+def test_steps_are_timed() -> None:
+    seconds: dict[str, Any] = dict(graphopt.optimize(classifier(), {"macs": 0.6}, samples(8)).report.seconds)
+    assert {"analyse", "propose", "build", "commit", "verify", "calibrate", "measure"} <= set(seconds)

@@ -1,0 +1,233 @@
+"""pool_first: an average moves in front of the convolution."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import graphopt
+from tests.builders import Checked, Net, check
+
+ONLY: dict[str, Any] = {"only": ["pool_first"]}
+
+
+def pooled(
+    kernel: Sequence[int] = (1, 1),
+    pool: str = "AveragePool",
+    *,
+    opset: int = 17,
+    dtype: Any = np.float32,
+    shape: Sequence[Any] = (1, 8, 12, 12),
+    bias: bool = True,
+    conv: dict[str, Any] | None = None,
+    between: str = "",
+    **attrs: Any,
+) -> onnx.ModelProto:
+    net = Net(opset, dtype)
+    y = net.conv(net.input(shape), 6, kernel, bias=bias, **(conv or {}))
+    if between == "affine":
+        y = net.affine(
+            "Add", net.affine("Mul", y, net.per_channel(6, len(kernel))), net.per_channel(6, len(kernel))
+        )
+    elif between:
+        y = net.op(between, y)
+    return net.model(net.op(pool, y, **attrs))
+
+
+WINDOW = {"kernel_shape": [2, 2], "strides": [2, 2]}
+
+
+@pytest.mark.parametrize("opset", [7, 11, 17, 22])
+def test_pointwise_then_window(opset: int) -> None:
+    """A quarter of the positions, a quarter of the MACs; one operator for one."""
+    done = check(pooled(opset=opset, **WINDOW), applied={"pool_first": 1}, macs_after=6 * 8 * 36, **ONLY)
+    assert [node.op_type for node in done.after.graph.node] == ["AveragePool", "Conv"]
+
+
+@pytest.mark.parametrize("between", ["Identity", "affine", "Neg"])
+def test_through_what_is_affine(between: str) -> None:
+    check(pooled(between=between, **WINDOW), applied={"pool_first": 1}, macs_after=6 * 8 * 36, **ONLY)
+
+
+@pytest.mark.parametrize(
+    ("attrs", "outputs"),
+    [
+        ({"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}, 36),
+        ({"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"}, 36),
+        ({"kernel_shape": [3, 3], "strides": [5, 5], "ceil_mode": 1}, 9),
+        ({"kernel_shape": [3, 2], "strides": [2, 3], "pads": [1, 0, 0, 1], "count_include_pad": 1}, 24),
+    ],
+)
+def test_pads_of_the_window(attrs: dict[str, Any], outputs: int) -> None:
+    """Where padding does not count the bias passes; where it counts the border gets less of it."""
+    done = check(pooled(**attrs), **ONLY)
+    if attrs.get("ceil_mode"):
+        assert done.refused("pool_first", "on padding alone")
+    else:
+        assert done.macs_after == 6 * 8 * outputs
+    check(pooled(bias=False, **attrs), applied={"pool_first": 1}, **ONLY)
+
+
+def test_counted_padding_at_a_size_that_is_not_static() -> None:
+    """The bias at the border depends on the size then; without a bias nothing does."""
+    attrs = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1], "count_include_pad": 1}
+    shape = ("n", 8, "h", "w")
+    sizes = {"h": 9, "w": 12}
+    refused = check(pooled(shape=shape, **attrs), applied={}, sizes=sizes, **ONLY)
+    assert refused.refused("pool_first", "size is not static")
+    check(pooled(shape=shape, bias=False, **attrs), applied={"pool_first": 1}, sizes=sizes, **ONLY)
+
+
+@pytest.mark.parametrize("conv", [{}, {"strides": [2, 2]}, {"group": 2}])
+@pytest.mark.parametrize(
+    ("pool", "attrs"),
+    [
+        ("GlobalAveragePool", {}),
+        ("ReduceMean", {"axes": [2, 3]}),
+        ("ReduceMean", {"axes": [-1], "keepdims": 0}),
+        ("ReduceMean", {"axes": [0, 2, 3], "keepdims": 0}),
+    ],
+)
+def test_pointwise_then_whole_axes(pool: str, attrs: dict[str, Any], conv: dict[str, Any]) -> None:
+    done = check(pooled(pool=pool, conv=conv, shape=(2, 8, "h", 7), **attrs), sizes={"h": 9}, **ONLY)
+    assert done.applied == {"pool_first": 1}
+
+
+def test_axes_as_an_input() -> None:
+    """ReduceMean from opset 18."""
+    net = Net(18)
+    y = net.conv(net.input([1, 8, 5, 6]), 6, (1, 1))
+    check(
+        net.model(net.op("ReduceMean", y, net.const(np.array([2, 3], np.int64)), keepdims=0)),
+        applied={"pool_first": 1},
+        macs_after=48,
+        **ONLY,
+    )
+
+
+def test_sum_without_bias() -> None:
+    """A sum would count the bias once a position."""
+    for bias in (False, True):
+        net = Net(12)
+        y = net.conv(net.input([1, 8, 5, 6]), 6, (1, 1), bias=bias)
+        done = check(net.model(net.op("ReduceSum", y, axes=[2, 3])), **ONLY)
+        assert done.refused("pool_first", "counts the bias") if bias else done.macs_after == 48
+
+
+@pytest.mark.parametrize("pads", [[0] * 4, [1] * 4, [0, 1, 2, 1]])
+@pytest.mark.parametrize("strides", [[2, 2], [1, 3]])
+@pytest.mark.parametrize("dilations", [[1, 1], [2, 2]])
+def test_taps_then_window(pads: list[int], strides: list[int], dilations: list[int]) -> None:
+    """An average at stride 1, then the convolution with the pooling's stride: nine taps, not sixteen."""
+    done = check(
+        pooled((3, 3), conv={"pads": pads, "dilations": dilations}, kernel_shape=[2, 2], strides=strides),
+        applied={"pool_first": 1},
+        **ONLY,
+    )
+    output = done.after.graph.output[0].type.tensor_type.shape.dim
+    assert done.macs_after == 9 * 8 * 6 * output[2].dim_value * output[3].dim_value
+
+
+def test_strided_taps_then_window() -> None:
+    """The average then skips positions, which AveragePool can from opset 19."""
+    model = pooled((3, 3), opset=19, shape=(1, 8, 17, 17), conv={"strides": [2, 2]}, **WINDOW)
+    check(model, applied={"pool_first": 1}, **ONLY)
+    model = pooled((3, 3), shape=(1, 8, 17, 17), conv={"strides": [2, 2]}, **WINDOW)
+    assert check(model, applied={}, **ONLY).refused("pool_first", "from opset 19")
+
+
+@pytest.mark.parametrize("size", [(7, 7), ("h", "w")])
+@pytest.mark.parametrize("conv", [{}, {"pads": [1, 1, 1, 1]}, {"pads": [2, 1, 0, 1], "strides": [2, 1]}])
+@pytest.mark.parametrize("pool", ["GlobalAveragePool", "ReduceMean"])
+def test_taps_then_whole_axes(pool: str, conv: dict[str, Any], size: tuple[Any, Any]) -> None:
+    """One mean a tap, at static sizes by AveragePool, else by slices."""
+    attrs = {"axes": [2, 3], "keepdims": 0} if pool == "ReduceMean" else {}
+    model = pooled((3, 3), pool, conv=conv, shape=("n", 8, *size), **attrs)
+    check(model, applied={"pool_first": 1}, macs_after=9 * 8 * 6, sizes={"h": 7, "w": 9}, **ONLY)
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_other_numbers_of_axes(axes: int) -> None:
+    shape = (1, 8, *(6, 7, 5)[:axes])
+    check(
+        pooled((1,) * axes, kernel_shape=[2] * axes, strides=[2] * axes, shape=shape),
+        applied={"pool_first": 1},
+        **ONLY,
+    )
+    check(pooled((3,) * axes, "GlobalAveragePool", shape=shape), applied={"pool_first": 1}, **ONLY)
+
+
+def test_half_precision() -> None:
+    check(pooled((3, 3), "GlobalAveragePool", dtype=np.float16), applied={"pool_first": 1}, **ONLY)
+
+
+def test_product_with_a_matrix() -> None:
+    """A mean over tokens in front of the product."""
+    net = Net()
+    y = net.matmul(net.input([2, 9, 8]), 8, 6)
+    check(
+        net.model(net.op("ReduceMean", y, axes=[1], keepdims=0)),
+        applied={"pool_first": 1},
+        macs_after=96,
+        **ONLY,
+    )
+
+
+# ---------------------------------------------------------------- traps
+
+
+def test_a_maximum_stays() -> None:
+    check(pooled(pool="MaxPool", **WINDOW), applied={}, **ONLY)
+
+
+def test_a_relu_in_between_stays() -> None:
+    check(pooled(between="Relu", **WINDOW), applied={}, **ONLY)
+
+
+def test_pads_behind_taps_stay() -> None:
+    """Beyond the convolution's output the pooling reads zeros, the convolution would not give zero."""
+    model = pooled((3, 3), conv={"pads": [1] * 4}, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    assert check(model, applied={}, **ONLY).refused("pool_first", "beyond the convolution's output")
+
+
+def test_a_mean_over_the_channels_stays() -> None:
+    done = check(pooled(pool="ReduceMean", axes=[1, 2, 3]), applied={}, **ONLY)
+    assert done.refused("pool_first", "over the channels")
+
+
+def test_another_reader_keeps_the_convolution() -> None:
+    """Pooling first would come on top."""
+    net = Net()
+    y = net.conv(net.input([1, 8, 12, 12]), 6, (1, 1))
+    done = check(net.model(net.op("AveragePool", y, **WINDOW), net.op("Relu", y)), applied={}, **ONLY)
+    assert done.refused("pool_first", "not less than")
+
+
+def test_no_fewer_positions_no_change() -> None:
+    check(pooled(kernel_shape=[1, 1], strides=[1, 1]), applied={}, **ONLY)
+
+
+# ---------------------------------------------------------------- weights that are no constants
+
+
+def densenet(folder: str = "") -> str:
+    return os.path.join(os.path.dirname(onnx.__file__), "backend/test/data/light/light_densenet121.onnx")
+
+
+@pytest.mark.skipif(not os.path.exists(densenet()), reason="this onnx wheel has no light models")
+def test_densenet_transitions() -> None:
+    """Weights from ConstantOfShape; 2.834 G MACs become 2.603 G."""
+    result = graphopt.optimize(densenet(), aim="macs", only=["pool_first"])
+    assert result.report.before.macs == 2_834_161_664
+    assert result.report.after.macs == 2_602_950_656
+    assert [item.candidate.rewrite for item in result.report.applied] == ["pool_first"] * 3
+
+
+def test_all_rewrites_together() -> None:
+    done: Checked = check(pooled(between="affine", **WINDOW))
+    assert done.macs_after == 6 * 8 * 36 and done.ops["Mul"] == done.ops["Add"] == 0

@@ -1,0 +1,144 @@
+"""propagate_stride: only the positions that are read are computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.builders import NEWEST_OPSET, Checked, Net, check
+
+ALONE = {"only": ["propagate_stride"]}
+
+
+def moved(net: Net, *outputs: str, macs: int | None = None, **options: Any) -> Checked:
+    """Checks a model in which one region changes, alone and with all other rewrites."""
+    model = net.model(*outputs)
+    result = check(model, applied={"propagate_stride": 1}, macs_after=macs, **ALONE, **options)
+    assert result.macs_after < result.macs_before
+    assert check(model, **options).macs_after <= result.macs_after
+    return result
+
+
+def half(size: int) -> int:
+    return -(-size // 2)
+
+
+def block(net: Net, x: str, axes: int = 2) -> str:
+    """conv k3 → Relu → + x → Relu."""
+    y = net.op("Relu", net.conv(x, 4, (3,) * axes, pads=[1] * 2 * axes))
+    return net.op("Relu", net.op("Add", y, x))
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("size", [8, 9])
+@pytest.mark.parametrize("opset", [7, 9, 11, 18, NEWEST_OPSET])
+def test_residual_block_and_two_readers(axes: int, size: int, opset: int) -> None:
+    if opset < 8 and axes == 3:
+        pytest.skip("the smallest opsets are covered by fewer axes")
+    net = Net(opset)
+    y = block(net, net.input([2, 4, *(size + i for i in range(axes))]), axes)
+    outputs = [net.conv(y, 6, (1,) * axes, strides=[2] * axes) for _ in range(2)]
+    points = 2 * int(np.prod([half(size + i) for i in range(axes)]))
+    moved(net, *outputs, macs=points * (4 * 4 * 3**axes + 2 * 4 * 6))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_precisions(dtype: Any) -> None:
+    net = Net(17, dtype)
+    y = block(net, net.input([1, 4, 7, 8]))
+    y = net.affine("Mul", y, net.normal(1, 1, 7, 8))  # a constant map is cut in the file
+    result = moved(net, net.conv(y, 6, (1, 1), strides=[2, 3]))
+    assert max(t.dims[2] for t in result.after.graph.initializer if len(t.dims) == 4) <= 4
+
+
+def test_symbolic_sizes_and_computed_weights() -> None:
+    net = Net()
+    x = net.input(["N", 4, "height", "width"])
+    weight = net.op("Relu", net.input([4, 4, 3, 3], "w"))
+    y = net.conv(x, 4, weight=weight, pads=[1] * 4)
+    y = net.op("Relu", net.op("Add", y, x))
+    outputs = [net.conv(y, 6, (1, 1), strides=[2, 2]), net.conv(y, 2, (1, 1), strides=[2, 2])]
+    sizes = {"N": 2, "height": 8, "width": 11}
+    moved(net, *outputs, sizes=sizes, shapes={"x": [2, 4, 8, 11]})
+
+
+def test_a_whole_stage_of_resnet_v1() -> None:
+    net = Net()
+    x = net.input([1, 4, 16, 16])
+    y = net.op("Relu", net.bn(net.conv(x, 2, (1, 1))))
+    y = net.op("Relu", net.bn(net.conv(y, 2, pads=[1] * 4)))
+    y = net.op("Relu", net.op("Add", net.bn(net.conv(y, 4, (1, 1))), x))
+    z = net.op("Relu", net.conv(y, 2, (1, 1), strides=[2, 2]))
+    z = net.conv(net.op("Relu", net.conv(z, 2, pads=[1] * 4)), 8, (1, 1))
+    z = net.op("Relu", net.op("Add", z, net.conv(y, 8, (1, 1), strides=[2, 2])))
+    z = net.conv(z, 3, (1, 1), strides=[2, 2])
+    first = 256 * 8 + 64 * (36 + 8)  # the first 1x1 stays, the 3x3 takes the stride
+    second = 64 * 8 + 16 * (36 + 16) + 16 * 32 + 16 * 24  # and so does the next block
+    moved(net, z, macs=first + second)
+
+
+@pytest.mark.parametrize("how", ["slice", "pad", "center"])
+def test_crops(how: str) -> None:
+    net = Net(18)
+    y = net.op("Relu", net.conv(net.input([1, 4, 12, 11]), 6, pads=[1] * 4))
+    if how == "slice":
+        ends = net.const(np.array([-2, 9]))
+        z = net.op("Slice", y, net.const(np.array([2, 1])), ends, net.const(np.array([2, 3])))
+    elif how == "pad":
+        z = net.pad(y, [0, 0, -2, -1, 0, 0, -2, -2])
+    else:
+        z = net.op("CenterCropPad", y, net.const(np.array([8, 8])), axes=[2, 3])
+    moved(net, net.conv(z, 5, (1, 1)), macs=64 * (9 * 24 + 30))
+
+
+def test_crop_at_symbolic_sizes() -> None:
+    net = Net()
+    y = net.conv(net.input([1, 4, "h", "w"]), 6, pads=[1] * 4)
+    ends = net.const(np.array([-3, -1]))
+    y = net.op("Slice", y, net.const(np.array([2, 0])), ends, net.const(np.array([2, 3])))
+    moved(net, y, sizes={"h": 9, "w": 10}, shapes={"x": [1, 4, 9, 10]})
+
+
+def test_dilated_readers_and_pools_of_kernel_1() -> None:
+    net = Net()
+    y = net.op("Sigmoid", net.conv(net.input([1, 4, 9, 10]), 4, pads=[1] * 4))
+    a = net.conv(y, 6, strides=[2, 2], dilations=[2, 2], pads=[2] * 4)
+    b = net.op("MaxPool", y, kernel_shape=[1, 1], strides=[2, 2])
+    result = moved(net, a, b, macs=25 * (9 * 16 + 9 * 24))
+    assert "MaxPool" not in result.ops
+
+
+def test_gate_that_is_broadcast() -> None:
+    net = Net()
+    x = net.input([1, 4, 9, 9])
+    gate = net.op("Sigmoid", net.conv(net.op("GlobalAveragePool", x), 4, (1, 1)))
+    y = net.op("Mul", net.conv(x, 4, pads=[1] * 4), gate)
+    moved(net, net.conv(y, 6, (1, 1), strides=[2, 2]), macs=16 + 25 * (9 * 16 + 24))
+
+
+def test_traps_stay() -> None:
+    def convolved(net: Net) -> str:
+        return net.op("Relu", net.conv(net.input([1, 4, 8, 8]), 4, pads=[1] * 4))
+
+    net = Net()
+    y = convolved(net)
+    mixed = net.model(net.conv(y, 6, (1, 1), strides=[2, 2]), net.conv(y, 6, (1, 1)))
+    net = Net()
+    y = convolved(net)
+    output = net.model(net.conv(y, 6, (1, 1), strides=[2, 2]), y)
+    net = Net()
+    dense = net.model(net.conv(convolved(net), 6, strides=[2, 2], pads=[1] * 4))
+    net = Net()
+    flipped = net.op("Slice", convolved(net), *(net.const(np.array([v])) for v in (-1, -9, 2, -2)))
+    for model in (mixed, output, dense, net.model(flipped)):
+        check(model, applied={}, **ALONE)
+
+
+def test_a_possible_broadcast_of_unknown_size_stays() -> None:
+    net = Net()
+    x, other = net.input([1, 4, 8, "w"]), net.input([1, 4, 8, "v"], "other")
+    y = net.op("Add", net.conv(x, 4, pads=[1] * 4), other)
+    model = net.model(net.conv(y, 6, (1, 1), strides=[2, 2]))
+    check(model, applied={}, shapes={"x": [1, 4, 8, 6], "other": [1, 4, 8, 6]}, compare=False, **ALONE)

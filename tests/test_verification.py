@@ -1,0 +1,428 @@
+"""Whether two models compute the same: figures, bounds, interfaces, and the inputs that are compared on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+from small_models import batch_norm, bn_inputs, classifier, conv_bn, info, model, node, samples, weight
+
+import graphopt
+from graphopt import feeds, verification
+from graphopt import regions as changed
+from graphopt.analysis import Analysis
+from graphopt.calibrate import whole
+from graphopt.compare import Difference, agreement, is_class_scores
+from graphopt.core import Candidate, Cost, NewNode, Replacement, Site
+from graphopt.errors import InputError
+
+
+def difference(a: Any, b: Any) -> Difference:
+    gap = Difference()
+    gap.add(a, b)
+    return gap
+
+
+def floats(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+# --- figures ------------------------------------------------------------------------------------------------
+
+
+def test_absolute_and_relative_figures() -> None:
+    gap = difference(floats(1, -4), floats(1.5, -4))
+    assert (gap.max_abs, gap.max_rel, gap.feeds, gap.note) == (0.5, 0.125, 1, "")
+    assert gap.sqnr == pytest.approx(10 * math.log10(17 / 0.25))
+
+
+def test_the_largest_over_all_feeds() -> None:
+    gap = Difference()
+    gap.add(floats(100), floats(101))
+    gap.add(floats(1), floats(1.5))
+    assert (gap.max_abs, gap.max_rel, gap.feeds) == (1.0, 0.5, 2)
+    assert gap.sqnr == pytest.approx(10 * math.log10(10001 / 1.25), abs=1e-4)
+
+
+def test_equal_outputs() -> None:
+    gap = difference(floats(1, 2), floats(1, 2))
+    assert (gap.max_abs, gap.max_rel, gap.sqnr) == (0.0, 0.0, math.inf)
+    assert difference(floats(), floats()).max_rel == 0.0
+
+
+@pytest.mark.parametrize(("off", "relative"), [(0.0, 0.0), (9e-7, 0.0), (-9e-7, 0.0), (2e-6, math.inf)])
+def test_a_reference_of_zeros_has_an_absolute_bound(off: float, relative: float) -> None:
+    assert difference(floats(0, 0), floats(0, off)).max_rel == relative
+
+
+def test_the_same_values_that_are_not_finite_are_equal() -> None:
+    odd = floats(math.nan, math.inf, -math.inf, 2)
+    assert difference(odd, odd.copy()).max_rel == 0.0
+    assert difference(odd, floats(math.nan, math.inf, -math.inf, 3)).max_rel == 0.5
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [(1, math.nan), (math.nan, 1), (1, math.inf), (math.inf, 1), (math.inf, -math.inf)]
+)
+def test_other_values_that_are_not_finite_differ(a: float, b: float) -> None:
+    gap = difference(floats(a, 1), floats(b, 1))
+    assert gap.max_rel == math.inf and gap.sqnr == -math.inf
+    assert "not finite" in gap.note
+
+
+def test_shapes_and_types_that_differ() -> None:
+    assert difference(np.zeros((2, 3)), np.zeros((3, 2))).note == "shape [3, 2] instead of [2, 3]"
+    assert difference(floats(1), np.array([1.0])).note == "type float64 instead of float32"
+    assert difference(np.array(["a"]), np.array(["b"])).max_rel == math.inf
+    assert difference(np.array(["a"]), np.array(["a"])).max_rel == 0.0
+
+
+def test_small_integers_do_not_wrap() -> None:
+    assert difference(np.array([0, 200], np.uint8), np.array([1, 200], np.uint8)).max_abs == 1
+    assert difference(np.array([-100], np.int8), np.array([100], np.int8)).max_abs == 200
+    assert difference(np.array([True]), np.array([False])).max_rel == 1.0
+
+
+def test_agreement_is_over_axis_1() -> None:
+    a = np.array([[1, 2, 3], [3, 2, 1], [0, 5, 0], [1, 0, 0]])
+    b = np.array([[1, 2, 3], [3, 2, 1], [0, 5, 0], [0, 0, 1]])
+    assert agreement(a, b) == 0.75
+    assert agreement(a.reshape(4, 3, 1, 1), b.reshape(4, 3, 1, 1)) == 0.75
+    for other in (a.reshape(4, 3, 1), a.reshape(2, 2, 3, 1), a.ravel(), a[:, :1]):
+        assert agreement(other, other) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "scores"),
+    [
+        ((4, 10), 1),
+        ((None, 10), 1),
+        ((4, 10, 1, 1), 1),
+        ((4, None), 1),
+        ((4, 1), 0),
+        ((4, 3, 8, 8), 0),
+        ((9,), 0),
+    ],
+)
+def test_which_outputs_hold_class_scores(shape: tuple[int | None, ...], scores: int) -> None:
+    assert is_class_scores(shape) == bool(scores)
+
+
+# --- whole models -------------------------------------------------------------------------------------------
+
+
+def scaled(factor: float, dtype: Any = np.float32, **options: Any) -> onnx.ModelProto:
+    """y = x · factor, elementwise."""
+    return model([node("Mul", "x f", "y")], {"f": np.array([factor], dtype)}, dtype=dtype, **options)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "within", "beyond"),
+    [(np.float64, 5e-11, 2e-10), (np.float32, 5e-5, 2e-4), (np.float16, 3e-3, 1e-2)],
+)
+def test_the_bound_follows_the_type(dtype: Any, within: float, beyond: float) -> None:
+    assert graphopt.verify(scaled(1, dtype), scaled(1 + within, dtype))
+    assert not graphopt.verify(scaled(1, dtype), scaled(1 + beyond, dtype))
+
+
+def test_a_verification_tells_what_was_compared() -> None:
+    found = graphopt.verify(scaled(1), scaled(1.5))
+    assert [check.scope for check in found.checks] == ["model", "model, optimised session"]
+    for check in found.checks:
+        assert not check and check.output == "y"
+        assert check.max_rel == pytest.approx(0.5) and check.max_abs > 0.5
+        assert check.allowed == 1e-4
+        assert check.feeds == feeds.COUNT
+        assert "FAILED" in str(check)
+
+
+def test_integer_outputs_are_equal_or_not() -> None:
+    def rounded(shift: int) -> onnx.ModelProto:
+        nodes = [node("Cast", "x", "i", to=TensorProto.INT64), node("Add", "i s", "y")]
+        outputs = [info("y", None, np.int64)]
+        return model(nodes, {"s": np.array([shift], np.int64)}, outputs=outputs)
+
+    assert graphopt.verify(rounded(3), rounded(3))
+    assert not graphopt.verify(rounded(3), rounded(4))
+
+
+def test_only_the_outputs_that_count() -> None:
+    def two(factor: float) -> onnx.ModelProto:
+        nodes = [node("Relu", "x", "same"), node("Mul", "x f", "other")]
+        outputs = {"same": None, "other": None}
+        return model(nodes, {"f": floats(factor)}, outputs=outputs)
+
+    assert not graphopt.verify(two(1), two(2))
+    assert graphopt.verify(two(1), two(2), outputs=["same"])
+    assert not graphopt.verify(two(1), two(2), outputs=["other"])
+    with pytest.raises(InputError, match="outputs are same, other"):
+        graphopt.verify(two(1), two(1), outputs=["mine"])
+
+
+def test_what_onnxruntime_changes_in_the_original_widens_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The original as onnxruntime optimises it stands 1e-3 off: 4e-3 is allowed, and no more.
+    outputs = verification.outputs
+    original = scaled(1)
+
+    def shifted(parts: Any, given: Any, *, optimised: bool) -> Any:
+        found = outputs(parts, given, optimised=optimised)
+        is_original = onnx.numpy_helper.to_array(parts.proto.graph.initializer[0]) == 1
+        return [[y * 1.001 for y in ys] for ys in found] if optimised and is_original else found
+
+    monkeypatch.setattr(verification, "outputs", shifted)
+    found = graphopt.verify(original, scaled(1.003))
+    assert found and all(check.allowed == pytest.approx(4e-3, rel=1e-2) for check in found.checks)
+    assert not graphopt.verify(original, scaled(1.005))
+
+
+@pytest.mark.parametrize(("factor", "equal"), [(1, True), (1.01, False)])
+def test_sequences_are_compared_element_by_element(factor: float, equal: bool) -> None:
+    def parts(by: float) -> onnx.ModelProto:
+        nodes = [node("Mul", "x by", "m"), node("SplitToSequence", "m", "y", axis=2, keepdims=1)]
+        outputs = [helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)]
+        return model(nodes, {"by": floats(by)}, outputs=outputs)
+
+    assert bool(graphopt.verify(parts(1), parts(factor))) is equal
+    assert difference([floats(1)], [floats(1), floats(2)]).note == "2 elements instead of 1"
+
+
+def test_a_candidate_that_does_not_run() -> None:
+    broken = model(
+        [node("Reshape", "x s", "y")], {"s": np.array([1, 8, 8, 9], np.int64)}, outputs={"y": None}
+    )
+    fine = model([node("Reshape", "x s", "y")], {"s": np.array([1, 8, 8, 8], np.int64)}, outputs={"y": None})
+    found = graphopt.verify(fine, broken)
+    assert not found
+    assert "can't run" in found.checks[0].note or "can't load" in found.checks[0].note
+
+
+def test_a_reference_that_does_not_run() -> None:
+    custom = helper.make_node("Warp", ["x"], ["y"], domain="my.ops")
+    proto = model([custom], domains=["my.ops"])
+    with pytest.raises(InputError, match="can't load"):
+        graphopt.verify(proto, proto)
+
+
+def test_a_random_original_is_named() -> None:
+    def noisy(*before: onnx.NodeProto) -> onnx.ModelProto:
+        nodes = [*before, node("RandomNormalLike", "x", "n"), node("Add", "x n", "y"), node("Relu", "x", "z")]
+        return model(nodes, outputs={"y": None, "z": None})
+
+    # onnxruntime seeds a random operator by its place among the operators.
+    found = graphopt.verify(noisy(), noisy(node("Neg", "x", "unused")))
+    assert found
+    assert [check.output for check in found.checks] == ["z", "z"]
+    assert "random there: y" in found.notes[0]
+
+
+# --- the interface ------------------------------------------------------------------------------------------
+
+
+def add(**options: Any) -> onnx.ModelProto:
+    defaults = {"inputs": [info("a", ["N", 4]), info("b", ["N", 4])], "outputs": [info("y", ["N", 4])]}
+    return model([node("Add", "a b", "y")], **{**defaults, **options})
+
+
+def test_other_symbols_are_the_same_interface() -> None:
+    renamed = add(inputs=[info("a", ["batch", 4]), info("b", ["batch", 4])], outputs=[info("y", [None, 4])])
+    assert graphopt.verify(add(), renamed)
+
+
+@pytest.mark.parametrize(
+    ("change", "naming"),
+    [
+        ({"inputs": [info("b", ["N", 4]), info("a", ["N", 4])]}, "the inputs differ: their order"),
+        ({"inputs": [info("a", ["N", 4]), info("b", [1, 4])]}, "the inputs differ: b FLOAT"),
+        ({"inputs": [info("a", ["N", 4]), info("b", ["N", 1])]}, "the inputs differ: b FLOAT"),
+        ({"inputs": [info("a", ["N", 4]), info("b", [4])]}, "the inputs differ: b FLOAT"),
+        (
+            {"inputs": [info("a", ["N", 4]), info("b", ["N", 4]), info("c", [1])]},
+            "the inputs differ: c FLOAT",
+        ),
+        ({"outputs": [info("y", ["N", 4]), info("a", ["N", 4])]}, "the outputs differ: a FLOAT"),
+        ({"outputs": [info("y", [1, 4])]}, "the outputs differ: y FLOAT"),
+        ({"dtype": np.float64, "inputs": None, "outputs": None}, "the inputs differ: "),
+    ],
+)
+def test_interfaces_that_differ(change: dict[str, Any], naming: str) -> None:
+    if change.get("inputs", 0) is None:
+        change = {"dtype": np.float64, "inputs": {"a": ["N", 4], "b": ["N", 4]}, "outputs": {"y": ["N", 4]}}
+    found = graphopt.verify(add(), add(**change))
+    assert not found
+    assert [check.scope for check in found.checks] == ["interface"]
+    assert naming in found.checks[0].note
+
+
+def test_initializers_among_the_inputs_are_no_interface() -> None:
+    assert graphopt.verify(conv_bn(overridable=["w"]), conv_bn())
+
+
+# --- the inputs that are compared on ------------------------------------------------------------------------
+
+
+def chosen(proto: onnx.ModelProto, **options: Any) -> feeds.TestInputs:
+    return feeds.choose(ir.from_proto(proto), **options)
+
+
+def shapes(found: feeds.TestInputs, name: str = "x") -> list[tuple[int, ...]]:
+    return [feed[name].shape for feed in found.feeds]
+
+
+def test_several_inputs_of_a_fixed_size() -> None:
+    found = chosen(conv_bn())
+    assert shapes(found) == [(1, 8, 8, 8)] * 3
+    assert len({feed["x"].tobytes() for feed in found.feeds}) == 3
+    assert not found.assumed and not found.problem
+
+
+def test_the_seed_makes_the_inputs() -> None:
+    first, again, other = (chosen(conv_bn(), seed=seed).feeds[0]["x"] for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_an_open_batch_is_one_and_more() -> None:
+    found = chosen(classifier())
+    assert found.sizes == {"x": (1, 8, 8, 8)}
+    assert not found.assumed
+    assert {shape[0] for shape in shapes(found)} >= {1, 3}
+
+
+def test_open_sizes_are_several_and_odd_ones_too() -> None:
+    found = chosen(conv_bn(inputs={"x": ["N", 8, "H", "W"]}, outputs={"y": None}))
+    assert found.assumed
+    heights = {shape[2] for shape in shapes(found)}
+    assert len(heights) >= 2 and any(height % 2 for height in heights)
+    assert len({shape[0] for shape in shapes(found)}) >= 2
+    assert found.sizes == {"x": (1, 8, 64, 64)}
+
+
+def test_sizes_are_tried_until_the_model_runs() -> None:
+    nodes = [node("Flatten", "x", "f"), node("MatMul", "f w", "y")]
+    proto = model(nodes, {"w": weight(96 * 96, 2)}, inputs={"x": ["N", 1, "H", "W"]})
+    found = chosen(proto)
+    assert found.sizes == {"x": (1, 1, 96, 96)} and not found.problem
+
+
+def test_no_size_that_runs_is_a_problem() -> None:
+    nodes = [node("Flatten", "x", "f"), node("MatMul", "f w", "y")]
+    proto = model(nodes, {"w": weight(77, 2)}, inputs={"x": ["N", 1, "H", "W"]})
+    found = chosen(proto)
+    assert found.feeds == () and "can't run" in found.problem and found.assumed
+    with pytest.raises(InputError, match="can't run"):
+        graphopt.verify(proto, proto)
+    assert graphopt.verify(proto, proto, shapes={"x": [2, 1, 7, 11]})
+    assert graphopt.verify(proto, proto, samples(3, 1, 7, 11))
+
+
+def test_a_symbol_is_one_size_wherever_it_stands() -> None:
+    proto = model([node("Add", "x m", "y")], inputs={"x": ["N", 8, "H", "W"], "m": ["N", 1, "H", "W"]})
+    found = chosen(proto)
+    assert found.sizes == {"x": (1, 8, 64, 64), "m": (1, 1, 64, 64)}
+    assert all(feed["x"].shape[2:] == feed["m"].shape[2:] for feed in found.feeds)
+    told = chosen(proto, shapes={"x": [2, 8, 17, 23]})
+    assert told.sizes == {"x": (2, 8, 17, 23), "m": (2, 1, 17, 23)} and not told.assumed
+
+
+@pytest.mark.parametrize("nameless", ["None", "?", None, "", -1])
+def test_sizes_without_a_name_are_apart(nameless: str | int | None) -> None:
+    found = chosen(conv_bn(inputs={"x": [nameless, 8, nameless, 8]}, outputs={"y": None}))
+    assert found.sizes == {"x": (1, 8, 64, 8)}
+
+
+def test_sizes_that_contradict_the_model_are_refused() -> None:
+    for given in ({"x": [1, 8, 9, 8]}, {"z": [1]}, {"x": [1, 8, 8]}):
+        with pytest.raises(InputError, match="'x'"):
+            graphopt.verify(conv_bn(), conv_bn(), shapes=given)
+        with pytest.raises(InputError, match="'x'"):
+            graphopt.bench(conv_bn(), conv_bn(), shapes=given, repeat=1)
+
+
+def test_calibration_inputs_are_compared_on_and_set_the_range() -> None:
+    given = whole(samples(8) * 0.01 + 7, ir.from_proto(classifier()))
+    found = chosen(classifier(), calibration=given)
+    assert any(np.array_equal(feed["x"], given.held_out["x"][:3]) for feed in found.feeds)
+    low, high = given.ranges()["x"]
+    for feed in found.feeds:
+        assert low <= feed["x"].min() and feed["x"].max() <= high
+
+
+def test_verify_compares_on_the_given_inputs() -> None:
+    # The two differ below −10 alone, where no random input comes.
+    def clipped(low: float) -> onnx.ModelProto:
+        return model([node("Clip", "x low", "y")], {"low": np.array(low, np.float32)}, inputs={"x": ["N", 4]})
+
+    assert graphopt.verify(clipped(-10), clipped(-20))
+    found = graphopt.verify(clipped(-10), clipped(-20), np.full((70, 4), -30, np.float32))
+    assert not found
+    assert found.checks[0].feeds == 3  # 70 inputs, 32 at once
+
+
+def test_verify_leaves_out_what_makes_no_batch() -> None:
+    found = graphopt.verify(classifier(batch=4), classifier(batch=4), samples(10))
+    assert found and found.checks[0].feeds == 2
+
+
+def test_integer_inputs_are_random_too() -> None:
+    proto = model([node("Gather", "t x", "y")], {"t": weight(2, 3)}, inputs=[info("x", [50], np.int64)])
+    values = chosen(proto).feeds[0]["x"]
+    assert values.dtype == np.int64 and set(values.tolist()) == {0, 1}
+
+
+# --- regions ------------------------------------------------------------------------------------------------
+
+
+def relu_for(op: str, name: str = "relu") -> tuple[Candidate, Replacement]:
+    """Another operator in the place of conv_bn's Relu."""
+    candidate = Candidate("swap", Site("main", (name,)), Cost(0), Cost(0))
+    return candidate, Replacement((NewNode(op, ("n",), ("%y",)),), {}, {"y": "%y"})
+
+
+def regions(*changes: tuple[Candidate, Replacement]) -> list[bool]:
+    analysis = Analysis(ir.from_proto(conv_bn()))
+    return [bool(verdict) for _, verdict in changed.check_regions(analysis, changes, 0)]
+
+
+def test_a_region_alone_tells_right_from_wrong() -> None:
+    assert regions(relu_for("Relu")) == [True]
+    assert regions(relu_for("Abs")) == [False]
+
+
+def test_regions_are_judged_one_by_one() -> None:
+    conv = Candidate("swap", Site("main", ("conv",)), Cost(0), Cost(0))
+    other = {"%w": weight(8, 8, 3, 3, seed=5)}
+    attributes = {"pads": (1, 1, 1, 1)}
+    wrong = Replacement((NewNode("Conv", ("x", "%w"), ("%c",), attributes),), other, {"c": "%c"})
+    assert regions(relu_for("Relu"), (conv, wrong)) == [True, False]
+
+
+def test_a_region_that_onnxruntime_refuses_fails_alone() -> None:
+    conv = Candidate("swap", Site("main", ("conv",)), Cost(0), Cost(0))
+    broken = Replacement((NewNode("Conv", ("x", "%w"), ("%c",)),), {"%w": weight(8, 3, 3, 3)}, {"c": "%c"})
+    analysis = Analysis(ir.from_proto(conv_bn()))
+    found = changed.check_regions(analysis, [relu_for("Relu"), (conv, broken)], 0)
+    assert [bool(verdict) for _, verdict in found] == [True, False]
+    assert "onnxruntime can't" in found[1][1].note
+
+
+def test_regions_in_several_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changed, "REGION_BYTES", 1)
+    assert regions(relu_for("Relu"), relu_for("Relu")) == [True, True]
+
+
+def test_a_region_reads_and_makes_values_of_its_own() -> None:
+    proto = conv_bn()
+    analysis = Analysis(ir.from_proto(proto))
+    candidate = Candidate("swap", Site("main", ("conv", "bn")), Cost(0), Cost(0))
+    change = Replacement((NewNode("Identity", ("x",), ("%n",)),), {}, {"n": "%n"})
+    found = changed.region(analysis, candidate, change, "r0/")
+    assert set(found.inputs) == {"r0/old/x"}
+    assert found.sources == {"r0/old/x": "x"}
+    assert {name.split("/", 2)[2] for name in found.constants} == {"w", *batch_norm("bn", 8)}
+    assert found.outputs == (("n", "r0/old/n", "r0/new/%n"),)
+    assert bn_inputs("c", "bn").split()[0] not in {name.split("/")[-1] for name in found.inputs}
