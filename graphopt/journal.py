@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -29,6 +29,7 @@ class Journal:
     _declined: dict[tuple[str, Site], str] = field(default_factory=dict)
     _rejected: dict[tuple[str, Site], str] = field(default_factory=dict)
     _banned: set[tuple[str, Site, str]] = field(default_factory=set)
+    _failed: set[tuple[str, Site]] = field(default_factory=set)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -48,10 +49,18 @@ class Journal:
         for candidate, reason in plan.declined:
             self._declined.setdefault((candidate.rewrite, candidate.site), reason)
 
+    def begin_round(self, rewrites: Iterable[str]) -> None:
+        """Forgets what these rewrites were refused for: they are about to look at the model anew."""
+        names = set(rewrites)
+        for reasons in (self._declined, self._rejected):
+            for key in [key for key in reasons if key[0] in names and key not in self._failed]:
+                del reasons[key]
+
     def ban(self, candidate: Candidate, reason: str) -> None:
         """Notes that a candidate failed; it will not be tried again."""
         self._banned.add(_key(candidate))
         self._declined[candidate.rewrite, candidate.site] = reason
+        self._failed.add((candidate.rewrite, candidate.site))
 
     def allows(self, candidate: Candidate) -> bool:
         """Whether the candidate has not failed before."""

@@ -36,14 +36,16 @@ from graphopt.observe import snapshot
 from graphopt.report import Applied, Report
 from graphopt.result import Result
 from graphopt.rewrites import option_types
+from graphopt.runtime import Feeds
 from graphopt.verification import Verification
 
 MAX_ROUNDS = 20
 """Exact rounds (match, plan, commit) after which it is left at that."""
 
-STAGES = 3
-"""Groups of exact rewrites; one is asked only when those before it find nothing: cheap ones, then those that
-read weights (``reads_weights``), then those that take a form which others can't read (``goes_last``)."""
+STAGES = 4
+"""Groups of exact rewrites; one is asked only when those before it find nothing: those that fold into an
+operator what another would move it away from (``goes_first``), cheap ones, those that read weights
+(``reads_weights``), and those that take a form which others can't read (``goes_last``)."""
 
 Change: TypeAlias = tuple[Candidate, Replacement]
 
@@ -163,6 +165,7 @@ class Pipeline:
             analysis = self._analysis(self.model)
             changes: list[Change] = []
             mark = self.journal.mark()
+            self.journal.begin_round(rewrite.name for rewrite in every)
             for stage in range(STAGES):
                 group = [rewrite for rewrite in every if _stage(rewrite) == stage]
                 changes = changes or self._exact_changes(analysis, group)
@@ -235,7 +238,11 @@ class Pipeline:
         self.journal.notes.append(f"{rewrite.name} raises the MACs by {added:,}, as was asked")
         if condition:
             self.journal.notes.append(f"equal {condition}; on inputs beyond their range it may differ")
-        found = self._compare(self.source.model, self.model)
+        inputs = None
+        if condition and self.calibration is not None:
+            parts = (self.calibration.fit, self.calibration.held_out)
+            inputs = [batch for part in parts for batch in self.calibration.batches(part)]
+        found = self._compare(self.source.model, self.model, inputs)
         self.journal.checks += found.checks
         self.journal.notes += found.notes
         if not found:
@@ -353,7 +360,9 @@ class Pipeline:
             changes = []
             for candidate in chosen:
                 with blaming(candidate.rewrite, f"at {candidate.site.nodes[0]}"):
-                    changes.append((candidate, named[candidate.rewrite].build(analysis, candidate, moments)))
+                    change = named[candidate.rewrite].build(analysis, candidate, moments)
+                    regions.check_names(analysis, candidate, change)
+                changes.append((candidate, change))
             return changes
 
     def _failing(self, analysis: Analysis, changes: Sequence[Change]) -> bool:
@@ -402,8 +411,16 @@ class Pipeline:
                 Applied(candidate, exactness[candidate.rewrite], measured, not self.inputs.assumed)
             )
 
-    def _compare(self, reference: ir.Model, candidate: ir.Model) -> Verification:
-        """Compares two whole models that should be equal, if onnxruntime can run the reference."""
+    def _compare(
+        self, reference: ir.Model, candidate: ir.Model, inputs: Sequence[Feeds] | None = None
+    ) -> Verification:
+        """Compares two whole models that should be equal, if onnxruntime can run the reference.
+
+        Args:
+            reference: the model as it was.
+            candidate: the model as rewritten.
+            inputs: what to compare on; the run's own test inputs where None.
+        """
         if reference is candidate:
             return Verification(())
         problem = self.inputs.problem
@@ -411,7 +428,7 @@ class Pipeline:
             with self.journal.step("verify"):
                 try:
                     return verification.check_model(
-                        reference, candidate, self.inputs.feeds, self.options.outputs
+                        reference, candidate, inputs or self.inputs.feeds, self.options.outputs
                     )
                 except InputError as error:
                     problem = str(error)
@@ -493,7 +510,9 @@ def _first_failing(count: int, passes: Callable[[int], bool]) -> int | None:
 
 def _stage(rewrite: Rewrite) -> int:
     """The group of an exact rewrite."""
-    return 2 if getattr(rewrite, "goes_last", False) else int(getattr(rewrite, "reads_weights", False))
+    if getattr(rewrite, "goes_last", False):
+        return STAGES - 1
+    return 0 if getattr(rewrite, "goes_first", False) else 1 + int(getattr(rewrite, "reads_weights", False))
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -10,8 +10,6 @@ from graphopt.core import Candidate, Plan, Site
 
 ROUNDING = 1e-12
 """What a sum of savings may miss: parts of 0.7, 0.2 and 0.1 are one."""
-SHARE_STEPS = 100
-"""Attempts to find what several limits have to count for all of them to be kept."""
 MUCH = 0.05
 """Part of the model's bytes that is much to grow by, and of its MACs that is little to save."""
 LARGEST_ERROR = 1.0 - 1e-9
@@ -60,9 +58,7 @@ def _swells(candidate: Candidate, macs: int | None, weight_bytes: int) -> bool:
 
 def _slower(candidate: Candidate) -> str:
     before, after = candidate.before.seconds * 1e6, candidate.after.seconds * 1e6
-    return (
-        f"expected to be slower ({before:.0f} → {after:.0f} µs) although it saves MACs; --aim macs takes it"
-    )
+    return f"expected to be slower ({before:.0f} → {after:.0f} µs): --aim macs takes it"
 
 
 def damage(error: float) -> float:
@@ -155,14 +151,8 @@ def _nodes(candidate: Candidate) -> list[tuple[str, str]]:
 
 
 def _lagrange(groups: Sequence[Sequence[_Option]]) -> list[int]:
-    """The picks that weigh damage against saving, with the smallest weight that keeps all limits."""
-    shares = _shares(groups)
-
     def pick(weight: float) -> list[int]:
-        return [
-            min(range(len(g)), key=lambda i: (g[i].damage - weight * _weighed(g[i], shares), i))
-            for g in groups
-        ]
+        return [min(range(len(g)), key=lambda i: (g[i].damage - weight * sum(g[i].saved), i)) for g in groups]
 
     low, high = 1e-9, 1e15
     for _ in range(100):
@@ -174,26 +164,11 @@ def _lagrange(groups: Sequence[Sequence[_Option]]) -> list[int]:
     return pick(high)
 
 
-def _shares(groups: Sequence[Sequence[_Option]]) -> list[float]:
-    """How much each limit counts, so that the largest savings keep all of them, if that can be found.
-
-    With one limit there is nothing to weigh. With several, those that are missed count more and more.
-    """
-    shares = [1.0] * len(groups[0][0].saved) if groups else []
-    for _ in range(SHARE_STEPS):
-        picks = [max(range(len(g)), key=lambda i: _weighed(g[i], shares)) for g in groups]
-        saved = _saved(groups, picks)
-        if len(shares) < 2 or _enough(saved):
-            break
-        shares = [
-            share * math.exp(min(max(1.0 - part, -1.0), 1.0))
-            for share, part in zip(shares, saved, strict=True)
-        ]
-    return shares
-
-
 def _repair(groups: Sequence[Sequence[_Option]], picks: list[int]) -> None:
-    """Exchanges picks while that brings the savings nearer to what all limits need."""
+    """Exchanges picks while that brings the savings nearer to what each limit needs.
+
+    One limit needs none of it: the picks that save most are among those of `_lagrange`.
+    """
 
     def missing(saved: Sequence[float]) -> float:
         return sum(max(1.0 - part, 0.0) for part in saved)
@@ -214,10 +189,6 @@ def _repair(groups: Sequence[Sequence[_Option]], picks: list[int]) -> None:
         if left > missing(total) - ROUNDING:
             return
         picks[i] = j
-
-
-def _weighed(option: _Option, shares: Sequence[float]) -> float:
-    return sum(share * part for share, part in zip(shares, option.saved, strict=True))
 
 
 def _refine(groups: Sequence[Sequence[_Option]], picks: list[int]) -> None:

@@ -61,7 +61,13 @@ class Region:
         """The old operators alone and the new ones alone, on inputs and outputs of the same names."""
         old = replace(self, new=(), outputs=tuple((name, old, old) for name, old, _ in self.outputs))
         new = replace(self, old=(), outputs=tuple((name, new, new) for name, _, new in self.outputs))
-        return old, new
+        return old._without_spare(), new._without_spare()
+
+    def _without_spare(self) -> Region:
+        """The region without constants that nothing reads: onnxruntime fails on those when it optimises."""
+        read = {name for node in (*self.old, *self.new) for name in node.input}
+        read.update(name for _, *names in self.outputs for name in names)
+        return replace(self, constants={n: array for n, array in self.constants.items() if n in read})
 
     def shrunk(self) -> Region:
         """The same region on small maps."""
@@ -160,6 +166,20 @@ def assemble(model: ir.Model, chunk: Sequence[Region], *, open_batch: bool = Fal
     opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
     proto = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=max(model.ir_version or 0, 4))
     return Structure(proto, weights)
+
+
+def check_names(analysis: Analysis, candidate: Candidate, change: Replacement) -> None:
+    """Raises ValueError where a replacement names a value that its site neither reads nor makes."""
+    nodes = [analysis.nodes[name] for name in candidate.site.nodes]
+    visible = {value.name for node in nodes for value in (*node.inputs, *node.outputs) if value is not None}
+    local = {*change.constants, *(name for node in change.nodes for name in node.outputs)}
+    used = [name for node in change.nodes for name in node.inputs if name is not None]
+    for name in (*used, *change.outputs.values()):
+        if name not in visible and name not in local:
+            raise ValueError(f"the replacement names {name!r}, which the site neither reads nor makes")
+    for name in change.outputs:
+        if name not in visible:
+            raise ValueError(f"the replacement replaces {name!r}, which the site does not make")
 
 
 def region(analysis: Analysis, candidate: Candidate, change: Replacement, prefix: str) -> Region:

@@ -160,7 +160,7 @@ def test_a_quality_above_one_is_decibels_alone() -> None:
     "options",
     [
         {"aim": "size"},
-        {"gate": "latency"},
+        {"gate": "memory"},
         {"only": ["fold"]},
         {"skip": ["fold"]},
         {"only": ["bottleneck"]},

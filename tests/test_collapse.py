@@ -173,9 +173,6 @@ def test_identity_and_dropout_in_between(opset: int) -> None:
     assert collapsed(net, net.conv(y, 4, (1, 1)), macs_after=25 * 16).ops == {"Conv": 1}
 
 
-@pytest.mark.xfail(
-    reason="verification.assemble makes vectors of scalars, which Dropout refuses: the region is declined"
-)
 def test_dropout_with_a_ratio_and_inference_mode() -> None:
     net = Net()
     y = net.conv(net.input([1, 4, 5, 5]), 32, (1, 1))

@@ -220,3 +220,13 @@ def test_product_is_no_sum() -> None:
     net = Net()
     x = net.input([1, 6, 9, 9])
     stays(net, net.op("Mul", net.conv(x, 6, pads=[1] * 4), net.conv(x, 6, (1, 1))))
+
+
+def test_blocks_in_a_row_in_half_precision() -> None:
+    """The second block's input has no declared type: the region must run in float16 all the same."""
+    net = Net(dtype=np.float16)
+    y = net.input(["N", 6, 9, 9])
+    for _ in range(2):
+        branches = [net.bn(net.conv(y, 6, pads=[1] * 4)), net.bn(net.conv(y, 6, (1, 1)))]
+        y = net.op("Relu", net.op("Add", *branches))
+    assert check(net.model(y)).ops == {"Conv": 2, "Relu": 2}

@@ -462,3 +462,11 @@ def test_the_same_weights_in_a_branch_are_counted_and_kept() -> None:
 def test_steps_are_timed() -> None:
     seconds: dict[str, Any] = dict(graphopt.optimize(classifier(), {"macs": 0.6}, samples(8)).report.seconds)
     assert {"analyse", "propose", "build", "commit", "verify", "calibrate", "measure"} <= set(seconds)
+
+
+def test_the_latency_gate_times_regions_with_large_weights() -> None:
+    result = graphopt.optimize(classifier(), {"macs": 0.6}, samples(8), gate="latency")
+    assert result.report.options["gate"] == "latency"
+    folded = {a.candidate.site.nodes for a in result.report.applied if a.candidate.rewrite == "fold_affine"}
+    slower = {d.site.nodes for d in result.report.declined if "measured slower" in d.reason}
+    assert ("conv2", "bn") in folded | slower

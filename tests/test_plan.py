@@ -124,11 +124,12 @@ def test_a_sum_that_only_rounding_keeps_from_being_enough() -> None:
 
 def test_candidates_that_share_a_node_exclude_each_other() -> None:
     first, second = candidate("a", macs=4, error=0.1), candidate("b", macs=4, error=0.1)
-    across = candidate("a", "b", macs=6, error=0.1)
-    for order in itertools.permutations([first, second, across]):
+    across, large = candidate("a", "b", macs=6, error=0.1), candidate("b", macs=9, error=0.1)
+    for order in itertools.permutations([first, second, across, large]):
         found = plan.within(order, limits(macs=6)).chosen
         assert kept(found, limits(macs=6))
-        most = plan.within(order, limits(macs=10)).chosen
+        most = plan.within(order, limits(macs=9)).chosen
+        assert large in most
         for chosen in (found, most):
             names = [node for each in chosen for node in each.site.nodes]
             assert len(names) == len(set(names))

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
+from graphopt.analysis import Analysis
+from graphopt.rewrites.propagate_stride import PropagateStride
 from tests.builders import NEWEST_OPSET, Checked, Net, check
 
 ALONE = {"only": ["propagate_stride"]}
@@ -44,7 +47,7 @@ def test_residual_block_and_two_readers(axes: int, size: int, opset: int) -> Non
     moved(net, *outputs, macs=points * (4 * 4 * 3**axes + 2 * 4 * 6))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_precisions(dtype: Any) -> None:
     net = Net(17, dtype)
     y = block(net, net.input([1, 4, 7, 8]))
@@ -141,4 +144,4 @@ def test_a_possible_broadcast_of_unknown_size_stays() -> None:
     x, other = net.input([1, 4, 8, "w"]), net.input([1, 4, 8, "v"], "other")
     y = net.op("Add", net.conv(x, 4, pads=[1] * 4), other)
     model = net.model(net.conv(y, 6, (1, 1), strides=[2, 2]))
-    check(model, applied={}, shapes={"x": [1, 4, 8, 6], "other": [1, 4, 8, 6]}, compare=False, **ALONE)
+    assert not list(PropagateStride().match(Analysis(ir.from_proto(model))))

@@ -113,8 +113,8 @@ TRAPS: dict[str, Callable[[Net, str], str]] = {
     "a rank that rises": lambda n, x: n.affine("Mul", x, np.ones((1, 1, 4, 1, 1))),
     "0 - x": lambda n, x: n.affine("Sub", x, np.array(0.0), first=True),
     "1 / x": lambda n, x: n.affine("Div", x, np.array(1.0), first=True),
-    "a narrower type and back": lambda n, x: n.op("Cast", n.op("Cast", x, to=TensorProto.FLOAT16), to=TensorProto.FLOAT),
-    "whole numbers": lambda n, x: n.op("Cast", n.op("Cast", x, to=TensorProto.INT32), to=TensorProto.FLOAT),
+    "a narrower type and back": lambda n, x: _there_and_back(n, x, TensorProto.FLOAT16),
+    "whole numbers": lambda n, x: _there_and_back(n, x, TensorProto.INT32),
     "backwards": lambda n, x: n.op("Slice", x, ints(n, -1), ints(n, -(2**31)), ints(n, 1), ints(n, -1)),
     "out of order": lambda n, x: n.op("Gather", x, ints(n, 0, 2, 1, 3), axis=1),
     "shifted": lambda n, x: n.pad(x, [0, 0, 1, 0, 0, 0, -1, 0]),
@@ -125,6 +125,10 @@ TRAPS: dict[str, Callable[[Net, str], str]] = {
     ),
     "parts exchanged": lambda n, x: _exchanged(n, x),
 }  # fmt: skip
+
+
+def _there_and_back(net: Net, x: str, kind: int) -> str:
+    return net.op("Cast", net.op("Cast", x, to=kind), to=TensorProto.FLOAT)
 
 
 def _exchanged(net: Net, x: str) -> str:

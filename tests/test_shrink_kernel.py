@@ -98,13 +98,7 @@ def test_what_stays() -> None:
     net = Net()
     model = net.model(net.conv(net.input([1, 4, "h", "w"]), 6, pads=[12] * 4, dilations=[12, 12]))
     check(model, applied={}, sizes={"h": 7, "w": 7}, shapes={"x": [1, 4, 7, 7]}, **ALONE)
-    net = Net()
-    y = net.conv(net.input([1, 4, "h", "w"]), 6, weight=kept(net, (6, 4, 3, 3), (1, 1)))
-    net.nodes[-1].attribute.extend(
-        [
-            __import__("onnx").helper.make_attribute("auto_pad", "SAME_UPPER"),
-            __import__("onnx").helper.make_attribute("strides", [2, 2]),
-        ]
-    )
+    net, same = Net(), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}
+    y = net.conv(net.input([1, 4, "h", "w"]), 6, weight=kept(net, (6, 4, 3, 3), (1, 1)), **same)
     result = check(net.model(y), applied={}, sizes={"h": 7, "w": 8}, shapes={"x": [1, 4, 7, 8]}, **ALONE)
     assert result.refused("shrink_kernel", "auto_pad")

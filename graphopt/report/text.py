@@ -133,7 +133,10 @@ def _opportunities(row: Row) -> str:
     """The ways to fewer MACs; ≈ marks approximate ones."""
     saving = [o for o in row.opportunities if (o.macs_after or 0) < (row.linear.macs or 0)]
     signs = {Exactness.APPROXIMATE: "≈"}
-    return ", ".join(f"{signs.get(o.exactness, '')}{count(o.macs_after)} {o.rewrite}" for o in saving)
+    return ", ".join(
+        f"{signs.get(o.exactness, '')}{count(o.macs_after)} {o.rewrite}".replace(" ", "\u00a0", 1)
+        for o in saving
+    )
 
 
 # ---------------------------------------------------------------- optimize
@@ -158,7 +161,7 @@ def report(result: Report, out: Path | None) -> None:
     if not result.changed:
         console.print("nothing to do: the model is as it was")
     if out is not None:
-        console.print(escape(f"wrote {out}"))
+        console.print(escape(f"wrote {out}"), soft_wrap=True)  # a path in one piece can be copied
 
 
 def _figures(console: Console, result: Report) -> None:
@@ -176,10 +179,11 @@ def _figures(console: Console, result: Report) -> None:
 
 
 def _applied(console: Console, result: Report) -> None:
-    exact = Counter(item.candidate.rewrite for item in result.applied if item.exactness is Exactness.EXACT)
-    if exact:
-        console.print("exact: " + ", ".join(f"{number} {name}" for name, number in exact.items()))
-    approximate = [item for item in result.applied if item.exactness is not Exactness.EXACT]
+    for kind, title in ((Exactness.EXACT, "exact"), (Exactness.EXPANDING, "expanding, the MACs rise")):
+        found = Counter(item.candidate.rewrite for item in result.applied if item.exactness is kind)
+        if found:
+            console.print(f"{title}: " + ", ".join(f"{number} {name}" for name, number in found.items()))
+    approximate = [item for item in result.applied if item.exactness is Exactness.APPROXIMATE]
     if not approximate:
         return
     table = _table("approximate", ">ranks", ">MACs", ">to", ">predicted", ">measured error")
@@ -249,7 +253,13 @@ def verification(result: Verification) -> None:
     console.print(table)
     for text in (*result.notes, *(check.note for check in result.checks if check.note)):
         console.print(escape(f"note: {text}"))
-    console.print("the models agree" if result else "[bold red]the models differ[/]")
+    quality = all(math.isnan(check.max_rel) for check in result.checks)
+    agree, differ = (
+        ("the quality is kept", "the quality is not kept")
+        if quality
+        else ("the models agree", "the models differ")
+    )
+    console.print(agree if result else f"[bold red]{differ}[/]")
 
 
 def timing(result: Timing) -> None:
@@ -257,7 +267,9 @@ def timing(result: Timing) -> None:
     console = _console()
     plural = "" if result.threads == 1 else "s"
     console.print(f"reference {result.reference_ms:.3f} ms, candidate {result.candidate_ms:.3f} ms")
-    faster = "times as fast" if result.speedup >= 1 else "times as fast: it did not get faster"
+    low, high = result.spread
+    clear = "" if not low <= 1 <= high else ", no clear difference"
+    faster = "times as fast" + (": it got slower" if high < 1 else clear)
     console.print(
         f"{result.speedup:.2f} {faster} (median of {result.repeat} pairs, 10–90 %: "
         f"{result.spread[0]:.2f}–{result.spread[1]:.2f}; {result.threads} thread{plural}, {result.provider})"
@@ -272,4 +284,5 @@ def rewrites(available: Sequence[Rewrite]) -> None:
         console.print(f"[bold]{rewrite.name}[/] ({state})")
         console.print(escape(f"  {summary(rewrite)}"))
         for name, (kind, default) in option_types(rewrite).items():
-            console.print(escape(f"  --set {rewrite.name}.{name}={kind} (default {default})"), style="dim")
+            shown = "chosen by the plan" if default is None else default
+            console.print(escape(f"  --set {rewrite.name}.{name}={kind} (default: {shown})"), style="dim")

@@ -21,7 +21,7 @@ from graphopt.rewrites.common import (
     is_standard,
     pads_hold,
 )
-from graphopt.rewrites.positions import BROADCASTING, UNARY, slice_ranges
+from graphopt.rewrites.position_roles import BROADCASTING, UNARY, slice_ranges
 
 POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
 REDUCTIONS = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"})

@@ -57,6 +57,7 @@ class FoldAffine:
 
     name: ClassVar[str] = "fold_affine"
     exactness: ClassVar[Exactness] = Exactness.EXACT
+    goes_first: ClassVar[bool] = True
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each linear operator that affine operators follow."""

@@ -50,7 +50,7 @@ from graphopt.core import Array, Candidate, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
 from graphopt.rewrites.channel_roles import POOLS
 from graphopt.rewrites.common import attributes_of, is_passthrough, is_standard, site
-from graphopt.rewrites.positions import UNARY
+from graphopt.rewrites.position_roles import UNARY
 
 Index: TypeAlias = npt.NDArray[np.int64]
 

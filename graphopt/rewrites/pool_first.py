@@ -49,18 +49,17 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.core import AttributeValue, Candidate, Cost, Exactness, Rejection, Replacement, Shape
+from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement, Shape
 from graphopt.lowrank import Moments
 from graphopt.rewrites.common import attributes_of, is_passthrough, pads_hold, site
 from graphopt.rewrites.pixelwise import (
-    LAST,
     dying,
     operators_before,
     pass_cost,
     replay,
-    sliced,
     subsampled,
 )
+from graphopt.rewrites.pool_taps import box, box_dilations, box_form, box_shape, whole, whole_form
 from graphopt.rewrites.pooling import Pool, Window, pool_of
 
 DILATED_POOLING = 19
@@ -138,11 +137,11 @@ class PoolFirst:
         if place.keeps_positions:
             y = _pointwise(analysis, builder, place)
         elif pool.window is not None:
-            y = builder.like(
-                linear, _box_form(place, pool.window), _box(analysis, builder, place, pool.window)
-            )
+            x = box(analysis, builder, linear, pool.window)
+            y = builder.like(linear, box_form(linear, pool.window), x)
         else:
-            y = builder.like(linear, _whole_form(place), _whole(analysis, builder, place))
+            x = whole(analysis, builder, linear, pool.axes)
+            y = builder.like(linear, whole_form(linear, pool.axes), x)
         y = replay(builder, place.chain, linear.node.outputs[0], y)
         if not pool.keeps_axes:
             y = _without_axes(analysis, builder, y, pool.axes)
@@ -221,7 +220,7 @@ def _why_not_taps(analysis: Analysis, place: _Place) -> str:
         )
     if not pool.window.plain:
         return "its windows reach beyond the convolution's output (pads or ceil_mode)"
-    dilated = any(d != 1 for d in _box_dilations(place, pool.window))
+    dilated = any(d != 1 for d in box_dilations(place.linear, pool.window))
     if dilated and default_opset(analysis.model) < DILATED_POOLING:
         return f"it would need an AveragePool with dilations, which there is from opset {DILATED_POOLING}"
     return ""
@@ -257,9 +256,9 @@ def _costs(analysis: Analysis, place: _Place) -> tuple[Cost, Cost]:
     elif place.keeps_positions:
         form, pooled = _without_stride(linear.form), (written[0], channels, *written[2:])
     elif pool.window is not None:
-        form, pooled = _box_form(place, pool.window), _box_shape(place, pool.window)
+        form, pooled = box_form(linear, pool.window), box_shape(linear, pool.window)
     else:
-        form = _whole_form(place)
+        form = whole_form(linear, pool.axes)
         sizes = tuple(taps[a - 2] if a in pool.axes else read[a] for a in range(2, len(read)))
         pooled = (read[0], channels, *sizes)
     window = math.prod(pool.window.kernel) if pool.window is not None else 1
@@ -331,145 +330,3 @@ def _without_axes(analysis: Analysis, builder: Builder, y: str, axes: tuple[int,
     if default_opset(analysis.model) < 13:
         return builder.node("Squeeze", [y], {"axes": axes}, "/squeeze")
     return builder.node("Squeeze", [y, builder.constant(np.array(axes, np.int64), "axes")], {}, "/squeeze")
-
-
-# ---------------------------------------------------------------- several taps, a window
-
-
-def _box_dilations(place: _Place, window: Window) -> tuple[int, ...]:
-    """Distances between the positions of x that one window averages."""
-    strides = place.linear.form.strides
-    return tuple(
-        s * d if k > 1 else 1 for k, s, d in zip(window.kernel, strides, window.dilations, strict=True)
-    )
-
-
-def _box_strides(place: _Place, window: Window) -> tuple[int, ...]:
-    """Steps of the average of x: the longest that no tap falls between."""
-    form, taps = place.linear.form, place.linear.kernel
-    steps = []
-    for a, extent in enumerate(window.kernel):
-        whole = form.strides[a] * window.strides[a]
-        longest = whole if taps[a] == 1 else math.gcd(whole, form.dilations[a])
-        steps.append(longest if extent > 1 else 1)
-    return tuple(steps)
-
-
-def _box_pads(place: _Place, window: Window) -> tuple[int, ...]:
-    """The convolution's pads on the axes where x is averaged; on the others they stay its own."""
-    wide = [extent > 1 for extent in window.kernel] * 2
-    return tuple(p if averaged else 0 for p, averaged in zip(place.linear.form.pads, wide, strict=True))
-
-
-def _box_form(place: _Place, window: Window) -> Form:
-    form, steps, moved = place.linear.form, _box_strides(place, window), _box_pads(place, window)
-    taps = place.linear.kernel
-    return replace(
-        form,
-        strides=tuple(s * t // g for s, t, g in zip(form.strides, window.strides, steps, strict=True)),
-        dilations=tuple(d // g if k > 1 else 1 for k, d, g in zip(taps, form.dilations, steps, strict=True)),
-        pads=tuple(p - q for p, q in zip(form.pads, moved, strict=True)),
-    )
-
-
-def _box_shape(place: _Place, window: Window) -> Shape:
-    linear, pads = place.linear, _box_pads(place, window)
-    assert linear.input_shape is not None
-    box = Form("Conv", 1, _box_strides(place, window), pads, _box_dilations(place, window))
-    sizes = [size or 0 for size in linear.input_shape[2:]]
-    return (linear.input_shape[0], linear.in_channels, *box.output_sizes(sizes, window.kernel))
-
-
-def _box(analysis: Analysis, builder: Builder, place: _Place, window: Window) -> str:
-    """The average of the zero-padded x on every window that a tap may need."""
-    dilations = _box_dilations(place, window)
-    given: dict[str, AttributeValue] = {
-        "kernel_shape": window.kernel,
-        "strides": _box_strides(place, window),
-    }
-    if any(d != 1 for d in dilations):
-        given["dilations"] = dilations
-    return _average(analysis, builder, place.linear.x, given, _box_pads(place, window))
-
-
-def _average(
-    analysis: Analysis, builder: Builder, x: str, given: dict[str, AttributeValue], pads: tuple[int, ...]
-) -> str:
-    """An AveragePool of the zero-padded x; pads as wide as its window, which it refuses, in a Pad."""
-    kernel = given["kernel_shape"]
-    assert isinstance(kernel, tuple)
-    if any(pads):
-        if default_opset(analysis.model) >= 7 and all(p < k for p, k in zip(pads, kernel * 2, strict=True)):
-            given |= {"pads": pads, "count_include_pad": 1}
-        else:
-            x = _padded(analysis, builder, x, pads)
-    return builder.node("AveragePool", [x], given, "/pool")
-
-
-def _padded(analysis: Analysis, builder: Builder, x: str, pads: tuple[int, ...]) -> str:
-    """Zeros around the spatial axes."""
-    axes = len(pads) // 2
-    amounts = (0, 0, *pads[:axes], 0, 0, *pads[axes:])
-    if default_opset(analysis.model) < 11:
-        return builder.node("Pad", [x], {"pads": amounts}, "/pad")
-    return builder.node("Pad", [x, builder.constant(np.array(amounts, np.int64), "pads")], {}, "/pad")
-
-
-# ---------------------------------------------------------------- several taps, whole axes
-
-
-def _whole_form(place: _Place) -> Form:
-    """The convolution on one mean a tap: nothing to step over on the axes that were averaged."""
-    form, done = place.linear.form, [a - 2 for a in place.pool.axes]
-    axes = len(form.strides)
-
-    def kept(values: tuple[int, ...], rest: int) -> tuple[int, ...]:
-        return tuple(rest if a % axes in done else value for a, value in enumerate(values))
-
-    return replace(
-        form, strides=kept(form.strides, 1), dilations=kept(form.dilations, 1), pads=kept(form.pads, 0)
-    )
-
-
-def _whole(analysis: Analysis, builder: Builder, place: _Place) -> str:
-    """The means that the taps see, axis by axis: [N, C, spatial…] with as many entries as taps."""
-    linear, x = place.linear, place.linear.x
-    form, count = linear.form, len(linear.kernel)
-    outputs = analysis.fixed_shape(linear.node.outputs[0])
-    for axis in place.pool.axes:
-        a = axis - 2
-        size = None if outputs is None else outputs[axis]
-        ends = (form.pads[a], form.pads[a + count])
-        pads = tuple(ends[i // count] if i % count == a else 0 for i in range(2 * count))
-        if size is not None and form.strides[a] == 1 and max(ends) < size:
-            given: dict[str, AttributeValue] = {
-                "kernel_shape": tuple(size if i == a else 1 for i in range(count)),
-                "strides": tuple(form.dilations[a] if i == a else 1 for i in range(count)),
-            }
-            x = _average(analysis, builder, x, given, pads)
-        else:
-            x = _padded(analysis, builder, x, pads) if any(ends) else x
-            x = _tap_means(analysis, builder, x, axis, place)
-    return x
-
-
-def _tap_means(analysis: Analysis, builder: Builder, x: str, axis: int, place: _Place) -> str:
-    """The mean of what each tap meets along one axis, at any size."""
-    form, taps = place.linear.form, place.linear.kernel[axis - 2]
-    stride, dilation = form.strides[axis - 2], form.dilations[axis - 2]
-    means = []
-    for t in range(taps):
-        end = -(taps - 1 - t) * dilation or LAST
-        steps = None if stride == 1 else [stride]
-        part = (
-            x if taps == stride == 1 else sliced(analysis, builder, x, [axis], [t * dilation], [end], steps)
-        )
-        means.append(_mean(analysis, builder, part, axis))
-    return means[0] if taps == 1 else builder.node("Concat", means, {"axis": axis}, "/taps")
-
-
-def _mean(analysis: Analysis, builder: Builder, x: str, axis: int) -> str:
-    if default_opset(analysis.model) < 18:
-        return builder.node("ReduceMean", [x], {"axes": (axis,), "keepdims": 1}, "/mean")
-    named = builder.constant(np.array([axis], np.int64), "axes")
-    return builder.node("ReduceMean", [x, named], {"keepdims": 1}, "/mean")

@@ -59,7 +59,8 @@ from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lattice import EVERYTHING, Cut, Lattice, Window, cut
 from graphopt.lowrank import Moments
 from graphopt.rewrites.common import attributes_of, site
-from graphopt.rewrites.positions import Grid, Pointwise, Positions, Sample, Windowed, positions
+from graphopt.rewrites.position_roles import Grid, Pointwise, Sample, Windowed
+from graphopt.rewrites.positions import Positions, positions
 from graphopt.rewrites.slicing import TO_THE_END, add_slice
 
 ELEMENT_BYTES = 4

@@ -42,7 +42,8 @@ from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
 from graphopt.rewrites.common import site
 from graphopt.rewrites.pixelwise import pass_cost
-from graphopt.rewrites.resized import Reading, Resize, elements, reading, resized
+from graphopt.rewrites.resized import Resize, elements, resized
+from graphopt.rewrites.resized_parts import Reading, reading
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class ResizeAfterPointwise:
                 yield Rejection(self.name, where, f"{analysis.name(node)} → {linear.name}: {why}")
             if not found.groups:
                 continue
-            where = site(analysis, found.nodes)
+            where = site(analysis, [*found.nodes, *found.sizing])
             reason = _refusal(found)
             if reason:
                 yield Rejection(self.name, where, f"{linear.name}: {reason}")

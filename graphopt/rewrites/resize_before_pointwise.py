@@ -58,7 +58,7 @@ class ResizeBeforePointwise:
             small, large = (elements(analysis.shape(value)) for value in (resize.y, resize.x))
             if small >= large:
                 continue
-            where = site(analysis, [node, linear.node, *chain])
+            where = site(analysis, [node, linear.node, *chain, *resize.sizing])
             reason = _refusal(analysis, resize, linear)
             if reason:
                 yield Rejection(self.name, where, f"{linear.name} → {analysis.name(node)}: {reason}")

@@ -58,7 +58,8 @@ from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacem
 from graphopt.lowrank import Moments
 from graphopt.rewrites.common import pads_hold, site
 from graphopt.rewrites.pixelwise import LAST, pass_cost, sliced
-from graphopt.rewrites.resized import Part, Reading, Resize, elements, reading
+from graphopt.rewrites.resized import Resize, elements
+from graphopt.rewrites.resized_parts import Part, Reading, reading
 
 TRANSPOSE_SLOWNESS = 1.7
 """Times that a ConvTranspose takes longer for its MACs than a Conv, measured at one thread."""
@@ -102,7 +103,7 @@ class ResizePhases:
             if not found.groups:
                 continue
             found = _cheaper(analysis, found)
-            where = site(analysis, found.nodes)
+            where = site(analysis, [*found.nodes, *found.sizing])
             forms = _forms(analysis, found)
             if isinstance(forms, str):
                 yield Rejection(self.name, where, f"{linear.name}: {forms}")
@@ -193,7 +194,9 @@ def _forms(analysis: Analysis, found: Reading) -> tuple[_Form, ...] | str:
             options.append(_Form(axes, True, low, _transposed_cost(linear, axes, low)))
         if not options:
             return "its phases can't be interleaved at sizes that are not static"
-        forms.append(min(options, key=lambda form: (form.cost.macs or 0, form.transposed == (linear.group > 1))))
+        forms.append(
+            min(options, key=lambda form: (form.cost.macs or 0, form.transposed == (linear.group > 1)))
+        )
     return tuple(forms)
 
 

@@ -1,0 +1,86 @@
+"""resize_before_pointwise: a 1x1 moves behind a reduction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+import pytest
+
+from tests.builders import Net, check
+from tests.test_resize_after_pointwise import resize
+
+ONLY: dict[str, Any] = {"only": ["resize_before_pointwise"]}
+APPLIED = {"resize_before_pointwise": 1}
+
+
+def reduced(
+    opset: int = 18,
+    *,
+    shape: Sequence[Any] = (1, 4, 9, 12),
+    scales: Sequence[float] = (0.5, 0.5),
+    between: str = "",
+    conv: dict[str, Any] | None = None,
+    **attrs: Any,
+) -> onnx.ModelProto:
+    net = Net(opset)
+    y = net.conv(net.input(shape), 6, (1,) * len(scales), **(conv or {}))
+    if between == "affine":
+        y = net.affine("Mul", y, net.per_channel(6))
+    elif between:
+        y = net.op(between, y)
+    return net.model(resize(net, y, scales, **attrs))
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [
+        {"mode": "nearest"},
+        {"mode": "nearest", "between": "Relu"},
+        {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"},
+        {"mode": "linear"},
+        {"mode": "linear", "between": "affine"},
+        {"mode": "linear", "antialias": 1},
+        {"mode": "cubic", "exclude_outside": 1},
+        {"mode": "linear", "sizes": (1, 6, 3, 5)},
+        {"mode": "linear", "scales": (0.25, 2.0)},
+    ],
+)
+def test_fewer_pixels_first(attrs: dict[str, Any]) -> None:
+    done = check(reduced(**attrs), applied=APPLIED, **ONLY)
+    size = done.after.graph.output[0].type.tensor_type.shape.dim
+    assert done.macs_after == 4 * 6 * size[2].dim_value * size[3].dim_value
+
+
+def test_opset_10_strides_and_dynamic_sizes() -> None:
+    check(reduced(10, mode="nearest"), applied=APPLIED, **ONLY)
+    check(reduced(mode="linear", conv={"strides": [2, 1]}), applied=APPLIED, **ONLY)
+    check(reduced(mode="linear", shape=("n", 4, "h", "w")), applied=APPLIED, sizes={"h": 9, "w": 6}, **ONLY)
+    check(reduced(mode="nearest", shape=(1, 4, 9), scales=(0.4,)), applied=APPLIED, **ONLY)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"conv": {"pads": [1, 1, 0, 0]}}, "pads"),
+        ({"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize"}, "tf_crop"),
+    ],
+)
+def test_refused(options: dict[str, Any], reason: str) -> None:
+    assert check(reduced(**options), applied={}, **ONLY).refused("resize_before_pointwise", reason)
+
+
+def test_relu_in_front_of_a_mean_stays() -> None:
+    check(reduced(mode="linear", between="Relu"), applied={}, **ONLY)
+
+
+def test_enlarging_stays() -> None:
+    check(reduced(scales=(2, 2)), applied={}, **ONLY)
+
+
+def test_another_reader_keeps_the_convolution() -> None:
+    net = Net()
+    y = net.conv(net.input([1, 4, 8, 8]), 6, (1, 1))
+    done = check(net.model(resize(net, y, (0.5, 0.5), mode="nearest"), net.op("Relu", y)), applied={}, **ONLY)
+    assert done.refused("resize_before_pointwise", "other readers")
