@@ -6,6 +6,9 @@ import contextlib
 import os
 import sys
 
+# NumPy's threads wait for each other on a busy machine, and mostly cost more than they give.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 INTERNAL, INTERRUPTED = 70, 130
 """Exit codes that belong to no error of ours."""
 

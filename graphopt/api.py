@@ -18,7 +18,8 @@ from graphopt.core import Budget, Exactness, Rewrite, Shape, Verdict
 from graphopt.errors import InputError
 from graphopt.model import PathLike, Source
 from graphopt.observe import snapshot
-from graphopt.pipeline import Options, Pipeline
+from graphopt.options import Options
+from graphopt.pipeline import optimize as run_pipeline
 from graphopt.result import Result
 from graphopt.survey import Scan, survey
 from graphopt.validate import validate
@@ -117,7 +118,7 @@ def optimize(
     chosen = _check_selection(chosen, limits, list(only))
     _check_expanding(chosen, limits, at=bool(tuple(at)), calibrated=calibration is not None)
     source = _open(model)
-    pipeline = Pipeline(
+    return run_pipeline(
         source,
         Options(
             budget=limits,
@@ -133,7 +134,6 @@ def optimize(
         ),
         calibration,
     )
-    return pipeline.run()
 
 
 def _open(model: AnyModel) -> Source:

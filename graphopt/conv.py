@@ -471,6 +471,8 @@ class Builder:
             return self._matmul(x, weight, bias, rank, name)
         if form.op == "ConvTranspose":
             weight = algebra.transpose_layout(weight, form.group)
+        if form.op == "Gemm" and bias is None:
+            bias = np.zeros(len(weight))  # up to opset 10 a Gemm has to have one
         inputs: list[str | None] = [x, self.constant(weight, "weight")]
         if bias is not None:
             inputs.append(self.constant(bias, "bias"))

@@ -29,7 +29,7 @@ from small_models import (
 )
 
 import graphopt
-from graphopt import pipeline, rewrites, verification
+from graphopt import exact, rewrites, verification
 from graphopt.analysis import Analysis
 from graphopt.core import Candidate, Cost, Exactness, NewNode, Rejection, Replacement, Site, Verdict
 from graphopt.errors import BudgetError, GraphOptError, InputError
@@ -233,7 +233,7 @@ def test_the_command_when_no_single_change_is_guilty(tmp_path: Path, monkeypatch
         op: str = "Max"
 
     monkeypatch.setattr(rewrites, "BUILTIN", (Max,))
-    monkeypatch.setattr(pipeline, "_first_failing", lambda count, passes: None)
+    monkeypatch.setattr(exact, "_first_failing", lambda count, passes: None)
     monkeypatch.setattr(verification, "check_model", never_equal)
     path, out = saved(large(nothing_to_do()), tmp_path / "m.onnx"), tmp_path / "out.onnx"
     out.write_bytes(b"older")

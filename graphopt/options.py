@@ -1,0 +1,40 @@
+"""What the user asks of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from graphopt.core import Budget, Rewrite
+from graphopt.rewrites import option_types
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked for; see `graphopt.optimize`."""
+
+    budget: Budget = field(default_factory=Budget)
+    rewrites: tuple[Rewrite, ...] = ()
+    by_time: bool = True
+    at: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    seed: int = 0
+    gate_latency: bool = False
+    freeze_initializers: bool = False
+
+    def described(self) -> dict[str, object]:
+        """The options as the report gives them."""
+        return {
+            "budget": {key: value for key, value in asdict(self.budget).items() if value is not None},
+            "rewrites": {r.name: {name: getattr(r, name) for name in option_types(r)} for r in self.rewrites},
+            "aim": "time" if self.by_time else "macs",
+            "gate": "latency" if self.gate_latency else None,
+            "at": self.at,
+            "keep": self.keep,
+            "outputs": self.outputs,
+            "shapes": dict(self.shapes),
+            "seed": self.seed,
+            "freeze_initializers": self.freeze_initializers,
+        }

@@ -1,0 +1,292 @@
+"""One run over one model: what its steps share. The flow is in `graphopt.pipeline`."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from graphopt import calibrate, edit, feeds, latency, regions, verification
+from graphopt import model as files
+from graphopt.analysis import Analysis, Totals
+from graphopt.budget import Spent
+from graphopt.calibrate import Calibration, Given
+from graphopt.core import (
+    Array,
+    Candidate,
+    Exactness,
+    Rejection,
+    Replacement,
+    Rewrite,
+    Shape,
+    Site,
+)
+from graphopt.errors import InputError, blaming
+from graphopt.feeds import TestInputs
+from graphopt.journal import Journal
+from graphopt.lowrank import Moments
+from graphopt.model import Source
+from graphopt.observe import snapshot
+from graphopt.options import Options
+from graphopt.report import Applied, Report
+from graphopt.result import Result
+from graphopt.runtime import Feeds
+from graphopt.verification import Verification
+
+Change: TypeAlias = tuple[Candidate, Replacement]
+
+
+class Run:
+    """One run over one model.
+
+    Args:
+        source: the model as loaded.
+        options: what the user asked for.
+        calibration: calibration inputs, or what they can be read from.
+    """
+
+    def __init__(self, source: Source, options: Options, calibration: Given | None = None) -> None:
+        self.source = source
+        self.options = options
+        self.journal = Journal()
+        self.calibration: Calibration | None = None
+        self.known: dict[str, Shape] = {}
+        with self.journal.step("load"):
+            verification.check_outputs(source.model, options.outputs)
+            if calibration is not None:
+                self.calibration = calibrate.load(calibration, source.model, options.seed)
+        self.model = source.model
+        with self.journal.step("analyse"):
+            self.inputs = self._choose_inputs()
+            self.original = self.analysis(source.model)
+        if self.original.overridable and options.freeze_initializers:
+            self.model = edit.freeze(self.model)
+
+    # ------------------------------------------------------------ snapshots
+
+    def _choose_inputs(self) -> TestInputs:
+        options = self.options
+        probe = Analysis(self.source.model, bindings=options.shapes, frozen=options.freeze_initializers)
+        del probe  # refuses shapes that do not fit, before anything is run
+        return feeds.choose(
+            self.source.model, shapes=options.shapes, calibration=self.calibration, seed=options.seed
+        )
+
+    def analysis(
+        self,
+        model: ir.Model,
+        moments: Mapping[str, Moments] | None = None,
+        extremes: Mapping[str, tuple[Array, Array]] | None = None,
+    ) -> Analysis:
+        """A snapshot at the sizes of the test inputs; shapes that inference misses are seen by running."""
+        return snapshot(
+            model,
+            bindings=self.inputs.sizes,
+            known=self.known,
+            frozen=self.options.freeze_initializers,
+            moments=moments,
+            extremes=extremes,
+            seed=self.options.seed,
+        )
+
+    def moments(self, analysis: Analysis, group: Sequence[Rewrite]) -> dict[str, Moments] | None:
+        """Input statistics of the linear operators that these rewrites ask for; None without calibration."""
+        if self.calibration is None:
+            return None
+        with self.journal.step("calibrate"):
+            needed = {
+                linear.name: linear
+                for rewrite in group
+                if (needs := getattr(rewrite, "inputs_needed", None)) is not None
+                for linear in needs(analysis)
+                if analysis.is_outermost(linear.node)
+            }
+            return calibrate.moments(analysis, list(needed.values()), self.calibration, self.options.seed)
+
+    # ------------------------------------------------------------ propose and plan
+
+    def taking_part(self, exactness: Exactness) -> list[Rewrite]:
+        """The rewrites of a kind that take part."""
+        return [rewrite for rewrite in self.options.rewrites if rewrite.exactness is exactness]
+
+    def match(self, analysis: Analysis, group: Sequence[Rewrite]) -> list[Candidate]:
+        """The candidates that the user did not rule out and that did not fail before."""
+        with self.journal.step("propose"):
+            candidates: list[Candidate] = []
+            for rewrite in group:
+                with blaming(rewrite.name, "to match"):
+                    matches = list(rewrite.match(analysis))
+                for found in matches:
+                    reason = self._ruled_out(found.site)
+                    if isinstance(found, Rejection) or reason:
+                        self.journal.reject(found, reason or getattr(found, "reason", ""))
+                    elif self.journal.allows(found):
+                        candidates.append(found)
+            return candidates
+
+    def _ruled_out(self, site: Site) -> str:
+        """Why --at or --keep leaves the site out; "" when they don't."""
+        kept = next((n for n in site.nodes if matches_any(n, self.options.keep)), None)
+        if kept is not None:
+            return f"--keep names {kept}"
+        if self.options.at and not any(matches_any(node, self.options.at) for node in site.nodes):
+            return "--at names other nodes"
+        return ""
+
+    # ------------------------------------------------------------ build, verify, commit
+
+    def build(
+        self, analysis: Analysis, chosen: Iterable[Candidate], moments: Mapping[str, Moments] | None
+    ) -> list[Change]:
+        """What takes the place of each chosen candidate."""
+        with self.journal.step("build"):
+            named = {rewrite.name: rewrite for rewrite in self.options.rewrites}
+            changes = []
+            for candidate in chosen:
+                with blaming(candidate.rewrite, f"at {candidate.site.nodes[0]}"):
+                    change = named[candidate.rewrite].build(analysis, candidate, moments)
+                    regions.check_names(analysis, candidate, change)
+                changes.append((candidate, change))
+            return changes
+
+    def failing(self, analysis: Analysis, changes: Sequence[Change]) -> bool:
+        """Compares each exact change alone with what it replaces; bans those that differ or are slower."""
+        with self.journal.step("verify"):
+            verdicts = regions.check_regions(analysis, changes, self.options.seed)
+        reasons: dict[Candidate, str] = {}
+        for candidate, verdict in verdicts:
+            if not verdict:
+                difference = f"relative difference {verdict.max_rel:.1e}, allowed {verdict.allowed:.0e}"
+                reasons[candidate] = f"failed verification: {verdict.note or difference}"
+        if not reasons and self.options.gate_latency:
+            with self.journal.step("measure"):
+                reasons = latency.slower(analysis, changes, self.options.seed)
+        for candidate, reason in reasons.items():
+            self.journal.ban(candidate, reason)
+        if not reasons:
+            self.journal.checks += [verdict for _, verdict in verdicts]
+        return bool(reasons)
+
+    def running(self, analysis: Analysis, changes: Sequence[Change]) -> list[Change]:
+        """The approximate changes that run and keep type and shape; the others are banned."""
+        with self.journal.step("verify"):
+            verdicts = regions.check_regions(analysis, changes, self.options.seed)
+        failed = {candidate: verdict.note for candidate, verdict in verdicts if verdict.note}
+        for candidate, note in failed.items():
+            self.journal.ban(candidate, f"failed verification: {note}")
+        return [change for change in changes if change[0] not in failed]
+
+    def region_errors(self, analysis: Analysis, changes: Sequence[Change]) -> dict[str, float]:
+        """The error of each change alone, on held-out inputs, by name of the anchor."""
+        if self.calibration is None:
+            return {}
+        with self.journal.step("measure"):
+            outer = [
+                c for c in changes if all(analysis.is_outermost(analysis.nodes[n]) for n in c[0].site.nodes)
+            ]
+            return calibrate.region_errors(analysis, outer, self.calibration)
+
+    def commit(self, changes: Sequence[Change], errors: Mapping[str, float] | None = None) -> None:
+        """Puts the changes into the model, with their measured errors where there are any."""
+        with self.journal.step("commit"):
+            self.model = edit.apply(self.model, changes)
+        exactness = {rewrite.name: rewrite.exactness for rewrite in self.options.rewrites}
+        for candidate, _ in changes:
+            measured = (errors or {}).get(candidate.site.nodes[0])
+            self.journal.applied.append(
+                Applied(candidate, exactness[candidate.rewrite], measured, not self.inputs.assumed)
+            )
+
+    def compare(
+        self, reference: ir.Model, candidate: ir.Model, inputs: Sequence[Feeds] | None = None
+    ) -> Verification:
+        """Compares two whole models that should be equal, if onnxruntime can run the reference.
+
+        Args:
+            reference: the model as it was.
+            candidate: the model as rewritten.
+            inputs: what to compare on; the run's own test inputs where None.
+        """
+        if reference is candidate:
+            return Verification(())
+        problem = self.inputs.problem
+        if not problem:
+            with self.journal.step("verify"):
+                try:
+                    return verification.check_model(
+                        reference, candidate, inputs or self.inputs.feeds, self.options.outputs
+                    )
+                except InputError as error:
+                    problem = str(error)
+        return Verification((), (f"the whole model was not run, its regions were: {problem}",))
+
+    def quality(self) -> calibrate.Quality | None:
+        """How near the model comes to the original, on held-out inputs; None without calibration."""
+        if self.calibration is None or self.inputs.problem:
+            return None
+        with self.journal.step("measure"):
+            return calibrate.quality(
+                self.source.model,
+                self.model,
+                self.calibration,
+                self.calibration.held_out,
+                self.options.outputs,
+            )
+
+    # ------------------------------------------------------------ figures and report
+
+    @cached_property
+    def spent_before(self) -> Spent:
+        """What the input costs."""
+        return Spent(self.original.totals, self.source.bytes if self.options.budget.bytes else 0)
+
+    def spent(self) -> Spent:
+        """What the model costs by now; its bytes are counted only where the budget asks."""
+        if self.model is self.source.model:
+            return self.spent_before
+        size = files.load(self.model).bytes if self.options.budget.bytes else 0
+        return Spent(self.analysis(self.model).totals, size)
+
+    @property
+    def unknown_dims(self) -> tuple[str, ...]:
+        """Sizes that nothing told."""
+        if not self.inputs.assumed:
+            return ()
+        return Analysis(self.source.model, bindings=self.options.shapes).sizes.unknown_dims
+
+    def result(self, quality: calibrate.Quality | None) -> Result:
+        """The model as it is by now, with its report."""
+        after = self.analysis(self.model).totals
+        journal = self.journal
+        approximate = any(item.exactness is Exactness.APPROXIMATE for item in journal.applied)
+        report = Report(
+            source=self.source,
+            before=self._figures(self.original.totals),
+            after=self._figures(after),
+            changed=self.model is not self.source.model,
+            applied=tuple(journal.applied),
+            declined=journal.declined,
+            rejected=journal.rejected,
+            checks=tuple(journal.checks),
+            notes=tuple(dict.fromkeys(journal.notes)),
+            quality=quality,
+            unmeasured=self.calibration is None and approximate,
+            uncounted_ops=self.original.uncounted_ops,
+            unknown_dims=self.unknown_dims,
+            observed_shapes=tuple(self.known),
+            seconds=dict(journal.seconds),
+            options=self.options.described(),
+        )
+        return Result(self.model, report)
+
+    def _figures(self, totals: Totals) -> Totals:
+        return replace(totals, macs=None) if self.inputs.assumed else totals
+
+
+def matches_any(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a node's name matches one of the user's patterns."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,8 @@
+"""Settings of all tests."""
+
+from __future__ import annotations
+
+import os
+
+# Before NumPy is imported: its threads wait for each other when tests run side by side.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
