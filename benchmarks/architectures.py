@@ -84,7 +84,7 @@ def measure(name: str, pythons: Mapping[str, str], repeat: int, aim: str) -> Row
             if _runs(tool, pythons[tool.name], source, output, folder, aim):
                 variants[tool.name] = output
         macs = {variant: graphopt.scan(path).totals.macs or 0 for variant, path in variants.items()}
-        seconds = _times(variants, repeat)
+        seconds = times(variants, repeat)
     before = seconds["before"]
     return Row(
         name,
@@ -104,7 +104,7 @@ def _runs(tool: Tool, python: str, source: Path, output: Path, folder: Path, aim
     return result.failure is None and output.exists()
 
 
-def _times(variants: Mapping[str, Path], repeat: int) -> dict[str, np.ndarray]:
+def times(variants: Mapping[str, Path], repeat: int) -> dict[str, np.ndarray]:
     """Seconds of each run of each variant, the variants in turn and the first of a turn changing."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

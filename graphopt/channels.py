@@ -7,6 +7,7 @@ are *equal* when they have the same label. Kernels are ``[out_channels, in_chann
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -100,10 +101,18 @@ def behind_kernel(
         shift = shift + (sums.sum(axis=2) * values).sum(axis=1)
         sums = np.where(folded[columns][:, :, None], 0.0, sums)
     zero: Mask = ~np.asarray(sums.any(axis=(1, 2)))
-    keys = [
-        (float(b),) if z else (_met(given.labels[c], w), float(b))
-        for z, w, b, c in zip(zero, sums, shift, columns, strict=True)
-    ]
+    marks = list(
+        zip(shift.tolist(), sums.max(axis=(1, 2)).tolist(), sums.min(axis=(1, 2)).tolist(), strict=True)
+    )
+    times = Counter(marks)
+    keys: list[object] = []
+    for channel, mark in enumerate(marks):
+        if zero[channel]:
+            keys.append(mark[0])
+        elif times[mark] == 1:  # equal filters have equal extremes, so that this one has no equal
+            keys.append((channel, *mark))
+        else:
+            keys.append((_met(given.labels[columns[channel]], sums[channel]), mark[0]))
     return Facts(np.where(zero, shift, np.nan), labeller.of_keys(keys))
 
 

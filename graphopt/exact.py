@@ -24,6 +24,8 @@ STAGES = 4
 """Groups of exact rewrites; one is asked only when those before it find nothing: those that fold into an
 operator what another would move it away from (``goes_first``), cheap ones, those that read weights
 (``reads_weights``), and those that take a form which others can't read (``goes_last``)."""
+CHEAP = 1
+"""The last of those groups that is matched in no time."""
 
 
 class Round(NamedTuple):
@@ -44,7 +46,7 @@ def rewrite_exactly(run: Run, reference: ir.Model) -> None:
     """
     rounds: list[Round] = []
     while True:
-        _rounds(run, rounds)
+        _rounds(run, reference, rounds)
         found = run.compare(reference, run.model)
         if found:
             run.journal.checks += found.checks
@@ -57,7 +59,7 @@ def rewrite_exactly(run: Run, reference: ir.Model) -> None:
             raise VerificationError(f"the rewritten model differs: {why}", run.result(None))
 
 
-def _rounds(run: Run, rounds: list[Round]) -> None:
+def _rounds(run: Run, reference: ir.Model, rounds: list[Round]) -> None:
     """Match, plan, verify, build and commit, until nothing is left to do."""
     every = run.taking_part(Exactness.EXACT)
     while len(rounds) < MAX_ROUNDS:
@@ -67,6 +69,8 @@ def _rounds(run: Run, rounds: list[Round]) -> None:
         run.journal.begin_round(rewrite.name for rewrite in every)
         for stage in range(STAGES):
             group = [rewrite for rewrite in every if _stage(rewrite) == stage]
+            if stage > CHEAP and not changes:  # these take a while, and mostly there is nothing left to find
+                run.compare_soon(reference, run.model)
             changes = changes or _changes(run, analysis, group)
         if not changes:
             return

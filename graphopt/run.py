@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from typing import TypeAlias
@@ -55,6 +56,8 @@ class Run:
         self.journal = Journal()
         self.calibration: Calibration | None = None
         self.known: dict[str, Shape] = {}
+        self._beside = ThreadPoolExecutor(max_workers=1)
+        self._ahead: tuple[ir.Model, ir.Model, Future[Verification]] | None = None
         with self.journal.step("load"):
             verification.check_outputs(source.model, options.outputs)
             if calibration is not None:
@@ -201,6 +204,22 @@ class Run:
                 Applied(candidate, exactness[candidate.rewrite], measured, not self.inputs.assumed)
             )
 
+    def compare_soon(self, reference: ir.Model, candidate: ir.Model) -> None:
+        """Begins beside the work that goes on what `compare` will probably be asked for."""
+        if reference is candidate or self.inputs.problem or not self.inputs.feeds:
+            return
+        if self._ahead is None or self._ahead[:2] != (reference, candidate):
+            self._drop_ahead()
+            future = self._beside.submit(
+                verification.check_model, reference, candidate, self.inputs.feeds, self.options.outputs
+            )
+            self._ahead = (reference, candidate, future)
+
+    def _drop_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead[2].cancel()
+            self._ahead = None
+
     def compare(
         self, reference: ir.Model, candidate: ir.Model, inputs: Sequence[Feeds] | None = None
     ) -> Verification:
@@ -217,6 +236,10 @@ class Run:
         if not problem:
             with self.journal.step("verify"):
                 try:
+                    if inputs is None and self._ahead is not None:
+                        before, after, future = self._ahead
+                        if before is reference and after is candidate:
+                            return future.result()
                     return verification.check_model(
                         reference, candidate, inputs or self.inputs.feeds, self.options.outputs
                     )

@@ -72,11 +72,7 @@ class LosslessBottleneck:
                 continue
             before = analysis.linear_cost(linear)
             pays_in, pays_out = _break_even(linear)
-            rank_in = factored.highest_rank(linear, lambda block: [lowrank.input_unfolding(block)], pays_in)
-            rank_out = factored.highest_rank(
-                linear, lambda block: [lowrank.output_unfolding(block)], pays_out
-            )
-            choices = _choices(linear, rank_in, rank_out)
+            choices = _choices(linear, *_ranks(linear, pays_in, pays_out))
             for cut_in, cut_out in choices:
                 after = factored.cost(linear, cut_in, cut_out)
                 choice = {"rank_in": cut_in or 0, "rank_out": cut_out or 0}
@@ -99,6 +95,21 @@ class LosslessBottleneck:
             weights = factored.blocks(linear.weight(), linear.group)
             found = _joined([lowrank.exact_factors(block, rank_in, rank_out) for block in weights])
         return factored.replacement(linear, found, linear.bias())
+
+
+def _ranks(linear: Linear, pays_in: int, pays_out: int) -> tuple[int | None, int | None]:
+    """The rank of the input and the output side; None where it is above what pays."""
+    if linear.pointwise:  # both sides are one matrix
+        rank = factored.highest_rank(
+            linear, lambda block: [lowrank.input_unfolding(block)], max(pays_in, pays_out)
+        )
+        if rank is None:
+            return None, None
+        return (rank if rank <= pays_in else None), (rank if rank <= pays_out else None)
+    return (
+        factored.highest_rank(linear, lambda block: [lowrank.input_unfolding(block)], pays_in),
+        factored.highest_rank(linear, lambda block: [lowrank.output_unfolding(block)], pays_out),
+    )
 
 
 def _joined(parts: Sequence[lowrank.Factors]) -> lowrank.Factors:
