@@ -18,37 +18,41 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from graphopt import timing
+from graphopt.conv import Form, linear_cost
+from graphopt.core import Cost
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One convolution: in → out channels, square kernel, square map, groups."""
+    """One convolution: in → out channels, square kernel, square map, groups; transposed where it has a scale.
+
+    A transposed one is as in an upsampling: the map grows by the scale, the kernel by one more than that.
+    """
 
     in_channels: int
     out_channels: int
     kernel: int
     size: int
     group: int = 1
+    scale: int = 0
 
     @property
-    def macs(self) -> int:
-        """Multiply-accumulates at stride 1 with padding that keeps the size."""
-        return self.out_channels * self.in_channels // self.group * self.kernel**2 * self.size**2
+    def form(self) -> Form:
+        """Its strides and pads."""
+        if self.scale:
+            pad = (self.kernel - self.scale) // 2
+            return Form("ConvTranspose", self.group, (self.scale,) * 2, (pad,) * 4, (1, 1), (0, 0))
+        return Form("Conv", self.group, (1, 1), (self.kernel // 2,) * 4, (1, 1))
 
     @property
-    def moved_bytes(self) -> int:
-        """Bytes of input and output."""
-        return 4 * (self.in_channels + self.out_channels) * self.size**2
-
-    @property
-    def predicted(self) -> float:
-        """Seconds by the static model."""
-        per_group = self.in_channels // self.group
-        return timing.seconds(self.macs, self.out_channels, per_group, self.group, self.moved_bytes)
+    def cost(self) -> Cost:
+        """What graphopt counts for it."""
+        weights = (self.out_channels, self.in_channels // self.group, self.kernel, self.kernel)
+        return linear_cost(self.form, weights, (1, self.in_channels, self.size, self.size), 4)
 
     def __str__(self) -> str:
         groups = f" g{self.group}" if self.group > 1 else ""
+        groups += f" transposed ×{self.scale}" if self.scale else ""
         return f"{self.kernel}x{self.kernel} {self.in_channels}→{self.out_channels} on {self.size}²{groups}"
 
 
@@ -63,16 +67,24 @@ CASES = (
     *(Case(r, 64, 3, 28) for r in (3, 8, 16, 33, 48)),
     *(Case(c, c, 3, 28, c) for c in (32, 64, 128)),
     *(Case(128, 128, 3, 28, g) for g in (2, 4, 8, 32)),
+    *(Case(64, 64, 1, 28, g) for g in (2, 8, 32)),
+    *(Case(c, 64, 3, 28) for c in (20, 61, 62)),
+    *(Case(c, m * c, 3, 28, c) for c, m in ((61, 1), (64, 2), (64, 3), (128, 2))),
+    *(Case(c, o, 4, s, scale=2) for c, o, s in ((32, 32, 56), (128, 64, 28), (256, 128, 14))),
+    Case(64, 64, 4, 28, 64, scale=2),
+    Case(64, 64, 3, 28, scale=1),
 )
 
 
 def measure(case: Case, seconds: float) -> float:
     """The fastest run of the operator alone, in seconds; the session's own overhead included."""
     rng = np.random.default_rng(0)
-    shape = (case.out_channels, case.in_channels // case.group, case.kernel, case.kernel)
-    weight = rng.standard_normal(shape, np.float32)
-    pad = case.kernel // 2
-    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[pad] * 4, group=case.group)
+    channels, form = (case.out_channels, case.in_channels), case.form
+    first, second = reversed(channels) if case.scale else channels
+    weight = rng.standard_normal((first, second // case.group, case.kernel, case.kernel), np.float32)
+    node = helper.make_node(
+        form.op, ["x", "w"], ["y"], pads=form.pads, strides=form.strides, group=form.group
+    )
     graph = helper.make_graph(
         [node],
         "case",
@@ -125,12 +137,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"session and call {overhead * 1e6:.1f} µs; {2 * 4 * 256 * 112**2 / large / 1e9:.1f} GB/s elementwise"
     )
     ratios = []
-    print(f"{'operator':26}{'measured µs':>14}{'model µs':>12}{'GMAC/s':>10}{'ratio':>8}")
+    print(f"{'operator':32}{'measured µs':>14}{'model µs':>12}{'GMAC/s':>10}{'ratio':>8}")
     for case in CASES:
         measured = measure(case, arguments.seconds) - overhead
-        ratios.append(case.predicted / measured)
-        speed = case.macs / measured / 1e9
-        print(f"{case!s:26}{measured * 1e6:14.1f}{case.predicted * 1e6:12.1f}{speed:10.1f}{ratios[-1]:8.2f}")
+        cost = case.cost
+        ratios.append(cost.seconds / measured)
+        speed = (cost.macs or 0) / measured / 1e9
+        print(f"{case!s:32}{measured * 1e6:14.1f}{cost.seconds * 1e6:12.1f}{speed:10.1f}{ratios[-1]:8.2f}")
     low, high = np.percentile(ratios, [10, 90])
     print(f"model over measured: median {statistics.median(ratios):.2f}, 10–90 % {low:.2f}–{high:.2f}")
     return 0

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 
 # NumPy's threads wait for each other on a busy machine, and mostly cost more than they give.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# A command makes many objects that live until it ends; looking through them often finds nothing to free.
+gc.set_threshold(50_000, 20, 20)
 
 INTERNAL, INTERRUPTED = 70, 130
 """Exit codes that belong to no error of ours."""

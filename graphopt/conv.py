@@ -390,14 +390,24 @@ def linear_cost(
         read = sizes[0] * math.prod(sizes[2:])
         written = sizes[0] * math.prod(form.output_sizes(sizes[2:], kernel))
     macs = (read if form.op == "ConvTranspose" else written) * math.prod(weight_shape)
-    moved = (read * weight_shape[1] * form.group + written * weight_shape[0]) * itemsize
-    return Cost(
-        macs,
-        params,
-        params * itemsize,
-        written * weight_shape[0] * itemsize,
-        seconds(macs, weight_shape[0], weight_shape[1], form.group, moved),
+    out, inside = weight_shape[0], weight_shape[1]
+    moved = (read * inside * form.group + written * out) * itemsize
+    expected = seconds(
+        *(macs, out, inside, form.group, moved),
+        column_bytes=_columns(form, weight_shape, read, written) * itemsize,
+        planar=form.op == "Conv" and len(kernel) == 2,
     )
+    return Cost(macs, params, params * itemsize, written * out * itemsize, expected)
+
+
+def _columns(form: Form, weight_shape: Sequence[int], read: int, written: int) -> int:
+    """Elements of the matrix of taps: what outputs read, or what a ConvTranspose's inputs make."""
+    taps = math.prod(weight_shape[2:])
+    if form.op == "ConvTranspose":
+        return read * weight_shape[0] * taps
+    if taps == 1 and not form.strided and not form.padded:  # the input is that matrix
+        return 0
+    return written * weight_shape[1] * form.group * taps
 
 
 class Builder:

@@ -71,7 +71,7 @@ def _rounds(run: Run, reference: ir.Model, rounds: list[Round]) -> None:
             group = [rewrite for rewrite in every if _stage(rewrite) == stage]
             if stage > CHEAP and not changes:  # these take a while, and mostly there is nothing left to find
                 run.compare_soon(reference, run.model)
-            changes = changes or _changes(run, analysis, group)
+            changes = changes or _changes(run, reference, analysis, group)
         if not changes:
             return
         rounds.append(Round(run.model, changes, mark))
@@ -79,7 +79,7 @@ def _rounds(run: Run, reference: ir.Model, rounds: list[Round]) -> None:
     run.journal.notes.append(f"stopped after {MAX_ROUNDS} rounds; another run may find more")
 
 
-def _changes(run: Run, analysis: Analysis, group: Sequence[Rewrite]) -> list[Change]:
+def _changes(run: Run, reference: ir.Model, analysis: Analysis, group: Sequence[Rewrite]) -> list[Change]:
     """The verified changes of one round; a change that fails is dropped, and the plan made again."""
     while True:
         candidates = run.match(analysis, group)
@@ -91,6 +91,8 @@ def _changes(run: Run, analysis: Analysis, group: Sequence[Rewrite]) -> list[Cha
             weight_bytes=totals.weight_bytes,
         )
         run.journal.decline(chosen)
+        if chosen.chosen:
+            run.expect(reference)
         changes = run.build(analysis, chosen.chosen, None)
         if not run.failing(analysis, changes):
             return changes

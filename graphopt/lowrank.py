@@ -123,7 +123,7 @@ def rounding_norm(matrix: Array, eps: float) -> float:
         eps: machine epsilon of the type that they were stored in, ``np.finfo(dtype).eps``.
     """
     rows, columns = matrix.shape
-    rms = float(np.linalg.norm(matrix.astype(np.float64, copy=False))) / math.sqrt(max(1, matrix.size))
+    rms = _norm(matrix) / math.sqrt(max(1, matrix.size))
     return eps * rms * (math.sqrt(rows) + math.sqrt(columns))
 
 
@@ -143,22 +143,27 @@ def numerical_rank(matrix: Array, eps: float, stop: int | None = None) -> int:
     Raises:
         ValueError: the weights are not finite.
     """
-    weights = matrix.astype(np.float64)
-    noise = 2 * rounding_norm(weights, eps + min(eps, FLOAT32_EPS))
-    noise += math.sqrt(max(weights.shape)) * FLOAT64_EPS * float(np.linalg.norm(weights))
+    noise = 2 * rounding_norm(matrix, eps + min(eps, FLOAT32_EPS))
+    noise += math.sqrt(max(matrix.shape)) * FLOAT64_EPS * _norm(matrix)
     if not math.isfinite(noise):
         raise ValueError(f"a matrix of shape {matrix.shape} has weights that are not finite")
     if noise == 0.0:
         return 0
     full = min(matrix.shape)
-    if stop is not None and stop <= full and _has_rank(weights, stop, noise):
+    if stop is not None and stop <= full and _has_rank(matrix, stop, noise):
         return stop
-    values = np.linalg.svd(weights, compute_uv=False)
+    values = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
     rank = int(np.count_nonzero(values > noise))
     return rank if stop is None else min(rank, stop)
 
 
-def _has_rank(matrix: Float64, rank: int, noise: float) -> bool:
+def _norm(matrix: Array) -> float:
+    """The Frobenius norm; of float32 in float32, which is precise enough for an estimate of noise."""
+    wide = matrix.astype(np.float64) if matrix.dtype == np.float16 else matrix
+    return float(np.linalg.norm(wide))
+
+
+def _has_rank(matrix: Array, rank: int, noise: float) -> bool:
     """Certify by a submatrix that `rank` singular values exceed `noise`; False may also mean "unknown".
 
     Leaving out rows and columns lowers every singular value (Horn & Johnson 2013, "Matrix analysis",
@@ -173,7 +178,7 @@ def _has_rank(matrix: Float64, rank: int, noise: float) -> bool:
     strongest = np.sort(np.argsort(strength, kind="stable")[len(matrix) - rank :])
     for width in sorted({min(2 * rank, columns), columns}):
         spread = np.arange(width) * columns // width  # over all channels, not the taps of a few
-        block = matrix[np.ix_(strongest, spread)]
+        block = matrix[np.ix_(strongest, spread)].astype(np.float64)
         gram = block @ block.T
         rounding = rank * FLOAT64_EPS * float(np.trace(gram))
         gram[np.diag_indices(rank)] -= noise**2 + rounding

@@ -21,7 +21,7 @@ from graphopt.runtime import Structure
 
 REGION_BOUND = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 """Relative difference that a changed region may show, by the type of its output."""
-REGION_BYTES = 256 << 20
+REGION_BYTES = 64 << 20
 """Regions are checked together in one session up to about this many bytes of weights and values."""
 SMALL_MAP = 40
 """Spatial size to which larger ones are cut down for a first look at a region."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from typing import TypeAlias
@@ -16,6 +15,7 @@ from graphopt import model as files
 from graphopt.analysis import Analysis, Totals
 from graphopt.budget import Spent
 from graphopt.calibrate import Calibration, Given
+from graphopt.comparer import Comparer
 from graphopt.core import (
     Array,
     Candidate,
@@ -56,8 +56,6 @@ class Run:
         self.journal = Journal()
         self.calibration: Calibration | None = None
         self.known: dict[str, Shape] = {}
-        self._beside = ThreadPoolExecutor(max_workers=1)
-        self._ahead: tuple[ir.Model, ir.Model, Future[Verification]] | None = None
         with self.journal.step("load"):
             verification.check_outputs(source.model, options.outputs)
             if calibration is not None:
@@ -66,6 +64,8 @@ class Run:
         with self.journal.step("analyse"):
             self.inputs = self._choose_inputs()
             self.original = self.analysis(source.model)
+        runs = self.inputs.feeds and not self.inputs.problem
+        self.comparer = Comparer(self.inputs.feeds, options.outputs) if runs else None
         if self.original.overridable and options.freeze_initializers:
             self.model = edit.freeze(self.model)
 
@@ -204,21 +204,15 @@ class Run:
                 Applied(candidate, exactness[candidate.rewrite], measured, not self.inputs.assumed)
             )
 
-    def compare_soon(self, reference: ir.Model, candidate: ir.Model) -> None:
-        """Begins beside the work that goes on what `compare` will probably be asked for."""
-        if reference is candidate or self.inputs.problem or not self.inputs.feeds:
-            return
-        if self._ahead is None or self._ahead[:2] != (reference, candidate):
-            self._drop_ahead()
-            future = self._beside.submit(
-                verification.check_model, reference, candidate, self.inputs.feeds, self.options.outputs
-            )
-            self._ahead = (reference, candidate, future)
+    def expect(self, reference: ir.Model) -> None:
+        """Begins to run the model that rewritten ones will be compared with."""
+        if self.comparer is not None:
+            self.comparer.expect(reference)
 
-    def _drop_ahead(self) -> None:
-        if self._ahead is not None:
-            self._ahead[2].cancel()
-            self._ahead = None
+    def compare_soon(self, reference: ir.Model, candidate: ir.Model) -> None:
+        """Begins what `compare` will probably be asked for."""
+        if self.comparer is not None and reference is not candidate:
+            self.comparer.begin(reference, candidate)
 
     def compare(
         self, reference: ir.Model, candidate: ir.Model, inputs: Sequence[Feeds] | None = None
@@ -236,10 +230,8 @@ class Run:
         if not problem:
             with self.journal.step("verify"):
                 try:
-                    if inputs is None and self._ahead is not None:
-                        before, after, future = self._ahead
-                        if before is reference and after is candidate:
-                            return future.result()
+                    if inputs is None and self.comparer is not None:
+                        return self.comparer.compare(reference, candidate)
                     return verification.check_model(
                         reference, candidate, inputs or self.inputs.feeds, self.options.outputs
                     )

@@ -1,26 +1,42 @@
 """A static model of onnxruntime's time: no clock, so that a decision by it is the same on every run.
 
 One operator takes as long as its arithmetic or its memory traffic needs, whichever is longer, and an
-overhead for being called. Convolution kernels compute whole blocks of channels, so channels count rounded up.
+overhead for being called. onnxruntime has two kernels for convolutions. The blocked one computes whole blocks
+of channels, so channels count rounded up; it asks for channel counts that fit (nchwc_transformer.cc). All
+others write the taps that each output reads as one column of a matrix (a ConvTranspose: the taps that each
+input makes), which is moved as well, and between blocked ones their input and output change layout.
 """
 
 from __future__ import annotations
 
-OUT_BLOCK = 16
-"""Output channels that a convolution kernel computes at once (float32, AVX-512; 8 on AVX2)."""
-IN_BLOCK = 8
-"""Input channels that it reads at once, where there are more than `OUT_BLOCK`."""
+BLOCK = 16
+"""Channels that a blocked kernel computes, and reads, at once (float32, AVX-512; 8 on AVX2)."""
+ALIGNMENT = 4
+"""Channel counts that are no multiple of this have no blocked kernel."""
 DENSE_MACS_PER_SECOND = 57e9
 """Of a float32 convolution at one thread, whole blocks, measured by benchmarks/time_model.py."""
 DEPTHWISE_MACS_PER_SECOND = 19e9
 """Of a depthwise convolution, measured by the same."""
 BYTES_PER_SECOND = 20e9
 """Of reading and writing activations that are in the cache, measured by the same."""
+COLUMN_BYTES_PER_SECOND = 12e9
+"""Of the matrix of columns, written and read again, measured by the same."""
+INTERLEAVED_BYTES_PER_SECOND = 4.5e9
+"""Of reading and writing in DepthToSpace, which moves single elements, measured by benchmarks/aim_time.py."""
 SECONDS_PER_CALL = 2e-6
 """Overhead of one operator, measured by the same."""
 
 
-def seconds(macs: int, out_channels: int, in_channels_per_group: int, group: int, moved_bytes: int) -> float:
+def seconds(
+    macs: int,
+    out_channels: int,
+    in_channels_per_group: int,
+    group: int,
+    moved_bytes: int,
+    *,
+    column_bytes: int = 0,
+    planar: bool = True,
+) -> float:
     """Expected seconds of one operator at one thread.
 
     Args:
@@ -29,17 +45,31 @@ def seconds(macs: int, out_channels: int, in_channels_per_group: int, group: int
         in_channels_per_group: input channels that one output channel reads.
         group: number of groups.
         moved_bytes: bytes of its input and output.
+        column_bytes: bytes of the matrix that it makes where no blocked kernel fits.
+        planar: whether it is a convolution of two spatial axes; only those are blocked.
     """
-    if group > 1 and in_channels_per_group == 1:
+    if not planar or not _blocked(out_channels, in_channels_per_group, group):
+        arithmetic = macs / DENSE_MACS_PER_SECOND + column_bytes / COLUMN_BYTES_PER_SECOND
+        arithmetic += planar * moved_bytes / BYTES_PER_SECOND
+    elif group > 1 and in_channels_per_group == 1:
         arithmetic = macs / DEPTHWISE_MACS_PER_SECOND
     else:
-        padding = _rounded_up(max(out_channels // group, 1), OUT_BLOCK)
-        if in_channels_per_group > OUT_BLOCK:
-            padding *= _rounded_up(in_channels_per_group, IN_BLOCK)
+        padding = _rounded_up(out_channels // group)
+        if in_channels_per_group > BLOCK:
+            padding *= _rounded_up(in_channels_per_group)
         arithmetic = macs * padding / DENSE_MACS_PER_SECOND
     return max(arithmetic, moved_bytes / BYTES_PER_SECOND) + SECONDS_PER_CALL
 
 
-def _rounded_up(channels: int, block: int) -> float:
+def _blocked(out_channels: int, in_channels_per_group: int, group: int) -> bool:
+    """Whether onnxruntime has a blocked kernel for these channels."""
+    if group == 1:
+        return in_channels_per_group < BLOCK or in_channels_per_group % ALIGNMENT == 0
+    if in_channels_per_group == 1 and out_channels == group:
+        return out_channels % ALIGNMENT == 0
+    return in_channels_per_group % BLOCK == 0 and out_channels // group % BLOCK == 0
+
+
+def _rounded_up(channels: int) -> float:
     """How many times more channels are computed than asked for."""
-    return -(-channels // block) * block / channels
+    return -(-channels // BLOCK) * BLOCK / channels

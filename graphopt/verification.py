@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy.typing as npt
@@ -103,48 +104,93 @@ def outputs(parts: Structure, feeds: Sequence[Feeds], *, optimised: bool) -> lis
     return [runtime.run(running, feed) for feed in feeds]
 
 
+class Reference:
+    """A model to compare others with: its outputs as it stands are found once.
+
+    Args:
+        model: the original.
+        feeds: inputs to compare on.
+        kept: names of the outputs that count; all when empty.
+    """
+
+    def __init__(self, model: ir.Model, feeds: Sequence[Feeds], kept: Sequence[str] = ()) -> None:
+        self.model = model
+        self._feeds = feeds
+        self._names = [value.name or "" for value in model.graph.outputs]
+        self._counted = [i for i, name in enumerate(self._names) if not kept or name in kept]
+
+    @cached_property
+    def _parts(self) -> Structure:
+        return runtime.structure(self.model)
+
+    @cached_property
+    def expected(self) -> list[list[npt.NDArray[Any]]]:
+        """The outputs for every feed.
+
+        Raises:
+            InputError: onnxruntime can't load or run the model.
+        """
+        return outputs(self._parts, self._feeds, optimised=False)
+
+    @cached_property
+    def _own(self) -> list[Difference]:
+        """What onnxruntime's own optimisation changes."""
+        return differences(self.expected, outputs(self._parts, self._feeds, optimised=True), self._counted)
+
+    def check(self, candidate: ir.Model) -> Verification:
+        """Whether the outputs are equal up to rounding, the candidate as it stands and as optimised.
+
+        Raises:
+            InputError: onnxruntime can't load or run the reference.
+        """
+        different = interface(self.model, candidate)
+        if different is not None:
+            return Verification((different,))
+        expected, rewritten = self.expected, runtime.structure(candidate)
+        checks: list[Verdict] = []
+        for optimised in (False, True):
+            scope = "model, optimised session" if optimised else "model"
+            try:
+                results = outputs(rewritten, self._feeds, optimised=optimised)
+            except InputError as error:
+                refused = [unrunnable(scope, self._names[i], error) for i in self._counted]
+                return Verification((*checks, *refused))
+            checks += self._verdicts(scope, differences(expected, results, self._counted))
+        return Verification(tuple(checks)) if all(checks) else self._without_random(checks)
+
+    def _verdicts(self, scope: str, found: Sequence[Difference]) -> list[Verdict]:
+        limits = [bound(self.expected[0][i], MODEL_BOUND) for i in self._counted]
+        if any(gap.max_rel > limit for gap, limit in zip(found, limits, strict=True)):
+            own = [OWN_DIFFERENCE_FACTOR * gap.max_rel for gap in self._own]
+            limits = [max(pair) for pair in zip(limits, own, strict=True)]
+        named = zip(self._counted, found, limits, strict=True)
+        return [verdict(scope, self._names[i], gap, limit) for i, gap, limit in named]
+
+    def _without_random(self, checks: Sequence[Verdict]) -> Verification:
+        """Failed checks, less those of outputs in which the original itself differs from run to run.
+
+        A new session would draw the same random numbers as the first, so one session runs twice.
+        """
+        running = runtime.session(self._parts, optimised=False)
+        first, second = ([runtime.run(running, feed) for feed in self._feeds] for _ in range(2))
+        again = differences(first, second, self._counted)
+        random = {check.output for check, gap in zip(checks, again, strict=False) if gap.max_rel > 0}
+        if not random:
+            return Verification(tuple(checks))
+        left = tuple(check for check in checks if check.output not in random)
+        note = f"not compared, since the original itself is random there: {', '.join(sorted(random))}"
+        return Verification(left, (note,))
+
+
 def check_model(
     reference: ir.Model, candidate: ir.Model, feeds: Sequence[Feeds], kept: Sequence[str] = ()
 ) -> Verification:
-    """Whether the candidate's outputs equal the reference's up to rounding.
-
-    The reference runs as it stands, the candidate as it stands and as onnxruntime optimises it.
-
-    Args:
-        reference: the original.
-        candidate: the rewritten model.
-        feeds: inputs to compare on.
-        kept: names of the outputs that count; all when empty.
+    """Whether the candidate's outputs equal the reference's up to rounding; see `Reference.check`.
 
     Raises:
         InputError: onnxruntime can't load or run the reference.
     """
-    different = interface(reference, candidate)
-    if different is not None:
-        return Verification((different,))
-    original = runtime.structure(reference)
-    expected = outputs(original, feeds, optimised=False)
-    rewritten = runtime.structure(candidate)
-    names = [value.name or "" for value in reference.graph.outputs]
-    counted = [i for i, name in enumerate(names) if not kept or name in kept]
-    own: list[Difference] | None = None
-    checks: list[Verdict] = []
-    for optimised in (False, True):
-        scope = "model, optimised session" if optimised else "model"
-        try:
-            found = differences(expected, outputs(rewritten, feeds, optimised=optimised), counted)
-        except InputError as error:
-            return Verification(tuple(checks) + tuple(unrunnable(scope, names[i], error) for i in counted))
-        limits = [bound(expected[0][i], MODEL_BOUND) for i in counted]
-        if any(gap.max_rel > limit for gap, limit in zip(found, limits, strict=True)):
-            own = own or differences(expected, outputs(original, feeds, optimised=True), counted)
-            limits = [max(b, OWN_DIFFERENCE_FACTOR * o.max_rel) for b, o in zip(limits, own, strict=True)]
-        checks += [
-            verdict(scope, names[i], gap, limit) for i, gap, limit in zip(counted, found, limits, strict=True)
-        ]
-    if all(checks):
-        return Verification(tuple(checks))
-    return _without_random(original, feeds, counted, checks)
+    return Reference(reference, feeds, kept).check(candidate)
 
 
 def differences(
@@ -169,21 +215,3 @@ def verdict(scope: str, output: str, gap: Difference, limit: float) -> Verdict:
 def unrunnable(scope: str, output: str, error: InputError) -> Verdict:
     """The verdict on something that onnxruntime refuses."""
     return Verdict(scope, output, False, math.inf, math.inf, -math.inf, 0.0, 0, str(error))
-
-
-def _without_random(
-    original: Structure, feeds: Sequence[Feeds], counted: Sequence[int], checks: Sequence[Verdict]
-) -> Verification:
-    """Failed checks, less those of outputs in which the original itself differs from run to run.
-
-    A new session would draw the same random numbers as the first, so one session runs twice.
-    """
-    running = runtime.session(original, optimised=False)
-    first, second = ([runtime.run(running, feed) for feed in feeds] for _ in range(2))
-    again = differences(first, second, counted)
-    random = {check.output for check, gap in zip(checks, again, strict=False) if gap.max_rel > 0}
-    if not random:
-        return Verification(tuple(checks))
-    left = tuple(check for check in checks if check.output not in random)
-    note = f"not compared, since the original itself is random there: {', '.join(sorted(random))}"
-    return Verification(left, (note,))

@@ -18,6 +18,8 @@ import onnx_ir as ir
 from graphopt import channels
 from graphopt.analysis import Analysis
 from graphopt.channels import Facts, Labeller, Mask, Reading
+from graphopt.conv import Linear
+from graphopt.core import Array
 from graphopt.order import topological
 from graphopt.rewrites.channel_roles import Cat, Flat, Lin, Own, Roles, View
 from graphopt.rewrites.channel_values import facts_of
@@ -99,7 +101,7 @@ class Liveness:
         assert x is not None
         if isinstance(role, Lin):
             linear = role.linear
-            weight, bias, padded = linear.weight(), linear.bias(), role.padded
+            weight, bias, padded = _weights(linear), linear.bias(), role.padded
             self.facts[node.outputs[0]] = channels.behind_kernel(
                 weight, bias, linear.group, self.known(x), self._labeller, padded=padded
             )
@@ -267,3 +269,8 @@ def liveness(analysis: Analysis) -> Liveness:
     if found is None:
         found = _KNOWN[analysis] = Liveness(analysis)
     return found
+
+
+def _weights(linear: Linear) -> Array:
+    """The weights [out, in/group, *kernel], as they are stored where that is their layout."""
+    return linear.stored_weight() if linear.op == "Conv" else linear.weight()

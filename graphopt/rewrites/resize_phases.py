@@ -31,9 +31,8 @@ Exactness
     Exact: taps are added in float64 and rounded once.
 
 Cost
-    The form with fewer MACs is taken, the ConvTranspose where they are equal (s up to k): one operator, and
-    no map of the large size in between; phases where they are equal and it is grouped, which onnxruntime
-    runs group by group. Parts of a Concat that phases do not make cheaper stay as they are.
+    The form with fewer MACs is taken; where they are equal (s up to k) the one that the static time model
+    expects to be faster. Parts of a Concat that phases do not make cheaper stay as they are.
 
 References:
     Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?" (arXiv 1609.07009);
@@ -51,7 +50,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import phases
+from graphopt import phases, timing
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement, Shape
@@ -60,11 +59,6 @@ from graphopt.rewrites.common import pads_hold, site
 from graphopt.rewrites.pixelwise import LAST, pass_cost, sliced
 from graphopt.rewrites.resized import Resize, elements
 from graphopt.rewrites.resized_parts import Part, Reading, reading
-
-TRANSPOSE_SLOWNESS = 1.7
-"""Times that a ConvTranspose takes longer for its MACs than a Conv, measured at one thread."""
-DEPTHWISE_TRANSPOSE_SLOWNESS = 14.0
-"""The same for a depthwise one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +188,7 @@ def _forms(analysis: Analysis, found: Reading) -> tuple[_Form, ...] | str:
             options.append(_Form(axes, True, low, _transposed_cost(linear, axes, low)))
         if not options:
             return "its phases can't be interleaved at sizes that are not static"
-        forms.append(
-            min(options, key=lambda form: (form.cost.macs or 0, form.transposed == (linear.group > 1)))
-        )
+        forms.append(min(options, key=lambda form: (form.cost.macs or 0, form.cost.seconds)))
     return tuple(forms)
 
 
@@ -264,9 +256,7 @@ def _transposed_cost(linear: Linear, axes: tuple[phases.Axis, ...], low: Shape) 
     reach = zip(axes, linear.kernel, linear.form.dilations, strict=True)
     taps = [axis.scale + d * (k - 1) if axis.scale > 1 else k for axis, k, d in reach]
     weights = (linear.out_channels or 1, (low[1] or 0) // linear.group, *taps)
-    cost = linear_cost(_transposed_form(linear, axes), weights, low, linear.itemsize, bias=False)
-    slow = DEPTHWISE_TRANSPOSE_SLOWNESS if linear.depthwise else TRANSPOSE_SLOWNESS
-    return replace(cost, seconds=cost.seconds * slow)
+    return linear_cost(_transposed_form(linear, axes), weights, low, linear.itemsize, bias=False)
 
 
 def _phase_form(linear: Linear, axes: tuple[phases.Axis, ...], chosen: tuple[phases.Phase, ...]) -> Form:
@@ -290,9 +280,10 @@ def _phase_cost(linear: Linear, axes: tuple[phases.Axis, ...], low: Shape) -> Co
     if max(axis.period for axis in axes) > 1:
         sizes = [axis.positions(n or 0) * axis.period for axis, n in zip(axes, low[2:], strict=True)]
         written = math.prod((low[0] or 0, linear.out_channels or 0, *sizes))
-        passes = 3 if any(axis.surplus for axis in axes) else 2
-        for _ in range(passes):  # Concat, DepthToSpace, Slice
-            total += pass_cost(linear.itemsize, 2 * written, written)
+        for _ in range(2 if any(axis.surplus for axis in axes) else 1):  # Concat, Slice
+            total += pass_cost(linear.itemsize, written, written)
+        interleaving = 2 * written * linear.itemsize / timing.INTERLEAVED_BYTES_PER_SECOND
+        total = replace(total, seconds=total.seconds + interleaving)
     return total
 
 

@@ -1,0 +1,72 @@
+"""What the README shows works as it stands."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import graphopt
+from models import classic
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def double_neg() -> onnx.ModelProto:
+    """Relu(Neg(Neg(x)))."""
+    nodes = [
+        helper.make_node("Neg", ["x"], ["a"], "inner"),
+        helper.make_node("Neg", ["a"], ["b"], "outer"),
+        helper.make_node("Relu", ["b"], ["y"], "relu"),
+    ]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_the_rewrite_that_the_readme_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(double_neg(), "model.onnx")
+    (block,) = [block for block in BLOCKS if "DropDoubleNeg" in block]
+    Path("shown.py").write_text(block, encoding="utf-8")
+    result = runpy.run_path("shown.py", run_name="shown")["result"]
+    assert isinstance(result, graphopt.Result)
+    assert "drop_double_neg" in [item.candidate.rewrite for item in result.report.applied]
+    assert "Neg" not in [node.op_type for node in result.model.graph]
+
+
+def test_the_calls_that_the_readme_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx.save(onnx.load(ROOT / "models" / "resnet-digits.onnx"), "model.onnx")
+    with np.load(ROOT / "models" / "digits-calibration.npz") as given:
+        np.savez("inputs.npz", input=given["input"][:80])
+    (block,) = [block for block in BLOCKS if "smaller.onnx" in block]
+    Path("shown.py").write_text(block, encoding="utf-8")
+    runpy.run_path("shown.py", run_name="shown")
+    before, after = (graphopt.scan(path).totals.macs for path in ("model.onnx", "smaller.onnx"))
+    assert before and after and after <= 0.7 * before
+
+
+def test_the_classic_example(tmp_path: Path) -> None:
+    """5x5, 192→32 on 28×28, input rank 16: the counts that the README gives."""
+    result = graphopt.optimize(classic.build())
+    assert result.report.before.macs == 120_422_400
+    assert result.report.after.macs == 12_443_648
+    result.save(tmp_path / "smaller.onnx")
+    assert graphopt.scan(tmp_path / "smaller.onnx").totals.macs == 12_443_648
+    assert graphopt.verify(classic.build(), tmp_path / "smaller.onnx")
+
+
+def test_the_readme_names_every_command() -> None:
+    from graphopt.cli import typer_app
+
+    for command in typer_app.registered_commands:
+        assert command.callback is not None
+        assert f"graphopt {command.callback.__name__}" in README
