@@ -23,6 +23,8 @@ REGION_BOUND = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 
 """Relative difference that a changed region may show, by the type of its output."""
 REGION_BYTES = 64 << 20
 """Regions are checked together in one session up to about this many bytes of weights and values."""
+REGIONS_AT_ONCE = 128
+"""And up to so many of them: the time to make a session grows faster than the model."""
 SMALL_MAP = 40
 """Spatial size to which larger ones are cut down for a first look at a region."""
 UNKNOWN_SIZE = 8
@@ -106,7 +108,7 @@ def chunks(regions: Iterable[Region], batch: int = 1) -> Iterator[list[Region]]:
     chunk: list[Region] = []
     size = 0
     for item in regions:
-        if chunk and size + item.bytes * batch > REGION_BYTES:
+        if chunk and (size + item.bytes * batch > REGION_BYTES or len(chunk) == REGIONS_AT_ONCE):
             yield chunk
             chunk, size = [], 0
         chunk.append(item)
@@ -220,7 +222,7 @@ def region(analysis: Analysis, candidate: Candidate, change: Replacement, prefix
 
 
 def _renamed(analysis: Analysis, node: ir.Node, prefix: str) -> onnx.NodeProto:
-    proto = ir.to_proto(node)
+    proto = ir.serde.serialize_node(node)
     for field in (proto.input, proto.output):
         field[:] = [f"{prefix}{name}" if name else "" for name in field]
     proto.name = f"{prefix}{analysis.name(node)}"

@@ -213,6 +213,17 @@ def _decoupled(net: Net, x: str) -> str:
     return net.conv(x, 20, weight=weight, pads=[1] * 4)
 
 
+def _zeros(net: Net, x: str) -> str:
+    y = net.op("Relu", net.conv(x, 6))
+    return net.conv(y, 5, weight=np.zeros((5, 6, 3, 3)), pads=[1] * 4)
+
+
+def _constant_channels(net: Net, x: str) -> str:
+    weight = net.weights(6, net.channels[x], 3, 3)
+    weight[:2] = 0.0
+    return net.conv(net.op("Sigmoid", net.conv(x, 6, weight=weight)), 5, pads=[1] * 4)
+
+
 EXAMPLES: dict[str, Example] = {
     "fold_pad": Example(_pad, 4),
     "fold_affine": Example(_affine, 4),
@@ -223,6 +234,8 @@ EXAMPLES: dict[str, Example] = {
     "propagate_stride": Example(_strides, 4),
     "shrink_kernel": Example(_zero_ring, 4),
     "prune_channels": Example(_unread_channels, 4),
+    "fold_constant_channels": Example(_constant_channels, 4),
+    "drop_zero_convolution": Example(_zeros, 4),
     "fold_permutation": Example(_permuted, 4),
     "transpose_to_conv": Example(_transposed, 4),
     "conv_to_gemm": Example(_whole_map, 4),

@@ -19,9 +19,11 @@ from graphopt.rewrites.collapse_concat import CollapseConcat
 from graphopt.rewrites.collapse_fanout import CollapseFanout
 from graphopt.rewrites.collapse_layout import CollapseLayout
 from graphopt.rewrites.conv_to_gemm import ConvToGemm
+from graphopt.rewrites.drop_zero_convolution import DropZeroConvolution
 from graphopt.rewrites.fold_affine import FoldAffine
 from graphopt.rewrites.fold_affine_before import FoldAffineBefore
 from graphopt.rewrites.fold_constant import FoldConstant
+from graphopt.rewrites.fold_constant_channels import FoldConstantChannels
 from graphopt.rewrites.fold_pad import FoldPad
 from graphopt.rewrites.fold_permutation import FoldPermutation
 from graphopt.rewrites.identity_convolution import IdentityConvolution
@@ -63,6 +65,7 @@ BUILTIN: tuple[type[Rewrite], ...] = (
     PropagateStride,
     ShrinkKernel,
     PruneChannels,
+    FoldConstantChannels,
     FoldPermutation,
     TransposeToConv,
     ConvToGemm,
@@ -73,6 +76,7 @@ BUILTIN: tuple[type[Rewrite], ...] = (
     ResizePhases,
     BlockDiagonal,
     IdentityConvolution,
+    DropZeroConvolution,
     LosslessSeparable,
     LosslessDepthwise,
     InsertPointwise,

@@ -271,6 +271,21 @@ def liveness(analysis: Analysis) -> Liveness:
     return found
 
 
+def witnesses(found: Liveness, nodes: list[ir.Node]) -> list[ir.Node]:
+    """The operators outside a region that make what it reads constant, or equal: they belong to its proof."""
+    seen, pending, result = set(nodes), list(nodes), list[ir.Node]()
+    while pending:
+        for value in pending.pop().inputs:
+            producer = value.producer() if value is not None else None
+            if value is None or producer is None or producer in seen or found.roles.get(producer) is None:
+                continue
+            if value in found.facts and not found.facts[value].plain:
+                seen.add(producer)
+                pending.append(producer)
+                result.append(producer)
+    return result
+
+
 def _weights(linear: Linear) -> Array:
     """The weights [out, in/group, *kernel], as they are stored where that is their layout."""
     return linear.stored_weight() if linear.op == "Conv" else linear.weight()

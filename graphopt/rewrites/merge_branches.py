@@ -278,6 +278,7 @@ def _merged(analysis: Analysis, branches: Sequence[_Branch]) -> list[_Cluster]:
         else _Cluster((b,), None, Form("Conv"), ())
         for b in branches
     ]
+    clusters = _alike_joined(analysis, clusters)
     while True:
         options = []
         for i, j in itertools.combinations(range(len(clusters)), 2):
@@ -288,6 +289,16 @@ def _merged(analysis: Analysis, branches: Sequence[_Branch]) -> list[_Cluster]:
             return clusters
         _, i, j, both = min(options, key=lambda option: option[:3])
         clusters = [both if k == i else c for k, c in enumerate(clusters) if k != j]
+
+
+def _alike_joined(analysis: Analysis, clusters: Sequence[_Cluster]) -> list[_Cluster]:
+    """Those of one form and shape together, which loses nothing and leaves few pairs to try."""
+    found: dict[object, _Cluster] = {}
+    for number, cluster in enumerate(clusters):
+        key = number if cluster.model is None else (cluster.form, cluster.shape)
+        both = _join(analysis, found[key], cluster) if key in found else cluster
+        found[key if both is not None else number] = both or cluster
+    return list(found.values())
 
 
 def _weight_shape(linear: Linear) -> tuple[int, ...]:

@@ -54,7 +54,7 @@ from graphopt.lowrank import Moments
 from graphopt.rewrites.channel_region import Region
 from graphopt.rewrites.channel_roles import Lin, View
 from graphopt.rewrites.common import site
-from graphopt.rewrites.liveness import Liveness, liveness
+from graphopt.rewrites.liveness import Liveness, liveness, witnesses
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class PruneChannels:
             region = Region(analysis, found, nodes, None)
             before, after = analysis.cost(nodes), region.cost
             others = [node for node in nodes if node is not anchor]
-            place = site(analysis, [anchor, *others, *_witnesses(found, nodes)])
+            place = site(analysis, [anchor, *others, *witnesses(found, nodes)])
             if before.macs is None or after.macs is None:
                 yield Rejection(self.name, place, f"{analysis.name(anchor)}: its sizes are unknown")
             elif (after.macs, region.operators) < (before.macs, len(nodes)):
@@ -107,21 +107,6 @@ def _changed(found: Liveness, node: ir.Node) -> bool:
     if not isinstance(role, Lin) or node not in found.readings or not found.readings[node].needed.any():
         return False
     return len(found.columns(node)) < role.linear.in_channels  # type: ignore[operator]
-
-
-def _witnesses(found: Liveness, nodes: list[ir.Node]) -> list[ir.Node]:
-    """The operators outside a region that make what it reads constant, or equal: they belong to its proof."""
-    seen, pending, result = set(nodes), list(nodes), list[ir.Node]()
-    while pending:
-        for value in pending.pop().inputs:
-            producer = value.producer() if value is not None else None
-            if value is None or producer is None or producer in seen or found.roles.get(producer) is None:
-                continue
-            if value in found.facts and not found.facts[value].plain:
-                seen.add(producer)
-                pending.append(producer)
-                result.append(producer)
-    return result
 
 
 def _regions(found: Liveness) -> list[list[ir.Node]]:
