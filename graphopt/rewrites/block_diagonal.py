@@ -44,7 +44,7 @@ from graphopt.blocks import Block, Mask
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import pads_hold, site
+from graphopt.patterns.common import pads_hold, site
 
 MOST_PARTS = 8
 """Operators into which one is split at most; each needs a Gather."""

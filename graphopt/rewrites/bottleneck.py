@@ -41,8 +41,8 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Linear
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites import factored
-from graphopt.rewrites.common import site
+from graphopt.patterns import factored
+from graphopt.patterns.common import site
 
 STEPS = 8
 """Ranks a side from which the plan chooses: the eighths of the channels."""

@@ -13,7 +13,7 @@ Maths
     W[o, i] = Σ_m W₂[o, m] ∗ W₁[m, i], a full convolution of kernels in which W₂ is dilated by the stride s₁:
     extent e₁ + s₁·(e₂ − 1), stride s₁·s₂, pads p₁ + s₁·p₂, bias b₂ + Σ_taps W₂ b₁. The output sizes agree,
     since ⌊⌊a / s₁⌋ / s₂⌋ = ⌊a / (s₁·s₂)⌋. With a ConvTranspose on either side its kernel runs backwards; the
-    four pairs and their pads are in `graphopt.rewrites.composition`.
+    four pairs and their pads are in `graphopt.patterns.composition`.
 
     A bias b₁ in front of zero padding is missing at the border: the second reads 0 there and not b₁. What it
     adds to the output is Σ over the taps that land of W₂ b₁, one number a channel and border zone: 3·3 zones
@@ -59,9 +59,9 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites import chains
-from graphopt.rewrites.chains import Part, Stage
-from graphopt.rewrites.common import site
+from graphopt.patterns import chains
+from graphopt.patterns.chains import Part, Stage
+from graphopt.patterns.common import site
 
 
 @dataclass(frozen=True)

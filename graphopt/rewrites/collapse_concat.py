@@ -48,11 +48,11 @@ from graphopt.borders import ZonedMap
 from graphopt.conv import Builder, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites import chains, composition, concats
-from graphopt.rewrites.border_map import add_map
-from graphopt.rewrites.common import site
-from graphopt.rewrites.composition import Operator, Outline
-from graphopt.rewrites.concats import Branch, Joint
+from graphopt.patterns import chains, composition, concats
+from graphopt.patterns.border_map import add_map
+from graphopt.patterns.common import site
+from graphopt.patterns.composition import Operator, Outline
+from graphopt.patterns.concats import Branch, Joint
 
 
 @dataclass(frozen=True)

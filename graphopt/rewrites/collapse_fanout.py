@@ -38,9 +38,9 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites import chains
-from graphopt.rewrites.chains import Part, Stage
-from graphopt.rewrites.common import is_passthrough, is_standard, site
+from graphopt.patterns import chains
+from graphopt.patterns.chains import Part, Stage
+from graphopt.patterns.common import is_passthrough, is_standard, site
 
 
 @dataclass(frozen=True)

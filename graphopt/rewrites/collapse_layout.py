@@ -46,12 +46,12 @@ from graphopt.borders import ZonedMap
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement, Shape
 from graphopt.lowrank import Moments
-from graphopt.rewrites import chains, composition, layouts
-from graphopt.rewrites.border_map import add_map
-from graphopt.rewrites.chains import Stage
-from graphopt.rewrites.common import is_passthrough, site
-from graphopt.rewrites.composition import Operator, Outline
-from graphopt.rewrites.layouts import Carried
+from graphopt.patterns import chains, composition, layouts
+from graphopt.patterns.border_map import add_map
+from graphopt.patterns.chains import Stage
+from graphopt.patterns.common import is_passthrough, site
+from graphopt.patterns.composition import Operator, Outline
+from graphopt.patterns.layouts import Carried
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ from graphopt.constants import default_opset
 from graphopt.conv import Builder, Linear
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites.chains import MIN_OPSET_OF_EXPAND, fixed_sizes, pass_over
-from graphopt.rewrites.common import is_standard, pads_hold, site
+from graphopt.patterns.chains import MIN_OPSET_OF_EXPAND, fixed_sizes, pass_over
+from graphopt.patterns.common import is_standard, pads_hold, site
 
 SAME_SIZE = frozenset(
     {"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "Elu", "HardSigmoid", "HardSwish", "Identity"}

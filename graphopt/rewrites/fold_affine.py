@@ -46,9 +46,9 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
 from graphopt.core import Array, Candidate, Exactness, Rejection, Replacement, Shape
 from graphopt.lowrank import Moments
-from graphopt.rewrites import affine
-from graphopt.rewrites.affine import Affine
-from graphopt.rewrites.common import OPEN_PADS, attributes_of, is_passthrough, pads_hold, site
+from graphopt.patterns import affine
+from graphopt.patterns.affine import Affine
+from graphopt.patterns.common import OPEN_PADS, attributes_of, is_passthrough, pads_hold, site
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,9 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
 from graphopt.core import Array, Candidate, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites import affine
-from graphopt.rewrites.affine import Affine
-from graphopt.rewrites.common import (
+from graphopt.patterns import affine
+from graphopt.patterns.affine import Affine
+from graphopt.patterns.common import (
     OPEN_PADS,
     attributes_of,
     is_passthrough,

@@ -36,8 +36,8 @@ from graphopt.borders import ZonedMap
 from graphopt.conv import Builder, Linear
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites import composition
-from graphopt.rewrites.common import site
+from graphopt.patterns import composition
+from graphopt.patterns.common import site
 
 SMALL = 4096
 """Elements of an output that is stored whatever it takes the place of."""

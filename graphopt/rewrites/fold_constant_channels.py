@@ -45,11 +45,11 @@ from graphopt.borders import ZonedMap
 from graphopt.conv import Builder, Linear, linear_cost
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites import chains, composition
-from graphopt.rewrites.border_map import add_map
-from graphopt.rewrites.channel_roles import Lin
-from graphopt.rewrites.common import site
-from graphopt.rewrites.liveness import liveness, witnesses
+from graphopt.patterns import chains, composition
+from graphopt.patterns.border_map import add_map
+from graphopt.patterns.channel_roles import Lin
+from graphopt.patterns.common import site
+from graphopt.patterns.liveness import liveness, witnesses
 
 
 @dataclass(frozen=True)

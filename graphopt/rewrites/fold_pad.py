@@ -34,7 +34,7 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, why_no_constant
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import is_standard, site
+from graphopt.patterns.common import is_standard, site
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,9 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
 from graphopt.core import Array, Candidate, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites.channel_roles import POOLS
-from graphopt.rewrites.common import attributes_of, is_passthrough, is_standard, site
-from graphopt.rewrites.position_roles import UNARY
+from graphopt.patterns.channel_roles import POOLS
+from graphopt.patterns.common import attributes_of, is_passthrough, is_standard, site
+from graphopt.patterns.position_roles import UNARY
 
 Index: TypeAlias = npt.NDArray[np.int64]
 

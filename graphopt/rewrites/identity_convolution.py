@@ -36,8 +36,8 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import site
-from graphopt.rewrites.noops import needs_a_copy
+from graphopt.patterns.common import site
+from graphopt.patterns.noops import needs_a_copy
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import pads_hold, site
+from graphopt.patterns.common import pads_hold, site
 
 ACTIVATIONS = ("prelu", "leaky_relu", "relu")
 MARGIN = 0.1

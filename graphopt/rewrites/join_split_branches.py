@@ -41,8 +41,8 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
+from graphopt.patterns.common import attributes_of, is_standard, pads_hold, site
 from graphopt.rewrites.cancel_transpose import ELEMENTWISE
-from graphopt.rewrites.common import attributes_of, is_standard, pads_hold, site
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites import factored
-from graphopt.rewrites.common import site
+from graphopt.patterns import factored
+from graphopt.patterns.common import site
 
 
 @dataclass(frozen=True)

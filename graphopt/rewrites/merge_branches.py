@@ -49,10 +49,10 @@ from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
 from graphopt.parallel import Row
-from graphopt.rewrites import affine
-from graphopt.rewrites.affine import Affine
-from graphopt.rewrites.common import linear_before, pads_hold, site
-from graphopt.rewrites.sums import Sum, emit, sum_at, sum_roots
+from graphopt.patterns import affine
+from graphopt.patterns.affine import Affine
+from graphopt.patterns.common import linear_before, pads_hold, site
+from graphopt.patterns.sums import Sum, emit, sum_at, sum_roots
 
 
 @dataclass(frozen=True, slots=True)

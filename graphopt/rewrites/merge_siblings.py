@@ -43,9 +43,9 @@ from graphopt.constants import default_opset
 from graphopt.conv import Builder, Linear, linear_cost
 from graphopt.core import Array, AttributeValue, Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites.affine import per_channel
-from graphopt.rewrites.common import attributes_of, is_standard, pads_hold, site
-from graphopt.rewrites.pixelwise import pass_cost
+from graphopt.patterns.affine import per_channel
+from graphopt.patterns.common import attributes_of, is_standard, pads_hold, site
+from graphopt.patterns.pixelwise import pass_cost
 
 ELEMENTWISE = frozenset(
     {"Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus"}

@@ -51,16 +51,16 @@ from graphopt.constants import default_opset
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement, Shape
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import attributes_of, is_passthrough, pads_hold, site
-from graphopt.rewrites.pixelwise import (
+from graphopt.patterns.common import attributes_of, is_passthrough, pads_hold, site
+from graphopt.patterns.pixelwise import (
     dying,
     operators_before,
     pass_cost,
     replay,
     subsampled,
 )
-from graphopt.rewrites.pool_taps import box, box_dilations, box_form, box_shape, whole, whole_form
-from graphopt.rewrites.pooling import Pool, Window, pool_of
+from graphopt.patterns.pool_taps import box, box_dilations, box_form, box_shape, whole, whole_form
+from graphopt.patterns.pooling import Pool, Window, pool_of
 
 DILATED_POOLING = 19
 """The opset from which AveragePool has dilations."""

@@ -58,10 +58,10 @@ from graphopt.conv import Builder, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lattice import EVERYTHING, Cut, Lattice, Window, cut
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import attributes_of, site
-from graphopt.rewrites.position_roles import Grid, Pointwise, Sample, Windowed
-from graphopt.rewrites.positions import Positions, positions
-from graphopt.rewrites.slicing import TO_THE_END, add_slice
+from graphopt.patterns.common import attributes_of, site
+from graphopt.patterns.position_roles import Grid, Pointwise, Sample, Windowed
+from graphopt.patterns.positions import Positions, positions
+from graphopt.patterns.slicing import TO_THE_END, add_slice
 
 ELEMENT_BYTES = 4
 """Bytes of an element of a map, for the time model."""

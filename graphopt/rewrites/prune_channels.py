@@ -51,10 +51,10 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites.channel_region import Region
-from graphopt.rewrites.channel_roles import Lin, View
-from graphopt.rewrites.common import site
-from graphopt.rewrites.liveness import Liveness, liveness, witnesses
+from graphopt.patterns.channel_region import Region
+from graphopt.patterns.channel_roles import Lin, View
+from graphopt.patterns.common import site
+from graphopt.patterns.liveness import Liveness, liveness, witnesses
 
 
 @dataclass(frozen=True)

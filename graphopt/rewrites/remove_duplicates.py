@@ -40,7 +40,7 @@ from graphopt.analysis import QUANTISE, Analysis
 from graphopt.conv import Builder
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import attributes_of, is_passthrough, is_standard, site
+from graphopt.patterns.common import attributes_of, is_passthrough, is_standard, site
 
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}

@@ -45,8 +45,8 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement, Shape
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import is_standard, site
-from graphopt.rewrites.noops import (
+from graphopt.patterns.common import is_standard, site
+from graphopt.patterns.noops import (
     HOLDS,
     IDEMPOTENT,
     VIEWS,

@@ -40,10 +40,10 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import site
-from graphopt.rewrites.pixelwise import pass_cost
-from graphopt.rewrites.resized import Resize, elements, resized
-from graphopt.rewrites.resized_parts import Reading, reading
+from graphopt.patterns.common import site
+from graphopt.patterns.pixelwise import pass_cost
+from graphopt.patterns.resized import Resize, elements, resized
+from graphopt.patterns.resized_parts import Reading, reading
 
 
 @dataclass(frozen=True)

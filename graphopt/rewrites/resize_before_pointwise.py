@@ -36,9 +36,9 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import site
-from graphopt.rewrites.pixelwise import dying, operators_before, pass_cost, replay, subsampled
-from graphopt.rewrites.resized import Resize, elements, resize_cost, resize_of, resized
+from graphopt.patterns.common import site
+from graphopt.patterns.pixelwise import dying, operators_before, pass_cost, replay, subsampled
+from graphopt.patterns.resized import Resize, elements, resize_cost, resize_of, resized
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,10 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement, Shape
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import pads_hold, site
-from graphopt.rewrites.pixelwise import LAST, pass_cost, sliced
-from graphopt.rewrites.resized import Resize, elements
-from graphopt.rewrites.resized_parts import Part, Reading, reading
+from graphopt.patterns.common import pads_hold, site
+from graphopt.patterns.pixelwise import LAST, pass_cost, sliced
+from graphopt.patterns.resized import Resize, elements
+from graphopt.patterns.resized_parts import Part, Reading, reading
 
 
 @dataclass(frozen=True, slots=True)

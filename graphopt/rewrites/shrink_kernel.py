@@ -48,8 +48,8 @@ from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lattice import Window
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import pads_hold, site
-from graphopt.rewrites.slicing import TO_THE_END, add_slice
+from graphopt.patterns.common import pads_hold, site
+from graphopt.patterns.slicing import TO_THE_END, add_slice
 from graphopt.taps import Span, span, take, used_taps
 
 

@@ -38,9 +38,9 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import pads_hold, site
-from graphopt.rewrites.pixelwise import pass_cost
-from graphopt.rewrites.sums import Sum, emit, sum_at, sum_roots
+from graphopt.patterns.common import pads_hold, site
+from graphopt.patterns.pixelwise import pass_cost
+from graphopt.patterns.sums import Sum, emit, sum_at, sum_roots
 
 
 @dataclass(frozen=True)

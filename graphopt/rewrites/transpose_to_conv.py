@@ -39,7 +39,7 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
-from graphopt.rewrites.common import site
+from graphopt.patterns.common import site
 
 
 @dataclass(frozen=True)

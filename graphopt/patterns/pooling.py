@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.borders import landing
 from graphopt.core import Shape
-from graphopt.rewrites.common import is_standard
+from graphopt.patterns.common import is_standard
 
 
 @dataclass(frozen=True, slots=True)

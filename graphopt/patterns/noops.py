@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.core import Shape
-from graphopt.rewrites.common import is_passthrough, is_standard
+from graphopt.patterns.common import is_passthrough, is_standard
 
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 """Operators that only rename the axes of what they read: the elements and their order stay."""

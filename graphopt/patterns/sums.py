@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder
-from graphopt.rewrites.common import is_standard
+from graphopt.patterns.common import is_standard
 
 SUMS = frozenset({"Add", "Sub", "Sum"})
 

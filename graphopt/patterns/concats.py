@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from graphopt.analysis import Analysis
-from graphopt.rewrites import chains, composition
-from graphopt.rewrites.chains import Stage
-from graphopt.rewrites.common import is_passthrough, is_standard
+from graphopt.patterns import chains, composition
+from graphopt.patterns.chains import Stage
+from graphopt.patterns.common import is_passthrough, is_standard
 
 
 @dataclass(frozen=True, slots=True)

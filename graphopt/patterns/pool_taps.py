@@ -15,8 +15,8 @@ from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
 from graphopt.conv import Builder, Form, Linear
 from graphopt.core import AttributeValue, Shape
-from graphopt.rewrites.pixelwise import LAST, sliced
-from graphopt.rewrites.pooling import Window
+from graphopt.patterns.pixelwise import LAST, sliced
+from graphopt.patterns.pooling import Window
 
 # ---------------------------------------------------------------- several taps, a window
 

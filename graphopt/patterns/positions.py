@@ -15,7 +15,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.lattice import EVERYTHING, compose, composes, hull
 from graphopt.order import topological
-from graphopt.rewrites.position_roles import Grid, Pointwise, Role, Sample, Windowed, role_of
+from graphopt.patterns.position_roles import Grid, Pointwise, Role, Sample, Windowed, role_of
 
 
 class Positions:

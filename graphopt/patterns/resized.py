@@ -13,8 +13,8 @@ from graphopt.constants import default_opset
 from graphopt.conv import Builder
 from graphopt.core import Cost, Shape
 from graphopt.evaluate import FOLDABLE_OPS
-from graphopt.rewrites.common import attributes_of, is_standard
-from graphopt.rewrites.pixelwise import pass_cost
+from graphopt.patterns.common import attributes_of, is_standard
+from graphopt.patterns.pixelwise import pass_cost
 
 SIZING_OPS = FOLDABLE_OPS | {"Shape", "Size"}
 """The operators by which models compute sizes."""

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.conv import why_no_constant
 from graphopt.core import Array, Shape
-from graphopt.rewrites.common import is_passthrough, is_standard
+from graphopt.patterns.common import is_passthrough, is_standard
 
 ELEMENTWISE = frozenset({"Mul", "Add", "Sub", "Div", "Neg"})
 AFFINE = ELEMENTWISE | {"BatchNormalization"}

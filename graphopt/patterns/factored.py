@@ -12,7 +12,7 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Array, Cost, Replacement
 from graphopt.lowrank import Factors
-from graphopt.rewrites.common import pads_hold
+from graphopt.patterns.common import pads_hold
 
 
 def refusal(linear: Linear) -> str:

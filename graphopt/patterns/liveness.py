@@ -21,8 +21,8 @@ from graphopt.channels import Facts, Labeller, Mask, Reading
 from graphopt.conv import Linear
 from graphopt.core import Array
 from graphopt.order import topological
-from graphopt.rewrites.channel_roles import Cat, Flat, Lin, Own, Roles, View
-from graphopt.rewrites.channel_values import facts_of
+from graphopt.patterns.channel_roles import Cat, Flat, Lin, Own, Roles, View
+from graphopt.patterns.channel_values import facts_of
 
 Index: TypeAlias = npt.NDArray[np.int64]
 

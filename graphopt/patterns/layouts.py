@@ -18,7 +18,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder
 from graphopt.core import Array, Shape
-from graphopt.rewrites.common import attributes_of, is_passthrough, is_standard
+from graphopt.patterns.common import attributes_of, is_passthrough, is_standard
 
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 """Operators that rename the axes of what they read."""

@@ -16,7 +16,7 @@ from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
 from graphopt.conv import Builder
 from graphopt.core import AttributeValue, Cost, Shape
-from graphopt.rewrites.common import attributes_of, is_inference_normalization, is_passthrough, is_standard
+from graphopt.patterns.common import attributes_of, is_inference_normalization, is_passthrough, is_standard
 from graphopt.timing import seconds
 
 UNARY = frozenset(

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
 from graphopt.lattice import EVERYTHING, Lattice, Window
-from graphopt.rewrites.common import (
+from graphopt.patterns.common import (
     attributes_of,
     is_inference_normalization,
     is_passthrough,

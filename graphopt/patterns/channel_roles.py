@@ -14,14 +14,14 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
 from graphopt.order import topological
-from graphopt.rewrites.common import (
+from graphopt.patterns.common import (
     attributes_of,
     is_inference_normalization,
     is_passthrough,
     is_standard,
     pads_hold,
 )
-from graphopt.rewrites.position_roles import BROADCASTING, UNARY, slice_ranges
+from graphopt.patterns.position_roles import BROADCASTING, UNARY, slice_ranges
 
 POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
 REDUCTIONS = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"})

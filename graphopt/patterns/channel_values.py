@@ -13,8 +13,8 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.channels import Facts, Labeller, merged_labels
-from graphopt.rewrites.channel_roles import Own
-from graphopt.rewrites.common import is_passthrough
+from graphopt.patterns.channel_roles import Own
+from graphopt.patterns.common import is_passthrough
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 
