@@ -100,10 +100,9 @@ def behind_kernel(
         values = np.where(folded, given.constant, 0.0)[columns]
         shift = shift + (sums.sum(axis=2) * values).sum(axis=1)
         sums = np.where(folded[columns][:, :, None], 0.0, sums)
-    zero: Mask = ~np.asarray(sums.any(axis=(1, 2)))
-    marks = list(
-        zip(shift.tolist(), sums.max(axis=(1, 2)).tolist(), sums.min(axis=(1, 2)).tolist(), strict=True)
-    )
+    largest, smallest = (extreme(axis=(1, 2)) for extreme in (sums.max, sums.min))
+    zero: Mask = (largest == 0) & (smallest == 0)
+    marks = list(zip(shift.tolist(), largest.tolist(), smallest.tolist(), strict=True))
     times = Counter(marks)
     keys: list[object] = []
     for channel, mark in enumerate(marks):
@@ -143,7 +142,7 @@ def reading(kernel: Array, rows: Mask, given: Facts, *, padded: bool) -> Reading
     Constant channels are taken for a bias; under padding, where that does not hold at the border, one of them
     serves for all, since they are multiples of each other.
     """
-    used = kernel[rows].any(axis=tuple(i for i in range(kernel.ndim) if i != 1))
+    used = (kernel if rows.all() else kernel[rows]).any(axis=tuple(i for i in range(kernel.ndim) if i != 1))
     used &= ~foldable(given, padded=padded)
     source, factor = np.full(given.channels, -1), np.ones(given.channels)
     first: dict[int, int] = {}

@@ -426,7 +426,7 @@ class Builder:
         """Adds a constant; float arrays are cast to the builder's type, unless they keep their own."""
         name = f"%{hint}{len(self._constants)}"
         kind = self._dtype if array.dtype.kind == "f" and not keep_type else array.dtype
-        self._constants[name] = np.array(array, dtype=kind, order="C")
+        self._constants[name] = np.asarray(array, dtype=kind, order="C")
         return name
 
     def node(

@@ -30,6 +30,9 @@ from graphopt.core import Array
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 
+_AT_ONCE = 1 << 16
+"""Elements that are held in float64 at a time, which a cache can hold."""
+
 
 class Composed(NamedTuple):
     """The kernel of two convolutions in a row.
@@ -177,15 +180,24 @@ def compose_bias(
     return bias if bias_second is None else bias + bias_second
 
 
-def scale_outputs(kernel: Array, scale: Array) -> Float64:
+def scale_outputs(kernel: Array, scale: Array, dtype: npt.DTypeLike = np.float64) -> Array:
     """Return the kernel of ``scale · (kernel ∘ x)`` for a `scale` of ``[out_channels]``.
+
+    Products are taken in float64 and rounded once to `dtype`, some channels at a time, so that no large array
+    is made in between.
 
     Raises:
         ValueError: `scale` has another length than the kernel has outputs.
     """
     if scale.shape != kernel.shape[:1]:
         raise ValueError(f"scale has shape {scale.shape}, the kernel {kernel.shape[0]} outputs")
-    return kernel.astype(np.float64) * _over_axes(scale.astype(np.float64), kernel.ndim - 1)
+    factors = _over_axes(scale.astype(np.float64), kernel.ndim - 1)
+    scaled = np.empty(kernel.shape, dtype)
+    channels = max(1, _AT_ONCE // max(1, kernel[:1].size))
+    for start in range(0, len(kernel), channels):
+        part = slice(start, start + channels)
+        scaled[part] = kernel[part].astype(np.float64) * factors[part]
+    return scaled
 
 
 def scale_inputs(kernel: Array, scale: Array, group: int = 1) -> Float64:

@@ -95,7 +95,7 @@ class FoldAffine:
         y = builder.linear(
             linear.form,
             linear.x,
-            kernel.scale_outputs(linear.weight(), scale),
+            kernel.scale_outputs(linear.stored_weight(), linear.alpha * scale, linear.dtype),
             shift if bias is None else scale * bias + shift,
             rank=linear.rank,
         )
