@@ -24,7 +24,27 @@ Feeds: TypeAlias = dict[str, Array]
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3}
 """Largest difference relative to max|y| that exact rewrites may make, by the type of the output."""
-NEWEST_OPSET = min(onnx.defs.onnx_opset_version(), 28)
+
+
+def _newest_opset() -> int:
+    """The newest opset that both onnx and the installed onnxruntime know."""
+    info = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", info[:1], info[1:])
+    for version in range(onnx.defs.onnx_opset_version(), 17, -1):
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=8)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            ort.InferenceSession(proto.SerializeToString(), options)
+        except ort.capi.onnxruntime_pybind11_state.Fail:
+            continue
+        return version
+    return 17
+
+
+NEWEST_OPSET = _newest_opset()
+OLD_RUNTIME = tuple(int(part) for part in ort.__version__.split(".")[:2]) < (1, 24)
+"""Whether onnxruntime is older than 1.24, the newest one for Python 3.10 being 1.23."""
 """The newest opset of the installed onnx, as far as onnxruntime is known to load it."""
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 

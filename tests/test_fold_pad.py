@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from graphopt.analysis import Analysis
 from graphopt.core import Rejection
 from graphopt.rewrites.fold_pad import FoldPad
-from tests.builders import NEWEST_OPSET, Checked, Net, check
+from tests.builders import NEWEST_OPSET, OLD_RUNTIME, Checked, Net, check
 
 OPSETS = (7, 9, 11, 13, 17, 18, NEWEST_OPSET)
 RING = (0, 0, 1, 1, 0, 0, 1, 1)
@@ -93,6 +93,8 @@ def test_folds_into_every_form_of_convolution(form: str) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("value", [None, 0.0])
 def test_folds_at_every_opset_and_precision(opset: int, dtype: npt.DTypeLike, value: float | None) -> None:
+    if OLD_RUNTIME and opset == 7 and dtype is np.float16:
+        pytest.skip("onnxruntime before 1.24 has no Pad for float16 at opset 7")
     net = Net(opset, dtype)
     y = net.conv(net.pad(net.input([2, 4, 8, 9]), RING, value, mode="constant"), 6)
     folded(net, y, [1, 1, 1, 1])
@@ -267,6 +269,7 @@ def test_pools_read_the_pad_too(pool: str) -> None:
     left_alone(net, net.conv(y, 6), net.op(pool, y, kernel_shape=[3, 3]), because=("Pad1", f"{pool}1 reads"))
 
 
+@pytest.mark.skipif(OLD_RUNTIME, reason="onnxruntime before 1.24 itself folds such a Pad wrongly")
 def test_a_pad_in_front_of_a_pool_alone_stays() -> None:
     net = Net()
     y = net.op("MaxPool", net.pad(net.input([2, 4, 8, 9]), RING), kernel_shape=[3, 3])

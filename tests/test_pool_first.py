@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import graphopt
-from tests.builders import Checked, Net, check
+from tests.builders import OLD_RUNTIME, Checked, Net, check
 
 ONLY: dict[str, Any] = {"only": ["pool_first"]}
 
@@ -124,6 +124,8 @@ def test_sum_without_bias() -> None:
 @pytest.mark.parametrize("dilations", [[1, 1], [2, 2]])
 def test_taps_then_window(pads: list[int], strides: list[int], dilations: list[int]) -> None:
     """An average at stride 1, then the convolution with the pooling's stride: nine taps, not sixteen."""
+    if OLD_RUNTIME and max(pads) > 1:
+        pytest.skip("onnxruntime before 1.24 refuses a pooling whose pads are as wide as its window")
     done = check(
         pooled((3, 3), conv={"pads": pads, "dilations": dilations}, kernel_shape=[2, 2], strides=strides),
         applied={"pool_first": 1},
