@@ -168,7 +168,7 @@ class Liveness:
         known = self._rows.get(node)
         if known is not None and np.array_equal(known, rows):
             return self._asked[node]
-        weight = linear.weight()
+        weight = _weights(linear)
         if linear.group == 1:
             self.readings[node] = channels.reading(weight, rows, self.known(x), padded=role.padded)
             asked = self.readings[node].needed
@@ -288,4 +288,4 @@ def witnesses(found: Liveness, nodes: list[ir.Node]) -> list[ir.Node]:
 
 def _weights(linear: Linear) -> Array:
     """The weights [out, in/group, *kernel], as they are stored where that is their layout."""
-    return linear.stored_weight() if linear.op == "Conv" else linear.weight()
+    return linear.stored_weight() if linear.alpha == 1 else linear.weight()
