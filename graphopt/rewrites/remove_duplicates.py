@@ -38,7 +38,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import QUANTISE, Analysis
 from graphopt.conv import Builder
-from graphopt.core import Candidate, Exactness, Rejection, Replacement
+from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lowrank import Moments
 from graphopt.patterns.common import attributes_of, is_passthrough, is_standard, site
 
@@ -59,11 +59,9 @@ class RemoveDuplicates:
         """One candidate for each set of duplicates that hang together."""
         first = _first_of(analysis)
         for cluster in _connected(first):
-            kept = dict.fromkeys(first[node] for node in cluster)
             nodes = [node for pair in ((first[node], node) for node in cluster) for node in pair]
-            gone = analysis.cost(cluster)
-            stay = analysis.cost(list(kept))
-            yield Candidate(self.name, site(analysis, list(dict.fromkeys(nodes))), stay + gone, stay)
+            place = site(analysis, list(dict.fromkeys(nodes)))
+            yield Candidate(self.name, place, analysis.cost(cluster), Cost(0))
 
     def build(
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
