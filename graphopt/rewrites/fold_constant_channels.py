@@ -76,8 +76,7 @@ class FoldConstantChannels:
             after = linear_cost(linear.form, weight, shape, linear.itemsize)
             for passed in (linear.output_shape, shape and (shape[0], others, *shape[2:])):  # Add, Gather
                 after += chains.pass_over(passed, linear.itemsize)
-            after += analysis.cost([analysis.nodes[name] for name in place.nodes[1:]])
-            yield Candidate(self.name, place, analysis.cost([analysis.nodes[n] for n in place.nodes]), after)
+            yield Candidate(self.name, place, analysis.linear_cost(linear), after)
 
     def build(
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
