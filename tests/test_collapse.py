@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from graphopt.rewrites.collapse import LONGEST
 from tests.builders import NEWEST_OPSET, Checked, Net, check, compare_outputs, make_feeds
 
 OPSETS = (7, 9, 11, 13, 17, 18, NEWEST_OPSET)
@@ -148,6 +149,16 @@ def test_chain_of_any_length() -> None:
         y = net.conv(y, channels, (1, 1))
     result = collapsed(net, y, macs_after=36 * 16)
     assert result.ops == {"Conv": 1}
+
+
+def test_a_chain_longer_than_one_application_joins() -> None:
+    net = Net()
+    y = net.input([1, 6, 5, 7])
+    for _ in range(2 * LONGEST + 3):
+        y = net.conv(y, 6, (1, 1))
+    result = check(net.model(y), applied=None, only=["collapse"])
+    assert result.ops == {"Conv": 1} and result.macs_after == 6 * 6 * 5 * 7
+    assert result.report.applied[0].candidate.macs_saved == (LONGEST - 1) * 6 * 6 * 5 * 7
 
 
 def test_weights_shared_between_both() -> None:

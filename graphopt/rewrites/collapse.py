@@ -63,6 +63,10 @@ from graphopt.patterns import chains
 from graphopt.patterns.chains import Part, Stage
 from graphopt.patterns.common import site
 
+LONGEST = 16
+"""Operators that one application joins at most, so that the search is linear in a chain's length; later
+rounds join what is longer."""
+
 
 @dataclass(frozen=True)
 class Collapse:
@@ -172,7 +176,7 @@ def _cut(analysis: Analysis, chain: _Chain) -> tuple[list[tuple[int, int, Part]]
     rows = [_row(analysis, chain, i, reasons) for i in range(count)]
     for j in range(count):
         best[j + 1], chosen[j + 1] = best[j] + alone[j], (j, None)
-        for i in range(j - 1, -1, -1):
+        for i in range(j - 1, max(j - LONGEST, -1), -1):
             found = rows[i].get(j)
             if found is None or found.cost.macs is None:
                 continue
@@ -202,7 +206,7 @@ def _row(analysis: Analysis, chain: _Chain, i: int, reasons: dict[int, str]) -> 
     """By its last operator every part that starts at operator i."""
     found: dict[int, Part] = {}
     outline = None
-    for j in range(i + 1, len(chain.stages)):
+    for j in range(i + 1, min(i + LONGEST, len(chain.stages))):
         extended = chains.joined_part(analysis, chain.stages[i : j + 1], outline)
         if isinstance(extended, str):
             if j == i + 1:
