@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import sys
 
 # NumPy's threads wait for each other on a busy machine, and mostly cost more than they give.
@@ -19,7 +20,14 @@ INTERNAL, INTERRUPTED = 70, 130
 
 def run() -> None:
     """Runs the command line; no traceback reaches the user."""
-    sys.exit(main())
+    code = main()
+    if code == INTERRUPTED:
+        # A thread that compares models can't be interrupted, and may wait for a module whose import was: what
+        # had to be cleaned up has been, so nobody waits for it.
+        sys.stderr.flush()
+        os._exit(code)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was done stands, whatever Python still tidies up
+    sys.exit(code)
 
 
 def main() -> int:

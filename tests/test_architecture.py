@@ -195,7 +195,8 @@ def test_onnxruntime_is_imported_where_it_is_used(path: Path) -> None:
 
 PRINTERS = {
     "__main__.py": "the command's last resort for errors",
-    "cli.py": "the command's output goes through rich's console",
+    "cli/__init__.py": "it turns the ways in which the command ends into exit codes",
+    "cli/common.py": "the commands print documents through it",
     "report/text.py": "the terminal's face of the report",
 }
 

@@ -82,9 +82,28 @@ APPLIED = {
     "error_predicted": float,
     "error_measured": float,
     "choice": {},
+    "sensitivity": float,
+    "spectra": {},
     "verified": bool,
 }
 LEFT = {"rewrite": str, "nodes": [str], "reason": str}
+QUALITY = {"agreement": float, "sqnr": NUMBER, "samples": int}
+LATENCY = {
+    "reference_ms": float,
+    "candidate_ms": float,
+    "speedup": float,
+    "spread": [float],
+    "threads": int,
+    "repeat": int,
+    "provider": str,
+}
+POINT = {
+    "costs": {},
+    "quality": QUALITY,
+    "metric": float,
+    "taken": bool,
+    "layers": [{"rewrite": str, "nodes": [str], "choice": {}}],
+}
 REPORT = {
     "schema_version": int,
     "graphopt": str,
@@ -97,27 +116,20 @@ REPORT = {
     "declined": [LEFT],
     "rejected": [LEFT],
     "verification": {"passed": bool, "checks": [VERDICT]},
-    "quality": {"agreement": float, "sqnr": NUMBER, "samples": int},
+    "quality": QUALITY,
     "uncounted_ops": {},
     "seconds": {},
     "options": {},
     # besides what the design names
+    "latency": LATENCY,
+    "curve": [POINT],
     "unmeasured": bool,
     "notes": [str],
     "unknown_dims": [str],
     "observed_shapes": [str],
 }
 VERIFY = {"schema_version": int, "passed": bool, "checks": [VERDICT], "notes": [str]}
-BENCH = {
-    "schema_version": int,
-    "reference_ms": float,
-    "candidate_ms": float,
-    "speedup": float,
-    "spread": [float],
-    "threads": int,
-    "repeat": int,
-    "provider": str,
-}
+BENCH = {"schema_version": int, **LATENCY}
 REWRITES = [{"name": str, "exactness": str, "default": bool, "options": {}, "summary": str}]
 
 
@@ -144,6 +156,7 @@ def assert_fits(document: Any, schema: Any, where: str = "document", nullable: b
 NULLABLE = {
     *("macs", "flops", "macs_before", "macs_after", "share", "output_shape", "in_channels", "out_channels"),
     *("max_abs", "max_rel", "sqnr", "allowed", "error_measured", "quality", "agreement", "path"),
+    *("latency", "metric", "sensitivity"),
 }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from graphopt.analysis import Totals
 from graphopt.calibrate import Quality
 from graphopt.core import Candidate, Exactness, Site, Verdict
+from graphopt.latency import Timing
 from graphopt.model import Source
 
 
@@ -20,12 +21,18 @@ class Applied:
         exactness: what it promises.
         error_measured: E‖y − ŷ‖² / Var(y) on held-out inputs; None where it was not measured.
         sized: whether the MACs hold for the model's real sizes.
+        sensitivity: what a relative error of 1 in this layer alone costs the network's output, in the same
+            measure, at the error chosen; None where it was not probed.
+        spectra: by rank of the choice (``rank_in``, …) the part of the layer's output that each direction
+            explains, descending; the choice keeps that many of them. Empty for exact rewrites.
     """
 
     candidate: Candidate
     exactness: Exactness
     error_measured: float | None = None
     sized: bool = True
+    sensitivity: float | None = None
+    spectra: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,26 @@ class Left:
     rewrite: str
     site: Site
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A network that a search tried: one point of the trade-off between cost and quality.
+
+    Attributes:
+        costs: fraction of the input by budget key (``macs``, ``params``, ``bytes``, ``latency``); those
+            that were counted or measured.
+        quality: figures on held-out inputs; None where none were measured.
+        chosen: the approximate rewrites that make it.
+        metric: what the user's own measure says; None without one.
+        taken: whether it is the result.
+    """
+
+    costs: Mapping[str, float]
+    quality: Quality | None
+    chosen: tuple[Candidate, ...] = ()
+    metric: float | None = None
+    taken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +79,8 @@ class Report:
         checks: comparisons of regions and of the whole model.
         notes: what the reader has to know besides.
         quality: figures on held-out inputs; None without calibration inputs.
+        latency: of the input and the result in onnxruntime, interleaved; None where it was not measured.
+        curve: the networks that the search tried, by falling cost; empty without approximate rewrites.
         unmeasured: whether approximate rewrites were applied without inputs to measure their error on.
         uncounted_ops: operators that do work and whose MACs are not counted.
         unknown_dims: sizes that nothing told.
@@ -70,6 +99,8 @@ class Report:
     checks: tuple[Verdict, ...] = ()
     notes: tuple[str, ...] = ()
     quality: Quality | None = None
+    latency: Timing | None = None
+    curve: tuple[Point, ...] = ()
     unmeasured: bool = False
     uncounted_ops: Mapping[str, int] = field(default_factory=dict)
     unknown_dims: tuple[str, ...] = ()

@@ -11,10 +11,11 @@ import numpy as np
 
 from graphopt._version import __version__
 from graphopt.analysis import Totals
+from graphopt.calibrate import Quality
 from graphopt.core import Rewrite, Verdict
 from graphopt.latency import Timing
 from graphopt.model import Source
-from graphopt.report import Applied, Left, Report
+from graphopt.report import Applied, Left, Point, Report
 from graphopt.rewrites import is_default, option_types, summary
 from graphopt.survey import Row, Scan
 from graphopt.verification import Verification
@@ -103,7 +104,6 @@ def _row(row: Row) -> dict[str, Any]:
 
 def report(result: Report, exit_code: int) -> dict[str, Any]:
     """The document of ``graphopt optimize --json`` and ``--report``."""
-    quality = result.quality
     return {
         **_head(),
         "exit_code": exit_code,
@@ -115,9 +115,9 @@ def report(result: Report, exit_code: int) -> dict[str, Any]:
         "declined": [_left(item) for item in result.declined],
         "rejected": [_left(item) for item in result.rejected],
         "verification": {"passed": result.passed, "checks": [verdict(v) for v in result.checks]},
-        "quality": None
-        if quality is None
-        else {"agreement": quality.agreement, "sqnr": quality.sqnr, "samples": quality.samples},
+        "quality": None if result.quality is None else _quality(result.quality),
+        "latency": None if result.latency is None else _latency(result.latency),
+        "curve": [_point(point) for point in result.curve],
         "unmeasured": result.unmeasured,
         "notes": list(result.notes),
         "uncounted_ops": dict(result.uncounted_ops),
@@ -139,7 +139,26 @@ def _applied(item: Applied) -> dict[str, Any]:
         "error_predicted": candidate.error,
         "error_measured": item.error_measured,
         "choice": dict(candidate.choice),
+        "sensitivity": item.sensitivity,
+        "spectra": {key: list(values) for key, values in item.spectra.items()},
         "verified": True,
+    }
+
+
+def _quality(quality: Quality) -> dict[str, Any]:
+    return {"agreement": quality.agreement, "sqnr": quality.sqnr, "samples": quality.samples}
+
+
+def _point(point: Point) -> dict[str, Any]:
+    return {
+        "costs": dict(point.costs),
+        "quality": None if point.quality is None else _quality(point.quality),
+        "metric": point.metric,
+        "taken": point.taken,
+        "layers": [
+            {"rewrite": c.rewrite, "nodes": list(c.site.nodes), "choice": dict(c.choice)}
+            for c in point.chosen
+        ],
     }
 
 
@@ -174,8 +193,11 @@ def verification(result: Verification) -> dict[str, Any]:
 
 def timing(result: Timing) -> dict[str, Any]:
     """The document of ``graphopt bench --json``."""
+    return {"schema_version": SCHEMA_VERSION, **_latency(result)}
+
+
+def _latency(result: Timing) -> dict[str, Any]:
     return {
-        "schema_version": SCHEMA_VERSION,
         "reference_ms": result.reference_ms,
         "candidate_ms": result.candidate_ms,
         "speedup": result.speedup,

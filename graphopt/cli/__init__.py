@@ -1,0 +1,73 @@
+"""The command line, one command a file. Heavy imports stand inside commands: ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from graphopt._version import __version__
+from graphopt.cli.bench import bench
+from graphopt.cli.explain import explain
+from graphopt.cli.optimize import optimize
+from graphopt.cli.rewrites import rewrites
+from graphopt.cli.scan import scan
+from graphopt.cli.verify import verify
+from graphopt.errors import InputError
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
+COMMANDS = (scan, optimize, verify, bench, rewrites, explain)
+"""In the order in which ``--help`` lists them."""
+
+typer_app = typer.Typer(
+    name="graphopt",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def app() -> int:
+    """Runs the command line; usage errors become `InputError`."""
+    command = typer.main.get_command(typer_app)
+    try:
+        code = command.main(prog_name="graphopt", standalone_mode=False) or 0
+    except SystemExit as end:  # how typer ends when the reader of a pipe is gone, and after completions
+        if end.code != 1:
+            raise
+        raise BrokenPipeError from end
+    except Exception as error:
+        shown = getattr(error, "format_message", None)
+        if shown is None:
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(f"{shown()}\n")
+            return 2
+        raise InputError(f"{shown()} (see graphopt --help)") from error
+    if code == INTERRUPTED:  # how typer returns from Ctrl-C
+        raise KeyboardInterrupt
+    return code
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"graphopt {__version__}")
+        raise typer.Exit
+
+
+@typer_app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Makes the convolutions of ONNX models cheaper with 1x1 convolutions, and proves it."""
+
+
+for _command in COMMANDS:
+    typer_app.command()(_command)

@@ -1,0 +1,43 @@
+"""``graphopt bench``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from graphopt.cli import common
+
+
+def bench(
+    reference: common.Reference,
+    candidate: common.Candidate,
+    threads: Annotated[int, typer.Option(help="Threads that one operator may use.")] = 1,
+    repeat: Annotated[int, typer.Option(help="Pairs of runs.")] = 50,
+    provider: Annotated[str, typer.Option(help="onnxruntime's provider.")] = "CPUExecutionProvider",
+    json: common.Json = False,
+    shape: common.Shapes = None,
+    seed: common.Seed = 0,
+) -> int:
+    """Time two models in onnxruntime, in turn, so that a busy machine slows both.
+
+    Example: graphopt bench model.onnx smaller.onnx
+    """
+    from graphopt import api
+    from graphopt.report import json as documents
+    from graphopt.report import text
+
+    found = api.bench(
+        reference,
+        candidate,
+        threads=threads,
+        repeat=repeat,
+        provider=provider,
+        shapes=common.shapes(shape),
+        seed=seed,
+    )
+    if json:
+        common.emit(documents.dumps(documents.timing(found)))
+    else:
+        text.timing(found)
+    return 0

@@ -1,0 +1,141 @@
+"""What the commands share: their common options, how values are parsed, and what is written where."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graphopt.errors import InputError
+
+
+class ExternalData(str, Enum):
+    """Where weights go."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+class Aim(str, Enum):
+    """Which exact rewrites are taken."""
+
+    time = "time"
+    macs = "macs"
+
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model.")]
+Reference = Annotated[Path, typer.Argument(metavar="REFERENCE", help="The original model.")]
+Candidate = Annotated[Path, typer.Argument(metavar="CANDIDATE", help="The rewritten model.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.", min=0)]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option("--shape", metavar="NAME=1x3x224x224", help="Size of an input. Repeatable."),
+]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Preprocessed inputs: .npz, .npy, or a folder of them."),
+]
+Budget = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="What the result has to reach, such as macs=0.7. Repeatable."),
+]
+Outputs = Annotated[
+    list[str] | None, typer.Option("--output", metavar="NAME", help="An output that counts. Repeatable.")
+]
+
+
+# ---------------------------------------------------------------- options
+
+
+def names(lists: list[str] | None) -> list[str]:
+    """Names of comma-separated lists."""
+    return [name for part in lists or () for name in part.split(",") if name]
+
+
+def parse(budget: list[str] | None, settings: list[str] | None, shape: list[str] | None) -> dict[str, Any]:
+    """The values of --budget, --set and --shape.
+
+    Raises:
+        InputError: one can't be read.
+    """
+    limits: dict[str, float] = {}
+    for key, text in pairs("--budget", budget):
+        try:
+            limits[key] = float(text)
+        except ValueError:
+            raise InputError(f"--budget {key}={text}: {text!r} is no number") from None
+    return {
+        "budget": limits,
+        "set": dict(pairs("--set", settings)),
+        "shapes": shapes(shape),
+    }
+
+
+def shapes(given: list[str] | None) -> dict[str, tuple[int, ...]]:
+    """Input sizes by name, from NAME=1x3x224x224."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, text in pairs("--shape", given):
+        sizes = text.lower().split("x")
+        if not all(size.isdigit() and int(size) > 0 for size in sizes):
+            raise InputError(f"--shape {name}={text}: expected positive sizes such as 1x3x224x224")
+        found[name] = tuple(int(size) for size in sizes)
+    return found
+
+
+def pairs(option: str, given: list[str] | None) -> list[tuple[str, str]]:
+    """The (NAME, VALUE) of each NAME=VALUE of an option."""
+    found = []
+    for item in given or ():
+        key, equals, value = item.rpartition("=") if option == "--shape" else item.partition("=")
+        if not (key and equals and value):
+            raise InputError(f"{option} {item}: expected NAME=VALUE")
+        found.append((key, value))
+    return found
+
+
+# ---------------------------------------------------------------- files and streams
+
+
+def check_writable(out: Path | None, report: Path | None, model: Path) -> None:
+    """Refuses paths that can't be written before any work is done."""
+    from graphopt.model import check_output
+
+    if out is not None:
+        check_output(out, [model])
+    if report is not None:
+        check_output(report, [path for path in (model, out) if path is not None])
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a text file; it is there whole or not at all."""
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        beside.write_text(text + "\n", encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: can't be written: {error.strerror}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Lets Ctrl-C come too late: what was written stays, and the exit code has to say so."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def emit(document: str) -> None:
+    """Prints a document to standard output."""
+    sys.stdout.write(document + "\n")

@@ -1,0 +1,19 @@
+"""``graphopt explain``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def explain(rewrite: Annotated[str, typer.Argument(metavar="REWRITE", help="The rewrite's name.")]) -> int:
+    """Explain a rewrite: what it does, its maths, when it applies, how exact it is, what it costs.
+
+    Example: graphopt explain bottleneck
+    """
+    from graphopt import rewrites as catalogue
+
+    (found,) = catalogue.select(catalogue.registry(), only=[rewrite])
+    typer.echo(catalogue.explain(found))
+    return 0

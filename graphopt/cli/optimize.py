@@ -1,0 +1,117 @@
+"""``graphopt optimize``."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphopt.cli import common
+from graphopt.errors import BudgetError, GraphOptError, InputError, VerificationError
+
+if TYPE_CHECKING:
+    from graphopt.report import Report
+    from graphopt.result import Result
+
+
+def optimize(
+    model: common.Model,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="OUT", help="The model to write.")
+    ] = None,
+    calibration: common.Calibration = None,
+    budget: common.Budget = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these rewrites.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Not these rewrites.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="REWRITE.OPTION=VALUE", help="An option of a rewrite. Repeatable."),
+    ] = None,
+    at: Annotated[
+        list[str] | None, typer.Option(metavar="NODE_GLOB", help="Rewrite only these nodes. Repeatable.")
+    ] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(metavar="NODE_GLOB", help="Never rewrite these nodes. Repeatable.")
+    ] = None,
+    output: common.Outputs = None,
+    aim: Annotated[
+        common.Aim, typer.Option(help="Exact rewrites that are expected to be faster, or all that save MACs.")
+    ] = common.Aim.time,
+    gate: Annotated[
+        str | None, typer.Option(metavar="latency", help="Measure each changed region, drop what is slower.")
+    ] = None,
+    freeze_initializers: Annotated[
+        bool, typer.Option("--freeze-initializers", help="Initializers that are also inputs are constants.")
+    ] = False,
+    external_data: Annotated[
+        common.ExternalData, typer.Option(help="Whether weights go to OUT.data.")
+    ] = common.ExternalData.auto,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and verify, and write no model.")] = False,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the report.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Not supported yet.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Not supported yet.")] = None,
+    json: common.Json = False,
+    shape: common.Shapes = None,
+    seed: common.Seed = 0,
+) -> int:
+    """Make the convolutions cheaper, verify the result, and write it.
+
+    Exact rewrites alone, unless a budget is given.
+
+    Example: graphopt optimize model.onnx -o smaller.onnx --budget macs=0.7 --calibration inputs.npz
+    """
+    for name, value in (("--html", html), ("--markdown", markdown)):
+        if value is not None:
+            raise InputError(f"{name} is not supported yet; --report writes the report as JSON")
+    if out is None and not dry_run:
+        raise InputError("optimize needs -o OUT, or --dry-run to write no model")
+    common.check_writable(out, report, model)
+    options = common.parse(budget, set_, shape)
+    error: GraphOptError | None = None
+    try:
+        from graphopt import api
+
+        result: Result = api.optimize(
+            model,
+            options["budget"],
+            calibration,
+            aim=aim.value,
+            only=common.names(only),
+            skip=common.names(skip),
+            at=at or (),
+            keep=keep or (),
+            outputs=output or (),
+            options=options["set"],
+            shapes=options["shapes"],
+            seed=seed,
+            gate=gate,
+            freeze_initializers=freeze_initializers,
+        )
+    except (BudgetError, VerificationError) as failure:
+        error, result = failure, failure.result
+    written = None if dry_run or error else out
+    with ExitStack() as stack:
+        if written is not None:
+            result.save(written, external_data=external_data.value)
+            stack.enter_context(common.uninterrupted())
+        _show(result.report, 0 if error is None else error.exit_code, report, json, written)
+    if error is not None:
+        raise error
+    return 0
+
+
+def _show(report: Report, code: int, file: Path | None, json: bool, out: Path | None) -> None:
+    """Prints the report, and writes it where it was asked for."""
+    from graphopt.report import json as documents
+    from graphopt.report import text
+
+    if json or file is not None:
+        document = documents.dumps(documents.report(report, code))
+        if file is not None:
+            common.write(file, document)
+        if json:
+            common.emit(document)
+    if not json:
+        text.report(report, out)

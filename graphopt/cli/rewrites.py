@@ -1,0 +1,22 @@
+"""``graphopt rewrites``."""
+
+from __future__ import annotations
+
+from graphopt.cli import common
+
+
+def rewrites(json: common.Json = False) -> int:
+    """List the rewrites and their options.
+
+    Example: graphopt rewrites
+    """
+    from graphopt import rewrites as catalogue
+    from graphopt.report import json as documents
+    from graphopt.report import text
+
+    available = list(catalogue.registry().values())
+    if json:
+        common.emit(documents.dumps(documents.rewrites(available)))
+    else:
+        text.rewrites(available)
+    return 0

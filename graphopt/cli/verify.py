@@ -1,0 +1,40 @@
+"""``graphopt verify``."""
+
+from __future__ import annotations
+
+from graphopt.cli import common
+
+
+def verify(
+    reference: common.Reference,
+    candidate: common.Candidate,
+    calibration: common.Calibration = None,
+    budget: common.Budget = None,
+    output: common.Outputs = None,
+    json: common.Json = False,
+    shape: common.Shapes = None,
+    seed: common.Seed = 0,
+) -> int:
+    """Compare two models by running both: equal up to rounding, or as close as a quality budget asks.
+
+    Example: graphopt verify model.onnx smaller.onnx --calibration inputs.npz --budget agreement=0.98
+    """
+    options = common.parse(budget, None, shape)
+    from graphopt import api
+    from graphopt.report import json as documents
+    from graphopt.report import text
+
+    found = api.verify(
+        reference,
+        candidate,
+        calibration,
+        budget=options["budget"],
+        outputs=output or (),
+        shapes=options["shapes"],
+        seed=seed,
+    )
+    if json:
+        common.emit(documents.dumps(documents.verification(found)))
+    else:
+        text.verification(found)
+    return 0 if found else 1
