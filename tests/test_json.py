@@ -122,6 +122,7 @@ REPORT = {
     "options": {},
     # besides what the design names
     "latency": LATENCY,
+    "metric": {"name": str, "before": float, "after": float},
     "curve": [POINT],
     "unmeasured": bool,
     "notes": [str],

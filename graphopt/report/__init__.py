@@ -65,6 +65,21 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Metric:
+    """The user's own measure of the input and of the result.
+
+    Attributes:
+        name: ``package.module:function``.
+        before: of the input.
+        after: of the result.
+    """
+
+    name: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a run did.
 
@@ -80,6 +95,7 @@ class Report:
         notes: what the reader has to know besides.
         quality: figures on held-out inputs; None without calibration inputs.
         latency: of the input and the result in onnxruntime, interleaved; None where it was not measured.
+        metric: the user's own measure; None where none was named.
         curve: the networks that the search tried, by falling cost; empty without approximate rewrites.
         unmeasured: whether approximate rewrites were applied without inputs to measure their error on.
         uncounted_ops: operators that do work and whose MACs are not counted.
@@ -100,6 +116,7 @@ class Report:
     notes: tuple[str, ...] = ()
     quality: Quality | None = None
     latency: Timing | None = None
+    metric: Metric | None = None
     curve: tuple[Point, ...] = ()
     unmeasured: bool = False
     uncounted_ops: Mapping[str, int] = field(default_factory=dict)
@@ -112,3 +129,24 @@ class Report:
     def passed(self) -> bool:
         """Whether every comparison passed."""
         return all(self.checks)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The whole trade-off of one model between cost and quality.
+
+    Attributes:
+        source: the input.
+        before: the input's figures.
+        points: the networks that were made, by falling cost.
+        notes: what the reader has to know besides.
+        seconds: wall time by step.
+        options: the options of the run.
+    """
+
+    source: Source
+    before: Totals
+    points: tuple[Point, ...]
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)

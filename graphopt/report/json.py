@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,7 @@ def report(result: Report, exit_code: int) -> dict[str, Any]:
         "verification": {"passed": result.passed, "checks": [verdict(v) for v in result.checks]},
         "quality": None if result.quality is None else _quality(result.quality),
         "latency": None if result.latency is None else _latency(result.latency),
+        "metric": None if result.metric is None else asdict(result.metric),
         "curve": [_point(point) for point in result.curve],
         "unmeasured": result.unmeasured,
         "notes": list(result.notes),
