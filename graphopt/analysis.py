@@ -16,7 +16,7 @@ from graphopt import conv, cost, shapes, timing
 from graphopt.constants import Constants
 from graphopt.conv import Linear
 from graphopt.core import MAIN_GRAPH, Array, Cost, Shape
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.order import bodies
 from graphopt.shapes import Sizes
 
@@ -53,7 +53,7 @@ class Analysis:
         bindings: sizes of graph inputs whose shape leaves some open, by input name.
         frozen: treat initializers that a caller may override as constants.
         known: shapes by value name that were found before, by running or by an earlier snapshot.
-        moments: input statistics by name of the linear operator, where there are calibration inputs.
+        statistics: of inputs, by name of the linear operator, where there are calibration inputs.
         extremes: lowest and highest value of each output channel, by name of the linear operator, likewise.
 
     Raises:
@@ -67,11 +67,11 @@ class Analysis:
         bindings: Mapping[str, Sequence[int]] | None = None,
         frozen: bool = False,
         known: Mapping[str, Shape] | None = None,
-        moments: Mapping[str, Moments] | None = None,
+        statistics: Mapping[str, Statistics] | None = None,
         extremes: Mapping[str, tuple[Array, Array]] | None = None,
     ) -> None:
         self.model = model
-        self.moments = moments
+        self.statistics = statistics
         self.extremes = extremes
         self.constants = Constants(model, frozen)
         self.sizes: Sizes = shapes.infer(model, self.constants, bindings=bindings, known=known)

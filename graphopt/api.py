@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import onnx
 import onnx_ir as ir
 
-from graphopt import calibrate, feeds, latency, verification
+from graphopt import calibrate, feeds, latency, quality, verification
 from graphopt import model as files
 from graphopt import rewrites as catalogue
 from graphopt.calibrate import Given
@@ -264,7 +264,7 @@ def _verify_quality(
     scores = [v for v in original.model.graph.outputs if not outputs or v.name in outputs]
     if limits.agreement is not None and not any(_may_be_scores(value) for value in scores):
         raise InputError("--budget agreement: no output holds class scores ([N, K] or [N, K, 1, 1])")
-    found = calibrate.quality(original.model, rewritten.model, given, given.held_out, outputs)
+    found = quality.measure(original.model, rewritten.model, given, given.held_out, outputs)
     checks = []
     for key, measured, wanted in (
         ("agreement", found.agreement, limits.agreement),

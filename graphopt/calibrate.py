@@ -1,9 +1,9 @@
-"""Calibration inputs: reading, splitting, and what the convolutions see of them."""
+"""Calibration inputs: reading, checking and splitting them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,14 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import regions, runtime
-from graphopt.analysis import Analysis
+from graphopt import runtime
 from graphopt.bindings import fixed
-from graphopt.compare import Difference, agreement
-from graphopt.conv import Form, Linear
-from graphopt.core import Array, Candidate, Replacement
 from graphopt.errors import InputError
-from graphopt.lowrank import Moments, MomentsAccumulator
 from graphopt.runtime import Feeds
 
 Given: TypeAlias = "str | os.PathLike[str] | Mapping[str, npt.NDArray[Any]] | npt.NDArray[Any]"
@@ -29,12 +24,6 @@ FIT_PARTS, ALL_PARTS = 3, 4
 """Of every four inputs three are fitted to, and one is held out."""
 BATCH = 32
 """Inputs run at once where the model leaves the batch open."""
-POSITIONS = 64
-"""Output positions sampled from an input, at least."""
-ROWS_PER_DIMENSION = 64
-"""Samples aimed at for each dimension of a covariance."""
-COVARIANCE_BYTES = 1 << 30
-"""Covariances gathered in one pass over the inputs; what does not fit takes another pass."""
 SMALL_SAMPLE = 64
 """Held-out inputs under which figures of quality are uncertain."""
 
@@ -54,6 +43,11 @@ class Calibration:
     held_out: Feeds
     batch: int
     fixed: bool
+
+    @property
+    def fitted(self) -> int:
+        """Number of inputs to fit on."""
+        return _count(self.fit)
 
     @property
     def samples(self) -> int:
@@ -211,215 +205,3 @@ def _fitting(where: str, value: ir.Value, array: npt.NDArray[Any]) -> npt.NDArra
     if wanted.kind == "f" and not np.all(np.isfinite(cast)):
         raise InputError(f"{name} has values that {wanted} can't hold")
     return cast
-
-
-# ---------------------------------------------------------------- what convolutions see
-
-
-def moments(
-    analysis: Analysis, linears: Sequence[Linear], calibration: Calibration, seed: int
-) -> dict[str, Moments]:
-    """Mean and covariance of the patches that each linear operator of the outermost graph reads.
-
-    Args:
-        analysis: a snapshot of the model.
-        linears: the operators.
-        calibration: the inputs; those to fit on are run.
-        seed: of the positions that are sampled.
-
-    Returns:
-        The statistics by name of the operator; patches are channel-major, then tap.
-    """
-    found: dict[str, Moments] = {}
-    for chunk in _affordable(linears):
-        totals = {linear.name: MomentsAccumulator(_dimensions(linear)) for linear in chunk}
-        rng = np.random.default_rng(seed)
-        names = sorted({linear.x for linear in chunk})
-        for values in stream(analysis.model, names, calibration, calibration.fit):
-            for linear in chunk:
-                x = values[linear.x]
-                totals[linear.name].add(patches(x, linear, _enough(linear, calibration), rng))
-        found.update({name: total.result() for name, total in totals.items()})
-    return found
-
-
-def _dimensions(linear: Linear) -> int:
-    return (linear.in_channels or 1) * int(np.prod(linear.kernel))
-
-
-def _affordable(linears: Sequence[Linear]) -> Iterator[list[Linear]]:
-    chunk: list[Linear] = []
-    size = 0
-    for linear in linears:
-        needed = 16 * _dimensions(linear) ** 2  # the total, and the product that is added to it
-        if chunk and size + needed > COVARIANCE_BYTES:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(linear)
-        size += needed
-    if chunk:
-        yield chunk
-
-
-def _enough(linear: Linear, calibration: Calibration) -> int:
-    """Positions to sample from each input."""
-    return max(POSITIONS, -(-ROWS_PER_DIMENSION * _dimensions(linear) // _count(calibration.fit)))
-
-
-def stream(
-    model: ir.Model, names: Sequence[str], calibration: Calibration, feeds: Feeds
-) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """The content of values of the outermost graph, batch by batch."""
-    given = [name for name in names if name in feeds]
-    wanted = [name for name in names if name not in feeds]
-    running = runtime.session(runtime.structure(model), optimised=False, outputs=wanted) if wanted else None
-    for part in calibration.batches(feeds):
-        values = {name: part[name] for name in given}
-        if running is not None:
-            values.update(zip(wanted, runtime.run(running, part, wanted), strict=True))
-        yield values
-
-
-def patches(
-    x: npt.NDArray[Any], linear: Linear, positions: int, rng: np.random.Generator
-) -> npt.NDArray[np.float32]:
-    """Patches [samples, in_channels·taps] of the padded input [N, C, …] at sampled output positions."""
-    form, kernel = linear.form, linear.kernel
-    sizes = form.output_sizes(x.shape[2:], kernel)
-    count = int(np.prod(sizes))
-    flat = np.arange(count) if count <= positions else np.sort(rng.choice(count, positions, replace=False))
-    where = np.unravel_index(flat, sizes)
-    padded = _pad(x, form).astype(np.float32, copy=False)
-    taps = []
-    for tap in np.ndindex(*kernel):
-        at = tuple(w * s + t * d for w, s, t, d in zip(where, form.strides, tap, form.dilations, strict=True))
-        taps.append(padded[(slice(None), slice(None), *at)])  # [N, C, P]
-    stacked = np.stack(taps, axis=-1)  # [N, C, P, T]
-    return stacked.transpose(0, 2, 1, 3).reshape(-1, x.shape[1] * len(taps))
-
-
-def _pad(x: npt.NDArray[Any], form: Form) -> npt.NDArray[Any]:
-    if not form.padded:
-        return x
-    axes = len(form.strides)
-    return np.pad(x, [(0, 0), (0, 0), *((form.pads[i], form.pads[i + axes]) for i in range(axes))])
-
-
-# ---------------------------------------------------------------- measured on held-out inputs
-
-
-def extremes(
-    analysis: Analysis, linears: Sequence[Linear], calibration: Calibration
-) -> dict[str, tuple[Array, Array]]:
-    """Lowest and highest value [out] of each operator's output over all calibration inputs, by its name."""
-    names = {linear.y: linear.name for linear in linears}
-    found: dict[str, tuple[Array, Array]] = {}
-    for part in (calibration.fit, calibration.held_out):
-        for values in stream(analysis.model, sorted(names), calibration, part):
-            for y, name in names.items():
-                rows = np.moveaxis(values[y], 1, -1).reshape(-1, values[y].shape[1]).astype(np.float64)
-                low, high = found.get(name, (rows[0], rows[0]))
-                found[name] = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
-    return found
-
-
-def region_errors(
-    analysis: Analysis, changes: Sequence[tuple[Candidate, Replacement]], calibration: Calibration
-) -> dict[str, float]:
-    """E‖y − ŷ‖² / Var(y) of each changed region alone, on held-out inputs, by name of the anchor."""
-    pairs = [regions.region(analysis, c, change, f"r{i}/") for i, (c, change) in enumerate(changes)]
-    errors: dict[str, float] = {}
-    for chunk in regions.chunks(pairs, calibration.batch):
-        errors.update(_chunk_errors(analysis, chunk, calibration))
-    return errors
-
-
-def _chunk_errors(
-    analysis: Analysis, chunk: Sequence[regions.Region], calibration: Calibration
-) -> dict[str, float]:
-    running = runtime.session(regions.assemble(analysis.model, chunk, open_batch=True), optimised=False)
-    sources = {name: source for item in chunk for name, source in item.sources.items()}
-    outputs = [name for item in chunk for _, old, new in item.outputs for name in (old, new)]
-    noise = dict.fromkeys(outputs, 0.0)
-    spread = {name: _Spread() for name in outputs}
-    for values in stream(analysis.model, sorted(set(sources.values())), calibration, calibration.held_out):
-        feeds = {name: values[source] for name, source in sources.items()}
-        results = dict(zip(outputs, runtime.run(running, feeds, outputs), strict=True))
-        for _, old, new in (pair for item in chunk for pair in item.outputs):
-            exact, approximate = results[old].astype(np.float64), results[new].astype(np.float64)
-            noise[old] += float(((exact - approximate) ** 2).sum())
-            spread[old].add(exact)
-    found: dict[str, float] = {}
-    for item in chunk:
-        for _, old, _ in item.outputs:
-            ratio = noise[old] / spread[old].total if spread[old].total else 0.0
-            anchor = item.candidate.site.nodes[0]
-            found[anchor] = max(found.get(anchor, 0.0), ratio)
-    return found
-
-
-class _Spread:
-    """Σ (y − mean)² with one mean a channel, over batches."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._sum: npt.NDArray[np.float64] | None = None
-        self._squares = 0.0
-
-    def add(self, y: npt.NDArray[np.float64]) -> None:
-        rows = np.moveaxis(y, 1, -1).reshape(-1, y.shape[1])
-        total = rows.sum(axis=0)
-        self._sum = total if self._sum is None else self._sum + total
-        self._count += len(rows)
-        self._squares += float(np.vdot(rows, rows))
-
-    @property
-    def total(self) -> float:
-        if self._sum is None:
-            return 0.0
-        return max(self._squares - float(np.vdot(self._sum, self._sum)) / self._count, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """How far apart two models are on some inputs.
-
-    Attributes:
-        agreement: fraction of equal argmax over axis 1; None where no counted output holds class scores.
-        sqnr: 10·log10(Σ ref² / Σ (ref − cand)²) in dB, the lowest over the counted outputs.
-        samples: number of inputs.
-    """
-
-    agreement: float | None
-    sqnr: float
-    samples: int
-
-
-def quality(
-    reference: ir.Model, candidate: ir.Model, calibration: Calibration, feeds: Feeds, kept: Sequence[str] = ()
-) -> Quality:
-    """Measures the candidate against the reference, both as onnxruntime optimises them.
-
-    Args:
-        reference: the original.
-        candidate: the rewritten model.
-        calibration: how to batch.
-        feeds: the inputs to measure on.
-        kept: names of the outputs that count; all when empty.
-    """
-    names = [v.name or "" for v in reference.graph.outputs if not kept or v.name in kept]
-    sessions = [runtime.session(runtime.structure(m), optimised=True) for m in (reference, candidate)]
-    gaps = {name: Difference() for name in names}
-    equal: dict[str, float] = {}
-    count = 0
-    for part in calibration.batches(feeds):
-        size = _count(part)
-        count += size
-        pairs = zip(*(runtime.run(s, part, names) for s in sessions), strict=True)
-        for name, (exact, approximate) in zip(names, pairs, strict=True):
-            gaps[name].add(exact, approximate)
-            same = agreement(exact, approximate)
-            if same is not None:
-                equal[name] = equal.get(name, 0.0) + same * size
-    lowest = min(equal.values()) / count if equal else None
-    return Quality(lowest, min(gap.sqnr for gap in gaps.values()), count)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from graphopt.analysis import Analysis
-    from graphopt.lowrank import Moments
+    from graphopt.moments import Statistics
 
 Array: TypeAlias = npt.NDArray[np.floating]
 """A float array of any precision."""
@@ -163,6 +163,25 @@ class Replacement:
     outputs: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """A replacement of one linear operator that was fitted to data, and what it amounts to.
+
+    Attributes:
+        replacement: what takes the operator's place.
+        kernel: the kernel of the whole replacement, ``[out, in / group, *taps]``.
+        bias: its bias, ``[out]``.
+        error: E‖y − ŷ‖² / Var(y) under the statistics that it was fitted to.
+        spectra: by rank of the choice the part of the output that each direction carries, descending.
+    """
+
+    replacement: Replacement
+    kernel: npt.NDArray[np.float64]
+    bias: npt.NDArray[np.float64]
+    error: float
+    spectra: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
 @runtime_checkable
 class Rewrite(Protocol):
     """A way to make operators cheaper: a frozen dataclass whose fields are its options.
@@ -179,7 +198,7 @@ class Rewrite(Protocol):
         ...
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """What takes the candidate's place. Pure.
 

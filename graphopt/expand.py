@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphopt import calibrate
+from graphopt import gather
 from graphopt.core import (
     Array,
     Rewrite,
@@ -53,4 +53,4 @@ def _extremes(run: Run, rewrite: Rewrite) -> dict[str, tuple[Array, Array]] | No
         analysis = run.analysis(run.model)
         chosen = [each for each in needs(analysis) if matches_any(each.name, run.options.at)]
         outer = [linear for linear in chosen if analysis.is_outermost(linear.node)]
-        return calibrate.extremes(analysis, outer, run.calibration)
+        return gather.extremes(analysis, outer, run.calibration)

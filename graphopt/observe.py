@@ -10,7 +10,7 @@ from graphopt import runtime
 from graphopt.analysis import Analysis
 from graphopt.core import Array, Shape
 from graphopt.errors import InputError
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 
 
 def snapshot(
@@ -19,7 +19,7 @@ def snapshot(
     bindings: Mapping[str, Sequence[int]],
     known: dict[str, Shape],
     frozen: bool = False,
-    moments: Mapping[str, Moments] | None = None,
+    statistics: Mapping[str, Statistics] | None = None,
     extremes: Mapping[str, tuple[Array, Array]] | None = None,
     seed: int = 0,
 ) -> Analysis:
@@ -30,7 +30,7 @@ def snapshot(
         bindings: sizes of its inputs.
         known: shapes seen before, by value name; what is seen now is added.
         frozen: as for `Analysis`.
-        moments: as for `Analysis`.
+        statistics: as for `Analysis`.
         extremes: as for `Analysis`.
         seed: of the input that the model is run on.
 
@@ -40,7 +40,7 @@ def snapshot(
 
     def look() -> Analysis:
         return Analysis(
-            model, bindings=bindings, known=known, frozen=frozen, moments=moments, extremes=extremes
+            model, bindings=bindings, known=known, frozen=frozen, statistics=statistics, extremes=extremes
         )
 
     analysis = look()

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from graphopt.core import Budget, Rewrite
 from graphopt.rewrites import option_types
+from graphopt.store import default_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Options:
     outputs: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
+    memory: int = field(default_factory=default_bytes)
     gate_latency: bool = False
     freeze_initializers: bool = False
 

@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graphopt.core import Candidate, Plan, Site
+from graphopt.damage import unprobed
 
 ROUNDING = 1e-12
 """What a sum of savings may miss: parts of 0.7, 0.2 and 0.1 are one."""
 MUCH = 0.05
 """Part of the model's bytes that is much to grow by, and of its MACs that is little to save."""
-LARGEST_ERROR = 1.0 - 1e-9
-"""Relative errors at or above 1 count as this, so that their damage stays finite."""
 
 
 def exact(
@@ -61,11 +60,6 @@ def _slower(candidate: Candidate) -> str:
     return f"expected to be slower ({before:.0f} → {after:.0f} µs): --aim macs takes it"
 
 
-def damage(error: float) -> float:
-    """What a relative output error counts in a plan: −log(1 − error), so that errors of layers add up."""
-    return -math.log(1.0 - min(max(error, 0.0), LARGEST_ERROR))
-
-
 @dataclass(frozen=True, slots=True)
 class Limit:
     """One cost key of a budget.
@@ -96,7 +90,11 @@ class _Option:
     damage: float
 
 
-def within(candidates: Sequence[Candidate], limits: Sequence[Limit]) -> Plan:
+def within(
+    candidates: Sequence[Candidate],
+    limits: Sequence[Limit],
+    damage: Callable[[Candidate], float] = lambda candidate: unprobed(candidate.error),
+) -> Plan:
     """The least damaging choice of at most one candidate a site that keeps all limits.
 
     A Lagrange multiplier weighs damage against saving, found by bisection; what is left over is then filled
@@ -106,12 +104,13 @@ def within(candidates: Sequence[Candidate], limits: Sequence[Limit]) -> Plan:
     Args:
         candidates: approximate candidates; those that share a node stand for the same site.
         limits: what has to be saved; those that need nothing are ignored.
+        damage: what a candidate costs the network's quality; that of several adds up.
     """
     open_limits = [limit for limit in limits if limit.needed > 0]
 
     def option(candidate: Candidate) -> _Option:
         saved = tuple(limit.saving(candidate) / limit.needed for limit in open_limits)
-        return _Option(candidate, saved, damage(candidate.error))
+        return _Option(candidate, saved, damage(candidate))
 
     nothing = _Option(None, (0.0,) * len(open_limits), 0.0)
     groups = [[nothing, *map(option, group)] for group in _by_site(candidates)]

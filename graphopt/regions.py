@@ -213,7 +213,7 @@ def region(analysis: Analysis, candidate: Candidate, change: Replacement, prefix
     return Region(
         candidate,
         tuple(_renamed(analysis, node, f"{prefix}old/") for node in in_order),
-        tuple(_new_proto(node, new) for node in change.nodes),
+        tuple(new_proto(node, new) for node in change.nodes),
         inputs,
         sources,
         constants,
@@ -229,7 +229,8 @@ def _renamed(analysis: Analysis, node: ir.Node, prefix: str) -> onnx.NodeProto:
     return proto
 
 
-def _new_proto(node: NewNode, rename: Callable[[str | None], str]) -> onnx.NodeProto:
+def new_proto(node: NewNode, rename: Callable[[str | None], str]) -> onnx.NodeProto:
+    """A new node as it stands in a file, with its values renamed."""
     attributes: dict[str, Any] = {
         name: list(value) if isinstance(value, tuple) else value for name, value in node.attributes.items()
     }

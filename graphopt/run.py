@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from graphopt import calibrate, edit, feeds, latency, regions, verification
+from graphopt import calibrate, edit, feeds, latency, quality, regions, verification
 from graphopt import model as files
 from graphopt.analysis import Analysis, Totals
 from graphopt.budget import Spent
@@ -29,10 +29,11 @@ from graphopt.core import (
 from graphopt.errors import InputError, blaming
 from graphopt.feeds import TestInputs
 from graphopt.journal import Journal
-from graphopt.lowrank import Moments
 from graphopt.model import Source
+from graphopt.moments import Statistics
 from graphopt.observe import snapshot
 from graphopt.options import Options
+from graphopt.quality import Quality
 from graphopt.report import Applied, Report
 from graphopt.result import Result
 from graphopt.runtime import Feeds
@@ -83,11 +84,11 @@ class Run:
     def analysis(
         self,
         model: ir.Model,
-        moments: Mapping[str, Moments] | None = None,
+        statistics: Mapping[str, Statistics] | None = None,
         extremes: Mapping[str, tuple[Array, Array]] | None = None,
     ) -> Analysis:
         """A snapshot at the sizes of the test inputs; shapes that inference misses are seen by running."""
-        plain = moments is None and extremes is None
+        plain = statistics is None and extremes is None
         if plain and self._latest is not None and self._latest.model is model:
             return self._latest
         found = snapshot(
@@ -96,27 +97,13 @@ class Run:
             known=self.known,
             # Up to IR version 3 initializers are constants; an edit raises the version, not what they are.
             frozen=self.options.freeze_initializers or self.source.model.ir_version <= 3,
-            moments=moments,
+            statistics=statistics,
             extremes=extremes,
             seed=self.options.seed,
         )
         if plain:
             self._latest = found
         return found
-
-    def moments(self, analysis: Analysis, group: Sequence[Rewrite]) -> dict[str, Moments] | None:
-        """Input statistics of the linear operators that these rewrites ask for; None without calibration."""
-        if self.calibration is None:
-            return None
-        with self.journal.step("calibrate"):
-            needed = {
-                linear.name: linear
-                for rewrite in group
-                if (needs := getattr(rewrite, "inputs_needed", None)) is not None
-                for linear in needs(analysis)
-                if analysis.is_outermost(linear.node)
-            }
-            return calibrate.moments(analysis, list(needed.values()), self.calibration, self.options.seed)
 
     # ------------------------------------------------------------ propose and plan
 
@@ -151,7 +138,7 @@ class Run:
     # ------------------------------------------------------------ build, verify, commit
 
     def build(
-        self, analysis: Analysis, chosen: Iterable[Candidate], moments: Mapping[str, Moments] | None
+        self, analysis: Analysis, chosen: Iterable[Candidate], statistics: Mapping[str, Statistics] | None
     ) -> list[Change]:
         """What takes the place of each chosen candidate."""
         with self.journal.step("build"):
@@ -159,7 +146,7 @@ class Run:
             changes = []
             for candidate in chosen:
                 with blaming(candidate.rewrite, f"at {candidate.site.nodes[0]}"):
-                    change = named[candidate.rewrite].build(analysis, candidate, moments)
+                    change = named[candidate.rewrite].build(analysis, candidate, statistics)
                     regions.check_names(analysis, candidate, change)
                 changes.append((candidate, change))
             return changes
@@ -190,16 +177,6 @@ class Run:
         for candidate, note in failed.items():
             self.journal.ban(candidate, f"failed verification: {note}")
         return [change for change in changes if change[0] not in failed]
-
-    def region_errors(self, analysis: Analysis, changes: Sequence[Change]) -> dict[str, float]:
-        """The error of each change alone, on held-out inputs, by name of the anchor."""
-        if self.calibration is None:
-            return {}
-        with self.journal.step("measure"):
-            outer = [
-                c for c in changes if all(analysis.is_outermost(analysis.nodes[n]) for n in c[0].site.nodes)
-            ]
-            return calibrate.region_errors(analysis, outer, self.calibration)
 
     def commit(self, changes: Sequence[Change], errors: Mapping[str, float] | None = None) -> None:
         """Puts the changes into the model, with their measured errors where there are any."""
@@ -247,18 +224,21 @@ class Run:
                     problem = str(error)
         return Verification((), (f"the whole model was not run, its regions were: {problem}",))
 
-    def quality(self) -> calibrate.Quality | None:
+    def counts(self, output: str) -> bool:
+        """Whether an output of the model is one of those that count."""
+        return not self.options.outputs or output in self.options.outputs
+
+    def quality(self) -> Quality | None:
         """How near the model comes to the original, on held-out inputs; None without calibration."""
+        return self.quality_of(self.model)
+
+    def quality_of(self, model: ir.Model) -> Quality | None:
+        """How near a model comes to the original, on held-out inputs; None without calibration."""
         if self.calibration is None or self.inputs.problem:
             return None
         with self.journal.step("measure"):
-            return calibrate.quality(
-                self.source.model,
-                self.model,
-                self.calibration,
-                self.calibration.held_out,
-                self.options.outputs,
-            )
+            given = self.calibration
+            return quality.measure(self.source.model, model, given, given.held_out, self.options.outputs)
 
     # ------------------------------------------------------------ figures and report
 
@@ -281,7 +261,7 @@ class Run:
             return ()
         return Analysis(self.source.model, bindings=self.options.shapes).sizes.unknown_dims
 
-    def result(self, quality: calibrate.Quality | None) -> Result:
+    def result(self, quality: Quality | None) -> Result:
         """The model as it is by now, with its report."""
         after = self.analysis(self.model).totals
         journal = self.journal

@@ -33,7 +33,7 @@ from graphopt import exact, rewrites, verification
 from graphopt.analysis import Analysis
 from graphopt.core import Candidate, Cost, Exactness, NewNode, Rejection, Replacement, Site, Verdict
 from graphopt.errors import BudgetError, GraphOptError, InputError
-from graphopt.lowrank import Moments
+from graphopt.moments import Moments
 from graphopt.verification import Verification
 
 Statistics = Mapping[str, Moments]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,13 +16,11 @@ from graphopt.patterns.common import pads_hold
 
 
 def refusal(linear: Linear) -> str:
-    """Why a convolution can't be split into factors of one group, whatever its rank; "" when it can."""
+    """Why an operator can't be split into factors, whatever its rank; "" when it can."""
     if linear.obstacle:
         return linear.obstacle
     if linear.depthwise:
         return f"it is depthwise ({linear.group} groups): no channels are mixed that a 1x1 could reduce"
-    if linear.group != 1:
-        return f"it has {linear.group} groups"
     if linear.macs is None:
         return "its size is unknown"
     return ""
@@ -88,6 +86,17 @@ def cost(linear: Linear, rank_in: int | None, rank_out: int | None) -> Cost:
         written = (linear.input_shape[0], group * r_out, *linear.form.output_sizes(sizes, linear.kernel))
         total += linear_cost(point, (linear.out_channels, r_out, *ones), written, size, biased)
     return total
+
+
+def joined(parts: Sequence[Factors]) -> Factors:
+    """The factors of all groups as grouped operators."""
+    reduce = [part.reduce for part in parts if part.reduce is not None]
+    expand = [part.expand for part in parts if part.expand is not None]
+    return Factors(
+        np.concatenate(reduce) if reduce else None,
+        np.concatenate([part.core for part in parts]),
+        np.concatenate(expand) if expand else None,
+    )
 
 
 def _with_channels(linear: Linear, shape: tuple[int | None, ...], channels: int) -> tuple[int | None, ...]:

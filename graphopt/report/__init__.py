@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from graphopt.analysis import Totals
-from graphopt.calibrate import Quality
 from graphopt.core import Candidate, Exactness, Site, Verdict
 from graphopt.latency import Timing
 from graphopt.model import Source
+from graphopt.quality import Quality
 
 
 @dataclass(frozen=True, slots=True)

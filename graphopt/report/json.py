@@ -12,10 +12,10 @@ import numpy as np
 
 from graphopt._version import __version__
 from graphopt.analysis import Totals
-from graphopt.calibrate import Quality
 from graphopt.core import Rewrite, Verdict
 from graphopt.latency import Timing
 from graphopt.model import Source
+from graphopt.quality import Quality
 from graphopt.report import Applied, Left, Point, Report
 from graphopt.rewrites import is_default, option_types, summary
 from graphopt.survey import Row, Scan

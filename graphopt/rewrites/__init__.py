@@ -19,6 +19,7 @@ from graphopt.rewrites.collapse_concat import CollapseConcat
 from graphopt.rewrites.collapse_fanout import CollapseFanout
 from graphopt.rewrites.collapse_layout import CollapseLayout
 from graphopt.rewrites.conv_to_gemm import ConvToGemm
+from graphopt.rewrites.depthwise_separable import DepthwiseSeparable
 from graphopt.rewrites.drop_zero_convolution import DropZeroConvolution
 from graphopt.rewrites.fold_affine import FoldAffine
 from graphopt.rewrites.fold_affine_before import FoldAffineBefore
@@ -42,6 +43,7 @@ from graphopt.rewrites.remove_identity import RemoveIdentity
 from graphopt.rewrites.resize_after_pointwise import ResizeAfterPointwise
 from graphopt.rewrites.resize_before_pointwise import ResizeBeforePointwise
 from graphopt.rewrites.resize_phases import ResizePhases
+from graphopt.rewrites.separable import Separable
 from graphopt.rewrites.shrink_kernel import ShrinkKernel
 from graphopt.rewrites.sum_first import SumFirst
 from graphopt.rewrites.transpose_to_conv import TransposeToConv
@@ -81,6 +83,8 @@ BUILTIN: tuple[type[Rewrite], ...] = (
     LosslessDepthwise,
     InsertPointwise,
     Bottleneck,
+    Separable,
+    DepthwiseSeparable,
 )
 """The rewrites that graphopt ships, in the order in which they are listed."""
 ENTRY_POINTS = "graphopt.rewrites"

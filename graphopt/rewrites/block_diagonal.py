@@ -43,7 +43,7 @@ from graphopt.analysis import Analysis
 from graphopt.blocks import Block, Mask
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import pads_hold, site
 
 MOST_PARTS = 8
@@ -82,7 +82,7 @@ class BlockDiagonal:
                     yield Candidate(self.name, place, before, after, choice=choice)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The grouped operator between Gathers, or the operators of the blocks and a Concat."""
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])

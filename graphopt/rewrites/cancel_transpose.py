@@ -42,7 +42,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import attributes_of, is_standard, site
 
 ELEMENTWISE = frozenset(
@@ -82,7 +82,7 @@ class CancelTranspose:
                 yield Candidate(self.name, place, *region.costs(analysis))
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The operators between, in the layout in front."""
         region = _Region.behind(analysis, analysis.nodes[candidate.site.nodes[0]])

@@ -58,7 +58,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns import chains
 from graphopt.patterns.chains import Part, Stage
 from graphopt.patterns.common import site
@@ -81,7 +81,7 @@ class Collapse:
             yield from self._match_chain(analysis, chain)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The composed operator, on the first one's input."""
         names = set(candidate.site.nodes)

@@ -47,7 +47,7 @@ from graphopt.analysis import Analysis
 from graphopt.borders import ZonedMap
 from graphopt.conv import Builder, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns import chains, composition, concats
 from graphopt.patterns.border_map import add_map
 from graphopt.patterns.common import site
@@ -82,7 +82,7 @@ class CollapseConcat:
                 yield Candidate(self.name, place, before, after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The operator on the inputs of the branches, and the terms of another form."""
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])

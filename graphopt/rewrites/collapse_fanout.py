@@ -37,7 +37,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns import chains
 from graphopt.patterns.chains import Part, Stage
 from graphopt.patterns.common import is_passthrough, is_standard, site
@@ -72,7 +72,7 @@ class CollapseFanout:
             yield Candidate(self.name, place, analysis.cost(gone), after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The composed operators, each on the first one's input."""
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])

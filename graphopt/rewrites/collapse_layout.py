@@ -45,7 +45,7 @@ from graphopt.analysis import Analysis
 from graphopt.borders import ZonedMap
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement, Shape
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns import chains, composition, layouts
 from graphopt.patterns.border_map import add_map
 from graphopt.patterns.chains import Stage
@@ -90,7 +90,7 @@ class CollapseLayout:
                 yield Rejection(self.name, place, f"{text}: {reason}")
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The one operator, and the operators in between on the new number of channels."""
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])

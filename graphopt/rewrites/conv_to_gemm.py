@@ -42,7 +42,7 @@ from graphopt import timing
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import site
 
 
@@ -67,7 +67,7 @@ class ConvToGemm:
                 yield Candidate(self.name, place, *_costs(analysis, linear))
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """Flatten, Gemm (MatMul where there is no bias) and Reshape."""
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])

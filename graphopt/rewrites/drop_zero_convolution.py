@@ -38,7 +38,7 @@ from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
 from graphopt.conv import Builder, Linear
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.chains import MIN_OPSET_OF_EXPAND, fixed_sizes, pass_over
 from graphopt.patterns.common import is_standard, pads_hold, site
 
@@ -72,7 +72,7 @@ class DropZeroConvolution:
                 yield Candidate(self.name, place, analysis.cost(path), after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The bias as large as the output."""
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])

@@ -45,7 +45,7 @@ from graphopt import kernel
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
 from graphopt.core import Array, Candidate, Exactness, Rejection, Replacement, Shape
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns import affine
 from graphopt.patterns.affine import Affine
 from graphopt.patterns.common import OPEN_PADS, attributes_of, is_passthrough, pads_hold, site
@@ -83,7 +83,7 @@ class FoldAffine:
             yield Candidate(self.name, place, analysis.cost(nodes), after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The linear operator with scaled weights and a shifted bias."""
         anchor, *chain = (analysis.nodes[name] for name in candidate.site.nodes)

@@ -48,7 +48,7 @@ from graphopt import kernel
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
 from graphopt.core import Array, Candidate, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns import affine
 from graphopt.patterns.affine import Affine
 from graphopt.patterns.common import (
@@ -141,7 +141,7 @@ class FoldAffineBefore:
                 yield Rejection(self.name, place, f"{analysis.name(node)}: {problem}")
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The linear operators with scaled weights and shifted biases, on what the chain read."""
         fold = _fold(analysis, analysis.nodes[candidate.site.nodes[0]])

@@ -35,7 +35,7 @@ from graphopt.analysis import Analysis
 from graphopt.borders import ZonedMap
 from graphopt.conv import Builder, Linear
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns import composition
 from graphopt.patterns.common import site
 
@@ -65,7 +65,7 @@ class FoldConstant:
                 yield Candidate(self.name, place, analysis.linear_cost(linear), after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The output as a constant."""
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])

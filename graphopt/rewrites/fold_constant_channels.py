@@ -44,7 +44,7 @@ from graphopt.analysis import Analysis
 from graphopt.borders import ZonedMap
 from graphopt.conv import Builder, Linear, linear_cost
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns import chains, composition
 from graphopt.patterns.border_map import add_map
 from graphopt.patterns.channel_roles import Lin
@@ -79,7 +79,7 @@ class FoldConstantChannels:
             yield Candidate(self.name, place, analysis.linear_cost(linear), after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The convolution of the other channels, and the map of the constant ones."""
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])

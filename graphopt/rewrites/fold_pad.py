@@ -33,7 +33,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, why_no_constant
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import is_standard, site
 
 
@@ -67,7 +67,7 @@ class FoldPad:
                 )
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The convolution with larger pads, on what the Pad read."""
         conv, pad = (analysis.nodes[name] for name in candidate.site.nodes)

@@ -47,7 +47,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
 from graphopt.core import Array, Candidate, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.channel_roles import POOLS
 from graphopt.patterns.common import attributes_of, is_passthrough, is_standard, site
 from graphopt.patterns.position_roles import UNARY
@@ -114,7 +114,7 @@ class FoldPermutation:
             yield Candidate(self.name, site(analysis, nodes), analysis.cost(nodes), after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The convolutions and what stands between, without the permutation."""
         bare = _permutation(analysis, analysis.nodes[candidate.site.nodes[1]])

@@ -35,7 +35,7 @@ import numpy as np
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import site
 from graphopt.patterns.noops import needs_a_copy
 
@@ -59,7 +59,7 @@ class IdentityConvolution:
                 yield Candidate(self.name, site(analysis, [linear.node]), before, after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The input itself, an Identity of it where an output of the graph needs one, or an Add."""
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])

@@ -41,7 +41,7 @@ import numpy as np
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import pads_hold, site
 
 ACTIVATIONS = ("prelu", "leaky_relu", "relu")
@@ -116,7 +116,7 @@ class InsertPointwise:
         )
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The convolution, the 1x1, the activation, and what undoes a shift."""
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])

@@ -40,7 +40,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import attributes_of, is_standard, pads_hold, site
 from graphopt.rewrites.cancel_transpose import ELEMENTWISE
 
@@ -73,7 +73,7 @@ class JoinSplitBranches:
                 yield Candidate(self.name, place, analysis.cost(nodes), after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """One chain of operators."""
         concat = analysis.nodes[candidate.site.nodes[0]]

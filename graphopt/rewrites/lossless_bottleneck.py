@@ -35,7 +35,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,7 +45,7 @@ from graphopt import factors, lowrank
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns import factored
 from graphopt.patterns.common import site
 
@@ -81,7 +81,7 @@ class LosslessBottleneck:
                 yield Rejection(self.name, place, f"{linear.name}: {_too_high(linear, pays_in, pays_out)}")
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The factors, from singular value decompositions in float64."""
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
@@ -93,7 +93,7 @@ class LosslessBottleneck:
             found = lowrank.Factors(reduce, expand * linear.alpha, None)
         else:
             weights = factored.blocks(linear.weight(), linear.group)
-            found = _joined([lowrank.exact_factors(block, rank_in, rank_out) for block in weights])
+            found = factored.joined([lowrank.exact_factors(block, rank_in, rank_out) for block in weights])
         return factored.replacement(linear, found, linear.bias())
 
 
@@ -109,17 +109,6 @@ def _ranks(linear: Linear, pays_in: int, pays_out: int) -> tuple[int | None, int
     return (
         factored.highest_rank(linear, lambda block: [lowrank.input_unfolding(block)], pays_in),
         factored.highest_rank(linear, lambda block: [lowrank.output_unfolding(block)], pays_out),
-    )
-
-
-def _joined(parts: Sequence[lowrank.Factors]) -> lowrank.Factors:
-    """The factors of all groups as grouped operators."""
-    reduce = [part.reduce for part in parts if part.reduce is not None]
-    expand = [part.expand for part in parts if part.expand is not None]
-    return lowrank.Factors(
-        np.concatenate(reduce) if reduce else None,
-        np.concatenate([part.core for part in parts]),
-        np.concatenate(expand) if expand else None,
     )
 
 

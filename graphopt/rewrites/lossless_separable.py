@@ -31,18 +31,15 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import dataclass
 from typing import ClassVar
-
-import numpy as np
 
 from graphopt import factors
 from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
-from graphopt.patterns import factored
+from graphopt.conv import Linear
+from graphopt.core import Candidate, Exactness, Rejection, Replacement
+from graphopt.moments import Statistics
+from graphopt.patterns import factored, separated
 from graphopt.patterns.common import site
 
 
@@ -57,7 +54,7 @@ class LosslessSeparable:
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """A candidate for each order of the axes that pays."""
         for linear in analysis.linears:
-            orders = list(_orders(linear))
+            orders = list(separated.orders(linear))
             if not orders:
                 continue
             place = site(analysis, [linear.node])
@@ -70,74 +67,29 @@ class LosslessSeparable:
                 rank = _rank(linear, first)
                 if rank is not None:
                     found = True
-                    choice: dict[str, int | float | str] = {"first": ",".join(map(str, first)), "rank": rank}
-                    before, after = analysis.linear_cost(linear), _cost(linear, first, rank)
+                    choice: dict[str, int | float | str] = {"first": separated.named(first), "rank": rank}
+                    before, after = analysis.linear_cost(linear), separated.cost(linear, first, rank)
                     yield Candidate(self.name, place, before, after, choice=choice)
             if not found:
                 yield Rejection(self.name, place, f"{linear.name}: its rank across axes is too high to pay")
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
-        """Both operators; the bias is on the second, whose padding comes after the first."""
+        """Both operators."""
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
         assert linear is not None
         rank = int(candidate.choice["rank"])
-        first = tuple(int(axis) for axis in str(candidate.choice["first"]).split(","))
+        first = separated.axes(candidate.choice["first"])
         pairs = [
             factors.separate(block, first, rank) for block in factored.blocks(linear.weight(), linear.group)
         ]
-        builder = Builder(linear.dtype)
-        form_first, form_second = _forms(linear, first)
-        y = builder.linear(form_first, linear.x, np.concatenate([a for a, _ in pairs]), None, name="/first")
-        y = builder.linear(form_second, y, np.concatenate([b for _, b in pairs]), linear.bias())
-        return builder.replacement({linear.y: y})
-
-
-def _orders(linear: Linear) -> Iterator[tuple[int, ...]]:
-    """The sets of axes that the first operator may take: some, not all, of those with several taps."""
-    wide = [axis for axis, k in enumerate(linear.kernel) if k > 1]
-    for count in range(1, len(wide)):
-        yield from combinations(wide, count)
-
-
-def _forms(linear: Linear, first: tuple[int, ...]) -> tuple[Form, Form]:
-    """Stride, pads and dilation of each axis go to the operator that takes it; the other steps by one."""
-    axes = len(linear.kernel)
-    ours = [axis in first for axis in range(axes)]
-    return _part(linear.form, ours), _part(linear.form, [not taken for taken in ours])
-
-
-def _part(form: Form, taken: list[bool]) -> Form:
-    def of(values: tuple[int, ...], other: int) -> tuple[int, ...]:
-        return tuple(v if t else other for v, t in zip(values, taken * 2, strict=False))
-
-    return replace(
-        form,
-        strides=of(form.strides, 1),
-        pads=of(form.pads, 0),
-        dilations=of(form.dilations, 1),
-        output_padding=of(form.output_padding, 0),
-    )
-
-
-def _cost(linear: Linear, first: tuple[int, ...], rank: int) -> Cost:
-    shape, group = linear.input_shape, linear.group
-    assert shape is not None and linear.in_channels is not None and linear.out_channels is not None
-    ours = tuple(k if axis in first else 1 for axis, k in enumerate(linear.kernel))
-    theirs = tuple(1 if axis in first else k for axis, k in enumerate(linear.kernel))
-    form_first, form_second = _forms(linear, first)
-    weights = (group * rank, linear.in_channels // group, *ours)
-    between = (shape[0], group * rank, *form_first.output_sizes([n or 0 for n in shape[2:]], ours))
-    biased = linear.bias_elements > 0
-    return linear_cost(form_first, weights, shape, linear.itemsize, False) + linear_cost(
-        form_second, (linear.out_channels, rank, *theirs), between, linear.itemsize, biased
-    )
+        return separated.replacement(linear, first, pairs, linear.bias())
 
 
 def _rank(linear: Linear, first: tuple[int, ...]) -> int | None:
     """The numerical rank across the axes where it pays; the highest of all groups."""
-    unit = _cost(linear, first, 1).macs
+    unit = separated.cost(linear, first, 1).macs
     assert unit is not None and linear.macs is not None  # MACs are proportional to the rank
     return factored.highest_rank(
         linear, lambda block: [factors.separable_matrix(block, first)], (linear.macs - 1) // max(unit, 1)

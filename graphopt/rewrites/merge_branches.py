@@ -47,7 +47,7 @@ from graphopt import parallel
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.parallel import Row
 from graphopt.patterns import affine
 from graphopt.patterns.affine import Affine
@@ -174,7 +174,7 @@ class MergeBranches:
             yield Candidate(self.name, site(analysis, nodes), analysis.cost(nodes), after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The merged operators and the sum of them and of the other terms."""
         found = sum_at(analysis, analysis.nodes[candidate.site.nodes[0]])

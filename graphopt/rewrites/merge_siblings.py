@@ -42,7 +42,7 @@ from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
 from graphopt.conv import Builder, Linear, linear_cost
 from graphopt.core import Array, AttributeValue, Candidate, Cost, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.affine import per_channel
 from graphopt.patterns.common import attributes_of, is_standard, pads_hold, site
 from graphopt.patterns.pixelwise import pass_cost
@@ -113,7 +113,7 @@ class MergeSiblings:
                     yield Candidate(self.name, site(analysis, nodes), before, after, choice=choice)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The wide operator, what follows it, and the Split."""
         nodes = [analysis.nodes[name] for name in candidate.site.nodes]

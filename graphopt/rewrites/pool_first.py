@@ -50,7 +50,7 @@ from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement, Shape
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import attributes_of, is_passthrough, pads_hold, site
 from graphopt.patterns.pixelwise import (
     dying,
@@ -127,7 +127,7 @@ class PoolFirst:
                 yield Candidate(self.name, where, before, after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The average of the input, and the linear operator on it."""
         place = _place(analysis, analysis.nodes[candidate.site.nodes[0]])

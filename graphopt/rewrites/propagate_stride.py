@@ -57,7 +57,7 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lattice import EVERYTHING, Cut, Lattice, Window, cut
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import attributes_of, site
 from graphopt.patterns.position_roles import Grid, Pointwise, Sample, Windowed
 from graphopt.patterns.positions import Positions, positions
@@ -89,7 +89,7 @@ class PropagateStride:
                 yield Candidate(self.name, place, before, after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The region with its strides moved."""
         found = positions(analysis)

@@ -50,7 +50,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.channel_region import Region
 from graphopt.patterns.channel_roles import Lin, View
 from graphopt.patterns.common import site
@@ -80,7 +80,7 @@ class PruneChannels:
                 yield Candidate(self.name, place, before, after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The region with the channels that stay."""
         found = liveness(analysis)

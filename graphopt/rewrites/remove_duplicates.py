@@ -39,7 +39,7 @@ import onnx_ir as ir
 from graphopt.analysis import QUANTISE, Analysis
 from graphopt.conv import Builder
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import attributes_of, is_passthrough, is_standard, site
 
 RANDOM = frozenset(
@@ -64,7 +64,7 @@ class RemoveDuplicates:
             yield Candidate(self.name, place, analysis.cost(cluster), Cost(0))
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """No new operator: what read a duplicate reads the one that is kept."""
         nodes = [analysis.nodes[name] for name in candidate.site.nodes]

@@ -44,7 +44,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement, Shape
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import is_standard, site
 from graphopt.patterns.noops import (
     HOLDS,
@@ -83,7 +83,7 @@ class RemoveIdentity:
                 yield Candidate(self.name, site(analysis, [node, first]), before, analysis.cost([node]))
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The sources in place of the outputs, or one Reshape in place of two."""
         node = analysis.nodes[candidate.site.nodes[0]]

@@ -39,7 +39,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import site
 from graphopt.patterns.pixelwise import pass_cost
 from graphopt.patterns.resized import Resize, elements, resized
@@ -77,7 +77,7 @@ class ResizeAfterPointwise:
                 yield Candidate(self.name, where, before, after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The 1x1 on each size of map, what is small enlarged behind it, and the sum."""
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])

@@ -35,7 +35,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import site
 from graphopt.patterns.pixelwise import dying, operators_before, pass_cost, replay, subsampled
 from graphopt.patterns.resized import Resize, elements, resize_cost, resize_of, resized
@@ -81,7 +81,7 @@ class ResizeBeforePointwise:
                 yield Candidate(self.name, where, before, after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The resized input, the 1x1 on it, and what stood in between."""
         found = _found(analysis, analysis.nodes[candidate.site.nodes[0]])

@@ -54,7 +54,7 @@ from graphopt import phases, timing
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement, Shape
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import pads_hold, site
 from graphopt.patterns.pixelwise import LAST, pass_cost, sliced
 from graphopt.patterns.resized import Resize, elements
@@ -113,7 +113,7 @@ class ResizePhases:
                 yield Candidate(self.name, where, before, after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The convolutions on the small maps, and the sum with what meets the other maps."""
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])

@@ -47,7 +47,7 @@ from graphopt.borders import conv_reads, transpose_reads
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lattice import Window
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import pads_hold, site
 from graphopt.patterns.slicing import TO_THE_END, add_slice
 from graphopt.taps import Span, span, take, used_taps
@@ -77,7 +77,7 @@ class ShrinkKernel:
             yield Candidate(self.name, place, analysis.linear_cost(linear), _cost(analysis, linear, spans))
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The convolution with fewer taps, on a cropped input where it no longer reaches the border."""
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])

@@ -37,7 +37,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import pads_hold, site
 from graphopt.patterns.pixelwise import pass_cost
 from graphopt.patterns.sums import Sum, emit, sum_at, sum_roots
@@ -70,7 +70,7 @@ class SumFirst:
             yield Candidate(self.name, site(analysis, nodes), before, after)
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The sums of the inputs, the operators on them, and the sum of those and the other terms."""
         found = sum_at(analysis, analysis.nodes[candidate.site.nodes[0]])

@@ -38,7 +38,7 @@ import numpy as np
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
-from graphopt.lowrank import Moments
+from graphopt.moments import Statistics
 from graphopt.patterns.common import site
 
 
@@ -73,7 +73,7 @@ class TransposeToConv:
                 )
 
     def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Moments] | None = None
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The convolution with its taps reversed."""
         linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])

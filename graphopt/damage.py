@@ -1,0 +1,68 @@
+"""How an error in one layer harms the network's output, in plain NumPy: probed, then interpolated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LEAST_SLOPE, MOST_SLOPE = 0.7, 2.0
+"""Of log damage over log error beyond what was probed."""
+LARGEST_ERROR = 1.0 - 1e-9
+"""Relative errors at or above 1 count as this, so that their damage stays finite."""
+LEAST_DAMAGE = 1e-12
+"""What a probe that changed nothing counts as: its logarithm has to be finite."""
+
+
+def unprobed(error: float) -> float:
+    """What a relative output error counts where nothing was probed: −log(1 − error); layers add up."""
+    return -math.log(1.0 - min(max(error, 0.0), LARGEST_ERROR))
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """The damage of one layer's error, from probes at a few errors.
+
+    Attributes:
+        points: (relative error of the layer, mean squared change of the network's output over its variance),
+            ascending in both.
+    """
+
+    points: tuple[tuple[float, float], ...]
+
+    @classmethod
+    def of(cls, probes: Sequence[tuple[float, float]]) -> Sensitivity:
+        """From probes in any order; damage never falls with the error, whatever the noise of a probe."""
+        points: list[tuple[float, float]] = []
+        highest = LEAST_DAMAGE
+        for error, harm in sorted(probes):
+            highest = max(highest, harm)
+            if error > 0 and (not points or error > points[-1][0]):
+                points.append((error, highest))
+        return cls(tuple(points))
+
+    def damage(self, error: float) -> float:
+        """The damage at an error: log damage over log error, linear between probes."""
+        if error <= 0 or not self.points:
+            return 0.0
+        at = math.log(error)
+        logs = [(math.log(e), math.log(d)) for e, d in self.points]
+        if len(logs) == 1:
+            return math.exp(logs[0][1] + at - logs[0][0])
+        if at <= logs[0][0]:
+            (x, y), slope = logs[0], _slope(logs[0], logs[1])
+        elif at >= logs[-1][0]:
+            (x, y), slope = logs[-1], _slope(logs[-2], logs[-1])
+        else:
+            right = next(i for i, (x, _) in enumerate(logs) if x >= at)
+            (x, y), (x1, y1) = logs[right - 1], logs[right]
+            return math.exp(y + (y1 - y) / (x1 - x) * (at - x))
+        return math.exp(y + min(max(slope, LEAST_SLOPE), MOST_SLOPE) * (at - x))
+
+    def per_error(self, error: float) -> float:
+        """Damage over error at an error; 0 for no error."""
+        return self.damage(error) / error if error > 0 else 0.0
+
+
+def _slope(left: tuple[float, float], right: tuple[float, float]) -> float:
+    return (right[1] - left[1]) / (right[0] - left[0])

@@ -1,0 +1,427 @@
+"""The factors of a convolution kernel that lose least on given data, in plain NumPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.core import Array
+from graphopt.lowrank import Factors, check_ranks, output_unfolding
+from graphopt.moments import FLAT, Moments, Target, check_dimension, relative_error
+
+Float64: TypeAlias = npt.NDArray[np.float64]
+
+RIDGE = 1e-5
+"""Variance added in every direction of the patch, relative to the mean variance."""
+
+REFIT_RIDGE = 1e-4
+"""The same where the wanted outputs are others than the operator's own, and have noise in them."""
+
+CONJUGATE_GRADIENT_STEPS = 8
+"""More steps fit the rounding noise of the covariance rather than the data."""
+
+
+class Prediction(NamedTuple):
+    """Relative error E‖y − ŷ‖² / Var(y) of the closed form at given ranks; None is a side that is not cut."""
+
+    rank_in: int | None
+    rank_out: int | None
+    error: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """Factors fitted to data.
+
+    Attributes:
+        factors: the chain.
+        error: E‖y − ŷ‖² / Var(y) under the moments that it was fitted to (`relative_error`).
+        bias_shift: ``[out_channels]``, to add to the bias of the convolution; it belongs on the last factor.
+    """
+
+    factors: Factors
+    error: float
+    bias_shift: Float64
+
+
+def errors(
+    kernel: Array,
+    moments: Moments,
+    ranks_in: Sequence[int | None],
+    ranks_out: Sequence[int | None],
+    *,
+    ridge: float = RIDGE,
+) -> list[Prediction]:
+    """Predict the relative error of every combination of ranks, without alternation (``fit(…, refine=0)``).
+
+    The rows of `reduce` are nested: those for a lower rank are the first of those for a higher one. So one
+    Cholesky factor S_zz = L Lᵀ of the highest rank holds those of all, and what rank r explains, S_yz S_zz⁻¹
+    S_zy, is Qᵀ Q of the first r·T rows of Q = L⁻¹ S_zy. One eigen-decomposition of it serves all output
+    ranks. The error never grows with a rank.
+
+    Args:
+        kernel: ``[out_channels, in_channels, *taps]``.
+        moments: of the patches, dimension in_channels · taps.
+        ranks_in: ranks of the first 1x1; None for no cut.
+        ranks_out: ranks of the last 1x1; None for no cut.
+        ridge: as in `fit`; the prediction counts the error on it too.
+
+    Raises:
+        ValueError: a rank or the dimension of the moments does not suit the kernel, or numbers are not
+            finite.
+    """
+    check_ranks(kernel, ranks_in, ranks_out)
+    problem = _Problem.of(kernel, moments, ridge)
+    spectra = dict(_explained_spectra(problem, sorted({r for r in ranks_in if r is not None})))
+    spectra[None] = _descending_eigenvalues(problem.response())
+    total = float(spectra[None].sum())
+    predictions = []
+    for rank_in in ranks_in:
+        for rank_out in ranks_out:
+            explained = float(spectra[rank_in][:rank_out].sum())
+            error = max(0.0, 1 - explained / total) if total > 0 else 0.0
+            predictions.append(Prediction(rank_in, rank_out, error))
+    return predictions
+
+
+def fit(
+    kernel: Array,
+    moments: Moments,
+    rank_in: int | None,
+    rank_out: int | None,
+    *,
+    refine: int = 2,
+    ridge: float = RIDGE,
+) -> Fit:
+    """Return the factors of given ranks that lose least of the output's variance.
+
+    An output side alone has a closed form, the leading principal components of the outputs. An input side
+    starts from the directions that carry most of the output when taps are taken as uncorrelated, and then
+    alternates: the best `core` and `expand` for `reduce` in closed form, a better `reduce` for them by
+    conjugate gradients. The best of the rounds is returned, so `refine` never makes the fit worse.
+
+    Args:
+        kernel: ``[out_channels, in_channels, *taps]``.
+        moments: of the patches, dimension in_channels · taps.
+        rank_in: rank of the first 1x1; None for none.
+        rank_out: rank of the last 1x1; None for none.
+        refine: rounds of alternation.
+        ridge: variance added in every direction of the patch, relative to the mean variance. It draws the fit
+            towards the weights themselves where the data say nothing (dead channels, too few patches).
+
+    Raises:
+        ValueError: a rank or the dimension of the moments does not suit the kernel, or numbers are not
+            finite.
+    """
+    check_ranks(kernel, (rank_in,), (rank_out,))
+    problem = _Problem.of(kernel, moments, ridge)
+    if rank_in is None:
+        reduce, solution = None, _cut_outputs(problem, rank_out)
+    else:
+        reduce, solution = _alternate(problem, rank_in, rank_out, refine)
+    taps = kernel.shape[2:]
+    core = solution.core.reshape(len(solution.core), rank_in or kernel.shape[1], *taps)
+    factors = Factors(reduce, core, solution.expand).balanced()
+    approximation = factors.kernel()
+    shift = output_unfolding(kernel.astype(np.float64) - approximation) @ moments.mean
+    return Fit(factors, relative_error(kernel, approximation, moments), shift)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Problem:
+    """Least squares for the outputs of one kernel, with the ridge in the covariance.
+
+    The outputs are W x also along the ridge, so a fit of full rank is W itself.
+
+    Attributes:
+        weight: W, ``[o, c, T]``.
+        covariance: S, ``[c, T, T, c]``: rows channel-major, columns tap-major, so that a change of the
+            channel basis is one matrix product on either end.
+        cross: covariance of output and input, W S, ``[o, T, c]``.
+    """
+
+    weight: Float64
+    covariance: Float64
+    cross: Float64
+
+    @classmethod
+    def of(cls, kernel: Array, moments: Moments, ridge: float) -> _Problem:
+        check_dimension(kernel, moments)
+        out, channels = kernel.shape[:2]
+        if not (np.isfinite(kernel).all() and np.isfinite(moments.covariance).all()):
+            raise ValueError(f"weights or moments of a kernel {kernel.shape} are not finite")
+        weight = kernel.astype(np.float64).reshape(out, channels, -1)
+        taps = weight.shape[2]
+        mean_variance = float(np.trace(moments.covariance)) / max(1, channels * taps)
+        blocks = moments.covariance.reshape(channels, taps, channels, taps).swapaxes(2, 3)
+        covariance = np.array(blocks, np.float64, order="C")
+        channel, tap = np.arange(channels)[:, None], np.arange(taps)[None, :]
+        # no variance at all says nothing: then every direction counts the same
+        covariance[channel, tap, tap, channel] += ridge * mean_variance if mean_variance > 0 else 1.0
+        cross = weight.reshape(out, -1) @ covariance.reshape(channels * taps, -1)
+        return cls(weight, covariance, cross.reshape(out, taps, channels))
+
+    def response(self) -> Float64:
+        """Return the covariance of the outputs, W S Wᵀ, ``[o, o]``."""
+        out = len(self.weight)
+        return self.cross.reshape(out, -1) @ self.weight.swapaxes(1, 2).reshape(out, -1).T
+
+    def encoded(self, reduce: Float64) -> tuple[Float64, Float64]:
+        """Return S_zz ``[r·T, r·T]`` and S_yz ``[o, r·T]`` of z = (reduce ⊗ I) x."""
+        out, taps, channels = self.cross.shape
+        rank = len(reduce)
+        half = (reduce @ self.covariance.reshape(channels, -1)).reshape(-1, channels)
+        inner = (half @ reduce.T).reshape(rank, taps, taps, rank).swapaxes(2, 3).reshape(rank * taps, -1)
+        cross = (self.cross.reshape(-1, channels) @ reduce.T).reshape(out, taps, rank)
+        return (inner + inner.T) / 2, cross.swapaxes(1, 2).reshape(out, -1)
+
+
+class _Solution(NamedTuple):
+    """The fit behind z: ``core [r₂ or o, dim z]``, ``expand [o, r₂]``, and the variance that they explain."""
+
+    core: Float64
+    expand: Float64 | None
+    explained: float
+
+    def map(self) -> Float64:
+        """Return the whole map from z to y, ``[o, dim z]``."""
+        return self.core if self.expand is None else self.expand @ self.core
+
+
+class _Whitening(NamedTuple):
+    """A root L of the channels' covariance averaged over taps, C = L Lᵀ, and its inverse, both ``[c, c]``."""
+
+    root: Float64
+    inverse: Float64
+
+    @classmethod
+    def of(cls, problem: _Problem) -> _Whitening:
+        channels = np.einsum("ittj->ij", problem.covariance) / problem.covariance.shape[1]
+        values, vectors = np.linalg.eigh((channels + channels.T) / 2)
+        deviations = np.sqrt(np.maximum(values, FLAT * values[-1]))
+        return cls(vectors * deviations, (vectors / deviations).T)
+
+
+def _directions(problem: _Problem, whitening: _Whitening) -> Float64:
+    """Return all candidates for the rows of `reduce`, ``[c, c]``, the most important first.
+
+    They are the eigenvectors of Σ over outputs and taps of (W_t L)ᵀ(W_t L): optimal where taps are
+    uncorrelated and alike. In the data they are uncorrelated, with unit variance.
+    """
+    rows = problem.weight.swapaxes(1, 2).reshape(-1, problem.weight.shape[1])
+    _, vectors = np.linalg.eigh(whitening.root.T @ (rows.T @ rows) @ whitening.root)
+    return vectors[:, ::-1].T @ whitening.inverse
+
+
+def _explained_spectra(problem: _Problem, ranks: list[int]) -> Iterable[tuple[int | None, Float64]]:
+    """Yield for each of the ascending input ranks the eigenvalues of the explained covariance, descending."""
+    if not ranks:
+        return
+    out, taps, _ = problem.cross.shape
+    inner, cross = problem.encoded(_directions(problem, _Whitening.of(problem))[: ranks[-1]])
+    innovations = solve_lower(cholesky(inner), cross.T)
+    explained, start = np.zeros((out, out)), 0
+    for rank in ranks:
+        block = innovations[start * taps : rank * taps]
+        explained += block.T @ block
+        start = rank
+        yield rank, _descending_eigenvalues(explained)
+
+
+def input_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> tuple[float, ...]:
+    """Return the part of the output that each input direction carries if taps are uncorrelated.
+
+    These are the squared singular values of the kernel's input side in the metric of the data; a first 1x1 of
+    rank r keeps the first r directions.
+    """
+    problem = _Problem.of(kernel, moments, ridge)
+    root = _Whitening.of(problem).root
+    rows = problem.weight.swapaxes(1, 2).reshape(-1, problem.weight.shape[1])
+    return _parts(_descending_eigenvalues(root.T @ (rows.T @ rows) @ root))
+
+
+def output_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> tuple[float, ...]:
+    """Return the part of the output's variance along each of its principal directions, descending."""
+    return _parts(_descending_eigenvalues(_Problem.of(kernel, moments, ridge).response()))
+
+
+def _parts(values: Float64) -> tuple[float, ...]:
+    total = float(values.sum())
+    return tuple(float(v) / total if total > 0 else 0.0 for v in values)
+
+
+def nearest_kernel(
+    kernel: Array, moments: Moments, target: Target, *, part: float = 1.0, ridge: float = REFIT_RIDGE
+) -> Float64:
+    """Return the kernel whose outputs come nearest to wanted ones: least squares, drawn towards `kernel`.
+
+    What is wanted is what the original network makes of its own inputs, while the patches are those of the
+    network as compressed so far; this corrects for the difference (asymmetric reconstruction; Zhang et al.
+    2016, "Accelerating very deep convolutional networks for classification and detection", section 3.3).
+    With W the given kernel it is W + part · (S_yx − W S)(S + ridge)⁻¹. For any Ŵ, E‖y − Ŵx‖² is E‖(B −
+    Ŵ)x‖² and what B leaves, so fitting B on the same moments fits the target.
+
+    Args:
+        kernel: ``[o, c, *taps]``, the original one.
+        moments: of the patches x, dimension c · taps.
+        target: of the wanted outputs y.
+        part: how much of the correction to take, from 0 to 1; less where there are few patches.
+        ridge: variance added in every direction, relative to the mean variance.
+    """
+    check_dimension(kernel, moments)
+    weight = output_unfolding(kernel).astype(np.float64)
+    covariance = (moments.covariance + moments.covariance.T) / 2
+    mean = float(np.trace(covariance)) / len(covariance)
+    missing = part * (target.cross - weight @ covariance)
+    covariance[np.diag_indices(len(covariance))] += ridge * mean if mean > 0 else 1.0
+    lower = cholesky(covariance)
+    half = solve_lower(lower, missing.T)
+    correction = solve_lower(lower.T[::-1, ::-1], half[::-1])[::-1].T
+    return (weight + correction).reshape(kernel.shape)
+
+
+def target_error(approximation: Array, moments: Moments, target: Target) -> float:
+    """Return E‖y − ŷ‖² of an approximate kernel against wanted outputs, the bias corrected for the mean."""
+    weight = output_unfolding(approximation).astype(np.float64)
+    lost = target.variance - 2 * float(np.sum(weight * target.cross))
+    return max(lost + float(np.sum((weight @ moments.covariance) * weight)), 0.0)
+
+
+def _cut_outputs(problem: _Problem, rank_out: int | None) -> _Solution:
+    """Keep the leading principal components of the outputs.
+
+    (Zhang et al. 2016, "Accelerating very deep convolutional networks for classification and detection",
+    section 3.1.)
+    """
+    weight = problem.weight.reshape(len(problem.weight), -1)
+    response = problem.response()
+    if rank_out is None:
+        return _Solution(weight, None, float(np.trace(response)))
+    expand = _leading_eigenvectors(response, rank_out)
+    return _Solution(expand.T @ weight, expand, float(np.sum(expand * (response @ expand))))
+
+
+def _alternate(
+    problem: _Problem, rank_in: int, rank_out: int | None, refine: int
+) -> tuple[Float64, _Solution]:
+    """Fit `reduce` and the rest in turn, and return the best of the rounds."""
+    whitening = _Whitening.of(problem)
+    best_reduce = _directions(problem, whitening)[:rank_in]
+    best = decode(*problem.encoded(best_reduce), rank_out)
+    for _ in range(refine):
+        reduce = _improve(problem, whitening, best_reduce, best.map())
+        solution = decode(*problem.encoded(reduce), rank_out)
+        if not solution.explained > best.explained:
+            break
+        best_reduce, best = reduce, solution
+    return best_reduce, best
+
+
+def decode(inner: Float64, cross: Float64, rank_out: int | None) -> _Solution:
+    """Reduced-rank regression of y on z, from S_zz and S_yz (Izenman 1975)."""
+    lower = cholesky(inner)
+    innovations = solve_lower(lower, cross.T)
+    core = solve_lower(lower.T[::-1, ::-1], innovations[::-1])[::-1].T  # an upper triangle turned around
+    expand = None
+    if rank_out is not None:
+        expand = _leading_eigenvectors(innovations.T @ innovations, rank_out)
+        core = expand.T @ core
+    solution = _Solution(np.ascontiguousarray(core), expand, 0.0)
+    whole = solution.map()
+    return solution._replace(explained=float(np.sum(whole * (2 * cross - whole @ inner))))
+
+
+def _improve(problem: _Problem, whitening: _Whitening, reduce: Float64, whole: Float64) -> Float64:
+    """Return a better `reduce` for a given map ``[o, r·T]`` behind it.
+
+    Least squares for E in y ≈ Σ over t of A_t E x_t. Its normal equations Σ over t, u of A_uᵀ A_t E S_tu =
+    Σ over u of A_uᵀ S_yx,u are solved in whitened coordinates F = E L, in which few steps go far. The result
+    is made orthonormal there; the map behind it is fitted anew anyway.
+    """
+    out, taps, channels = problem.cross.shape
+    rank = len(reduce)
+    blocks = whole.reshape(out, rank, taps)
+    flat = whole.reshape(out, rank * taps)
+    products = (flat.T @ flat).reshape(rank, taps, rank, taps)  # [p, u, q, t]
+    coupling = products.transpose(0, 2, 3, 1).reshape(rank, -1)
+    covariance = problem.covariance.reshape(channels, -1)
+
+    def normal(whitened: Float64) -> Float64:
+        half = (whitened @ whitening.inverse) @ covariance  # [q, t, u, c]
+        return (coupling @ half.reshape(-1, channels)) @ whitening.inverse.T
+
+    target = blocks.swapaxes(0, 1).reshape(rank, -1) @ problem.cross.reshape(-1, channels)
+    start = reduce @ whitening.root
+    whitened = _conjugate_gradients(normal, target @ whitening.inverse.T, start, CONJUGATE_GRADIENT_STEPS)
+    orthonormal: Float64 = np.linalg.qr(whitened.T)[0].T
+    return orthonormal @ whitening.inverse
+
+
+# Linear algebra
+
+
+def _conjugate_gradients(
+    operator: Callable[[Float64], Float64], target: Float64, start: Float64, steps: int
+) -> Float64:
+    """Improve `start` as a solution of operator(x) = target, for a symmetric positive semi-definite operator.
+
+    (Hestenes & Stiefel 1952.) It stops where rounding has made the curvature useless, rather than step into
+    it.
+    """
+    solution = start
+    residual = target - operator(start)
+    direction = residual
+    energy = first_energy = float(np.sum(residual**2))
+    for _ in range(steps):
+        image = operator(direction)
+        curvature = float(np.sum(direction * image))
+        if not (curvature > 0 and math.isfinite(energy / curvature)):
+            break
+        length = energy / curvature
+        solution = solution + length * direction
+        residual = residual - length * image
+        previous, energy = energy, float(np.sum(residual**2))
+        if energy < 1e-8 * first_energy:
+            break
+        direction = residual + energy / previous * direction
+    return solution
+
+
+def cholesky(matrix: Float64) -> Float64:
+    """Lower triangular L with L Lᵀ = `matrix`, whose flat directions are lifted as little as needed."""
+    mean = float(np.trace(matrix)) / max(1, len(matrix))
+    lift = 0.0
+    while lift <= 1.0:
+        try:
+            lifted = matrix + lift * mean * np.eye(len(matrix)) if lift else matrix
+            return np.asarray(np.linalg.cholesky(lifted), np.float64)
+        except np.linalg.LinAlgError:
+            lift = max(FLAT, 10 * lift)
+    raise ValueError("a covariance is not positive semi-definite")
+
+
+def solve_lower(lower: Float64, target: Float64, block: int = 128) -> Float64:
+    """L⁻¹ · target by blocks; NumPy has no triangular solver, and its general one takes twice the work."""
+    solution = np.empty_like(target)
+    for start in range(0, len(lower), block):
+        rows = slice(start, start + block)
+        known = lower[rows, :start] @ solution[:start]
+        solution[rows] = np.linalg.solve(lower[rows, rows], target[rows] - known)
+    return solution
+
+
+def _descending_eigenvalues(matrix: Float64) -> Float64:
+    """Eigenvalues of a positive semi-definite matrix, largest first, no rounding below zero."""
+    values = np.asarray(np.linalg.eigvalsh((matrix + matrix.T) / 2), np.float64)
+    return np.maximum(values[::-1], 0.0)
+
+
+def _leading_eigenvectors(matrix: Float64, count: int) -> Float64:
+    """Eigenvectors of the `count` largest eigenvalues of a symmetric matrix, as columns."""
+    vectors: Float64 = np.linalg.eigh((matrix + matrix.T) / 2)[1]
+    return np.ascontiguousarray(vectors[:, ::-1][:, :count])

@@ -1,0 +1,121 @@
+"""What the operators of a model see of the calibration inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt import patches, runtime
+from graphopt.analysis import Analysis
+from graphopt.calibrate import Calibration
+from graphopt.conv import Linear
+from graphopt.core import Array
+from graphopt.moments import MomentsAccumulator, Statistics
+from graphopt.runtime import Feeds
+
+ROWS_PER_DIMENSION = 64
+"""Samples aimed at for each dimension of a covariance."""
+POSITIONS = 16
+"""Output positions sampled from an input, at least."""
+COVARIANCE_BYTES = 1 << 30
+"""Covariances gathered in one pass over the inputs; what does not fit takes another pass."""
+THREADS = 2
+"""Operators whose statistics are added to at once."""
+
+
+def stream(
+    model: ir.Model, names: Sequence[str], calibration: Calibration, feeds: Feeds
+) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """The content of values of the outermost graph, batch by batch."""
+    given = [name for name in names if name in feeds]
+    wanted = [name for name in names if name not in feeds]
+    running = runtime.session(runtime.structure(model), optimised=False, outputs=wanted) if wanted else None
+    for part in calibration.batches(feeds):
+        values = {name: part[name] for name in given}
+        if running is not None:
+            values.update(zip(wanted, runtime.run(running, part, wanted), strict=True))
+        yield values
+
+
+def statistics(
+    analysis: Analysis, linears: Sequence[Linear], calibration: Calibration, feeds: Feeds, seed: int
+) -> dict[str, Statistics]:
+    """Mean and covariance of the patches that each linear operator of the outermost graph reads.
+
+    Args:
+        analysis: a snapshot of the model.
+        linears: the operators.
+        calibration: how to batch the inputs.
+        feeds: the inputs to run.
+        seed: of the positions that are sampled.
+
+    Returns:
+        The statistics by name of the operator.
+    """
+    found: dict[str, Statistics] = {}
+    samples = min(len(array) for array in feeds.values())
+    with ThreadPoolExecutor(THREADS) as pool:
+        for chunk in _affordable(linears):
+            gatherers = [_Gatherer(linear, rows_wanted(linear, samples), seed) for linear in chunk]
+            names = sorted({linear.x for linear in chunk})
+            for values in stream(analysis.model, names, calibration, feeds):
+                list(pool.map(lambda each, seen=values: each.add(seen[each.linear.x]), gatherers))
+            found.update({each.linear.name: each.result() for each in gatherers})
+    return found
+
+
+class _Gatherer:
+    """Takes in what one operator reads, batch by batch."""
+
+    def __init__(self, linear: Linear, most: int, seed: int) -> None:
+        self.linear = linear
+        self._most = most
+        self._rng = np.random.default_rng(seed)
+        self._totals = [MomentsAccumulator(patches.dimension(linear)) for _ in range(linear.group)]
+
+    def add(self, x: npt.NDArray[Any]) -> None:
+        at = patches.positions(self.linear, x, self._most, self._rng)
+        for total, rows in zip(self._totals, patches.inputs(self.linear, x, at), strict=True):
+            total.add(rows)
+
+    def result(self) -> Statistics:
+        return Statistics(tuple(total.result() for total in self._totals))
+
+
+def rows_wanted(linear: Linear, samples: int) -> int:
+    """Output positions to sample from each of so many inputs."""
+    return max(POSITIONS, -(-ROWS_PER_DIMENSION * patches.dimension(linear) // samples))
+
+
+def _affordable(linears: Sequence[Linear]) -> Iterator[list[Linear]]:
+    chunk: list[Linear] = []
+    size = 0
+    for linear in linears:
+        needed = 16 * linear.group * patches.dimension(linear) ** 2  # the total, and what is added to it
+        if chunk and size + needed > COVARIANCE_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(linear)
+        size += needed
+    if chunk:
+        yield chunk
+
+
+def extremes(
+    analysis: Analysis, linears: Sequence[Linear], calibration: Calibration
+) -> dict[str, tuple[Array, Array]]:
+    """Lowest and highest value [out] of each operator's output over all calibration inputs, by its name."""
+    names = {linear.y: linear.name for linear in linears}
+    found: dict[str, tuple[Array, Array]] = {}
+    for part in (calibration.fit, calibration.held_out):
+        for values in stream(analysis.model, sorted(names), calibration, part):
+            for y, name in names.items():
+                rows = np.moveaxis(values[y], 1, -1).reshape(-1, values[y].shape[1]).astype(np.float64)
+                low, high = found.get(name, (rows[0], rows[0]))
+                found[name] = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
+    return found

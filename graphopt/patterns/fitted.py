@@ -1,0 +1,233 @@
+"""What the approximate rewrites share: their sites, their options, and the fit of each group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt import fitting
+from graphopt.analysis import Analysis
+from graphopt.conv import Linear
+from graphopt.core import Array, Candidate, Cost, Fitted, Rejection, Replacement
+from graphopt.moments import Moments, Statistics, relative_error
+from graphopt.patterns import factored
+from graphopt.patterns.common import site
+
+Choice: TypeAlias = "dict[str, int | float | str]"
+Float64: TypeAlias = npt.NDArray[np.float64]
+
+STEPS = 8
+"""Ranks a side from which a plan chooses, at least: the eighths of the channels."""
+BLOCK = 16
+"""Multiples of this are offered besides: kernels compute whole blocks of channels."""
+MOST_BLOCKS = 16
+"""So many of them at the most."""
+
+
+class Part(NamedTuple):
+    """The factors of one group, and the kernel ``[o, c, *taps]`` that they amount to."""
+
+    factors: Any
+    kernel: Float64
+
+
+class Split(Protocol):
+    """An approximate way to split a linear operator; what differs from one to the next."""
+
+    @property
+    def name(self) -> str:
+        """The rewrite's name."""
+        ...
+
+    @property
+    def min_channels(self) -> int:
+        """Channels a group under which an operator is left alone."""
+        ...
+
+    def takes(self, linear: Linear) -> bool:
+        """Whether the operator is of the kind that is split."""
+        ...
+
+    def choices(self, linear: Linear) -> list[Choice]:
+        """The ways of splitting it, dear ones too."""
+        ...
+
+    def cost(self, linear: Linear, choice: Choice) -> Cost:
+        """What a way costs."""
+        ...
+
+    def errors(self, kernel: Array, moments: Moments, choices: Sequence[Choice]) -> list[float]:
+        """The predicted relative error of each way for one group."""
+        ...
+
+    def fit_group(self, kernel: Array, moments: Moments, choice: Choice, refine: int) -> Part:
+        """The factors of one group."""
+        ...
+
+    def spectra(self, kernel: Array, moments: Moments, choice: Choice) -> dict[str, tuple[float, ...]]:
+        """By rank of the choice the part of the output that each direction carries, for one group."""
+        ...
+
+    def assemble(self, linear: Linear, choice: Choice, parts: Sequence[Any], bias: Array) -> Replacement:
+        """The nodes, from the factors of all groups."""
+        ...
+
+
+def operators(split: Split, analysis: Analysis) -> Iterator[Linear]:
+    """The operators whose input statistics the rewrite uses."""
+    yield from (each for each in analysis.linears if split.takes(each) and not refusal(split, analysis, each))
+
+
+def matches(split: Split, analysis: Analysis) -> Iterator[Candidate | Rejection]:
+    """For each operator a candidate for every way of splitting it that no other way beats."""
+    for linear in analysis.linears:
+        if not split.takes(linear):
+            continue
+        place = site(analysis, [linear.node])
+        reason = refusal(split, analysis, linear)
+        options = [] if reason else _options(split, analysis, linear)
+        before = analysis.linear_cost(linear)
+        for choice, after, error in options:
+            yield Candidate(split.name, place, before, after, error, choice)
+        if not options:
+            yield Rejection(split.name, place, f"{linear.name}: {reason or 'no such ranks save MACs'}")
+
+
+def refusal(split: Split, analysis: Analysis, linear: Linear) -> str:
+    """Why an operator is not split, whatever the ranks; "" when it can be."""
+    reason = factored.refusal(linear)
+    if reason:
+        return reason
+    inside, out = ((n or 0) // linear.group for n in (linear.in_channels, linear.out_channels))
+    if min(inside, out) < split.min_channels:
+        return f"{inside}→{out} channels are fewer than {split.min_channels}, too few to reduce"
+    neighbour = _bottleneck(analysis, linear)
+    if neighbour:
+        return f"it is part of a bottleneck already: nothing stands between it and {neighbour}"
+    return ""
+
+
+def _bottleneck(analysis: Analysis, linear: Linear) -> str:
+    """The linear operator that directly feeds this one or reads it, through fewer channels; "" when none."""
+    x, y = linear.node.inputs[0], linear.node.outputs[0]
+    before = analysis.linear(x.producer()) if x is not None else None
+    after = analysis.linear(analysis.sole_consumer(y))
+    for near, width, other in (
+        (before, linear.in_channels, None if before is None else before.in_channels),
+        (after, linear.out_channels, None if after is None else after.out_channels),
+    ):
+        if (
+            near is not None
+            and (width or 0) < (other or 0)
+            and near.node.inputs[0] is not near.node.inputs[1]
+        ):
+            return near.name
+    return ""
+
+
+def _options(split: Split, analysis: Analysis, linear: Linear) -> list[tuple[Choice, Cost, float]]:
+    """The ways that save MACs, and that no other beats in error and MACs, or in error and expected time."""
+    limit = linear.macs or 0
+    priced = [(choice, split.cost(linear, choice)) for choice in split.choices(linear)]
+    priced = [(choice, cost) for choice, cost in priced if (cost.macs or 0) < limit]
+    if not priced:
+        return []
+    found = _errors(split, analysis, linear, [choice for choice, _ in priced])
+    options = [(choice, cost, error) for (choice, cost), error in zip(priced, found, strict=True)]
+    kept = {id(o) for key in (_by_macs, _by_time) for o in _front(options, key)}
+    return [option for option in options if id(option) in kept]
+
+
+def _by_macs(option: tuple[Choice, Cost, float]) -> float:
+    return option[1].macs or 0
+
+
+def _by_time(option: tuple[Choice, Cost, float]) -> float:
+    return option[1].seconds
+
+
+def _front(
+    options: Sequence[tuple[Choice, Cost, float]], key: Callable[[tuple[Choice, Cost, float]], float]
+) -> Iterator[tuple[Choice, Cost, float]]:
+    """Those with less error than every cheaper one."""
+    best = math.inf
+    for option in sorted(options, key=lambda o: (key(o), o[2])):
+        if option[2] < best:
+            best = option[2]
+            yield option
+
+
+def _errors(split: Split, analysis: Analysis, linear: Linear, choices: Sequence[Choice]) -> list[float]:
+    """The relative error of each way, over all groups."""
+    kernels = factored.blocks(linear.weight(), linear.group)
+    statistics = known(linear, analysis.statistics)
+    lost, total = np.zeros(len(choices)), 0.0
+    for kernel, moments in zip(kernels, statistics.groups, strict=True):
+        flat = kernel.reshape(len(kernel), -1)
+        variance = float(np.sum((flat @ moments.covariance) * flat))
+        lost += variance * np.array(split.errors(kernel, moments, choices))
+        total += variance
+    return [float(part) for part in lost / (total or 1.0)]
+
+
+def known(linear: Linear, statistics: Mapping[str, Statistics] | None) -> Statistics:
+    """The statistics of an operator's inputs; white ones where nothing is known."""
+    found = None if statistics is None else statistics.get(linear.name)
+    if found is not None:
+        return found
+    assert linear.in_channels is not None
+    dimension = linear.in_channels // linear.group * math.prod(linear.kernel)
+    return Statistics.white(dimension, linear.group)
+
+
+def fit(
+    split: Split,
+    analysis: Analysis,
+    candidate: Candidate,
+    statistics: Mapping[str, Statistics] | None,
+    *,
+    refine: int = 2,
+) -> Fitted:
+    """The candidate's factors fitted to statistics, each group alone."""
+    linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
+    assert linear is not None
+    choice = dict(candidate.choice)
+    given = known(linear, analysis.statistics if statistics is None else statistics)
+    weights = factored.blocks(linear.weight(), linear.group)
+    kernels = given.kernels or weights
+    parts = [
+        split.fit_group(kernel, moments, choice, refine)
+        for kernel, moments in zip(kernels, given.groups, strict=True)
+    ]
+    own = linear.bias()
+    biases, lost, total = [], 0.0, 0.0
+    for number, (weight, moments, part) in enumerate(zip(weights, given.groups, parts, strict=True)):
+        made = part.kernel.reshape(len(weight), -1) @ moments.mean
+        if given.targets:
+            target = given.targets[number]
+            biases.append(target.mean - made)
+            lost += fitting.target_error(part.kernel, moments, target)
+            total += target.variance
+        else:
+            flat = weight.reshape(len(weight), -1)
+            rows = slice(number * len(weight), (number + 1) * len(weight))
+            biases.append(flat @ moments.mean - made + (0.0 if own is None else own[rows]))
+            variance = float(np.sum((flat @ moments.covariance) * flat))
+            lost += relative_error(weight, part.kernel, moments) * variance if variance else 0.0
+            total += variance
+    bias = np.concatenate(biases)
+    replacement = split.assemble(linear, choice, [part.factors for part in parts], bias)
+    spectra = split.spectra(kernels[0], given.groups[0], choice)
+    error = lost / total if total > 0 else 0.0
+    return Fitted(replacement, np.concatenate([part.kernel for part in parts]), bias, error, spectra)
+
+
+def grid(channels: int) -> list[int]:
+    """Ranks below a number of channels from which a plan chooses, ascending."""
+    step = max(1, channels // STEPS)
+    block = BLOCK * max(1, math.ceil(channels / (BLOCK * MOST_BLOCKS)))
+    return sorted({*range(step, channels, step), *range(block, channels, block)})

@@ -1,0 +1,198 @@
+"""Measures how much an error in each layer harms the network's output.
+
+Each layer alone gets the kernel that a form of it amounts to, at a few levels of error, and the rest of the
+network behind it is run. So one session a layer serves all forms and levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from graphopt import kernel as algebra
+from graphopt import runtime
+from graphopt.analysis import Analysis
+from graphopt.calibrate import Calibration
+from graphopt.conv import Linear
+from graphopt.core import Candidate, Fitted
+from graphopt.damage import Sensitivity
+from graphopt.moments import Statistics
+from graphopt.refit import Fitting
+from graphopt.runtime import Feeds
+from graphopt.store import Store
+from graphopt.walk import Program, Walk
+
+LEVELS = (0.03, 0.1, 0.3)
+"""Relative errors of a layer that are probed, about."""
+INPUTS = 128
+"""Inputs that are run for each probe, at most."""
+FEWEST_INPUTS = 16
+"""And at least, where there are so many."""
+MACS = 8e12
+"""Multiply-accumulates that all probes together may take, about: a minute or two."""
+NORMALISED = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
+"""Operators at the end of a network that hide differences; the output is looked at before them."""
+
+
+def inputs_to_probe(macs: int | None, samples: int, layers: int) -> int:
+    """How many inputs to run for each probe.
+
+    Args:
+        macs: of the model for one input; None where unknown.
+        samples: number of inputs that there are.
+        layers: number of layers to probe; on average half of the network is behind each.
+    """
+    affordable = MACS / max(1.0, 0.5 * (macs or 1) * layers * len(LEVELS))
+    return min(samples, INPUTS, max(FEWEST_INPUTS, int(affordable)))
+
+
+def sensitivities(
+    analysis: Analysis,
+    candidates: Mapping[str, Sequence[Candidate]],
+    statistics: Mapping[str, Statistics],
+    fit: Fitting,
+    calibration: Calibration,
+    feeds: Feeds,
+    outputs: Sequence[str],
+    memory: int,
+) -> dict[str, Sensitivity]:
+    """The sensitivity of each layer, by name of its operator.
+
+    Args:
+        analysis: a snapshot of the model.
+        candidates: those of each operator of the outermost graph.
+        statistics: of the operators' inputs.
+        fit: fits one candidate.
+        calibration: how to batch the inputs.
+        feeds: the inputs to run.
+        outputs: names of the outputs that count.
+        memory: bytes of values to hold in memory.
+    """
+    program = Program(analysis.model)
+    watched = [_before_normalising(analysis, name) for name in outputs]
+    reference = _reference(program, calibration, feeds, watched)
+    batches = list(calibration.batches(feeds))
+    found: dict[str, Sensitivity] = {}
+    with Store(memory) as store:
+        walk = Walk(program, batches, store)
+        linears = {name: analysis.linear(analysis.nodes[name]) for name in candidates}
+        for name in sorted(candidates, key=lambda n: program.index[analysis.nodes[n]]):
+            linear = linears[name]
+            assert linear is not None
+            place = program.index[linear.node]
+            walk.advance(place)
+            walk.forget((linear.x,))
+            kernels = [fit(c, statistics[name], 0) for c in _at_levels(candidates[name])]
+            harms = _harm(program, walk, linear, kernels, watched, reference)
+            found[name] = Sensitivity.of([(k.error, h) for k, h in zip(kernels, harms, strict=True)])
+    return found
+
+
+def _before_normalising(analysis: Analysis, output: str) -> str:
+    """The value to look at for an output: the input of a Softmax or Sigmoid at the end, through reshapes."""
+    value = next(v for v in analysis.model.graph.outputs if v.name == output)
+    node = value.producer()
+    while node is not None and node.op_type in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"):
+        value_in = node.inputs[0]
+        node = value_in.producer() if value_in is not None else None
+    if node is not None and node.op_type in NORMALISED and node.inputs[0] is not None:
+        return node.inputs[0].name or output
+    return output
+
+
+def _reference(
+    program: Program, calibration: Calibration, feeds: Feeds, watched: Sequence[str]
+) -> list[list[npt.NDArray[Any]]]:
+    """What the original makes, for each batch."""
+    kinds = {name: array.dtype for name, array in feeds.items()}
+    running = runtime.session(program.piece(program.nodes, kinds, watched), optimised=True)
+    return [runtime.run(running, part, watched) for part in calibration.batches(feeds)]
+
+
+def _at_levels(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates whose errors are nearest to the levels, each once."""
+    usable = [c for c in candidates if c.error > 0] or list(candidates)
+    near = (min(usable, key=lambda c: abs(math.log(max(c.error, 1e-30) / level))) for level in LEVELS)
+    return list(dict.fromkeys(near))
+
+
+def _harm(
+    program: Program,
+    walk: Walk,
+    linear: Linear,
+    fits: Sequence[Fitted],
+    watched: Sequence[str],
+    reference: Sequence[Sequence[npt.NDArray[Any]]],
+) -> list[float]:
+    """For each fit the mean squared change of the outputs over their variance, averaged over the outputs."""
+    place = program.index[linear.node]
+    weight, bias = "probe/weight", "probe/bias"
+    nodes = [*_damaged(program.nodes[place], linear, weight, bias), *program.nodes[place + 1 :]]
+    made = {name for node in nodes for name in node.output}
+    present = [name for name in watched if name in made]
+    if not present:
+        return [0.0] * len(fits)
+    read = dict.fromkeys(name for i in range(place, len(program.nodes)) for name in sorted(program.reads(i)))
+    given = [name for name in read if name not in made and walk.holds(name)]
+    kinds = {name: walk.values(name)[0].dtype for name in given}
+    kind = kinds.get(linear.x, np.dtype(np.float32))
+    running = runtime.session(
+        program.piece(nodes, {**kinds, weight: kind, bias: kind}, present), optimised=True
+    )
+    spread = _variances([[batch[watched.index(n)] for n in present] for batch in reference])
+    harms = []
+    for fit in fits:
+        damaged = {
+            weight: _stored(linear, fit.kernel).astype(kind),
+            bias: _shaped(linear, fit.bias).astype(kind),
+        }
+        squares = np.zeros(len(present))
+        for number, exact in enumerate(reference):
+            inputs = {name: walk.values(name)[number] for name in given}
+            results = runtime.run(running, {**inputs, **damaged}, present)
+            for i, (name, result) in enumerate(zip(present, results, strict=True)):
+                gap = result.astype(np.float64) - exact[watched.index(name)]
+                squares[i] += float(np.vdot(gap, gap))
+        relative = squares / np.where(spread > 0, spread, 1.0)
+        harms.append(float(relative.sum()) / len(watched))
+    return harms
+
+
+def _variances(batches: Sequence[Sequence[npt.NDArray[Any]]]) -> npt.NDArray[np.float64]:
+    """Σ (y − mean)² of each output over all batches, with one mean an output."""
+    found = []
+    for parts in zip(*batches, strict=True):
+        count = sum(part.size for part in parts)
+        mean = sum(float(part.sum(dtype=np.float64)) for part in parts) / max(1, count)
+        found.append(sum(float(((part.astype(np.float64) - mean) ** 2).sum()) for part in parts))
+    return np.array(found)
+
+
+def _damaged(node: onnx.NodeProto, linear: Linear, weight: str, bias: str) -> list[onnx.NodeProto]:
+    """The operator with weights and a bias that are fed."""
+    middle = f"{node.output[0]}/probe"
+    op = "MatMul" if linear.op == "Gemm" else linear.op
+    attributes = (
+        {} if op == "MatMul" else {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    )
+    return [
+        onnx.helper.make_node(op, [node.input[0], weight], [middle], **attributes),
+        onnx.helper.make_node("Add", [middle, bias], [node.output[0]]),
+    ]
+
+
+def _stored(linear: Linear, kernel: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A kernel in the layout of the operator's weights, MatMul's for a Gemm."""
+    if linear.op == "ConvTranspose":
+        return np.ascontiguousarray(algebra.transpose_layout(kernel, linear.group))
+    return kernel if linear.kernel else np.ascontiguousarray(kernel.T)
+
+
+def _shaped(linear: Linear, bias: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A bias that broadcasts over the operator's output."""
+    return bias.reshape(-1, *(1,) * len(linear.kernel)) if linear.kernel else bias

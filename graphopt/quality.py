@@ -1,0 +1,197 @@
+"""How near an approximate model comes to the original, measured on inputs that it was not fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt import gather, regions, runtime
+from graphopt.analysis import Analysis
+from graphopt.calibrate import Calibration
+from graphopt.compare import Difference, agreement
+from graphopt.core import Candidate, Replacement
+from graphopt.runtime import Feeds
+
+
+def region_errors(
+    analysis: Analysis, changes: Sequence[tuple[Candidate, Replacement]], calibration: Calibration
+) -> dict[str, float]:
+    """E‖y − ŷ‖² / Var(y) of each changed region alone, on held-out inputs, by name of the anchor."""
+    pairs = [regions.region(analysis, c, change, f"r{i}/") for i, (c, change) in enumerate(changes)]
+    errors: dict[str, float] = {}
+    for chunk in regions.chunks(pairs, calibration.batch):
+        errors.update(_chunk_errors(analysis, chunk, calibration))
+    return errors
+
+
+def _chunk_errors(
+    analysis: Analysis, chunk: Sequence[regions.Region], calibration: Calibration
+) -> dict[str, float]:
+    running = runtime.session(regions.assemble(analysis.model, chunk, open_batch=True), optimised=False)
+    sources = {name: source for item in chunk for name, source in item.sources.items()}
+    outputs = [name for item in chunk for _, old, new in item.outputs for name in (old, new)]
+    noise = dict.fromkeys(outputs, 0.0)
+    spread = {name: _Spread() for name in outputs}
+    for values in gather.stream(
+        analysis.model, sorted(set(sources.values())), calibration, calibration.held_out
+    ):
+        feeds = {name: values[source] for name, source in sources.items()}
+        results = dict(zip(outputs, runtime.run(running, feeds, outputs), strict=True))
+        for _, old, new in (pair for item in chunk for pair in item.outputs):
+            exact, approximate = results[old].astype(np.float64), results[new].astype(np.float64)
+            noise[old] += float(((exact - approximate) ** 2).sum())
+            spread[old].add(exact)
+    found: dict[str, float] = {}
+    for item in chunk:
+        for _, old, _ in item.outputs:
+            ratio = noise[old] / spread[old].total if spread[old].total else 0.0
+            anchor = item.candidate.site.nodes[0]
+            found[anchor] = max(found.get(anchor, 0.0), ratio)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer to compare in two networks.
+
+    Attributes:
+        name: of its operator in the original.
+        output: name of its output, the same in both networks.
+        partner: name of the value that the output is added to and whose loss it makes up for; "" for none.
+    """
+
+    name: str
+    output: str
+    partner: str = ""
+
+
+def layer_errors(
+    original: ir.Model,
+    compressed: ir.Model,
+    layers: Sequence[Layer],
+    calibration: Calibration,
+    memory: int,
+) -> dict[str, float]:
+    """E‖y − ŷ‖² / Var(y) of layers in the whole network, on held-out inputs, by name.
+
+    y is the output in the original, ŷ in the compressed network, in which the layers before are compressed
+    as well. Where a layer makes up for what the other side r of a sum has lost, y + r − r̂ stands for y.
+
+    Args:
+        original: the original.
+        compressed: the network in which all the layers are compressed.
+        layers: the layers.
+        calibration: the inputs; the held-out ones are run.
+        memory: bytes of outputs to hold at once.
+    """
+    errors: dict[str, float] = {}
+    sizes = _bytes_of(original, [layer.output for layer in layers], calibration)
+    for chunk in _chunks(layers, sizes, memory):
+        names = sorted({n for layer in chunk for n in (layer.output, layer.partner) if n})
+        noise, spread = dict.fromkeys(chunk, 0.0), {layer: _Spread() for layer in chunk}
+        both = [gather.stream(m, names, calibration, calibration.held_out) for m in (original, compressed)]
+        for exact, approximate in zip(*both, strict=True):
+            for layer in chunk:
+                y = exact[layer.output].astype(np.float64)
+                gap = y - approximate[layer.output]
+                if layer.partner:
+                    gap += exact[layer.partner].astype(np.float64) - approximate[layer.partner]
+                noise[layer] += float(np.vdot(gap, gap))
+                spread[layer].add(y)
+        for layer in chunk:
+            errors[layer.name] = noise[layer] / spread[layer].total if spread[layer].total else 0.0
+    return errors
+
+
+def _bytes_of(model: ir.Model, names: Sequence[str], calibration: Calibration) -> dict[str, int]:
+    """Bytes of values for one batch."""
+    first = next(calibration.batches(calibration.held_out))
+    once = Calibration(first, first, calibration.batch, calibration.fixed)
+    (values,) = gather.stream(model, sorted(set(names)), once, first)
+    return {name: array.nbytes for name, array in values.items()}
+
+
+def _chunks(layers: Sequence[Layer], sizes: Mapping[str, int], memory: int) -> Iterator[list[Layer]]:
+    """Layers whose outputs, of both networks and with partners, fit into memory together."""
+    chunk: list[Layer] = []
+    held = 0
+    for layer in layers:
+        needed = 8 * sizes[layer.output]
+        if chunk and held + needed > memory:
+            yield chunk
+            chunk, held = [], 0
+        chunk.append(layer)
+        held += needed
+    if chunk:
+        yield chunk
+
+
+class _Spread:
+    """Σ (y − mean)² with one mean a channel, over batches."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum: npt.NDArray[np.float64] | None = None
+        self._squares = 0.0
+
+    def add(self, y: npt.NDArray[np.float64]) -> None:
+        rows = np.moveaxis(y, 1, -1).reshape(-1, y.shape[1])
+        total = rows.sum(axis=0)
+        self._sum = total if self._sum is None else self._sum + total
+        self._count += len(rows)
+        self._squares += float(np.vdot(rows, rows))
+
+    @property
+    def total(self) -> float:
+        if self._sum is None:
+            return 0.0
+        return max(self._squares - float(np.vdot(self._sum, self._sum)) / self._count, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How far apart two models are on some inputs.
+
+    Attributes:
+        agreement: fraction of equal argmax over axis 1; None where no counted output holds class scores.
+        sqnr: 10·log10(Σ ref² / Σ (ref − cand)²) in dB, the lowest over the counted outputs.
+        samples: number of inputs.
+    """
+
+    agreement: float | None
+    sqnr: float
+    samples: int
+
+
+def measure(
+    reference: ir.Model, candidate: ir.Model, calibration: Calibration, feeds: Feeds, kept: Sequence[str] = ()
+) -> Quality:
+    """Measures the candidate against the reference, both as onnxruntime optimises them.
+
+    Args:
+        reference: the original.
+        candidate: the rewritten model.
+        calibration: how to batch.
+        feeds: the inputs to measure on.
+        kept: names of the outputs that count; all when empty.
+    """
+    names = [v.name or "" for v in reference.graph.outputs if not kept or v.name in kept]
+    sessions = [runtime.session(runtime.structure(m), optimised=True) for m in (reference, candidate)]
+    gaps = {name: Difference() for name in names}
+    equal: dict[str, float] = {}
+    count = 0
+    for part in calibration.batches(feeds):
+        size = min(len(array) for array in part.values())
+        count += size
+        pairs = zip(*(runtime.run(s, part, names) for s in sessions), strict=True)
+        for name, (exact, approximate) in zip(names, pairs, strict=True):
+            gaps[name].add(exact, approximate)
+            same = agreement(exact, approximate)
+            if same is not None:
+                equal[name] = equal.get(name, 0.0) + same * size
+    lowest = min(equal.values()) / count if equal else None
+    return Quality(lowest, min(gap.sqnr for gap in gaps.values()), count)

@@ -1,0 +1,250 @@
+"""Fits the chosen layers once more, in the order of the network, to what the original makes.
+
+Two networks run side by side: the original, and the one compressed so far. Each layer is fitted so that,
+from the inputs that it really gets, it comes as near as it can to what the original makes of the original
+inputs (asymmetric reconstruction; Zhang et al. 2016, "Accelerating very deep convolutional networks for
+classification and detection", section 3.3). So errors do not pile up. Where the output only goes into a sum
+whose other side is there already, what that side has lost is made up for as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt import fitting, patches
+from graphopt.analysis import Analysis
+from graphopt.calibrate import Calibration
+from graphopt.conv import Linear
+from graphopt.core import Candidate, Fitted
+from graphopt.gather import rows_wanted
+from graphopt.moments import Moments, MomentsAccumulator, Statistics, Target
+from graphopt.patterns import factored
+from graphopt.runtime import Feeds
+from graphopt.store import Store
+from graphopt.walk import Program, Walk
+
+ENOUGH = 40
+"""Patches for each dimension of a covariance from which the fit takes the data at their word."""
+CAUTION = ((0.0, 1.0), (0.3, 1.0), (0.6, 0.7), (0.6, 0.0), (1.0, 0.0))
+"""What is tried where there are fewer: how far the covariance is drawn to its structure, and how much of the
+correction towards the original's outputs is taken."""
+
+
+class Fitting(Protocol):
+    """How a candidate is fitted: `fit` of its rewrite."""
+
+    def __call__(self, candidate: Candidate, statistics: Statistics, refine: int) -> Fitted:
+        """The candidate's replacement, fitted to these statistics."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Refitted:
+    """One layer, fitted in order.
+
+    Attributes:
+        candidate: the layer and its form; its error is the predicted one.
+        fitted: the replacement.
+        partner: name of the value that the output is added to and that was made up for; "" for none.
+        caution: what was taken of `CAUTION`; None where there were patches enough.
+    """
+
+    candidate: Candidate
+    fitted: Fitted
+    partner: str = ""
+    caution: tuple[float, float] | None = None
+
+
+def refit(
+    analysis: Analysis,
+    chosen: Sequence[Candidate],
+    fit: Fitting,
+    calibration: Calibration,
+    feeds: Feeds,
+    *,
+    seed: int,
+    memory: int,
+) -> list[Refitted]:
+    """Fits candidates of the outermost graph in order.
+
+    Args:
+        analysis: a snapshot of the original.
+        chosen: at most one candidate an operator.
+        fit: fits one candidate.
+        calibration: how to batch the inputs.
+        feeds: the inputs to fit on.
+        seed: of the positions that are sampled.
+        memory: bytes of values to hold in memory; the rest lies in files meanwhile.
+
+    Returns:
+        The fitted candidates, in the order of the network.
+    """
+    program = Program(analysis.model)
+    batches = list(calibration.batches(feeds))
+    places = {c: program.index[analysis.nodes[c.site.nodes[0]]] for c in chosen}
+    done: list[Refitted] = []
+    with Store(memory // 2) as ours, Store(memory // 2) as theirs, ThreadPoolExecutor(2) as pool:
+        original = Walk(program, batches, ours)
+        compressed = Walk(program, batches, theirs, beside=original)
+        for number, candidate in enumerate(sorted(chosen, key=places.__getitem__)):
+            linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
+            assert linear is not None
+            place = places[candidate]
+            original.advance(place)
+            compressed.advance(place)
+            partner = _partner(analysis, linear, original)
+            keep = (linear.x, linear.y, partner)
+            original.forget(keep)
+            compressed.forget(keep)
+            original.advance(place + 1, keep)
+            halves = _gather(linear, original, compressed, partner, seed + number, pool)
+            found = _fit(linear, candidate, fit, halves, compressed.differs(linear.x) or bool(partner))
+            found = replace(found, partner=partner)
+            done.append(found)
+            compressed.replace(place, found.fitted.replacement)
+            original.forget()
+            compressed.forget()
+    return done
+
+
+def _partner(analysis: Analysis, linear: Linear, original: Walk) -> str:
+    """The value that the operator's output is added to, where that is at hand already; "" for none."""
+    output = linear.node.outputs[0]
+    reader = analysis.sole_consumer(output)
+    if reader is None or reader.op_type not in ("Add", "Sum") or len(reader.inputs) != 2:
+        return ""
+    others = [value for value in reader.inputs if value is not output]
+    if len(others) != 1 or others[0] is None or analysis.constant(others[0]) is not None:
+        return ""
+    name = others[0].name or ""
+    if analysis.shape(others[0]) != analysis.shape(output) or not original.holds(name):
+        return ""
+    return name
+
+
+# ---------------------------------------------------------------- statistics
+
+
+def _gather(
+    linear: Linear, original: Walk, compressed: Walk, partner: str, seed: int, pool: ThreadPoolExecutor
+) -> list[list[Moments]]:
+    """Moments of patches and wanted outputs together, of each group, of even and of odd batches."""
+    x, y = compressed.values(linear.x), original.values(linear.y)
+    most = rows_wanted(linear, sum(len(batch) for batch in x))
+    sides: tuple[Sequence[npt.NDArray[Any]], ...] = ()
+    if partner and compressed.differs(partner):
+        sides = (original.values(partner), compressed.values(partner))
+    out = (linear.out_channels or 1) // linear.group
+
+    def half(start: int) -> list[Moments]:
+        rng = np.random.default_rng((seed, start))
+        totals = [MomentsAccumulator(patches.dimension(linear) + out) for _ in range(linear.group)]
+        for number in range(start, len(x), 2):
+            at = patches.positions(linear, x[number], most, rng)
+            wanted = patches.outputs(linear, y[number], at)
+            if sides:
+                wanted = wanted + patches.outputs(linear, sides[0][number], at)
+                wanted -= patches.outputs(linear, sides[1][number], at)
+            for group, rows in enumerate(patches.inputs(linear, x[number], at)):
+                part = wanted[:, group * out : (group + 1) * out]
+                totals[group].add(np.concatenate([rows, part], axis=1))
+        return [total.result() for total in totals]
+
+    starts = (0, 1) if len(x) > 1 else (0,)
+    return list(pool.map(half, starts))
+
+
+def _statistics(
+    linear: Linear, joint: Sequence[Moments], caution: tuple[float, float], *, moved: bool
+) -> Statistics:
+    """What the fit of an operator needs to know, from moments of patches and wanted outputs together."""
+    structured, part = caution
+    weights = factored.blocks(linear.weight(), linear.group)
+    groups, targets, kernels = [], [], []
+    for weight, both in zip(weights, joint, strict=True):
+        inputs, target = _apart(both, patches.dimension(linear))
+        if structured:
+            inputs = _structured(inputs, weight.shape[1], structured)
+        groups.append(inputs)
+        if moved:
+            flat = weight.reshape(len(weight), -1)
+            true = _apart(both, patches.dimension(linear))[0]
+            drawn = (
+                target.cross + flat @ (inputs.covariance - true.covariance) if structured else target.cross
+            )
+            targets.append(replace(target, cross=drawn))
+            kernels.append(fitting.nearest_kernel(weight, inputs, targets[-1], part=part))
+    return Statistics(tuple(groups), tuple(targets), tuple(kernels))
+
+
+def _apart(both: Moments, dimension: int) -> tuple[Moments, Target]:
+    covariance = both.covariance
+    inputs = Moments(both.mean[:dimension], covariance[:dimension, :dimension], both.count)
+    variance = float(np.trace(covariance[dimension:, dimension:]))
+    return inputs, Target(both.mean[dimension:], covariance[dimension:, :dimension], variance)
+
+
+def _structured(moments: Moments, channels: int, part: float) -> Moments:
+    """The covariance drawn to the product of one between channels and one between taps.
+
+    That has (channels² + taps²) numbers to estimate instead of their product.
+    """
+    covariance = moments.covariance
+    taps = len(covariance) // channels
+    blocks = covariance.reshape(channels, taps, channels, taps)
+    between_channels = np.einsum("itjt->ij", blocks) / taps
+    between_taps = np.einsum("itiu->tu", blocks)
+    between_taps *= taps / max(float(np.trace(between_taps)), 1e-300)
+    product = np.einsum("ij,tu->itju", between_channels, between_taps).reshape(covariance.shape)
+    return Moments(moments.mean, (1 - part) * covariance + part * product, moments.count)
+
+
+# ---------------------------------------------------------------- fits
+
+
+def _fit(
+    linear: Linear, candidate: Candidate, fit: Fitting, halves: Sequence[Sequence[Moments]], moved: bool
+) -> Refitted:
+    """Fits a layer to all its statistics; with few patches as cautiously as is best across the two halves."""
+    whole = halves[0]
+    if len(halves) > 1:
+        whole = [first.merged(second) for first, second in zip(*halves, strict=True)]
+    if whole[0].count >= ENOUGH * patches.dimension(linear) or len(halves) < 2:
+        fitted = fit(candidate, _statistics(linear, whole, (0.0, 1.0), moved=moved), 2)
+        return Refitted(replace(candidate, error=fitted.error), fitted)
+    ways = CAUTION if moved else tuple(way for way in CAUTION if way[1])
+    errors = [_across(linear, candidate, fit, halves, way, moved) for way in ways]
+    best = int(np.argmin(errors))
+    fitted = fit(candidate, _statistics(linear, whole, ways[best], moved=moved), 2)
+    return Refitted(replace(candidate, error=max(fitted.error, errors[best])), fitted, caution=ways[best])
+
+
+def _across(
+    linear: Linear,
+    candidate: Candidate,
+    fit: Fitting,
+    halves: Sequence[Sequence[Moments]],
+    caution: tuple[float, float],
+    moved: bool,
+) -> float:
+    """The relative error on each half of what is fitted to the other."""
+    lost = total = 0.0
+    for ours, theirs in (halves, halves[::-1]):
+        fitted = fit(candidate, _statistics(linear, ours, caution, moved=moved), 0)
+        kernels = factored.blocks(fitted.kernel, linear.group)
+        for kernel, both in zip(kernels, theirs, strict=True):
+            inputs, target = _apart(both, patches.dimension(linear))
+            lost += fitting.target_error(kernel, inputs, target)
+            total += target.variance
+    return lost / total if total > 0 else 0.0
+
+
+def by_name(fits: Sequence[Refitted]) -> Mapping[str, Refitted]:
+    """The fits by name of the operator."""
+    return {each.candidate.site.nodes[0]: each for each in fits}

@@ -1,0 +1,182 @@
+"""Networks with approximate rewrites: what they are made of, which one a budget asks for, how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import onnx_ir as ir
+
+from graphopt import edit, gather, plan, probe, quality, refit
+from graphopt.analysis import Analysis
+from graphopt.calibrate import Calibration
+from graphopt.core import Candidate, Fitted, Plan, Rewrite
+from graphopt.damage import Sensitivity, unprobed
+from graphopt.errors import blaming
+from graphopt.moments import Statistics
+from graphopt.plan import Limit
+from graphopt.quality import Layer, Quality
+from graphopt.refit import Refitted
+from graphopt.run import Change, Run
+from graphopt.runtime import Feeds
+
+PLANNED_ON = 384
+"""Inputs whose statistics the plan is made from; the chosen layers are then fitted to all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network that a plan makes.
+
+    Attributes:
+        plan: the plan.
+        fits: the fitted layers by name of the operator; empty without calibration.
+        changes: what takes the operators' places.
+        model: the model with all changes.
+        errors: measured error of each layer on held-out inputs, by name.
+        quality: of the whole, on held-out inputs; None without calibration.
+    """
+
+    plan: Plan
+    fits: dict[str, Refitted]
+    changes: tuple[Change, ...]
+    model: ir.Model
+    errors: dict[str, float]
+    quality: Quality | None
+
+
+class Search:
+    """All that is shared by the networks that are made of one model.
+
+    Args:
+        run: the run; its model as it is now is what is compressed.
+        group: the approximate rewrites that take part.
+    """
+
+    def __init__(self, run: Run, group: Sequence[Rewrite]) -> None:
+        self._run = run
+        self._rewrites = {rewrite.name: rewrite for rewrite in group}
+        self.model = run.model
+        self.analysis: Analysis = run.analysis(run.model)
+        self._statistics: dict[str, Statistics] | None = None
+        if run.calibration is not None:
+            self._statistics = self._gathered(run.calibration, group)
+            self.analysis = run.analysis(run.model, self._statistics)
+        self.candidates = run.match(self.analysis, group)
+
+    def _gathered(self, calibration: Calibration, group: Sequence[Rewrite]) -> dict[str, Statistics]:
+        """Statistics of what the operators read that the rewrites ask about."""
+        run = self._run
+        with run.journal.step("calibrate"):
+            needed = {
+                linear.name: linear
+                for rewrite in group
+                if (needs := getattr(rewrite, "inputs_needed", None)) is not None
+                for linear in needs(self.analysis)
+                if self.analysis.is_outermost(linear.node)
+            }
+            some = _first(calibration, PLANNED_ON)
+            linears = list(needed.values())
+            return gather.statistics(self.analysis, linears, calibration, some, run.options.seed)
+
+    # ------------------------------------------------------------ damage
+
+    @cached_property
+    def sensitivities(self) -> dict[str, Sensitivity]:
+        """How much an error in each layer harms the output, by name; empty without calibration."""
+        run = self._run
+        if run.calibration is None or self._statistics is None:
+            return {}
+        layers: dict[str, list[Candidate]] = {}
+        for candidate in self.candidates:
+            name = candidate.site.nodes[0]
+            if name in self._statistics and self._fits(candidate):
+                layers.setdefault(name, []).append(candidate)
+        macs = self.analysis.totals.macs
+        count = probe.inputs_to_probe(macs, run.calibration.fitted, len(layers))
+        with run.journal.step("probe"):
+            return probe.sensitivities(
+                self.analysis,
+                layers,
+                self._statistics,
+                self._fit,
+                run.calibration,
+                _first(run.calibration, count),
+                [v.name or "" for v in self.model.graph.outputs if run.counts(v.name or "")],
+                run.options.memory,
+            )
+
+    def damage(self, candidate: Candidate) -> float:
+        """What a candidate costs the network's quality."""
+        found = self.sensitivities.get(candidate.site.nodes[0])
+        return unprobed(candidate.error) if found is None else found.damage(candidate.error)
+
+    # ------------------------------------------------------------ networks
+
+    def planned(self, limits: Sequence[Limit]) -> Plan:
+        """The least damaging plan that keeps the limits."""
+        with self._run.journal.step("plan"):
+            allowed = [c for c in self.candidates if self._run.journal.allows(c)]
+            return plan.within(allowed, limits, self.damage)
+
+    def network(self, chosen: Plan) -> Network:
+        """What a plan makes: fitted, put together and measured."""
+        run = self._run
+        fits = self._refitted([c for c in chosen.chosen if self._in_order(c)])
+        rest = [c for c in chosen.chosen if c.site.nodes[0] not in fits]
+        changes: list[Change] = [(f.candidate, f.fitted.replacement) for f in fits.values()]
+        changes += run.build(self.analysis, rest, self._statistics)
+        changes.sort(key=lambda change: self.analysis.position(self.analysis.nodes[change[0].site.nodes[0]]))
+        with run.journal.step("commit"):
+            model = edit.apply(self.model, changes) if changes else self.model
+        if run.calibration is None:
+            return Network(chosen, fits, tuple(changes), model, {}, None)
+        layers = [Layer(name, self._output(name), fit.partner) for name, fit in fits.items()]
+        with run.journal.step("measure"):
+            errors = quality.layer_errors(self.model, model, layers, run.calibration, run.options.memory // 4)
+        return Network(chosen, fits, tuple(changes), model, errors, run.quality_of(model))
+
+    def _output(self, name: str) -> str:
+        return self.analysis.nodes[name].outputs[0].name or ""
+
+    def _fits(self, candidate: Candidate) -> bool:
+        return hasattr(self._rewrites[candidate.rewrite], "fit")
+
+    def _in_order(self, candidate: Candidate) -> bool:
+        """Whether a candidate can be fitted in the order of the network."""
+        node = self.analysis.nodes[candidate.site.nodes[0]]
+        return (
+            self._run.calibration is not None and self._fits(candidate) and self.analysis.is_outermost(node)
+        )
+
+    def _refitted(self, chosen: Sequence[Candidate]) -> dict[str, Refitted]:
+        run = self._run
+        if not chosen or run.calibration is None:
+            return {}
+        with run.journal.step("fit"):
+            found = refit.refit(
+                self.analysis,
+                chosen,
+                self._fit,
+                run.calibration,
+                run.calibration.fit,
+                seed=run.options.seed,
+                memory=run.options.memory,
+            )
+        return {each.candidate.site.nodes[0]: each for each in found}
+
+    def _fit(self, candidate: Candidate, statistics: Statistics, refine: int) -> Fitted:
+        rewrite = self._rewrites[candidate.rewrite]
+        with blaming(rewrite.name, f"at {candidate.site.nodes[0]}"):
+            fitted: Fitted = rewrite.fit(  # type: ignore[attr-defined]
+                self.analysis, candidate, {candidate.site.nodes[0]: statistics}, refine=refine
+            )
+        return fitted
+
+
+def _first(calibration: Calibration, count: int) -> Feeds:
+    """The first inputs to fit on, whole batches where their size is fixed."""
+    if calibration.fixed:
+        count = max(calibration.batch, count // calibration.batch * calibration.batch)
+    return {name: array[:count] for name, array in calibration.fit.items()}

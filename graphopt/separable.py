@@ -1,0 +1,198 @@
+"""Kernels split along their axes, or into a depthwise and a pointwise one, with the least loss on given data.
+
+Both are the encoder-decoder of `graphopt.fitting`: a linear map z of the patch, then the best map from z to
+the output. For a split along the axes, "channels" are pairs of a channel and a tap on the first axes, and
+"taps" those on the others. A depthwise kernel encodes each channel on its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt import fitting
+from graphopt.core import Array
+from graphopt.fitting import RIDGE
+from graphopt.lowrank import row_norms
+from graphopt.moments import FLAT, Moments, check_dimension
+
+Float64: TypeAlias = npt.NDArray[np.float64]
+
+
+class Pair(NamedTuple):
+    """Two kernels that stand for one, and the one that they amount to.
+
+    Attributes:
+        first: of the operator that reads the input, ``[middle, in, *taps]``.
+        second: of the operator behind it, ``[out, middle, *taps]``.
+        kernel: the product, ``[out, in, *taps]``.
+    """
+
+    first: Float64
+    second: Float64
+    kernel: Float64
+
+
+# Along the axes
+
+
+def separable_errors(
+    kernel: Array, moments: Moments, first: Sequence[int], ranks: Sequence[int], *, ridge: float = RIDGE
+) -> list[float]:
+    """Predict E‖y − ŷ‖² / Var(y) for each number of channels between the two operators.
+
+    Args:
+        kernel: ``[out, in, *taps]``.
+        moments: of the patches, dimension in · taps.
+        first: the spatial axes that the first operator takes.
+        ranks: channels between the two, each at most in · taps on those axes.
+        ridge: as in `fitting.fit`.
+    """
+    folded, turned = _folded(kernel, moments, first)
+    return [p.error for p in fitting.errors(folded, turned, ranks, [None], ridge=ridge)]
+
+
+def fit_separable(
+    kernel: Array, moments: Moments, first: Sequence[int], rank: int, *, refine: int = 2, ridge: float = RIDGE
+) -> Pair:
+    """Return the two one-sided kernels of a given rank that lose least of the output's variance."""
+    folded, turned = _folded(kernel, moments, first)
+    factors = fitting.fit(folded, turned, rank, None, refine=refine, ridge=ridge).factors
+    assert factors.reduce is not None
+    out, inside, *taps = kernel.shape
+    ours = [k if axis in first else 1 for axis, k in enumerate(taps)]
+    theirs = [1 if axis in first else k for axis, k in enumerate(taps)]
+    whole = factors.kernel().reshape(out, inside, *(taps[a] for a in _axes(kernel, first)))
+    back = np.argsort([0, 1, *(2 + a for a in _axes(kernel, first))])
+    return Pair(
+        factors.reduce.reshape(rank, inside, *ours),
+        factors.core.reshape(out, rank, *theirs),
+        np.ascontiguousarray(whole.transpose(back)),
+    )
+
+
+def separable_spectrum(
+    kernel: Array, moments: Moments, first: Sequence[int], *, ridge: float = RIDGE
+) -> tuple[float, ...]:
+    """Return `fitting.input_spectrum` of the channels between the two operators."""
+    return fitting.input_spectrum(*_folded(kernel, moments, first), ridge=ridge)
+
+
+def _axes(kernel: Array, first: Sequence[int]) -> list[int]:
+    """The spatial axes, those of the first operator in front."""
+    axes = range(kernel.ndim - 2)
+    return [*(a for a in axes if a in first), *(a for a in axes if a not in first)]
+
+
+def _folded(kernel: Array, moments: Moments, first: Sequence[int]) -> tuple[Array, Moments]:
+    """The kernel as ``[out, in · taps on the first axes, taps on the others]``, and moments in that order."""
+    out, inside, *taps = kernel.shape
+    order = _axes(kernel, first)
+    turned = kernel.transpose(0, 1, *(2 + a for a in order))
+    inner = inside * math.prod(taps[a] for a in order if a in first)
+    if order != sorted(order):
+        index = np.arange(inside * math.prod(taps)).reshape(inside, *taps)
+        moments = moments.part(index.transpose(0, *(1 + a for a in order)).ravel())
+    return turned.reshape(out, inner, -1), moments
+
+
+# Depthwise, then pointwise
+
+
+def depthwise_errors(
+    kernel: Array, moments: Moments, multipliers: Sequence[int], *, ridge: float = RIDGE
+) -> list[float]:
+    """Predict E‖y − ŷ‖² / Var(y) for each number of depthwise kernels a channel.
+
+    Args:
+        kernel: ``[out, in, *taps]``.
+        moments: of the patches, dimension in · taps.
+        multipliers: kernels a channel, each below the number of taps.
+        ridge: as in `fitting.fit`.
+    """
+    weight, covariance, total = _prepared(kernel, moments, ridge)
+    channels = kernel.shape[1]
+    highest = max(multipliers)
+    # multiplier-major, so that those of a lower multiplier come first
+    encoders = _encoders(weight, covariance, channels)[:, :highest].swapaxes(0, 1)
+    inner, cross = _encoded(weight, covariance, encoders)
+    innovations = fitting.solve_lower(fitting.cholesky(inner), cross.T)
+    energy = np.sum(innovations**2, axis=1).reshape(highest, channels).sum(axis=1)
+    explained = np.cumsum(energy)
+    return [max(0.0, 1.0 - float(explained[m - 1]) / total) if total > 0 else 0.0 for m in multipliers]
+
+
+def fit_depthwise(kernel: Array, moments: Moments, multiplier: int, *, ridge: float = RIDGE) -> Pair:
+    """Return a depthwise kernel ``[in · multiplier, 1, *taps]`` and the best pointwise one behind it.
+
+    The kernels of each channel are the leading right singular vectors of its slice of the weights in the
+    metric of that channel's own covariance.
+    """
+    weight, covariance, _ = _prepared(kernel, moments, ridge)
+    out, channels, *taps = kernel.shape
+    encoders = _encoders(weight, covariance, channels)[:, :multiplier].swapaxes(0, 1)
+    point = fitting.decode(*_encoded(weight, covariance, encoders), None).core
+    deep = encoders.swapaxes(0, 1).reshape(channels * multiplier, -1)
+    point = point.reshape(out, multiplier, channels).swapaxes(1, 2).reshape(out, -1)
+    scale = row_norms(deep)
+    deep, point = deep / scale[:, None], point * scale
+    whole = np.einsum(
+        "ocm,cmt->oct", point.reshape(out, channels, -1), deep.reshape(channels, multiplier, -1)
+    )
+    return Pair(
+        deep.reshape(channels * multiplier, 1, *taps),
+        np.ascontiguousarray(point).reshape(out, -1, *(1,) * len(taps)),
+        whole.reshape(kernel.shape),
+    )
+
+
+def depthwise_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> tuple[float, ...]:
+    """Return the part of the output that each further kernel a channel carries, channels on their own."""
+    weight, covariance, _ = _prepared(kernel, moments, ridge)
+    energy = _channel_values(weight, covariance, kernel.shape[1])[0].sum(axis=0)
+    return tuple(float(e) for e in energy / max(float(energy.sum()), 1e-300))
+
+
+def _prepared(kernel: Array, moments: Moments, ridge: float) -> tuple[Float64, Float64, float]:
+    """W ``[o, d]``, S with the ridge ``[d, d]``, and the variance of the outputs."""
+    check_dimension(kernel, moments)
+    weight = kernel.reshape(len(kernel), -1).astype(np.float64)
+    size = weight.shape[1]
+    mean = float(np.trace(moments.covariance)) / size
+    covariance = moments.covariance + np.diag(np.full(size, ridge * mean if mean > 0 else 1.0))
+    return weight, covariance, float(np.sum((weight @ covariance) * weight))
+
+
+def _channel_values(weight: Float64, covariance: Float64, channels: int) -> tuple[Float64, Float64, Float64]:
+    """Energies ``[c, T]``, directions and inverse roots ``[c, T, T]`` of each channel on its own."""
+    taps = weight.shape[1] // channels
+    index = np.arange(channels)
+    own = covariance.reshape(channels, taps, channels, taps)[index, :, index, :]
+    values, vectors = np.linalg.eigh((own + own.swapaxes(1, 2)) / 2)
+    deviations = np.sqrt(np.maximum(values, FLAT * values[:, -1:]))
+    deviations = np.where(deviations > 0, deviations, 1.0)
+    root, inverse = vectors * deviations[:, None, :], (vectors / deviations[:, None, :]).swapaxes(1, 2)
+    sliced = np.einsum("oct,ctu->cou", weight.reshape(len(weight), channels, taps), root)
+    energy, directions = np.linalg.eigh(sliced.swapaxes(1, 2) @ sliced)
+    return np.maximum(energy[:, ::-1], 0.0), directions[:, :, ::-1].swapaxes(1, 2), inverse
+
+
+def _encoders(weight: Float64, covariance: Float64, channels: int) -> Float64:
+    """All kernels of each channel, ``[c, T, T]``, the most important first; their outputs have variance 1."""
+    _, directions, inverse = _channel_values(weight, covariance, channels)
+    return directions @ inverse
+
+
+def _encoded(weight: Float64, covariance: Float64, encoders: Float64) -> tuple[Float64, Float64]:
+    """S_zz ``[m·c, m·c]`` and S_yz ``[o, m·c]`` of the depthwise outputs z, for encoders ``[m, c, T]``."""
+    multiplier, channels, taps = encoders.shape
+    size = channels * taps
+    half = np.einsum("mct,ctd->mcd", encoders, covariance.reshape(channels, taps, size))
+    half = half.reshape(multiplier * channels, channels, taps)
+    inner = np.einsum("zct,mct->zmc", half, encoders).reshape(multiplier * channels, -1)
+    cross = np.einsum("oct,mct->omc", (weight @ covariance).reshape(-1, channels, taps), encoders)
+    return (inner + inner.T) / 2, cross.reshape(len(weight), -1)
