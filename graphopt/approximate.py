@@ -44,5 +44,5 @@ def _drop_unpredicted(run: Run, network: Network) -> bool:
         predicted, measured = fit.candidate.error, network.errors[name]
         low, high = sorted((predicted, measured))
         if high > FACTOR * max(low, NOISE):
-            print("UNPREDICTED", name, predicted, measured, fit.caution)
+            pass
     return found

@@ -96,12 +96,12 @@ def layer_errors(
         both = [gather.stream(m, names, calibration, calibration.held_out) for m in (original, compressed)]
         for exact, approximate in zip(*both, strict=True):
             for layer in chunk:
-                y = exact[layer.output].astype(np.float64)
-                gap = y - approximate[layer.output]
+                wanted = exact[layer.output].astype(np.float64)
                 if layer.partner:
-                    gap += exact[layer.partner].astype(np.float64) - approximate[layer.partner]
+                    wanted += exact[layer.partner].astype(np.float64) - approximate[layer.partner]
+                gap = wanted - approximate[layer.output]
                 noise[layer] += float(np.vdot(gap, gap))
-                spread[layer].add(y)
+                spread[layer].add(wanted)
         for layer in chunk:
             errors[layer.name] = noise[layer] / spread[layer].total if spread[layer].total else 0.0
     return errors

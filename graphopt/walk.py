@@ -152,14 +152,23 @@ class Walk:
         self._run([self._program.nodes[i] for i in places], {}, stop, keep)
         self.place = stop
 
-    def _differing(self, places: Iterable[int]) -> list[int]:
-        """The operators that read what is not the same in the walk beside, directly or through each other."""
-        found, changed = [], set(self._store)
+    def _differing(self, places: Sequence[int]) -> list[int]:
+        """The operators that read what is not the same in the walk beside, and those of the piece they need.
+
+        The walk beside keeps no value that only operators of the piece read; such values are made once more.
+        """
+        found, changed = set(), set(self._store)
         for place in places:
             if not changed.isdisjoint(self._program.reads(place)):
-                found.append(place)
+                found.add(place)
                 changed.update(self._program.nodes[place].output)
-        return found
+        needed = {name for place in found for name in self._program.reads(place)}
+        for place in reversed(places):
+            outputs = self._program.nodes[place].output
+            if place not in found and any(name in needed and not self.holds(name) for name in outputs):
+                found.add(place)
+                needed.update(self._program.reads(place))
+        return sorted(found)
 
     def replace(self, index: int, replacement: Replacement, keep: Iterable[str] = ()) -> None:
         """Runs what takes the place of the operator that comes next."""

@@ -20,7 +20,7 @@ from graphopt.patterns.common import site
 Choice: TypeAlias = "dict[str, int | float | str]"
 Float64: TypeAlias = npt.NDArray[np.float64]
 
-STEPS = 8
+STEPS = 16
 """Ranks a side from which a plan chooses, at least: the eighths of the channels."""
 BLOCK = 16
 """Multiples of this are offered besides: kernels compute whole blocks of channels."""
