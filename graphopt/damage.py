@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEAST_SLOPE, MOST_SLOPE = 0.7, 2.0
-"""Of log damage over log error beyond what was probed."""
+"""Of log damage over log error above what was probed."""
+SMALL_SLOPE = 1.0
+"""Below what was probed: of small errors the damage is a quadratic form, and both are squares."""
 LARGEST_ERROR = 1.0 - 1e-9
 """Relative errors at or above 1 count as this, so that their damage stays finite."""
 LEAST_DAMAGE = 1e-12
@@ -50,7 +52,7 @@ class Sensitivity:
         if len(logs) == 1:
             return math.exp(logs[0][1] + at - logs[0][0])
         if at <= logs[0][0]:
-            (x, y), slope = logs[0], _slope(logs[0], logs[1])
+            (x, y), slope = logs[0], SMALL_SLOPE
         elif at >= logs[-1][0]:
             (x, y), slope = logs[-1], _slope(logs[-2], logs[-1])
         else:

@@ -27,7 +27,7 @@ from graphopt.runtime import Feeds
 from graphopt.store import Store
 from graphopt.walk import Program, Walk
 
-LEVELS = (0.03, 0.1, 0.3)
+LEVELS = (0.01, 0.05, 0.25)
 """Relative errors of a layer that are probed, about."""
 INPUTS = 128
 """Inputs that are run for each probe, at most."""

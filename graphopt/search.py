@@ -22,7 +22,9 @@ from graphopt.run import Change, Run
 from graphopt.runtime import Feeds
 
 PLANNED_ON = 384
-"""Inputs whose statistics the plan is made from; the chosen layers are then fitted to all."""
+"""Inputs whose statistics the plan is made from, at most; the chosen layers are then fitted to all."""
+PROBED_ON = 0.25
+"""Part of the inputs to fit on that the plan's statistics leave out: to probe on what was fitted flatters it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,17 @@ class Search:
                 for linear in needs(self.analysis)
                 if self.analysis.is_outermost(linear.node)
             }
-            some = _first(calibration, PLANNED_ON)
+            some = _some(calibration, 0, min(PLANNED_ON, self._apart(calibration)))
             linears = list(needed.values())
             return gather.statistics(self.analysis, linears, calibration, some, run.options.seed)
+
+    @staticmethod
+    def _apart(calibration: Calibration) -> int:
+        """The first of the inputs that are probed on."""
+        start = calibration.fitted - max(1, int(PROBED_ON * calibration.fitted))
+        if calibration.fixed:
+            start -= start % calibration.batch
+        return max(start, calibration.batch if calibration.fixed else 1)
 
     # ------------------------------------------------------------ damage
 
@@ -94,7 +104,8 @@ class Search:
             if name in self._statistics and self._fits(candidate):
                 layers.setdefault(name, []).append(candidate)
         macs = self.analysis.totals.macs
-        count = probe.inputs_to_probe(macs, run.calibration.fitted, len(layers))
+        left = run.calibration.fitted - self._apart(run.calibration)
+        count = probe.inputs_to_probe(macs, left, len(layers))
         with run.journal.step("probe"):
             return probe.sensitivities(
                 self.analysis,
@@ -102,7 +113,7 @@ class Search:
                 self._statistics,
                 self._fit,
                 run.calibration,
-                _first(run.calibration, count),
+                _some(run.calibration, self._apart(run.calibration), count),
                 [v.name or "" for v in self.model.graph.outputs if run.counts(v.name or "")],
                 run.options.memory,
             )
@@ -175,8 +186,8 @@ class Search:
         return fitted
 
 
-def _first(calibration: Calibration, count: int) -> Feeds:
-    """The first inputs to fit on, whole batches where their size is fixed."""
+def _some(calibration: Calibration, start: int, count: int) -> Feeds:
+    """Some of the inputs to fit on, whole batches where their size is fixed."""
     if calibration.fixed:
         count = max(calibration.batch, count // calibration.batch * calibration.batch)
-    return {name: array[:count] for name, array in calibration.fit.items()}
+    return {name: array[start : start + count] for name, array in calibration.fit.items()}
