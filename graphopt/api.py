@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import onnx
 import onnx_ir as ir
 
-from graphopt import calibrate, feeds, latency, quality, verification
+from graphopt import calibrate, feeds, latency, progress, quality, verification
 from graphopt import model as files
 from graphopt import rewrites as catalogue
 from graphopt.calibrate import Given
@@ -142,8 +142,9 @@ def _open(model: AnyModel) -> Source:
     Raises:
         InputError: it can't be read, or is no valid model.
     """
-    source = files.load(model)
-    validate(source.model, source.path)
+    with progress.step("load"):
+        source = files.load(model)
+        validate(source.model, source.path)
     return source
 
 
@@ -249,7 +250,8 @@ def verify(
         if inputs.problem:
             raise InputError(f"{original.path}: {inputs.problem}")
         compared = inputs.feeds
-    return verification.check_model(original.model, rewritten.model, compared, counted)
+    with progress.step("verify"):
+        return verification.check_model(original.model, rewritten.model, compared, counted)
 
 
 def _verify_quality(

@@ -34,6 +34,7 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model.")]
 Reference = Annotated[Path, typer.Argument(metavar="REFERENCE", help="The original model.")]
 Candidate = Annotated[Path, typer.Argument(metavar="CANDIDATE", help="The rewritten model.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress: the result and errors alone.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.", min=0)]
 Shapes = Annotated[
     list[str] | None,

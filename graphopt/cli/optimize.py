@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphopt.cli import common
+from graphopt.cli.progress import shown
 from graphopt.errors import BudgetError, GraphOptError, InputError, VerificationError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def optimize(
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Not supported yet.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Not supported yet.")] = None,
     json: common.Json = False,
+    quiet: common.Quiet = False,
     shape: common.Shapes = None,
     seed: common.Seed = 0,
 ) -> int:
@@ -73,22 +75,23 @@ def optimize(
     try:
         from graphopt import api
 
-        result: Result = api.optimize(
-            model,
-            options["budget"],
-            calibration,
-            aim=aim.value,
-            only=common.names(only),
-            skip=common.names(skip),
-            at=at or (),
-            keep=keep or (),
-            outputs=output or (),
-            options=options["set"],
-            shapes=options["shapes"],
-            seed=seed,
-            gate=gate,
-            freeze_initializers=freeze_initializers,
-        )
+        with shown(quiet=quiet, json=json):
+            result: Result = api.optimize(
+                model,
+                options["budget"],
+                calibration,
+                aim=aim.value,
+                only=common.names(only),
+                skip=common.names(skip),
+                at=at or (),
+                keep=keep or (),
+                outputs=output or (),
+                options=options["set"],
+                shapes=options["shapes"],
+                seed=seed,
+                gate=gate,
+                freeze_initializers=freeze_initializers,
+            )
     except (BudgetError, VerificationError) as failure:
         error, result = failure, failure.result
     written = None if dry_run or error else out

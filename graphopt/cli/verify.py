@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphopt.cli import common
+from graphopt.cli.progress import shown
 
 
 def verify(
@@ -12,6 +13,7 @@ def verify(
     budget: common.Budget = None,
     output: common.Outputs = None,
     json: common.Json = False,
+    quiet: common.Quiet = False,
     shape: common.Shapes = None,
     seed: common.Seed = 0,
 ) -> int:
@@ -24,15 +26,16 @@ def verify(
     from graphopt.report import json as documents
     from graphopt.report import text
 
-    found = api.verify(
-        reference,
-        candidate,
-        calibration,
-        budget=options["budget"],
-        outputs=output or (),
-        shapes=options["shapes"],
-        seed=seed,
-    )
+    with shown(quiet=quiet, json=json):
+        found = api.verify(
+            reference,
+            candidate,
+            calibration,
+            budget=options["budget"],
+            outputs=output or (),
+            shapes=options["shapes"],
+            seed=seed,
+        )
     if json:
         common.emit(documents.dumps(documents.verification(found)))
     else:
