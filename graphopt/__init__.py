@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from graphopt.errors import GraphOptError as GraphOptError
     from graphopt.errors import InputError as InputError
     from graphopt.errors import VerificationError as VerificationError
+    from graphopt.images import Images as Images
     from graphopt.result import Result as Result
 
 _HOMES = {
@@ -54,6 +55,7 @@ _HOMES = {
     "GraphOptError": "graphopt.errors",
     "InputError": "graphopt.errors",
     "VerificationError": "graphopt.errors",
+    "Images": "graphopt.images",
     "Result": "graphopt.result",
 }
 

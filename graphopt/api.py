@@ -21,6 +21,7 @@ from graphopt.observe import snapshot
 from graphopt.options import Options
 from graphopt.pipeline import optimize as run_pipeline
 from graphopt.result import Result
+from graphopt.suggest import hint
 from graphopt.survey import Scan, survey
 from graphopt.validate import validate
 from graphopt.verification import Verification
@@ -189,7 +190,7 @@ def make_budget(given: Budget | Mapping[str, float] | None) -> Budget:
     known = [f.name for f in fields(Budget)]
     for key, value in values.items():
         if key not in known:
-            raise InputError(f"--budget {key}: no such key; there are {', '.join(known)}")
+            raise InputError(f"--budget {key}: no such key; {hint(key, known)}")
         if value is None:
             continue
         if not value > 0 or (key != "sqnr" and value > 1) or value == float("inf"):

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphopt.errors import InputError
+
+if TYPE_CHECKING:
+    from graphopt.calibrate import Given
 
 
 class ExternalData(str, Enum):
@@ -42,7 +45,11 @@ Shapes = Annotated[
 ]
 Calibration = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Preprocessed inputs: .npz, .npy, or a folder of them."),
+    typer.Option(metavar="FILE", help="Preprocessed inputs: .npz, .npy, or a folder of them or of images."),
+]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(metavar="PRESET|FILE.toml", help="How images become inputs, such as imagenet."),
 ]
 Budget = Annotated[
     list[str] | None,
@@ -78,6 +85,21 @@ def parse(budget: list[str] | None, settings: list[str] | None, shape: list[str]
         "set": dict(pairs("--set", settings)),
         "shapes": shapes(shape),
     }
+
+
+def calibration(inputs: Path | None, preprocess: str | None) -> Given | None:
+    """The calibration inputs of --calibration and --preprocess.
+
+    Raises:
+        InputError: --preprocess stands alone, or names neither a preset nor a readable file.
+    """
+    if preprocess is None:
+        return inputs
+    if inputs is None:
+        raise InputError("--preprocess says how images are read: name their folder with --calibration")
+    from graphopt import images
+
+    return images.Images(inputs, images.preset(preprocess))
 
 
 def shapes(given: list[str] | None) -> dict[str, tuple[int, ...]]:

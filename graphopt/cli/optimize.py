@@ -23,6 +23,7 @@ def optimize(
         Path | None, typer.Option("-o", "--out", metavar="OUT", help="The model to write.")
     ] = None,
     calibration: common.Calibration = None,
+    preprocess: common.Preprocess = None,
     budget: common.Budget = None,
     only: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these rewrites.")] = None,
     skip: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Not these rewrites.")] = None,
@@ -79,7 +80,7 @@ def optimize(
             result: Result = api.optimize(
                 model,
                 options["budget"],
-                calibration,
+                common.calibration(calibration, preprocess),
                 aim=aim.value,
                 only=common.names(only),
                 skip=common.names(skip),

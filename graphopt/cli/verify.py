@@ -10,6 +10,7 @@ def verify(
     reference: common.Reference,
     candidate: common.Candidate,
     calibration: common.Calibration = None,
+    preprocess: common.Preprocess = None,
     budget: common.Budget = None,
     output: common.Outputs = None,
     json: common.Json = False,
@@ -30,7 +31,7 @@ def verify(
         found = api.verify(
             reference,
             candidate,
-            calibration,
+            common.calibration(calibration, preprocess),
             budget=options["budget"],
             outputs=output or (),
             shapes=options["shapes"],
