@@ -16,6 +16,7 @@ from graphopt._version import __version__
 
 if TYPE_CHECKING:
     from graphopt.api import bench as bench
+    from graphopt.api import diff as diff
     from graphopt.api import optimize as optimize
     from graphopt.api import scan as scan
     from graphopt.api import verify as verify
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "bench": "graphopt.api",
+    "diff": "graphopt.api",
     "optimize": "graphopt.api",
     "scan": "graphopt.api",
     "verify": "graphopt.api",

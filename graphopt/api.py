@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import onnx
 import onnx_ir as ir
 
-from graphopt import calibrate, feeds, latency, progress, quality, verification
+from graphopt import calibrate, feeds, latency, model_diff, progress, quality, verification
 from graphopt import model as files
 from graphopt import rewrites as catalogue
 from graphopt.calibrate import Given
@@ -334,3 +334,39 @@ def bench(
     return latency.compare(
         original.model, rewritten.model, inputs, threads=threads, repeat=repeat, provider=provider
     )
+
+
+def diff(
+    before: AnyModel, after: AnyModel, *, shapes: Shapes | None = None, seed: int = 0
+) -> model_diff.Diff:
+    """Finds what changed between two models, whoever changed it.
+
+    Args:
+        before: the model as it was.
+        after: the model as it is.
+        shapes: sizes of inputs whose shape leaves some open, by input name.
+        seed: of the input for a model that has to be run once to see its shapes.
+
+    Returns:
+        The changes; truthy when there are any.
+
+    Raises:
+        InputError: a model can't be read.
+    """
+    original, changed = _open(before), _open(after)
+    with progress.step("compare"):
+        different = verification.interface(original.model, changed.model)
+        sizes = dict(shapes or {})
+        views = [snapshot(each.model, bindings=sizes, known={}, seed=seed) for each in (original, changed)]
+        layers, same = model_diff.compare(*views)
+        return model_diff.Diff(
+            original,
+            changed,
+            views[0].totals,
+            views[1].totals,
+            layers,
+            same,
+            model_diff.operators(*views),
+            model_diff.others(*views),
+            "" if different is None else different.note,
+        )

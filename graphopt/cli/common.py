@@ -36,6 +36,8 @@ class Aim(str, Enum):
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model.")]
 Reference = Annotated[Path, typer.Argument(metavar="REFERENCE", help="The original model.")]
 Candidate = Annotated[Path, typer.Argument(metavar="CANDIDATE", help="The rewritten model.")]
+Before = Annotated[Path, typer.Argument(metavar="A", help="The model as it was.")]
+After = Annotated[Path, typer.Argument(metavar="B", help="The model as it is.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress: the result and errors alone.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.", min=0)]

@@ -13,13 +13,12 @@ from PIL import Image
 from small_models import classifier, cli, info, model, node, saved, weight
 
 import graphopt
-from graphopt import Images, calibrate, files, images
+from graphopt import Images, calibrate, images
 from graphopt import model as models
 from graphopt.errors import InputError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 PHOTOS, SQUEEZENET = DATA / "inputs" / "imagenet", DATA / "models" / "squeezenet1.1-imagenet.onnx"
-assert files
 
 
 def pixels(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:
