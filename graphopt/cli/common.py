@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphopt.cli import complete
 from graphopt.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,11 +52,19 @@ Calibration = Annotated[
 ]
 Preprocess = Annotated[
     str | None,
-    typer.Option(metavar="PRESET|FILE.toml", help="How images become inputs, such as imagenet."),
+    typer.Option(
+        metavar="PRESET|FILE.toml",
+        autocompletion=complete.preset,
+        help="How images become inputs, such as imagenet.",
+    ),
 ]
 Budget = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="What the result has to reach, such as macs=0.7. Repeatable."),
+    typer.Option(
+        metavar="KEY=VALUE",
+        autocompletion=complete.budget,
+        help="What the result has to reach, such as macs=0.7. Repeatable.",
+    ),
 ]
 Outputs = Annotated[
     list[str] | None, typer.Option("--output", metavar="NAME", help="An output that counts. Repeatable.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphopt.cli import common
+from graphopt.cli import common, complete
 from graphopt.cli.progress import shown
 from graphopt.errors import BudgetError, GraphOptError, InputError, VerificationError
 
@@ -25,8 +25,14 @@ def optimize(
     calibration: common.Calibration = None,
     preprocess: common.Preprocess = None,
     budget: common.Budget = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these rewrites.")] = None,
-    skip: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Not these rewrites.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A,B", autocompletion=complete.rewrites, help="Only these rewrites."),
+    ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A,B", autocompletion=complete.rewrites, help="Not these rewrites."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="REWRITE.OPTION=VALUE", help="An option of a rewrite. Repeatable."),

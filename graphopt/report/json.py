@@ -240,9 +240,8 @@ def diff(result: Diff) -> dict[str, Any]:
     ``{"schema_version", "graphopt", "different", "before": {"model", "totals"}, "after": {"model", "totals"},
     "layers": [{"change" (added, removed, changed or weights), "rewrites": [name], "before": [layer],
     "after": [layer], "macs_before", "macs_after"}], "same_layers", "operators": {op: [before, after]},
-    "other": [{"name", "op", "attributes", "constants" (whether they differ)}], "interface"}``; a layer is what
-    ``scan --json`` says of one, less ``share``, ``pointwise`` and
-    ``opportunities``.
+    "other": [{"name", "op", "attributes", "constants" (whether they differ)}], "interface"}``; a layer is
+    what ``scan --json`` says of one, less ``share``, ``pointwise`` and ``opportunities``.
     """
     return {
         **_head(),

@@ -306,10 +306,12 @@ def diff(result: Diff) -> None:
     shown = [layer for layer in result.layers if layer.change != "weights"]
     if shown:
         table = _table("layer", "before", "after", ">MACs", ">to", "by")
+        table.columns[0].overflow = "fold"  # in one table many names differ in the middle alone
+        table.columns[1].no_wrap = table.columns[2].no_wrap = True
         for layer in shown:
             first = (layer.before or layer.after)[0]
             table.add_row(
-                escape(_shortened(first.name, 22)),
+                escape(_shortened(first.name, 60)),
                 _forms(layer.before) or "–",
                 _forms(layer.after) or "–",
                 count(layer.macs_before) if layer.before else "–",
