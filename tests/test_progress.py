@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from small_models import classifier, samples, saved
 import graphopt
 from graphopt import progress
 
+COMMAND = (sys.executable, "-m", "graphopt")
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 
 
@@ -117,12 +119,12 @@ class Seen:
     out: str
 
 
-def at_terminal(*arguments: object, interrupt: bool = False) -> Seen:
+def at_terminal(*arguments: object, interrupt: bool = False, program: Sequence[str] = COMMAND) -> Seen:
     """A command whose standard error is a pseudo-terminal; Ctrl-C once it shows progress, if asked."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
     child = subprocess.Popen(
-        [sys.executable, "-m", "graphopt", *map(str, arguments)],
+        [*program, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=theirs,
         env=environment,
@@ -197,6 +199,30 @@ def test_ctrl_c_leaves_one_line_and_the_cursor(slow: tuple[object, ...]) -> None
     assert seen.code == 130
     assert seen.terminal.count(HIDE) == seen.terminal.count(SHOW) == 1
     assert left_behind(seen.terminal) == "graphopt: interrupted; nothing was written"
+
+
+FAILS = """
+import sys, time
+from unittest import mock
+from graphopt import __main__, api, progress
+from graphopt.errors import InputError
+
+def slow(*_, **__):
+    with progress.step("analyse"):
+        time.sleep(1.8)
+        raise InputError("the model is odd")
+
+sys.argv = ["graphopt", "scan", "model.onnx"]
+with mock.patch.object(api, "scan", slow):
+    sys.exit(__main__.main())
+"""
+
+
+def test_an_error_leaves_one_line_and_the_cursor() -> None:
+    seen = at_terminal(program=(sys.executable, "-c", FAILS))
+    assert seen.code == 2 and "analyse" in seen.terminal
+    assert seen.terminal.count(HIDE) == seen.terminal.count(SHOW) == 1
+    assert left_behind(seen.terminal) == "graphopt: the model is odd"
 
 
 @pytest.mark.parametrize("silent", ["--quiet", "-q", "--json"])

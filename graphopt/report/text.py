@@ -306,7 +306,7 @@ def diff(result: Diff) -> None:
     shown = [layer for layer in result.layers if layer.change != "weights"]
     if shown:
         table = _table("layer", "before", "after", ">MACs", ">to", "by")
-        table.columns[0].overflow = "fold"  # in one table many names differ in the middle alone
+        table.columns[0].overflow = table.columns[5].overflow = "fold"  # names often differ in the middle
         table.columns[1].no_wrap = table.columns[2].no_wrap = True
         for layer in shown:
             first = (layer.before or layer.after)[0]

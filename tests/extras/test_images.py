@@ -278,3 +278,19 @@ def test_photographs_for_squeezenet(tmp_path: Path) -> None:
         plain = (plain - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
         np.testing.assert_allclose(array, plain.transpose(2, 0, 1), atol=1e-5)
     assert graphopt.verify(SQUEEZENET, SQUEEZENET, Images(tmp_path, "imagenet"))
+
+
+# ---------------------------------------------------------------- the README
+
+
+def test_the_file_that_the_readme_shows(tmp_path: Path) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    text = readme.split("```toml\n", 1)[1].split("```", 1)[0]
+    Image.fromarray(pixels(300, 400)).save(tmp_path / "a.png")
+    found = loaded(tmp_path, reads("N", None, None, 3), toml(tmp_path / "photos.toml", text))
+    assert found.shape == (1, 224, 192, 3)
+
+
+def test_the_readme_names_every_preset() -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in readme for name in images.PRESETS)
