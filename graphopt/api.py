@@ -357,7 +357,10 @@ def diff(
     with progress.step("compare"):
         different = verification.interface(original.model, changed.model)
         sizes = dict(shapes or {})
-        views = [snapshot(each.model, bindings=sizes, known={}, seed=seed) for each in (original, changed)]
+        views = [  # an initializer is compared by what it holds, even where a caller may override it
+            snapshot(each.model, bindings=sizes, known={}, frozen=True, seed=seed)
+            for each in (original, changed)
+        ]
         layers, same = model_diff.compare(*views)
         return model_diff.Diff(
             original,

@@ -113,6 +113,11 @@ def test_operators_that_are_no_layers() -> None:
     )
 
 
+def test_initializers_that_are_inputs_too_count_by_what_they_hold() -> None:
+    before, after = conv_bn(overridable=["w"]), conv_bn()
+    assert graphopt.diff(before, after).same_layers == 1
+
+
 def test_another_interface() -> None:
     after = conv_bn(outputs={"y": ["N", 8, 8, 8]})
     assert "outputs" in graphopt.diff(conv_bn(), after).interface

@@ -176,7 +176,7 @@ def left_behind(terminal: str) -> str:
 def slow(tmp_path: Path) -> tuple[object, ...]:
     """A command that takes some seconds, whatever the machine."""
     path = saved(classifier(), tmp_path / "model.onnx")
-    return ("bench", path, path, "--shape", "x=64x8x8x8", "--repeat", "6000")
+    return ("bench", path, path, "--shape", "x=64x8x8x8", "--repeat", "10000")
 
 
 def test_slow_work_is_shown_and_leaves_no_trace(slow: tuple[object, ...]) -> None:
