@@ -16,6 +16,7 @@ from graphopt._version import __version__
 
 if TYPE_CHECKING:
     from graphopt.api import bench as bench
+    from graphopt.api import diff as diff
     from graphopt.api import optimize as optimize
     from graphopt.api import scan as scan
     from graphopt.api import verify as verify
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from graphopt.errors import GraphOptError as GraphOptError
     from graphopt.errors import InputError as InputError
     from graphopt.errors import VerificationError as VerificationError
+    from graphopt.images import Images as Images
     from graphopt.result import Result as Result
 
 _HOMES = {
     "bench": "graphopt.api",
+    "diff": "graphopt.api",
     "optimize": "graphopt.api",
     "scan": "graphopt.api",
     "verify": "graphopt.api",
@@ -54,6 +57,7 @@ _HOMES = {
     "GraphOptError": "graphopt.errors",
     "InputError": "graphopt.errors",
     "VerificationError": "graphopt.errors",
+    "Images": "graphopt.images",
     "Result": "graphopt.result",
 }
 

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import onnx
 import onnx_ir as ir
 
-from graphopt import calibrate, feeds, latency, quality, verification
+from graphopt import calibrate, feeds, latency, model_diff, progress, quality, verification
 from graphopt import model as files
 from graphopt import rewrites as catalogue
 from graphopt.calibrate import Given
@@ -21,6 +21,7 @@ from graphopt.observe import snapshot
 from graphopt.options import Options
 from graphopt.pipeline import optimize as run_pipeline
 from graphopt.result import Result
+from graphopt.suggest import hint
 from graphopt.survey import Scan, survey
 from graphopt.validate import validate
 from graphopt.verification import Verification
@@ -142,8 +143,9 @@ def _open(model: AnyModel) -> Source:
     Raises:
         InputError: it can't be read, or is no valid model.
     """
-    source = files.load(model)
-    validate(source.model, source.path)
+    with progress.step("load"):
+        source = files.load(model)
+        validate(source.model, source.path)
     return source
 
 
@@ -188,7 +190,7 @@ def make_budget(given: Budget | Mapping[str, float] | None) -> Budget:
     known = [f.name for f in fields(Budget)]
     for key, value in values.items():
         if key not in known:
-            raise InputError(f"--budget {key}: no such key; there are {', '.join(known)}")
+            raise InputError(f"--budget {key}: no such key; {hint(key, known)}")
         if value is None:
             continue
         if not value > 0 or (key != "sqnr" and value > 1) or value == float("inf"):
@@ -249,7 +251,8 @@ def verify(
         if inputs.problem:
             raise InputError(f"{original.path}: {inputs.problem}")
         compared = inputs.feeds
-    return verification.check_model(original.model, rewritten.model, compared, counted)
+    with progress.step("verify"):
+        return verification.check_model(original.model, rewritten.model, compared, counted)
 
 
 def _verify_quality(
@@ -331,3 +334,42 @@ def bench(
     return latency.compare(
         original.model, rewritten.model, inputs, threads=threads, repeat=repeat, provider=provider
     )
+
+
+def diff(
+    before: AnyModel, after: AnyModel, *, shapes: Shapes | None = None, seed: int = 0
+) -> model_diff.Diff:
+    """Finds what changed between two models, whoever changed it.
+
+    Args:
+        before: the model as it was.
+        after: the model as it is.
+        shapes: sizes of inputs whose shape leaves some open, by input name.
+        seed: of the input for a model that has to be run once to see its shapes.
+
+    Returns:
+        The changes; truthy when there are any.
+
+    Raises:
+        InputError: a model can't be read.
+    """
+    original, changed = _open(before), _open(after)
+    with progress.step("compare"):
+        different = verification.interface(original.model, changed.model)
+        sizes = dict(shapes or {})
+        views = [  # an initializer is compared by what it holds, even where a caller may override it
+            snapshot(each.model, bindings=sizes, known={}, frozen=True, seed=seed)
+            for each in (original, changed)
+        ]
+        layers, same = model_diff.compare(*views)
+        return model_diff.Diff(
+            original,
+            changed,
+            views[0].totals,
+            views[1].totals,
+            layers,
+            same,
+            model_diff.operators(*views),
+            model_diff.others(*views),
+            "" if different is None else different.note,
+        )

@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import runtime
+from graphopt import images, runtime
 from graphopt.bindings import fixed
 from graphopt.errors import InputError
+from graphopt.images import Images
 from graphopt.runtime import Feeds
 
-Given: TypeAlias = "str | os.PathLike[str] | Mapping[str, npt.NDArray[Any]] | npt.NDArray[Any]"
-"""Calibration inputs as a caller may give them: a path, arrays by input name, or one array."""
+Given: TypeAlias = "str | os.PathLike[str] | Mapping[str, npt.NDArray[Any]] | npt.NDArray[Any] | Images"
+"""Calibration inputs as a caller may give them: a path, arrays by input name, one array, or images."""
 
 FIT_PARTS, ALL_PARTS = 3, 4
 """Of every four inputs three are fitted to, and one is held out."""
@@ -116,7 +117,7 @@ def read(given: Given, model: ir.Model) -> tuple[Feeds, int | None]:
     Raises:
         InputError: as `load`.
     """
-    where, arrays = _arrays(given)
+    where, arrays = _arrays(given, model)
     inputs = {value.name or "": value for value in model.graph.inputs if not value.is_initializer()}
     if len(arrays) == 1 and len(inputs) == 1:
         arrays = {next(iter(inputs)): next(iter(arrays.values()))}
@@ -142,8 +143,10 @@ def _listed(names: Mapping[str, object]) -> str:
     return ", ".join(repr(name) for name in names) or "nothing"
 
 
-def _arrays(given: Given) -> tuple[str, dict[str, npt.NDArray[Any]]]:
+def _arrays(given: Given, model: ir.Model) -> tuple[str, dict[str, npt.NDArray[Any]]]:
     """Where the arrays come from, and the arrays by key."""
+    if isinstance(given, Images):
+        return str(given.folder), given.load(model)
     if isinstance(given, np.ndarray):
         return "calibration", {"": given}
     if isinstance(given, Mapping):
@@ -151,6 +154,7 @@ def _arrays(given: Given) -> tuple[str, dict[str, npt.NDArray[Any]]]:
     path = Path(given)
     if not path.is_dir():
         return str(path), _read_file(path)
+    images.refuse(path)
     files = sorted(p for p in path.iterdir() if p.suffix in (".npy", ".npz"))
     if not files:
         raise InputError(f"{path}: the folder holds no .npy or .npz file")

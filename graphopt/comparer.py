@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import onnx_ir as ir
 
+from graphopt import progress
 from graphopt.runtime import Feeds
 from graphopt.verification import Reference, Verification
 
@@ -41,7 +42,7 @@ class Comparer:
             if before is reference and after is candidate:
                 return future
             future.cancel()
-        future = self._worker.submit(self.expect(reference).check, candidate)
+        future = self._worker.submit(progress.carried(self.expect(reference).check), candidate)
         self._pending = (reference, candidate, future)
         return future
 

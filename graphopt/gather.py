@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import patches, runtime
+from graphopt import patches, progress, runtime
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
@@ -35,7 +35,7 @@ def stream(
     given = [name for name in names if name in feeds]
     wanted = [name for name in names if name not in feeds]
     running = runtime.session(runtime.structure(model), optimised=False, outputs=wanted) if wanted else None
-    for part in calibration.batches(feeds):
+    for part in progress.track(list(calibration.batches(feeds)), "inputs"):
         values = {name: part[name] for name in given}
         if running is not None:
             values.update(zip(wanted, runtime.run(running, part, wanted), strict=True))

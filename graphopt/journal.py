@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from graphopt import progress
 from graphopt.core import Candidate, Plan, Rejection, Site, Verdict
 from graphopt.report import Applied, Left
 
@@ -33,10 +34,11 @@ class Journal:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Adds the time within to a step."""
+        """Adds the time within to a step, and shows the step while it lasts."""
         start = time.perf_counter()
         try:
-            yield
+            with progress.step(name):
+                yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import feeds, regions, runtime
+from graphopt import feeds, progress, regions, runtime
 from graphopt.analysis import Analysis
 from graphopt.core import Candidate, Replacement
 from graphopt.errors import InputError
@@ -90,7 +90,7 @@ def slower(
     A change without a saving of MACs has to be at least as fast, give or take `NOISE`.
     """
     found: dict[Candidate, str] = {}
-    for candidate, change in changes:
+    for candidate, change in progress.track(changes, "regions", describe=lambda c: c[0].site.nodes[0]):
         region = regions.region(analysis, candidate, change, "r/")
         rng = np.random.default_rng(seed)
         feed = {name: runtime.random_array(rng, *given) for name, given in region.inputs.items()}
@@ -111,7 +111,7 @@ def _paired(
     for running in sessions * WARM_UP:
         runtime.run(running, feed)
     seconds = np.empty((repeat, 2))
-    for pair in range(repeat):
+    for pair in progress.track(range(repeat), "pairs of runs"):
         for which in (0, 1) if pair % 2 == 0 else (1, 0):
             start = time.perf_counter()
             sessions[which].run(None, feed)

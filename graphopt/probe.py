@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 
 from graphopt import kernel as algebra
-from graphopt import runtime
+from graphopt import progress, runtime
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
@@ -81,7 +81,8 @@ def sensitivities(
     with Store(memory) as store:
         walk = Walk(program, batches, store)
         linears = {name: analysis.linear(analysis.nodes[name]) for name in candidates}
-        for name in sorted(candidates, key=lambda n: program.index[analysis.nodes[n]]):
+        ordered = sorted(candidates, key=lambda n: program.index[analysis.nodes[n]])
+        for name in progress.track(ordered, "layers", describe=str):
             linear = linears[name]
             assert linear is not None
             place = program.index[linear.node]

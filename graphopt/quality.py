@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import gather, regions, runtime
+from graphopt import gather, progress, regions, runtime
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.compare import Difference, agreement
@@ -184,7 +184,7 @@ def measure(
     gaps = {name: Difference() for name in names}
     equal: dict[str, float] = {}
     count = 0
-    for part in calibration.batches(feeds):
+    for part in progress.track(list(calibration.batches(feeds)), "inputs"):
         size = min(len(array) for array in part.values())
         count += size
         pairs = zip(*(runtime.run(s, part, names) for s in sessions), strict=True)

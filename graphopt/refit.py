@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from graphopt import fitting, patches
+from graphopt import fitting, patches, progress
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
@@ -92,7 +92,8 @@ def refit(
     with Store(memory // 2) as ours, Store(memory // 2) as theirs, ThreadPoolExecutor(2) as pool:
         original = Walk(program, batches, ours)
         compressed = Walk(program, batches, theirs, beside=original)
-        for number, candidate in enumerate(sorted(chosen, key=places.__getitem__)):
+        ordered = progress.track(sorted(chosen, key=places.__getitem__), "layers", describe=_layer)
+        for number, candidate in enumerate(ordered):
             linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
             assert linear is not None
             place = places[candidate]
@@ -111,6 +112,10 @@ def refit(
             original.forget()
             compressed.forget()
     return done
+
+
+def _layer(candidate: Candidate) -> str:
+    return candidate.site.nodes[0]
 
 
 def _partner(analysis: Analysis, linear: Linear, original: Walk) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from graphopt import runtime, verification
+from graphopt import progress, runtime, verification
 from graphopt.analysis import Analysis
 from graphopt.compare import Difference
 from graphopt.core import Candidate, NewNode, Replacement, Verdict
@@ -94,13 +94,17 @@ def check_regions(
     """
     regions = [region(analysis, candidate, change, f"r{i}/") for i, (candidate, change) in enumerate(changes)]
     verdicts: list[tuple[Candidate, Verdict]] = []
-    for chunk in chunks(item.shrunk() for item in regions):
+    for chunk in progress.track(list(chunks(item.shrunk() for item in regions)), "regions", describe=_first):
         verdicts += _check_chunk(analysis.model, chunk, seed)
     failed = {candidate for candidate, found in verdicts if not found}
     verdicts = [pair for pair in verdicts if pair[0] not in failed]
     for chunk in chunks(item for item in regions if item.candidate in failed):
         verdicts += _check_chunk(analysis.model, chunk, seed)
     return verdicts
+
+
+def _first(chunk: Sequence[Region]) -> str:
+    return chunk[0].candidate.site.nodes[0]
 
 
 def chunks(regions: Iterable[Region], batch: int = 1) -> Iterator[list[Region]]:

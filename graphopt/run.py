@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from graphopt import calibrate, edit, feeds, latency, quality, regions, verification
+from graphopt import calibrate, edit, feeds, latency, progress, quality, regions, verification
 from graphopt import model as files
 from graphopt.analysis import Analysis, Totals
 from graphopt.budget import Spent
@@ -115,7 +115,7 @@ class Run:
         """The candidates that the user did not rule out and that did not fail before."""
         with self.journal.step("propose"):
             candidates: list[Candidate] = []
-            for rewrite in group:
+            for rewrite in progress.track(group, "rewrites", describe=lambda r: r.name):
                 with blaming(rewrite.name, "to match"):
                     matches = list(rewrite.match(analysis))
                 for found in matches:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from graphopt import progress
 from graphopt.analysis import Analysis, Totals
 from graphopt.conv import Linear
 from graphopt.core import Candidate, Exactness, Rewrite
@@ -85,7 +86,7 @@ def survey(source: Source, analysis: Analysis, rewrites: Iterable[Rewrite], obse
 def _opportunities(analysis: Analysis, rewrites: Iterable[Rewrite]) -> dict[str, list[Opportunity]]:
     """What each rewrite could do, by name of its anchor; of several ways the representative one."""
     found: dict[str, list[Opportunity]] = {}
-    for rewrite in rewrites:
+    for rewrite in progress.track(list(rewrites), "rewrites", describe=lambda r: r.name):
         ways: dict[str, list[Candidate]] = {}
         with blaming(rewrite.name, "to match"):
             for match in rewrite.match(analysis):

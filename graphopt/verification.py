@@ -11,7 +11,7 @@ from typing import Any
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import runtime
+from graphopt import progress, runtime
 from graphopt.bindings import fixed
 from graphopt.compare import Difference, Output
 from graphopt.core import Verdict
@@ -101,7 +101,7 @@ def outputs(parts: Structure, feeds: Sequence[Feeds], *, optimised: bool) -> lis
         InputError: onnxruntime can't load or run the model.
     """
     running = runtime.session(parts, optimised=optimised)
-    return [runtime.run(running, feed) for feed in feeds]
+    return [runtime.run(running, feed) for feed in progress.track(feeds, "inputs")]
 
 
 class Reference:

@@ -197,6 +197,7 @@ PRINTERS = {
     "__main__.py": "the command's last resort for errors",
     "cli/__init__.py": "it turns the ways in which the command ends into exit codes",
     "cli/common.py": "the commands print documents through it",
+    "cli/progress.py": "it shows progress, on standard error",
     "report/text.py": "the terminal's face of the report",
 }
 

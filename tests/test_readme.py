@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from small_models import cli, saved
 
 import graphopt
 from models import classic
@@ -70,3 +71,12 @@ def test_the_readme_names_every_command() -> None:
     for command in typer_app.registered_commands:
         assert command.callback is not None
         assert f"graphopt {command.callback.__name__}" in README
+
+
+def test_the_diff_that_the_readme_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    before = saved(classic.build(), tmp_path / "classic.onnx")
+    graphopt.optimize(before).save(tmp_path / "smaller.onnx")
+    printed = cli("diff", before, tmp_path / "smaller.onnx").out.replace("\u00a0", " ")
+    shown = README.split("$ graphopt diff classic.onnx smaller.onnx\n", 1)[1].split("\n\n$ ", 1)[0]
+    assert [line.rstrip() for line in printed.splitlines()] == shown.replace("\u00a0", " ").splitlines()

@@ -9,6 +9,7 @@ import typer
 
 from graphopt._version import __version__
 from graphopt.cli.bench import bench
+from graphopt.cli.diff import diff
 from graphopt.cli.explain import explain
 from graphopt.cli.optimize import optimize
 from graphopt.cli.rewrites import rewrites
@@ -19,7 +20,7 @@ from graphopt.errors import InputError
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
 
-COMMANDS = (scan, optimize, verify, bench, rewrites, explain)
+COMMANDS = (scan, optimize, verify, bench, diff, rewrites, explain)
 """In the order in which ``--help`` lists them."""
 
 typer_app = typer.Typer(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from graphopt.cli import common
+from graphopt.cli.progress import shown
 
 
 def bench(
@@ -16,6 +17,7 @@ def bench(
     repeat: Annotated[int, typer.Option(help="Pairs of runs.")] = 50,
     provider: Annotated[str, typer.Option(help="onnxruntime's provider.")] = "CPUExecutionProvider",
     json: common.Json = False,
+    quiet: common.Quiet = False,
     shape: common.Shapes = None,
     seed: common.Seed = 0,
 ) -> int:
@@ -27,15 +29,16 @@ def bench(
     from graphopt.report import json as documents
     from graphopt.report import text
 
-    found = api.bench(
-        reference,
-        candidate,
-        threads=threads,
-        repeat=repeat,
-        provider=provider,
-        shapes=common.shapes(shape),
-        seed=seed,
-    )
+    with shown(quiet=quiet, json=json):
+        found = api.bench(
+            reference,
+            candidate,
+            threads=threads,
+            repeat=repeat,
+            provider=provider,
+            shapes=common.shapes(shape),
+            seed=seed,
+        )
     if json:
         common.emit(documents.dumps(documents.timing(found)))
     else:

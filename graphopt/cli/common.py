@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graphopt.cli import complete
 from graphopt.errors import InputError
+
+if TYPE_CHECKING:
+    from graphopt.calibrate import Given
 
 
 class ExternalData(str, Enum):
@@ -33,7 +37,10 @@ class Aim(str, Enum):
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model.")]
 Reference = Annotated[Path, typer.Argument(metavar="REFERENCE", help="The original model.")]
 Candidate = Annotated[Path, typer.Argument(metavar="CANDIDATE", help="The rewritten model.")]
+Before = Annotated[Path, typer.Argument(metavar="A", help="The model as it was.")]
+After = Annotated[Path, typer.Argument(metavar="B", help="The model as it is.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress: the result and errors alone.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.", min=0)]
 Shapes = Annotated[
     list[str] | None,
@@ -41,11 +48,23 @@ Shapes = Annotated[
 ]
 Calibration = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Preprocessed inputs: .npz, .npy, or a folder of them."),
+    typer.Option(metavar="FILE", help="Preprocessed inputs: .npz, .npy, or a folder of them or of images."),
+]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PRESET|FILE.toml",
+        autocompletion=complete.preset,
+        help="How images become inputs, such as imagenet.",
+    ),
 ]
 Budget = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="What the result has to reach, such as macs=0.7. Repeatable."),
+    typer.Option(
+        metavar="KEY=VALUE",
+        autocompletion=complete.budget,
+        help="What the result has to reach, such as macs=0.7. Repeatable.",
+    ),
 ]
 Outputs = Annotated[
     list[str] | None, typer.Option("--output", metavar="NAME", help="An output that counts. Repeatable.")
@@ -77,6 +96,21 @@ def parse(budget: list[str] | None, settings: list[str] | None, shape: list[str]
         "set": dict(pairs("--set", settings)),
         "shapes": shapes(shape),
     }
+
+
+def calibration(inputs: Path | None, preprocess: str | None) -> Given | None:
+    """The calibration inputs of --calibration and --preprocess.
+
+    Raises:
+        InputError: --preprocess stands alone, or names neither a preset nor a readable file.
+    """
+    if preprocess is None:
+        return inputs
+    if inputs is None:
+        raise InputError("--preprocess says how images are read: name their folder with --calibration")
+    from graphopt import images
+
+    return images.Images(inputs, images.preset(preprocess))
 
 
 def shapes(given: list[str] | None) -> dict[str, tuple[int, ...]]:

@@ -6,8 +6,14 @@ from typing import Annotated
 
 import typer
 
+from graphopt.cli import complete
 
-def explain(rewrite: Annotated[str, typer.Argument(metavar="REWRITE", help="The rewrite's name.")]) -> int:
+
+def explain(
+    rewrite: Annotated[
+        str, typer.Argument(metavar="REWRITE", autocompletion=complete.rewrite, help="The rewrite's name.")
+    ],
+) -> int:
     """Explain a rewrite: what it does, its maths, when it applies, how exact it is, what it costs.
 
     Example: graphopt explain bottleneck

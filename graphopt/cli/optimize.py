@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphopt.cli import common
+from graphopt.cli import common, complete
+from graphopt.cli.progress import shown
 from graphopt.errors import BudgetError, GraphOptError, InputError, VerificationError
 
 if TYPE_CHECKING:
@@ -22,9 +23,16 @@ def optimize(
         Path | None, typer.Option("-o", "--out", metavar="OUT", help="The model to write.")
     ] = None,
     calibration: common.Calibration = None,
+    preprocess: common.Preprocess = None,
     budget: common.Budget = None,
-    only: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Only these rewrites.")] = None,
-    skip: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Not these rewrites.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A,B", autocompletion=complete.rewrites, help="Only these rewrites."),
+    ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A,B", autocompletion=complete.rewrites, help="Not these rewrites."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="REWRITE.OPTION=VALUE", help="An option of a rewrite. Repeatable."),
@@ -53,6 +61,7 @@ def optimize(
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Not supported yet.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Not supported yet.")] = None,
     json: common.Json = False,
+    quiet: common.Quiet = False,
     shape: common.Shapes = None,
     seed: common.Seed = 0,
 ) -> int:
@@ -73,22 +82,23 @@ def optimize(
     try:
         from graphopt import api
 
-        result: Result = api.optimize(
-            model,
-            options["budget"],
-            calibration,
-            aim=aim.value,
-            only=common.names(only),
-            skip=common.names(skip),
-            at=at or (),
-            keep=keep or (),
-            outputs=output or (),
-            options=options["set"],
-            shapes=options["shapes"],
-            seed=seed,
-            gate=gate,
-            freeze_initializers=freeze_initializers,
-        )
+        with shown(quiet=quiet, json=json):
+            result: Result = api.optimize(
+                model,
+                options["budget"],
+                common.calibration(calibration, preprocess),
+                aim=aim.value,
+                only=common.names(only),
+                skip=common.names(skip),
+                at=at or (),
+                keep=keep or (),
+                outputs=output or (),
+                options=options["set"],
+                shapes=options["shapes"],
+                seed=seed,
+                gate=gate,
+                freeze_initializers=freeze_initializers,
+            )
     except (BudgetError, VerificationError) as failure:
         error, result = failure, failure.result
     written = None if dry_run or error else out

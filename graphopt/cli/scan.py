@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from graphopt.cli import common
+from graphopt.cli.progress import shown
 
 
 def scan(
     model: common.Model,
     json: common.Json = False,
+    quiet: common.Quiet = False,
     shape: common.Shapes = None,
     seed: common.Seed = 0,
 ) -> int:
@@ -19,7 +21,8 @@ def scan(
     from graphopt.report import json as documents
     from graphopt.report import text
 
-    found = api.scan(model, shapes=common.shapes(shape), seed=seed)
+    with shown(quiet=quiet, json=json):
+        found = api.scan(model, shapes=common.shapes(shape), seed=seed)
     if json:
         common.emit(documents.dumps(documents.scan(found)))
     else:

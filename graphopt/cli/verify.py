@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from graphopt.cli import common
+from graphopt.cli.progress import shown
 
 
 def verify(
     reference: common.Reference,
     candidate: common.Candidate,
     calibration: common.Calibration = None,
+    preprocess: common.Preprocess = None,
     budget: common.Budget = None,
     output: common.Outputs = None,
     json: common.Json = False,
+    quiet: common.Quiet = False,
     shape: common.Shapes = None,
     seed: common.Seed = 0,
 ) -> int:
@@ -24,15 +27,16 @@ def verify(
     from graphopt.report import json as documents
     from graphopt.report import text
 
-    found = api.verify(
-        reference,
-        candidate,
-        calibration,
-        budget=options["budget"],
-        outputs=output or (),
-        shapes=options["shapes"],
-        seed=seed,
-    )
+    with shown(quiet=quiet, json=json):
+        found = api.verify(
+            reference,
+            candidate,
+            common.calibration(calibration, preprocess),
+            budget=options["budget"],
+            outputs=output or (),
+            shapes=options["shapes"],
+            seed=seed,
+        )
     if json:
         common.emit(documents.dumps(documents.verification(found)))
     else:

@@ -12,9 +12,11 @@ import numpy as np
 
 from graphopt._version import __version__
 from graphopt.analysis import Totals
+from graphopt.conv import Linear
 from graphopt.core import Rewrite, Verdict
 from graphopt.latency import Timing
 from graphopt.model import Source
+from graphopt.model_diff import Diff
 from graphopt.quality import Quality
 from graphopt.report import Applied, Left, Point, Report
 from graphopt.rewrites import is_default, option_types, summary
@@ -78,7 +80,18 @@ def scan(result: Scan) -> dict[str, Any]:
 
 
 def _row(row: Row) -> dict[str, Any]:
-    linear = row.linear
+    return {
+        **_linear(row.linear),
+        "share": row.share,
+        "pointwise": row.linear.pointwise,
+        "opportunities": [
+            {"rewrite": o.rewrite, "exactness": o.exactness.value, "macs_after": o.macs_after}
+            for o in row.opportunities
+        ],
+    }
+
+
+def _linear(linear: Linear) -> dict[str, Any]:
     return {
         "name": linear.name,
         "graph": linear.graph,
@@ -94,12 +107,6 @@ def _row(row: Row) -> dict[str, Any]:
         "macs": linear.macs,
         "flops": None if linear.macs is None else 2 * linear.macs,
         "params": linear.params,
-        "share": row.share,
-        "pointwise": linear.pointwise,
-        "opportunities": [
-            {"rewrite": o.rewrite, "exactness": o.exactness.value, "macs_after": o.macs_after}
-            for o in row.opportunities
-        ],
     }
 
 
@@ -225,3 +232,35 @@ def rewrites(available: Sequence[Rewrite]) -> list[dict[str, Any]]:
         }
         for rewrite in available
     ]
+
+
+def diff(result: Diff) -> dict[str, Any]:
+    """The document of ``graphopt diff --json``.
+
+    ``{"schema_version", "graphopt", "different", "before": {"model", "totals"}, "after": {"model", "totals"},
+    "layers": [{"change" (added, removed, changed or weights), "rewrites": [name], "before": [layer],
+    "after": [layer], "macs_before", "macs_after"}], "same_layers", "operators": {op: [before, after]},
+    "other": [{"name", "op", "attributes", "constants" (whether they differ)}], "interface"}``; a layer is
+    what ``scan --json`` says of one, less ``share``, ``pointwise`` and ``opportunities``.
+    """
+    return {
+        **_head(),
+        "different": bool(result),
+        "before": {"model": _model(result.before), "totals": _totals(result.totals_before)},
+        "after": {"model": _model(result.after), "totals": _totals(result.totals_after)},
+        "layers": [
+            {
+                "change": layer.change,
+                "rewrites": list(layer.rewrites),
+                "before": [_linear(linear) for linear in layer.before],
+                "after": [_linear(linear) for linear in layer.after],
+                "macs_before": layer.macs_before,
+                "macs_after": layer.macs_after,
+            }
+            for layer in result.layers
+        ],
+        "same_layers": result.same_layers,
+        "operators": {op: list(counts) for op, counts in result.operators.items()},
+        "other": [asdict(change) for change in result.other],
+        "interface": result.interface,
+    }

@@ -11,16 +11,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from graphopt.analysis import Totals
 from graphopt.calibrate import SMALL_SAMPLE
 from graphopt.conv import Linear
 from graphopt.core import Exactness, Rewrite
 from graphopt.latency import Timing
+from graphopt.model_diff import Diff
 from graphopt.report import Applied, Left, Report
 from graphopt.rewrites import is_default, option_types, summary
 from graphopt.survey import Row, Scan
 from graphopt.verification import Verification
 
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+MOST_NAMES = 8
+"""Names shown of operators that differ; the JSON document has all."""
 MOST_REASONS = 5
 """Reasons shown for what was not done; the JSON report has all."""
 
@@ -165,17 +169,21 @@ def report(result: Report, out: Path | None) -> None:
 
 
 def _figures(console: Console, result: Report) -> None:
-    table = _table("", ">before", ">after", ">ratio")
-    for name, before, after in (
-        ("MACs", result.before.macs, result.after.macs),
-        ("parameters", result.before.params, result.after.params),
-        ("weight bytes", result.before.weight_bytes, result.after.weight_bytes),
-        ("operators", result.before.nodes, result.after.nodes),
-    ):
-        table.add_row(name, count(before), count(after), ratio(before, after))
-    console.print(table)
+    _totals(console, result.before, result.after)
     if result.unknown_dims:
         console.print(escape(f"unknown sizes: {', '.join(result.unknown_dims)}; --shape NAME=… gives them"))
+
+
+def _totals(console: Console, before: Totals, after: Totals) -> None:
+    table = _table("", ">before", ">after", ">ratio")
+    for name, old, new in (
+        ("MACs", before.macs, after.macs),
+        ("parameters", before.params, after.params),
+        ("weight bytes", before.weight_bytes, after.weight_bytes),
+        ("operators", before.nodes, after.nodes),
+    ):
+        table.add_row(name, count(old), count(new), ratio(old, new))
+    console.print(table)
 
 
 def _applied(console: Console, result: Report) -> None:
@@ -286,3 +294,59 @@ def rewrites(available: Sequence[Rewrite]) -> None:
         for name, (kind, default) in option_types(rewrite).items():
             shown = "chosen by the plan" if default is None else default
             console.print(escape(f"  --set {rewrite.name}.{name}={kind} (default: {shown})"), style="dim")
+
+
+# ---------------------------------------------------------------- diff
+
+
+def diff(result: Diff) -> None:
+    """Prints both models' figures, the layers that changed, and how often each operator stands in both."""
+    console = _console()
+    _totals(console, result.totals_before, result.totals_after)
+    shown = [layer for layer in result.layers if layer.change != "weights"]
+    if shown:
+        table = _table("layer", "before", "after", ">MACs", ">to", "by")
+        table.columns[0].overflow = table.columns[5].overflow = "fold"  # names often differ in the middle
+        table.columns[1].no_wrap = table.columns[2].no_wrap = True
+        for layer in shown:
+            first = (layer.before or layer.after)[0]
+            table.add_row(
+                escape(_shortened(first.name, 60)),
+                _forms(layer.before) or "–",
+                _forms(layer.after) or "–",
+                count(layer.macs_before) if layer.before else "–",
+                count(layer.macs_after) if layer.after else "–",
+                ", ".join(layer.rewrites) or (layer.change if layer.change != "changed" else ""),
+            )
+        console.print()
+        console.print(table)
+        console.print()
+    _named(console, "weights differ", [layer.after[0].name for layer in result.layers if layer not in shown])
+    _named(console, "attributes differ", [item.name for item in result.other if item.attributes])
+    _named(console, "constants differ", [item.name for item in result.other if item.constants])
+    if result.operators:
+        changes = ", ".join(
+            f"{op} {old}→{new}".replace(" ", "\u00a0") for op, (old, new) in result.operators.items()
+        )
+        _wrap(console, "operators: ", changes)
+    if result.interface:
+        _wrap(console, "interface: ", result.interface)
+    if not result:
+        console.print("no difference: the same layers, weights and operators")
+    else:
+        console.print(f"{result.same_layers} layers are the same")
+
+
+def _forms(linears: Sequence[Linear]) -> str:
+    """Kernel and channels of some layers, one a line."""
+    return "\n".join(
+        f"{_kind(x)} {x.in_channels or '?'}→{x.out_channels or '?'}".replace(" ", "\u00a0") for x in linears
+    )
+
+
+def _named(console: Console, lead: str, names: Sequence[str]) -> None:
+    """Some names, and how many there are."""
+    if names:
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+        listed = ", ".join(_shortened(name) for name in names[:MOST_NAMES])
+        _wrap(console, f"{lead} ({len(names)}): ", f"{listed}{more}")

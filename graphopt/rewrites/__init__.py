@@ -47,6 +47,7 @@ from graphopt.rewrites.separable import Separable
 from graphopt.rewrites.shrink_kernel import ShrinkKernel
 from graphopt.rewrites.sum_first import SumFirst
 from graphopt.rewrites.transpose_to_conv import TransposeToConv
+from graphopt.suggest import hint
 
 BUILTIN: tuple[type[Rewrite], ...] = (
     FoldPad,
@@ -144,11 +145,7 @@ def select(
 
 def _known(name: str, available: Mapping[str, Rewrite]) -> None:
     if name not in available:
-        import difflib
-
-        near = difflib.get_close_matches(name, available, 1, 0.5)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(available)}"
-        raise InputError(f"no rewrite is called {name!r}; {hint}")
+        raise InputError(f"no rewrite is called {name!r}; {hint(name, available)}")
 
 
 def option_types(rewrite: Rewrite | type[Rewrite]) -> dict[str, tuple[str, object]]:
@@ -161,10 +158,9 @@ def option_types(rewrite: Rewrite | type[Rewrite]) -> dict[str, tuple[str, objec
 def _with_option(rewrite: Rewrite, option: str, value: object) -> Rewrite:
     names = option_types(rewrite)
     if option not in names:
-        listed = ", ".join(names) or "none"
-        raise InputError(f"{rewrite.name} has no option {option!r}; its options: {listed}")
-    hint = typing.get_type_hints(type(rewrite))[option]
-    parsed = _parse(value, hint) if isinstance(value, str) else value
+        raise InputError(f"{rewrite.name} has no option {option!r}; {hint(option, names)}")
+    kind = typing.get_type_hints(type(rewrite))[option]
+    parsed = _parse(value, kind) if isinstance(value, str) else value
     if parsed is NotImplemented or (isinstance(parsed, (int, float)) and parsed <= 0 and "rank" in option):
         raise InputError(f"{rewrite.name}.{option}={value}: expected {names[option][0]}")
     return dataclasses.replace(rewrite, **{option: parsed})  # type: ignore[type-var]

@@ -1,0 +1,35 @@
+"""What a shell may complete: names that graphopt knows. Looked up when the shell asks, never on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+def rewrite(incomplete: str) -> list[tuple[str, str]]:
+    """The rewrites whose names begin like this, with their summaries."""
+    from graphopt import rewrites as catalogue
+
+    available = catalogue.registry().values()
+    return [(each.name, catalogue.summary(each)) for each in available if each.name.startswith(incomplete)]
+
+
+def rewrites(incomplete: str) -> list[str]:
+    """The last name of a list A,B, completed, behind those before it."""
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name, _ in rewrite(last) if name not in before.split(",")]
+
+
+def budget(incomplete: str) -> Iterator[str]:
+    """The keys of a budget, up to the value."""
+    from dataclasses import fields
+
+    from graphopt.core import Budget
+
+    return (f"{f.name}=" for f in fields(Budget) if f"{f.name}=".startswith(incomplete))
+
+
+def preset(incomplete: str) -> list[str]:
+    """The names of image presets."""
+    from graphopt.images import PRESETS
+
+    return [name for name in PRESETS if name.startswith(incomplete)]

@@ -1,0 +1,407 @@
+"""Folders of images as calibration inputs, preprocessed as the network was trained to see them.
+
+A pixel p of 0 to 255 becomes (p × scale − mean) ÷ std, channel by channel, in float32. Before that the image
+is turned upright, converted to the channels that the network reads, and brought to its size: either stretched
+to it, or scaled so that its middle part of that size is cut out.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt import progress
+from graphopt.bindings import fixed
+from graphopt.errors import InputError
+from graphopt.suggest import hint
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+"""What names of image files end with, in lower case."""
+CHANNELS = {"RGB": 3, "BGR": 3, "GRAY": 1}
+"""Number of channels by order."""
+LAYOUTS = {"NCHW": (1, (2, 3)), "NHWC": (3, (1, 2))}
+"""Axis of the channels, and axes of height and width, by layout."""
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest")
+DEEP_MODES = ("I", "F")
+"""What Pillow's modes of more than 8 bits a channel begin with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How an image becomes an input.
+
+    Attributes:
+        scale: factor of the pixels, which are 0 to 255.
+        mean: taken off after that; one number, or one a channel in the order of ``channels``.
+        std: what is divided by then, likewise.
+        channels: ``RGB``, ``BGR`` or ``GRAY``.
+        layout: ``NCHW`` or ``NHWC``; the model's own where None.
+        size: height and width of the input; the model's own where None.
+        resize: pixels to which the shorter side is scaled before the middle is cut out.
+        crop: the part of the scaled image that is cut out, in (0, 1]; instead of ``resize``. With neither the
+            image is stretched.
+        interpolation: ``bilinear``, ``bicubic``, ``lanczos`` or ``nearest``.
+        open_size: the size where neither the model nor ``size`` fixes it.
+        name: of the preset or the file.
+    """
+
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    channels: str = "RGB"
+    layout: str | None = None
+    size: tuple[int, int] | None = None
+    resize: int | None = None
+    crop: float | None = None
+    interpolation: str = "bilinear"
+    open_size: int | None = None
+    name: str = ""
+
+
+PRESETS = {
+    "imagenet": Preprocess(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop=0.875, open_size=224),
+    "imagenet-caffe": Preprocess(1.0, (103.939, 116.779, 123.68), channels="BGR", crop=0.875, open_size=224),
+    "inception": Preprocess(1 / 127.5, (1.0,), crop=0.875, open_size=299),
+    "clip": Preprocess(
+        1 / 255,
+        (0.48145466, 0.4578275, 0.40821073),
+        (0.26862954, 0.26130258, 0.27577711),
+        crop=1.0,
+        interpolation="bicubic",
+        open_size=224,
+    ),
+    "cifar10": Preprocess(1 / 255, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), open_size=32),
+    "mnist": Preprocess(1 / 255, (0.1307,), (0.3081,), channels="GRAY", open_size=28),
+    "unit": Preprocess(1 / 255),
+    "unit-gray": Preprocess(1 / 255, channels="GRAY"),
+    "raw": Preprocess(),
+}
+"""Preprocessing by name: torchvision's for ImageNet, Caffe's and Keras's ``caffe`` mode, TensorFlow's −1 to
+1, CLIP's, those customary for CIFAR-10 and MNIST, pixels of 0 to 1, and pixels as they are."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """A folder of images as calibration inputs of a model with one input.
+
+        graphopt.optimize("model.onnx", {"macs": 0.7}, calibration=graphopt.Images("photos", "imagenet"))
+
+    Args:
+        folder: the folder; its images are taken in the order of their names.
+        preprocess: the name of a preset, a TOML file, or a `Preprocess`.
+
+    Raises:
+        InputError: when they are read: no such folder, preset or key, an image that can't be read, or an
+            input that the model does not take. Pillow is needed: ``pip install 'graphopt[images]'``.
+    """
+
+    folder: str | os.PathLike[str]
+    preprocess: str | os.PathLike[str] | Preprocess
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """The image files, by name."""
+        folder = Path(self.folder)
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder of images")
+        found, arrays = contents(folder)
+        if found and arrays:
+            raise InputError(
+                f"{folder}: holds images ({found[0].name}) and arrays ({arrays[0].name}): "
+                "calibration inputs are one or the other"
+            )
+        if not found:
+            listed = ", ".join(sorted(SUFFIXES))
+            what = (
+                f"arrays ({arrays[0].name}), which take no --preprocess" if arrays else f"no image ({listed})"
+            )
+            raise InputError(f"{folder}: the folder holds {what}")
+        return found
+
+    def load(self, model: ir.Model) -> dict[str, npt.NDArray[Any]]:
+        """The inputs by name of the model's input, in its type: one array, and no more memory than that."""
+        wanted = preset(self.preprocess) if not isinstance(self.preprocess, Preprocess) else self.preprocess
+        check(wanted)
+        files = self.files
+        name, dtype, layout, size = _fitted(wanted, model)
+        count = CHANNELS[wanted.channels]
+        shape = (count, *size) if layout == "NCHW" else (*size, count)
+        inputs = np.empty((len(files), *shape), dtype)
+        for i, file in enumerate(progress.track(files, "images", describe=lambda path: path.name)):
+            pixels = normalised(_pixels(file, wanted, size), wanted)
+            if dtype.kind == "u":
+                pixels = np.rint(pixels)
+            inputs[i] = pixels.transpose(2, 0, 1) if layout == "NCHW" else pixels
+        return {name: inputs}
+
+
+def contents(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The image files and the array files of a folder, each by name."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    return images, [path for path in files if path.suffix in (".npy", ".npz")]
+
+
+def refuse(folder: Path) -> None:
+    """Refuses a folder of images for which nobody said how they are preprocessed.
+
+    Raises:
+        InputError: it holds images.
+    """
+    found, _ = contents(folder)
+    if found:
+        names = ", ".join(PRESETS)
+        raise InputError(
+            f"{folder}: holds images ({found[0].name}): say how the network sees them with --preprocess "
+            f"({names}, or a TOML file)"
+        )
+
+
+def normalised(pixels: npt.NDArray[np.uint8], wanted: Preprocess) -> npt.NDArray[np.float32]:
+    """Pixels [H, W, C] of 0 to 255 as the network reads them, channels last."""
+    scale = np.float32(wanted.scale)
+    mean, std = (np.asarray(values, np.float32) for values in (wanted.mean, wanted.std))
+    result: npt.NDArray[np.float32] = (pixels.astype(np.float32) * scale - mean) / std
+    return result
+
+
+# ---------------------------------------------------------------- presets and files
+
+
+def preset(given: str | os.PathLike[str]) -> Preprocess:
+    """The preprocessing of a preset's name or of a TOML file.
+
+    Raises:
+        InputError: there is no such preset or file, or a key of the file is unknown or has a wrong value.
+    """
+    text = os.fspath(given)
+    if text in PRESETS:
+        return replace(PRESETS[text], name=text)
+    path = Path(given)
+    if path.suffix != ".toml" and not path.is_file():
+        raise InputError(f"--preprocess {text}: no such preset or TOML file; {hint(text, PRESETS)}")
+    found = replace(_from_table(_read_toml(path), str(path)), name=str(path))
+    check(found)
+    return found
+
+
+def _read_toml(path: Path) -> Mapping[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        try:
+            import tomli as tomllib
+        except ModuleNotFoundError as error:
+            raise _missing(f"reading {path}") from error
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: no valid TOML: {error}") from error
+
+
+def _from_table(table: Mapping[str, Any], where: str) -> Preprocess:
+    base = Preprocess()
+    if "preset" in table:
+        named = table["preset"]
+        if not isinstance(named, str) or named not in PRESETS:
+            raise InputError(f"{where}: preset: no preset {named!r}; {hint(str(named), PRESETS)}")
+        base = PRESETS[named]
+    keys = [f.name for f in fields(Preprocess) if f.name not in ("open_size", "name")]
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key == "preset":
+            continue
+        if key not in keys:
+            raise InputError(f"{where}: no key {key!r}; {hint(key, ['preset', *keys])}")
+        values[key] = _value(key, value, where)
+    if values.keys() & {"resize", "crop"} and not {"resize", "crop"} <= values.keys():
+        values = {"resize": None, "crop": None, **values}  # one takes the place of the preset's other
+    return replace(base, **values)
+
+
+def _value(key: str, value: Any, where: str) -> Any:
+    """A key's value in the type of its field."""
+    if key in ("mean", "std"):
+        listed = value if isinstance(value, list) else [value]
+        if listed and all(_is_number(item) for item in listed):
+            return tuple(float(item) for item in listed)
+        raise InputError(
+            f"{where}: {key} = {value!r}: expected a number or one a channel, such as [0.5, 0.5, 0.5]"
+        )
+    if key == "size":
+        sides = value if isinstance(value, list) else [value, value]
+        if len(sides) == 2 and all(_is_whole(side) for side in sides):
+            return tuple(sides)
+        raise InputError(f"{where}: size = {value!r}: expected pixels, such as 224 or [height, width]")
+    if key in ("scale", "crop"):
+        if _is_number(value):
+            return float(value)
+        raise InputError(f"{where}: {key} = {value!r}: expected a number")
+    if key == "resize":
+        if _is_whole(value):
+            return value
+        raise InputError(f"{where}: resize = {value!r}: expected pixels of the shorter side, such as 256")
+    if isinstance(value, str):
+        return value
+    raise InputError(f"{where}: {key} = {value!r}: expected a text")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def check(wanted: Preprocess) -> None:
+    """Refuses values that make no sense together.
+
+    Raises:
+        InputError: one does.
+    """
+    where = f"--preprocess {wanted.name}".rstrip()
+    choices: tuple[tuple[str, str | None, Sequence[str]], ...] = (
+        ("channels", wanted.channels, list(CHANNELS)),
+        ("layout", wanted.layout, list(LAYOUTS)),
+        ("interpolation", wanted.interpolation, INTERPOLATIONS),
+    )
+    for key, value, known in choices:
+        if value is not None and value not in known:
+            raise InputError(f"{where}: {key} = {value!r}: {hint(value, known)}")
+    count = CHANNELS[wanted.channels]
+    for key, numbers in (("mean", wanted.mean), ("std", wanted.std)):
+        if len(numbers) not in (1, count):
+            raise InputError(
+                f"{where}: {key} has {len(numbers)} values, {wanted.channels} has {count} channels"
+            )
+    if any(number <= 0 for number in wanted.std) or wanted.scale <= 0:
+        raise InputError(f"{where}: std and scale are above 0")
+    if wanted.resize is not None and wanted.crop is not None:
+        raise InputError(f"{where}: resize and crop are two ways to say the same: give one")
+    if wanted.crop is not None and not 0 < wanted.crop <= 1:
+        raise InputError(f"{where}: crop = {wanted.crop:g}: expected a fraction in (0, 1]")
+
+
+# ---------------------------------------------------------------- against the model
+
+
+def _fitted(wanted: Preprocess, model: ir.Model) -> tuple[str, np.dtype[Any], str, tuple[int, int]]:
+    """Name and type of the model's input, its layout, and height and width of the images for it."""
+    inputs = [value for value in model.graph.inputs if not value.is_initializer()]
+    where = f"--preprocess {wanted.name}".rstrip()
+    if len(inputs) != 1:
+        listed = ", ".join(str(value.name) for value in inputs)
+        raise InputError(f"{where}: images feed a model with one input, this one has {listed}: give an .npz")
+    (value,) = inputs
+    dtype = np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32)
+    shape = [fixed(d) for d in value.shape] if value.shape is not None else [None] * 4
+    sizes = ", ".join("?" if d is None else str(d) for d in shape)
+    takes = f"the model's input {value.name!r} is {dtype}[{sizes}]"
+    if len(shape) != 4:
+        raise InputError(f"{where}: {takes}, no batch of images")
+    if dtype.kind not in "fVu" or (dtype.kind == "u" and dtype != np.uint8):
+        raise InputError(f"{where}: {takes}: images make float or uint8 inputs")
+    if dtype == np.uint8 and (wanted.scale != 1 or any(wanted.mean) or any(s != 1 for s in wanted.std)):
+        raise InputError(f"{where}: {takes}, so that it takes pixels as they are: use raw")
+    layout = _layout(wanted, shape, f"{where}: {takes}")
+    sides = [shape[axis] for axis in LAYOUTS[layout][1]]
+    return value.name or "", dtype, layout, _size(wanted, sides, f"{where}: {takes}")
+
+
+def _layout(wanted: Preprocess, shape: Sequence[int | None], lead: str) -> str:
+    count = CHANNELS[wanted.channels]
+    possible = [name for name in LAYOUTS if wanted.layout in (None, name)]
+    fitting = [name for name in possible if shape[LAYOUTS[name][0]] in (None, count)]
+    known = [name for name in fitting if shape[LAYOUTS[name][0]] == count]
+    if not fitting:
+        layouts = " or ".join(possible)
+        raise InputError(f"{lead}, which does not take {count} channels ({wanted.channels}) as {layouts}")
+    return (known or fitting)[0]
+
+
+def _size(wanted: Preprocess, sides: Sequence[int | None], lead: str) -> tuple[int, int]:
+    """Height and width of the model's input."""
+    found = []
+    for axis, side in enumerate(sides):
+        asked = wanted.size[axis] if wanted.size is not None else None
+        if side is not None and asked is not None and side != asked:
+            height, width = wanted.size or (0, 0)
+            raise InputError(f"{lead}, the preprocessing makes {height}×{width}")
+        chosen = side or asked or wanted.open_size
+        if chosen is None:
+            raise InputError(f"{lead}, which leaves the size open: give size in a TOML file")
+        found.append(chosen)
+    if wanted.resize is not None and wanted.resize < max(found):
+        raise InputError(f"{lead}: resize = {wanted.resize} is too small to cut {found[0]}×{found[1]} out")
+    return found[0], found[1]
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _missing(what: str) -> InputError:
+    return InputError(f"{what} needs graphopt[images]: pip install 'graphopt[images]'")
+
+
+def _pixels(path: Path, wanted: Preprocess, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The image [H, W, C] at the input's size, its channels in the wanted order.
+
+    Raises:
+        InputError: the file can't be read.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ModuleNotFoundError as error:
+        raise _missing("--preprocess") from error
+    try:
+        with Image.open(path) as opened:
+            if opened.mode.startswith(DEEP_MODES):
+                raise InputError(f"{path}: has more than 8 bits a channel (mode {opened.mode}): convert it")
+            upright = ImageOps.exif_transpose(opened)
+            image = upright.convert("L" if wanted.channels == "GRAY" else "RGB")
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise InputError(f"{path}: no readable image: {' '.join(str(error).split())}") from error
+    method = Image.Resampling[wanted.interpolation.upper()]
+    height, width = scaled_size((image.height, image.width), wanted, size)
+    if (image.height, image.width) != (height, width):
+        image = image.resize((width, height), method)
+    top, left = round((height - size[0]) / 2), round((width - size[1]) / 2)
+    pixels = np.asarray(image.crop((left, top, left + size[1], top + size[0])), np.uint8)
+    pixels = pixels.reshape(*size, CHANNELS[wanted.channels])
+    return pixels[..., ::-1] if wanted.channels == "BGR" else pixels
+
+
+def scaled_size(image: tuple[int, int], wanted: Preprocess, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width to which an image is scaled, before the middle of it is cut out.
+
+    Args:
+        image: its height and width.
+        wanted: how it is preprocessed.
+        size: height and width of the input.
+    """
+    if wanted.resize is not None:
+        shorter = min(image)
+        height, width = (wanted.resize * side // shorter for side in image)
+    elif wanted.crop is not None:
+        height, width = (round(side / wanted.crop) for side in size)
+        if image[1] * height >= image[0] * width:  # wider than the input: its height decides
+            width = image[1] * height // image[0]
+        else:
+            height = image[0] * width // image[1]
+    else:
+        return size
+    return max(height, size[0]), max(width, size[1])
