@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from graphopt.api import diff as diff
     from graphopt.api import optimize as optimize
     from graphopt.api import scan as scan
+    from graphopt.api import sweep as sweep
     from graphopt.api import verify as verify
     from graphopt.conv import Builder as Builder
     from graphopt.core import Budget as Budget
@@ -42,6 +43,7 @@ _HOMES = {
     "diff": "graphopt.api",
     "optimize": "graphopt.api",
     "scan": "graphopt.api",
+    "sweep": "graphopt.api",
     "verify": "graphopt.api",
     "Builder": "graphopt.conv",
     "Budget": "graphopt.core",

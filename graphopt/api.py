@@ -16,21 +16,27 @@ from graphopt.calibrate import Given
 from graphopt.compare import is_class_scores
 from graphopt.core import Budget, Exactness, Rewrite, Shape, Verdict
 from graphopt.errors import InputError
+from graphopt.metric import OwnMetric
 from graphopt.model import PathLike, Source
 from graphopt.observe import snapshot
 from graphopt.options import Options
 from graphopt.pipeline import optimize as run_pipeline
+from graphopt.report import Sweep
 from graphopt.result import Result
+from graphopt.store import default_bytes
 from graphopt.suggest import hint
 from graphopt.survey import Scan, survey
+from graphopt.sweep import sweep as run_sweep
 from graphopt.validate import validate
 from graphopt.verification import Verification
 
 AnyModel: TypeAlias = "PathLike | onnx.ModelProto | ir.Model"
 Shapes: TypeAlias = Mapping[str, Sequence[int]]
 
-LATER = ("latency", "agreement", "sqnr")
-"""Budget keys that `optimize` does not know yet."""
+VERIFIED = ("agreement", "sqnr")
+"""Budget keys that `verify` measures."""
+SWEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+"""Parts of the MACs that a sweep makes networks for."""
 
 
 def scan(
@@ -74,12 +80,15 @@ def optimize(
     seed: int = 0,
     gate: str | None = None,
     freeze_initializers: bool = False,
+    metric: str | None = None,
+    memory: int | None = None,
 ) -> Result:
     """Makes a model's convolutions cheaper and verifies the result.
 
-    Without a budget only exact rewrites are applied. A budget's cost keys (``macs``, ``params``, ``bytes``:
-    at most this fraction of the input's) are reached with approximate rewrites, fitted to the calibration
-    inputs, or to the weights alone where there are none.
+    Without a budget only exact rewrites are applied. A budget's cost keys (``macs``, ``params``, ``bytes``,
+    ``latency``: at most this fraction of the input's) are reached with approximate rewrites, fitted to the
+    calibration inputs, or to the weights alone where there are none. A quality key (``agreement``, ``sqnr``,
+    ``metric``: at least this) alone asks for the fewest MACs that keep it; with a cost key both are asked.
 
     Args:
         model: a path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
@@ -98,6 +107,10 @@ def optimize(
         seed: of everything random.
         gate: ``latency`` measures each changed region and drops what is not faster.
         freeze_initializers: treat initializers that are graph inputs too as constants.
+        metric: ``package.module:function``, the user's own measure: from the path of a model to a number, the
+            larger the better. It is reported, and is the budget key ``metric``.
+        memory: bytes that activations may take while networks are fitted, a quarter of the machine's where
+            not given; what is beyond lies in temporary files.
 
     Returns:
         The rewritten model and its report.
@@ -112,13 +125,12 @@ def optimize(
     if aim not in ("time", "macs"):
         raise InputError(f"--aim {aim}: it is time or macs")
     limits = make_budget(budget)
-    for key in LATER:
-        if getattr(limits, key) is not None:
-            raise InputError(f"--budget {key} is not supported by optimize yet: use macs, params or bytes")
+    own = _own_metric(metric, limits)
     chosen = catalogue.select(catalogue.registry(rewrites or ()), only=only, skip=skip, options=options)
     chosen = _check_selection(chosen, limits, list(only))
     _check_expanding(chosen, limits, at=bool(tuple(at)), calibrated=calibration is not None)
     source = _open(model)
+    _check_quality(source, limits, tuple(outputs), calibrated=calibration is not None)
     return run_pipeline(
         source,
         Options(
@@ -130,6 +142,8 @@ def optimize(
             outputs=tuple(outputs),
             shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
             seed=seed,
+            metric=own,
+            memory=memory or default_bytes(),
             gate_latency=gate == "latency",
             freeze_initializers=freeze_initializers,
         ),
@@ -160,6 +174,27 @@ def _check_selection(chosen: Sequence[Rewrite], limits: Budget, only: Sequence[s
                 f"(--set {rewrite.name}.rank_in=16)"
             )
     return [r for r in chosen if r.exactness is not Exactness.EXPANDING or r.name in only]
+
+
+def _own_metric(metric: str | None, limits: Budget) -> OwnMetric | None:
+    if metric is None and limits.metric is not None:
+        raise InputError("--budget metric needs --metric package.module:function, the measure that it is of")
+    return None if metric is None else OwnMetric(metric)
+
+
+def _check_quality(source: Source, limits: Budget, outputs: tuple[str, ...], *, calibrated: bool) -> None:
+    """A quality key needs inputs to measure on, and agreement an output that can hold class scores."""
+    for key in VERIFIED:
+        if getattr(limits, key) is not None and not calibrated:
+            raise InputError(f"--budget {key}: a quality is measured on inputs: give --calibration")
+    if limits.agreement is not None:
+        _check_scores(source, outputs)
+
+
+def _check_scores(source: Source, outputs: tuple[str, ...]) -> None:
+    counted = [v for v in source.model.graph.outputs if not outputs or v.name in outputs]
+    if not any(_may_be_scores(value) for value in counted):
+        raise InputError("--budget agreement: no output holds class scores ([N, K] or [N, K, 1, 1])")
 
 
 def _check_expanding(chosen: Sequence[Rewrite], limits: Budget, *, at: bool, calibrated: bool) -> None:
@@ -193,10 +228,82 @@ def make_budget(given: Budget | Mapping[str, float] | None) -> Budget:
             raise InputError(f"--budget {key}: no such key; {hint(key, known)}")
         if value is None:
             continue
+        if key == "metric":
+            if value != value or abs(value) == float("inf"):
+                raise InputError(f"--budget metric={value:g}: expected a number")
+            continue
         if not value > 0 or (key != "sqnr" and value > 1) or value == float("inf"):
             wanted = "a positive number of dB" if key == "sqnr" else "a fraction in (0, 1]"
             raise InputError(f"--budget {key}={value:g}: expected {wanted}")
     return Budget(**values)
+
+
+def sweep(
+    model: AnyModel,
+    calibration: Given,
+    budgets: Sequence[float] = SWEPT,
+    *,
+    aim: Literal["time", "macs"] = "time",
+    only: Iterable[str] = (),
+    skip: Iterable[str] = (),
+    at: Iterable[str] = (),
+    keep: Iterable[str] = (),
+    outputs: Iterable[str] = (),
+    options: Mapping[str, object] | None = None,
+    shapes: Shapes | None = None,
+    seed: int = 0,
+    metric: str | None = None,
+    memory: int | None = None,
+) -> Sweep:
+    """Makes networks for several MAC budgets in one run that shares all statistics, and measures each.
+
+    Args:
+        model: a path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        calibration: preprocessed inputs: a path, arrays by input name, or one array.
+        budgets: parts of the input's MACs.
+        aim: as for `optimize`; so are the others.
+        only: names of the rewrites that take part; all when empty.
+        skip: names of rewrites that do not take part.
+        at: patterns of node names; rewrites apply only where one of their nodes matches.
+        keep: patterns of node names that no rewrite may touch.
+        outputs: names of the outputs that count; all when empty.
+        options: options of rewrites.
+        shapes: sizes of inputs whose shape leaves some open, by input name.
+        seed: of everything random.
+        metric: the user's own measure, as for `optimize`.
+        memory: bytes that activations may take.
+
+    Returns:
+        A point of cost and quality for each budget, and one of the exact rewrites alone.
+
+    Raises:
+        InputError: the model, the inputs or an option can't be used as given.
+        VerificationError: the exactly rewritten model computes something else.
+    """
+    if not budgets:
+        raise InputError("--budgets names no part of the MACs")
+    for part in budgets:
+        make_budget({"macs": part})
+    own = _own_metric(metric, Budget())
+    chosen = catalogue.select(catalogue.registry(()), only=only, skip=skip, options=options)
+    chosen = [r for r in chosen if r.exactness is not Exactness.EXPANDING]
+    return run_sweep(
+        _open(model),
+        Options(
+            budget=Budget(),
+            rewrites=tuple(chosen),
+            by_time=aim == "time",
+            at=tuple(at),
+            keep=tuple(keep),
+            outputs=tuple(outputs),
+            shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
+            seed=seed,
+            metric=own,
+            memory=memory or default_bytes(),
+        ),
+        calibration,
+        sorted(set(budgets), reverse=True),
+    )
 
 
 def verify(
@@ -230,9 +337,7 @@ def verify(
         InputError: a model or the inputs can't be used.
     """
     limits = make_budget(budget)
-    costs = [
-        f.name for f in fields(limits) if f.name not in LATER[1:] and getattr(limits, f.name) is not None
-    ]
+    costs = [f.name for f in fields(limits) if f.name not in VERIFIED and getattr(limits, f.name) is not None]
     if costs:
         raise InputError(f"--budget {costs[0]}: verify measures agreement and sqnr")
     original, rewritten = _open(reference), _open(candidate)
@@ -265,8 +370,8 @@ def _verify_quality(
     if given is None:
         raise InputError("a quality is measured on inputs: give --calibration")
     scores = [v for v in original.model.graph.outputs if not outputs or v.name in outputs]
-    if limits.agreement is not None and not any(_may_be_scores(value) for value in scores):
-        raise InputError("--budget agreement: no output holds class scores ([N, K] or [N, K, 1, 1])")
+    if limits.agreement is not None:
+        _check_scores(original, outputs)
     found = quality.measure(original.model, rewritten.model, given, given.held_out, outputs)
     checks = []
     for key, measured, wanted in (

@@ -8,6 +8,7 @@ from graphopt.analysis import Totals
 from graphopt.core import Budget, Candidate
 from graphopt.errors import InputError
 from graphopt.plan import Limit
+from graphopt.quality import Quality
 
 NODE_BYTES = 400
 """What a new operator adds to a file besides its weights, at most about."""
@@ -20,10 +21,12 @@ class Spent:
     Attributes:
         totals: MACs and parameters.
         bytes: size of the file, external data included.
+        seconds: measured latency at one thread; None where it was not measured.
     """
 
     totals: Totals
     bytes: int
+    seconds: float | None = None
 
 
 def limits(budget: Budget, before: Spent, now: Spent, unknown: str) -> list[Limit]:
@@ -54,19 +57,35 @@ def limits(budget: Budget, before: Spent, now: Spent, unknown: str) -> list[Limi
 
 
 def _bytes_saved(candidate: Candidate) -> float:
-    made = sum(1 for key in ("rank_in", "rank_out") if candidate.choice.get(key))
+    made = max(1, sum(1 for key in ("rank_in", "rank_out") if candidate.choice.get(key)))
     return candidate.before.weight_bytes - candidate.after.weight_bytes - NODE_BYTES * made
 
 
-def missed(budget: Budget, before: Spent, after: Spent) -> str:
-    """The cost keys that are not kept, with their figures; "" when all are."""
+def missed(budget: Budget, before: Spent, after: Spent, quality: Quality | None, metric: float | None) -> str:
+    """The keys that are not kept, with their figures; "" when all are."""
     reached = (
         ("macs", budget.macs, before.totals.macs, after.totals.macs),
         ("params", budget.params, before.totals.params, after.totals.params),
         ("bytes", budget.bytes, before.bytes, after.bytes),
+        ("latency", budget.latency, before.seconds, after.seconds),
     )
-    return "; ".join(
-        f"{key} {now / max(was, 1):.4f} of the input's, {allowed:g} asked for"
+    costs = [
+        f"{key} {now / (was or 1):.4f} of the input's, {allowed:g} asked for"
         for key, allowed, was, now in reached
-        if allowed is not None and was is not None and now is not None and now / max(was, 1) > allowed
+        if allowed is not None and was is not None and now is not None and now / (was or 1) > allowed
+    ]
+    return "; ".join([*costs, *lacking(budget, quality, metric)])
+
+
+def lacking(budget: Budget, quality: Quality | None, metric: float | None) -> list[str]:
+    """The quality keys that are not kept, with their figures."""
+    measured = (
+        ("agreement", budget.agreement, None if quality is None else quality.agreement),
+        ("sqnr", budget.sqnr, None if quality is None else quality.sqnr),
+        ("metric", budget.metric, metric),
     )
+    return [
+        f"{key} {now:.4g}, at least {wanted:g} asked for"
+        for key, wanted, now in measured
+        if wanted is not None and now is not None and now < wanted
+    ]

@@ -90,7 +90,7 @@ def load(given: Given, model: ir.Model, seed: int) -> Calibration:
     if count - held < (batch or 1):
         raise InputError(f"calibration: {count} inputs are too few to fit on some and hold others out")
     order = np.random.default_rng(seed).permutation(count)
-    fit, held_out = np.sort(order[held:]), np.sort(order[:held])
+    fit, held_out = order[held:], np.sort(order[:held])  # any part of those to fit on is a fair sample
     return Calibration(
         {name: array[fit] for name, array in feeds.items()},
         {name: array[held_out] for name, array in feeds.items()},

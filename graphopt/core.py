@@ -221,6 +221,7 @@ class Budget:
         latency: at most this part of the latency.
         agreement: at least this part of equal top-1 classes.
         sqnr: at least this signal-to-quantisation-noise ratio, in dB.
+        metric: at least this value of the user's own measure.
     """
 
     macs: float | None = None
@@ -229,6 +230,17 @@ class Budget:
     latency: float | None = None
     agreement: float | None = None
     sqnr: float | None = None
+    metric: float | None = None
+
+    @property
+    def asks_quality(self) -> bool:
+        """Whether a quality is asked for."""
+        return any(value is not None for value in (self.agreement, self.sqnr, self.metric))
+
+    @property
+    def asks_cost(self) -> bool:
+        """Whether a cost is asked for."""
+        return any(value is not None for value in (self.macs, self.params, self.bytes, self.latency))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,10 @@ from graphopt.core import Array
 from graphopt.moments import MomentsAccumulator, Statistics
 from graphopt.runtime import Feeds
 
-ROWS_PER_DIMENSION = 64
-"""Samples aimed at for each dimension of a covariance."""
+PLANNED_ROWS = 24
+"""Samples aimed at for each dimension of a covariance that only a plan is made from."""
+FITTED_ROWS = 56
+"""The same for one that a layer is fitted to; with 7 a fit was worse than none, more than 85 changed little."""
 POSITIONS = 16
 """Output positions sampled from an input, at least."""
 COVARIANCE_BYTES = 1 << 30
@@ -61,7 +63,9 @@ def statistics(
     samples = min(len(array) for array in feeds.values())
     with ThreadPoolExecutor(THREADS) as pool:
         for chunk in _affordable(linears):
-            gatherers = [_Gatherer(linear, rows_wanted(linear, samples), seed) for linear in chunk]
+            gatherers = [
+                _Gatherer(linear, positions(linear, samples, PLANNED_ROWS), seed) for linear in chunk
+            ]
             names = sorted({linear.x for linear in chunk})
             for values in stream(analysis.model, names, calibration, feeds):
                 list(pool.map(lambda each, seen=values: each.add(seen[each.linear.x]), gatherers))
@@ -87,9 +91,9 @@ class _Gatherer:
         return Statistics(tuple(total.result() for total in self._totals))
 
 
-def rows_wanted(linear: Linear, samples: int) -> int:
-    """Output positions to sample from each of so many inputs."""
-    return max(POSITIONS, -(-ROWS_PER_DIMENSION * patches.dimension(linear) // samples))
+def positions(linear: Linear, samples: int, rows: int) -> int:
+    """Output positions to sample from each of so many inputs, for so many rows a dimension."""
+    return max(POSITIONS, -(-rows * patches.dimension(linear) // samples))
 
 
 def _affordable(linears: Sequence[Linear]) -> Iterator[list[Linear]]:

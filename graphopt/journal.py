@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from graphopt import progress
 from graphopt.core import Candidate, Plan, Rejection, Site, Verdict
-from graphopt.report import Applied, Left
+from graphopt.report import Applied, Left, Point
 
 
 @dataclass
@@ -21,12 +21,14 @@ class Journal:
         checks: comparisons.
         notes: what the reader has to know besides.
         seconds: wall time by step.
+        curve: the networks that a search tried.
     """
 
     applied: list[Applied] = field(default_factory=list)
     checks: list[Verdict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    curve: list[Point] = field(default_factory=list)
     _declined: dict[tuple[str, Site], str] = field(default_factory=dict)
     _rejected: dict[tuple[str, Site], str] = field(default_factory=dict)
     _banned: set[tuple[str, Site, str]] = field(default_factory=set)
@@ -50,6 +52,11 @@ class Journal:
         """Notes what a plan left out."""
         for candidate, reason in plan.declined:
             self._declined.setdefault((candidate.rewrite, candidate.site), reason)
+
+    def take(self, plan: Plan) -> None:
+        """Marks the network of a plan as the one that became the result."""
+        last = max((i for i, point in enumerate(self.curve) if point.planned == plan.chosen), default=None)
+        self.curve = [replace(point, taken=i == last) for i, point in enumerate(self.curve)]
 
     def begin_round(self, rewrites: Iterable[str]) -> None:
         """Forgets what these rewrites were refused for: they are about to look at the model anew."""

@@ -19,6 +19,10 @@ WARM_UP = 3
 """Runs of each model before the clock counts."""
 GATE_REPEAT = 30
 """Pairs of runs by which a changed region is judged."""
+SECONDS = 2.0
+"""How long two models are timed where nobody says how often."""
+FEWEST, MOST = 5, 100
+"""Pairs of runs that this may make."""
 NOISE = 0.03
 """Difference of two latencies that means nothing."""
 
@@ -45,6 +49,11 @@ class Timing:
     repeat: int
     provider: str
 
+    @property
+    def ratio(self) -> float:
+        """The candidate's latency as a part of the reference's."""
+        return 1.0 / self.speedup
+
 
 def compare(
     reference: ir.Model,
@@ -52,10 +61,18 @@ def compare(
     inputs: feeds.TestInputs,
     *,
     threads: int = 1,
-    repeat: int = 50,
+    repeat: int | None = 50,
     provider: str = "CPUExecutionProvider",
 ) -> Timing:
     """Times both models on the same input, one run of each in turn, the first of a pair changing.
+
+    Args:
+        reference: the original.
+        candidate: the rewritten model.
+        inputs: the first of them is run.
+        threads: threads that one operator may use.
+        repeat: pairs of runs; None for as many as fit into `SECONDS`.
+        provider: onnxruntime's execution provider.
 
     Raises:
         InputError: onnxruntime can't load or run one of them, or does not have the provider.
@@ -77,7 +94,7 @@ def compare(
         float(np.median(ratios)),
         (float(low), float(high)),
         threads,
-        repeat,
+        len(seconds),
         provider,
     )
 
@@ -104,12 +121,17 @@ def slower(
 
 
 def _paired(
-    parts: Sequence[runtime.Structure], feed: runtime.Feeds, threads: int, repeat: int, provider: str
+    parts: Sequence[runtime.Structure], feed: runtime.Feeds, threads: int, repeat: int | None, provider: str
 ) -> npt.NDArray[np.float64]:
     """Seconds [repeat, 2] of two models on one input, run in turn, the first of a pair changing."""
     sessions = [runtime.session(p, optimised=True, threads=threads, provider=provider) for p in parts]
     for running in sessions * WARM_UP:
         runtime.run(running, feed)
+    if repeat is None:
+        start = time.perf_counter()
+        for running in sessions:
+            running.run(None, feed)
+        repeat = min(max(int(SECONDS / (time.perf_counter() - start)), FEWEST), MOST)
     seconds = np.empty((repeat, 2))
     for pair in progress.track(range(repeat), "pairs of runs"):
         for which in (0, 1) if pair % 2 == 0 else (1, 0):

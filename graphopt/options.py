@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from graphopt.core import Budget, Rewrite
+from graphopt.metric import OwnMetric
 from graphopt.rewrites import option_types
 from graphopt.store import default_bytes
 
@@ -22,6 +23,7 @@ class Options:
     outputs: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
+    metric: OwnMetric | None = None
     memory: int = field(default_factory=default_bytes)
     gate_latency: bool = False
     freeze_initializers: bool = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from graphopt import budget
 from graphopt.approximate import approximate
 from graphopt.calibrate import Given
@@ -37,8 +39,25 @@ def optimize(source: Source, options: Options, calibration: Given | None = None)
     rewrite_exactly(run, source.model)
     if approximate(run):
         rewrite_exactly(run, run.model)
-    result = run.result(run.quality())
-    missed = budget.missed(options.budget, run.spent_before, run.spent())
+    return _judged(run)
+
+
+def _judged(run: Run) -> Result:
+    """The result with its figures, if it keeps the budget.
+
+    Raises:
+        BudgetError: it does not.
+    """
+    asked, quality, metric = run.options.budget, run.quality(), run.metric_of(run.model)
+    fitted = any(item.exactness is Exactness.APPROXIMATE for item in run.journal.applied)
+    timed = asked.latency is not None or fitted
+    timing = run.latency(run.model) if timed and not run.inputs.problem else None
+    before, after = run.spent_before, run.spent()
+    if timing is not None:
+        before = replace(before, seconds=1.0)
+        after = replace(after, seconds=timing.ratio)
+    result = run.result(quality, timing, metric)
+    missed = budget.missed(asked, before, after, quality, metric)
     if missed:
         raise BudgetError(f"the budget was not reached: {missed}", result)
     return result

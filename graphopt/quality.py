@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ from graphopt.calibrate import Calibration
 from graphopt.compare import Difference, agreement
 from graphopt.core import Candidate, Replacement
 from graphopt.runtime import Feeds
+
+NORMAL_95 = 1.959963984540054
+"""The normal distribution has 95 % of its mass within so many standard deviations."""
 
 
 def region_errors(
@@ -165,6 +169,17 @@ class Quality:
     agreement: float | None
     sqnr: float
     samples: int
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the agreement on inputs of this kind (Wilson 1927); None without agreement."""
+        if self.agreement is None:
+            return None
+        squared, count = NORMAL_95**2, self.samples
+        centre = (self.agreement + squared / (2 * count)) / (1 + squared / count)
+        spread = self.agreement * (1 - self.agreement) / count + squared / (4 * count**2)
+        half = NORMAL_95 * math.sqrt(spread) / (1 + squared / count)
+        return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def measure(

@@ -22,7 +22,7 @@ from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
 from graphopt.core import Candidate, Fitted
-from graphopt.gather import rows_wanted
+from graphopt.gather import FITTED_ROWS, positions
 from graphopt.moments import Moments, MomentsAccumulator, Statistics, Target
 from graphopt.patterns import factored
 from graphopt.runtime import Feeds
@@ -141,7 +141,7 @@ def _gather(
 ) -> list[list[Moments]]:
     """Moments of patches and wanted outputs together, of each group, of even and of odd batches."""
     x, y = compressed.values(linear.x), original.values(linear.y)
-    most = rows_wanted(linear, sum(len(batch) for batch in x))
+    most = positions(linear, sum(len(batch) for batch in x), FITTED_ROWS)
     sides: tuple[Sequence[npt.NDArray[Any]], ...] = ()
     if partner and compressed.differs(partner):
         sides = (original.values(partner), compressed.values(partner))

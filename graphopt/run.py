@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from graphopt import calibrate, edit, feeds, latency, progress, quality, regions, verification
+from graphopt import calibrate, edit, feeds, latency, progress, quality, regions, runtime, verification
 from graphopt import model as files
 from graphopt.analysis import Analysis, Totals
 from graphopt.budget import Spent
@@ -29,12 +29,14 @@ from graphopt.core import (
 from graphopt.errors import InputError, blaming
 from graphopt.feeds import TestInputs
 from graphopt.journal import Journal
+from graphopt.latency import Timing
+from graphopt.metric import OwnMetric
 from graphopt.model import Source
 from graphopt.moments import Statistics
 from graphopt.observe import snapshot
 from graphopt.options import Options
 from graphopt.quality import Quality
-from graphopt.report import Applied, Report
+from graphopt.report import Applied, Metric, Report
 from graphopt.result import Result
 from graphopt.runtime import Feeds
 from graphopt.verification import Verification
@@ -178,16 +180,15 @@ class Run:
             self.journal.ban(candidate, f"failed verification: {note}")
         return [change for change in changes if change[0] not in failed]
 
-    def commit(self, changes: Sequence[Change], errors: Mapping[str, float] | None = None) -> None:
-        """Puts the changes into the model, with their measured errors where there are any."""
+    def commit(self, changes: Sequence[Change], applied: Sequence[Applied] = ()) -> None:
+        """Puts the changes into the model; ``applied`` describes them where there is more to tell."""
         with self.journal.step("commit"):
             self.model = edit.apply(self.model, changes)
         exactness = {rewrite.name: rewrite.exactness for rewrite in self.options.rewrites}
-        for candidate, _ in changes:
-            measured = (errors or {}).get(candidate.site.nodes[0])
-            self.journal.applied.append(
-                Applied(candidate, exactness[candidate.rewrite], measured, not self.inputs.assumed)
-            )
+        self.journal.applied += applied or [
+            Applied(candidate, exactness[candidate.rewrite], None, not self.inputs.assumed)
+            for candidate, _ in changes
+        ]
 
     def expect(self, reference: ir.Model) -> None:
         """Begins to run the model that rewritten ones will be compared with."""
@@ -249,10 +250,46 @@ class Run:
 
     def spent(self) -> Spent:
         """What the model costs by now; its bytes are counted only where the budget asks."""
-        if self.model is self.source.model:
+        return self.spent_by(self.model)
+
+    def spent_by(self, model: ir.Model) -> Spent:
+        """What a model costs; its bytes are counted only where the budget asks."""
+        if model is self.source.model:
             return self.spent_before
-        size = files.load(self.model).bytes if self.options.budget.bytes else 0
-        return Spent(self.analysis(self.model).totals, size)
+        size = files.load(model).bytes if self.options.budget.bytes else 0
+        return Spent(self.analysis(model).totals, size)
+
+    # ------------------------------------------------------------ latency and the user's own measure
+
+    def latency(self, model: ir.Model) -> Timing:
+        """Latency of a model against the input's at one thread, interleaved, one sample at a time.
+
+        Raises:
+            InputError: the model can't be run.
+        """
+        with self.journal.step("time"):
+            inputs = self.inputs
+            if not inputs.problem:
+                feed = runtime.random_feeds(self.source.model, inputs.sizes, self.options.seed)
+                inputs = replace(inputs, feeds=(feed,))
+            return latency.compare(self.source.model, model, inputs, repeat=None)
+
+    @cached_property
+    def reference_seconds(self) -> float:
+        """Seconds that the input takes at one thread."""
+        return self.latency(self.source.model).reference_ms / 1e3
+
+    @cached_property
+    def metric_before(self) -> float | None:
+        """What the user's own measure says of the input; None without one."""
+        return self.metric_of(self.source.model)
+
+    def metric_of(self, model: ir.Model) -> float | None:
+        """What the user's own measure says of a model; None without one."""
+        if self.options.metric is None:
+            return None
+        with self.journal.step("measure"):
+            return self.options.metric(model)
 
     @property
     def unknown_dims(self) -> tuple[str, ...]:
@@ -261,8 +298,16 @@ class Run:
             return ()
         return Analysis(self.source.model, bindings=self.options.shapes).sizes.unknown_dims
 
-    def result(self, quality: Quality | None) -> Result:
-        """The model as it is by now, with its report."""
+    def result(
+        self, quality: Quality | None, timing: Timing | None = None, metric: float | None = None
+    ) -> Result:
+        """The model as it is by now, with its report.
+
+        Args:
+            quality: on held-out inputs.
+            timing: latency against the input's, where it was measured.
+            metric: what the user's own measure says of the model.
+        """
         after = self.analysis(self.model).totals
         journal = self.journal
         approximate = any(item.exactness is Exactness.APPROXIMATE for item in journal.applied)
@@ -277,6 +322,9 @@ class Run:
             checks=tuple(journal.checks),
             notes=tuple(dict.fromkeys(journal.notes)),
             quality=quality,
+            latency=timing,
+            metric=_own_metric(self.options.metric, self.metric_before, metric),
+            curve=tuple(sorted(journal.curve, key=lambda point: -point.costs.get("macs", 0.0))),
             unmeasured=self.calibration is None and approximate,
             uncounted_ops=self.original.uncounted_ops,
             unknown_dims=self.unknown_dims,
@@ -288,6 +336,10 @@ class Run:
 
     def _figures(self, totals: Totals) -> Totals:
         return replace(totals, macs=None) if self.inputs.assumed else totals
+
+
+def _own_metric(own: OwnMetric | None, before: float | None, after: float | None) -> Metric | None:
+    return None if own is None or before is None or after is None else Metric(own.name, before, after)
 
 
 def matches_any(name: str, patterns: Iterable[str]) -> bool:

@@ -11,20 +11,22 @@ import onnx_ir as ir
 from graphopt import edit, gather, plan, probe, quality, refit
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
-from graphopt.core import Candidate, Fitted, Plan, Rewrite
+from graphopt.core import Candidate, Exactness, Fitted, Plan, Replacement, Rewrite
 from graphopt.damage import Sensitivity, unprobed
 from graphopt.errors import blaming
 from graphopt.moments import Statistics
 from graphopt.plan import Limit
 from graphopt.quality import Layer, Quality
 from graphopt.refit import Refitted
+from graphopt.report import Applied, Point
 from graphopt.run import Change, Run
 from graphopt.runtime import Feeds
+from graphopt.stopwatch import Stopwatch, cache_path
 
 PLANNED_ON = 384
 """Inputs whose statistics the plan is made from, at most; the chosen layers are then fitted to all."""
 PROBED_ON = 0.25
-"""Part of the inputs to fit on that the plan's statistics leave out: to probe on what was fitted flatters it."""
+"""Part of the inputs to fit on that are probed on alone: on what it was fitted to, a fit looks too good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Network:
         model: the model with all changes.
         errors: measured error of each layer on held-out inputs, by name.
         quality: of the whole, on held-out inputs; None without calibration.
+        metric: what the user's own measure says; None without one.
     """
 
     plan: Plan
@@ -46,6 +49,7 @@ class Network:
     model: ir.Model
     errors: dict[str, float]
     quality: Quality | None
+    metric: float | None = None
 
 
 class Search:
@@ -129,7 +133,10 @@ class Search:
         """The least damaging plan that keeps the limits."""
         with self._run.journal.step("plan"):
             allowed = [c for c in self.candidates if self._run.journal.allows(c)]
-            return plan.within(allowed, limits, self.damage)
+            found = plan.within(allowed, limits, self.damage)
+        if any(limit.key == "latency" for limit in limits):
+            self._stopwatch.save()
+        return found
 
     def network(self, chosen: Plan) -> Network:
         """What a plan makes: fitted, put together and measured."""
@@ -142,11 +149,81 @@ class Search:
         with run.journal.step("commit"):
             model = edit.apply(self.model, changes) if changes else self.model
         if run.calibration is None:
-            return Network(chosen, fits, tuple(changes), model, {}, None)
+            return Network(chosen, fits, tuple(changes), model, {}, None, run.metric_of(model))
         layers = [Layer(name, self._output(name), fit.partner) for name, fit in fits.items()]
         with run.journal.step("measure"):
             errors = quality.layer_errors(self.model, model, layers, run.calibration, run.options.memory // 4)
-        return Network(chosen, fits, tuple(changes), model, errors, run.quality_of(model))
+        metric = run.metric_of(model)
+        return Network(chosen, fits, tuple(changes), model, errors, run.quality_of(model), metric)
+
+    def draft(self, chosen: Plan) -> ir.Model:
+        """The network of a plan with weights that mean nothing in the new operators, to be timed."""
+        changes = [(c, change) for c in chosen.chosen if (change := self._draft(c)) is not None]
+        return edit.apply(self.model, changes)
+
+    def _draft(self, candidate: Candidate) -> Replacement | None:
+        """The operators of a candidate, whatever their weights; None where that can't be told."""
+        make = getattr(self._rewrites[candidate.rewrite], "draft", None)
+        if make is None:
+            return None
+        linear = self.analysis.linear(self.analysis.nodes[candidate.site.nodes[0]])
+        change: Replacement = make(linear, candidate)
+        return change
+
+    # ------------------------------------------------------------ figures
+
+    def time_saved(self, candidate: Candidate) -> float:
+        """What a candidate alone saves of the input's time at one thread, as a part of it; measured once."""
+        if candidate not in self._saved:
+            change = self._draft(candidate)
+            if change is None:
+                self._saved[candidate] = 0.0
+            else:
+                with self._run.journal.step("time"):
+                    before, after = self._stopwatch.seconds(self.analysis, candidate, change)
+                    self._saved[candidate] = (before - after) / self._run.reference_seconds
+        return self._saved[candidate]
+
+    @cached_property
+    def _saved(self) -> dict[Candidate, float]:
+        return {}
+
+    @cached_property
+    def _stopwatch(self) -> Stopwatch:
+        return Stopwatch(cache_path())
+
+    def costs(self, model: ir.Model) -> dict[str, float]:
+        """MACs and parameters, and what else the budget asks for, as parts of the input's."""
+        before, now = self._run.spent_before, self._run.spent_by(model)
+        pairs = {
+            "macs": (before.totals.macs, now.totals.macs),
+            "params": (before.totals.params, now.totals.params),
+        }
+        if before.bytes:
+            pairs["bytes"] = (before.bytes, now.bytes)
+        return {key: after / was for key, (was, after) in pairs.items() if was and after is not None}
+
+    def point(self, network: Network) -> Point:
+        """The network's place on the curve of the search."""
+        fits = network.fits
+        chosen = tuple(
+            fits[c.site.nodes[0]].candidate if c.site.nodes[0] in fits else c for c in network.plan.chosen
+        )
+        costs = self.costs(network.model)
+        return Point(costs, network.quality, chosen, network.plan.chosen, network.metric)
+
+    def applied(self, network: Network, candidate: Candidate) -> Applied:
+        """A candidate of a network as the report gives it."""
+        name = candidate.site.nodes[0]
+        fit, sensitivity = network.fits.get(name), self.sensitivities.get(name)
+        return Applied(
+            candidate,
+            Exactness.APPROXIMATE,
+            network.errors.get(name),
+            not self._run.inputs.assumed,
+            None if sensitivity is None else sensitivity.per_error(candidate.error),
+            {} if fit is None else fit.fitted.spectra,
+        )
 
     def _output(self, name: str) -> str:
         return self.analysis.nodes[name].outputs[0].name or ""

@@ -14,13 +14,14 @@ from graphopt.cli.explain import explain
 from graphopt.cli.optimize import optimize
 from graphopt.cli.rewrites import rewrites
 from graphopt.cli.scan import scan
+from graphopt.cli.sweep import sweep
 from graphopt.cli.verify import verify
 from graphopt.errors import InputError
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
 
-COMMANDS = (scan, optimize, verify, bench, diff, rewrites, explain)
+COMMANDS = (scan, optimize, sweep, verify, bench, diff, rewrites, explain)
 """In the order in which ``--help`` lists them."""
 
 typer_app = typer.Typer(

@@ -66,6 +66,24 @@ Budget = Annotated[
         help="What the result has to reach, such as macs=0.7. Repeatable.",
     ),
 ]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(metavar="A,B", autocompletion=complete.rewrites, help="Only these rewrites."),
+]
+Skip = Annotated[
+    list[str] | None,
+    typer.Option(metavar="A,B", autocompletion=complete.rewrites, help="Not these rewrites."),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FUNCTION", help="Your own measure: a function from a model's path to a number."
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(metavar="BYTES", help="For activations while fitting, such as 4G; more lies in files."),
+]
 Outputs = Annotated[
     list[str] | None, typer.Option("--output", metavar="NAME", help="An output that counts. Repeatable.")
 ]
@@ -121,6 +139,30 @@ def shapes(given: list[str] | None) -> dict[str, tuple[int, ...]]:
         if not all(size.isdigit() and int(size) > 0 for size in sizes):
             raise InputError(f"--shape {name}={text}: expected positive sizes such as 1x3x224x224")
         found[name] = tuple(int(size) for size in sizes)
+    return found
+
+
+SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+"""Bytes of each unit."""
+
+
+def memory(given: str | None) -> int | None:
+    """Bytes of a size such as 4G or 512M.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    if given is None:
+        return None
+    number, unit = given.lower().rstrip("ib"), ""
+    if number and number[-1] in SIZES:
+        number, unit = number[:-1], number[-1]
+    try:
+        found = int(float(number) * SIZES[unit])
+    except (ValueError, OverflowError):
+        found = 0
+    if found <= 0:
+        raise InputError(f"--memory {given}: expected a size such as 4G or 512M")
     return found
 
 

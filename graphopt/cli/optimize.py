@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphopt.cli import common, complete
+from graphopt.cli import common
 from graphopt.cli.progress import shown
 from graphopt.errors import BudgetError, GraphOptError, InputError, VerificationError
 
@@ -25,14 +25,8 @@ def optimize(
     calibration: common.Calibration = None,
     preprocess: common.Preprocess = None,
     budget: common.Budget = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(metavar="A,B", autocompletion=complete.rewrites, help="Only these rewrites."),
-    ] = None,
-    skip: Annotated[
-        list[str] | None,
-        typer.Option(metavar="A,B", autocompletion=complete.rewrites, help="Not these rewrites."),
-    ] = None,
+    only: common.Only = None,
+    skip: common.Skip = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="REWRITE.OPTION=VALUE", help="An option of a rewrite. Repeatable."),
@@ -60,6 +54,8 @@ def optimize(
     report: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the report.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Not supported yet.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Not supported yet.")] = None,
+    metric: common.Metric = None,
+    memory: common.Memory = None,
     json: common.Json = False,
     quiet: common.Quiet = False,
     shape: common.Shapes = None,
@@ -98,6 +94,8 @@ def optimize(
                 seed=seed,
                 gate=gate,
                 freeze_initializers=freeze_initializers,
+                metric=metric,
+                memory=common.memory(memory),
             )
     except (BudgetError, VerificationError) as failure:
         error, result = failure, failure.result

@@ -68,6 +68,10 @@ class Split(Protocol):
         """The factors of one group."""
         ...
 
+    def blank(self, kernel: Array, choice: Choice) -> Any:
+        """Factors of the right shapes for one group, of whatever content: what they cost can be timed."""
+        ...
+
     def spectra(self, kernel: Array, moments: Moments, choice: Choice) -> dict[str, tuple[float, ...]]:
         """By rank of the choice the part of the output that each direction carries, for one group."""
         ...
@@ -224,6 +228,18 @@ def fit(
     spectra = split.spectra(kernels[0], given.groups[0], choice)
     error = lost / total if total > 0 else 0.0
     return Fitted(replacement, np.concatenate([part.kernel for part in parts]), bias, error, spectra)
+
+
+def draft(split: Split, linear: Linear, choice: Choice) -> Replacement:
+    """What a way of splitting an operator looks like, with weights that mean nothing."""
+    kernels = factored.blocks(linear.weight(), linear.group)
+    bias = np.ones(linear.out_channels or 1)
+    return split.assemble(linear, choice, [split.blank(kernel, choice) for kernel in kernels], bias)
+
+
+def noise(*shape: int) -> Float64:
+    """Weights that mean nothing, and that no processor is slow with."""
+    return np.random.default_rng(0).normal(0.0, 0.05, shape)
 
 
 def grid(channels: int) -> list[int]:

@@ -52,7 +52,8 @@ class Point:
         costs: fraction of the input by budget key (``macs``, ``params``, ``bytes``, ``latency``); those
             that were counted or measured.
         quality: figures on held-out inputs; None where none were measured.
-        chosen: the approximate rewrites that make it.
+        chosen: the approximate rewrites that make it, with the error that each was fitted to.
+        planned: the same as the plan had them.
         metric: what the user's own measure says; None without one.
         taken: whether it is the result.
     """
@@ -60,6 +61,7 @@ class Point:
     costs: Mapping[str, float]
     quality: Quality | None
     chosen: tuple[Candidate, ...] = ()
+    planned: tuple[Candidate, ...] = ()
     metric: float | None = None
     taken: bool = False
 

@@ -18,7 +18,7 @@ from graphopt.latency import Timing
 from graphopt.model import Source
 from graphopt.model_diff import Diff
 from graphopt.quality import Quality
-from graphopt.report import Applied, Left, Point, Report
+from graphopt.report import Applied, Left, Point, Report, Sweep
 from graphopt.rewrites import is_default, option_types, summary
 from graphopt.survey import Row, Scan
 from graphopt.verification import Verification
@@ -155,7 +155,12 @@ def _applied(item: Applied) -> dict[str, Any]:
 
 
 def _quality(quality: Quality) -> dict[str, Any]:
-    return {"agreement": quality.agreement, "sqnr": quality.sqnr, "samples": quality.samples}
+    return {
+        "agreement": quality.agreement,
+        "agreement_interval": None if quality.interval is None else list(quality.interval),
+        "sqnr": quality.sqnr,
+        "samples": quality.samples,
+    }
 
 
 def _point(point: Point) -> dict[str, Any]:
@@ -165,9 +170,27 @@ def _point(point: Point) -> dict[str, Any]:
         "metric": point.metric,
         "taken": point.taken,
         "layers": [
-            {"rewrite": c.rewrite, "nodes": list(c.site.nodes), "choice": dict(c.choice)}
+            {
+                "rewrite": c.rewrite,
+                "nodes": list(c.site.nodes),
+                "choice": dict(c.choice),
+                "error_predicted": c.error,
+            }
             for c in point.chosen
         ],
+    }
+
+
+def sweep(result: Sweep) -> dict[str, Any]:
+    """The document of ``graphopt sweep --json``."""
+    return {
+        **_head(),
+        "model": _model(result.source),
+        "before": _totals(result.before),
+        "points": [_point(point) for point in result.points],
+        "notes": list(result.notes),
+        "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
+        "options": dict(result.options),
     }
 
 

@@ -12,12 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from graphopt.analysis import Totals
-from graphopt.calibrate import SMALL_SAMPLE
+from graphopt.calibrate import ALL_PARTS, SMALL_SAMPLE
 from graphopt.conv import Linear
-from graphopt.core import Exactness, Rewrite
+from graphopt.core import Candidate, Exactness, Rewrite
 from graphopt.latency import Timing
 from graphopt.model_diff import Diff
-from graphopt.report import Applied, Left, Report
+from graphopt.report import Applied, Left, Point, Report, Sweep
 from graphopt.rewrites import is_default, option_types, summary
 from graphopt.survey import Row, Scan
 from graphopt.verification import Verification
@@ -149,6 +149,7 @@ def _opportunities(row: Row) -> str:
 def report(result: Report, out: Path | None) -> None:
     """Prints what a run did: figures, rewrites, verification, quality, and what was left."""
     console = _console()
+    _not_faster(console, result.latency)
     _figures(console, result)
     _applied(console, result)
     _reasons(console, "declined", result.declined, MOST_REASONS)
@@ -168,13 +169,22 @@ def report(result: Report, out: Path | None) -> None:
         console.print(escape(f"wrote {out}"), soft_wrap=True)  # a path in one piece can be copied
 
 
+def _not_faster(console: Console, latency: Timing | None) -> None:
+    """What comes first where it is so."""
+    if latency is not None and latency.speedup <= 1:
+        console.print(
+            f"[bold yellow]the model did not get faster[/]: {latency.reference_ms:.3f} → "
+            f"{latency.candidate_ms:.3f} ms at one thread; --budget latency=0.7 plans by measured time"
+        )
+
+
 def _figures(console: Console, result: Report) -> None:
-    _totals(console, result.before, result.after)
+    _totals(console, result.before, result.after, result.latency)
     if result.unknown_dims:
         console.print(escape(f"unknown sizes: {', '.join(result.unknown_dims)}; --shape NAME=… gives them"))
 
 
-def _totals(console: Console, before: Totals, after: Totals) -> None:
+def _totals(console: Console, before: Totals, after: Totals, timing: Timing | None = None) -> None:
     table = _table("", ">before", ">after", ">ratio")
     for name, old, new in (
         ("MACs", before.macs, after.macs),
@@ -183,6 +193,9 @@ def _totals(console: Console, before: Totals, after: Totals) -> None:
         ("operators", before.nodes, after.nodes),
     ):
         table.add_row(name, count(old), count(new), ratio(old, new))
+        if name == "MACs" and timing is not None:  # beside them: MACs are not time
+            times = (f"{ms:.3f} ms" for ms in (timing.reference_ms, timing.candidate_ms))
+            table.add_row("latency", *times, f"{timing.ratio:.3f}")
     console.print(table)
 
 
@@ -194,19 +207,33 @@ def _applied(console: Console, result: Report) -> None:
     approximate = [item for item in result.applied if item.exactness is Exactness.APPROXIMATE]
     if not approximate:
         return
-    table = _table("approximate", ">ranks", ">MACs", ">to", ">predicted", ">measured error")
+    table = _table("approximate", "form", ">MACs", ">to", ">predicted", ">error")
     for item in approximate:
         table.add_row(*_approximate_row(item))
     console.print(table)
 
 
+FORMS = {
+    "bottleneck": lambda c: "1x1 " + "/".join(str(c.get(key) or "–") for key in ("rank_in", "rank_out")),
+    "separable": lambda c: f"split {c['rank']}",
+    "depthwise_separable": lambda c: f"depthwise ×{c['multiplier']}",
+}
+"""How a choice of a rewrite is shown."""
+
+
+def _form(candidate: Candidate) -> str:
+    """The form that a candidate gives its layer, with its ranks."""
+    if candidate.rewrite in FORMS:
+        return FORMS[candidate.rewrite](candidate.choice)
+    return f"{candidate.rewrite} " + " ".join(f"{key}={value}" for key, value in candidate.choice.items())
+
+
 def _approximate_row(item: Applied) -> tuple[str, ...]:
     candidate = item.candidate
-    ranks = "/".join(str(candidate.choice.get(key) or "–") for key in ("rank_in", "rank_out"))
     measured = "–" if item.error_measured is None else f"{item.error_measured:.4f}"
     return (
         escape(_shortened(candidate.site.nodes[0])),
-        ranks,
+        escape(_form(candidate)),
         count(candidate.before.macs),
         count(candidate.after.macs),
         f"{candidate.error:.4f}",
@@ -232,14 +259,80 @@ def _quality(console: Console, result: Report) -> None:
     if quality is not None:
         parts = [] if quality.agreement is None else [f"agreement {quality.agreement:.2%}"]
         parts.append(f"SQNR {decibels(quality.sqnr)}")
-        console.print(f"quality on {quality.samples} held-out inputs: {', '.join(parts)}")
+        share = f"1 in {ALL_PARTS} of those given"
+        console.print(f"quality on {quality.samples} held-out inputs ({share}): {', '.join(parts)}")
+        if quality.interval is not None:
+            low, high = quality.interval
+            console.print(f"  95 % interval of the agreement: {low:.1%} to {high:.1%}", style="dim")
+            console.print("  1 to 3 points too good if the network was trained on these inputs", style="dim")
         if quality.samples < SMALL_SAMPLE:
             console.print(f"  {quality.samples} inputs are few: the figures are uncertain", style="dim")
+    if result.metric is not None:
+        metric = result.metric
+        console.print(escape(f"{metric.name}: {metric.before:.4g} → {metric.after:.4g}"))
     if result.unmeasured:
         console.print(
             "[bold yellow]the error is unmeasured[/]: no calibration inputs were given, "
             "the fit and its predicted error come from the weights alone"
         )
+
+
+# ---------------------------------------------------------------- sweep
+
+PLOT_ROWS = 10
+"""Lines of the plot of a sweep."""
+
+
+def sweep(result: Sweep) -> None:
+    """Prints a network a line, then quality over MACs as a plot."""
+    console = _console()
+    agreeing = any(p.quality is not None and p.quality.agreement is not None for p in result.points)
+    measured = any(p.metric is not None for p in result.points)
+    columns = [">MACs", ">of input", ">latency", *([">agreement"] if agreeing else []), ">SQNR"]
+    table = _table(*columns, *([">metric"] if measured else []), ">layers cut")
+    for point in result.points:
+        quality, part = point.quality, point.costs.get("macs")
+        cells = [
+            count(None if part is None or result.before.macs is None else part * result.before.macs),
+            "" if part is None else f"{part:.3f}",
+            f"{point.costs['latency']:.3f}" if "latency" in point.costs else "–",
+            *([f"{quality.agreement:.2%}" if quality and quality.agreement is not None else "–"] * agreeing),
+            "–" if quality is None else decibels(quality.sqnr),
+            *([f"{point.metric:.4g}" if point.metric is not None else "–"] * measured),
+            str(len(point.chosen)),
+        ]
+        table.add_row(*cells)
+    console.print(table)
+    _plot(console, result.points, agreement=agreeing)
+    for note in result.notes:
+        console.print(escape(f"note: {note}"))
+
+
+def _plot(console: Console, points: Sequence[Point], *, agreement: bool) -> None:
+    """Quality of each network over its MACs, as wide as the terminal."""
+    places = []
+    for point in points:
+        quality = point.quality
+        value = None if quality is None else quality.agreement if agreement else quality.sqnr
+        if value is not None and math.isfinite(value) and "macs" in point.costs:
+            places.append((point.costs["macs"], value))
+    if len(places) < 2:
+        return
+    left, right = min(x for x, _ in places), max(x for x, _ in places)
+    low, high = min(y for _, y in places), max(y for _, y in places)
+    width = max(20, min(console.width, 100) - 12)
+    rows = [[" "] * width for _ in range(PLOT_ROWS)]
+    for x, y in places:
+        column = round((x - left) / ((right - left) or 1) * (width - 1))
+        rows[round((high - y) / ((high - low) or 1) * (PLOT_ROWS - 1))][column] = "●"
+    names = {0: high, PLOT_ROWS - 1: low}
+    console.print("agreement over MACs" if agreement else "SQNR (dB) over MACs", style="bold")
+    for number, row in enumerate(rows):
+        value = names.get(number)
+        label = "" if value is None else f"{value:.1%}" if agreement else f"{value:.1f}"
+        console.print(f"{label:>8} │{''.join(row).rstrip()}")
+    console.print(f"{'':>8} └{'─' * width}")
+    console.print(f"{'':>9}{left:<.2f}{right:>{width - 4}.2f}")
 
 
 # ---------------------------------------------------------------- the others

@@ -95,6 +95,10 @@ class Bottleneck:
         """The factors and what they amount to; ``refine`` rounds of alternation."""
         return fitted.fit(self, analysis, candidate, statistics, refine=refine)
 
+    def draft(self, linear: Linear, candidate: Candidate) -> Replacement:
+        """The nodes of a candidate with weights that mean nothing, to be timed."""
+        return fitted.draft(self, linear, dict(candidate.choice))
+
     # ------------------------------------------------------------ what a Split is asked
 
     def takes(self, linear: Linear) -> bool:
@@ -130,6 +134,16 @@ class Bottleneck:
         """The factors of one group."""
         factors = fitting.fit(kernel, moments, *_ranks(choice), refine=refine).factors
         return Part(factors, factors.kernel())
+
+    def blank(self, kernel: Array, choice: Choice) -> Factors:
+        """Factors of the right shapes for one group."""
+        (rank_in, rank_out), (out, inside, *taps) = _ranks(choice), kernel.shape
+        core = fitted.noise(rank_out or out, rank_in or inside, *taps)
+        return Factors(
+            fitted.noise(rank_in, inside) if rank_in else None,
+            core,
+            fitted.noise(out, rank_out) if rank_out else None,
+        )
 
     def spectra(self, kernel: Array, moments: Moments, choice: Choice) -> dict[str, tuple[float, ...]]:
         """The spectrum of each side that is cut."""

@@ -87,6 +87,10 @@ class DepthwiseSeparable:
         """The factors and what they amount to; they have a closed form, so ``refine`` changes nothing."""
         return fitted.fit(self, analysis, candidate, statistics, refine=refine)
 
+    def draft(self, linear: Linear, candidate: Candidate) -> Replacement:
+        """The nodes of a candidate with weights that mean nothing, to be timed."""
+        return fitted.draft(self, linear, dict(candidate.choice))
+
     # ------------------------------------------------------------ what a Split is asked
 
     def takes(self, linear: Linear) -> bool:
@@ -113,6 +117,12 @@ class DepthwiseSeparable:
         """Both kernels of one group."""
         pair = separable.fit_depthwise(kernel, moments, int(choice["multiplier"]))
         return Part(pair, pair.kernel)
+
+    def blank(self, kernel: Array, choice: Choice) -> Pair:
+        """Kernels of the right shapes for one group."""
+        out, inside, *taps = kernel.shape
+        wide = inside * int(choice["multiplier"])
+        return Pair(fitted.noise(wide, 1, *taps), fitted.noise(out, wide), kernel.astype(float))
 
     def spectra(self, kernel: Array, moments: Moments, choice: Choice) -> dict[str, tuple[float, ...]]:
         """What each further kernel a channel carries."""

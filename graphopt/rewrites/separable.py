@@ -87,6 +87,10 @@ class Separable:
         """The factors and what they amount to; ``refine`` rounds of alternation."""
         return fitted.fit(self, analysis, candidate, statistics, refine=refine)
 
+    def draft(self, linear: Linear, candidate: Candidate) -> Replacement:
+        """The nodes of a candidate with weights that mean nothing, to be timed."""
+        return fitted.draft(self, linear, dict(candidate.choice))
+
     # ------------------------------------------------------------ what a Split is asked
 
     def takes(self, linear: Linear) -> bool:
@@ -133,6 +137,14 @@ class Separable:
         first, rank = separated.axes(choice["first"]), int(choice["rank"])
         pair = separable.fit_separable(kernel, moments, first, rank, refine=refine)
         return Part(pair, pair.kernel)
+
+    def blank(self, kernel: Array, choice: Choice) -> Pair:
+        """Kernels of the right shapes for one group."""
+        first, rank = separated.axes(choice["first"]), int(choice["rank"])
+        out, inside, *taps = kernel.shape
+        ours = [k if axis in first else 1 for axis, k in enumerate(taps)]
+        theirs = [1 if axis in first else k for axis, k in enumerate(taps)]
+        return Pair(fitted.noise(rank, inside, *ours), fitted.noise(out, rank, *theirs), kernel.astype(float))
 
     def spectra(self, kernel: Array, moments: Moments, choice: Choice) -> dict[str, tuple[float, ...]]:
         """The spectrum of the channels between the two."""

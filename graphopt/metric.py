@@ -1,0 +1,57 @@
+"""The user's own measure: a function from the path of a model to a number, the larger the better."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_ir as ir
+
+from graphopt import model as files
+from graphopt.errors import InputError
+
+
+class OwnMetric:
+    """A measure that the user names.
+
+    Args:
+        name: ``package.module:function``; the current folder is searched too.
+
+    Raises:
+        InputError: there is no such function.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        module, _, function = name.partition(":")
+        if not module or not function:
+            raise InputError(f"--metric {name}: expected package.module:function")
+        here = str(Path.cwd())
+        sys.path.insert(0, here)
+        try:
+            self._function: Callable[[str], float] = getattr(importlib.import_module(module), function)
+        except Exception as error:
+            raise InputError(f"--metric {name}: {type(error).__name__}: {error}") from error
+        finally:
+            sys.path.remove(here)
+
+    def __call__(self, model: ir.Model) -> float:
+        """What the function says of a model, which it gets as a file.
+
+        Raises:
+            InputError: it fails, or returns no finite number.
+        """
+        with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+            path = Path(folder) / "model.onnx"
+            files.save(model, path)
+            try:
+                value = float(self._function(str(path)))
+            except Exception as error:
+                raise InputError(f"--metric {self.name} failed: {type(error).__name__}: {error}") from error
+        if not math.isfinite(value):
+            raise InputError(f"--metric {self.name} returned {value}, which is no finite number")
+        return value

@@ -1,0 +1,129 @@
+"""Latency of candidates in onnxruntime at one thread, each timed alone and remembered on disk.
+
+The key is all that the time depends on: the operators with their attributes, the shapes of weights and
+inputs, the provider, onnxruntime's version and the processor. So the same layer is timed once, in this
+model or another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from graphopt import regions, runtime
+from graphopt.analysis import Analysis
+from graphopt.core import Candidate, Replacement
+from graphopt.regions import Region
+
+THREADS = 1
+"""Threads that an operator gets."""
+PROVIDER = "CPUExecutionProvider"
+"""Where it runs."""
+SECONDS = 0.03
+"""How long a form is run, at least."""
+RUNS = 5
+"""How often, at least."""
+
+
+def cache_path() -> Path:
+    """Where latencies are remembered: ``graphopt/latency.json`` in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "graphopt" / "latency.json"
+
+
+class Stopwatch:
+    """Times the two forms of a changed region, and remembers them.
+
+    Args:
+        path: the file; None remembers nothing beyond this object.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._known: dict[str, float] = {}
+        self._new = False
+        with contextlib.suppress(OSError, ValueError):
+            if path is not None:
+                read = json.loads(path.read_text(encoding="utf-8"))
+                self._known = {str(key): float(value) for key, value in dict(read).items()}
+
+    def seconds(self, analysis: Analysis, candidate: Candidate, change: Replacement) -> tuple[float, float]:
+        """Seconds that the operators of a site take, and those in their place, at one thread."""
+        region = regions.region(analysis, candidate, change, "r/")
+        before, after = (self._time(analysis, form) for form in region.forms())
+        return before, after
+
+    def save(self) -> None:
+        """Writes what was timed; a cache that can't be written is no error."""
+        if not self._new or self._path is None:
+            return
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+            beside.write_text(json.dumps(self._known, sort_keys=True), encoding="utf-8")
+            beside.replace(self._path)
+
+    def _time(self, analysis: Analysis, form: Region) -> float:
+        key = _key(form)
+        if key not in self._known:
+            parts = regions.assemble(analysis.model, [form])
+            rng = np.random.default_rng(0)
+            feed = {name: runtime.random_array(rng, *given) for name, given in form.inputs.items()}
+            running = runtime.session(parts, optimised=True, threads=THREADS, provider=PROVIDER)
+            runtime.run(running, feed)
+            self._known[key] = min(_runs(lambda: running.run(None, feed)))
+            self._new = True
+        return self._known[key]
+
+
+def _runs(call: object) -> Iterator[float]:
+    """Seconds of each of the runs."""
+    assert callable(call)
+    begun, count = time.perf_counter(), 0
+    while count < RUNS or time.perf_counter() - begun < SECONDS:
+        start = time.perf_counter()
+        call()
+        yield time.perf_counter() - start
+        count += 1
+
+
+def _key(form: Region) -> str:
+    """A digest of what the time of some operators depends on."""
+    import onnxruntime as ort
+
+    names: dict[str, str] = {}
+    described: list[object] = [ort.__version__, PROVIDER, THREADS, _processor()]
+    described += [(_named(names, n), shape, kind.name) for n, (shape, kind) in form.inputs.items()]
+    for node in (*form.old, *form.new):
+        attributes = sorted((a.name, a.SerializeToString(deterministic=True).hex()) for a in node.attribute)
+        values = [[_named(names, name) for name in group] for group in (node.input, node.output)]
+        described.append((node.domain, node.op_type, attributes, values))
+    described += [(names[n], a.shape, str(a.dtype)) for n, a in form.constants.items() if n in names]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+
+
+def _named(names: dict[str, str], name: str) -> str:
+    return names.setdefault(name, f"v{len(names)}") if name else ""
+
+
+def _processor() -> str:
+    """What tells one kind of processor from another."""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        wanted = ("model name", "flags", "Features", "CPU part")
+        lines = {
+            key.strip(): value.strip()
+            for key, _, value in (line.partition(":") for line in text.splitlines())
+            if key.strip() in wanted
+        }
+        if lines:
+            return hashlib.sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()
+    return f"{platform.machine()} {platform.processor()}"
