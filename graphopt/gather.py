@@ -21,7 +21,7 @@ from graphopt.runtime import Feeds
 PLANNED_ROWS = 24
 """Samples aimed at for each dimension of a covariance that only a plan is made from."""
 FITTED_ROWS = 56
-"""The same for one that a layer is fitted to; with 7 a fit was worse than none, more than 85 changed little."""
+"""The same for one that a layer is fitted to; with 7 a fit was worse than none, over 85 changed little."""
 POSITIONS = 16
 """Output positions sampled from an input, at least."""
 COVARIANCE_BYTES = 1 << 30

@@ -10,52 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import gather, progress, regions, runtime
-from graphopt.analysis import Analysis
+from graphopt import gather, progress, runtime
 from graphopt.calibrate import Calibration
 from graphopt.compare import Difference, agreement
-from graphopt.core import Candidate, Replacement
 from graphopt.runtime import Feeds
 
 NORMAL_95 = 1.959963984540054
 """The normal distribution has 95 % of its mass within so many standard deviations."""
-
-
-def region_errors(
-    analysis: Analysis, changes: Sequence[tuple[Candidate, Replacement]], calibration: Calibration
-) -> dict[str, float]:
-    """E‖y − ŷ‖² / Var(y) of each changed region alone, on held-out inputs, by name of the anchor."""
-    pairs = [regions.region(analysis, c, change, f"r{i}/") for i, (c, change) in enumerate(changes)]
-    errors: dict[str, float] = {}
-    for chunk in regions.chunks(pairs, calibration.batch):
-        errors.update(_chunk_errors(analysis, chunk, calibration))
-    return errors
-
-
-def _chunk_errors(
-    analysis: Analysis, chunk: Sequence[regions.Region], calibration: Calibration
-) -> dict[str, float]:
-    running = runtime.session(regions.assemble(analysis.model, chunk, open_batch=True), optimised=False)
-    sources = {name: source for item in chunk for name, source in item.sources.items()}
-    outputs = [name for item in chunk for _, old, new in item.outputs for name in (old, new)]
-    noise = dict.fromkeys(outputs, 0.0)
-    spread = {name: _Spread() for name in outputs}
-    for values in gather.stream(
-        analysis.model, sorted(set(sources.values())), calibration, calibration.held_out
-    ):
-        feeds = {name: values[source] for name, source in sources.items()}
-        results = dict(zip(outputs, runtime.run(running, feeds, outputs), strict=True))
-        for _, old, new in (pair for item in chunk for pair in item.outputs):
-            exact, approximate = results[old].astype(np.float64), results[new].astype(np.float64)
-            noise[old] += float(((exact - approximate) ** 2).sum())
-            spread[old].add(exact)
-    found: dict[str, float] = {}
-    for item in chunk:
-        for _, old, _ in item.outputs:
-            ratio = noise[old] / spread[old].total if spread[old].total else 0.0
-            anchor = item.candidate.site.nodes[0]
-            found[anchor] = max(found.get(anchor, 0.0), ratio)
-    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ whose other side is there already, what that side has lost is made up for as wel
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -29,8 +29,10 @@ from graphopt.runtime import Feeds
 from graphopt.store import Store
 from graphopt.walk import Program, Walk
 
-ENOUGH = 40
-"""Patches for each dimension of a covariance from which the fit takes the data at their word."""
+ENOUGH, ENOUGH_INPUTS = 40, 128
+"""Patches for each dimension of a covariance, and inputs, from which a fit takes the data at their word."""
+BATCHES = 4
+"""Batches that the inputs are run in, at least, so that there are two halves to compare."""
 CAUTION = ((0.0, 1.0), (0.3, 1.0), (0.6, 0.7), (0.6, 0.0), (1.0, 0.0))
 """What is tried where there are fewer: how far the covariance is drawn to its structure, and how much of the
 correction towards the original's outputs is taken."""
@@ -86,6 +88,9 @@ def refit(
         The fitted candidates, in the order of the network.
     """
     program = Program(analysis.model)
+    samples = min(len(array) for array in feeds.values())
+    if not calibration.fixed:
+        calibration = replace(calibration, batch=min(calibration.batch, -(-samples // BATCHES)))
     batches = list(calibration.batches(feeds))
     places = {c: program.index[analysis.nodes[c.site.nodes[0]]] for c in chosen}
     done: list[Refitted] = []
@@ -105,7 +110,8 @@ def refit(
             compressed.forget(keep)
             original.advance(place + 1, keep)
             halves = _gather(linear, original, compressed, partner, seed + number, pool)
-            found = _fit(linear, candidate, fit, halves, compressed.differs(linear.x) or bool(partner))
+            moved = compressed.differs(linear.x) or bool(partner)
+            found = _fit(linear, candidate, fit, halves, samples, moved=moved)
             found = replace(found, partner=partner)
             done.append(found)
             compressed.replace(place, found.fitted.replacement)
@@ -214,20 +220,31 @@ def _structured(moments: Moments, channels: int, part: float) -> Moments:
 
 
 def _fit(
-    linear: Linear, candidate: Candidate, fit: Fitting, halves: Sequence[Sequence[Moments]], moved: bool
+    linear: Linear,
+    candidate: Candidate,
+    fit: Fitting,
+    halves: Sequence[Sequence[Moments]],
+    samples: int,
+    *,
+    moved: bool,
 ) -> Refitted:
     """Fits a layer to all its statistics; with few patches as cautiously as is best across the two halves."""
     whole = halves[0]
     if len(halves) > 1:
         whole = [first.merged(second) for first, second in zip(*halves, strict=True)]
-    if whole[0].count >= ENOUGH * patches.dimension(linear) or len(halves) < 2:
+    plenty = whole[0].count >= ENOUGH * patches.dimension(linear) and samples >= ENOUGH_INPUTS
+    if plenty or len(halves) < 2:
         fitted = fit(candidate, _statistics(linear, whole, (0.0, 1.0), moved=moved), 2)
         return Refitted(replace(candidate, error=fitted.error), fitted)
     ways = CAUTION if moved else tuple(way for way in CAUTION if way[1])
     errors = [_across(linear, candidate, fit, halves, way, moved) for way in ways]
     best = int(np.argmin(errors))
     fitted = fit(candidate, _statistics(linear, whole, ways[best], moved=moved), 2)
-    return Refitted(replace(candidate, error=max(fitted.error, errors[best])), fitted, caution=ways[best])
+    # With n samples of d numbers least squares leaves 1 − d/n of the noise on those it was fitted to, and
+    # 1 + 2d/n on others when it was fitted to half of them; so 1 + d/n when it was fitted to all.
+    lost, total = _lost(linear, fitted, whole)
+    error = (lost / total + 2 * errors[best]) / 3 if total > 0 else 0.0
+    return Refitted(replace(candidate, error=error), fitted, caution=ways[best])
 
 
 def _across(
@@ -242,14 +259,16 @@ def _across(
     lost = total = 0.0
     for ours, theirs in (halves, halves[::-1]):
         fitted = fit(candidate, _statistics(linear, ours, caution, moved=moved), 0)
-        kernels = factored.blocks(fitted.kernel, linear.group)
-        for kernel, both in zip(kernels, theirs, strict=True):
-            inputs, target = _apart(both, patches.dimension(linear))
-            lost += fitting.target_error(kernel, inputs, target)
-            total += target.variance
+        more, of = _lost(linear, fitted, theirs)
+        lost, total = lost + more, total + of
     return lost / total if total > 0 else 0.0
 
 
-def by_name(fits: Sequence[Refitted]) -> Mapping[str, Refitted]:
-    """The fits by name of the operator."""
-    return {each.candidate.site.nodes[0]: each for each in fits}
+def _lost(linear: Linear, fitted: Fitted, joint: Sequence[Moments]) -> tuple[float, float]:
+    """E‖y − ŷ‖² of a fit, and Var(y), on samples of patches and wanted outputs."""
+    lost = total = 0.0
+    for kernel, both in zip(factored.blocks(fitted.kernel, linear.group), joint, strict=True):
+        inputs, target = _apart(both, patches.dimension(linear))
+        lost += fitting.target_error(kernel, inputs, target)
+        total += target.variance
+    return lost, total

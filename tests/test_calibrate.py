@@ -13,9 +13,10 @@ import pytest
 from small_models import classifier, conv_bn, model, node, run_onnx, samples, weight
 
 import graphopt
-from graphopt import calibrate, runtime
+from graphopt import calibrate, edit, gather, patches, quality, runtime
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
+from graphopt.conv import Linear
 from graphopt.core import Candidate, Exactness
 from graphopt.errors import InputError
 from graphopt.rewrites import Bottleneck
@@ -198,6 +199,15 @@ def im2col(x: Array, kernel: tuple[int, ...], strides: Any, pads: Any, dilations
     return np.array(rows)
 
 
+def sampled(linear: Linear, x: Array, most: int) -> Array:
+    (rows,) = patches.inputs(linear, x, patches.positions(linear, x, most, np.random.default_rng(3)))
+    return rows
+
+
+def all_patches(linear: Linear, x: Array) -> Array:
+    return sampled(linear, x, 10_000)
+
+
 def naive_patches(analysis: Analysis, x: Array) -> Array:
     (linear,) = analysis.linears
     form = linear.form
@@ -208,7 +218,7 @@ def naive_patches(analysis: Analysis, x: Array) -> Array:
 def test_patches_are_those_of_a_naive_im2col(form: str) -> None:
     analysis, x = convolution(form)
     (linear,) = analysis.linears
-    found = calibrate.patches(x, linear, 10_000, np.random.default_rng(0))
+    found = all_patches(linear, x)
     np.testing.assert_array_equal(found, naive_patches(analysis, x))
 
 
@@ -216,7 +226,7 @@ def test_patches_are_those_of_a_naive_im2col(form: str) -> None:
 def test_weights_times_patches_are_the_output(form: str) -> None:
     analysis, x = convolution(form)
     (linear,) = analysis.linears
-    rows = calibrate.patches(x, linear, 10_000, np.random.default_rng(0))
+    rows = all_patches(linear, x)
     y = rows @ linear.weight().reshape(5, -1).T + linear.bias()
     (expected,) = run_onnx(ir.to_proto(analysis.model), {"x": x})
     np.testing.assert_allclose(y, np.moveaxis(expected, 1, -1).reshape(-1, 5), rtol=1e-4, atol=1e-5)
@@ -225,7 +235,7 @@ def test_weights_times_patches_are_the_output(form: str) -> None:
 def test_sampled_patches_are_some_of_all() -> None:
     analysis, x = convolution("2-D dilations")
     (linear,) = analysis.linears
-    some = calibrate.patches(x, linear, 5, np.random.default_rng(3))
+    some = sampled(linear, x, 5)
     every = {row.tobytes() for row in naive_patches(analysis, x)}
     assert len(some) == 5 * len(x)
     assert {row.tobytes() for row in some} <= every
@@ -237,7 +247,7 @@ def test_moments_against_numpy(form: str) -> None:
     analysis, _ = convolution(form)
     x = samples(9, *[int(n) for n in analysis.model.graph.inputs[0].shape[1:]]) + 3  # a mean far from 0
     given = calibrate.load(x, analysis.model, seed=0)
-    found = calibrate.moments(analysis, analysis.linears, given, seed=0)["conv"]
+    found = gather.statistics(analysis, analysis.linears, given, given.fit, seed=0)["conv"].groups[0]
     rows = naive_patches(analysis, given.fit["x"]).astype(np.float64)
     assert found.count == len(rows)
     np.testing.assert_allclose(found.mean, rows.mean(axis=0), rtol=1e-5, atol=1e-6)
@@ -249,23 +259,24 @@ def test_moments_of_a_value_inside_the_model() -> None:
     network = loaded(classifier())
     analysis = Analysis(network)
     given = calibrate.load(samples(24), network, seed=0)
-    found = calibrate.moments(analysis, analysis.linears[:2], given, seed=0)
+    found = gather.statistics(analysis, analysis.linears[:2], given, given.fit, seed=0)
     proto = classifier()
     proto.graph.output.append(onnx.ValueInfoProto(name="r1"))
     inside = run_onnx(proto, given.fit)[1]
     rows = im2col(inside, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
-    np.testing.assert_allclose(found["conv2"].mean, rows.mean(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["conv2"].groups[0].mean, rows.mean(axis=0), rtol=1e-4, atol=1e-5)
 
 
 def test_moments_gathered_in_several_passes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     network = loaded(classifier())
     analysis = Analysis(network)
     given = calibrate.load(samples(16), network, seed=0)
-    together = calibrate.moments(analysis, analysis.linears[:2], given, seed=0)
-    monkeypatch.setattr(calibrate, "COVARIANCE_BYTES", 1)
-    apart = calibrate.moments(analysis, analysis.linears[:2], given, seed=0)
+    together = gather.statistics(analysis, analysis.linears[:2], given, given.fit, seed=0)
+    monkeypatch.setattr(gather, "COVARIANCE_BYTES", 1)
+    apart = gather.statistics(analysis, analysis.linears[:2], given, given.fit, seed=0)
     assert together.keys() == apart.keys() == {"conv1", "conv2"}
-    np.testing.assert_allclose(together["conv2"].mean, apart["conv2"].mean, rtol=1e-6, atol=1e-7)
+    first, second = (each["conv2"].groups[0].mean for each in (together, apart))
+    np.testing.assert_allclose(first, second, rtol=1e-6, atol=1e-7)
 
 
 # --- what is measured on held-out inputs --------------------------------------------------------------------
@@ -279,35 +290,40 @@ def cut(network: ir.Model, given: Calibration, **ranks: int) -> tuple[Analysis, 
     return analysis, [(each, rewrite.build(analysis, each)) for each in found]
 
 
-def test_region_errors_against_numpy() -> None:
+def errors_of(network: ir.Model, given: Calibration, **ranks: int) -> tuple[ir.Model, dict[str, float]]:
+    _, changes = cut(network, given, **ranks)
+    compressed = edit.apply(network, changes)
+    layers = [quality.Layer("conv1", "c1"), quality.Layer("conv2", "c2")]
+    return compressed, quality.layer_errors(network, compressed, layers, given, memory=1 << 20)
+
+
+def test_layer_errors_against_numpy() -> None:
     network = loaded(classifier())
     given = calibrate.load(samples(40), network, seed=0)
-    analysis, changes = cut(network, given, rank_in=3, rank_out=4)
-    found = calibrate.region_errors(analysis, changes, given)
+    compressed, found = errors_of(network, given, rank_in=3, rank_out=4)
     assert set(found) == {"conv1", "conv2"}
-
-    from graphopt import edit
-
-    for candidate, change in changes:
-        # Each region alone: the others stay as they are, so both outputs come from the same input.
-        name = {"conv1": "c1", "conv2": "c2"}[candidate.site.nodes[0]]
-        protos = [ir.to_proto(m) for m in (network, edit.apply(network, [(candidate, change)]))]
+    for layer, name in (("conv1", "c1"), ("conv2", "c2")):
+        protos = [ir.to_proto(m) for m in (network, compressed)]
         for proto in protos:
             proto.graph.output.append(onnx.ValueInfoProto(name=name))
         y, approximate = (run_onnx(proto, given.held_out)[1].astype(np.float64) for proto in protos)
         variance = ((y - y.mean(axis=(0, 2, 3), keepdims=True)) ** 2).sum()
-        assert found[candidate.site.nodes[0]] == pytest.approx(
-            ((y - approximate) ** 2).sum() / variance, rel=1e-4
-        )
+        assert found[layer] == pytest.approx(((y - approximate) ** 2).sum() / variance, rel=1e-4)
 
 
-def test_region_errors_are_small_where_ranks_are_whole() -> None:
+def test_layer_errors_one_layer_at_a_time_are_the_same() -> None:
+    network = loaded(classifier())
+    given = calibrate.load(samples(40), network, seed=0)
+    compressed, found = errors_of(network, given, rank_in=3, rank_out=4)
+    layers = [quality.Layer("conv1", "c1"), quality.Layer("conv2", "c2")]
+    assert quality.layer_errors(network, compressed, layers, given, memory=1) == found
+
+
+def test_layer_errors_are_small_where_ranks_are_whole() -> None:
     network = loaded(classifier())
     given = calibrate.load(samples(12), network, seed=0)
-    analysis, changes = cut(network, given, rank_in=7, rank_out=12)
-    fine = calibrate.region_errors(analysis, changes, given)
-    _, rough = cut(network, given, rank_in=2, rank_out=2)
-    coarse = calibrate.region_errors(analysis, rough, given)
+    _, fine = errors_of(network, given, rank_in=7, rank_out=12)
+    _, coarse = errors_of(network, given, rank_in=2, rank_out=2)
     assert all(fine[name] < coarse[name] for name in coarse)
 
 
@@ -318,7 +334,7 @@ def test_quality_against_numpy() -> None:
             array = onnx.numpy_helper.to_array(tensor) + 0.05 * weight(16, 16, 3, 3, seed=9)
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, "w2"))
     given = calibrate.whole(samples(70), loaded(first))
-    found = calibrate.quality(loaded(first), loaded(second), given, given.held_out)
+    found = quality.measure(loaded(first), loaded(second), given, given.held_out)
     a, b = (run_onnx(proto, given.held_out)[0].astype(np.float64) for proto in (first, second))
     assert found.samples == 70
     assert found.sqnr == pytest.approx(10 * np.log10((a**2).sum() / ((a - b) ** 2).sum()), abs=0.05)
@@ -341,18 +357,18 @@ def two_outputs(scale: float) -> ir.Model:
 def test_quality_is_the_lowest_over_the_outputs_that_count() -> None:
     given = calibrate.whole(samples(6), two_outputs(1.0))
     first, second = two_outputs(1.0), two_outputs(0.9)
-    every = calibrate.quality(first, second, given, given.held_out)
+    every = quality.measure(first, second, given, given.held_out)
     assert every.sqnr == pytest.approx(20.0, abs=0.01)
     assert every.agreement == 1.0
-    scores = calibrate.quality(first, second, given, given.held_out, ("scores",))
+    scores = quality.measure(first, second, given, given.held_out, ("scores",))
     assert scores.sqnr == np.inf and scores.agreement == 1.0
-    assert calibrate.quality(first, second, given, given.held_out, ("map",)).agreement is None
+    assert quality.measure(first, second, given, given.held_out, ("map",)).agreement is None
 
 
 def test_quality_of_a_fixed_batch_leaves_the_rest_out() -> None:
     network = loaded(classifier(batch=4))
     given = calibrate.whole(samples(10), network)
-    assert calibrate.quality(network, network, given, given.held_out).samples == 8
+    assert quality.measure(network, network, given, given.held_out).samples == 8
 
 
 def test_optimize_fits_on_one_part_and_measures_on_the_other() -> None:
@@ -360,7 +376,7 @@ def test_optimize_fits_on_one_part_and_measures_on_the_other() -> None:
     network = loaded(classifier())
     given = calibrate.load(x, network, seed=2)
     result = graphopt.optimize(classifier(), {"macs": 0.6}, x, seed=2)
-    measured = calibrate.quality(network, result.model, given, given.held_out)
+    measured = quality.measure(network, result.model, given, given.held_out)
     assert result.report.quality == measured
     # The inputs that are held out change what is measured, and nothing of the model.
     other = x.copy()
@@ -386,14 +402,14 @@ def test_inputs_are_fitted_better_than_weights_alone() -> None:
             classifier(), None, inputs, only=["bottleneck"], at=["conv1"], options=options
         )
         assert [a.exactness for a in result.report.applied] == [Exactness.APPROXIMATE]
-        errors.append(calibrate.quality(loaded(classifier()), result.model, given, given.held_out).sqnr)
+        errors.append(quality.measure(loaded(classifier()), result.model, given, given.held_out).sqnr)
     assert errors[0] > 60 > errors[1]
 
 
 def test_stream_returns_inputs_and_inner_values() -> None:
     network = loaded(classifier())
     given = calibrate.whole(samples(5), network)
-    (values,) = calibrate.stream(network, ["c1", "x"], given, given.held_out)
+    (values,) = gather.stream(network, ["c1", "x"], given, given.held_out)
     np.testing.assert_array_equal(values["x"], samples(5))
     assert values["c1"].shape == (5, 16, 8, 8)
     assert [len(part["x"]) for part in runtime.batches(given.held_out, 2)] == [2, 2, 1]

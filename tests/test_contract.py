@@ -258,6 +258,8 @@ EXAMPLES: dict[str, Example] = {
     "lossless_separable": Example(_separable, 24),
     "lossless_depthwise": Example(_decoupled, 24),
     "bottleneck": Example(_bottleneck, 16, {"bottleneck.rank_in": 5, "bottleneck.rank_out": 6}),
+    "separable": Example(_separable, 24, {"separable.rank": 2}),
+    "depthwise_separable": Example(_decoupled, 24, {"depthwise_separable.multiplier": 1}),
 }
 
 BUILTIN = {cls.name: cls for cls in catalogue.BUILTIN if cls.exactness is not Exactness.EXPANDING}

@@ -87,7 +87,7 @@ APPLIED = {
     "verified": bool,
 }
 LEFT = {"rewrite": str, "nodes": [str], "reason": str}
-QUALITY = {"agreement": float, "sqnr": NUMBER, "samples": int}
+QUALITY = {"agreement": float, "agreement_interval": [float], "sqnr": NUMBER, "samples": int}
 LATENCY = {
     "reference_ms": float,
     "candidate_ms": float,
@@ -102,7 +102,7 @@ POINT = {
     "quality": QUALITY,
     "metric": float,
     "taken": bool,
-    "layers": [{"rewrite": str, "nodes": [str], "choice": {}}],
+    "layers": [{"rewrite": str, "nodes": [str], "choice": {}, "error_predicted": float}],
 }
 REPORT = {
     "schema_version": int,
@@ -157,7 +157,7 @@ def assert_fits(document: Any, schema: Any, where: str = "document", nullable: b
 NULLABLE = {
     *("macs", "flops", "macs_before", "macs_after", "share", "output_shape", "in_channels", "out_channels"),
     *("max_abs", "max_rel", "sqnr", "allowed", "error_measured", "quality", "agreement", "path"),
-    *("latency", "metric", "sensitivity"),
+    *("latency", "metric", "sensitivity", "agreement_interval"),
 }
 
 

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt import lowrank
+from graphopt import fitting, lowrank
 from graphopt.kernel import compose
-from graphopt.lowrank import Factors, Moments, MomentsAccumulator
+from graphopt.lowrank import Factors
+from graphopt.moments import Moments, MomentsAccumulator, relative_error
 
 Float64 = npt.NDArray[np.float64]
 
@@ -32,7 +33,7 @@ def moments_of(rows: Float64) -> Moments:
     return accumulator.result()
 
 
-def measured_error(kernel: Float64, fitted: lowrank.Fit, rows: Float64) -> float:
+def measured_error(kernel: Float64, fitted: fitting.Fit, rows: Float64) -> float:
     """E‖y − ŷ‖² / Var(y) by running both maps, with the shifted bias."""
     y = rows @ kernel.reshape(len(kernel), -1).T
     y_hat = rows @ fitted.factors.kernel().reshape(len(kernel), -1).T + fitted.bias_shift
@@ -231,7 +232,7 @@ def test_the_error_of_a_fit_is_the_one_measured(problem, data):
     kernel, rows = problem
     rank_in = data.draw(st.none() | st.integers(1, kernel.shape[1]))
     rank_out = data.draw(st.none() | st.integers(1, kernel.shape[0]))
-    fitted = lowrank.fit(kernel, moments_of(rows), rank_in, rank_out)
+    fitted = fitting.fit(kernel, moments_of(rows), rank_in, rank_out)
     assert fitted.factors.kernel().shape == kernel.shape
     assert math.isfinite(fitted.error)
     assert fitted.error <= 1 + 1e-3
@@ -245,7 +246,7 @@ def test_predictions_are_those_of_the_closed_form_and_fall_with_rank(problem):
     kernel, rows = problem
     moments = moments_of(rows)
     ranks_in, ranks_out = [*range(1, kernel.shape[1] + 1), None], [*range(1, kernel.shape[0] + 1), None]
-    predictions = lowrank.errors(kernel, moments, ranks_in, ranks_out)
+    predictions = fitting.errors(kernel, moments, ranks_in, ranks_out)
     assert [p[:2] for p in predictions] == list(itertools.product(ranks_in, ranks_out))
     table = np.array([p.error for p in predictions]).reshape(len(ranks_in), len(ranks_out))
     assert table.min() >= 0
@@ -256,9 +257,9 @@ def test_predictions_are_those_of_the_closed_form_and_fall_with_rank(problem):
     if len(rows) < 400:
         return
     for rank_in, rank_out, error in predictions[::3]:
-        closed = lowrank.fit(kernel, moments, rank_in, rank_out, refine=0).error
+        closed = fitting.fit(kernel, moments, rank_in, rank_out, refine=0).error
         assert closed == pytest.approx(error, rel=1e-2, abs=2e-4)
-        assert lowrank.fit(kernel, moments, rank_in, rank_out).error <= closed + 2e-4
+        assert fitting.fit(kernel, moments, rank_in, rank_out).error <= closed + 2e-4
 
 
 @settings(deadline=None, max_examples=30)
@@ -267,7 +268,7 @@ def test_a_fit_of_full_rank_is_the_kernel(problem):
     kernel, rows = problem
     out, channels = kernel.shape[:2]
     for ranks in ((channels, out), (channels, None), (None, out), (None, None)):
-        fitted = lowrank.fit(kernel, moments_of(rows), *ranks)
+        fitted = fitting.fit(kernel, moments_of(rows), *ranks)
         assert fitted.error <= 1e-9
         np.testing.assert_allclose(fitted.factors.kernel(), kernel, atol=1e-5)
 
@@ -278,9 +279,9 @@ def test_fit_beats_truncation_on_correlated_data(rank_in, rank_out):
     kernel, rows = rng.standard_normal((24, 16, 3, 3)), patches(rng, 6000, 16, 9)
     moments = moments_of(rows.astype(np.float32))
     truncated = lowrank.exact_factors(kernel, rank_in, rank_out).kernel()
-    closed = lowrank.fit(kernel, moments, rank_in, rank_out, refine=0)
-    refined = lowrank.fit(kernel, moments, rank_in, rank_out)
-    assert closed.error < 0.8 * lowrank.relative_error(kernel, truncated, moments)
+    closed = fitting.fit(kernel, moments, rank_in, rank_out, refine=0)
+    refined = fitting.fit(kernel, moments, rank_in, rank_out)
+    assert closed.error < 0.8 * relative_error(kernel, truncated, moments)
     assert refined.error == pytest.approx(measured_error(kernel, refined, rows), rel=1e-4)
     if rank_in is None:
         assert refined.error == closed.error
@@ -292,7 +293,7 @@ def test_output_cut_is_the_tail_of_the_principal_components():
     rng = np.random.default_rng(1)
     kernel, rows = rng.standard_normal((10, 4, 3)), patches(rng, 3000, 4, 3)
     values = np.linalg.eigvalsh(np.cov((rows @ kernel.reshape(10, -1).T).T, bias=True))
-    fitted = lowrank.fit(kernel, moments_of(rows), None, 3)
+    fitted = fitting.fit(kernel, moments_of(rows), None, 3)
     assert fitted.error == pytest.approx(values[:-3].sum() / values.sum(), rel=1e-6)
 
 
@@ -300,19 +301,19 @@ def test_without_taps_either_side_gives_the_same_optimum():
     rng = np.random.default_rng(2)
     kernel, moments = rng.standard_normal((9, 12)), moments_of(patches(rng, 3000, 12, 1))
     for rank in (1, 4, 8):
-        left = lowrank.fit(kernel, moments, rank, None, refine=0).error
-        assert left == pytest.approx(lowrank.fit(kernel, moments, None, rank).error, rel=1e-3)
+        left = fitting.fit(kernel, moments, rank, None, refine=0).error
+        assert left == pytest.approx(fitting.fit(kernel, moments, None, rank).error, rel=1e-3)
 
 
 def test_white_moments_give_the_singular_value_decomposition():
     kernel = np.random.default_rng(3).standard_normal((12, 8, 3, 3))
     moments = Moments.white(72)
     values = np.linalg.svd(kernel.reshape(12, -1), compute_uv=False) ** 2
-    (prediction,) = lowrank.errors(kernel, moments, [None], [5])
+    (prediction,) = fitting.errors(kernel, moments, [None], [5])
     assert prediction.error == pytest.approx(values[5:].sum() / values.sum())
-    fitted = lowrank.fit(kernel, moments, 5, 7)
+    fitted = fitting.fit(kernel, moments, 5, 7)
     truncated = lowrank.exact_factors(kernel, 5, 7).kernel()
-    assert fitted.error <= lowrank.relative_error(kernel, truncated, moments)
+    assert fitted.error <= relative_error(kernel, truncated, moments)
     np.testing.assert_array_equal(fitted.bias_shift, 0)
 
 
@@ -321,7 +322,7 @@ def test_rows_of_the_kernel_as_channels_fit_a_separable_form():
     column, row = rng.standard_normal((5, 8, 3, 1)), rng.standard_normal((12, 5, 1, 3))
     kernel = compose(column, row).kernel
     moments = moments_of(patches(rng, 2000, 8, 9))
-    fitted = lowrank.fit(kernel.reshape(12, 24, 3), moments, 5, None)
+    fitted = fitting.fit(kernel.reshape(12, 24, 3), moments, 5, None)
     assert fitted.error < 1e-8
     assert fitted.factors.reduce is not None
     rebuilt = compose(fitted.factors.reduce.reshape(5, 8, 3, 1), fitted.factors.core.reshape(12, 5, 1, 3))
@@ -347,10 +348,10 @@ def test_degenerate_cases_stay_finite(case, ranks):
         kernel[..., 1:] = 0
         kernel[..., 1:, :] = 0
     moments = moments_of(rows.astype(np.float32))
-    fitted = lowrank.fit(kernel, moments, *ranks)
+    fitted = fitting.fit(kernel, moments, *ranks)
     for array in (fitted.factors.kernel(), fitted.bias_shift, fitted.error):
         assert np.isfinite(array).all()
-    predictions = lowrank.errors(kernel, moments, [None, 2, 6], [None, 3, 6])
+    predictions = fitting.errors(kernel, moments, [None, 2, 6], [None, 3, 6])
     assert all(0 <= p.error <= 1 for p in predictions)
     if case == "dead channels" and ranks == (2, 3):
         assert fitted.error < 0.7  # two live channels are left, and both are kept
@@ -365,23 +366,23 @@ def test_a_covariance_that_rounding_made_indefinite_is_lifted():
     values[:3] = -1e-4 * values[-1]
     indefinite = Moments(moments.mean, (vectors * values) @ vectors.T, 10)
     for rank_in, rank_out in ((7, None), (3, 2), (None, 2)):
-        fitted = lowrank.fit(kernel, indefinite, rank_in, rank_out)
+        fitted = fitting.fit(kernel, indefinite, rank_in, rank_out)
         assert math.isfinite(fitted.error)
         assert np.isfinite(fitted.factors.kernel()).all()
-    assert all(0 <= p.error <= 1 for p in lowrank.errors(kernel, indefinite, [1, 7, 8], [None, 3]))
+    assert all(0 <= p.error <= 1 for p in fitting.errors(kernel, indefinite, [1, 7, 8], [None, 3]))
 
 
 def test_an_output_that_does_not_vary_has_no_relative_error():
     kernel, moments = np.ones((1, 2)), Moments(np.zeros(2), np.diag([0.0, 1.0]), 10)
     constant = kernel * [1, 0]
-    assert lowrank.relative_error(constant, constant * 2, moments) == 0.0
-    assert lowrank.relative_error(constant, kernel, moments) == math.inf
+    assert relative_error(constant, constant * 2, moments) == 0.0
+    assert relative_error(constant, kernel, moments) == math.inf
 
 
 def test_the_same_input_gives_the_same_bytes():
     rng = np.random.default_rng(6)
     kernel, moments = rng.standard_normal((16, 16, 3, 3)), moments_of(patches(rng, 1500, 16, 9))
-    first, second = (lowrank.fit(kernel, moments, 6, 10) for _ in range(2))
+    first, second = (fitting.fit(kernel, moments, 6, 10) for _ in range(2))
     assert first.factors.kernel().tobytes() == second.factors.kernel().tobytes()
     assert first.error == second.error
 
@@ -389,13 +390,13 @@ def test_the_same_input_gives_the_same_bytes():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda w, m: lowrank.fit(w, m, 9, None), "rank_in is 9: expected 1 to 8"),
-        (lambda w, m: lowrank.fit(w, m, None, 0), "rank_out is 0: expected 1 to 4"),
-        (lambda w, m: lowrank.errors(w, m, [1], [5]), "rank_out is 5"),
+        (lambda w, m: fitting.fit(w, m, 9, None), "rank_in is 9: expected 1 to 8"),
+        (lambda w, m: fitting.fit(w, m, None, 0), "rank_out is 0: expected 1 to 4"),
+        (lambda w, m: fitting.errors(w, m, [1], [5]), "rank_out is 5"),
         (lambda w, m: lowrank.exact_factors(w, 9, None), "rank_in is 9"),
-        (lambda w, m: lowrank.fit(w, Moments.white(9), 1, 1), "dimension 9 .* expected 24"),
-        (lambda w, m: lowrank.fit(w * np.nan, m, 1, 1), "not finite"),
-        (lambda w, m: lowrank.errors(w, Moments(m.mean, m.covariance + np.inf, 1), [1], [1]), "not finite"),
+        (lambda w, m: fitting.fit(w, Moments.white(9), 1, 1), "dimension 9 .* expected 24"),
+        (lambda w, m: fitting.fit(w * np.nan, m, 1, 1), "not finite"),
+        (lambda w, m: fitting.errors(w, Moments(m.mean, m.covariance + np.inf, 1), [1], [1]), "not finite"),
     ],
 )
 def test_mistakes_are_refused_with_the_numbers(call, message):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from graphopt import plan
 from graphopt.core import Candidate, Cost, Site
+from graphopt.damage import unprobed
 
 WHOLE = 1000
 """MACs and parameters of every operator before it is rewritten."""
@@ -42,7 +43,7 @@ def kept(chosen: Sequence[Candidate], wanted: Sequence[plan.Limit]) -> bool:
 
 
 def damage(chosen: Sequence[Candidate]) -> float:
-    return sum(plan.damage(each.error) for each in chosen)
+    return sum(unprobed(each.error) for each in chosen)
 
 
 def best(sites: Sequence[Sequence[Candidate]], wanted: Sequence[plan.Limit]) -> float | None:
@@ -95,10 +96,10 @@ def test_what_is_declined_for_its_time_blocks_nobody() -> None:
 
 
 def test_damage_of_several_sites_adds_up() -> None:
-    assert plan.damage(0.0) == 0.0
+    assert unprobed(0.0) == 0.0
     both = 1 - (1 - 0.2) * (1 - 0.3)
-    assert plan.damage(0.2) + plan.damage(0.3) == pytest.approx(plan.damage(both))
-    assert math.isfinite(plan.damage(1.0)) and math.isfinite(plan.damage(7.0))
+    assert unprobed(0.2) + unprobed(0.3) == pytest.approx(unprobed(both))
+    assert math.isfinite(unprobed(1.0)) and math.isfinite(unprobed(7.0))
 
 
 def test_nothing_is_chosen_without_need() -> None:
@@ -180,7 +181,7 @@ def test_one_limit_against_every_choice(sites: list[list[Candidate]], part: floa
     wanted = limits(macs=part * total)
     found = plan.within([each for site in sites for each in site], wanted)
     least = check(found, sites, wanted)
-    largest = max(plan.damage(each.error) for site in sites for each in site)
+    largest = max(unprobed(each.error) for site in sites for each in site)
     assert least is not None and damage(found.chosen) <= least + largest + 1e-9
 
 
