@@ -20,8 +20,8 @@ from graphopt.runtime import Feeds
 
 PLANNED_ROWS = 24
 """Samples aimed at for each dimension of a covariance that only a plan is made from."""
-FITTED_ROWS = 56
-"""The same for one that a layer is fitted to; with 7 a fit was worse than none, over 85 changed little."""
+FITTED_ROWS = 96
+"""The same for one that a layer is fitted to; with 7 a fit was worse than none."""
 POSITIONS = 16
 """Output positions sampled from an input, at least."""
 COVARIANCE_BYTES = 1 << 30
@@ -36,7 +36,7 @@ def stream(
     """The content of values of the outermost graph, batch by batch."""
     given = [name for name in names if name in feeds]
     wanted = [name for name in names if name not in feeds]
-    running = runtime.session(runtime.structure(model), optimised=False, outputs=wanted) if wanted else None
+    running = runtime.session(runtime.structure(model), optimised=True, outputs=wanted) if wanted else None
     for part in progress.track(list(calibration.batches(feeds)), "inputs"):
         values = {name: part[name] for name in given}
         if running is not None:

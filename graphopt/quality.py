@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,12 @@ from graphopt.calibrate import Calibration
 from graphopt.compare import Difference, agreement
 from graphopt.runtime import Feeds
 
+COPIES = 6
+"""Arrays of the size of an output that comparing it takes: of both networks, with partners."""
+MACS = 2e12
+"""Multiply-accumulates that measuring the errors of layers may take, about."""
+FEWEST_INPUTS = 16
+"""Inputs that they are measured on at the least."""
 NORMAL_95 = 1.959963984540054
 """The normal distribution has 95 % of its mass within so many standard deviations."""
 
@@ -40,6 +46,7 @@ def layer_errors(
     layers: Sequence[Layer],
     calibration: Calibration,
     memory: int,
+    macs: int | None = None,
 ) -> dict[str, float]:
     """E‖y − ŷ‖² / Var(y) of layers in the whole network, on held-out inputs, by name.
 
@@ -52,13 +59,21 @@ def layer_errors(
         layers: the layers.
         calibration: the inputs; the held-out ones are run.
         memory: bytes of outputs to hold at once.
+        macs: of the original for one input, where known: very large networks are measured on fewer inputs.
     """
-    errors: dict[str, float] = {}
+    if not layers:
+        return {}
+    feeds = _part(calibration.held_out, _measurable(calibration.samples, macs))
     sizes = _bytes_of(original, [layer.output for layer in layers], calibration)
+    if not calibration.fixed:  # fewer inputs at once, rather than the whole network again for some layers
+        batch = int(memory / max(1, COPIES * sum(sizes.values())))
+        calibration = replace(calibration, batch=min(max(batch, 1), calibration.batch))
+        sizes = {name: size * calibration.batch for name, size in sizes.items()}
+    errors: dict[str, float] = {}
     for chunk in _chunks(layers, sizes, memory):
         names = sorted({n for layer in chunk for n in (layer.output, layer.partner) if n})
         noise, spread = dict.fromkeys(chunk, 0.0), {layer: _Spread() for layer in chunk}
-        both = [gather.stream(m, names, calibration, calibration.held_out) for m in (original, compressed)]
+        both = [gather.stream(m, names, calibration, feeds) for m in (original, compressed)]
         for exact, approximate in zip(*both, strict=True):
             for layer in chunk:
                 wanted = exact[layer.output].astype(np.float64)
@@ -72,11 +87,19 @@ def layer_errors(
     return errors
 
 
+def _measurable(samples: int, macs: int | None) -> int:
+    """How many held-out inputs the errors of layers are measured on."""
+    return min(samples, max(FEWEST_INPUTS, int(MACS / max(1, 2 * (macs or 1)))))
+
+
+def _part(feeds: Feeds, count: int) -> Feeds:
+    return {name: array[:count] for name, array in feeds.items()}
+
+
 def _bytes_of(model: ir.Model, names: Sequence[str], calibration: Calibration) -> dict[str, int]:
-    """Bytes of values for one batch."""
-    first = next(calibration.batches(calibration.held_out))
-    once = Calibration(first, first, calibration.batch, calibration.fixed)
-    (values,) = gather.stream(model, sorted(set(names)), once, first)
+    """Bytes of values for one input; for a whole batch where its size is fixed."""
+    first = _part(calibration.held_out, calibration.batch if calibration.fixed else 1)
+    (values,) = gather.stream(model, sorted(set(names)), calibration, first)
     return {name: array.nbytes for name, array in values.items()}
 
 
@@ -85,7 +108,7 @@ def _chunks(layers: Sequence[Layer], sizes: Mapping[str, int], memory: int) -> I
     chunk: list[Layer] = []
     held = 0
     for layer in layers:
-        needed = 8 * sizes[layer.output]
+        needed = COPIES * sizes[layer.output]
         if chunk and held + needed > memory:
             yield chunk
             chunk, held = [], 0

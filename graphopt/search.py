@@ -152,7 +152,8 @@ class Search:
             return Network(chosen, fits, tuple(changes), model, {}, None, run.metric_of(model))
         layers = [Layer(name, self._output(name), fit.partner) for name, fit in fits.items()]
         with run.journal.step("measure"):
-            errors = quality.layer_errors(self.model, model, layers, run.calibration, run.options.memory // 4)
+            memory, macs = run.options.memory // 4, self.analysis.totals.macs
+            errors = quality.layer_errors(self.model, model, layers, run.calibration, memory, macs)
         metric = run.metric_of(model)
         return Network(chosen, fits, tuple(changes), model, errors, run.quality_of(model), metric)
 

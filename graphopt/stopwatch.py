@@ -50,7 +50,7 @@ class Stopwatch:
         self._path = path
         self._known: dict[str, float] = {}
         self._new = False
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, TypeError):
             if path is not None:
                 read = json.loads(path.read_text(encoding="utf-8"))
                 self._known = {str(key): float(value) for key, value in dict(read).items()}

@@ -1,0 +1,347 @@
+"""Networks that a budget asks for: by quality, by latency, by the user's own measure, and as a sweep."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from small_models import classifier, cli, samples, saved
+
+import graphopt
+from graphopt import BudgetError, InputError, approximate, quality, runtime, stopwatch
+from graphopt.analysis import Analysis
+from graphopt.core import Candidate
+from graphopt.model import load
+from graphopt.rewrites import Bottleneck
+from graphopt.stopwatch import Stopwatch
+from tests.builders import Net, compare_outputs
+
+MODELS = Path(__file__).parent.parent / "models"
+RESNET, INPUTS = MODELS / "resnet-digits.onnx", MODELS / "digits-calibration.npz"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def accuracy(model: Any) -> float:
+    with np.load(MODELS / "digits-test.npz") as given:
+        x, labels = given["input"], given["label"]
+    (scores,) = runtime.run(runtime.session(runtime.structure(model), optimised=True), {"input": x})
+    return float((scores.argmax(axis=1) == labels).mean())
+
+
+# ---------------------------------------------------------------- quality
+
+
+def test_the_cheapest_network_that_keeps_an_agreement() -> None:
+    result = graphopt.optimize(RESNET, {"agreement": 0.97}, INPUTS)
+    report = result.report
+    assert report.quality is not None and report.quality.agreement is not None
+    assert report.quality.agreement >= 0.97
+    assert report.after.macs is not None and report.before.macs is not None
+    assert report.after.macs < 0.7 * report.before.macs
+    assert accuracy(result.model) > accuracy(load(RESNET).model) - 0.05
+    costs = [point.costs["macs"] for point in report.curve]
+    assert costs == sorted(costs, reverse=True) and len(costs) > 3
+    (taken,) = [point for point in report.curve if point.taken]
+    cheaper = [point for point in report.curve if point.costs["macs"] < taken.costs["macs"]]
+    assert taken.quality is not None and taken.quality.agreement is not None
+    assert taken.quality.agreement >= 0.97
+    assert all(p.quality is None or (p.quality.agreement or 0) < 0.97 for p in cheaper)
+    assert {c.site for c in taken.chosen} == {
+        a.candidate.site for a in report.applied if a.error_measured is not None
+    }
+
+
+def test_a_cost_and_a_quality_together() -> None:
+    result = graphopt.optimize(RESNET, {"macs": 0.7, "sqnr": 15.0}, INPUTS)
+    assert result.report.quality is not None and result.report.quality.sqnr >= 15
+    assert (result.report.after.macs or 0) <= 0.7 * (result.report.before.macs or 0)
+    with pytest.raises(BudgetError, match=r"sqnr [\d.]+, at least 60 asked for") as failure:
+        graphopt.optimize(RESNET, {"macs": 0.5, "sqnr": 60.0}, INPUTS)
+    assert (failure.value.result.report.after.macs or 0) <= 0.5 * (result.report.before.macs or 0)
+
+
+@pytest.mark.parametrize("budget", [{"agreement": 0.9}, {"sqnr": 20.0}])
+def test_a_quality_is_measured_on_inputs(budget: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="give --calibration"):
+        graphopt.optimize(classifier(), budget)
+
+
+def test_agreement_needs_class_scores() -> None:
+    net = Net()
+    model = net.model(net.conv(net.input([None, 8, 8, 8]), 8, pads=[1] * 4))
+    with pytest.raises(InputError, match="no output holds class scores"):
+        graphopt.optimize(model, {"agreement": 0.9}, samples(16))
+
+
+def test_what_was_found_is_told(tmp_path: Path) -> None:
+    result = graphopt.optimize(RESNET, {"macs": 0.6}, INPUTS)
+    fitted = [a for a in result.report.applied if a.error_measured is not None]
+    assert fitted
+    for item in fitted:
+        assert item.error_measured == pytest.approx(item.candidate.error, rel=1.0)
+        assert item.sensitivity is not None and item.sensitivity > 0
+        for key, values in item.spectra.items():
+            assert list(values) == sorted(values, reverse=True)
+            assert sum(values) == pytest.approx(1.0) and int(item.candidate.choice[key]) <= 9 * len(values)
+    assert result.report.latency is not None and result.report.latency.candidate_ms > 0
+
+
+def test_a_layer_whose_error_is_not_the_predicted_one_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = graphopt.optimize(RESNET, {"macs": 0.7}, INPUTS).report
+    strange = next(a.candidate for a in first.applied if a.error_measured is not None)
+    real = quality.layer_errors
+
+    def measured(*given: Any) -> dict[str, float]:
+        errors = real(*given)
+        return {name: e * (3 if name == strange.site.nodes[0] else 1) for name, e in errors.items()}
+
+    monkeypatch.setattr(quality, "layer_errors", measured)
+    monkeypatch.setattr(approximate, "REPLANS", 2)
+    try:
+        report = graphopt.optimize(RESNET, {"macs": 0.7}, INPUTS).report
+    except BudgetError as failure:
+        report = failure.result.report
+    assert strange.site not in [a.candidate.site for a in report.applied if a.error_measured is not None]
+    reasons = [left.reason for left in report.declined if left.site == strange.site]
+    assert any("failed verification: error" in reason and "predicted" in reason for reason in reasons)
+
+
+def test_the_interval_of_an_agreement() -> None:
+    """Wilson's interval: 0.8 of 10 is known to lie between 0.490 and 0.943 (Wilson 1927)."""
+    low, high = quality.Quality(0.8, 20.0, 10).interval or (0, 0)
+    assert (low, high) == (pytest.approx(0.490, abs=1e-3), pytest.approx(0.943, abs=1e-3))
+    assert quality.Quality(None, 20.0, 10).interval is None
+    assert quality.Quality(1.0, 20.0, 100).interval == (pytest.approx(0.963, abs=1e-3), pytest.approx(1.0))
+
+
+# ---------------------------------------------------------------- latency
+
+
+def test_a_latency_is_reached_or_missed_by_measurement() -> None:
+    model = MODELS / "inception-digits.onnx"
+    try:
+        report = graphopt.optimize(model, {"latency": 0.75}, INPUTS).report
+    except BudgetError as failure:  # on a busy machine
+        report = failure.result.report
+        assert "latency" in str(failure) and report.latency is not None and report.latency.ratio > 0.75
+    assert report.latency is not None and report.latency.threads == 1
+    assert report.latency.ratio < 0.9
+    assert (stopwatch.cache_path()).is_file()
+
+
+def test_what_was_timed_is_not_timed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    analysis = Analysis(load(RESNET).model, bindings={"input": (1, 1, 32, 32)})
+    rewrite = Bottleneck(rank_in=8)
+    candidate = next(c for c in rewrite.match(analysis) if isinstance(c, Candidate))
+    linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
+    assert linear is not None
+    draft = rewrite.draft(linear, candidate)
+    watch = Stopwatch(tmp_path / "times" / "latency.json")
+    times = watch.seconds(analysis, candidate, draft)
+    assert all(0 < seconds < 1 for seconds in times)
+    watch.save()
+    assert len(json.loads((tmp_path / "times" / "latency.json").read_text())) == 2
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was timed again")
+
+    monkeypatch.setattr(runtime, "session", fails)
+    assert Stopwatch(tmp_path / "times" / "latency.json").seconds(analysis, candidate, draft) == times
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"a": "b"}'])
+def test_a_damaged_cache_is_no_error(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "latency.json"
+    path.write_text(content)
+    Stopwatch(path).save()
+    assert path.read_text() == content
+
+
+# ---------------------------------------------------------------- the user's own measure
+
+MEASURE = """
+import onnx
+
+def weights(path):
+    return -sum(len(t.raw_data) for t in onnx.load(path).graph.initializer)
+
+def broken(path):
+    raise ValueError("no data here")
+
+def nothing(path):
+    return float("nan")
+"""
+
+
+@pytest.fixture
+def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "measure_of_mine.py").write_text(MEASURE)
+    return "measure_of_mine"
+
+
+def test_the_users_own_measure(measure: str) -> None:
+    report = graphopt.optimize(RESNET, {"macs": 0.7}, INPUTS, metric=f"{measure}:weights").report
+    assert report.metric is not None and report.metric.name == f"{measure}:weights"
+    assert report.metric.before < report.metric.after < 0
+    assert all(point.metric is not None for point in report.curve)
+    with pytest.raises(BudgetError, match="metric -"):
+        graphopt.optimize(RESNET, {"macs": 0.9, "metric": 0.0}, INPUTS, metric=f"{measure}:weights")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("weights", "expected package.module:function"),
+        ("no_such_module_at_all:f", "ModuleNotFoundError"),
+        ("measure_of_mine:missing", "AttributeError"),
+        ("measure_of_mine:broken", "ValueError: no data here"),
+        ("measure_of_mine:nothing", "no finite number"),
+    ],
+)
+def test_measures_that_do_not_work(measure: str, name: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        graphopt.optimize(RESNET, {"macs": 0.9}, INPUTS, metric=name)
+
+
+# ---------------------------------------------------------------- sweep
+
+
+def test_a_sweep(tmp_path: Path) -> None:
+    done = cli("sweep", RESNET, "--calibration", INPUTS, "--budgets", "0.8,0.5", "--json")
+    assert (done.code, done.err) == (0, "")
+    points = json.loads(done.out)["points"]
+    assert [round(point["costs"]["macs"], 1) for point in points] == [1.0, 0.8, 0.5]
+    assert [len(point["layers"]) > 0 for point in points] == [False, True, True]
+    sqnr = [point["quality"]["sqnr"] for point in points]
+    assert sqnr == sorted(sqnr, reverse=True)
+    assert all(point["costs"]["latency"] > 0 for point in points)
+
+
+def test_a_sweep_in_the_terminal() -> None:
+    done = cli("sweep", RESNET, "--calibration", INPUTS, "--budgets", "0.7")
+    assert done.code == 0
+    assert "agreement over MACs" in done.out and done.out.count("●") == 2
+    assert max(len(line) for line in done.out.splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--budgets", "0.5"], "give --calibration"),
+        (["--calibration", INPUTS, "--budgets", "half"], "expected numbers"),
+        (["--calibration", INPUTS, "--budgets", "1.5"], "fraction in"),
+        (["--calibration", INPUTS, "--memory", "much"], "expected a size"),
+    ],
+)
+def test_sweeps_that_can_not_be_made(arguments: list[object], words: str) -> None:
+    done = cli("sweep", RESNET, *arguments)
+    assert done.code == 2 and words in done.err and done.out == ""
+
+
+# ---------------------------------------------------------------- forms
+
+
+def grouped(net: Net, x: str) -> str:
+    return net.conv(x, 24, group=2, pads=[1] * 4, strides=[2, 1])
+
+
+def transposed(net: Net, x: str) -> str:
+    return net.conv(x, 24, transpose=True, strides=[2, 2], pads=[1, 0, 1, 1])
+
+
+def pointwise(net: Net, x: str) -> str:
+    return net.conv(x, 24, (1, 1), strides=[1, 2])
+
+
+def dilated(net: Net, x: str) -> str:
+    return net.conv(x, 24, dilations=[2, 1], pads=[2, 0, 1, 1])
+
+
+SITES = {"grouped": grouped, "transposed": transposed, "dilated": dilated}
+WAYS: dict[str, dict[str, int]] = {
+    "bottleneck": {"rank_in": 4, "rank_out": 5},
+    "separable": {"rank": 8},
+    "depthwise_separable": {"multiplier": 3},
+}
+
+
+def two_layers(site: Any) -> onnx.ModelProto:
+    """A layer, and one behind a Relu whose inputs change when the first is compressed."""
+    net = Net()
+    x = net.input([None, 16, 9, 8])
+    y = net.op("Relu", site(net, x))
+    net.channels[y] = 24
+    return net.model(net.conv(y, 16, pads=[1] * 4))
+
+
+def smooth(count: int) -> np.ndarray:
+    """Inputs with correlated channels and pixels."""
+    rng = np.random.default_rng(3)
+    noise = rng.standard_normal((count, 6, 9, 8)).astype(np.float32)
+    mixed = np.einsum("nihw,oi->nohw", noise, rng.standard_normal((16, 6)).astype(np.float32))
+    return mixed + np.roll(mixed, 1, axis=2) + np.roll(mixed, 1, axis=3)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("site", SITES)
+def test_forms_are_fitted_as_predicted(site: str, way: str) -> None:
+    proto = two_layers(SITES[site])
+    options = {f"{way}.{key}": value for key, value in WAYS[way].items()}
+    x = smooth(200)
+    result = graphopt.optimize(proto, None, x, only=[way], options=options)
+    fitted = [a for a in result.report.applied if a.error_measured is not None]
+    assert len(fitted) == 2 - ((site, way) == ("transposed", "depthwise_separable"))  # which would cost more
+    for item in fitted:
+        assert item.error_measured == pytest.approx(item.candidate.error, rel=0.5)
+        assert 0 < item.candidate.error < 0.9
+    blind = graphopt.optimize(proto, None, None, only=[way], options=options)
+    assert result.report.quality is not None
+    held = graphopt.verify(proto, blind.model, x, budget={"sqnr": 0.1})
+    assert result.report.quality.sqnr > held.checks[0].sqnr
+
+
+def test_pointwise_operators_become_two_thinner_ones() -> None:
+    net = Net()
+    x = net.input([None, 32, 6, 6])
+    y = net.op("Relu", net.conv(x, 32, (1, 1)))
+    net.channels[y] = 32
+    y = net.op("Flatten", net.op("GlobalAveragePool", net.conv(y, 48, (1, 1))))
+    y = net.op(
+        "Relu", net.op("Gemm", y, net.const(net.weights(40, 48)), net.const(net.weights(40)), transB=1)
+    )
+    y = net.op("MatMul", y, net.const(net.weights(40, 24)))
+    proto = net.model(y)
+    rng = np.random.default_rng(1)
+    inputs = np.einsum("nihw,oi->nohw", rng.standard_normal((160, 5, 6, 6)), rng.standard_normal((32, 5)))
+    inputs = inputs.astype(np.float32)
+    result = graphopt.optimize(proto, {"macs": 0.5}, inputs, only=["bottleneck"])
+    ops = [node.op_type for node in result.model.graph]
+    assert ops.count("Conv") > 2 or ops.count("MatMul") + ops.count("Gemm") > 2
+    assert result.report.quality is not None and result.report.quality.sqnr > 20
+    compare_outputs(proto, proto, {proto.graph.input[0].name: inputs[:2]})
+
+
+def test_what_is_part_of_a_bottleneck_is_left_alone() -> None:
+    result = graphopt.optimize(RESNET, {"macs": 0.6}, INPUTS, only=["bottleneck"])
+    again = graphopt.optimize(result.model, {"macs": 0.9}, INPUTS, only=["bottleneck"])
+    reasons = [left.reason for left in again.report.rejected if left.rewrite == "bottleneck"]
+    assert any("part of a bottleneck already" in reason for reason in reasons)
+
+
+def test_memory_only_decides_where_values_lie(tmp_path: Path) -> None:
+    """Values in files give the same network as values in memory."""
+    found = [graphopt.optimize(RESNET, {"macs": 0.7}, INPUTS, memory=size) for size in (1 << 30, 1 << 16)]
+    paths = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    for result, path in zip(found, paths, strict=True):
+        result.save(path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert saved(onnx.load(paths[0]), tmp_path / "c.onnx").stat().st_size > 0
