@@ -8,11 +8,16 @@ import os
 import signal
 import sys
 
+from graphopt.deferred import defer
+
 # NumPy's threads wait for each other on a busy machine, and mostly cost more than they give.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # A command makes many objects that live until it ends; looking through them often finds nothing to free.
 gc.set_threshold(50_000, 20, 20)
+
+DEFERRED = ("sympy", "onnx_ir._symbolic_shapes")
+"""What `onnx_ir` imports for arithmetic on symbolic sizes, which is rare. SymPy takes as long as the rest."""
 
 INTERNAL, INTERRUPTED = 70, 130
 """Exit codes that belong to no error of ours."""
@@ -20,14 +25,15 @@ INTERNAL, INTERRUPTED = 70, 130
 
 def run() -> None:
     """Runs the command line; no traceback reaches the user."""
+    defer(*DEFERRED)
     code = main()
-    if code == INTERRUPTED:
-        # A thread that compares models can't be interrupted, and may wait for a module whose import was: what
-        # had to be cleaned up has been, so nobody waits for it.
-        sys.stderr.flush()
-        os._exit(code)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was done stands, whatever Python still tidies up
-    sys.exit(code)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was done stands
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    # What had to be cleaned up has been. Freeing millions of objects one by one takes long, and a thread that
+    # compares models can't be interrupted, and may wait for a module whose import was.
+    os._exit(code)
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from graphopt.core import Array
 Float64: TypeAlias = npt.NDArray[np.float64]
 Labels: TypeAlias = npt.NDArray[np.int64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
+
+GLANCE = 16
+"""Filters, or channels of each filter, that are looked at first: they mostly tell all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +60,7 @@ class Labeller:
 
     def fresh(self, channels: int) -> Labels:
         """As many different labels."""
-        return np.array([next(self._next) for _ in range(channels)], np.int64)
+        return np.fromiter(self._next, np.int64, channels)
 
     def of_keys(self, keys: Sequence[object]) -> Labels:
         """Labels that are equal where the keys are."""
@@ -93,26 +96,38 @@ def behind_kernel(
     out_channels, per_group = kernel.shape[:2]
     shift = np.zeros(out_channels) if bias is None else bias.astype(np.float64)
     folded = foldable(given, padded=padded)
-    sums = kernel.reshape(out_channels, per_group, -1)
-    firsts = np.arange(out_channels) // (out_channels // group) * per_group
-    columns = firsts[:, None] + np.arange(per_group)
+    weights = kernel.reshape(out_channels, per_group, -1)
+
+    def by_filter(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.repeat(values.reshape(group, per_group), out_channels // group, axis=0)
+
     if folded.any():
-        values = np.where(folded, given.constant, 0.0)[columns]
-        shift = shift + (sums.sum(axis=2) * values).sum(axis=1)
-        sums = np.where(folded[columns][:, :, None], 0.0, sums)
-    largest, smallest = (extreme(axis=(1, 2)) for extreme in (sums.max, sums.min))
-    zero: Mask = (largest == 0) & (smallest == 0)
-    marks = list(zip(shift.tolist(), largest.tolist(), smallest.tolist(), strict=True))
-    times = Counter(marks)
-    keys: list[object] = []
-    for channel, mark in enumerate(marks):
-        if zero[channel]:
-            keys.append(mark[0])
-        elif times[mark] == 1:  # equal filters have equal extremes, so that this one has no equal
-            keys.append((channel, *mark))
-        else:
-            keys.append((_met(given.labels[columns[channel]], sums[channel]), mark[0]))
+        values = np.where(folded, given.constant, 0.0)
+        shift = shift + (weights.sum(axis=2) * by_filter(values)).sum(axis=1)
+        weights = np.where(by_filter(folded)[:, :, None], 0.0, weights)
+    distinct = len(np.unique(given.labels)) == given.channels
+    alike = np.arange(out_channels)
+    for part in (weights[:, :GLANCE], weights) if distinct else (weights,):
+        alike = alike[_alike(part[alike], shift[alike])]
+    keys: list[object] = [(channel,) for channel in range(out_channels)]
+    labels = given.labels.reshape(group, per_group)
+    zero = np.zeros(out_channels, np.bool_)
+    for channel in alike.tolist():
+        read, filter_ = _met(labels[channel // (out_channels // group)], weights[channel])
+        zero[channel] = not read
+        keys[channel] = (read, filter_, shift[channel])
     return Facts(np.where(zero, shift, np.nan), labeller.of_keys(keys))
+
+
+def _alike(filters: Array, shift: Float64) -> list[int]:
+    """The filters ``[filters, channels, taps]`` that are zero, or may equal another.
+
+    Equal ones have equal extremes, and so have their parts where they read the same channels.
+    """
+    largest, smallest = (extreme(axis=(1, 2)).tolist() for extreme in (filters.max, filters.min))
+    marks = list(zip(shift.tolist(), largest, smallest, strict=True))
+    times = Counter(marks)
+    return [i for i, mark in enumerate(marks) if times[mark] > 1 or mark[1] == mark[2] == 0]
 
 
 def _met(labels: Labels, weights: Array) -> tuple[bytes, bytes]:
@@ -142,12 +157,15 @@ def reading(kernel: Array, rows: Mask, given: Facts, *, padded: bool) -> Reading
     Constant channels are taken for a bias; under padding, where that does not hold at the border, one of them
     serves for all, since they are multiples of each other.
     """
-    used = (kernel if rows.all() else kernel[rows]).any(axis=tuple(i for i in range(kernel.ndim) if i != 1))
+    asking = kernel if rows.all() else kernel[rows]
+    others = tuple(i for i in range(kernel.ndim) if i != 1)
+    used = asking[:GLANCE].any(axis=others)
+    if not used.all():
+        used = asking.any(axis=others)
     used &= ~foldable(given, padded=padded)
-    source, factor = np.full(given.channels, -1), np.ones(given.channels)
     first: dict[int, int] = {}
-    for channel, label in enumerate(given.labels.tolist()):
-        source[channel] = first.setdefault(label, channel)
+    source = np.array([first.setdefault(label, c) for c, label in enumerate(given.labels.tolist())], np.int64)
+    factor = np.ones(given.channels)
     constant = used & ~np.isnan(given.constant)
     if constant.any():
         strongest = int(np.argmax(np.where(constant, np.abs(given.constant), -1.0)))

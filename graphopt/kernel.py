@@ -194,9 +194,10 @@ def scale_outputs(kernel: Array, scale: Array, dtype: npt.DTypeLike = np.float64
     factors = _over_axes(scale.astype(np.float64), kernel.ndim - 1)
     scaled = np.empty(kernel.shape, dtype)
     channels = max(1, _AT_ONCE // max(1, kernel[:1].size))
+    products = np.empty((min(channels, len(kernel)), *kernel.shape[1:]))
     for start in range(0, len(kernel), channels):
         part = slice(start, start + channels)
-        scaled[part] = kernel[part].astype(np.float64) * factors[part]
+        scaled[part] = np.multiply(kernel[part], factors[part], out=products[: len(kernel) - start])
     return scaled
 
 

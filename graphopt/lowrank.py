@@ -168,15 +168,15 @@ def _has_rank(matrix: Array, rank: int, noise: float) -> bool:
 
     Leaving out rows and columns lowers every singular value (Horn & Johnson 2013, "Matrix analysis",
     corollary 7.3.6), so it is enough that the Gram matrix of `rank` rows, less noise², is positive definite.
-    A square block is often nearly singular where a wide one is not: twice as many columns as rows first, then
-    all of them.
+    A square block is often nearly singular where a wide one is not: a quarter more columns than rows first,
+    then twice as many, then all of them.
     """
     if matrix.shape[0] > matrix.shape[1]:
         matrix = matrix.T
     columns = matrix.shape[1]
     strength = np.einsum("ij,ij->i", matrix, matrix)
     strongest = np.sort(np.argsort(strength, kind="stable")[len(matrix) - rank :])
-    for width in sorted({min(2 * rank, columns), columns}):
+    for width in sorted({min(rank + rank // 4, columns), min(2 * rank, columns), columns}):
         spread = np.arange(width) * columns // width  # over all channels, not the taps of a few
         block = matrix[np.ix_(strongest, spread)].astype(np.float64)
         gram = block @ block.T

@@ -124,10 +124,10 @@ def chunks(regions: Iterable[Region], batch: int = 1) -> Iterator[list[Region]]:
 def _check_chunk(model: ir.Model, chunk: Sequence[Region], seed: int) -> list[tuple[Candidate, Verdict]]:
     """Checks regions in one session; one by one when that session can't be made."""
     try:
-        running = runtime.session(assemble(model, chunk), optimised=False)
+        running = runtime.Interpreter(assemble(model, chunk))
         rng = np.random.default_rng(seed)
         feeds = {n: runtime.random_array(rng, s, t) for r in chunk for n, (s, t) in r.inputs.items()}
-        results = dict(zip(_output_names(chunk), runtime.run(running, feeds), strict=True))
+        results = dict(zip(_output_names(chunk), running.run(feeds), strict=True))
     except InputError as error:
         if len(chunk) > 1:
             return [found for item in chunk for found in _check_chunk(model, [item], seed)]

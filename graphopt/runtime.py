@@ -226,6 +226,51 @@ def run(
         raise InputError(f"onnxruntime can't run the model: {one_line(error)}") from error
 
 
+class Interpreter:
+    """A model that onnxruntime runs as it stands, a few times: its weights are fed, which copies nothing.
+
+    Args:
+        parts: the model.
+
+    Raises:
+        InputError: onnxruntime can't load the model.
+    """
+
+    def __init__(self, parts: Structure) -> None:
+        self._weights: Mapping[str, npt.NDArray[Any]] = {
+            name: np.require(array, requirements=("C", "ALIGNED")) for name, array in parts.weights.items()
+        }
+        try:
+            self._session = session(Structure(_with_weights_fed(parts), {}), optimised=False)
+        except InputError:  # some operators insist on constant weights
+            self._session, self._weights = session(parts, optimised=False), {}
+
+    def run(self, feeds: Feeds) -> list[npt.NDArray[Any]]:
+        """The model's outputs.
+
+        Raises:
+            InputError: onnxruntime fails on these inputs.
+        """
+        return run(self._session, {**self._weights, **feeds})
+
+
+def _with_weights_fed(parts: Structure) -> onnx.ModelProto:
+    """The model with its large weights as inputs."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(parts.proto)
+    graph = proto.graph
+    present = {value.name for value in graph.input}
+    graph.input.extend(
+        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        for tensor in graph.initializer
+        if tensor.name in parts.weights and tensor.name not in present
+    )
+    small = [tensor for tensor in graph.initializer if tensor.name not in parts.weights]
+    del graph.initializer[:]
+    graph.initializer.extend(small)
+    return proto
+
+
 def batches(feeds: Feeds, size: int) -> Iterator[Feeds]:
     """Cuts inputs along their first axis; what is left over at the end is a smaller batch."""
     count = min(len(array) for array in feeds.values())

@@ -69,7 +69,9 @@ def used_taps(kernel: Array, landing: Sequence[npt.NDArray[np.bool_]]) -> list[n
         kernel: ``[out_channels, in_channels / group, *taps]``.
         landing: for each axis ``[taps]``, whether the tap ever meets the input.
     """
-    weights: npt.NDArray[np.bool_] = np.asarray(kernel.any(axis=(0, 1)))
+    weights: npt.NDArray[np.bool_] = np.asarray(kernel[:1].any(axis=(0, 1)))  # mostly, one filter has all
+    if not weights.all():
+        weights = np.asarray(kernel.any(axis=(0, 1)))
     for axis, lands in enumerate(landing):
         weights = weights & lands.reshape(-1, *(1,) * (weights.ndim - 1 - axis))
     others = range(weights.ndim)

@@ -52,3 +52,41 @@ def test_groups_stay_even(seed: int, group: int, outs: int, ins: int) -> None:
     kept = np.where(more_in[:, None], x, 0.0)
     expected = convolve(kept, kernel, group=group)[more_out]
     np.testing.assert_allclose(convolve(x[more_in], small, group=groups), expected, atol=1e-12)
+
+
+def test_filters_that_look_alike_at_first_are_told_apart() -> None:
+    """Equal, zero and different filters that agree in the channels that are glanced at."""
+    inside = 2 * channels.GLANCE
+    kernel = np.zeros((6, inside, 1), np.float32)
+    kernel[:4, : channels.GLANCE] = 1.0
+    kernel[1:3, -1] = 2.0
+    kernel[3, -1] = 3.0
+    kernel[5, -1] = 4.0
+    labeller = Labeller()
+    given_ = labeller.unknown(inside)
+    found = channels.behind_kernel(kernel, None, 1, given_, labeller, padded=False)
+    assert found.labels[1] == found.labels[2]
+    assert len(set(found.labels.tolist())) == 5
+    np.testing.assert_array_equal(found.constant, [np.nan, np.nan, np.nan, np.nan, 0.0, np.nan])
+
+
+def test_filters_are_equal_that_read_equal_channels_elsewhere() -> None:
+    inside = 2 * channels.GLANCE
+    labels = np.arange(inside)
+    labels[-1] = 0
+    kernel = np.zeros((2, inside, 1), np.float32)
+    kernel[0, 0] = kernel[1, -1] = 2.0
+    given_ = Facts(np.full(inside, np.nan), labels)
+    found = channels.behind_kernel(kernel, None, 1, given_, Labeller(), padded=False)
+    assert found.labels[0] == found.labels[1]
+
+
+def test_a_channel_that_only_a_late_filter_reads_is_needed() -> None:
+    kernel = np.ones((2 * channels.GLANCE, 3, 1), np.float32)
+    kernel[:-1, 1] = 0.0
+    rows = np.ones(len(kernel), np.bool_)
+    given_ = Labeller().unknown(3)
+    assert channels.reading(kernel, rows, given_, padded=False).needed.all()
+    rows[-1] = False
+    found = channels.reading(kernel, rows, given_, padded=False)
+    np.testing.assert_array_equal(found.needed, [True, False, True])

@@ -98,6 +98,38 @@ def test_help_needs_no_heavy_import() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
+AS_A_COMMAND = """
+import atexit, sys
+import graphopt.__main__ as command
+atexit.register(print, "tidied up")
+main = command.main
+def then_show():
+    code = main()
+    print("sympy.core" in sys.modules)
+    return code
+command.main = then_show
+command.run()
+"""
+
+
+def test_a_command_leaves_out_what_takes_long(folded: Path, tmp_path: Path) -> None:
+    """SymPy is not loaded, all output arrives, and Python does not free what was made one by one."""
+    call = [sys.executable, "-c", AS_A_COMMAND, "optimize", str(folded), "-o", str(tmp_path / "out.onnx")]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "verified" in done.stdout
+
+
+def test_deferred_modules_load_when_they_are_used() -> None:
+    code = (
+        "import sys; from graphopt.__main__ import DEFERRED, defer; defer(*DEFERRED); import onnx_ir as ir; "
+        "late = 'sympy.core' not in sys.modules; print(late, (ir.SymbolicDim('n') + 1).evaluate({'n': 2}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("True 3\n", "")
+
+
 @pytest.mark.parametrize("name", list(rewrites.registry()))
 def test_explain_prints_the_headings(name: str) -> None:
     done = cli("explain", name)

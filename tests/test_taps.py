@@ -57,3 +57,9 @@ def test_spans(used: list[int], limits: dict[str, int], expected: Span) -> None:
     found = span(np.array(used, np.bool_), **limits)
     assert found == expected
     assert all(t in range(len(used))[found.indices()] for t in np.flatnonzero(used))
+
+
+def test_a_tap_that_only_a_late_filter_uses() -> None:
+    kernel = np.ones((3, 2, 3), np.float32)
+    kernel[:2, :, 0] = 0.0
+    np.testing.assert_array_equal(used_taps(kernel, [np.ones(3, np.bool_)])[0], [True, True, True])

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from small_models import batch_norm, bn_inputs, classifier, conv_bn, info, model, node, samples, weight
 
 import graphopt
-from graphopt import feeds, verification
+from graphopt import feeds, runtime, verification
 from graphopt import regions as changed
 from graphopt.analysis import Analysis
 from graphopt.calibrate import whole
@@ -426,3 +426,50 @@ def test_a_region_reads_and_makes_values_of_its_own() -> None:
     assert {name.split("/", 2)[2] for name in found.constants} == {"w", *batch_norm("bn", 8)}
     assert found.outputs == (("n", "r0/old/n", "r0/new/%n"),)
     assert bn_inputs("c", "bn").split()[0] not in {name.split("/")[-1] for name in found.inputs}
+
+
+def test_an_interpreter_is_fed_the_weights_and_computes_the_same_bits() -> None:
+    parts = runtime.structure(ir.from_proto(classifier()))
+    parts = runtime.Structure(parts.proto, {name: array.copy() for name, array in parts.weights.items()})
+    assert parts.weights
+    before = parts.proto.SerializeToString()
+    fed: dict[str, Any] = {}
+    interpreter = runtime.Interpreter(parts)
+    feed = {"x": samples(1)}
+    run = runtime.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "run", lambda running, feeds: fed.update(feeds) or run(running, feeds))
+        found = interpreter.run(feed)
+    assert all(np.shares_memory(fed[name], array) for name, array in parts.weights.items())
+    assert parts.proto.SerializeToString() == before
+    for ours, theirs in zip(found, run(runtime.session(parts, optimised=False), feed), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_interpreter_of_weights_that_a_caller_may_override() -> None:
+    proto = classifier()
+    weights = runtime.structure(ir.from_proto(proto)).weights
+    name = next(iter(weights))
+    tensor = next(t for t in proto.graph.initializer if t.name == name)
+    proto.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+    parts = runtime.structure(ir.from_proto(proto))
+    other = {"x": samples(1), name: 2 * weights[name]}
+    (found,) = runtime.Interpreter(parts).run(other)
+    (expected,) = runtime.run(runtime.session(parts, optimised=False), other)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_an_interpreter_of_a_model_whose_weights_must_be_constant(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = runtime.structure(ir.from_proto(classifier()))
+    feed = {"x": samples(1)}
+    (expected,) = runtime.Interpreter(parts).run(feed)
+    session = runtime.session
+
+    def refuses(parts: runtime.Structure, **options: Any) -> Any:
+        if not parts.weights:
+            raise InputError("the weights must be constant")
+        return session(parts, **options)
+
+    monkeypatch.setattr(runtime, "session", refuses)
+    (found,) = runtime.Interpreter(parts).run(feed)
+    np.testing.assert_array_equal(found, expected)
