@@ -315,9 +315,8 @@ def test_pointwise_operators_become_two_thinner_ones() -> None:
     y = net.op("Relu", net.conv(x, 32, (1, 1)))
     net.channels[y] = 32
     y = net.op("Flatten", net.op("GlobalAveragePool", net.conv(y, 48, (1, 1))))
-    y = net.op(
-        "Relu", net.op("Gemm", y, net.const(net.weights(40, 48)), net.const(net.weights(40)), transB=1)
-    )
+    bias = net.const(np.ones(40, np.float32))
+    y = net.op("Relu", net.op("Gemm", y, net.const(net.weights(40, 48)), bias, transB=1))
     y = net.op("MatMul", y, net.const(net.weights(40, 24)))
     proto = net.model(y)
     rng = np.random.default_rng(1)
