@@ -1,4 +1,4 @@
-"""The structure around each change, before and after: what a page draws. Read off both models, nothing is run.
+"""The structure around each change, before and after: what a page draws. It is read off both models.
 
 A change is what a rewrite, or several in turn, made of some operators: those of the input that are gone, and
 those of the result that graphopt stamped. Both sides are shown with their neighbours, which stayed.
@@ -18,7 +18,7 @@ from graphopt.edit import STAMP_REWRITE, STAMP_SOURCE
 from graphopt.model_diff import sources
 from graphopt.report import Applied
 
-State: TypeAlias = Literal["kept", "removed", "added", "port"]
+State: TypeAlias = Literal["kept", "removed", "added", "elsewhere", "port"]
 
 MOST_NEIGHBOURS = 8
 """Neighbours shown on a side."""
@@ -32,7 +32,8 @@ class Operator:
         name: the node's name, or the value's.
         op: the operator type; "input" and "output" for those.
         linear: its normal view where it is linear.
-        state: ``removed`` (only in the input), ``added`` (only in the result), ``kept``, or ``port``.
+        state: ``removed`` (only in the input), ``added`` (only in the result), ``kept``, ``elsewhere`` (part
+            of another change), or ``port``.
     """
 
     name: str
@@ -90,11 +91,24 @@ class Region:
         return 0 if before is None or after is None else before - after
 
     def shape(self, describe: Callable[[Operator], str]) -> Hashable:
-        """What two changes have in common when they look the same; ``describe`` says how one is drawn."""
-        sides = (
-            (tuple((describe(item), item.state) for item in piece.operators), piece.edges, piece.hidden)
-            for piece in (self.before, self.after)
-        )
+        """What two changes have in common when one drawing will do for both.
+
+        Those that save MACs look the same, to every number; of others the operators alone are the same.
+
+        Args:
+            describe: what is written on an operator.
+        """
+        everything = self.macs_saved != 0
+        sides = []
+        for piece in (self.before, self.after):
+            shown = [
+                i for i, x in enumerate(piece.operators) if everything or x.state in ("removed", "added")
+            ]
+            place = {i: number for number, i in enumerate(shown)}
+            drawn = [piece.operators[i] for i in shown]
+            edges = [(place[a], place[b]) for a, b in piece.edges if a in place and b in place]
+            labels = (describe(x) if everything else x.op for x in drawn)
+            sides.append((tuple(labels), tuple(x.state for x in drawn), tuple(edges)))
         return self.rewrites, *sides
 
 
@@ -107,7 +121,11 @@ def regions(before: Analysis, after: Analysis, applied: Sequence[Applied]) -> tu
         applied: the rewrites that are in the result.
     """
     made = {name for name, node in after.nodes.items() if _is_new(name, node, before)}
-    gone = {name for name in before.nodes if name not in after.nodes or name in made}
+    gone = {
+        name
+        for name, node in before.nodes.items()
+        if (name not in after.nodes or name in made) and not _is_data(node)
+    }
     groups = _Groups()
     rewrites: dict[str, dict[str, None]] = {}
     for item in applied:
@@ -120,8 +138,11 @@ def regions(before: Analysis, after: Analysis, applied: Sequence[Applied]) -> tu
         stamp = after.nodes[name].metadata_props.get(STAMP_SOURCE, "")
         origin = [source for source in sources(stamp, before.nodes) if source in gone]
         groups.join([("new", name), *(("old", source) for source in origin)])
-    for name in gone:
+    for name in reversed([name for name in before.nodes if name in gone]):
         groups.join([("old", name)])
+        if name not in rewrites:  # it went since nothing reads it any more: it belongs to its readers
+            near = _neighbours(before, [name], producers=False)
+            groups.join([("old", other) for other in (name, *near[:1]) if other in gone])
     found = []
     order = [*(("old", name) for name in before.nodes), *(("new", name) for name in after.nodes)]
     for members in groups.sorted(order):
@@ -132,6 +153,11 @@ def regions(before: Analysis, after: Analysis, applied: Sequence[Applied]) -> tu
         sides = _sides(before, after, old, new, gone, made)
         found.append(Region(tuple(by), old or new, *sides))
     return tuple(found)
+
+
+def _is_data(node: ir.Node) -> bool:
+    """Whether a node holds a constant, which is no structure: graphopt makes it an initializer."""
+    return node.op_type == "Constant" and not node.domain
 
 
 def _is_new(name: str, node: ir.Node, before: Analysis) -> bool:
@@ -177,34 +203,28 @@ class _Groups:
 
 
 def _sides(
-    before: Analysis,
-    after: Analysis,
-    old: Sequence[str],
-    new: Sequence[str],
-    gone: set[str],
-    made: set[str],
+    before: Analysis, after: Analysis, old: Sequence[str], new: Sequence[str], gone: set[str], made: set[str]
 ) -> tuple[Piece, Piece]:
     """Both sides of a change: what is there alone, and the neighbours of either side that are on both."""
     near = [*_neighbours(before, old), *_neighbours(after, new)]
     context = list(dict.fromkeys(near))
     first = [name for name in context if name in before.nodes and name not in old]
     second = [name for name in context if name in after.nodes and name not in new]
-    return (
-        _piece(before, old, first, "removed", gone),
-        _piece(after, new, second, "added", made),
-    )
+    return _piece(before, old, first, "removed", gone), _piece(after, new, second, "added", made)
 
 
-def _neighbours(analysis: Analysis, names: Sequence[str]) -> list[str]:
-    """Names of the operators next to some, without them."""
+def _neighbours(analysis: Analysis, names: Sequence[str], *, producers: bool = True) -> list[str]:
+    """Names of the operators that read some, and that they read, without themselves."""
     own = set(names)
     found: dict[str, None] = {}
     for name in names:
         node = analysis.nodes[name]
-        producers = [value.producer() for value in node.inputs if value is not None]
-        consumers = [reader for value in node.outputs for reader in analysis.consumers(value)]
-        for other in (*producers, *consumers):
-            if other is not None and (near := analysis.name(other)) not in own:
+        read = [value.producer() for value in node.inputs if value is not None] if producers else []
+        readers = [reader for value in node.outputs for reader in analysis.consumers(value)]
+        for other in (*read, *readers):
+            if other is None or _is_data(other):
+                continue
+            if (near := analysis.name(other)) not in own:
                 found[near] = None
     return list(found)
 
@@ -220,7 +240,7 @@ def _piece(
             name,
             analysis.nodes[name].op_type,
             analysis.linear(analysis.nodes[name]),
-            state if name in own else "kept",
+            state if name in own else "elsewhere" if name in changed else "kept",
         )
         for name in names
     ]

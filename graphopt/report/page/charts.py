@@ -13,14 +13,14 @@ from typing import Any, TypeAlias
 Row: TypeAlias = Mapping[str, object]
 Spec: TypeAlias = dict[str, Any]
 
-WIDE, NARROW = 900, 300
+WIDE, NARROW = 950, 280
 """Widths of a chart in pixels."""
 CONFIG: Spec = {
     "font": "system-ui, sans-serif",
     "background": None,
     "view": {"stroke": None},
     "axis": {
-        **{key: "var(--muted)" for key in ("labelColor", "titleColor", "tickColor", "domainColor")},
+        **dict.fromkeys(("labelColor", "titleColor", "tickColor", "domainColor"), "var(--muted)"),
         "gridColor": "var(--line)",
         "labelFontSize": 12,
         "titleFontSize": 12,
@@ -37,7 +37,9 @@ def _svg(spec: Spec) -> str:
 
     text = str(vl_convert.vegalite_to_svg({"config": CONFIG, **spec}))
     text = re.sub(r' (?:xmlns|xmlns:xlink|version|class|role|aria-[a-z]+(?<!label))="[^"]*"', "", text)
-    text = re.sub(r'<path aria-label="([^"]*)"([^>]*?)(?:/>|></path>)', r"<path\2><title>\1</title></path>", text)
+    text = re.sub(
+        r'<path aria-label="([^"]*)"([^>]*?)(?:/>|></path>)', r"<path\2><title>\1</title></path>", text
+    )
     text = re.sub(r' aria-label="[^"]*"', "", text)
     return text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
 
@@ -65,6 +67,7 @@ def layers(rows: Sequence[Row], narrow: bool = False) -> str:
                         "title": "layer, in the order of the model",
                         "labelAngle": 0,
                         "labelOverlap": "greedy",
+                        "labelSeparation": 6,
                         "ticks": False,
                     },
                 },

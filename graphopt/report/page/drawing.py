@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-BOX = (132, 40)
+BOX = (144, 40)
 """Width and height of an operator."""
 GAP = (18, 30)
 """Room between two operators of a layer, and between two layers."""
@@ -79,7 +80,7 @@ def _order(levels: Sequence[list[int]], chains: Sequence[Sequence[int]], size: i
     above: list[list[int]] = [[] for _ in range(size)]
     below: list[list[int]] = [[] for _ in range(size)]
     for chain in chains:
-        for first, second in zip(chain, chain[1:], strict=False):
+        for first, second in itertools.pairwise(chain):
             below[first].append(second)
             above[second].append(first)
     for sweep in range(SWEEPS):
