@@ -202,7 +202,7 @@ def check_page(page: Path | None, *others: Path | None) -> None:
     from graphopt.model import check_output
     from graphopt.report.html import require
 
-    require()
+    require("--html")
     check_output(page, [path for path in others if path is not None])
 
 

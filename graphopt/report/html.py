@@ -26,8 +26,11 @@ LIMIT = 1_900_000
 """Bytes of a page: what stands in long lists is left out until it fits."""
 
 
-def require() -> None:
+def require(what: str = "a page") -> None:
     """Makes sure that the libraries which make pages are there.
+
+    Args:
+        what: what asks for them.
 
     Raises:
         InputError: one of them is not installed.
@@ -35,10 +38,8 @@ def require() -> None:
     try:
         import jinja2  # noqa: F401
         import vl_convert  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"HTML needs graphopt[html] ({error.name} is not installed): pip install 'graphopt[html]'"
-        ) from None
+    except ImportError:
+        raise InputError(f"{what} needs graphopt[html]: pip install 'graphopt[html]'") from None
 
 
 def report(result: Result, problem: str = "") -> str:

@@ -13,6 +13,8 @@ from graphopt.report.text import count
 
 MOST_COLUMNS = 400
 """Layers in the chart of MACs; those with the most MACs are shown."""
+MOST_NAMES = 4
+"""Names of layers that share a column."""
 LEGEND = (
     ("same", "unchanged"),
     ("kept", "changed: what remains"),
@@ -31,7 +33,8 @@ def layers(changes: Sequence[LayerChange], scale: float) -> Facts:
     rows: list[Facts] = [
         {
             "number": number,
-            "name": (layer.before or layer.after)[0].name,
+            "name": _names(layer.before or layer.after),
+            "layers": len(layer.before or layer.after),
             "before": _forms(layer.before),
             "after": _forms(layer.after),
             "macs_before": layer.macs_before if layer.before else 0,
@@ -58,15 +61,22 @@ def layers(changes: Sequence[LayerChange], scale: float) -> Facts:
     }
 
 
+def _names(linears: Sequence[Linear]) -> str:
+    shown, more = limited([item.name for item in linears], MOST_NAMES)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
 def _summary(rows: Sequence[Facts], sized: Sequence[Facts]) -> str:
     """What the chart of MACs shows, in words."""
-    changed = sum(row["changed"] for row in rows)
+    every, changed = (sum(row["layers"] for row in rows if row["changed"] or x) for x in (True, False))
     if not changed:
-        return f"None of the {len(rows)} layers changed its form; their MACs are as they were."
+        return f"None of the {every} layers changed its form; their MACs are as they were."
     differences = [row["macs_before"] - row["macs_after"] for row in sized]
     cut, added = sum(d for d in differences if d > 0), -sum(d for d in differences if d < 0)
     both = [f"{count(cut)} MACs cut"] * bool(cut) + [f"{count(added)} MACs added"] * bool(added)
-    return f"{changed} of {len(rows)} layers changed: {' and '.join(both) or 'as many MACs as before'}."
+    what = " and ".join(both) or "as many MACs as before"
+    merged = " Layers that became one share a column." if every > len(rows) else ""
+    return f"{changed} of {every} layers changed: {what}.{merged}"
 
 
 def _parts(row: Mapping[str, Any]) -> list[Facts]:

@@ -12,9 +12,10 @@ MOST_OTHERS = 3
 
 
 def rewrites(data: Report) -> list[Facts]:
-    """Every rewrite that is applied, declined or rejected."""
+    """Every rewrite that is applied, those that save most first, declined or rejected."""
+    applied = sorted(data.applied, key=lambda item: -item.candidate.macs_saved)
     return [
-        *(_applied(item) for item in data.applied),
+        *(_applied(item) for item in applied),
         *(_left("declined", item) for item in data.declined),
         *(_left("rejected", item) for item in data.rejected),
     ]
