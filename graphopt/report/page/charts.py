@@ -25,6 +25,7 @@ CONFIG: Spec = {
         "labelFontSize": 12,
         "titleFontSize": 12,
         "titleFontWeight": "normal",
+        "titlePadding": 12,
     },
 }
 COLOURS = {"same": "var(--same)", "kept": "var(--kept)", "cut": "var(--cut)", "more": "var(--more)"}

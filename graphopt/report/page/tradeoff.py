@@ -43,7 +43,7 @@ def curve(points: Sequence[Point], before: Totals, scale: float | None) -> Facts
 
 def _spoken(row: Mapping[str, Any], key: str) -> str:
     quality = percent(row[key], 2) if key == "agreement" else f"{row[key]:.4g}"
-    return f"{percent(row['part'])} of the MACs: {key} {quality}, {row['cut']} layers cut"
+    return f"{percent(row['part'])} of the MACs: {key} {quality}, layers cut: {row['cut']}"
 
 
 def _point(point: Point, before: Totals, scale: float | None) -> Facts:
