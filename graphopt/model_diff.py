@@ -28,7 +28,7 @@ from graphopt.conv import Linear
 from graphopt.edit import STAMP_REWRITE, STAMP_SOURCE
 from graphopt.model import Source
 
-Change: TypeAlias = Literal["changed", "weights", "added", "removed"]
+Change: TypeAlias = Literal["changed", "weights", "added", "removed", "same"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ class LayerChange:
     """Layers that became others.
 
     Attributes:
-        change: ``added``, ``removed``, ``weights`` (the same layer with other weights or another bias), or
-            ``changed``.
+        change: ``added``, ``removed``, ``weights`` (the same layer with other weights or another bias),
+            ``changed``, or ``same`` (nothing did).
         before: the layers in the first model; none when added.
         after: the layers in the second; none when removed.
         rewrites: the rewrites of graphopt that made those; empty where none did.
@@ -101,29 +101,32 @@ class Diff:
 
 def compare(before: Analysis, after: Analysis) -> tuple[tuple[LayerChange, ...], int]:
     """The layers that changed, and how many did not."""
+    layers = aligned(before, after)
+    changes = tuple(layer for layer in layers if layer.change != "same")
+    return changes, len(layers) - len(changes)
+
+
+def aligned(before: Analysis, after: Analysis) -> tuple[LayerChange, ...]:
+    """All layers of two models, those that belong together side by side, in the order of the models."""
     digests = _digests(before), _digests(after)
-    changes: list[LayerChange] = []
-    same = 0
+    found = []
     for old, new in _groups(before, after, *digests):
-        change = _change(old, new, *digests)
-        if change is None:
-            same += 1
-        else:
-            made = (linear.node.metadata_props.get(STAMP_REWRITE) for linear in new)
-            changes.append(LayerChange(change, old, new, tuple(dict.fromkeys(name for name in made if name))))
-    return tuple(changes), same
+        made = (linear.node.metadata_props.get(STAMP_REWRITE) for linear in new)
+        rewrites = tuple(dict.fromkeys(name for name in made if name))
+        found.append(LayerChange(_change(old, new, *digests), old, new, rewrites))
+    return tuple(found)
 
 
 def _change(
     old: Sequence[Linear], new: Sequence[Linear], before: Mapping[str, str], after: Mapping[str, str]
-) -> Change | None:
+) -> Change:
     if not old:
         return "added"
     if not new:
         return "removed"
     if len(old) > 1 or len(new) > 1 or _form(old[0]) != _form(new[0]) or old[0].macs != new[0].macs:
         return "changed"
-    return "weights" if before[old[0].name] != after[new[0].name] else None
+    return "weights" if before[old[0].name] != after[new[0].name] else "same"
 
 
 def _macs(linears: Iterable[Linear]) -> int | None:
@@ -225,7 +228,7 @@ def _groups(
     pairing = _Pairing(before.linears, after.linears)
     for linear in after.linears:
         stamp = linear.node.metadata_props.get(STAMP_SOURCE)
-        for name in _sources(stamp, before.nodes) if stamp else ():
+        for name in sources(stamp, before.nodes) if stamp else ():
             if name in pairing.old:
                 pairing.join(name, linear.name)
     pairing.by(lambda x: (_form(x), old_digests[x.name]), lambda x: (_form(x), new_digests[x.name]))
@@ -239,7 +242,7 @@ def _groups(
     return pairing.groups()
 
 
-def _sources(stamp: str, known: Mapping[str, ir.Node]) -> list[str]:
+def sources(stamp: str, known: Mapping[str, ir.Node]) -> list[str]:
     """The nodes of the first model that a stamp names.
 
     A name in it that the first model lacks is that of a node which an earlier rewrite made: it begins with

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import onnx_ir as ir
 
 from graphopt import model as files
+from graphopt.analysis import Analysis
 from graphopt.report import Report
 
 
@@ -19,10 +20,14 @@ class Result:
     Attributes:
         model: the model in memory.
         report: what was done, with its figures.
+        before: the snapshot of the input that the figures were read off.
+        after: the same of the result.
     """
 
     model: ir.Model
     report: Report
+    before: Analysis = field(repr=False)
+    after: Analysis = field(repr=False)
 
     def __bool__(self) -> bool:
         return self.report.changed

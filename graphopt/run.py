@@ -308,13 +308,13 @@ class Run:
             timing: latency against the input's, where it was measured.
             metric: what the user's own measure says of the model.
         """
-        after = self.analysis(self.model).totals
+        after = self.analysis(self.model)
         journal = self.journal
         approximate = any(item.exactness is Exactness.APPROXIMATE for item in journal.applied)
         report = Report(
             source=self.source,
             before=self._figures(self.original.totals),
-            after=self._figures(after),
+            after=self._figures(after.totals),
             changed=self.model is not self.source.model,
             applied=tuple(journal.applied),
             declined=journal.declined,
@@ -332,7 +332,7 @@ class Run:
             seconds=dict(journal.seconds),
             options=self.options.described(),
         )
-        return Result(self.model, report)
+        return Result(self.model, report, self.original, after)
 
     def _figures(self, totals: Totals) -> Totals:
         return replace(totals, macs=None) if self.inputs.assumed else totals

@@ -190,6 +190,22 @@ def check_writable(out: Path | None, report: Path | None, model: Path) -> None:
         check_output(report, [path for path in (model, out) if path is not None])
 
 
+def check_page(page: Path | None, *others: Path | None) -> None:
+    """Refuses an HTML page that can't be made or written, before any work is done.
+
+    Args:
+        page: its file; None where none is asked for.
+        others: the files of the same run, which it must not be.
+    """
+    if page is None:
+        return
+    from graphopt.model import check_output
+    from graphopt.report.html import require
+
+    require("--html")
+    check_output(page, [path for path in others if path is not None])
+
+
 def write(path: Path, text: str) -> None:
     """Writes a text file; it is there whole or not at all."""
     beside = path.with_name(f".{path.name}.part")

@@ -52,7 +52,9 @@ def optimize(
     ] = common.ExternalData.auto,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and verify, and write no model.")] = False,
     report: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the report.")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Not supported yet.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write the report as a page.")
+    ] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Not supported yet.")] = None,
     metric: common.Metric = None,
     memory: common.Memory = None,
@@ -67,12 +69,12 @@ def optimize(
 
     Example: graphopt optimize model.onnx -o smaller.onnx --budget macs=0.7 --calibration inputs.npz
     """
-    for name, value in (("--html", html), ("--markdown", markdown)):
-        if value is not None:
-            raise InputError(f"{name} is not supported yet; --report writes the report as JSON")
+    if markdown is not None:
+        raise InputError("--markdown is not supported yet; --report writes the report as JSON")
     if out is None and not dry_run:
         raise InputError("optimize needs -o OUT, or --dry-run to write no model")
     common.check_writable(out, report, model)
+    common.check_page(html, model, out, report)
     options = common.parse(budget, set_, shape)
     error: GraphOptError | None = None
     try:
@@ -105,6 +107,10 @@ def optimize(
             result.save(written, external_data=external_data.value)
             stack.enter_context(common.uninterrupted())
         _show(result.report, 0 if error is None else error.exit_code, report, json, written)
+        if html is not None:
+            from graphopt.report import html as pages
+
+            common.write(html, pages.report(result, "" if error is None else str(error)))
     if error is not None:
         raise error
     return 0

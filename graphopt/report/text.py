@@ -73,7 +73,7 @@ def scan(result: Scan) -> None:
     for row in result.rows:
         table.add_row(
             escape(_shortened(row.linear.name)),
-            _kind(row.linear),
+            kind(row.linear),
             f"{row.linear.in_channels or '?'}→{row.linear.out_channels or '?'}",
             _spatial(row.linear),
             count(row.linear.macs),
@@ -111,7 +111,8 @@ def _shortened(name: str, width: int = 26) -> str:
     return f"{name[:head]}…{name[-(width - 1 - head) :]}"
 
 
-def _kind(linear: Linear) -> str:
+def kind(linear: Linear) -> str:
+    """Kernel, stride, dilation and groups of a layer: 3x3/2 dw."""
     if not linear.kernel:
         return linear.op
     op = {"Conv": "", "ConvTranspose": "T "}[linear.op]
@@ -221,7 +222,7 @@ FORMS = {
 """How a choice of a rewrite is shown."""
 
 
-def _form(candidate: Candidate) -> str:
+def form(candidate: Candidate) -> str:
     """The form that a candidate gives its layer, with its ranks."""
     if candidate.rewrite in FORMS:
         return FORMS[candidate.rewrite](candidate.choice)
@@ -233,7 +234,7 @@ def _approximate_row(item: Applied) -> tuple[str, ...]:
     measured = "–" if item.error_measured is None else f"{item.error_measured:.4f}"
     return (
         escape(_shortened(candidate.site.nodes[0])),
-        escape(_form(candidate)),
+        escape(form(candidate)),
         count(candidate.before.macs),
         count(candidate.after.macs),
         f"{candidate.error:.4f}",
@@ -433,7 +434,7 @@ def diff(result: Diff) -> None:
 def _forms(linears: Sequence[Linear]) -> str:
     """Kernel and channels of some layers, one a line."""
     return "\n".join(
-        f"{_kind(x)} {x.in_channels or '?'}→{x.out_channels or '?'}".replace(" ", "\u00a0") for x in linears
+        f"{kind(x)} {x.in_channels or '?'}→{x.out_channels or '?'}".replace(" ", "\u00a0") for x in linears
     )
 
 

@@ -1,0 +1,1 @@
+"""What stands on the HTML pages, as plain figures, charts and drawings; `graphopt.report.html` joins them."""

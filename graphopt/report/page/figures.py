@@ -1,0 +1,135 @@
+"""The headline figures of a run, and what has to be read before them."""
+
+from __future__ import annotations
+
+import math
+
+from graphopt.calibrate import ALL_PARTS, SMALL_SAMPLE
+from graphopt.latency import Timing
+from graphopt.quality import Quality
+from graphopt.report import Report
+from graphopt.report.page.common import Facts
+from graphopt.report.text import count, decibels
+
+
+def alerts(data: Report, problem: str) -> list[str]:
+    """What has to be read before any figure."""
+    found = [f"No model was written: {problem}"] if problem else []
+    if data.latency is not None and data.latency.speedup <= 1:
+        timing = data.latency
+        found.append(
+            f"The model did not get faster: {timing.reference_ms:.3f} → {timing.candidate_ms:.3f} ms. "
+            "--budget latency=0.7 plans by measured time."
+        )
+    if data.unmeasured:
+        found.append(
+            "The error is unmeasured: no calibration inputs were given, so the fit and its predicted error "
+            "come from the weights alone."
+        )
+    return found
+
+
+def remarks(data: Report) -> list[str]:
+    """What has to be known to read the figures right."""
+    found = list(data.notes)
+    if data.unknown_dims:
+        found.append(f"Unknown sizes: {', '.join(data.unknown_dims)}; --shape NAME=… gives them.")
+    if data.observed_shapes:
+        found.append(f"The shapes of {len(data.observed_shapes)} values were seen by running the model once.")
+    if not data.changed:
+        found.append("Nothing to do: the model is as it was.")
+    return found
+
+
+def cards(data: Report) -> list[Facts]:
+    """The headline figures."""
+    before, after = data.before, data.after
+    cards = [
+        _card("MACs", before.macs, after.macs, note=f"{count(after.flops)} FLOPs"),
+        _card("Parameters", before.params, after.params),
+        _card("Weight bytes", before.weight_bytes, after.weight_bytes, unit="B"),
+        _card("Operators", before.nodes, after.nodes),
+        _latency(data.latency),
+    ]
+    if data.quality is not None:
+        cards.append(_quality(data.quality))
+    if data.metric is not None:
+        metric = data.metric
+        cards.append(
+            {
+                "name": metric.name,
+                "value": f"{metric.after:.4g}",
+                "change": f"{metric.before:.4g} → {metric.after:.4g}",
+                "note": "your own measure",
+            }
+        )
+    if data.checks:
+        known = [check.max_rel for check in data.checks if math.isfinite(check.max_rel)]
+        cards.append(
+            {
+                "name": "Verification",
+                "value": "passed" if data.passed else "failed",
+                "change": f"{len(data.checks)} comparisons in onnxruntime",
+                "note": f"largest relative difference {max(known):.1e}" if known else "",
+            }
+        )
+    return cards
+
+
+def _card(name: str, before: int | None, after: int | None, *, unit: str = "", note: str = "") -> Facts:
+    if before is None or after is None:
+        return {"name": name, "value": "?", "change": "a size is unknown", "note": ""}
+    return {
+        "name": name,
+        "value": _change(before, after),
+        "change": f"{_unit(before, unit)} → {_unit(after, unit)}",
+        "note": note,
+    }
+
+
+def _unit(number: int, unit: str) -> str:
+    text = count(number)
+    return f"{text}{unit}" if " " in text else f"{text} {unit}".rstrip()
+
+
+def _change(before: float, after: float) -> str:
+    """How much less or more: −51.2 %."""
+    if before == after:
+        return "unchanged"
+    if not before:
+        return "new"
+    part = after / before - 1
+    return f"{'+' if part > 0 else '−'}{abs(part) * 100:.3g} %"
+
+
+def _latency(timing: Timing | None) -> Facts:
+    if timing is None:
+        return {
+            "name": "Latency",
+            "value": "not measured",
+            "change": "graphopt bench measures it",
+            "note": "MACs are not time",
+        }
+    low, high = timing.spread
+    threads = f"{timing.threads} thread" + ("" if timing.threads == 1 else "s")
+    clear = "" if not low <= 1 <= high else "; no clear difference"
+    return {
+        "name": "Latency",
+        "value": f"{timing.speedup:.2f} × as fast",
+        "change": f"{timing.reference_ms:.3f} → {timing.candidate_ms:.3f} ms, {threads}",
+        "note": f"median of {timing.repeat} pairs, 10–90 %: {low:.2f}–{high:.2f}{clear}",
+    }
+
+
+def _quality(quality: Quality) -> Facts:
+    few = "; few, so uncertain" if quality.samples < SMALL_SAMPLE else ""
+    inputs = f"on {quality.samples} held-out inputs (1 in {ALL_PARTS}){few}"
+    if quality.agreement is None or quality.interval is None:
+        return {"name": "Quality", "value": decibels(quality.sqnr), "change": "SQNR", "note": inputs}
+    low, high = quality.interval
+    return {
+        "name": "Quality",
+        "value": f"{quality.agreement:.2%} agreement",
+        "change": f"95 % interval {low:.1%} to {high:.1%}; SQNR {decibels(quality.sqnr)}",
+        "note": inputs,
+    }

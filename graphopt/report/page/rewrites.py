@@ -1,0 +1,72 @@
+"""Every rewrite of a run, and every comparison that verified it, as the rows of tables."""
+
+from __future__ import annotations
+
+from graphopt.core import MAIN_GRAPH, Candidate, Exactness, Site, Verdict
+from graphopt.report import Applied, Left, Report
+from graphopt.report.page.common import Facts
+from graphopt.report.text import form
+
+MOST_OTHERS = 3
+"""Operators of a site that are named besides the first."""
+
+
+def rewrites(data: Report) -> list[Facts]:
+    """Every rewrite that is applied, those that save most first, declined or rejected."""
+    applied = sorted(data.applied, key=lambda item: -item.candidate.macs_saved)
+    return [
+        *(_applied(item) for item in applied),
+        *(_left("declined", item) for item in data.declined),
+        *(_left("rejected", item) for item in data.rejected),
+    ]
+
+
+def _applied(item: Applied) -> Facts:
+    candidate = item.candidate
+    sized = item.sized and candidate.before.macs is not None and candidate.after.macs is not None
+    approximate = item.exactness is Exactness.APPROXIMATE
+    return {
+        **_site("applied", candidate.rewrite, candidate.site),
+        "exactness": item.exactness.value,
+        "macs_before": candidate.before.macs if sized else None,
+        "macs_after": candidate.after.macs if sized else None,
+        "saved": candidate.macs_saved if sized else None,
+        "predicted": candidate.error if approximate else None,
+        "measured": item.error_measured,
+        "reason": _choice(candidate),
+    }
+
+
+def _choice(candidate: Candidate) -> str:
+    return form(candidate) if candidate.choice else ""
+
+
+def _left(status: str, item: Left) -> Facts:
+    empty = dict.fromkeys(("macs_before", "macs_after", "saved", "predicted", "measured"))
+    return {**_site(status, item.rewrite, item.site), "exactness": "", **empty, "reason": item.reason}
+
+
+def _site(status: str, rewrite: str, site: Site) -> Facts:
+    return {
+        "status": status,
+        "rewrite": rewrite,
+        "site": site.nodes[0],
+        "others": site.nodes[1 : MOST_OTHERS + 1],
+        "more": max(len(site.nodes) - 1 - MOST_OTHERS, 0),
+        "graph": "" if site.graph == MAIN_GRAPH else site.graph,
+    }
+
+
+def check(verdict: Verdict) -> Facts:
+    """A comparison."""
+    return {
+        "scope": verdict.scope,
+        "output": verdict.output,
+        "passed": verdict.passed,
+        "relative": verdict.max_rel,
+        "absolute": verdict.max_abs,
+        "allowed": verdict.allowed,
+        "sqnr": verdict.sqnr,
+        "feeds": verdict.feeds,
+        "note": verdict.note,
+    }

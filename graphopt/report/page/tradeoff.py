@@ -1,0 +1,75 @@
+"""A trade-off between cost and quality, as chart and table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graphopt.analysis import Totals
+from graphopt.report import Point
+from graphopt.report.page import charts
+from graphopt.report.page.common import MOST_ROWS, Facts, limited, percent
+from graphopt.report.text import form
+
+
+def curve(points: Sequence[Point], before: Totals, scale: float | None) -> Facts:
+    """A trade-off as chart and table; with the layers of each network where a scale is given."""
+    agreeing = any(p.quality is not None and p.quality.agreement is not None for p in points)
+    rows = [_point(point, before, scale) for point in points]
+    measures = [("agreement", "Agreement", ".1~%")] if agreeing else [("sqnr", "SQNR in dB", ".3~s")]
+    if any(point.metric is not None for point in points):
+        measures.append(("metric", "Your own measure", ".4~g"))
+    drawn = []
+    for key, title, unit in measures:
+        places = [
+            {"macs": row["part"], "quality": row[key], "taken": row["taken"], "text": _spoken(row, key)}
+            for row in rows
+            if row["part"] is not None and row[key] is not None and math.isfinite(row[key])
+        ]
+        if len(places) > 1:
+            both = (charts.tradeoff(places, title, unit, narrow) for narrow in (False, True))
+            drawn.append({"title": f"{title} over MACs", "wide": next(both), "narrow": next(both)})
+    costs = [key for key in ("params", "bytes", "latency") if any(key in point.costs for point in points)]
+    return {
+        "rows": rows,
+        "charts": drawn,
+        "costs": costs,
+        "agreeing": agreeing,
+        "metric": any(point.metric is not None for point in points),
+        "taken": any(point.taken for point in points),
+    }
+
+
+def _spoken(row: Mapping[str, Any], key: str) -> str:
+    quality = percent(row[key], 2) if key == "agreement" else f"{row[key]:.4g}"
+    return f"{percent(row['part'])} of the MACs: {key} {quality}, layers cut: {row['cut']}"
+
+
+def _point(point: Point, before: Totals, scale: float | None) -> Facts:
+    quality, part = point.quality, point.costs.get("macs")
+    layers = point.chosen if scale is not None else ()
+    shown, hidden = limited(layers, int(MOST_ROWS * (scale or 0)))
+    return {
+        "part": part,
+        "macs": None if part is None or before.macs is None else round(part * before.macs),
+        "costs": point.costs,
+        "agreement": None if quality is None else quality.agreement,
+        "interval": None if quality is None else quality.interval,
+        "sqnr": None if quality is None else quality.sqnr,
+        "samples": None if quality is None else quality.samples,
+        "metric": point.metric,
+        "cut": len(point.chosen),
+        "taken": point.taken,
+        "hidden": hidden,
+        "layers": [
+            {
+                "name": candidate.site.nodes[0],
+                "form": form(candidate),
+                "macs_before": candidate.before.macs,
+                "macs_after": candidate.after.macs,
+                "error": candidate.error,
+            }
+            for candidate in shown
+        ],
+    }
