@@ -8,7 +8,7 @@ from functools import cached_property
 
 import onnx_ir as ir
 
-from graphopt import edit, gather, plan, probe, quality, refit
+from graphopt import edit, gather, plan, probe, quality, refit, synthetic
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.core import Candidate, Exactness, Fitted, Plan, Replacement, Rewrite
@@ -38,8 +38,8 @@ class Network:
         fits: the fitted layers by name of the operator; empty without calibration.
         changes: what takes the operators' places.
         model: the model with all changes.
-        errors: measured error of each layer on held-out inputs, by name.
-        quality: of the whole, on held-out inputs; None without calibration.
+        errors: measured error of each layer on held-out inputs, synthetic ones where none were given, by
+        name. quality: of the whole, on held-out inputs; None without calibration.
         metric: what the user's own measure says; None without one.
     """
 
@@ -66,10 +66,20 @@ class Search:
         self.model = run.model
         self.analysis: Analysis = run.analysis(run.model)
         self._statistics: dict[str, Statistics] | None = None
-        if run.calibration is not None:
-            self._statistics = self._gathered(run.calibration, group)
+        self._inputs = run.calibration or self._synthetic()
+        if self._inputs is not None:
+            self._statistics = self._gathered(self._inputs, group)
             self.analysis = run.analysis(run.model, self._statistics)
         self.candidates = run.match(self.analysis, group)
+
+    def _synthetic(self) -> Calibration | None:
+        """Inputs to fit on where there are none; what they say of the error is no measurement."""
+        run = self._run
+        if run.inputs.problem:
+            return None
+        with run.journal.step("calibrate"):
+            macs = run.original.totals.macs
+            return synthetic.inputs(run.source.model, run.inputs.sizes, macs, run.options.seed)
 
     def _gathered(self, calibration: Calibration, group: Sequence[Rewrite]) -> dict[str, Statistics]:
         """Statistics of what the operators read that the rewrites ask about."""
@@ -100,7 +110,7 @@ class Search:
     def sensitivities(self) -> dict[str, Sensitivity]:
         """How much an error in each layer harms the output, by name; empty without calibration."""
         run = self._run
-        if run.calibration is None or self._statistics is None:
+        if self._inputs is None or self._statistics is None:
             return {}
         layers: dict[str, list[Candidate]] = {}
         for candidate in self.candidates:
@@ -108,7 +118,7 @@ class Search:
             if name in self._statistics and self._fits(candidate):
                 layers.setdefault(name, []).append(candidate)
         macs = self.analysis.totals.macs
-        left = run.calibration.fitted - self._apart(run.calibration)
+        left = self._inputs.fitted - self._apart(self._inputs)
         count = probe.inputs_to_probe(macs, left, len(layers))
         with run.journal.step("probe"):
             return probe.sensitivities(
@@ -116,8 +126,8 @@ class Search:
                 layers,
                 self._statistics,
                 self._fit,
-                run.calibration,
-                _some(run.calibration, self._apart(run.calibration), count),
+                self._inputs,
+                _some(self._inputs, self._apart(self._inputs), count),
                 [v.name or "" for v in self.model.graph.outputs if run.counts(v.name or "")],
                 run.options.memory,
             )
@@ -148,12 +158,12 @@ class Search:
         changes.sort(key=lambda change: self.analysis.position(self.analysis.nodes[change[0].site.nodes[0]]))
         with run.journal.step("commit"):
             model = edit.apply(self.model, changes) if changes else self.model
-        if run.calibration is None:
+        if self._inputs is None:
             return Network(chosen, fits, tuple(changes), model, {}, None, run.metric_of(model))
         layers = [Layer(name, self._output(name), fit.partner) for name, fit in fits.items()]
         with run.journal.step("measure"):
             memory, macs = run.options.memory // 4, self.analysis.totals.macs
-            errors = quality.layer_errors(self.model, model, layers, run.calibration, memory, macs)
+            errors = quality.layer_errors(self.model, model, layers, self._inputs, memory, macs)
         metric = run.metric_of(model)
         return Network(chosen, fits, tuple(changes), model, errors, run.quality_of(model), metric)
 
@@ -220,7 +230,7 @@ class Search:
         return Applied(
             candidate,
             Exactness.APPROXIMATE,
-            network.errors.get(name),
+            None if self._run.calibration is None else network.errors.get(name),
             not self._run.inputs.assumed,
             None if sensitivity is None else sensitivity.per_error(candidate.error),
             {} if fit is None else fit.fitted.spectra,
@@ -241,15 +251,15 @@ class Search:
 
     def _refitted(self, chosen: Sequence[Candidate]) -> dict[str, Refitted]:
         run = self._run
-        if not chosen or run.calibration is None:
+        if not chosen or self._inputs is None:
             return {}
         with run.journal.step("fit"):
             found = refit.refit(
                 self.analysis,
                 chosen,
                 self._fit,
-                run.calibration,
-                run.calibration.fit,
+                self._inputs,
+                self._inputs.fit,
                 seed=run.options.seed,
                 memory=run.options.memory,
             )

@@ -18,7 +18,7 @@ from graphopt.core import Candidate
 from graphopt.model import load
 from graphopt.rewrites import Bottleneck
 from graphopt.stopwatch import Stopwatch
-from tests.builders import Net, compare_outputs
+from tests.builders import Net
 
 MODELS = Path(__file__).parent.parent / "models"
 RESNET, INPUTS = MODELS / "resnet-digits.onnx", MODELS / "digits-calibration.npz"
@@ -326,7 +326,6 @@ def test_pointwise_operators_become_two_thinner_ones() -> None:
     ops = [node.op_type for node in result.model.graph]
     assert ops.count("Conv") > 2 or ops.count("MatMul") + ops.count("Gemm") > 2
     assert result.report.quality is not None and result.report.quality.sqnr > 20
-    compare_outputs(proto, proto, {proto.graph.input[0].name: inputs[:2]})
 
 
 def test_what_is_part_of_a_bottleneck_is_left_alone() -> None:

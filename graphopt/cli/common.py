@@ -74,6 +74,7 @@ Skip = Annotated[
     list[str] | None,
     typer.Option(metavar="A,B", autocompletion=complete.rewrites, help="Not these rewrites."),
 ]
+Html = Annotated[Path | None, typer.Option("--html", metavar="FILE.html", help="Write the report as a page.")]
 Metric = Annotated[
     str | None,
     typer.Option(

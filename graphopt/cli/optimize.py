@@ -52,9 +52,7 @@ def optimize(
     ] = common.ExternalData.auto,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and verify, and write no model.")] = False,
     report: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the report.")] = None,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write the report as a page.")
-    ] = None,
+    html: common.Html = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Not supported yet.")] = None,
     metric: common.Metric = None,
     memory: common.Memory = None,

@@ -23,6 +23,7 @@ def sweep(
     output: common.Outputs = None,
     metric: common.Metric = None,
     memory: common.Memory = None,
+    html: common.Html = None,
     json: common.Json = False,
     quiet: common.Quiet = False,
     shape: common.Shapes = None,
@@ -39,6 +40,7 @@ def sweep(
         parts = [float(part) for part in budgets.split(",") if part.strip()]
     except ValueError:
         raise InputError(f"--budgets {budgets}: expected numbers such as 0.8,0.6") from None
+    common.check_page(html, model)
     from graphopt import api
     from graphopt.report import json as documents
     from graphopt.report import text
@@ -56,6 +58,10 @@ def sweep(
             metric=metric,
             memory=common.memory(memory),
         )
+    if html is not None:
+        from graphopt.report import html as pages
+
+        common.write(html, pages.sweep(found))
     if json:
         common.emit(documents.dumps(documents.sweep(found)))
     else:

@@ -274,7 +274,7 @@ def _quality(console: Console, result: Report) -> None:
     if result.unmeasured:
         console.print(
             "[bold yellow]the error is unmeasured[/]: no calibration inputs were given, "
-            "the fit and its predicted error come from the weights alone"
+            "the fit and its predicted error come from the weights and synthetic inputs"
         )
 
 

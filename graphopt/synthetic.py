@@ -1,0 +1,122 @@
+"""Inputs for a model whose user gave none: seeded noise with the spectrum of natural images.
+
+The statistics of what the layers read then come from the network itself, its biases and activations among
+them, which tells a fit far more than to take all directions as alike. Where a BatchNormalization is still
+in the graph, it tells how large the inputs were that the network was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt import runtime
+from graphopt.calibrate import BATCH, Calibration
+from graphopt.constants import Constants
+from graphopt.errors import InputError
+from graphopt.runtime import Feeds
+
+INPUTS = 256
+"""Inputs that are made, at most; a quarter of them is held out."""
+FEWEST = 32
+"""And at least."""
+MACS = 2e12
+"""Multiply-accumulates that one pass over them may take, about."""
+SLOPE = 1.5
+"""Of the amplitude over the frequency, 1/f^SLOPE; of 0, 1 and 1.5 a ResNet lost least with the last."""
+SHARED = 0.8
+"""How much of a channel is common to all: colours of natural images go together."""
+
+
+def inputs(
+    model: ir.Model, sizes: Mapping[str, Sequence[int]], macs: int | None, seed: int
+) -> Calibration | None:
+    """Synthetic inputs, split; None where the model can't be run on them.
+
+    Args:
+        model: the model as given, with what is left of its BatchNormalizations.
+        sizes: the shape of every input for one run, by name.
+        macs: of the model for one run; None where unknown.
+        seed: of the noise.
+    """
+    count = int(min(INPUTS, max(FEWEST, MACS / max(1, macs or 1))))
+    batched = all(len(shape) > 1 and shape[0] == 1 for shape in sizes.values()) and _open_batch(model)
+    once = {name: [count if batched else size, *shape] for name, (size, *shape) in _split(sizes).items()}
+    feeds = {v.name or "": _noise(v, once[v.name or ""], seed) for v in model.graph.inputs if v.name in once}
+    if not batched:  # the model takes so many at once: the noise of several runs
+        runs = [
+            {
+                v.name or "": _noise(v, once[v.name or ""], seed + i)
+                for v in model.graph.inputs
+                if v.name in once
+            }
+            for i in range(max(4, count // max(shape[0] for shape in once.values())))
+        ]
+        feeds = {name: np.concatenate([each[name] for each in runs]) for name in feeds}
+    size = BATCH if batched else max(shape[0] for shape in once.values())
+    try:
+        scale = _scale(model, {name: array[:size] for name, array in feeds.items()})
+    except InputError:
+        return None
+    feeds = {name: array * scale if array.dtype.kind == "f" else array for name, array in feeds.items()}
+    total = min(len(array) for array in feeds.values())
+    held = max(total // 4 // size, 1) * size if not batched else total // 4
+    return Calibration(
+        {name: array[held:].astype(array.dtype) for name, array in feeds.items()},
+        {name: array[:held].astype(array.dtype) for name, array in feeds.items()},
+        size,
+        not batched,
+    )
+
+
+def _split(sizes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Shapes of at least one axis."""
+    return {name: tuple(shape) for name, shape in sizes.items() if len(shape)}
+
+
+def _open_batch(model: ir.Model) -> bool:
+    """Whether every input leaves its first axis open."""
+    fed = [v for v in model.graph.inputs if not v.is_initializer() and v.shape is not None]
+    return all(len(v.shape) and not isinstance(v.shape[0], int) for v in fed if v.shape is not None)
+
+
+def _noise(value: ir.Value, shape: Sequence[int], seed: int) -> npt.NDArray[Any]:
+    """Noise of an input's type; of maps [N, C, H, W] with 1/f amplitudes and channels that go together."""
+    rng = np.random.default_rng(seed)
+    kind = None if value.dtype is None else np.dtype(value.dtype.numpy())
+    if len(shape) != 4 or (kind is not None and kind.kind not in "fV"):
+        return runtime.random_array(rng, tuple(shape), value.dtype)
+    plain = rng.standard_normal(tuple(shape))
+    rows, columns = (np.fft.fftfreq(size) for size in shape[2:])
+    frequency = np.hypot(rows[:, None], columns[None, :])
+    frequency[0, 0] = 1 / max(shape[2:])
+    smooth = np.fft.ifft2(np.fft.fft2(plain) / frequency**SLOPE).real
+    common = smooth.mean(axis=1, keepdims=True) * np.sqrt(shape[1])
+    mixed = np.sqrt(1 - SHARED**2) * smooth + SHARED * common
+    found: npt.NDArray[Any] = (mixed / mixed.std()).astype(np.float32 if kind is None else kind)
+    return found
+
+
+def _scale(model: ir.Model, feeds: Feeds) -> float:
+    """What the noise is multiplied by: so that the first BatchNormalization sees what it expects, else 1.
+
+    Raises:
+        InputError: the model can't be run.
+    """
+    constants = Constants(model)
+    node = next((n for n in model.graph if n.op_type == "BatchNormalization" and len(n.inputs) > 4), None)
+    value = None if node is None else node.inputs[0]
+    expected = None if node is None else constants.array(node.inputs[4])
+    names = [] if value is None or expected is None or value.name is None else [value.name]
+    running = runtime.session(runtime.structure(model), optimised=True, outputs=names)
+    results = runtime.run(running, feeds, names or None)
+    if not names or expected is None:
+        return 1.0
+    seen = np.moveaxis(results[0].astype(np.float64), 1, 0).reshape(len(expected), -1).var(axis=1)
+    ratios = expected[seen > 0] / seen[seen > 0]
+    found = float(np.sqrt(np.median(ratios))) if len(ratios) else 1.0
+    return found if np.isfinite(found) and found > 0 else 1.0
