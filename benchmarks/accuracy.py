@@ -2,10 +2,10 @@
 
     python -m benchmarks.accuracy FOLDER [--budgets 0.8,0.5] [--seeds 0,1,2] [--models resnet20,resnet56]
 
-FOLDER holds ``models/*.onnx`` and ``inputs/*.npz`` as the CIFAR-10 networks need them. For every budget the table
-gives the points of top-1 that are lost on the test images, the mean over the seeds. The baseline is BALF (arXiv
-2509.25136, 2025), computed here from its maths: each kernel as k×k → 1x1 by a singular value decomposition of the
-weights whitened by the inputs' covariance, and ranks by a Lagrange multiplier on the energy that is lost.
+FOLDER holds ``models/*.onnx`` and ``inputs/*.npz`` as the CIFAR-10 networks need them. For every budget the
+table gives the points of top-1 that are lost on the test images, the mean over the seeds. The baseline is BALF
+(arXiv 2509.25136, 2025), computed here from its maths: each kernel as k×k → 1x1 by a singular value decomposition
+of the weights whitened by the inputs' covariance, ranks by a Lagrange multiplier on the energy that is lost.
 """
 
 from __future__ import annotations
@@ -149,214 +149,13 @@ def measure(folder: Path, name: str, budgets: Sequence[float], seeds: Sequence[i
         balf(model, split, budget, work / "balf.onnx")
         theirs = before - accuracy(work / "balf.onnx", x, labels)
         each = ", ".join(f"{value:.2f}" for value in lost)
-        print(
-            f"| {budget:g} | {np.mean(lost):.2f} | {each} | {np.mean(agreed):.2%} | {np.median(seconds):.0f}
-            | {theirs:.2f} |",
-            flush=True,
-        )
+        figures = [f"{budget:g}", f"{np.mean(lost):.2f}", each, f"{np.mean(agreed):.2%}"]
+        figures += [f"{np.median(seconds):.0f}", f"{theirs:.2f}"]
+        print(f"| {' | '.join(figures)} |", flush=True)
 
 
-def main() ->
-None:
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-   
-    """Parses
-    the
-    command
-    line
-    and
-    prints
-    the
-    tables."""
+def main() -> None:
+    """Parses the command line and prints the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--budgets", default="0.8,0.7,0.6,0.5,0.4,0.3")
