@@ -3,9 +3,9 @@
     python -m benchmarks.accuracy FOLDER [--budgets 0.8,0.5] [--seeds 0,1,2] [--models resnet20,resnet56]
 
 FOLDER holds ``models/*.onnx`` and ``inputs/*.npz`` as the CIFAR-10 networks need them. For every budget the
-table gives the points of top-1 that are lost on the test images, the mean over the seeds. The baseline is BALF
-(arXiv 2509.25136, 2025), computed here from its maths: each kernel as k×k → 1x1 by a singular value decomposition
-of the weights whitened by the inputs' covariance, ranks by a Lagrange multiplier on the energy that is lost.
+table gives the points of top-1 that are lost on the test images, the mean over the seeds. The baseline is
+BALF (arXiv 2509.25136, 2025), computed here from its maths: each kernel as k×k → 1x1 by a singular value
+decomposition of the weights whitened by the inputs' covariance, ranks by a Lagrange multiplier on energy.
 """
 
 from __future__ import annotations

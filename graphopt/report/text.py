@@ -135,12 +135,16 @@ def _spatial(linear: Linear) -> str:
 
 
 def _opportunities(row: Row) -> str:
-    """The ways to fewer MACs; ≈ marks approximate ones."""
+    """The ways to fewer MACs; ≈ marks an approximate one, of which the cheapest stands for all."""
     saving = [o for o in row.opportunities if (o.macs_after or 0) < (row.linear.macs or 0)]
+    exact = [o for o in saving if o.exactness is Exactness.EXACT]
+    others = sorted(
+        (o for o in saving if o.exactness is not Exactness.EXACT), key=lambda o: o.macs_after or 0
+    )
     signs = {Exactness.APPROXIMATE: "≈"}
     return ", ".join(
         f"{signs.get(o.exactness, '')}{count(o.macs_after)} {o.rewrite}".replace(" ", "\u00a0", 1)
-        for o in saving
+        for o in (*exact, *others[:1])
     )
 
 
