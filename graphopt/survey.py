@@ -89,7 +89,7 @@ def _opportunities(analysis: Analysis, rewrites: Iterable[Rewrite]) -> dict[str,
     for rewrite in progress.track(list(rewrites), "rewrites", describe=lambda r: r.name):
         ways: dict[str, list[Candidate]] = {}
         with blaming(rewrite.name, "to match"):
-            for match in rewrite.match(analysis):
+            for match in getattr(rewrite, "priced", rewrite.match)(analysis):
                 if isinstance(match, Candidate):
                     ways.setdefault(match.site.nodes[0], []).append(match)
         for anchor, candidates in ways.items():

@@ -101,6 +101,14 @@ def matches(split: Split, analysis: Analysis) -> Iterator[Candidate | Rejection]
             yield Rejection(split.name, place, f"{linear.name}: {reason or 'no such ranks save MACs'}")
 
 
+def priced(split: Split, analysis: Analysis) -> Iterator[Candidate]:
+    """For each operator every way of splitting it that saves MACs, errors unknown: what a scan asks for."""
+    for linear in operators(split, analysis):
+        before, place = analysis.linear_cost(linear), site(analysis, [linear.node])
+        for choice, after in _saving(split, linear):
+            yield Candidate(split.name, place, before, after, math.nan, choice)
+
+
 def refusal(split: Split, analysis: Analysis, linear: Linear) -> str:
     """Why an operator is not split, whatever the ranks; "" when it can be."""
     reason = factored.refusal(linear)
@@ -135,15 +143,19 @@ def _bottleneck(analysis: Analysis, linear: Linear) -> str:
 
 def _options(split: Split, analysis: Analysis, linear: Linear) -> list[tuple[Choice, Cost, float]]:
     """The ways that save MACs, and that no other beats in error and MACs, or in error and expected time."""
-    limit = linear.macs or 0
-    priced = [(choice, split.cost(linear, choice)) for choice in split.choices(linear)]
-    priced = [(choice, cost) for choice, cost in priced if (cost.macs or 0) < limit]
-    if not priced:
+    saving = _saving(split, linear)
+    if not saving:
         return []
-    found = _errors(split, analysis, linear, [choice for choice, _ in priced])
-    options = [(choice, cost, error) for (choice, cost), error in zip(priced, found, strict=True)]
+    found = _errors(split, analysis, linear, [choice for choice, _ in saving])
+    options = [(choice, cost, error) for (choice, cost), error in zip(saving, found, strict=True)]
     kept = {id(o) for key in (_by_macs, _by_time) for o in _front(options, key)}
     return [option for option in options if id(option) in kept]
+
+
+def _saving(split: Split, linear: Linear) -> list[tuple[Choice, Cost]]:
+    """The ways that save MACs, with what they cost."""
+    every = [(choice, split.cost(linear, choice)) for choice in split.choices(linear)]
+    return [(choice, cost) for choice, cost in every if (cost.macs or 0) < (linear.macs or 0)]
 
 
 def _by_macs(option: tuple[Choice, Cost, float]) -> float:
