@@ -31,7 +31,7 @@ class Program:
         self._reads = [_reads(node) for node in self.nodes]
         self._weights = dict(parts.weights)
         self._inline = {tensor.name: tensor for tensor in parts.proto.graph.initializer}
-        self._sparse = parts.proto
+        self._proto = parts.proto
         self._last: dict[str, int] = {}
         for index, names in enumerate(self._reads):
             self._last.update(dict.fromkeys(names, index))
@@ -79,9 +79,9 @@ class Program:
         )
         proto = onnx.helper.make_model(
             graph,
-            opset_imports=self._sparse.opset_import,
-            functions=self._sparse.functions,
-            ir_version=max(self._sparse.ir_version, 4),
+            opset_imports=self._proto.opset_import,
+            functions=self._proto.functions,
+            ir_version=max(self._proto.ir_version, 4),
         )
         return Structure(proto, {**weights, **extra})
 

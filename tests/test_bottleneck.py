@@ -71,7 +71,7 @@ def test_fixed_ranks_below_the_rank_of_the_weights() -> None:
         net.model(y), applied={"bottleneck": 1}, macs_after=macs, compare=False, options=options, **ALONE
     )
     (applied,) = result.report.applied
-    assert 0.3 < applied.candidate.error < 1.0
+    assert 0.1 < applied.candidate.error < 1.0
     assert result.report.unmeasured
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from graphopt import fitting
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.core import Array, Candidate, Cost, Fitted, Rejection, Replacement
+from graphopt.core import Array, Candidate, Cost, Exactness, Fitted, Rejection, Replacement
 from graphopt.moments import Moments, Statistics, relative_error
 from graphopt.patterns import factored
 from graphopt.patterns.common import site
@@ -35,50 +36,89 @@ class Part(NamedTuple):
     kernel: Float64
 
 
-class Split(Protocol):
-    """An approximate way to split a linear operator; what differs from one to the next."""
+class Split(ABC):
+    """An approximate way to split a linear operator: a rewrite, by what is its own.
+
+    A subclass is a frozen dataclass whose fields are the rewrite's options.
+    """
+
+    name: ClassVar[str]
+    exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
+    min_channels: int
+
+    # ------------------------------------------------------------ what differs from one way to the next
 
     @property
-    def name(self) -> str:
-        """The rewrite's name."""
-        ...
+    @abstractmethod
+    def fixed(self) -> bool:
+        """Whether the user chose the ranks."""
 
-    @property
-    def min_channels(self) -> int:
-        """Channels a group under which an operator is left alone."""
-        ...
-
+    @abstractmethod
     def takes(self, linear: Linear) -> bool:
         """Whether the operator is of the kind that is split."""
-        ...
 
+    @abstractmethod
     def choices(self, linear: Linear) -> list[Choice]:
         """The ways of splitting it, dear ones too."""
-        ...
 
+    @abstractmethod
     def cost(self, linear: Linear, choice: Choice) -> Cost:
         """What a way costs."""
-        ...
 
+    @abstractmethod
     def errors(self, kernel: Array, moments: Moments, choices: Sequence[Choice]) -> list[float]:
         """The predicted relative error of each way for one group."""
-        ...
 
+    @abstractmethod
     def fit_group(self, kernel: Array, moments: Moments, choice: Choice, refine: int) -> Part:
         """The factors of one group."""
-        ...
 
+    @abstractmethod
     def blank(self, kernel: Array, choice: Choice) -> Any:
         """Factors of the right shapes for one group, of whatever content: what they cost can be timed."""
-        ...
 
+    @abstractmethod
     def spectra(self, kernel: Array, moments: Moments, choice: Choice) -> dict[str, tuple[float, ...]]:
         """By rank of the choice the part of the output that each direction carries, for one group."""
-        ...
 
+    @abstractmethod
     def assemble(self, linear: Linear, choice: Choice, parts: Sequence[Any], bias: Array) -> Replacement:
         """The nodes, from the factors of all groups."""
-        ...
+
+    # ------------------------------------------------------------ the rewrite
+
+    def inputs_needed(self, analysis: Analysis) -> Iterator[Linear]:
+        """The linear operators whose input statistics `match` and `build` use."""
+        yield from operators(self, analysis)
+
+    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
+        """For each operator a candidate for every way of splitting it that no other way beats."""
+        yield from matches(self, analysis)
+
+    def priced(self, analysis: Analysis) -> Iterator[Candidate]:
+        """What `match` would yield as far as costs go; it asks for no statistics and takes no time."""
+        yield from priced(self, analysis)
+
+    def build(
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
+    ) -> Replacement:
+        """The fitted factors."""
+        return self.fit(analysis, candidate, statistics).replacement
+
+    def fit(
+        self,
+        analysis: Analysis,
+        candidate: Candidate,
+        statistics: Mapping[str, Statistics] | None = None,
+        *,
+        refine: int = 2,
+    ) -> Fitted:
+        """The factors and what they amount to; ``refine`` rounds of alternation."""
+        return fit(self, analysis, candidate, statistics, refine=refine)
+
+    def draft(self, linear: Linear, candidate: Candidate) -> Replacement:
+        """The nodes of a candidate with weights that mean nothing, to be timed."""
+        return draft(self, linear, dict(candidate.choice))
 
 
 def operators(split: Split, analysis: Analysis) -> Iterator[Linear]:

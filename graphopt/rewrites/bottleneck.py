@@ -37,26 +37,24 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt import fitting
-from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.core import Array, Candidate, Cost, Exactness, Fitted, Rejection, Replacement
+from graphopt.core import Array, Cost, Replacement
 from graphopt.lowrank import Factors
-from graphopt.moments import Moments, Statistics
+from graphopt.moments import Moments
 from graphopt.patterns import factored, fitted
-from graphopt.patterns.fitted import Choice, Part
+from graphopt.patterns.fitted import Choice, Part, Split
 
 
 @dataclass(frozen=True)
-class Bottleneck:
+class Bottleneck(Split):
     """Replaces a convolution by 1x1 → k×k → 1x1 of lower rank, under a budget."""
 
     name: ClassVar[str] = "bottleneck"
-    exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
 
     rank_in: int | None = None
     """Channels of each group behind the first 1x1; the plan chooses where neither rank is given."""
@@ -69,41 +67,6 @@ class Bottleneck:
     def fixed(self) -> bool:
         """Whether the user chose the ranks."""
         return self.rank_in is not None or self.rank_out is not None
-
-    def inputs_needed(self, analysis: Analysis) -> Iterator[Linear]:
-        """The linear operators whose input statistics `match` and `build` use."""
-        yield from fitted.operators(self, analysis)
-
-    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
-        """For each operator one candidate a pair of ranks, those that no other pair beats."""
-        yield from fitted.matches(self, analysis)
-
-    def priced(self, analysis: Analysis) -> Iterator[Candidate]:
-        """What `match` would yield as far as costs go; it asks for no statistics and takes no time."""
-        yield from fitted.priced(self, analysis)
-
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
-        """The fitted factors."""
-        return self.fit(analysis, candidate, statistics).replacement
-
-    def fit(
-        self,
-        analysis: Analysis,
-        candidate: Candidate,
-        statistics: Mapping[str, Statistics] | None = None,
-        *,
-        refine: int = 2,
-    ) -> Fitted:
-        """The factors and what they amount to; ``refine`` rounds of alternation."""
-        return fitted.fit(self, analysis, candidate, statistics, refine=refine)
-
-    def draft(self, linear: Linear, candidate: Candidate) -> Replacement:
-        """The nodes of a candidate with weights that mean nothing, to be timed."""
-        return fitted.draft(self, linear, dict(candidate.choice))
-
-    # ------------------------------------------------------------ what a Split is asked
 
     def takes(self, linear: Linear) -> bool:
         """Every linear operator; with fixed ranks those with more than one tap."""

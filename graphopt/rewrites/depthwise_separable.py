@@ -31,26 +31,24 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt import separable
-from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.core import Array, Candidate, Cost, Exactness, Fitted, Rejection, Replacement
-from graphopt.moments import Moments, Statistics
+from graphopt.core import Array, Cost, Replacement
+from graphopt.moments import Moments
 from graphopt.patterns import deepened, fitted
-from graphopt.patterns.fitted import Choice, Part
+from graphopt.patterns.fitted import Choice, Part, Split
 from graphopt.separable import Pair
 
 
 @dataclass(frozen=True)
-class DepthwiseSeparable:
+class DepthwiseSeparable(Split):
     """Replaces a k×k convolution by a depthwise k×k with a multiplier and a 1x1, under a budget."""
 
     name: ClassVar[str] = "depthwise_separable"
-    exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
 
     multiplier: int | None = None
     """Depthwise kernels for each channel; the plan chooses where it is not given."""
@@ -61,41 +59,6 @@ class DepthwiseSeparable:
     def fixed(self) -> bool:
         """Whether the user chose the multiplier."""
         return self.multiplier is not None
-
-    def inputs_needed(self, analysis: Analysis) -> Iterator[Linear]:
-        """The linear operators whose input statistics `match` and `build` use."""
-        yield from fitted.operators(self, analysis)
-
-    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
-        """For each convolution one candidate a multiplier."""
-        yield from fitted.matches(self, analysis)
-
-    def priced(self, analysis: Analysis) -> Iterator[Candidate]:
-        """What `match` would yield as far as costs go; it asks for no statistics and takes no time."""
-        yield from fitted.priced(self, analysis)
-
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
-        """The fitted factors."""
-        return self.fit(analysis, candidate, statistics).replacement
-
-    def fit(
-        self,
-        analysis: Analysis,
-        candidate: Candidate,
-        statistics: Mapping[str, Statistics] | None = None,
-        *,
-        refine: int = 2,
-    ) -> Fitted:
-        """The factors and what they amount to; they have a closed form, so ``refine`` changes nothing."""
-        return fitted.fit(self, analysis, candidate, statistics, refine=refine)
-
-    def draft(self, linear: Linear, candidate: Candidate) -> Replacement:
-        """The nodes of a candidate with weights that mean nothing, to be timed."""
-        return fitted.draft(self, linear, dict(candidate.choice))
-
-    # ------------------------------------------------------------ what a Split is asked
 
     def takes(self, linear: Linear) -> bool:
         """Convolutions with more than one tap."""

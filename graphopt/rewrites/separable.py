@@ -31,26 +31,24 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from graphopt import separable
-from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.core import Array, Candidate, Cost, Exactness, Fitted, Rejection, Replacement
-from graphopt.moments import Moments, Statistics
+from graphopt.core import Array, Cost, Replacement
+from graphopt.moments import Moments
 from graphopt.patterns import fitted, separated
-from graphopt.patterns.fitted import Choice, Part
+from graphopt.patterns.fitted import Choice, Part, Split
 from graphopt.separable import Pair
 
 
 @dataclass(frozen=True)
-class Separable:
+class Separable(Split):
     """Replaces a k×k convolution by kh×1 → 1×kw of lower rank, under a budget."""
 
     name: ClassVar[str] = "separable"
-    exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
 
     rank: int | None = None
     """Channels of each group between the two; the plan chooses where it is not given."""
@@ -61,41 +59,6 @@ class Separable:
     def fixed(self) -> bool:
         """Whether the user chose the rank."""
         return self.rank is not None
-
-    def inputs_needed(self, analysis: Analysis) -> Iterator[Linear]:
-        """The linear operators whose input statistics `match` and `build` use."""
-        yield from fitted.operators(self, analysis)
-
-    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
-        """For each convolution one candidate an order of the axes and a rank, those that no other beats."""
-        yield from fitted.matches(self, analysis)
-
-    def priced(self, analysis: Analysis) -> Iterator[Candidate]:
-        """What `match` would yield as far as costs go; it asks for no statistics and takes no time."""
-        yield from fitted.priced(self, analysis)
-
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
-        """The fitted factors."""
-        return self.fit(analysis, candidate, statistics).replacement
-
-    def fit(
-        self,
-        analysis: Analysis,
-        candidate: Candidate,
-        statistics: Mapping[str, Statistics] | None = None,
-        *,
-        refine: int = 2,
-    ) -> Fitted:
-        """The factors and what they amount to; ``refine`` rounds of alternation."""
-        return fitted.fit(self, analysis, candidate, statistics, refine=refine)
-
-    def draft(self, linear: Linear, candidate: Candidate) -> Replacement:
-        """The nodes of a candidate with weights that mean nothing, to be timed."""
-        return fitted.draft(self, linear, dict(candidate.choice))
-
-    # ------------------------------------------------------------ what a Split is asked
 
     def takes(self, linear: Linear) -> bool:
         """Convolutions with several taps on two axes or more."""
