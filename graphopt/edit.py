@@ -1,6 +1,7 @@
 """The only code that changes a graph: fresh names, insertion, graph outputs, what dies, and the stamp.
 
 Every function takes a model that the caller owns (a clone) and leaves it valid. No rewrite is known here.
+`become` alone changes a model that somebody else holds, who asked for that.
 """
 
 from __future__ import annotations
@@ -47,6 +48,41 @@ def freeze(model: ir.Model) -> ir.Model:
     clone.graph.inputs.extend(kept)
     clone.ir_version = max(clone.ir_version or 0, 4)
     return clone
+
+
+def become(model: ir.Model, rewritten: ir.Model, loaded: ir.Model) -> None:
+    """Gives a model the content of another one, in place; model and graph stay the same objects.
+
+    Weights that no rewrite touched stay the model's own tensors, so that external ones stay external.
+
+    Args:
+        model: the model to change.
+        rewritten: what was made of it; it is empty afterwards.
+        loaded: the copy of ``model`` that ``rewritten`` was made from.
+    """
+    old, new = model.graph, rewritten.graph
+    kept = {
+        value.const_value: old.initializers[name].const_value
+        for name, value in loaded.graph.initializers.items()
+        if name in old.initializers
+    }
+    for part in (old.inputs, old.outputs, old.initializers):
+        part.clear()
+    old.remove(list(old))
+    inputs, outputs = list(new.inputs), list(new.outputs)
+    values, nodes = list(new.initializers.values()), list(new)
+    for part in (new.inputs, new.outputs, new.initializers):
+        part.clear()
+    new.remove(nodes)
+    old.inputs.extend(inputs)
+    for value in values:
+        value.const_value = kept.get(value.const_value, value.const_value)
+        old.register_initializer(value)
+    old.extend(nodes)
+    old.outputs.extend(outputs)
+    old.opset_imports.update(new.opset_imports)
+    model.metadata_props.update(rewritten.metadata_props)
+    model.ir_version = rewritten.ir_version
 
 
 class _Editor:
