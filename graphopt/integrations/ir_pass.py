@@ -1,9 +1,9 @@
 """graphopt as a pass of `onnx_ir`: composes with every other pass, and with `onnxscript.optimizer`.
 
-    >>> import onnx_ir as ir
-    >>> from graphopt.integrations.ir_pass import GraphOptPass
-    >>> model = ir.load("model.onnx")
-    >>> result = ir.passes.Sequential(GraphOptPass())(model)
+>>> import onnx_ir as ir
+>>> from graphopt.integrations.ir_pass import GraphOptPass
+>>> model = ir.load("model.onnx")
+>>> result = ir.passes.Sequential(GraphOptPass())(model)
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 
 from graphopt.core import Exactness, Rewrite
@@ -99,19 +99,53 @@ def registry(extra: Iterable[Rewrite | type[Rewrite]] = ()) -> dict[str, Rewrite
         InputError: two have the same name, or something given is no rewrite.
     """
     found: dict[str, Rewrite] = {}
-    plugins = [
-        entry.load() for entry in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda e: e.name)
-    ]
-    for item in (*BUILTIN, *plugins, *extra):
-        rewrite = item() if isinstance(item, type) else item
-        if not isinstance(rewrite, Rewrite):
-            raise InputError(f"{item!r} is no rewrite: it needs name, exactness, match and build")
+    owners: dict[str, str] = {}
+    for item, owner in (*((each, "graphopt") for each in BUILTIN), *_installed(), *_given(extra)):
+        rewrite = _instance(item, owner)
         if rewrite.name in found:
             raise InputError(
-                f"two rewrites are called {rewrite.name!r}: {found[rewrite.name]!r} and {rewrite!r}"
+                f"two rewrites are called {rewrite.name!r}, one of {owners[rewrite.name]} and one of "
+                f"{owner}; rename one, or uninstall its package"
             )
-        found[rewrite.name] = rewrite
+        found[rewrite.name], owners[rewrite.name] = rewrite, owner
     return found
+
+
+def _installed() -> Iterator[tuple[object, str]]:
+    """What installed packages add, with the package that each is of."""
+    for entry in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda e: (e.name, e.value)):
+        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an installed package"
+        owner = f"{package} ({entry.value})"
+        try:
+            yield entry.load(), owner
+        except Exception as error:  # whatever a third party's import does
+            raise InputError(_unusable(owner, error)) from error
+
+
+def _given(extra: Iterable[Rewrite | type[Rewrite]]) -> Iterator[tuple[object, str]]:
+    """What the caller adds."""
+    for item in extra:
+        yield item, f"rewrites=[{getattr(item, '__name__', item)}]"
+
+
+def _instance(item: object, owner: str) -> Rewrite:
+    """The rewrite with its default options.
+
+    Raises:
+        InputError: it can't be made, or is no rewrite.
+    """
+    try:
+        rewrite = item() if isinstance(item, type) else item
+    except Exception as error:  # an option without a default, or whatever a third party's code does
+        raise InputError(_unusable(owner, error)) from error
+    if not isinstance(rewrite, Rewrite):
+        raise InputError(f"{item!r} of {owner} is no rewrite: it needs name, exactness, match and build")
+    return rewrite
+
+
+def _unusable(owner: str, error: Exception) -> str:
+    what = f"{type(error).__name__}: {error}"
+    return f"the rewrite of {owner} can't be loaded: {what}; repair or uninstall that package"
 
 
 def select(
@@ -152,7 +186,12 @@ def option_types(rewrite: Rewrite | type[Rewrite]) -> dict[str, tuple[str, objec
     """Type and default of each option of a rewrite."""
     if not dataclasses.is_dataclass(rewrite):
         return {}
-    return {f.name: (str(f.type), f.default) for f in dataclasses.fields(rewrite)}
+    return {f.name: (_spelled(f.type), f.default) for f in dataclasses.fields(rewrite)}
+
+
+def _spelled(type_: object) -> str:
+    """A field's type as its author wrote it, whether or not annotations are kept as text."""
+    return type_.__name__ if isinstance(type_, type) else str(type_)
 
 
 def _with_option(rewrite: Rewrite, option: str, value: object) -> Rewrite:
