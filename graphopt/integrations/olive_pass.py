@@ -89,8 +89,8 @@ PARAMETERS: Mapping[str, tuple[Any, Any, str]] = {
 class OliveError(ValueError):
     """What graphopt found wrong, its `GraphOptError` being the cause.
 
-    A ValueError ends a workflow, and ``olive run`` with it. Olive logs most other errors, and ends as if all were
-    well, without a model. In a search either rules out the point at hand.
+    A ValueError ends a workflow, and ``olive run`` with it. Olive logs most other errors, and ends as if all
+    were well, without a model. In a search either rules out the point at hand.
     """
 
 
