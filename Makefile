@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 EXTRAS := .venv-extras
 BROWSER := chromium chromium-driver
 
-.PHONY: demo test test-extras browser lint clean
+.PHONY: demo test test-extras browser docs lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python models/demo.py
@@ -24,6 +24,10 @@ browser:
 		apt-get install -y -qq --no-install-recommends $(BROWSER) >/dev/null; \
 	else echo "the tests of pages need Chromium: apt-get install $(BROWSER)" >&2; fi
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m docs.build
+	@echo "the pages are in build/docs/html"
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -38,6 +42,10 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	touch $@ $(VENV)/.installed
 
 $(EXTRAS)/.installed: pyproject.toml
