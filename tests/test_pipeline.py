@@ -169,7 +169,7 @@ def test_options_of_a_third_party_rewrite() -> None:
 
 def test_installed_packages_add_theirs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Entry:
-        name = "swap"
+        name, value, dist = "swap", "acme:Swap", None
 
         def load(self) -> type[Swap]:
             return Swap
