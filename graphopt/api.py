@@ -87,7 +87,7 @@ def optimize(
 
     Without a budget only exact rewrites are applied. A budget's cost keys (``macs``, ``params``, ``bytes``,
     ``latency``: at most this fraction of the input's) are reached with approximate rewrites, fitted to the
-    calibration inputs, or to the weights alone where there are none. A quality key (``agreement``, ``sqnr``,
+    calibration inputs, or to synthetic ones where there are none. A quality key (``agreement``, ``sqnr``,
     ``metric``: at least this) alone asks for the fewest MACs that keep it; with a cost key both are asked.
 
     Args:

@@ -54,6 +54,24 @@ class Timing:
         """The candidate's latency as a part of the reference's."""
         return 1.0 / self.speedup
 
+    @property
+    def clear(self) -> bool:
+        """Whether the spread of the ratios leaves no doubt which of the two is faster."""
+        low, high = self.spread
+        return high < 1 or low > 1
+
+    @property
+    def verdict(self) -> str:
+        """What is to be said before any figure: that it did not get faster, or not clearly; else ""."""
+        low, high = self.spread
+        if self.speedup > 1 and self.clear:
+            return ""
+        outcome = "the model did not get faster" if self.speedup <= 1 else "no clear difference in latency"
+        return (
+            f"{outcome}: {self.reference_ms:.3f} → {self.candidate_ms:.3f} ms, "
+            f"ratios {low:.2f}–{high:.2f} (10–90 %)"
+        )
+
 
 def compare(
     reference: ir.Model,

@@ -15,6 +15,7 @@ import graphopt
 from graphopt import BudgetError, InputError, approximate, quality, runtime, stopwatch
 from graphopt.analysis import Analysis
 from graphopt.core import Candidate
+from graphopt.latency import Timing
 from graphopt.model import load
 from graphopt.rewrites import Bottleneck
 from graphopt.stopwatch import Stopwatch
@@ -135,6 +136,20 @@ def test_a_latency_is_reached_or_missed_by_measurement() -> None:
     assert report.latency is not None and report.latency.threads == 1
     assert report.latency.ratio < 0.9
     assert (stopwatch.cache_path()).is_file()
+
+
+@pytest.mark.parametrize(
+    ("speedup", "spread", "words"),
+    [
+        (1.7, (1.5, 1.8), ""),
+        (1.7, (0.2, 10.0), "no clear difference in latency"),
+        (0.9, (0.8, 0.95), "the model did not get faster"),
+        (1.0, (0.9, 1.1), "the model did not get faster"),
+    ],
+)
+def test_what_a_latency_says_first(speedup: float, spread: tuple[float, float], words: str) -> None:
+    timing = Timing(1.0, 1.0 / speedup, speedup, spread, 1, 50, "CPUExecutionProvider")
+    assert timing.verdict.startswith(words) and bool(timing.verdict) == bool(words)
 
 
 def test_what_was_timed_is_not_timed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

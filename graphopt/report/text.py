@@ -176,11 +176,10 @@ def report(result: Report, out: Path | None) -> None:
 
 def _not_faster(console: Console, latency: Timing | None) -> None:
     """What comes first where it is so."""
-    if latency is not None and latency.speedup <= 1:
-        console.print(
-            f"[bold yellow]the model did not get faster[/]: {latency.reference_ms:.3f} → "
-            f"{latency.candidate_ms:.3f} ms at one thread; --budget latency=0.7 plans by measured time"
-        )
+    if latency is not None and latency.verdict:
+        outcome, figures = latency.verdict.split(":", 1)
+        advice = "--budget latency=0.7 plans by measured time"
+        console.print(f"[bold yellow]{outcome}[/]:{figures}; {advice}")
 
 
 def _figures(console: Console, result: Report) -> None:
@@ -373,8 +372,8 @@ def timing(result: Timing) -> None:
     console = _console()
     plural = "" if result.threads == 1 else "s"
     console.print(f"reference {result.reference_ms:.3f} ms, candidate {result.candidate_ms:.3f} ms")
-    low, high = result.spread
-    clear = "" if not low <= 1 <= high else ", no clear difference"
+    _, high = result.spread
+    clear = "" if result.clear else ", no clear difference"
     faster = "times as fast" + (": it got slower" if high < 1 else clear)
     console.print(
         f"{result.speedup:.2f} {faster} (median of {result.repeat} pairs, 10–90 %: "

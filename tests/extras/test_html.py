@@ -364,6 +364,15 @@ def test_slower_comes_first(browser: Chrome, result: Result, tmp_path: Path) -> 
     assert texts(browser, "main > *")[0].startswith("The model did not get faster: 1.000 → 1.200 ms")
 
 
+def test_noise_is_not_shown_as_a_speed_up(browser: Chrome, result: Result, tmp_path: Path) -> None:
+    noisy = Timing(1.0, 0.6, 1.68, (0.17, 10.85), 1, 50, "CPUExecutionProvider")
+    unclear = replace(result, report=replace(result.report, latency=noisy))
+    show(browser, written(tmp_path, html.report(unclear)))
+    whole = browser.find_element(By.TAG_NAME, "main").text
+    assert texts(browser, "main > *")[0].startswith("No clear difference in latency: 1.000 → 0.600 ms")
+    assert "no clear difference" in whole and "× as fast" not in whole
+
+
 def test_names_are_text(browser: Chrome, tmp_path: Path) -> None:
     """A model is given by somebody else: its names must not become markup or script."""
     prefix = "<img src=x onerror=alert(1)>\"'&<script>alert(2)</script></title>"

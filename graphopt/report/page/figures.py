@@ -15,16 +15,13 @@ from graphopt.report.text import count, decibels
 def alerts(data: Report, problem: str) -> list[str]:
     """What has to be read before any figure."""
     found = [f"No model was written: {problem}"] if problem else []
-    if data.latency is not None and data.latency.speedup <= 1:
-        timing = data.latency
-        found.append(
-            f"The model did not get faster: {timing.reference_ms:.3f} → {timing.candidate_ms:.3f} ms. "
-            "--budget latency=0.7 plans by measured time."
-        )
+    if data.latency is not None and data.latency.verdict:
+        verdict = data.latency.verdict
+        found.append(f"{verdict[0].upper()}{verdict[1:]}. --budget latency=0.7 plans by measured time.")
     if data.unmeasured:
         found.append(
             "The error is unmeasured: no calibration inputs were given, so the fit and its predicted error "
-            "come from the weights alone."
+            "come from the weights and synthetic inputs."
         )
     return found
 
@@ -112,12 +109,11 @@ def _latency(timing: Timing | None) -> Facts:
         }
     low, high = timing.spread
     threads = f"{timing.threads} thread" + ("" if timing.threads == 1 else "s")
-    clear = "" if not low <= 1 <= high else "; no clear difference"
     return {
         "name": "Latency",
-        "value": f"{timing.speedup:.2f} × as fast",
+        "value": f"{timing.speedup:.2f} × as fast" if timing.clear else "no clear difference",
         "change": f"{timing.reference_ms:.3f} → {timing.candidate_ms:.3f} ms, {threads}",
-        "note": f"median of {timing.repeat} pairs, 10–90 %: {low:.2f}–{high:.2f}{clear}",
+        "note": f"median of {timing.repeat} pairs, 10–90 %: {low:.2f}–{high:.2f}",
     }
 
 
