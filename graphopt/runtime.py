@@ -114,8 +114,9 @@ def session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others need the processor too
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
-    if not optimised:  # what is run as it stands is run a few times only: packed copies of weights don't pay
+    if not optimised:  # what is run as it stands is run a few times only: preparing for more doesn't pay
         options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_mem_pattern = False  # planning it takes time with the square of the model's size
     if parts.weights:
         values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(w)) for w in parts.weights.values()]
         options.add_external_initializers(list(parts.weights), values)

@@ -473,3 +473,13 @@ def test_an_interpreter_of_a_model_whose_weights_must_be_constant(monkeypatch: p
     monkeypatch.setattr(runtime, "session", refuses)
     (found,) = runtime.Interpreter(parts).run(feed)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_session_of_a_model_as_it_stands_plans_no_memory() -> None:
+    """Onnxruntime's plan takes time with the square of the model's size, and is for many runs."""
+    parts = runtime.structure(ir.from_proto(classifier()))
+    planned = [
+        runtime.session(parts, optimised=level).get_session_options().enable_mem_pattern
+        for level in (False, True)
+    ]
+    assert planned == [False, True]
