@@ -108,6 +108,13 @@ def test_refusals(channels: int, out: int, group: int, words: str) -> None:
     assert result.refused("bottleneck", "Conv1", words)
 
 
+def test_a_patch_whose_covariance_would_fill_the_memory() -> None:
+    net = Net()
+    y = net.conv(net.input([1, 16, 26, 26]), 16, (26, 26))
+    result = check(net.model(y), applied={}, options=RANKS["input"], **ALONE)
+    assert result.refused("bottleneck", "Conv1", "10,816 numbers", "0.9 GB")
+
+
 def test_fewer_channels_can_be_allowed() -> None:
     net = Net()
     y = net.conv(net.input([1, 6, 9, 9]), 16, weight=low_rank(net, 16, 6, (3, 3), rank_in=2))

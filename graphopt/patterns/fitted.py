@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphopt import fitting
+from graphopt import fitting, patches
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
 from graphopt.core import Array, Candidate, Cost, Exactness, Fitted, Rejection, Replacement
@@ -27,6 +27,8 @@ BLOCK = 16
 """Multiples of this are offered besides: kernels compute whole blocks of channels."""
 MOST_BLOCKS = 16
 """So many of them at the most."""
+WIDEST = 10_240
+"""Numbers of a patch (channels of a group times taps) at most: a covariance of so many takes 0.8 GB."""
 
 
 class Part(NamedTuple):
@@ -157,6 +159,10 @@ def refusal(split: Split, analysis: Analysis, linear: Linear) -> str:
     inside, out = ((n or 0) // linear.group for n in (linear.in_channels, linear.out_channels))
     if min(inside, out) < split.min_channels:
         return f"{inside}→{out} channels are fewer than {split.min_channels}, too few to reduce"
+    dimension = patches.dimension(linear)
+    if dimension > WIDEST:
+        size = f"{8 * dimension**2 / 1e9:.1f} GB"
+        return f"its patches have {dimension:,} numbers, whose covariance takes {size}: at most {WIDEST:,}"
     neighbour = _bottleneck(analysis, linear)
     if neighbour:
         return f"it is part of a bottleneck already: nothing stands between it and {neighbour}"
