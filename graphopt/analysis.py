@@ -20,8 +20,6 @@ from graphopt.moments import Statistics
 from graphopt.order import bodies
 from graphopt.shapes import Sizes
 
-QUANTISE = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
-
 
 @dataclass(frozen=True, slots=True)
 class Totals:
@@ -175,7 +173,7 @@ class Analysis:
         """Whether a quantising or dequantising operator feeds the node or reads it."""
         producers = (value.producer() for value in node.inputs if value is not None)
         near = [producer for producer in producers if producer is not None]
-        return any(n.op_type in QUANTISE for n in (*near, *self.consumers(node.outputs[0])))
+        return any(n.op_type in cost.QUANTISE for n in (*near, *self.consumers(node.outputs[0])))
 
     def linear_cost(self, linear: Linear) -> Cost:
         """The cost of a linear operator as it stands."""

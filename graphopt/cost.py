@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import onnx_ir as ir
@@ -138,6 +138,23 @@ def uncounted(model: ir.Model) -> dict[str, int]:
         elif node.op_type not in LINEAR_OPS and node.op_type not in FREE_OPS:
             found[node.op_type] += 1
     return dict(sorted(found.items()))
+
+
+QUANTISE = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
+"""Operators between real numbers and integers that stand for them."""
+QUANTISED = QUANTISE | {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
+"""Operators of quantised models."""
+
+
+def quantised_note(uncounted_ops: Mapping[str, int]) -> str:
+    """What to say of a model that holds operators of quantised models; "" where there are none."""
+    found = [f"{number} {op}" for op, number in uncounted_ops.items() if op in QUANTISED]
+    if not found:
+        return ""
+    return (
+        f"the model is quantised ({', '.join(found)}), and graphopt runs before quantisation: "
+        "what is quantised is left as it is"
+    )
 
 
 FLOAT_TYPES = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.BFLOAT16})

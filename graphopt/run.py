@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from graphopt import calibrate, edit, feeds, latency, progress, quality, regions, runtime, verification
+from graphopt import calibrate, cost, edit, feeds, latency, progress, quality, regions, runtime, verification
 from graphopt import model as files
 from graphopt.analysis import Analysis, Totals
 from graphopt.budget import Spent
@@ -310,6 +310,7 @@ class Run:
         """
         after = self.analysis(self.model)
         journal = self.journal
+        quantised = cost.quantised_note(self.original.uncounted_ops)
         approximate = any(item.exactness is Exactness.APPROXIMATE for item in journal.applied)
         report = Report(
             source=self.source,
@@ -320,7 +321,7 @@ class Run:
             declined=journal.declined,
             rejected=journal.rejected,
             checks=tuple(journal.checks),
-            notes=tuple(dict.fromkeys(journal.notes)),
+            notes=tuple(filter(None, dict.fromkeys([quantised, *journal.notes]))),
             quality=quality,
             latency=timing,
             metric=_own_metric(self.options.metric, self.metric_before, metric),

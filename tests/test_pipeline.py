@@ -470,3 +470,23 @@ def test_the_latency_gate_times_regions_with_large_weights() -> None:
     folded = {a.candidate.site.nodes for a in result.report.applied if a.candidate.rewrite == "fold_affine"}
     slower = {d.site.nodes for d in result.report.declined if "measured slower" in d.reason}
     assert ("conv2", "bn") in folded | slower
+
+
+def test_a_quantised_model_is_told_that_it_comes_too_late(tmp_path: Path) -> None:
+    quantised = model(
+        [
+            node("QuantizeLinear", "x scale zero", "q"),
+            node("DequantizeLinear", "q scale zero", "d"),
+            node("Conv", "d w", "y", "conv"),
+        ],
+        {"w": weight(8, 8, 3, 3), "scale": np.float32(0.05), "zero": np.int8(0)},
+        inputs={"x": [1, 8, 9, 9]},
+    )
+    path = saved(quantised, tmp_path / "m.onnx")
+    operators = "1 DequantizeLinear, 1 QuantizeLinear"
+    said = f"the model is quantised ({operators}), and graphopt runs before quantisation"
+    assert said in " ".join(cli("scan", path).out.split())
+    assert said in " ".join(cli("optimize", path, "--dry-run").out.split())
+    assert any(said in note for note in graphopt.optimize(path).report.notes)
+    plain = graphopt.optimize(saved(conv_bn(), tmp_path / "p.onnx"))
+    assert not any("quantis" in note for note in plain.report.notes)

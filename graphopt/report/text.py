@@ -15,6 +15,7 @@ from graphopt.analysis import Totals
 from graphopt.calibrate import ALL_PARTS, SMALL_SAMPLE
 from graphopt.conv import Linear
 from graphopt.core import Candidate, Exactness, Rewrite
+from graphopt.cost import quantised_note
 from graphopt.latency import Timing
 from graphopt.model_diff import Diff
 from graphopt.report import Applied, Left, Point, Report, Sweep
@@ -93,6 +94,9 @@ def scan(result: Scan) -> None:
         _wrap(console, "exact rewrites apply: ", ", ".join(f"{n} {name}" for name, n in exact.items()))
     if result.uncounted_ops:
         _wrap(console, "not counted: ", ", ".join(f"{n} {op}" for op, n in result.uncounted_ops.items()))
+    quantised = quantised_note(result.uncounted_ops)
+    if quantised:
+        console.print(f"note: {quantised}")
     if result.unknown_dims:
         _wrap(console, "unknown sizes: ", f"{', '.join(result.unknown_dims)}; --shape NAME=… gives them")
     if result.observed_shapes:

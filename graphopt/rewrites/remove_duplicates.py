@@ -36,9 +36,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import QUANTISE, Analysis
+from graphopt.analysis import Analysis
 from graphopt.conv import Builder
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.cost import QUANTISE
 from graphopt.moments import Statistics
 from graphopt.patterns.common import attributes_of, is_passthrough, is_standard, site
 
