@@ -71,14 +71,14 @@ def sensitivities(
         calibration: how to batch the inputs.
         feeds: the inputs to run.
         outputs: names of the outputs that count.
-        memory: bytes of values to hold in memory.
+        memory: bytes to take; half of them hold values, the rest is left to sessions and statistics.
     """
     program = Program(analysis.model)
     watched = [_before_normalising(analysis, name) for name in outputs]
     reference = _reference(program, calibration, feeds, watched)
     batches = list(calibration.batches(feeds))
     found: dict[str, Sensitivity] = {}
-    with Store(memory) as store:
+    with Store(memory // 2) as store:
         walk = Walk(program, batches, store)
         linears = {name: analysis.linear(analysis.nodes[name]) for name in candidates}
         ordered = sorted(candidates, key=lambda n: program.index[analysis.nodes[n]])

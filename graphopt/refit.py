@@ -82,7 +82,7 @@ def refit(
         calibration: how to batch the inputs.
         feeds: the inputs to fit on.
         seed: of the positions that are sampled.
-        memory: bytes of values to hold in memory; the rest lies in files meanwhile.
+        memory: bytes to take; half of them hold values, and what is over lies in files meanwhile.
 
     Returns:
         The fitted candidates, in the order of the network.
@@ -94,7 +94,7 @@ def refit(
     batches = list(calibration.batches(feeds))
     places = {c: program.index[analysis.nodes[c.site.nodes[0]]] for c in chosen}
     done: list[Refitted] = []
-    with Store(memory // 2) as ours, Store(memory // 2) as theirs, ThreadPoolExecutor(2) as pool:
+    with Store(memory // 4) as ours, Store(memory // 4) as theirs, ThreadPoolExecutor(2) as pool:
         original = Walk(program, batches, ours)
         compressed = Walk(program, batches, theirs, beside=original)
         ordered = progress.track(sorted(chosen, key=places.__getitem__), "layers", describe=_layer)
