@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import onnx
 import onnx_ir as ir
 
-from graphopt import calibrate, feeds, latency, model_diff, progress, quality, verification
+from graphopt import calibrate, feeds, gates, latency, model_diff, progress, quality, verification
 from graphopt import model as files
 from graphopt import rewrites as catalogue
 from graphopt.calibrate import Given
@@ -82,6 +82,7 @@ def optimize(
     freeze_initializers: bool = False,
     metric: str | None = None,
     memory: int | None = None,
+    require: Iterable[str | gates.Gate] = (),
 ) -> Result:
     """Makes a model's convolutions cheaper and verifies the result.
 
@@ -111,6 +112,8 @@ def optimize(
             larger the better. It is reported, and is the budget key ``metric``.
         memory: bytes that activations may take while networks are fitted, a quarter of the machine's where
             not given; what is beyond lies in temporary files.
+        require: gates, such as ``["macs<=0.8", "agreement>=0.99"]``: what the finished result has to keep,
+            whatever it was made for. Keys are those of a budget; costs are parts of the input's.
 
     Returns:
         The rewritten model and its report.
@@ -118,19 +121,23 @@ def optimize(
     Raises:
         InputError: the model, the inputs or an option can't be used as given.
         VerificationError: the rewritten model computes something else.
-        BudgetError: no model within the budget was found; its ``result`` is the best that was.
+        BudgetError: no model within the budget was found, or the result fails a gate; its ``result`` is the
+            best that was found.
     """
     if gate not in (None, "latency"):
         raise InputError(f"--gate {gate}: it is latency")
     if aim not in ("time", "macs"):
         raise InputError(f"--aim {aim}: it is time or macs")
     limits = make_budget(budget)
+    required = _check_gates(gates.parse(require), metric, calibrated=calibration is not None)
     own = _own_metric(metric, limits)
     chosen = catalogue.select(catalogue.registry(rewrites or ()), only=only, skip=skip, options=options)
     chosen = _check_selection(chosen, limits, list(only))
     _check_expanding(chosen, limits, at=bool(tuple(at)), calibrated=calibration is not None)
     source = _open(model)
     _check_quality(source, limits, tuple(outputs), calibrated=calibration is not None)
+    if any(gate.key == "agreement" for gate in required):
+        _check_scores(source, tuple(outputs), "--require")
     return run_pipeline(
         source,
         Options(
@@ -146,6 +153,7 @@ def optimize(
             memory=memory or default_bytes(),
             gate_latency=gate == "latency",
             freeze_initializers=freeze_initializers,
+            require=required,
         ),
         calibration,
     )
@@ -191,10 +199,22 @@ def _check_quality(source: Source, limits: Budget, outputs: tuple[str, ...], *, 
         _check_scores(source, outputs)
 
 
-def _check_scores(source: Source, outputs: tuple[str, ...]) -> None:
+def _check_gates(
+    required: tuple[gates.Gate, ...], metric: str | None, *, calibrated: bool
+) -> tuple[gates.Gate, ...]:
+    """The gates, for each of which there will be a figure."""
+    for gate in required:
+        if gate.key in gates.MEASURED and not calibrated:
+            raise InputError(f"--require {gate}: a quality is measured on inputs: give --calibration")
+        if gate.key == "metric" and metric is None:
+            raise InputError(f"--require {gate}: needs --metric package.module:function, its measure")
+    return required
+
+
+def _check_scores(source: Source, outputs: tuple[str, ...], option: str = "--budget") -> None:
     counted = [v for v in source.model.graph.outputs if not outputs or v.name in outputs]
     if not any(_may_be_scores(value) for value in counted):
-        raise InputError("--budget agreement: no output holds class scores ([N, K] or [N, K, 1, 1])")
+        raise InputError(f"{option} agreement: no output holds class scores ([N, K] or [N, K, 1, 1])")
 
 
 def _check_expanding(chosen: Sequence[Rewrite], limits: Budget, *, at: bool, calibrated: bool) -> None:

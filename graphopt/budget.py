@@ -61,6 +61,28 @@ def _bytes_saved(candidate: Candidate) -> float:
     return candidate.before.weight_bytes - candidate.after.weight_bytes - NODE_BYTES * made
 
 
+def figures(before: Spent, after: Spent, quality: Quality | None, metric: float | None) -> dict[str, float]:
+    """What the result has of each key of a budget: costs as parts of the input's; those that are known."""
+    pairs = {
+        "macs": (before.totals.macs, after.totals.macs),
+        "params": (before.totals.params, after.totals.params),
+        "bytes": (before.bytes, after.bytes),
+        "latency": (before.seconds, after.seconds),
+    }
+    found = {
+        key: now / (was or 1) for key, (was, now) in pairs.items() if was is not None and now is not None
+    }
+    if not before.bytes:  # counted only where the budget asks
+        del found["bytes"]
+    if quality is not None:
+        found["sqnr"] = quality.sqnr
+        if quality.agreement is not None:
+            found["agreement"] = quality.agreement
+    if metric is not None:
+        found["metric"] = metric
+    return found
+
+
 def missed(budget: Budget, before: Spent, after: Spent, quality: Quality | None, metric: float | None) -> str:
     """The keys that are not kept, with their figures; "" when all are."""
     reached = (

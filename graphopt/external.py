@@ -11,7 +11,6 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
-from typing import BinaryIO
 
 import numpy as np
 import onnx_ir as ir
@@ -177,7 +176,7 @@ def is_large(value: ir.Value, limit: int) -> bool:
     return tensor is not None and tensor.dtype is not ir.DataType.STRING and tensor.nbytes >= limit
 
 
-def write(values: Iterable[ir.Value], file: BinaryIO, location: str) -> dict[ir.Value, ir.ExternalTensor]:
+def write(values: Iterable[ir.Value], file: wire.Sink, location: str) -> dict[ir.Value, ir.ExternalTensor]:
     """Write the data of initializers to an external file, and return the references to it.
 
     Args:

@@ -59,6 +59,7 @@ __all__ = [
     "data_path",
     "load",
     "save",
+    "written_bytes",
 ]
 
 ExternalData: TypeAlias = Literal["auto", "always", "never"]
@@ -242,14 +243,10 @@ def save(
     check_output(out, source.files if source is not None else ())
     if source is not None:
         source.check_unchanged()
-    values = [value for graph in graphs(model) for value in graph.initializers.values()]
-    fits = sum(value.const_value.nbytes for value in values if value.const_value is not None) <= INLINE_LIMIT
-    if external_data == "auto":
-        external_data = "always" if not fits or (source is not None and source.data_files) else "never"
-    if external_data == "never" and not fits:
+    large = _apart(model, external_data, source)
+    if large is None:
         raise InputError(f"{show(out)}: the weights don't fit in one file of 2 GiB; allow external data")
-    large = [value for value in values if external.is_large(value, EXTERNAL_FROM)]
-    if external_data == "never" or not large:
+    if not large:
         with staged(out) as (file,):
             _write(model, file)
         return
@@ -258,6 +255,24 @@ def save(
         raise InputError(f"{show(data)}: is a folder, and the weights go to a file of that name; remove it")
     with staged(data, out) as (data_file, file):
         _write(model, file, external.write(large, data_file, data.name))
+
+
+def written_bytes(model: ir.Model, source: Source) -> int:
+    """Size of what `save` writes by default, external data included, for a file called ``model.onnx``."""
+    file, data = _Digest(), _Digest()
+    _write(model, file, external.write(_apart(model, "auto", source) or [], data, "model.onnx.data"))
+    return file.size + data.size
+
+
+def _apart(model: ir.Model, external_data: ExternalData, source: Source | None) -> list[ir.Value] | None:
+    """The initializers that go to an external file; None when they don't fit and have to be in one file."""
+    values = [value for graph in graphs(model) for value in graph.initializers.values()]
+    fits = sum(value.const_value.nbytes for value in values if value.const_value is not None) <= INLINE_LIMIT
+    if external_data == "auto":
+        external_data = "always" if not fits or (source is not None and source.data_files) else "never"
+    if external_data == "never":
+        return [] if fits else None
+    return [value for value in values if external.is_large(value, EXTERNAL_FROM)]
 
 
 def _write(

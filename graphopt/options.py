@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from graphopt.core import Budget, Rewrite
+from graphopt.gates import Gate
 from graphopt.metric import OwnMetric
 from graphopt.rewrites import option_types
 from graphopt.store import default_bytes
@@ -27,6 +28,7 @@ class Options:
     memory: int = field(default_factory=default_bytes)
     gate_latency: bool = False
     freeze_initializers: bool = False
+    require: tuple[Gate, ...] = ()
 
     def described(self) -> dict[str, object]:
         """The options as the report gives them."""
@@ -41,4 +43,5 @@ class Options:
             "shapes": dict(self.shapes),
             "seed": self.seed,
             "freeze_initializers": self.freeze_initializers,
+            "require": [str(gate) for gate in self.require],
         }

@@ -28,6 +28,7 @@ from graphopt.core import (
 )
 from graphopt.errors import InputError, blaming
 from graphopt.feeds import TestInputs
+from graphopt.gates import Judged, judge, of_budget
 from graphopt.journal import Journal
 from graphopt.latency import Timing
 from graphopt.metric import OwnMetric
@@ -259,6 +260,12 @@ class Run:
         size = files.load(model).bytes if self.options.budget.bytes else 0
         return Spent(self.analysis(model).totals, size)
 
+    def written_bytes(self) -> int:
+        """Size of the file that would be written, external data included, by `Result.save`'s defaults."""
+        if self.model is self.source.model:
+            return self.source.bytes
+        return files.written_bytes(self.model, self.source)
+
     # ------------------------------------------------------------ latency and the user's own measure
 
     def latency(self, model: ir.Model) -> Timing:
@@ -299,7 +306,13 @@ class Run:
         return Analysis(self.source.model, bindings=self.options.shapes).sizes.unknown_dims
 
     def result(
-        self, quality: Quality | None, timing: Timing | None = None, metric: float | None = None
+        self,
+        quality: Quality | None,
+        timing: Timing | None = None,
+        metric: float | None = None,
+        *,
+        budget: Sequence[Judged] | None = None,
+        gates: Sequence[Judged] | None = None,
     ) -> Result:
         """The model as it is by now, with its report.
 
@@ -307,6 +320,8 @@ class Run:
             quality: on held-out inputs.
             timing: latency against the input's, where it was measured.
             metric: what the user's own measure says of the model.
+            budget: the budget's keys with the model's figures; None when the run did not come so far.
+            gates: the required ones; likewise.
         """
         after = self.analysis(self.model)
         journal = self.journal
@@ -325,6 +340,8 @@ class Run:
             quality=quality,
             latency=timing,
             metric=_own_metric(self.options.metric, self.metric_before, metric),
+            budget=judge(of_budget(self.options.budget), {}) if budget is None else tuple(budget),
+            gates=judge(self.options.require, {}) if gates is None else tuple(gates),
             curve=tuple(sorted(journal.curve, key=lambda point: -point.costs.get("macs", 0.0))),
             unmeasured=self.calibration is None and approximate,
             uncounted_ops=self.original.uncounted_ops,

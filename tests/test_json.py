@@ -104,6 +104,7 @@ POINT = {
     "taken": bool,
     "layers": [{"rewrite": str, "nodes": [str], "choice": {}, "error_predicted": float}],
 }
+JUDGED = {"key": str, "limit": float, "measured": float, "passed": bool}
 REPORT = {
     "schema_version": int,
     "graphopt": str,
@@ -123,6 +124,8 @@ REPORT = {
     # besides what the design names
     "latency": LATENCY,
     "metric": {"name": str, "before": float, "after": float},
+    "budget": [JUDGED],
+    "gates": [JUDGED],
     "curve": [POINT],
     "unmeasured": bool,
     "notes": [str],
@@ -157,7 +160,7 @@ def assert_fits(document: Any, schema: Any, where: str = "document", nullable: b
 NULLABLE = {
     *("macs", "flops", "macs_before", "macs_after", "share", "output_shape", "in_channels", "out_channels"),
     *("max_abs", "max_rel", "sqnr", "allowed", "error_measured", "quality", "agreement", "path"),
-    *("latency", "metric", "sensitivity", "agreement_interval"),
+    *("latency", "metric", "sensitivity", "agreement_interval", "measured"),
 }
 
 
@@ -201,7 +204,9 @@ def test_report(tmp_path: Path) -> None:
     np.save(tmp_path / "inputs.npy", samples(12))
     report = tmp_path / "report.json"
     budget = ("--budget", "macs=0.6", "--calibration", tmp_path / "inputs.npy")
-    document = printed("optimize", path, "-o", out, *budget, "--report", report, "--seed", 5)
+    document = printed(
+        "optimize", path, "-o", out, *budget, "--report", report, "--seed", 5, "--require", "macs<=1"
+    )
     assert_fits(document, REPORT)
     assert strict(report.read_text()) == document
     assert document["exit_code"] == 0
@@ -211,6 +216,7 @@ def test_report(tmp_path: Path) -> None:
     assert document["quality"]["samples"] == 3
     assert all(seconds >= 0 for seconds in document["seconds"].values()) and document["seconds"]
     options = document["options"]
+    assert [item["key"] for item in (*document["budget"], *document["gates"])] == ["macs", "macs"]
     assert options["budget"] == {"macs": 0.6} and options["seed"] == 5 and options["aim"] == "time"
     assert options["rewrites"]["bottleneck"]["min_channels"] == 8
     cut = next(item for item in document["applied"] if item["exactness"] == "approximate")

@@ -66,6 +66,14 @@ Budget = Annotated[
         help="What the result has to reach, such as macs=0.7. Repeatable.",
     ),
 ]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY<=VALUE",
+        autocompletion=complete.gate,
+        help="What the result has to keep, such as 'macs<=0.8' or 'agreement>=0.99'. Repeatable.",
+    ),
+]
 Only = Annotated[
     list[str] | None,
     typer.Option(metavar="A,B", autocompletion=complete.rewrites, help="Only these rewrites."),

@@ -28,6 +28,14 @@ def budget(incomplete: str) -> Iterator[str]:
     return (f"{f.name}=" for f in fields(Budget) if f"{f.name}=".startswith(incomplete))
 
 
+def gate(incomplete: str) -> Iterator[str]:
+    """The keys of gates with their directions, up to the limit."""
+    from graphopt import gates
+
+    shown = (f"{key}{gates.sign(key)}" for key in gates.KEYS)
+    return (text for text in shown if text.startswith(incomplete))
+
+
 def preset(incomplete: str) -> list[str]:
     """The names of image presets."""
     from graphopt.images import PRESETS

@@ -25,6 +25,7 @@ def optimize(
     calibration: common.Calibration = None,
     preprocess: common.Preprocess = None,
     budget: common.Budget = None,
+    require: common.Require = None,
     only: common.Only = None,
     skip: common.Skip = None,
     set_: Annotated[
@@ -96,6 +97,7 @@ def optimize(
                 freeze_initializers=freeze_initializers,
                 metric=metric,
                 memory=common.memory(memory),
+                require=require or (),
             )
     except (BudgetError, VerificationError) as failure:
         error, result = failure, failure.result

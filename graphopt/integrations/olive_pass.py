@@ -76,6 +76,11 @@ PARAMETERS: Mapping[str, tuple[Any, Any, str]] = {
     "shapes": (dict[str, list[int]], None, "Sizes of inputs whose shape leaves some open."),
     "seed": (int, 0, "Of everything random."),
     "gate": (str, None, "'latency' measures each changed region and drops what is not faster."),
+    "require": (
+        list[str],
+        None,
+        "Gates that the result has to pass, such as ['macs<=0.8', 'agreement>=0.99'].",
+    ),
     "freeze_initializers": (bool, False, "Treat initializers that are graph inputs too as constants."),
     "metric": (
         str,

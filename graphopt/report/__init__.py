@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from graphopt.analysis import Totals
 from graphopt.core import Candidate, Exactness, Site, Verdict
+from graphopt.gates import Judged
 from graphopt.latency import Timing
 from graphopt.model import Source
 from graphopt.quality import Quality
@@ -98,6 +99,8 @@ class Report:
         quality: figures on held-out inputs; None without calibration inputs.
         latency: of the input and the result in onnxruntime, interleaved; None where it was not measured.
         metric: the user's own measure; None where none was named.
+        budget: the keys of the budget, with the result's figures.
+        gates: what the result was required to keep, with its figures.
         curve: the networks that the search tried, by falling cost; empty without approximate rewrites.
         unmeasured: whether approximate rewrites were applied without inputs to measure their error on.
         uncounted_ops: operators that do work and whose MACs are not counted.
@@ -119,6 +122,8 @@ class Report:
     quality: Quality | None = None
     latency: Timing | None = None
     metric: Metric | None = None
+    budget: tuple[Judged, ...] = ()
+    gates: tuple[Judged, ...] = ()
     curve: tuple[Point, ...] = ()
     unmeasured: bool = False
     uncounted_ops: Mapping[str, int] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from graphopt._version import __version__
 from graphopt.analysis import Totals
 from graphopt.conv import Linear
 from graphopt.core import Rewrite, Verdict
+from graphopt.gates import Judged
 from graphopt.latency import Timing
 from graphopt.model import Source
 from graphopt.model_diff import Diff
@@ -126,6 +127,8 @@ def report(result: Report, exit_code: int) -> dict[str, Any]:
         "quality": None if result.quality is None else _quality(result.quality),
         "latency": None if result.latency is None else _latency(result.latency),
         "metric": None if result.metric is None else asdict(result.metric),
+        "budget": [_judged(item) for item in result.budget],
+        "gates": [_judged(item) for item in result.gates],
         "curve": [_point(point) for point in result.curve],
         "unmeasured": result.unmeasured,
         "notes": list(result.notes),
@@ -151,6 +154,15 @@ def _applied(item: Applied) -> dict[str, Any]:
         "sensitivity": item.sensitivity,
         "spectra": {key: list(values) for key, values in item.spectra.items()},
         "verified": True,
+    }
+
+
+def _judged(item: Judged) -> dict[str, Any]:
+    return {
+        "key": item.gate.key,
+        "limit": item.gate.limit,
+        "measured": item.measured,
+        "passed": item.passed,
     }
 
 

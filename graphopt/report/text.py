@@ -170,12 +170,23 @@ def report(result: Report, out: Path | None) -> None:
             f"{state}: {len(result.checks)} comparisons, largest relative difference {worst.max_rel:.1e}"
         )
     _quality(console, result)
+    _gates(console, result)
     for note in result.notes:
         console.print(escape(f"note: {note}"))
     if not result.changed:
         console.print("nothing to do: the model is as it was")
     if out is not None:
         console.print(escape(f"wrote {out}"), soft_wrap=True)  # a path in one piece can be copied
+
+
+def _gates(console: Console, result: Report) -> None:
+    """What was required, and what came out."""
+    if not result.gates:
+        return
+    table = _table("gate", ">measured", "")
+    for item in result.gates:
+        table.add_row(str(item.gate), item.figure, "passed" if item else "[bold red]failed[/]")
+    console.print(table)
 
 
 def _not_faster(console: Console, latency: Timing | None) -> None:

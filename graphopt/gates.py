@@ -1,0 +1,179 @@
+"""Gates: what the finished result has to keep, and whether it does.
+
+A gate is a key of a budget with a direction and a limit: ``macs<=0.8``, ``agreement>=0.99``. A budget is what
+a network is made for; a gate judges what came out, whatever it was made for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+
+from graphopt.core import Budget
+from graphopt.errors import InputError
+from graphopt.suggest import hint
+
+COSTS = ("macs", "params", "bytes", "latency")
+"""Keys that are parts of the input's, and have to be at most the limit."""
+MEASURED = ("agreement", "sqnr")
+"""Keys that are measured on calibration inputs."""
+KEYS = tuple(f.name for f in fields(Budget))
+MOST = 10.0
+"""Times the input's cost from which a limit is taken for a slip."""
+
+_FORM = re.compile(r"\s*(?P<key>[^\s<>=!:]+)\s*(?P<sign><=|>=|==|=<|=>|!=|<|>|=|:)\s*(?P<limit>\S+)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What the result has to keep.
+
+    Attributes:
+        key: a key of a budget.
+        limit: for a cost the largest fraction of the input's, for a quality the smallest value, that passes.
+    """
+
+    key: str
+    limit: float
+
+    @property
+    def sign(self) -> str:
+        """``<=`` for a cost, ``>=`` for a quality."""
+        return sign(self.key)
+
+    def __str__(self) -> str:
+        return f"{self.key}{self.sign}{self.limit:g}"
+
+    def judge(self, measured: float | None) -> Judged:
+        """Whether a figure passes; one that could not be had does not."""
+        if measured is None or math.isnan(measured):
+            return Judged(self, None, False)
+        return Judged(self, measured, measured <= self.limit if self.sign == "<=" else measured >= self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A gate, and what the result has of it; truthy when it passes.
+
+    Attributes:
+        gate: what was asked for.
+        measured: the result's figure, in the gate's unit; None where there is none.
+        passed: whether it is within the limit.
+    """
+
+    gate: Gate
+    measured: float | None
+    passed: bool
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    @property
+    def figure(self) -> str:
+        """The measured figure as text, with its unit."""
+        if self.measured is None:
+            return "not measured"
+        if math.isinf(self.measured):
+            return "equal" if self.measured > 0 else "nothing in common"
+        if self.gate.key == "metric":
+            return self._written("{:.{}g}", 6)
+        return self._written("{:.{}f} dB", 2) if self.gate.key == "sqnr" else self._written("{:.{}f}", 4)
+
+    def _written(self, form: str, digits: int) -> str:
+        """The figure with so many digits, or with more where it would seem to be the limit itself."""
+        while True:
+            text = form.format(self.measured, digits)
+            same = float(text.split()[0]) == self.gate.limit != self.measured
+            if not same or digits >= 17:
+                return text
+            digits += 1
+
+    def __str__(self) -> str:
+        return f"{self.gate} ({self.figure})"
+
+
+def parse(given: Iterable[str | Gate]) -> tuple[Gate, ...]:
+    """Gates from texts such as ``macs<=0.8``.
+
+    Raises:
+        InputError: a text is no gate, its key is unknown or given twice, it has the wrong direction, or its
+            limit means nothing.
+    """
+    found: dict[str, Gate] = {}
+    for item in (given,) if isinstance(given, str) else given:
+        gate = _checked(item, item.key, item.limit) if isinstance(item, Gate) else _parse(item)
+        if gate.key in found:
+            raise InputError(f"--require {gate}: {found[gate.key]} is required already; give each key once")
+        found[gate.key] = gate
+    return tuple(found.values())
+
+
+def of_budget(budget: Budget) -> tuple[Gate, ...]:
+    """What a budget asks for, as gates."""
+    asked = ((key, getattr(budget, key)) for key in KEYS)
+    return tuple(Gate(key, limit) for key, limit in asked if limit is not None)
+
+
+def judge(gates: Iterable[Gate], figures: Mapping[str, float | None]) -> tuple[Judged, ...]:
+    """Each gate with the figure of its key."""
+    return tuple(gate.judge(figures.get(gate.key)) for gate in gates)
+
+
+def failed(judged: Iterable[Judged]) -> str:
+    """The gates that fail, with their figures; "" when all pass."""
+    return "; ".join(str(item) for item in judged if not item)
+
+
+def sign(key: str) -> str:
+    """The direction of a key's limit: ``<=`` for a cost, ``>=`` for a quality."""
+    return "<=" if key in COSTS else ">="
+
+
+def _parse(text: str) -> Gate:
+    match = _FORM.fullmatch(text)
+    if text in KEYS:  # without quotes, > or < and what follows it go to the shell
+        raise InputError(f"--require {text}: has no limit; write it in quotes: '{text}{sign(text)}LIMIT'")
+    if match is None:
+        raise InputError(f"--require {text}: expected a key, <= or >=, and a number, such as macs<=0.8")
+    key, given_sign = match["key"], match["sign"]
+    if key not in KEYS:
+        raise InputError(f"--require {text}: no such key; {hint(key, KEYS)}")
+    if given_sign != sign(key):
+        kind, most = ("cost", "at most") if key in COSTS else ("quality", "at least")
+        meant = f"{key}{sign(key)}{match['limit']}"
+        raise InputError(f"--require {text}: a {kind} has to be {most} its limit; did you mean {meant}?")
+    try:
+        limit = float(match["limit"])
+    except ValueError:
+        percent = match["limit"].removesuffix("%")
+        meant = f"; did you mean {key}{given_sign}{float(percent) / 100:g}?" if _is_number(percent) else ""
+        raise InputError(f"--require {text}: {match['limit']!r} is no number{meant}") from None
+    return _checked(text, key, limit)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _checked(given: object, key: str, limit: float) -> Gate:
+    if key not in KEYS:
+        raise InputError(f"--require {given}: no such key; {hint(key, KEYS)}")
+    direction = sign(key)
+    if key == "metric":
+        fits, wanted = math.isfinite(limit), "a number"
+    elif key == "sqnr":
+        fits, wanted = 0 < limit < math.inf, "a positive number of dB"
+    elif key == "agreement":
+        fits, wanted = 0 < limit <= 1, "a fraction in (0, 1]"
+    else:
+        fits, wanted = 0 < limit <= MOST, f"a part of the input's, at most {MOST:g}"
+    if not fits:
+        slip = key not in ("metric", "sqnr") and 1 < limit <= 100
+        meant = f"; did you mean {key}{direction}{limit / 100:g}?" if slip else ""
+        raise InputError(f"--require {given}: expected {wanted}{meant}")
+    return Gate(key, limit)
