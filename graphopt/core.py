@@ -280,6 +280,11 @@ class Verdict:
     def __bool__(self) -> bool:
         return self.passed
 
+    @property
+    def why(self) -> str:
+        """What it passed or failed by: the note, or the difference with what is allowed."""
+        return self.note or f"relative difference {self.max_rel:.1e}, allowed {self.allowed:.1e}"
+
     def __str__(self) -> str:
         mark = "equal" if math.isinf(self.sqnr) and self.sqnr > 0 else f"relative {self.max_rel:.1e}"
         return f"{self.scope}: {self.output} {'passed' if self.passed else 'FAILED'}, {mark}"

@@ -52,8 +52,7 @@ def rewrite_exactly(run: Run, reference: ir.Model) -> None:
             run.journal.checks += found.checks
             run.journal.notes += found.notes
             return
-        failed = worst(found.checks)
-        why = failed.note or f"relative difference {failed.max_rel:.1e}, allowed {failed.allowed:.1e}"
+        why = worst(found.checks).why
         if not _drop_guilty(run, reference, rounds, why):
             run.journal.checks += found.checks
             raise VerificationError(f"the rewritten model differs: {why}", run.result(None))

@@ -198,7 +198,6 @@ USAGE = {
     "sqnr budget": (["optimize", "MODEL", "-o", "OUT", "--budget", "sqnr=20"], "sqnr"),
     "sqnr infinite": (["verify", "MODEL", "MODEL", "--budget", "sqnr=inf"], "dB"),
     "gate": (["optimize", "MODEL", "-o", "OUT", "--gate", "memory"], "--gate"),
-    "markdown": (["optimize", "MODEL", "-o", "OUT", "--markdown", "r.md"], "--markdown"),
     "aim": (["optimize", "MODEL", "-o", "OUT", "--aim", "size"], "--aim"),
     "external data": (["optimize", "MODEL", "-o", "OUT", "--external-data", "maybe"], "--external-data"),
     "seed": (["optimize", "MODEL", "-o", "OUT", "--seed", "-1"], "--seed"),

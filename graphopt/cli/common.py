@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -215,6 +216,19 @@ def check_page(page: Path | None, *others: Path | None) -> None:
     check_output(page, [path for path in others if path is not None])
 
 
+def check_text(file: Path | None, *others: Path | None) -> None:
+    """Refuses a text file that can't be written, before any work is done.
+
+    Args:
+        file: the file; None where none is asked for.
+        others: the files of the same run, which it must not be.
+    """
+    if file is not None:
+        from graphopt.model import check_output
+
+        check_output(file, [path for path in others if path is not None])
+
+
 def write(path: Path, text: str) -> None:
     """Writes a text file; it is there whole or not at all."""
     beside = path.with_name(f".{path.name}.part")
@@ -225,6 +239,23 @@ def write(path: Path, text: str) -> None:
         raise InputError(f"{path}: can't be written: {error.strerror}") from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def step_summary() -> Path | None:
+    """The file whose Markdown a job of GitHub Actions shows; None elsewhere."""
+    named = os.environ.get("GITHUB_STEP_SUMMARY")
+    return Path(named) if named else None
+
+
+def append(path: Path, text: str) -> None:
+    """Adds Markdown to `step_summary`. It is a courtesy, so that a failure is told and is no error."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"\n{text}\n" if file.tell() else f"{text}\n")
+    except OSError as error:
+        print(  # noqa: T201
+            f"graphopt: $GITHUB_STEP_SUMMARY {path}: can't be written: {error.strerror}", file=sys.stderr
+        )
 
 
 @contextmanager

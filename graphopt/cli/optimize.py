@@ -54,7 +54,12 @@ def optimize(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and verify, and write no model.")] = False,
     report: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the report.")] = None,
     html: common.Html = None,
-    markdown: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Not supported yet.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE.md", help="Write a summary of the report.")
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE.xml", help="Write checks and gates as test results.")
+    ] = None,
     metric: common.Metric = None,
     memory: common.Memory = None,
     json: common.Json = False,
@@ -68,12 +73,12 @@ def optimize(
 
     Example: graphopt optimize model.onnx -o smaller.onnx --budget macs=0.7 --calibration inputs.npz
     """
-    if markdown is not None:
-        raise InputError("--markdown is not supported yet; --report writes the report as JSON")
     if out is None and not dry_run:
         raise InputError("optimize needs -o OUT, or --dry-run to write no model")
     common.check_writable(out, report, model)
     common.check_page(html, model, out, report)
+    common.check_text(markdown, model, out, report, html, calibration)
+    common.check_text(junit, model, out, report, html, markdown, calibration)
     options = common.parse(budget, set_, shape)
     error: GraphOptError | None = None
     try:
@@ -106,11 +111,13 @@ def optimize(
         if written is not None:
             result.save(written, external_data=external_data.value)
             stack.enter_context(common.uninterrupted())
+        problem = "" if error is None else str(error)
         _show(result.report, 0 if error is None else error.exit_code, report, json, written)
         if html is not None:
             from graphopt.report import html as pages
 
-            common.write(html, pages.report(result, "" if error is None else str(error)))
+            common.write(html, pages.report(result, problem))
+        _summarise(result.report, problem, markdown, junit)
     if error is not None:
         raise error
     return 0
@@ -129,3 +136,21 @@ def _show(report: Report, code: int, file: Path | None, json: bool, out: Path | 
             common.emit(document)
     if not json:
         text.report(report, out)
+
+
+def _summarise(report: Report, problem: str, markdown: Path | None, junit: Path | None) -> None:
+    """Writes what a pipeline shows, the Markdown also where a job of GitHub asks for it."""
+    shown = common.step_summary()
+    if markdown is not None or shown is not None:
+        from graphopt.files import same_file
+        from graphopt.report import markdown as summaries
+
+        text = summaries.report(report, problem)
+        if markdown is not None and not (shown is not None and same_file(markdown, shown)):
+            common.write(markdown, text)
+        if shown is not None:
+            common.append(shown, text)
+    if junit is not None:
+        from graphopt.report import junit as results
+
+        common.write(junit, results.report(report, problem))

@@ -1,4 +1,4 @@
-"""The report: one object, and its faces (`graphopt.report.json`, `graphopt.report.text`)."""
+"""The report: one object, and its faces: JSON, text for a terminal, HTML, Markdown and JUnit XML."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def scan(result: Scan) -> None:
     table = _table("operator", "kind", ">channels", ">output", ">MACs", ">share", "could be")
     for row in result.rows:
         table.add_row(
-            escape(_shortened(row.linear.name)),
+            escape(shortened(row.linear.name)),
             kind(row.linear),
             f"{row.linear.in_channels or '?'}→{row.linear.out_channels or '?'}",
             _spatial(row.linear),
@@ -107,7 +107,7 @@ def _wrap(console: Console, lead: str, text: str) -> None:
     console.print(escape(f"{lead}{text}"))
 
 
-def _shortened(name: str, width: int = 26) -> str:
+def shortened(name: str, width: int = 26) -> str:
     """The name, cut in the middle so that both ends can be read."""
     if len(name) <= width:
         return name
@@ -251,7 +251,7 @@ def _approximate_row(item: Applied) -> tuple[str, ...]:
     candidate = item.candidate
     measured = "–" if item.error_measured is None else f"{item.error_measured:.4f}"
     return (
-        escape(_shortened(candidate.site.nodes[0])),
+        escape(shortened(candidate.site.nodes[0])),
         escape(form(candidate)),
         count(candidate.before.macs),
         count(candidate.after.macs),
@@ -423,7 +423,7 @@ def diff(result: Diff) -> None:
         for layer in shown:
             first = (layer.before or layer.after)[0]
             table.add_row(
-                escape(_shortened(first.name, 60)),
+                escape(shortened(first.name, 60)),
                 _forms(layer.before) or "–",
                 _forms(layer.after) or "–",
                 count(layer.macs_before) if layer.before else "–",
@@ -460,5 +460,5 @@ def _named(console: Console, lead: str, names: Sequence[str]) -> None:
     """Some names, and how many there are."""
     if names:
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        listed = ", ".join(_shortened(name) for name in names[:MOST_NAMES])
+        listed = ", ".join(shortened(name) for name in names[:MOST_NAMES])
         _wrap(console, f"{lead} ({len(names)}): ", f"{listed}{more}")

@@ -1,0 +1,127 @@
+"""The report as JUnit XML, which Jenkins, GitLab and most other systems show as test results.
+
+A test case a comparison of the verification, a key of the budget, and a gate. The form is that of Jenkins'
+schema (``junit-10.xsd`` of its xUnit plugin): ``testsuites`` with one ``testsuite``, in it ``properties`` and
+``testcase`` elements, in those a ``failure`` where one failed. It holds no time of day and no host, so that
+the same run gives the same file, but for what was timed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+from xml.etree import ElementTree
+
+from graphopt.gates import Judged
+from graphopt.report import Report
+from graphopt.report import json as documents
+from graphopt.report.page import common
+
+FIGURES = ("graphopt", "model", "before", "after", "changed", "quality", "latency", "metric", "seconds")
+"""What of the JSON report stands among the properties, ``before.macs`` for a part of ``before``."""
+
+_ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What is no character of XML 1.0."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A test case: its group, its name, its seconds, and what went wrong ("" where it passed)."""
+
+    group: str
+    name: str
+    seconds: float = 0.0
+    failure: str = ""
+
+
+def report(result: Report, problem: str = "") -> str:
+    """The document of ``graphopt optimize --junit``.
+
+    The seconds of a comparison are an equal part of what the step ``verify`` took; the other steps are among
+    the properties, and all of them in the seconds of the suite.
+
+    Args:
+        result: what a run did.
+        problem: why no model was written; "" where nothing went wrong.
+    """
+    cases = [*_verification(result), *_judged("budget", result.budget), *_judged("gate", result.gates)]
+    told = any(case.failure for case in cases)
+    if not cases or (problem and not told):  # no case at all would be an error to Jenkins
+        cases.append(_Case("run", "optimize", failure=problem))
+    name = common.name(result.source)
+    totals = {
+        "name": _text(f"graphopt optimize {name}"),
+        "tests": str(len(cases)),
+        "failures": str(sum(bool(case.failure) for case in cases)),
+        "errors": "0",
+        "time": _seconds(sum(result.seconds.values())),
+    }
+    root = ElementTree.Element("testsuites", totals)
+    suite = ElementTree.SubElement(root, "testsuite", {**totals, "skipped": "0"})
+    properties = ElementTree.SubElement(suite, "properties")
+    document = documents.report(result, 0)
+    for key, value in _flat({key: document[key] for key in FIGURES}):
+        ElementTree.SubElement(properties, "property", {"name": _text(key), "value": value})
+    seen: dict[tuple[str, str], int] = {}
+    package = f"graphopt.{_text(PurePath(name).stem).replace('.', '_')}"  # what is before the last dot
+    for case in cases:
+        _add(suite, package, case, seen)
+    ElementTree.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}'
+
+
+def _add(suite: ElementTree.Element, package: str, case: _Case, seen: dict[tuple[str, str], int]) -> None:
+    """A test case; a name that was there before gets a number, since it is known by its name."""
+    name = _text(case.name)
+    number = seen[case.group, name] = seen.get((case.group, name), 0) + 1
+    attributes = {
+        "name": name if number == 1 else f"{name} ({number})",
+        "classname": f"{package}.{case.group}",
+        "time": _seconds(case.seconds),
+    }
+    element = ElementTree.SubElement(suite, "testcase", attributes)
+    if case.failure:
+        message = _text(case.failure)
+        failure = ElementTree.SubElement(element, "failure", {"type": case.group, "message": message})
+        failure.text = f"{name}: {message}"
+
+
+def _verification(result: Report) -> Iterator[_Case]:
+    share = result.seconds.get("verify", 0.0) / max(1, len(result.checks))
+    for check in result.checks:
+        yield _Case("verification", f"{check.scope}: {check.output}", share, "" if check else check.why)
+
+
+def _judged(group: str, items: tuple[Judged, ...]) -> Iterator[_Case]:
+    for item in items:
+        yield _Case(
+            group,
+            str(item.gate),
+            failure="" if item else f"{item.gate.key} is {item.figure}; asked for: {item.gate}",
+        )
+
+
+def _flat(figures: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, str]]:
+    """The figures by their path; those without a value are left out."""
+    for key, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{inside}{key}.")
+        elif isinstance(value, bool):
+            yield f"{inside}{key}", str(value).lower()
+        elif isinstance(value, (list, tuple)):
+            yield f"{inside}{key}", ", ".join(map(str, value))
+        elif value is not None and not (isinstance(value, float) and not math.isfinite(value)):
+            yield f"{inside}{key}", _text(str(value))
+
+
+def _text(text: str) -> str:
+    """On one line, without what XML can't hold."""
+    return " ".join(_ILLEGAL.sub("\N{REPLACEMENT CHARACTER}", text).split())
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3f}"

@@ -1,0 +1,210 @@
+"""The report as Markdown: a summary for a pull request, or for the page of a job.
+
+GitHub's dialect, which GitLab reads too: tables, and ``<details>``. Names and reasons come from the model, so
+that they are escaped: none can end a cell, begin a link, or mention anyone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from graphopt._version import __version__
+from graphopt.core import MAIN_GRAPH, Exactness, Site, Verdict
+from graphopt.report import Applied, Left, Report
+from graphopt.report.page import common, figures
+from graphopt.report.text import count, decibels, form, ratio, shortened
+
+MOST_APPLIED = 20
+"""Applied rewrites that are listed; of the others there is the number."""
+MOST_LEFT = 40
+"""Rewrites that were not done, and comparisons that failed, likewise."""
+NAME, PROSE = 80, 300
+"""Characters of a name and of a sentence; longer ones are cut in the middle."""
+
+Lines: TypeAlias = list[str]
+
+_SPECIAL = re.compile(r"[\\`*\[\]<>&|~#$]|:(?=//)|(?<=www)\.|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
+_MENTION = "&#64;&#8288;"  # a joiner without width, after which nothing is a mention
+
+
+def report(result: Report, problem: str = "") -> str:
+    """The summary of ``graphopt optimize --markdown``.
+
+    Args:
+        result: what a run did.
+        problem: why no model was written; "" where nothing went wrong.
+    """
+    parts = [
+        [f"## graphopt: {code(common.name(result.source))}"],
+        *([f"**{prose(alert)}**"] for alert in figures.alerts(result, problem)),
+        _figures(result),
+        _judged(result),
+        _verification(result.checks),
+        [f"- {prose(remark)}" for remark in figures.remarks(result)],
+        _applied(result.applied),
+        _left(result),
+        [f"<sub>graphopt {__version__}, input SHA-256 {result.source.sha256}</sub>"],
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+
+# ---------------------------------------------------------------- escaping
+
+
+def code(name: str) -> str:
+    """A name as code, whatever is in it."""
+    line = _line(name, NAME)
+    if line and not set(line) & set("`|\\"):
+        return f"`{line}`"
+    return f"<code>{prose(line)}</code>"  # in a code span of a table these can't be escaped for every reader
+
+
+def prose(text: str) -> str:
+    """A sentence on one line in which nothing is markup."""
+    return _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", _line(text, PROSE)).replace("@", _MENTION)
+
+
+def _line(text: str, most: int) -> str:
+    shown = "".join(
+        c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+    return shortened(" ".join(shown.split()), most)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Lines:
+    """A table; ``>`` in front of a column's name aligns it to the right."""
+    rules = ["---:" if name.startswith(">") else ":---" for name in columns]
+    lines = ([name.lstrip(">") for name in columns], rules, *rows)
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _figures(result: Report) -> Lines:
+    before, after = result.before, result.after
+    rows: list[tuple[str, ...]] = [
+        (name, count(old), count(new), ratio(old, new))
+        for name, old, new in (
+            ("MACs", before.macs, after.macs),
+            ("parameters", before.params, after.params),
+            ("weight bytes", before.weight_bytes, after.weight_bytes),
+            ("operators", before.nodes, after.nodes),
+        )
+    ]
+    timing = result.latency
+    if timing is not None:
+        times = (f"{ms:.3f} ms" for ms in (timing.reference_ms, timing.candidate_ms))
+        rows.insert(1, (f"latency, {timing.threads} thread", *times, f"{timing.ratio:.3f}"))
+    quality = result.quality
+    if quality is not None:
+        inputs = f"on {quality.samples} held-out inputs"
+        if quality.agreement is not None:
+            low, high = quality.interval or (math.nan, math.nan)
+            interval = f"{quality.agreement:.2%} (95 %: {low:.1%} to {high:.1%})"
+            rows.append((f"agreement {inputs}", "", interval, ""))
+        rows.append((f"SQNR {inputs}", "", decibels(quality.sqnr), ""))
+    if result.metric is not None:
+        metric = result.metric
+        rows.append((code(metric.name), f"{metric.before:.4g}", f"{metric.after:.4g}", ""))
+    return _table(("", ">before", ">after", ">ratio"), rows)
+
+
+def _judged(result: Report) -> Lines:
+    asked = [("budget", item) for item in result.budget] + [("gate", item) for item in result.gates]
+    if not asked:
+        return []
+    rows = (
+        (kind, code(str(item.gate)), item.figure, "passed" if item else "**failed**") for kind, item in asked
+    )
+    return _table(("", "asked for", ">measured", ""), rows)
+
+
+def _verification(checks: Sequence[Verdict]) -> Lines:
+    if not checks:
+        return []
+    known = [check.max_rel for check in checks if math.isfinite(check.max_rel)]
+    largest = f", largest relative difference {max(known):.1e}" if known else ""
+    failed = [check for check in checks if not check]
+    state = f"**Verification failed**: {len(failed)} of" if failed else "Verified:"
+    lines = [f"{state} {_number(len(checks), 'comparison')} in onnxruntime{largest}."]
+    if failed:
+        rows = [(code(check.scope), code(check.output), prose(check.why)) for check in failed[:MOST_LEFT]]
+        lines += ["", *_table(("compared", "output", ""), rows), *_more(len(failed) - len(rows))]
+    return lines
+
+
+def _applied(applied: Sequence[Applied]) -> Lines:
+    """Those that save most first, and as many as fit."""
+    if not applied:
+        return []
+    fitted = any(item.exactness is Exactness.APPROXIMATE for item in applied)
+    ordered = sorted(applied, key=lambda item: -item.candidate.macs_saved)
+    shown, others = ordered[:MOST_APPLIED], ordered[MOST_APPLIED:]
+    rows = []
+    for item in shown:
+        candidate, error = item.candidate, item.error_measured
+        sizes = (candidate.before.macs, candidate.after.macs) if item.sized else (None, None)
+        predicted = common.small(candidate.error) if item.exactness is Exactness.APPROXIMATE else ""
+        errors = (predicted, "" if error is None else common.small(error))
+        chosen = prose(form(candidate)) if candidate.choice else ""
+        rows.append(
+            (code(candidate.rewrite), _site(candidate.site), chosen, *map(count, sizes), *errors * fitted)
+        )
+    columns = ("rewrite", "layer", "form", ">MACs", ">to", *(">predicted", ">error") * fitted)
+    by_name = _by_name(item.candidate.rewrite for item in others)
+    return [
+        f"### {_number(len(applied), 'rewrite')} applied",
+        "",
+        *_table(columns, rows),
+        *_more(len(others), by_name),
+    ]
+
+
+def _site(site: Site) -> str:
+    more = f" and {len(site.nodes) - 1} more" if len(site.nodes) > 1 else ""
+    graph = "" if site.graph == MAIN_GRAPH else f" in {code(site.graph)}"
+    return f"{code(site.nodes[0])}{more}{graph}"
+
+
+def _left(result: Report) -> Lines:
+    """What was not done, folded away: how often each rewrite, and the reason that is most frequent."""
+    kinds = (("declined", result.declined), ("not possible", result.rejected))
+    rows = [row for kind, items in kinds for row in _grouped(kind, items)]
+    if not rows:
+        return []
+    title = ", ".join(f"{len(items)} {kind}" for kind, items in kinds if items)
+    columns = ("", "rewrite", ">sites", "reason, the most frequent")
+    return [
+        f"<details><summary>Not done: {title}</summary>",
+        "",
+        *_table(columns, rows[:MOST_LEFT]),
+        *_more(len(rows) - MOST_LEFT),
+        "",
+        "</details>",
+    ]
+
+
+def _grouped(kind: str, items: Sequence[Left]) -> Iterable[tuple[str, ...]]:
+    for rewrite, number in Counter(item.rewrite for item in items).most_common():
+        reasons = Counter(item.reason for item in items if item.rewrite == rewrite)
+        yield kind, code(rewrite), str(number), prose(reasons.most_common(1)[0][0])
+
+
+def _more(number: int, what: str = "") -> Lines:
+    """What a table leaves out."""
+    return (
+        ["", f"and {number} more{what and f': {what}'}; `--report FILE.json` lists all"] if number > 0 else []
+    )
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def _by_name(names: Iterable[str]) -> str:
+    return ", ".join(f"{number} {code(name)}" for name, number in Counter(names).most_common())

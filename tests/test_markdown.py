@@ -1,0 +1,323 @@
+"""The Markdown summary, as a parser of Markdown and a job of GitHub Actions take it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from markdown_it import MarkdownIt
+from small_models import (
+    batch_norm,
+    bn_inputs,
+    classifier,
+    cli,
+    conv_bn,
+    model,
+    node,
+    nothing_to_do,
+    samples,
+    saved,
+    weight,
+)
+
+import graphopt
+from graphopt import api, exact, verification
+from graphopt.core import Verdict
+from graphopt.report import markdown
+from graphopt.verification import Verification
+
+HOSTILE = [
+    "a|b | --- | c",
+    "`tick` ``two``",
+    "`",
+    "back\\slash \\| \\",
+    "new\nline\r\n| x | y |\n\n# heading",
+    "<script>alert(1)</script></details><!--",
+    "[text](http://example.com) ![x](y) <http://example.com> www.example.com http://example.com",
+    "*bold* __bold__ _it_ ._. ~~gone~~ $x$",
+    "@someone #1 &lt; &amp;",
+    "nul\x00 escape\x1b[31m right\u202eleft",
+    "x" * 5000,
+]
+SUMMARY = "GITHUB_STEP_SUMMARY"
+
+
+class Page(HTMLParser):
+    """The tables of a rendered summary as text, and the tags that it has."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self._cell = False
+        self.feed(MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text))
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self._cell = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._cell:
+            self.tables[-1][-1][-1] += data
+
+    def table(self, *columns: str) -> list[dict[str, str]]:
+        """The rows below a header."""
+        (found,) = [rows for rows in self.tables if tuple(rows[0]) == columns]
+        assert all(len(row) == len(columns) for row in found), found
+        return [dict(zip(columns, row, strict=True)) for row in found[1:]]
+
+
+FIGURES = ("", "before", "after", "ratio")
+APPLIED = ("rewrite", "layer", "form", "MACs", "to")
+FITTED = (*APPLIED, "predicted", "error")
+LEFT = ("", "rewrite", "sites", "reason, the most frequent")
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    np.save(tmp_path / "inputs.npy", samples(16))
+    return tmp_path / "inputs.npy"
+
+
+def blocks(names: list[str]) -> onnx.ModelProto:
+    """Conv → BatchNormalization, once a name."""
+    nodes, weights = [], {}
+    for number, name in enumerate(names):
+        weights |= {f"w{number}": weight(8, 8, 3, 3, seed=number), **batch_norm(f"bn{number}", 8)}
+        given = "x" if number == 0 else f"n{number - 1}"
+        made = "y" if number == len(names) - 1 else f"n{number}"
+        nodes.append(node("Conv", f"{given} w{number}", f"c{number}", name, pads=[1, 1, 1, 1]))
+        nodes.append(node("BatchNormalization", bn_inputs(f"c{number}", f"bn{number}"), made, f"bn{number}"))
+    return model(nodes, weights)
+
+
+def never_equal(*arguments: object) -> Verification:
+    return Verification((Verdict("model", "a|b", False, 1.0, 1.0, 0.0, 1e-4, 1),))
+
+
+# --- what it says -------------------------------------------------------------------------------------------
+
+
+def test_the_figures_are_those_of_the_report(tmp_path: Path, inputs: Path) -> None:
+    path, out = saved(classifier(), tmp_path / "m.onnx"), tmp_path / "out.onnx"
+    done = cli(
+        *("optimize", path, "-o", out, "--budget", "macs=0.6", "--calibration", inputs),
+        *("--require", "agreement>=0.1", "--report", tmp_path / "r.json", "--markdown", tmp_path / "r.md"),
+    )
+    assert done.code == 0, done.err
+    page, document = Page((tmp_path / "r.md").read_text()), json.loads((tmp_path / "r.json").read_text())
+    rows = {row[""]: row for row in page.table(*FIGURES)}
+    before, after = document["before"], document["after"]
+    assert rows["MACs"]["ratio"] == f"{after['macs'] / before['macs']:.3f}"
+    assert rows["parameters"]["ratio"] == f"{after['params'] / before['params']:.3f}"
+    assert rows["operators"]["before"] == str(before["nodes"])
+    assert rows["latency, 1 thread"]["before"] == f"{document['latency']['reference_ms']:.3f} ms"
+    quality = document["quality"]
+    assert rows["agreement on 4 held-out inputs"]["after"].startswith(f"{quality['agreement']:.2%} (95 %: ")
+    assert rows["SQNR on 4 held-out inputs"]["after"] == f"{quality['sqnr']:.1f} dB"
+    judged = [tuple(row.values()) for row in page.tables[1][1:] for row in [dict(enumerate(row))]]
+    assert [(kind, asked, outcome) for kind, asked, _, outcome in judged] == [
+        ("budget", "macs<=0.6", "passed"),
+        ("gate", "agreement>=0.1", "passed"),
+    ]
+    applied = page.table(*FITTED)
+    assert len(applied) == len(document["applied"])
+    fitted = [item for item in document["applied"] if item["exactness"] == "approximate"]
+    assert fitted and applied[0]["layer"] in [item["nodes"][0] for item in fitted]
+    assert "Verified: " in page.text and f"{len(document['verification']['checks'])} comparisons" in page.text
+    left = page.table(*LEFT)
+    assert sum(int(row["sites"]) for row in left if row[""] == "declined") == len(document["declined"])
+    assert sum(int(row["sites"]) for row in left if row[""] == "not possible") == len(document["rejected"])
+    assert page.tags.count("details") == page.tags.count("summary") == 1
+    assert "No model was written" not in page.text
+    assert document["model"]["sha256"] in page.text and "m.onnx" in page.text
+
+
+def test_a_failed_gate(tmp_path: Path) -> None:
+    path = saved(conv_bn(), tmp_path / "m.onnx")
+    done = cli(
+        *("optimize", path, "-o", tmp_path / "out.onnx", "--markdown", tmp_path / "r.md"),
+        *("--require", "macs<=0.5", "--require", "params<=1"),
+    )
+    assert done.code == 3
+    text = (tmp_path / "r.md").read_text()
+    page = Page(text)
+    rows = [row for table in page.tables for row in table if row[0] == "gate"]
+    assert rows == [["gate", "macs<=0.5", "1.0000", "failed"], ["gate", "params<=1", rows[1][2], "passed"]]
+    assert "**failed**" in text
+    assert "No model was written: the result fails what is required: macs<=0.5 (1.0000)" in page.text
+
+
+def test_a_failed_verification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "_first_failing", lambda count, passes: None)
+    monkeypatch.setattr(verification.Reference, "check", never_equal)
+    path = saved(conv_bn(), tmp_path / "m.onnx")
+    done = cli(
+        *("optimize", path, "-o", tmp_path / "out.onnx", "--markdown", tmp_path / "r.md"),
+        *("--require", "macs<=1"),
+    )
+    assert done.code == 1
+    page = Page((tmp_path / "r.md").read_text())
+    assert "Verification failed: 1 of " in page.text
+    assert ["model", "a|b", "relative difference 1.0e+00, allowed 1.0e-04"] in page.tables[2]
+    assert page.tables[1][1] == ["gate", "macs<=1", "not measured", "failed"]
+
+
+def test_nothing_to_do(tmp_path: Path) -> None:
+    path = saved(nothing_to_do(), tmp_path / "m.onnx")
+    assert cli("optimize", path, "--dry-run", "--markdown", tmp_path / "r.md").code == 0
+    page = Page((tmp_path / "r.md").read_text())
+    assert "Nothing to do: the model is as it was." in page.text
+    assert {row["ratio"] for row in page.table(*FIGURES)} == {"1.000"}
+
+
+def test_most_are_listed_and_the_rest_counted() -> None:
+    number = markdown.MOST_APPLIED + 5
+    result = graphopt.optimize(blocks([f"conv{n}" for n in range(number)]), only=["fold_affine"])
+    page = Page(markdown.report(result.report))
+    assert f"{number} rewrites applied" in page.text
+    assert len(page.table(*APPLIED)) == markdown.MOST_APPLIED
+    assert "and 5 more: 5 fold_affine; --report FILE.json lists all" in page.text
+
+
+# --- what the model holds ends up as text -------------------------------------------------------------------
+
+
+def shown(text: str) -> str:
+    """What of a name remains: on one line, and nothing that does not show."""
+    printable = "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
+    return " ".join(printable.split())
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=lambda name: ascii(name)[:20])
+def test_a_name_is_text(name: str, tmp_path: Path) -> None:
+    """As a node's name it stands among what was applied, and in the reasons of what was not."""
+    proto = blocks(["first", name])
+    proto.graph.node[2].name = name
+    path = saved(proto, tmp_path / "m.onnx")
+    done = cli("optimize", path, "--dry-run", "--markdown", tmp_path / "r.md")
+    assert done.code == 0, done.err
+    text = (tmp_path / "r.md").read_text()
+    page = Page(text)
+    cells = [row["layer"].removesuffix(" and 1 more") for row in page.table(*APPLIED)]
+    expected = shown(name)
+    if len(expected) > markdown.NAME:
+        assert len(cells[1]) == markdown.NAME
+        head, tail = cells[1].split("…")
+        assert expected.startswith(head) and expected.endswith(tail)
+    else:
+        assert cells == ["first", expected]
+    plain = {"h2", "h3", "p", "table", "thead", "tbody", "tr", "th", "td", "code", "ul", "li"}
+    assert set(page.tags) <= plain | {"details", "summary", "sub", "strong"}
+    assert len(text.encode()) < 20_000
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda name: ascii(name)[:20])
+def test_prose_and_code_are_text_in_a_cell_and_outside(text: str) -> None:
+    for write in (markdown.prose, markdown.code):
+        written = write(text)
+        assert "\n" not in written and "@" not in re.sub("`.*?`", "", written)
+        page = Page(f"{written}\n\n| a | b |\n| --- | --- |\n| {written} | end |\n")
+        kept = shown(text)
+        most = markdown.PROSE if write is markdown.prose else markdown.NAME
+        ((_, (cell, end)),) = page.tables
+        assert end == "end" and set(page.tags) <= {"p", "table", "thead", "tbody", "tr", "th", "td", "code"}
+        joined = cell.replace("\u2060", "")
+        assert joined == kept if len(kept) <= most else len(joined) == most
+
+
+def test_the_files_name_is_text(tmp_path: Path) -> None:
+    result = graphopt.optimize(saved(conv_bn(), tmp_path / "a`|<b>\udc80.onnx"))
+    assert "graphopt: a`|<b>\ufffd.onnx" in Page(markdown.report(result.report)).text
+
+
+# --- where it goes ------------------------------------------------------------------------------------------
+
+
+def test_the_summary_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, summary, file = saved(conv_bn(), tmp_path / "m.onnx"), tmp_path / "summary", tmp_path / "r.md"
+    monkeypatch.setenv(SUMMARY, str(summary))
+    assert cli("optimize", path, "--dry-run").code == 0
+    first = summary.read_text()
+    assert first.startswith("## graphopt: `m.onnx`\n")
+    done = cli("optimize", path, "--dry-run", "--markdown", file, "--require", "macs<=0.5")
+    assert done.code == 3
+    assert summary.read_text() == f"{first}\n{file.read_text()}"
+    assert [tag for tag in Page(summary.read_text()).tags if tag == "h2"] == ["h2", "h2"]
+
+
+def test_what_others_wrote_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, summary = saved(conv_bn(), tmp_path / "m.onnx"), tmp_path / "summary"
+    summary.write_text("others, without an end of line")
+    monkeypatch.setenv(SUMMARY, str(summary))
+    assert cli("optimize", path, "--dry-run", "--markdown", summary).code == 0  # the same file: once
+    text = summary.read_text()
+    assert text.startswith("others, without an end of line\n## graphopt") and text.count("## graphopt") == 1
+
+
+def test_no_summary_without_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(conv_bn(), tmp_path / "m.onnx")
+    monkeypatch.setenv(SUMMARY, "")
+    monkeypatch.chdir(tmp_path)
+    assert cli("optimize", path, "--dry-run").code == 0
+    assert os.listdir(tmp_path) == ["m.onnx"]
+
+
+def test_a_summary_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = saved(conv_bn(), tmp_path / "m.onnx"), tmp_path / "out.onnx"
+    monkeypatch.setenv(SUMMARY, str(tmp_path / "absent" / "summary"))
+    done = cli("optimize", path, "-o", out, "--json")
+    assert done.code == 0 and out.exists() and json.loads(done.out)["exit_code"] == 0
+    assert done.err.startswith("graphopt: $GITHUB_STEP_SUMMARY ") and done.err.count("\n") == 1
+    assert "No such file" in done.err
+
+
+UNWRITABLE = {
+    "no folder": ("absent/r", "the folder absent does not exist"),
+    "a folder": (".", "is a folder"),
+    "the model": ("m.onnx", "is the input"),
+    "the output": ("out.onnx", "out.onnx"),
+    "the inputs": ("inputs.npy", "inputs.npy"),
+    "the report": ("r.json", "r.json"),
+}
+
+
+@pytest.mark.parametrize("option", ["--markdown", "--junit"])
+@pytest.mark.parametrize("case", UNWRITABLE)
+def test_a_path_that_cannot_be_written(
+    option: str, case: str, tmp_path: Path, inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(api, "optimize", lambda *_, **__: pytest.fail("it began to work"))
+    saved(conv_bn(), tmp_path / "m.onnx")
+    target, naming = UNWRITABLE[case]
+    given = ("-o", "out.onnx", "--report", "r.json", "--calibration", inputs)
+    done = cli("optimize", "m.onnx", *given, option, target)
+    assert done.code == 2 and done.out == ""
+    assert naming in done.err and done.err.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == ["inputs.npy", "m.onnx"]
+
+
+def test_both_need_files_of_their_own(tmp_path: Path) -> None:
+    path, same = saved(conv_bn(), tmp_path / "m.onnx"), tmp_path / "same"
+    done = cli("optimize", path, "--dry-run", "--markdown", same, "--junit", same)
+    assert done.code == 2 and done.err.count("\n") == 1
+    assert os.listdir(tmp_path) == ["m.onnx"]
