@@ -103,6 +103,7 @@ def _report(result: Result, problem: str, scale: float) -> Facts:
         "alerts": figures.alerts(data, problem),
         "remarks": figures.remarks(data),
         "cards": figures.cards(data),
+        "judged": figures.judged(data) if data.gates else [],
         "layers": layers.layers(aligned(result.before, result.after), scale),
         "assumed": data.before.macs is None,
         "rewrites": rows,

@@ -99,7 +99,7 @@ def _figures(result: Report) -> Lines:
     timing = result.latency
     if timing is not None:
         times = (f"{ms:.3f} ms" for ms in (timing.reference_ms, timing.candidate_ms))
-        rows.insert(1, (f"latency, {timing.threads} thread", *times, f"{timing.ratio:.3f}"))
+        rows.insert(1, (f"latency, {_number(timing.threads, 'thread')}", *times, f"{timing.ratio:.3f}"))
     quality = result.quality
     if quality is not None:
         inputs = f"on {quality.samples} held-out inputs"
@@ -115,13 +115,11 @@ def _figures(result: Report) -> Lines:
 
 
 def _judged(result: Report) -> Lines:
-    asked = [("budget", item) for item in result.budget] + [("gate", item) for item in result.gates]
-    if not asked:
-        return []
-    rows = (
-        (kind, code(str(item.gate)), item.figure, "passed" if item else "**failed**") for kind, item in asked
-    )
-    return _table(("", "asked for", ">measured", ""), rows)
+    rows = [
+        (row["kind"], code(row["asked"]), row["figure"], "passed" if row["passed"] else "**failed**")
+        for row in figures.judged(result)
+    ]
+    return _table(("", "asked for", ">measured", ""), rows) if rows else []
 
 
 def _verification(checks: Sequence[Verdict]) -> Lines:

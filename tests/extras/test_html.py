@@ -388,6 +388,18 @@ def test_names_are_text(browser: Chrome, tmp_path: Path) -> None:
     assert any(prefix in site for site in column(browser, "rewrite-table", "site"))
 
 
+def test_gates_are_shown(browser: Chrome, page: Path, tmp_path: Path) -> None:
+    show(browser, page)
+    assert not browser.find_elements(By.ID, "gate-table")  # where none was given
+    path = saved(conv_bn(), tmp_path / "m.onnx")
+    gates = ("--require", "macs<=0.5", "--require", "params<=1")
+    assert cli("optimize", path, "--dry-run", "--html", tmp_path / "page.html", *gates).code == 3
+    show(browser, tmp_path / "page.html")
+    assert column(browser, "gate-table", "asked for") == ["macs<=0.5", "params<=1"]
+    assert column(browser, "gate-table", "outcome") == ["failed", "passed"]
+    assert column(browser, "gate-table", "measured")[0] == "1.0000"
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_what_a_screen_reader_needs(browser: Chrome, name: str, request: pytest.FixtureRequest) -> None:
     show(browser, request.getfixturevalue(name))

@@ -38,6 +38,15 @@ def remarks(data: Report) -> list[str]:
     return found
 
 
+def judged(data: Report) -> list[Facts]:
+    """The keys of the budget and the gates, with what the result has of each."""
+    return [
+        {"kind": kind, "asked": str(item.gate), "figure": item.figure, "passed": item.passed}
+        for kind, items in (("budget", data.budget), ("gate", data.gates))
+        for item in items
+    ]
+
+
 def cards(data: Report) -> list[Facts]:
     """The headline figures."""
     before, after = data.before, data.after
