@@ -9,6 +9,7 @@ import signal
 import sys
 
 from graphopt.deferred import defer
+from graphopt.errors import INTERRUPTED
 
 # NumPy's threads wait for each other on a busy machine, and mostly cost more than they give.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -19,8 +20,8 @@ gc.set_threshold(50_000, 20, 20)
 DEFERRED = ("sympy", "onnx_ir._symbolic_shapes")
 """What `onnx_ir` imports for arithmetic on symbolic sizes, which is rare. SymPy takes as long as the rest."""
 
-INTERNAL, INTERRUPTED = 70, 130
-"""Exit codes that belong to no error of ours."""
+INTERNAL = 70
+"""The exit code of a bug."""
 
 
 def run() -> None:

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, which is no error of ours."""
+
 
 class GraphOptError(Exception):
     """The root of every error that graphopt raises on purpose."""

@@ -123,7 +123,7 @@ def staged(*targets: Path) -> Iterator[list[BinaryIO]]:
                 beside.append(_beside(target))
                 files.append(stack.enter_context(open(beside[-1], "xb", buffering=CHUNK)))
             yield files
-        _move(list(zip(beside, targets, strict=True)))
+        move(list(zip(beside, targets, strict=True)))
     except OSError as error:
         raise InputError(f"{show(targets[-1])}: can't be written: {reason(error)}") from error
     finally:
@@ -136,7 +136,7 @@ def _beside(target: Path) -> Path:
     return target.with_name(f".graphopt-{secrets.token_hex(8)}.tmp")
 
 
-def _move(moves: Sequence[tuple[Path, Path]]) -> None:
+def move(moves: Sequence[tuple[Path, Path]]) -> None:
     """Rename all or none: on any exception, what the targets were before is put back."""
     done: list[tuple[Path, Path | None]] = []
     try:

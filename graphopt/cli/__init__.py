@@ -9,6 +9,7 @@ import typer
 
 from graphopt._version import __version__
 from graphopt.cli.bench import bench
+from graphopt.cli.check import check
 from graphopt.cli.diff import diff
 from graphopt.cli.explain import explain
 from graphopt.cli.optimize import optimize
@@ -16,12 +17,9 @@ from graphopt.cli.rewrites import rewrites
 from graphopt.cli.scan import scan
 from graphopt.cli.sweep import sweep
 from graphopt.cli.verify import verify
-from graphopt.errors import InputError
+from graphopt.errors import INTERRUPTED, InputError
 
-INTERRUPTED = 130
-"""The exit code after Ctrl-C."""
-
-COMMANDS = (scan, optimize, sweep, verify, bench, diff, rewrites, explain)
+COMMANDS = (scan, optimize, sweep, verify, bench, diff, check, rewrites, explain)
 """In the order in which ``--help`` lists them."""
 
 typer_app = typer.Typer(

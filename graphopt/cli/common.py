@@ -271,3 +271,9 @@ def uninterrupted() -> Iterator[None]:
 def emit(document: str) -> None:
     """Prints a document to standard output."""
     sys.stdout.write(document + "\n")
+
+
+def complain(error: str) -> None:
+    """Prints an error that does not end the command: one line on standard error."""
+    sys.stdout.flush()  # in the order in which things happened
+    sys.stderr.write(f"graphopt: {' '.join(error.split())}\n")

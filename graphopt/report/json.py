@@ -12,6 +12,7 @@ import numpy as np
 
 from graphopt._version import __version__
 from graphopt.analysis import Totals
+from graphopt.check import Checked
 from graphopt.conv import Linear
 from graphopt.core import Rewrite, Verdict
 from graphopt.gates import Judged
@@ -249,6 +250,23 @@ def _latency(result: Timing) -> dict[str, Any]:
         "threads": result.threads,
         "repeat": result.repeat,
         "provider": result.provider,
+    }
+
+
+def check(models: Sequence[Checked], exit_code: int) -> dict[str, Any]:
+    """The document of ``graphopt check --json``."""
+    return {**_head(), "exit_code": exit_code, "models": [_checked(each) for each in models]}
+
+
+def _checked(each: Checked) -> dict[str, Any]:
+    return {
+        "path": str(each.path),
+        "exit_code": each.exit_code,
+        "before": None if each.before is None else _totals(each.before),
+        "after": None if each.after is None else _totals(each.after),
+        "rewrites": dict(each.rewrites),
+        "fixed": each.fixed,
+        "error": each.error or None,
     }
 
 

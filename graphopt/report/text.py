@@ -13,9 +13,11 @@ from rich.table import Table
 
 from graphopt.analysis import Totals
 from graphopt.calibrate import ALL_PARTS, SMALL_SAMPLE
+from graphopt.check import MISSED, Checked
 from graphopt.conv import Linear
 from graphopt.core import Candidate, Exactness, Rewrite
 from graphopt.cost import quantised_note
+from graphopt.files import show
 from graphopt.latency import Timing
 from graphopt.model_diff import Diff
 from graphopt.report import Applied, Left, Point, Report, Sweep
@@ -406,6 +408,40 @@ def rewrites(available: Sequence[Rewrite]) -> None:
         for name, (kind, default) in option_types(rewrite).items():
             shown = "chosen by the plan" if default is None else default
             console.print(escape(f"  --set {rewrite.name}.{name}={kind} (default: {shown})"), style="dim")
+
+
+# ---------------------------------------------------------------- check
+
+
+def checked(each: Checked) -> None:
+    """Prints one model on one line: what exact rewrites would do to it, or did."""
+    if each.before is None or each.after is None:
+        return
+    what = "nothing to do"
+    if each.rewrites:
+        macs = _change(count(each.before.macs), count(each.after.macs), "MACs")
+        operators = _change(str(each.before.nodes), str(each.after.nodes), "operators")
+        names = ", ".join(f"{number} {name}" for name, number in each.rewrites.items())
+        what = f"{'rewritten, ' if each.fixed else ''}{macs}, {operators}: {names}"
+    _console().print(escape(f"{show(each.path)}: {what}"), soft_wrap=True)
+
+
+def _change(before: str, after: str, what: str) -> str:
+    return f"{before} {what} as before" if before == after else f"{before} → {after} {what}"
+
+
+def check(models: Sequence[Checked]) -> None:
+    """Prints the outcome for all models."""
+    cheaper = sum(each.exit_code == MISSED for each in models)
+    fixed = sum(each.fixed for each in models)
+    failed = sum(bool(each.error) for each in models)
+    parts = [
+        f"{cheaper} could be made cheaper exactly (--fix does it)" if cheaper else "",
+        f"{fixed} rewritten" if fixed else "",
+        f"{failed} failed" if failed else "",
+    ]
+    total = "1 model" if len(models) == 1 else f"{len(models)} models"
+    _console().print(f"{total}: {', '.join(filter(None, parts)) or 'nothing to do'}")
 
 
 # ---------------------------------------------------------------- diff

@@ -1,0 +1,122 @@
+"""Whether models are as cheap as exact rewrites make them: what ``graphopt check`` and the commit hook ask.
+
+A model that could be made cheaper is found by doing it, verification included, so that what is found is true.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from graphopt import api, files
+from graphopt.analysis import Totals
+from graphopt.errors import BudgetError, GraphOptError, InputError
+from graphopt.result import Result
+
+MISSED = BudgetError.exit_code
+"""The exit code where a model could be made cheaper: a gate that it does not pass."""
+SEVERITY = (0, MISSED, 1, 2, 70)
+"""Exit codes, the one that says most about several models last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What became of one model; truthy when nothing is left to do.
+
+    Attributes:
+        path: its file.
+        before: its figures; None where it could not be read.
+        after: the figures that exact rewrites give it.
+        rewrites: how often each of them applies, by name.
+        fixed: whether the file was rewritten.
+        error: why it could not be checked, or not be rewritten; "" where it was.
+        exit_code: of this model alone.
+    """
+
+    path: Path
+    before: Totals | None = None
+    after: Totals | None = None
+    rewrites: Mapping[str, int] = field(default_factory=dict)
+    fixed: bool = False
+    error: str = ""
+    exit_code: int = 0
+
+    def __bool__(self) -> bool:
+        return self.exit_code == 0
+
+
+def check(
+    path: Path,
+    *,
+    fix: bool = False,
+    aim: Literal["time", "macs"] = "time",
+    only: Iterable[str] = (),
+    skip: Iterable[str] = (),
+    keep: Iterable[str] = (),
+    shapes: api.Shapes | None = None,
+    seed: int = 0,
+) -> Checked:
+    """Finds out whether exact rewrites would change a model. Errors of graphopt's are in what is returned.
+
+    Args:
+        path: the model.
+        fix: whether to put the rewritten model in its place.
+        aim: ``time`` or ``macs``, as for `graphopt.optimize`.
+        only: names of the rewrites that take part; all when empty.
+        skip: names of rewrites that do not take part.
+        keep: patterns of node names that no rewrite may touch.
+        shapes: sizes of inputs whose shape leaves some open, by input name.
+        seed: of everything random.
+    """
+    found = Checked(path)
+    try:
+        result = api.optimize(path, aim=aim, only=only, skip=skip, keep=keep, shapes=shapes, seed=seed)
+        report = result.report
+        applied = Counter(item.candidate.rewrite for item in report.applied)
+        found = Checked(path, report.before, report.after, applied, exit_code=MISSED if result else 0)
+        if not result or not fix:
+            return found
+        replace(result, path)
+    except GraphOptError as error:
+        return Checked(
+            path, found.before, found.after, found.rewrites, error=str(error), exit_code=error.exit_code
+        )
+    return Checked(path, report.before, report.after, applied, fixed=True)
+
+
+def replace(result: Result, path: Path) -> None:
+    """Puts a rewritten model in the place of its file, external data included: all of it or nothing.
+
+    Raises:
+        InputError: the file is a symbolic link, or its weights are in a file that other models may share; it
+            can't be written, or has changed meanwhile.
+    """
+    where = files.show(path)
+    if path.is_symlink():
+        raise InputError(f"{where}: is a symbolic link; name the file that it leads to")
+    source = result.report.source
+    data = files.data_path(path)
+    shared = [name for name in source.data_files if name != data.name]
+    if shared:
+        raise InputError(
+            f"{where}: its weights are in {shared[0]}, which other models may use; "
+            f"write a new file with graphopt optimize {where} -o OUT"
+        )
+    try:
+        with tempfile.TemporaryDirectory(prefix=".graphopt-", dir=path.parent) as folder:
+            written = Path(folder) / path.name  # the reference to external data is by name
+            result.save(written)
+            source.check_unchanged()
+            pairs = ((files.data_path(written), data), (written, path))
+            files.move([(new, old) for new, old in pairs if new.exists()])
+    except OSError as error:
+        raise InputError(f"{where}: can't be written: {files.reason(error)}") from error
+
+
+def exit_code(found: Iterable[Checked]) -> int:
+    """The exit code for several models: that of the worst."""
+    return max((each.exit_code for each in found), key=SEVERITY.index, default=0)

@@ -1,0 +1,77 @@
+"""``graphopt check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.cli import common
+from graphopt.cli.progress import shown
+from graphopt.errors import INTERRUPTED
+
+
+def check(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="The ONNX models.")],
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Put the rewritten models in the place of their files.")
+    ] = False,
+    aim: Annotated[
+        common.Aim, typer.Option(help="Exact rewrites that are expected to be faster, or all that save MACs.")
+    ] = common.Aim.time,
+    only: common.Only = None,
+    skip: common.Skip = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(metavar="NODE_GLOB", help="Never rewrite these nodes. Repeatable.")
+    ] = None,
+    json: common.Json = False,
+    quiet: common.Quiet = False,
+    shape: common.Shapes = None,
+    seed: common.Seed = 0,
+) -> int:
+    """Find models that exact rewrites would make cheaper, such as in a hook before a commit.
+
+    Exits 3 when there is one. With --fix it is rewritten, if the result verifies.
+
+    Example: graphopt check model.onnx other.onnx
+    """
+    names, skipped = common.names(only), common.names(skip)
+    shapes = common.shapes(shape)
+    from graphopt import check as checking
+    from graphopt import rewrites as catalogue
+    from graphopt.report import json as documents
+    from graphopt.report import text
+
+    catalogue.select(catalogue.registry(), only=names, skip=skipped)  # a wrong name is no model's fault
+    found: list[checking.Checked] = []
+    for path in models:
+        try:
+            with shown(quiet=quiet, json=json):
+                each = checking.check(
+                    path,
+                    fix=fix,
+                    aim=aim.value,
+                    only=names,
+                    skip=skipped,
+                    keep=keep or (),
+                    shapes=shapes,
+                    seed=seed,
+                )
+        except KeyboardInterrupt:
+            rewritten = sum(earlier.fixed for earlier in found)
+            if not rewritten:
+                raise
+            common.complain(f"interrupted at {path}; {rewritten} of the models before it were rewritten")
+            raise SystemExit(INTERRUPTED) from None
+        found.append(each)
+        if not json:
+            text.checked(each)
+        if each.error:
+            common.complain(each.error)
+    code = checking.exit_code(found)
+    if json:
+        common.emit(documents.dumps(documents.check(found, code)))
+    else:
+        text.check(found)
+    return code

@@ -1,0 +1,232 @@
+"""``graphopt check``: which models exact rewrites would make cheaper, and ``--fix``, which rewrites them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from small_models import (
+    classifier,
+    cli,
+    conv_bn,
+    model,
+    node,
+    nothing_to_do,
+    run_onnx,
+    samples,
+    saved,
+    weight,
+)
+
+import graphopt
+from models import classic
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Path:
+    return saved(nothing_to_do(), tmp_path / "clean.onnx")
+
+
+@pytest.fixture
+def folded(tmp_path: Path) -> Path:
+    return saved(conv_bn(), tmp_path / "folded.onnx")
+
+
+def outside(path: Path, **options: object) -> Path:
+    """A model with something to do whose weights are in another file."""
+    proto = classifier(1, 32)
+    onnx.save(proto, path, save_as_external_data=True, size_threshold=0, **options)  # type: ignore[arg-type]
+    return path
+
+
+def test_a_clean_model_passes(clean: Path) -> None:
+    done = cli("check", clean)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [f"{clean}: nothing to do", "1 model: nothing to do"]
+
+
+def test_a_line_a_model_says_what_and_how_many_macs(tmp_path: Path, clean: Path, folded: Path) -> None:
+    big = saved(classic.build(), tmp_path / "classic.onnx")
+    before = {path: path.read_bytes() for path in (clean, folded, big)}
+    done = cli("check", clean, folded, big)
+    assert (done.code, done.err) == (3, "")
+    assert done.out.replace("\u00a0", " ").splitlines() == [
+        f"{clean}: nothing to do",
+        f"{folded}: 36.86 k MACs as before, 3 → 2 operators: 1 fold_affine",
+        f"{big}: 120.4 M → 12.44 M MACs, 1 → 2 operators: 1 lossless_bottleneck",
+        "3 models: 2 could be made cheaper exactly (--fix does it)",
+    ]
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_fix_puts_what_optimize_writes_in_its_place(tmp_path: Path, clean: Path, folded: Path) -> None:
+    original, untouched = conv_bn(), clean.read_bytes()
+    assert cli("optimize", folded, "-o", tmp_path / "wanted.onnx").code == 0
+    folded.chmod(0o640)
+    done = cli("check", "--fix", clean, folded)
+    assert (done.code, done.err) == (0, "")
+    assert f"{folded}: rewritten, 36.86 k MACs as before, 3 → 2 operators: 1 fold_affine" in done.out
+    assert done.out.splitlines()[-1] == "2 models: 1 rewritten"
+    assert folded.read_bytes() == (tmp_path / "wanted.onnx").read_bytes()
+    assert clean.read_bytes() == untouched
+    assert folded.stat().st_mode & 0o777 == 0o640
+    assert graphopt.verify(original, folded)
+    assert {path.name for path in tmp_path.iterdir()} == {"clean.onnx", "folded.onnx", "wanted.onnx"}
+    again = cli("check", clean, folded)
+    assert again.code == 0 and again.out.splitlines()[-1] == "2 models: nothing to do"
+
+
+@pytest.mark.parametrize("name", ["inception-digits.onnx", "resnet-digits.onnx"])
+def test_a_fixed_model_is_clean(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes((ROOT / "models" / name).read_bytes())
+    assert cli("check", path).code == 3
+    assert cli("check", "--fix", path).code == 0
+    assert cli("check", path).code == 0
+
+
+def test_the_choice_of_rewrites(folded: Path) -> None:
+    assert cli("check", folded, "--skip", "fold_affine").code == 0
+    assert cli("check", folded, "--keep", "bn").code == 0
+    assert cli("check", folded, "--only", "collapse").code == 0
+    assert cli("check", folded, "--only", "fold_affine").code == 3
+
+
+def test_a_wrong_name_is_told_once(folded: Path, clean: Path) -> None:
+    done = cli("check", folded, clean, "--only", "fold_afine")
+    assert (done.code, done.out) == (2, "")
+    assert "did you mean fold_affine?" in done.err and done.err.count("\n") == 1
+
+
+def test_a_model_that_fails_does_not_stop_the_others(tmp_path: Path, folded: Path, clean: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    done = cli("check", tmp_path / "none.onnx", folded, broken, clean)
+    assert done.code == 2
+    none, second = done.err.splitlines()
+    assert none == f"graphopt: {tmp_path / 'none.onnx'}: no such file"
+    assert second.startswith(f"graphopt: {broken}: ")
+    assert done.out.splitlines()[-1] == "4 models: 1 could be made cheaper exactly (--fix does it), 2 failed"
+    assert f"{clean}: nothing to do" in done.out
+
+
+def test_no_model_is_bad_usage() -> None:
+    done = cli("check")
+    assert (done.code, done.out) == (2, "")
+
+
+def test_json(folded: Path, clean: Path, tmp_path: Path) -> None:
+    done = cli("check", "--json", folded, clean, tmp_path / "none.onnx")
+    found = json.loads(done.out)
+    assert (found["schema_version"], found["exit_code"], done.code) == (1, 2, 2)
+    first, second, third = found["models"]
+    assert (first["path"], first["exit_code"], first["fixed"]) == (str(folded), 3, False)
+    assert first["rewrites"] == {"fold_affine": 1}
+    assert (first["before"]["nodes"], first["after"]["nodes"]) == (3, 2)
+    assert (second["exit_code"], second["rewrites"], second["error"]) == (0, {}, None)
+    assert second["before"] == second["after"]
+    assert (third["before"], third["after"]) == (None, None)
+    assert third["error"].endswith("none.onnx: no such file")
+    fixed = json.loads(cli("check", "--json", "--fix", folded).out)["models"][0]
+    assert (fixed["exit_code"], fixed["fixed"]) == (0, True)
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def test_fix_of_external_data(tmp_path: Path) -> None:
+    path = outside(tmp_path / "model.onnx", location="model.onnx.data")
+    feeds = {"x": samples(1)}
+    wanted = run_onnx(path, feeds)[0]
+    done = cli("check", "--fix", path)
+    assert (done.code, done.err) == (0, "")
+    assert {each.name for each in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
+    assert "BatchNormalization" not in [n.op_type for n in onnx.load(path).graph.node]
+    np.testing.assert_allclose(run_onnx(path, feeds)[0], wanted, rtol=1e-4, atol=1e-5)
+    assert cli("check", path).code == 0
+
+
+def test_fix_leaves_data_alone_that_other_models_may_use(tmp_path: Path) -> None:
+    path = outside(tmp_path / "model.onnx", location="weights.bin")
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    assert cli("check", path).code == 3
+    done = cli("check", "--fix", path)
+    assert done.code == 2
+    assert "weights.bin" in done.err and f"graphopt optimize {path} -o OUT" in done.err
+    assert done.err.count("\n") == 1
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+def test_fix_refuses_links(tmp_path: Path, folded: Path) -> None:
+    link, before = tmp_path / "link.onnx", folded.read_bytes()
+    link.symlink_to(folded)
+    assert cli("check", link).code == 3
+    done = cli("check", "--fix", link)
+    assert done.code == 2 and "symbolic link" in done.err
+    assert link.is_symlink() and folded.read_bytes() == before
+
+
+def test_fix_of_a_file_that_changes_meanwhile(
+    tmp_path: Path, folded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another program wrote in the meantime is not lost."""
+    save, other = graphopt.Result.save, nothing_to_do().SerializeToString()
+
+    def late(result: graphopt.Result, path: Path, **options: object) -> None:
+        save(result, path, **options)  # type: ignore[arg-type]
+        os.replace(saved(nothing_to_do(), tmp_path / "new"), folded)
+
+    monkeypatch.setattr(graphopt.Result, "save", late)
+    done = cli("check", "--fix", folded)
+    assert done.code == 2 and "changed while it was in use" in done.err
+    assert folded.read_bytes() == other
+    assert list(tmp_path.iterdir()) == [folded]
+
+
+def test_fix_in_a_folder_that_is_read_only(folded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may write everywhere, so that the refusal is a stand-in's."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("graphopt.check.tempfile.TemporaryDirectory", refuse)
+    before = folded.read_bytes()
+    done = cli("check", "--fix", folded)
+    assert done.code == 2
+    assert done.err == f"graphopt: {folded}: can't be written: Permission denied\n"
+    assert folded.read_bytes() == before
+
+
+def test_what_was_rewritten_before_an_interrupt_is_told(tmp_path: Path) -> None:
+    first = saved(conv_bn(), tmp_path / "first.onnx")
+    wide = [node("Conv", "x w", "y", "conv", pads=[2, 2, 2, 2])]
+    slow = model(
+        wide,
+        {"w": weight(256, 256, 5, 5)},
+        inputs={"x": [1, 256, 160, 160]},
+        outputs={"y": [1, 256, 160, 160]},
+    )
+    others = [saved(slow, tmp_path / f"slow{number}.onnx") for number in range(20)]
+    command = [sys.executable, "-m", "graphopt", "check", "--fix", str(first), *map(str, others)]
+    before = first.read_bytes()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        while first.read_bytes() == before:
+            assert child.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.2)
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert err.startswith("graphopt: interrupted at ") and "1 of the models before it were rewritten" in err
+    assert err.count("\n") == 1
