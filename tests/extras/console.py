@@ -19,6 +19,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(
@@ -49,6 +52,12 @@ def replay(text: str, folder: Path) -> str:
         return block[0].replace(block["body"], f"{shown}\n")
 
     return BLOCK.sub(current, text)
+
+
+def yaml_blocks(page: Path) -> list[Any]:
+    """What the YAML on a page says."""
+    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
+    return [yaml.safe_load(block["body"]) for block in found if block["language"] == "yaml"]
 
 
 def _session(body: str, folder: Path) -> Iterator[str]:

@@ -8,17 +8,28 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
+import pytest
 import yaml
+from console import yaml_blocks
 from small_models import conv_bn, nothing_to_do, saved
 
 import graphopt
+from models import classic
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 INSTALLED = ("pyproject.toml", "README.md", ".pre-commit-hooks.yaml", "graphopt")
 """What the package is built from."""
+GUIDE = ROOT / "docs" / "pipelines.md"
+
+
+def shown_configuration(page: Path) -> dict[str, Any]:
+    """The configuration that a page shows."""
+    (found,) = (block for block in yaml_blocks(page) if "repos" in block)
+    return found
 
 
 def ran(folder: Path, *command: object, code: int = 0, **environment: str) -> str:
@@ -57,8 +68,19 @@ def published(folder: Path) -> tuple[Path, str]:
     return folder, ran(folder, "git", "rev-parse", "HEAD").strip()
 
 
-def configure(folder: Path, source: Path, revision: str, hook: Mapping[str, object]) -> None:
-    config = {"repos": [{"repo": str(source), "rev": revision, "hooks": [dict(hook)]}]}
+def commit_that_is_shown() -> str:
+    """What the guide shows of a commit that is refused."""
+    page = GUIDE.read_text(encoding="utf-8").replace("\u00a0", " ")
+    return page.split("<!-- commit -->\n```text\n", 1)[1].split("```\n<!-- end -->", 1)[0]
+
+
+def configure(folder: Path, source: Path, revision: str, more: Mapping[str, object]) -> None:
+    """Writes the configuration that the guide shows, with the real repository, and more keys for the hook."""
+    config = shown_configuration(GUIDE)
+    (repository,) = config["repos"]
+    (hook,) = repository["hooks"]
+    repository |= {"repo": str(source), "rev": revision}
+    hook |= more
     (folder / ".pre-commit-config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
 
 
@@ -66,16 +88,30 @@ def test_the_manifest_is_valid() -> None:
     assert ran(ROOT, BIN / "pre-commit", "validate-manifest", ".pre-commit-hooks.yaml") == ""
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", GUIDE], ids=lambda page: page.name)
+def test_the_configurations_that_are_shown(page: Path, tmp_path: Path) -> None:
+    config = shown_configuration(page)
+    (tmp_path / ".pre-commit-config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    ran(tmp_path, "pre-commit", "validate-config", ".pre-commit-config.yaml")
+    assert config["repos"][0]["hooks"] == [{"id": "graphopt-check"}]
+
+
 def test_commits(tmp_path: Path) -> None:
     """One with a model that could be cheaper is refused; ``--fix`` rewrites it; then it is taken."""
     source, revision = published(tmp_path / "graphopt")
     mine = repository(tmp_path / "mine")
     home = {"PRE_COMMIT_HOME": str(tmp_path / "home")}
-    configure(mine, source, revision, {"id": "graphopt-check"})
+    configure(mine, source, revision, {})
     ran(mine, "pre-commit", "install", **home)
     ran(mine, "git", "add", ".pre-commit-config.yaml")
     shown = ran(mine, "git", "commit", "-m", "hooks", **home)
     assert "(no files to check)Skipped" in shown
+
+    saved(classic.build(), mine / "classic.onnx")
+    ran(mine, "git", "add", "-A")
+    shown = ran(mine, "git", "commit", "-m", "The network", code=1, **home).replace("\u00a0", " ")
+    assert f'$ git commit -m "The network"\n{shown.strip()}\n' == commit_that_is_shown()
+    ran(mine, "git", "rm", "-q", "-f", "classic.onnx")
 
     (mine / "my models").mkdir()
     path = saved(conv_bn(), mine / "my models" / "a net.onnx")
@@ -88,7 +124,7 @@ def test_commits(tmp_path: Path) -> None:
     assert "2 models: 1 could be made cheaper exactly (--fix does it)" in shown
     assert ran(mine, "git", "rev-list", "--count", "HEAD").strip() == "1"
 
-    configure(mine, source, revision, {"id": "graphopt-check", "args": ["--fix"]})
+    configure(mine, source, revision, {"args": ["--fix"]})
     ran(mine, "git", "add", "-A")
     shown = ran(mine, "git", "commit", "-m", "models", code=1, **home)
     assert "- files were modified by this hook" in shown
