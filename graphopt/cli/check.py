@@ -13,7 +13,7 @@ from graphopt.errors import INTERRUPTED
 
 
 def check(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="The ONNX models.")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="The ONNX models.")],
     fix: Annotated[
         bool, typer.Option("--fix", help="Put the rewritten models in the place of their files.")
     ] = False,

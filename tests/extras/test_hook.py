@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,15 +13,13 @@ import onnx
 import pytest
 import yaml
 from console import yaml_blocks
+from package import ROOT, copied
 from small_models import conv_bn, nothing_to_do, saved
 
 import graphopt
 from models import classic
 
-ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-INSTALLED = ("pyproject.toml", "README.md", ".pre-commit-hooks.yaml", "graphopt")
-"""What the package is built from."""
 GUIDE = ROOT / "docs" / "pipelines.md"
 
 
@@ -57,12 +54,7 @@ def repository(folder: Path) -> Path:
 
 def published(folder: Path) -> tuple[Path, str]:
     """A repository with graphopt as it is here, and its commit."""
-    repository(folder)
-    for name in INSTALLED:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, folder)
+    copied(repository(folder))
     ran(folder, "git", "add", "-A")
     ran(folder, "git", "commit", "-q", "-m", "graphopt")
     return folder, ran(folder, "git", "rev-parse", "HEAD").strip()
