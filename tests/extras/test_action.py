@@ -251,7 +251,7 @@ def test_a_run_that_passes(runner: Runner) -> None:
         calibration="my inputs.npy",
         budget="macs=0.9\nsqnr=1\n",
         require="macs <= 0.9\r\n\r\nsqnr >= 1\r\n",
-        args="--seed=3\n--keep=no such node\n",
+        args="--seed=3\r\n--keep=no such node\r\n",
         report="my report.json",
     )
     assert code == 0, runner.log
