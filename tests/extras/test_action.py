@@ -236,7 +236,7 @@ def test_all_steps_in_their_order(runner: Runner) -> None:
     where_it_is = subprocess.run(where, cwd=runner.folder, capture_output=True, text=True, check=True).stdout
     assert where_it_is.startswith(str(place.parent))
     assert "lossless_bottleneck" in runner.log
-    assert runner.outputs["macs-ratio"] == "0.1033"
+    assert runner.outputs["macs-ratio"] == f"{12_443_648 / 120_422_400:.6g}"
     assert graphopt.verify(runner.workspace / "classic.onnx", runner.workspace / "smaller.onnx")
 
 
@@ -267,7 +267,7 @@ def test_a_run_that_passes(runner: Runner) -> None:
         "model": "my models/smaller net.onnx",
         "report": "my report.json",
         "changed": "true",
-        "macs-ratio": f"{ratio:.4f}",
+        "macs-ratio": f"{ratio:.6g}",
     }
     assert "a net.onnx" in runner.summary and "| MACs |" in runner.summary
     assert "::error" not in runner.log
@@ -279,7 +279,7 @@ def test_a_gate_that_is_missed(runner: Runner) -> None:
     assert code == 3
     assert not (runner.workspace / "smaller.onnx").exists()
     assert (runner.outputs["exit-code"], runner.outputs["model"]) == ("3", "")
-    assert (runner.outputs["changed"], runner.outputs["macs-ratio"]) == ("true", "1.0000")
+    assert (runner.outputs["changed"], runner.outputs["macs-ratio"]) == ("true", "1")
     report = json.loads(Path(runner.outputs["report"]).read_text(encoding="utf-8"))
     assert report["exit_code"] == 3
     assert "macs<=0.5" in html.unescape(runner.summary).replace("\\", "")
@@ -298,7 +298,7 @@ def test_without_an_output_nothing_is_written(runner: Runner) -> None:
 def test_a_model_that_stays_as_it_is(runner: Runner) -> None:
     saved(nothing_to_do(), runner.workspace / "model.onnx")
     assert runner.optimize(model="model.onnx", output="out.onnx") == 0
-    assert (runner.outputs["changed"], runner.outputs["macs-ratio"]) == ("false", "1.0000")
+    assert (runner.outputs["changed"], runner.outputs["macs-ratio"]) == ("false", "1")
 
 
 def test_bad_input_leaves_no_report_of_an_earlier_run(runner: Runner) -> None:
@@ -328,7 +328,7 @@ def test_a_hostile_output_sets_no_other_output(runner: Runner) -> None:
     name = "out.onnx\nexit-code=7\nmacs-ratio=0.1"
     assert runner.optimize(model="model.onnx", output=name) == 0
     assert (runner.outputs["model"], runner.outputs["exit-code"]) == (name, "0")
-    assert runner.outputs["macs-ratio"] == "1.0000"
+    assert runner.outputs["macs-ratio"] == "1"
 
 
 def test_names_in_a_model_are_no_workflow_commands(runner: Runner) -> None:
@@ -351,4 +351,4 @@ def test_a_report_that_is_read_alone(runner: Runner) -> None:
     saved(conv_bn(), runner.workspace / "model.onnx")
     (runner.workspace / "json.py").write_text("raise SystemExit(9)\n", encoding="utf-8")
     assert runner.optimize(model="model.onnx") == 0
-    assert runner.outputs["macs-ratio"] == "1.0000"
+    assert runner.outputs["macs-ratio"] == "1"
