@@ -9,7 +9,6 @@ import signal
 import sys
 
 from graphopt.deferred import defer
-from graphopt.errors import INTERRUPTED
 
 # NumPy's threads wait for each other on a busy machine, and mostly cost more than they give.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -19,9 +18,6 @@ gc.set_threshold(50_000, 20, 20)
 
 DEFERRED = ("sympy", "onnx_ir._symbolic_shapes")
 """What `onnx_ir` imports for arithmetic on symbolic sizes, which is rare. SymPy takes as long as the rest."""
-
-INTERNAL = 70
-"""The exit code of a bug."""
 
 
 def run() -> None:
@@ -39,7 +35,7 @@ def run() -> None:
 
 def main() -> int:
     """Runs the command line and returns its exit code."""
-    from graphopt.errors import GraphOptError
+    from graphopt.errors import INTERNAL, INTERRUPTED, GraphOptError
 
     try:
         from graphopt.cli import app

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, which is no error of ours."""
+INTERNAL, INTERRUPTED = 70, 130
+"""Exit codes that belong to none of the three."""
 
 
 class GraphOptError(Exception):
     """The root of every error that graphopt raises on purpose."""
 
-    exit_code = 70
+    exit_code = INTERNAL
 
 
 class InputError(GraphOptError):
