@@ -62,7 +62,7 @@ def errors(
     The rows of `reduce` are nested: those for a lower rank are the first of those for a higher one. So one
     Cholesky factor S_zz = L Lᵀ of the highest rank holds those of all, and what rank r explains, S_yz S_zz⁻¹
     S_zy, is Qᵀ Q of the first r·T rows of Q = L⁻¹ S_zy. One eigen-decomposition of it serves all output
-    ranks. The error never grows with a rank.
+    ranks, and where no output is cut its trace is enough. The error never grows with a rank.
 
     Args:
         kernel: ``[out_channels, in_channels, *taps]``.
@@ -77,8 +77,9 @@ def errors(
     """
     check_ranks(kernel, ranks_in, ranks_out)
     problem = _Problem.of(kernel, moments, ridge)
-    spectra = dict(_explained_spectra(problem, sorted({r for r in ranks_in if r is not None})))
-    spectra[None] = _descending_eigenvalues(problem.response())
+    spectrum = _trace if all(r is None for r in ranks_out) else _descending_eigenvalues
+    spectra = dict(_explained_spectra(problem, sorted({r for r in ranks_in if r is not None}), spectrum))
+    spectra[None] = spectrum(problem.response())
     total = float(spectra[None].sum())
     predictions = []
     for rank_in in ranks_in:
@@ -218,8 +219,10 @@ def _directions(problem: _Problem, whitening: _Whitening) -> Float64:
     return vectors[:, ::-1].T @ whitening.inverse
 
 
-def _explained_spectra(problem: _Problem, ranks: list[int]) -> Iterable[tuple[int | None, Float64]]:
-    """Yield for each of the ascending input ranks the eigenvalues of the explained covariance, descending."""
+def _explained_spectra(
+    problem: _Problem, ranks: list[int], spectrum: Callable[[Float64], Float64]
+) -> Iterable[tuple[int | None, Float64]]:
+    """Yield for each of the ascending input ranks the spectrum of the explained covariance."""
     if not ranks:
         return
     out, taps, _ = problem.cross.shape
@@ -230,7 +233,7 @@ def _explained_spectra(problem: _Problem, ranks: list[int]) -> Iterable[tuple[in
         block = innovations[start * taps : rank * taps]
         explained += block.T @ block
         start = rank
-        yield rank, _descending_eigenvalues(explained)
+        yield rank, spectrum(explained)
 
 
 def input_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> tuple[float, ...]:
@@ -419,6 +422,11 @@ def _descending_eigenvalues(matrix: Float64) -> Float64:
     """Eigenvalues of a positive semi-definite matrix, largest first, no rounding below zero."""
     values = np.asarray(np.linalg.eigvalsh((matrix + matrix.T) / 2), np.float64)
     return np.maximum(values[::-1], 0.0)
+
+
+def _trace(matrix: Float64) -> Float64:
+    """The sum of the eigenvalues alone, ``[1]``."""
+    return np.array([max(0.0, float(np.trace(matrix)))])
 
 
 def _leading_eigenvectors(matrix: Float64, count: int) -> Float64:
