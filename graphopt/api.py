@@ -131,9 +131,10 @@ def optimize(
     limits = make_budget(budget)
     required = _check_gates(gates.parse(require), metric, calibrated=calibration is not None)
     own = _own_metric(metric, limits)
+    only, skip, at = tuple(only), tuple(skip), tuple(at)
     chosen = catalogue.select(catalogue.registry(rewrites or ()), only=only, skip=skip, options=options)
-    chosen = _check_selection(chosen, limits, list(only))
-    _check_expanding(chosen, limits, at=bool(tuple(at)), calibrated=calibration is not None)
+    chosen = _check_selection(chosen, limits, only)
+    _check_expanding(chosen, limits, at=bool(at), calibrated=calibration is not None)
     source = _open(model)
     _check_quality(source, limits, tuple(outputs), calibrated=calibration is not None)
     if any(gate.key == "agreement" for gate in required):
@@ -143,8 +144,10 @@ def optimize(
         Options(
             budget=limits,
             rewrites=tuple(chosen),
+            only=only,
+            skip=skip,
             by_time=aim == "time",
-            at=tuple(at),
+            at=at,
             keep=tuple(keep),
             outputs=tuple(outputs),
             shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},

@@ -59,7 +59,9 @@ def approximate(run: Run) -> bool:
 
 def cost_limits(run: Run, asked: Budget) -> list[Limit]:
     """What a budget still asks of the run's model, latency apart."""
-    return budget.limits(asked, run.spent_before, run.spent(), ", ".join(run.unknown_dims))
+    unknown = ", ".join(run.unknown_dims)
+    record = run.record_bytes if asked.bytes is not None and run.model is run.source.model else 0
+    return budget.limits(asked, run.spent_before, run.spent(), unknown, record)
 
 
 def reliable(run: Run, search: Search, limits: Sequence[Limit]) -> Network:

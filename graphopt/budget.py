@@ -12,6 +12,8 @@ from graphopt.quality import Quality
 
 NODE_BYTES = 400
 """What a new operator adds to a file besides its weights, at most about."""
+RECORDED = 100
+"""What a rewrite adds to the model's record of how it came about, at most about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Spent:
     seconds: float | None = None
 
 
-def limits(budget: Budget, before: Spent, now: Spent, unknown: str) -> list[Limit]:
+def limits(budget: Budget, before: Spent, now: Spent, unknown: str, record: int = 0) -> list[Limit]:
     """What the budget still asks for.
 
     Args:
@@ -37,6 +39,7 @@ def limits(budget: Budget, before: Spent, now: Spent, unknown: str) -> list[Limi
         before: what the input costs.
         now: what the model costs by now.
         unknown: sizes that nothing tells, without which MACs can't be counted; "" when all are known.
+        record: bytes that the model will take more once it is changed.
 
     Raises:
         InputError: the budget needs sizes that are unknown.
@@ -52,13 +55,14 @@ def limits(budget: Budget, before: Spent, now: Spent, unknown: str) -> list[Limi
         needed = now.totals.params - budget.params * before.totals.params
         found.append(Limit("params", needed, lambda c: c.before.params - c.after.params))
     if budget.bytes is not None:
-        found.append(Limit("bytes", now.bytes - budget.bytes * before.bytes, _bytes_saved))
+        needed = now.bytes - budget.bytes * before.bytes
+        found.append(Limit("bytes", needed + record if needed > 0 else needed, _bytes_saved))
     return found
 
 
 def _bytes_saved(candidate: Candidate) -> float:
     made = max(1, sum(1 for key in ("rank_in", "rank_out") if candidate.choice.get(key)))
-    return candidate.before.weight_bytes - candidate.after.weight_bytes - NODE_BYTES * made
+    return candidate.before.weight_bytes - candidate.after.weight_bytes - NODE_BYTES * made - RECORDED
 
 
 def figures(before: Spent, after: Spent, quality: Quality | None, metric: float | None) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -54,6 +55,19 @@ class Calibration:
     def samples(self) -> int:
         """Number of held-out inputs."""
         return _count(self.held_out)
+
+    @property
+    def sha256(self) -> str:
+        """Of the inputs, whatever their order and however they are split: of the samples' digests, sorted."""
+        samples = []
+        for part in (self.fit, self.held_out):
+            for number in range(_count(part)):
+                digest = hashlib.sha256()
+                for name, array in sorted(part.items()):
+                    digest.update(f"{name}\0{array.dtype} {array.shape[1:]}\0".encode())
+                    digest.update(array[number].tobytes())
+                samples.append(digest.digest())
+        return hashlib.sha256(b"".join(sorted(samples))).hexdigest()
 
     def batches(self, feeds: Feeds) -> Iterator[Feeds]:
         """The inputs, as many at once as the model takes."""

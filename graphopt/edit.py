@@ -6,7 +6,7 @@ Every function takes a model that the caller owns (a clone) and leaves it valid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -85,6 +85,11 @@ def become(model: ir.Model, rewritten: ir.Model, loaded: ir.Model) -> None:
     model.ir_version = rewritten.ir_version
 
 
+def annotate(model: ir.Model, entries: Mapping[str, str]) -> None:
+    """Adds metadata entries to a model; one of the same key is replaced."""
+    model.metadata_props.update(entries)
+
+
 class _Editor:
     """One editing pass over a model."""
 
@@ -135,7 +140,7 @@ class _Editor:
         self._orphans += (node for _, node in made)
         heir = next((node for new, node in made if not new.name), None)
         if heir is not None and consumed[0].graph is None:
-            heir.name = site.nodes[0]
+            _inherit(heir, consumed[0], site.nodes[0])
         self._touched.add(graph)
 
     def _current(self, value: ir.Value) -> ir.Value:
@@ -237,6 +242,14 @@ class _Editor:
         for graph in self._touched:
             if not is_sorted(graph):
                 graph.sort()
+
+
+def _inherit(heir: ir.Node, node: ir.Node, name: str) -> None:
+    """Gives a new node the name, doc string and metadata of the one in whose place it stands."""
+    heir.name = name
+    heir.doc_string = node.doc_string
+    for key, value in node.metadata_props.items():
+        heir.metadata_props.setdefault(key, value)  # its own stamp tells where it came from
 
 
 def _sorted(replacement: Replacement) -> list[tuple[str, object]]:

@@ -58,6 +58,7 @@ __all__ = [
     "copy",
     "data_path",
     "load",
+    "metadata",
     "save",
     "written_bytes",
 ]
@@ -95,11 +96,14 @@ class Source:
         """Of the file without external data; of the serialisation for a model in memory."""
         if self.path is None:
             return self._digest.sha256
-        digest = hashlib.sha256()
-        with open(self.path, "rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-        return digest.hexdigest()
+        return _digest_of(self.path)
+
+    @functools.cached_property
+    def data_sha256(self) -> Mapping[str, str]:
+        """Of each file of external data; empty for a model in memory, whose digest has the weights in it."""
+        if self.path is None:
+            return {}
+        return {location: _digest_of(self.path.parent / location) for location in self.data_files}
 
     @functools.cached_property
     def bytes(self) -> int:
@@ -114,7 +118,9 @@ class Source:
         if isinstance(self.given, onnx.ModelProto):
             digest.write(wire.serialized(self.given))
         elif self.given is not None:
-            _write(load(self.given).model, digest)
+            model = load(self.given).model
+            apart = external.write(_apart(model, "auto", None) or [], digest, "model.onnx.data")
+            _write(model, digest, apart)
         return digest
 
     def check_unchanged(self) -> None:
@@ -122,6 +128,22 @@ class Source:
         for path, stamp in self._stamps.items():
             if stamp_of(path) != stamp:
                 raise InputError(f"{show(path)}: changed while it was in use; run again")
+
+
+def _digest_of(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise InputError(f"{show(path)}: can't be read: {reason(error)}") from error
+    return digest.hexdigest()
 
 
 class _Digest:
@@ -183,6 +205,17 @@ def load(model: PathLike | onnx.ModelProto | ir.Model) -> Source:
 
     convert.replace_tensors(loaded, attached)
     return Source(loaded, path, data.locations, None, {path: stamp, **data.stamps})
+
+
+def metadata(path: PathLike) -> dict[str, str]:
+    """The metadata of a model file. Neither its graph nor its weights have to be of any use.
+
+    Raises:
+        InputError: the file can't be read, or is no ONNX model.
+    """
+    file = Path(path)
+    proto, _ = wire.read(_open(file, show(file)), show(file))
+    return {entry.key: entry.value for entry in proto.metadata_props}
 
 
 def _without_folder(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from graphopt.core import Budget, Rewrite
 from graphopt.gates import Gate
 from graphopt.metric import OwnMetric
-from graphopt.rewrites import option_types
+from graphopt.rewrites import BUILTIN, option_types
 from graphopt.store import default_bytes
 
 
@@ -18,6 +18,8 @@ class Options:
 
     budget: Budget = field(default_factory=Budget)
     rewrites: tuple[Rewrite, ...] = ()
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
     by_time: bool = True
     at: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
@@ -29,6 +31,32 @@ class Options:
     gate_latency: bool = False
     freeze_initializers: bool = False
     require: tuple[Gate, ...] = ()
+
+    def recorded(self) -> dict[str, object]:
+        """What decides the result, as the model itself tells it: spelled one way, and without defaults."""
+        builtin = {each.name for each in BUILTIN}
+        options = {
+            f"{rewrite.name}.{name}": getattr(rewrite, name)
+            for rewrite in self.rewrites
+            for name, (_, default) in option_types(rewrite).items()
+            if getattr(rewrite, name) != default
+        }
+        asked = {
+            "budget": {key: float(v) for key, v in asdict(self.budget).items() if v is not None},
+            "only": sorted(set(self.only)),
+            "skip": sorted(set(self.skip)),
+            "at": sorted(set(self.at)),
+            "keep": sorted(set(self.keep)),
+            "outputs": sorted(set(self.outputs)),
+            "options": options,
+            "shapes": {name: [int(size) for size in shape] for name, shape in self.shapes.items()},
+            "gate": "latency" if self.gate_latency else None,
+            "freeze_initializers": self.freeze_initializers,
+            "metric": None if self.metric is None else self.metric.name,
+            "others": sorted(rewrite.name for rewrite in self.rewrites if rewrite.name not in builtin),
+        }
+        aim = "time" if self.by_time else "macs"
+        return {"aim": aim, "seed": int(self.seed), **{key: value for key, value in asked.items() if value}}
 
     def described(self) -> dict[str, object]:
         """The options as the report gives them."""

@@ -64,6 +64,7 @@ def _judged(run: Run) -> Result:
     Raises:
         BudgetError: it does not.
     """
+    run.record()  # before anything is measured: its bytes count too
     asked, quality, metric = run.options.budget, run.quality(), run.metric_of(run.model)
     required = run.options.require
     fitted = any(item.exactness is Exactness.APPROXIMATE for item in run.journal.applied)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from typing import TypeAlias
@@ -12,6 +13,8 @@ import onnx_ir as ir
 
 from graphopt import calibrate, cost, edit, feeds, latency, progress, quality, regions, runtime, verification
 from graphopt import model as files
+from graphopt import provenance as records
+from graphopt._version import __version__
 from graphopt.analysis import Analysis, Totals
 from graphopt.budget import Spent
 from graphopt.calibrate import Calibration, Given
@@ -61,6 +64,7 @@ class Run:
         self.calibration: Calibration | None = None
         self.known: dict[str, Shape] = {}
         self._latest: Analysis | None = None
+        self._recorded = False
         with self.journal.step("load"):
             verification.check_outputs(source.model, options.outputs)
             if calibration is not None:
@@ -184,6 +188,8 @@ class Run:
     def commit(self, changes: Sequence[Change], applied: Sequence[Applied] = ()) -> None:
         """Puts the changes into the model; ``applied`` describes them where there is more to tell."""
         with self.journal.step("commit"):
+            if self.source.path is not None:
+                _ = self._digests  # begins: they will be needed
             self.model = edit.apply(self.model, changes)
         exactness = {rewrite.name: rewrite.exactness for rewrite in self.options.rewrites}
         self.journal.applied += applied or [
@@ -257,7 +263,7 @@ class Run:
         """What a model costs; its bytes are counted only where the budget asks."""
         if model is self.source.model:
             return self.spent_before
-        size = files.load(model).bytes if self.options.budget.bytes else 0
+        size = files.load(model).bytes + self.record_bytes if self.options.budget.bytes else 0
         return Spent(self.analysis(model).totals, size)
 
     def written_bytes(self) -> int:
@@ -265,6 +271,52 @@ class Run:
         if self.model is self.source.model:
             return self.source.bytes
         return files.written_bytes(self.model, self.source)
+
+    # ------------------------------------------------------------ provenance
+
+    def record(self) -> None:
+        """Lets a changed model tell how it came about, once, when it is finished."""
+        if self._recorded:
+            return
+        if self.model is not self.source.model:
+            edit.annotate(self.model, self._entries())
+        self._recorded = True
+
+    @property
+    def record_bytes(self) -> int:
+        """What the record of what was applied so far will add to the file; 0 when it is there."""
+        return 0 if self._recorded else records.size(self._entries())
+
+    def _entries(self) -> dict[str, str]:
+        sha256, data = self._digests.result()
+        applied = ((item.candidate, item.exactness) for item in self.journal.applied)
+        made = records.Record(
+            __version__,
+            sha256,
+            {**self.options.recorded(), **self._calibrated},
+            records.rewritten(applied),
+            data,
+        )
+        return records.entries(made, self.source.model.metadata_props)
+
+    @cached_property
+    def _digests(self) -> Future[tuple[str, Mapping[str, str]]]:
+        """Of the input, and of its external data; those of files are made beside the work that goes on."""
+        found: Future[tuple[str, Mapping[str, str]]] = Future()
+        if self.source.path is None:
+            found.set_result((self.source.sha256, {}))
+            return found
+        worker = ThreadPoolExecutor(max_workers=1)
+        found = worker.submit(lambda: (self.source.sha256, self.source.data_sha256))
+        worker.shutdown(wait=False)
+        return found
+
+    @cached_property
+    def _calibrated(self) -> dict[str, object]:
+        given = self.calibration
+        if given is None:
+            return {}
+        return {"calibration": {"inputs": given.fitted + given.samples, "sha256": given.sha256}}
 
     # ------------------------------------------------------------ latency and the user's own measure
 
@@ -323,6 +375,7 @@ class Run:
             budget: the budget's keys with the model's figures; None when the run did not come so far.
             gates: the required ones; likewise.
         """
+        self.record()
         after = self.analysis(self.model)
         journal = self.journal
         quantised = cost.quantised_note(self.original.uncounted_ops)

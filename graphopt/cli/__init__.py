@@ -13,13 +13,14 @@ from graphopt.cli.check import check
 from graphopt.cli.diff import diff
 from graphopt.cli.explain import explain
 from graphopt.cli.optimize import optimize
+from graphopt.cli.provenance import provenance
 from graphopt.cli.rewrites import rewrites
 from graphopt.cli.scan import scan
 from graphopt.cli.sweep import sweep
 from graphopt.cli.verify import verify
 from graphopt.errors import INTERRUPTED, InputError
 
-COMMANDS = (scan, optimize, sweep, verify, bench, diff, check, rewrites, explain)
+COMMANDS = (scan, optimize, sweep, verify, bench, diff, check, provenance, rewrites, explain)
 """In the order in which ``--help`` lists them."""
 
 typer_app = typer.Typer(

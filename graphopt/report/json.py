@@ -19,6 +19,7 @@ from graphopt.gates import Judged
 from graphopt.latency import Timing
 from graphopt.model import Source
 from graphopt.model_diff import Diff
+from graphopt.provenance import Record, described
 from graphopt.quality import Quality
 from graphopt.report import Applied, Left, Point, Report, Sweep
 from graphopt.rewrites import is_default, option_types, summary
@@ -317,3 +318,12 @@ def diff(result: Diff) -> dict[str, Any]:
         "other": [asdict(change) for change in result.other],
         "interface": result.interface,
     }
+
+
+def provenance(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The document of ``graphopt provenance --json``: a list of runs, oldest first.
+
+    ``[{"run", "version", "input_sha256", "input_data": {file: digest}, "options", "rewrites": [{"rewrite",
+    "exactness", "nodes", "choices" (of rewrites that are not exact)}]}]``.
+    """
+    return [{"run": number, **described(record)} for number, record in enumerate(records, start=1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from rich.console import Console
@@ -20,6 +21,7 @@ from graphopt.cost import quantised_note
 from graphopt.files import show
 from graphopt.latency import Timing
 from graphopt.model_diff import Diff
+from graphopt.provenance import Record
 from graphopt.report import Applied, Left, Point, Report, Sweep
 from graphopt.rewrites import is_default, option_types, summary
 from graphopt.survey import Row, Scan
@@ -28,6 +30,8 @@ from graphopt.verification import Verification
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 MOST_NAMES = 8
 """Names shown of operators that differ; the JSON document has all."""
+MOST_PLACES = 5
+"""Places shown of a recorded rewrite; the JSON document has all."""
 MOST_REASONS = 5
 """Reasons shown for what was not done; the JSON report has all."""
 
@@ -498,3 +502,74 @@ def _named(console: Console, lead: str, names: Sequence[str]) -> None:
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
         listed = ", ".join(shortened(name) for name in names[:MOST_NAMES])
         _wrap(console, f"{lead} ({len(names)}): ", f"{listed}{more}")
+
+
+# ---------------------------------------------------------------- provenance
+
+
+def provenance(model: Path, records: Sequence[Record], original: Path | None, run: int | None) -> None:
+    """Prints what is recorded of each run, oldest first.
+
+    Args:
+        model: the file.
+        records: what it has recorded.
+        original: a file that a run may have read.
+        run: the number of the run that did; None when there was none.
+    """
+    console = _console()
+    if not records:
+        console.print(escape(f"{model}: graphopt has recorded nothing in it"), soft_wrap=True)
+    for number, record in enumerate(records, start=1):
+        if number > 1:
+            console.print()
+        console.print(escape(f"run {number} of {len(records)}, graphopt {record.version}"), style="bold")
+        console.print(_facts(record))
+        if record.rewrites:
+            console.print(_rewritten(record))
+    if run is not None:
+        console.print(escape(f"run {run} read {original}"), soft_wrap=True)
+
+
+def _facts(record: Record) -> Table:
+    """What a run read and was asked for."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("input", escape(record.input_sha256))
+    for file, digest in record.input_data.items():
+        table.add_row("", escape(digest))
+        table.add_row("", escape(file))
+    for name, value in record.options.items():
+        if name == "calibration" and isinstance(value, dict) and "sha256" in value:
+            table.add_row(escape(name), escape(str(value["sha256"])))  # in one piece it can be copied
+            value = {key: item for key, item in value.items() if key != "sha256"}
+            name = ""
+        table.add_row(escape(name), escape(_spelled(value)))
+    return table
+
+
+def _spelled(value: object) -> str:
+    """An option as a person reads it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_spelled(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        sizes = value and all(isinstance(item, int) for item in value)
+        return ("x" if sizes else ", ").join(_spelled(item) for item in value)
+    return str(value)
+
+
+def _rewritten(record: Record) -> Table:
+    """What a run did: how often, and where."""
+    table = _table("rewrite", "", ">times", "at")
+    for item in record.rewrites:
+        choices = [
+            ", ".join(f"{key}={value}" for key, value in choice.items() if value) for choice in item.choices
+        ]
+        places = [
+            escape(f"{name} ({choice})" if choice else name)
+            for name, choice in zip_longest(item.nodes, choices, fillvalue="")
+        ]
+        more = len(places) - MOST_PLACES
+        shown = [*places[:MOST_PLACES], f"… {more} more, which --json lists"] if more > 1 else places
+        table.add_row(escape(item.rewrite), escape(item.exactness), str(len(item.nodes)), "\n".join(shown))
+    return table

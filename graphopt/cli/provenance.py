@@ -1,0 +1,46 @@
+"""``graphopt provenance``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.cli import common
+
+
+def provenance(
+    model: common.Model,
+    input_: Annotated[
+        Path | None,
+        typer.Option(
+            "--input", metavar="ORIGINAL", help="Check that a run recorded in MODEL read this file."
+        ),
+    ] = None,
+    json: common.Json = False,
+) -> int:
+    """Show what graphopt recorded in a model: version, input digest, options and rewrites of each run.
+
+    With --input it exits 1 when no run read that file.
+
+    Example: graphopt provenance smaller.onnx --input model.onnx
+    """
+    from graphopt import model as files
+    from graphopt import provenance as records
+    from graphopt.errors import VerificationError
+    from graphopt.report import json as documents
+    from graphopt.report import text
+
+    found = records.read(files.metadata(model), str(model))
+    run = None
+    if input_ is not None:
+        original = files.load(input_)
+        run = records.which(found, original.sha256, original.data_sha256)
+    if json:
+        common.emit(documents.dumps(documents.provenance(found)))
+    else:
+        text.provenance(model, found, input_, run)
+    if input_ is not None and run is None:
+        raise VerificationError(f"{model}: no run recorded in it read {input_}")
+    return 0
