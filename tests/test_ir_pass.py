@@ -86,8 +86,8 @@ def test_the_same_as_optimize(name: str) -> None:
     result = graphopt.optimize(ir.load(path), keep=["/block1/*"])
     assert content(given) == content(result.model)
     straight = graphopt.optimize(path, keep=["/block1/*"])  # whose input's digest is that of the file
-    for model in (result.model, straight.model):
-        model.metadata_props.clear()
+    for each in (result.model, straight.model):
+        each.metadata_props.clear()
     assert content(result.model) == content(straight.model)
 
 
