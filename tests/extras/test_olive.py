@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import os
@@ -23,7 +24,7 @@ from olive.workflows import run
 from small_models import classifier, conv_bn, samples, saved
 
 import graphopt
-from graphopt import BudgetError, InputError
+from graphopt import BudgetError, InputError, provenance
 from graphopt.integrations import olive_pass
 from graphopt.integrations.olive_pass import GraphOpt, OliveError, package_config, write_package_config
 
@@ -75,6 +76,10 @@ def test_a_workflow_of_the_command_line(tmp_path: Path) -> None:
     kinds = {node.op_type for node in onnx.load(loaded(out).model_path).graph.node}
     assert "ConvInteger" in kinds and "BatchNormalization" not in kinds
     loaded(out).prepare_session()
+    entries = onnx.load(loaded(out).model_path).metadata_props  # which Olive's own passes keep
+    (record,) = provenance.read({entry.key: entry.value for entry in entries})
+    assert record.input_sha256 == hashlib.sha256((MODELS / "resnet-digits.onnx").read_bytes()).hexdigest()
+    assert {item.rewrite for item in record.rewrites} == {item["rewrite"] for item in found["applied"]}
 
 
 def test_a_budget_with_calibration_inputs(tmp_path: Path) -> None:

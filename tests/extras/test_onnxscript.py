@@ -11,6 +11,7 @@ from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common
 
 import graphopt
+from graphopt import provenance
 from graphopt.integrations.ir_pass import GraphOptPass
 
 ROOT = Path(__file__).parents[2]
@@ -32,8 +33,10 @@ def test_before_and_after_the_optimizer(path: Path) -> None:
     GraphOptPass()(first)
     optimizer.optimize(first)
     optimizer.optimize(last)
-    GraphOptPass()(last)
+    changed = GraphOptPass()(last).modified
     GraphOptPass()(alone)
+    assert len(provenance.read(first.metadata_props)) == 1, "the optimizer keeps the record"
+    assert len(provenance.read(last.metadata_props)) == changed
     expected = graphopt.scan(alone).totals.macs
     for model in (first, last):
         onnx.checker.check_model(ir.to_proto(model))
