@@ -31,7 +31,8 @@ PREFIX = "graphopt"
 FIELDS = ("version", "input_sha256", "options", "rewrites")
 """What every record holds."""
 KEY = re.compile(rf"{PREFIX}\.(?P<run>[0-9]{{1,9}})\.(?P<digest>[0-9a-f]{{8}})\.(?P<field>[a-z0-9_]+)")
-NUMBERED = re.compile(rf"{PREFIX}\.(?P<run>[0-9]{{1,9}})\.")
+LAST = 10**9 - 1
+"""The highest number of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +106,8 @@ def entries(record: Record, present: Iterable[str]) -> dict[str, str]:
     }
     if record.input_data:
         values["input_data"] = _json(record.input_data)
-    runs = [int(found["run"]) for key in present if (found := NUMBERED.match(key))]
-    lead = f"{PREFIX}.{max(runs, default=0) + 1}.{_digest(values)}"
+    runs = [int(found["run"]) for key in present if (found := KEY.fullmatch(key))]
+    lead = f"{PREFIX}.{min(max(runs, default=0) + 1, LAST)}.{_digest(values)}"
     return {f"{lead}.{name}": value for name, value in sorted(values.items())}
 
 
@@ -142,8 +143,10 @@ def _json(value: object) -> str:
 
 def _plain(value: object) -> object:
     """A NumPy number as Python's; of anything else its kind, since its text may differ from run to run."""
-    item = getattr(value, "item", None)
-    return item() if callable(item) else type(value).__name__
+    try:
+        return value.item()  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, ValueError):  # ValueError: an array of several
+        return type(value).__name__
 
 
 def _digest(values: Mapping[str, str]) -> str:

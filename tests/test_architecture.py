@@ -151,7 +151,10 @@ def test_the_scan_leaves_other_code_alone(line: str) -> None:
 # ---------------------------------------------------------------- who may import what
 
 
-@pytest.mark.parametrize("name", ["kernel.py", "lowrank.py", "compare.py", "timing.py", "core.py", "plan.py"])
+PURE = ["kernel.py", "lowrank.py", "compare.py", "timing.py", "core.py", "plan.py", "provenance.py"]
+
+
+@pytest.mark.parametrize("name", PURE)
 def test_no_onnx_in_what_is_pure(name: str) -> None:
     """Maths lives in plain NumPy modules; the plan and the core types never see a graph."""
     assert imports_any(name, ONNX) == []

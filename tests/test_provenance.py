@@ -384,7 +384,7 @@ def test_entries_of_others_are_passed_over_and_kept(tmp_path: Path) -> None:
     assert cli("provenance", path, "--json").out == "[]\n"
     found = optimized(path, tmp_path / "out.onnx")
     assert OTHERS.items() < found.items()
-    assert all(key.startswith("graphopt.8.") for key in found.keys() - OTHERS.keys())
+    assert all(key.startswith("graphopt.1.") for key in found.keys() - OTHERS.keys())
     assert len(provenance.read(found)) == 1
 
 
@@ -464,6 +464,22 @@ def test_names_that_are_no_valid_text(tmp_path: Path) -> None:
     path = saved(conv_bn(), tmp_path / "m.onnx")
     (record,) = provenance.read(optimized(path, tmp_path / "out.onnx", "--keep", "\udcff"))
     assert record.options["keep"] == ["\udcff"]
+    assert r"keep   \udcff" in cli("provenance", tmp_path / "out.onnx").out
+
+
+def test_values_of_every_kind() -> None:
+    """What a rewrite of others may have as an option; never an object's text, which holds its address."""
+    values = {"a": np.float32(0.5), "b": np.arange(3), "c": object(), "d": (np.int64(1), "x"), "e": None}
+    record = Record("0.1.0", "0" * 64, values, ())
+    (read,) = provenance.read(provenance.entries(record, ()))
+    assert read.options == {"a": 0.5, "b": "ndarray", "c": "object", "d": [1, "x"], "e": None}
+
+
+def test_runs_are_in_order_and_their_number_has_an_end() -> None:
+    found: dict[str, str] = {"graphopt.999999999.00000000.note": "of somebody else"}
+    found |= provenance.entries(Record("0.1.0", "0" * 64, {}, ()), found)
+    del found["graphopt.999999999.00000000.note"]
+    assert len(provenance.read(found)) == 1
 
 
 # --- the command --------------------------------------------------------------------------------------------

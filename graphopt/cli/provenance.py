@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from graphopt.cli import common
+from graphopt.cli.progress import shown
 
 
 def provenance(
@@ -19,6 +20,7 @@ def provenance(
         ),
     ] = None,
     json: common.Json = False,
+    quiet: common.Quiet = False,
 ) -> int:
     """Show what graphopt recorded in a model: version, input digest, options and rewrites of each run.
 
@@ -27,6 +29,7 @@ def provenance(
     Example: graphopt provenance smaller.onnx --input model.onnx
     """
     from graphopt import model as files
+    from graphopt import progress
     from graphopt import provenance as records
     from graphopt.errors import VerificationError
     from graphopt.report import json as documents
@@ -35,8 +38,9 @@ def provenance(
     found = records.read(files.metadata(model), str(model))
     run = None
     if input_ is not None:
-        original = files.load(input_)
-        run = records.which(found, original.sha256, original.data_sha256)
+        with shown(quiet=quiet, json=json), progress.step("read"):
+            original = files.load(input_)
+            run = records.which(found, original.sha256, original.data_sha256)
     if json:
         common.emit(documents.dumps(documents.provenance(found)))
     else:

@@ -555,7 +555,7 @@ def _spelled(value: object) -> str:
     if isinstance(value, list):
         sizes = value and all(isinstance(item, int) for item in value)
         return ("x" if sizes else ", ").join(_spelled(item) for item in value)
-    return str(value)
+    return str(value).encode("utf-8", "backslashreplace").decode()  # a lone surrogate can't be printed
 
 
 def _rewritten(record: Record) -> Table:
