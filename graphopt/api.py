@@ -124,6 +124,7 @@ def optimize(
         BudgetError: no model within the budget was found, or the result fails a gate; its ``result`` is the
             best that was found.
     """
+    only, skip, at = tuple(only), tuple(skip), tuple(at)
     if gate not in (None, "latency"):
         raise InputError(f"--gate {gate}: it is latency")
     if aim not in ("time", "macs"):
@@ -131,7 +132,6 @@ def optimize(
     limits = make_budget(budget)
     required = _check_gates(gates.parse(require), metric, calibrated=calibration is not None)
     own = _own_metric(metric, limits)
-    only, skip, at = tuple(only), tuple(skip), tuple(at)
     chosen = catalogue.select(catalogue.registry(rewrites or ()), only=only, skip=skip, options=options)
     chosen = _check_selection(chosen, limits, only)
     _check_expanding(chosen, limits, at=bool(at), calibrated=calibration is not None)
