@@ -266,61 +266,12 @@ class Run:
         size = files.load(model).bytes + self.record_bytes if self.options.budget.bytes else 0
         return Spent(self.analysis(model).totals, size)
 
-<<<<<<< HEAD
     def written_bytes(self) -> int:
         """Size of the file that would be written, external data included, by `Result.save`'s defaults."""
         if self.model is self.source.model:
             return self.source.bytes
         return files.written_bytes(self.model, self.source)
 
-    # ------------------------------------------------------------ provenance
-
-    def record(self) -> None:
-        """Lets a changed model tell how it came about, once, when it is finished."""
-        if self._recorded:
-            return
-        if self.model is not self.source.model:
-            edit.annotate(self.model, self._entries())
-        self._recorded = True
-
-    @property
-    def record_bytes(self) -> int:
-        """What the record of what was applied so far will add to the file; 0 when it is there."""
-        return 0 if self._recorded else records.size(self._entries())
-
-    def _entries(self) -> dict[str, str]:
-        sha256, data = self._digests.result()
-        applied = ((item.candidate, item.exactness) for item in self.journal.applied)
-        made = records.Record(
-            __version__,
-            sha256,
-            {**self.options.recorded(), **self._calibrated},
-            records.rewritten(applied),
-            data,
-        )
-        return records.entries(made, self.source.model.metadata_props)
-
-    @cached_property
-    def _digests(self) -> Future[tuple[str, Mapping[str, str]]]:
-        """Of the input, and of its external data; those of files are made beside the work that goes on."""
-        found: Future[tuple[str, Mapping[str, str]]] = Future()
-        if self.source.path is None:
-            found.set_result((self.source.sha256, {}))
-            return found
-        worker = ThreadPoolExecutor(max_workers=1)
-        found = worker.submit(lambda: (self.source.sha256, self.source.data_sha256))
-        worker.shutdown(wait=False)
-        return found
-
-    @cached_property
-    def _calibrated(self) -> dict[str, object]:
-        given = self.calibration
-        if given is None:
-            return {}
-        return {"calibration": {"inputs": given.fitted + given.samples, "sha256": given.sha256}}
-
-=======
->>>>>>> 341b33d (Provenance: its places in the pages)
     # ------------------------------------------------------------ latency and the user's own measure
 
     def latency(self, model: ir.Model) -> Timing:
