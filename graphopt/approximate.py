@@ -26,6 +26,10 @@ DRAFTS = 8
 """Plans whose latency is measured before one is fitted, at most."""
 FITTED = 3
 """Networks that are fitted for a latency, at most."""
+CLOSE = 0.03
+"""A draft that is faster than asked by at most this part of the input's time is fast enough."""
+STEP, SMALL_STEP = 1.5, 1.03
+"""By so much the aim of a draft is moved at once, at most, and at least where it is too slow."""
 MARGIN = 0.97
 """Of the latency asked for that is aimed at: the next measurement differs a little."""
 
@@ -154,15 +158,27 @@ def _latency_limit(search: Search, aim: float, now: float, scale: float) -> Limi
 def _drafted(
     run: Run, search: Search, limits: Sequence[Limit], aim: float, now: float, scale: float
 ) -> tuple[Plan, float]:
-    """A plan whose draft is as fast as is aimed at, and the factor by which its layers save too much."""
-    chosen = Plan(())
+    """A plan whose draft is as fast as is aimed at and not much faster, and its scale.
+
+    The scale is what the layers' times by themselves have to save more than the network has to. One wrong
+    measurement moves it by a step only.
+    """
+    found, at, fast = Plan(()), scale, float("inf")
     for _ in range(DRAFTS):
         chosen = search.planned([*limits, _latency_limit(search, aim, now, scale)])
         if not chosen.chosen:
-            break
+            return chosen, scale
         ratio = run.latency(search.draft(chosen)).ratio
-        if ratio <= aim:
-            break
         wanted = scale * (now - aim) / max(now - ratio, 1e-3)
-        scale = min(max(wanted, scale * 1.03), scale * 1.5)
-    return chosen, scale
+        if ratio <= aim and scale < fast:
+            found, at, fast = chosen, scale, scale
+            if ratio > aim - CLOSE:
+                break
+        elif ratio > aim:
+            if fast == float("inf"):
+                found, at = chosen, scale
+            elif wanted >= fast:
+                wanted = (scale + fast) / 2
+            wanted = max(wanted, scale * SMALL_STEP)
+        scale = min(max(wanted, scale / STEP), scale * STEP)
+    return found, at

@@ -278,6 +278,8 @@ def nearest_kernel(
     """
     check_dimension(kernel, moments)
     weight = output_unfolding(kernel).astype(np.float64)
+    if not part:
+        return weight.reshape(kernel.shape)
     covariance = (moments.covariance + moments.covariance.T) / 2
     mean = float(np.trace(covariance)) / len(covariance)
     missing = part * (target.cross - weight @ covariance)

@@ -111,7 +111,7 @@ def refit(
             original.advance(place + 1, keep)
             halves = _gather(linear, original, compressed, partner, seed + number, pool)
             moved = compressed.differs(linear.x) or bool(partner)
-            found = _fit(linear, candidate, fit, halves, samples, moved=moved)
+            found = _fit(linear, candidate, fit, halves, samples, pool, moved=moved)
             found = replace(found, partner=partner)
             done.append(found)
             compressed.replace(place, found.fitted.replacement)
@@ -225,6 +225,7 @@ def _fit(
     fit: Fitting,
     halves: Sequence[Sequence[Moments]],
     samples: int,
+    pool: ThreadPoolExecutor,
     *,
     moved: bool,
 ) -> Refitted:
@@ -237,7 +238,7 @@ def _fit(
         fitted = fit(candidate, _statistics(linear, whole, (0.0, 1.0), moved=moved), 2)
         return Refitted(replace(candidate, error=fitted.error), fitted)
     ways = CAUTION if moved else tuple(way for way in CAUTION if way[1])
-    errors = [_across(linear, candidate, fit, halves, way, moved) for way in ways]
+    errors = list(pool.map(lambda way: _across(linear, candidate, fit, halves, way, moved), ways))
     best = int(np.argmin(errors))
     fitted = fit(candidate, _statistics(linear, whole, ways[best], moved=moved), 2)
     # With n samples of d numbers least squares leaves 1 − d/n of the noise on those it was fitted to, and

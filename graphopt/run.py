@@ -281,16 +281,16 @@ class Run:
             InputError: the model can't be run.
         """
         with self.journal.step("time"):
-            inputs = self.inputs
-            if not inputs.problem:
-                feed = runtime.random_feeds(self.source.model, inputs.sizes, self.options.seed)
-                inputs = replace(inputs, feeds=(feed,))
-            return latency.compare(self.source.model, model, inputs, repeat=None)
+            return latency.compare(self.source.model, model, self.timed_inputs, repeat=None)
 
     @cached_property
-    def reference_seconds(self) -> float:
-        """Seconds that the input takes at one thread."""
-        return self.latency(self.source.model).reference_ms / 1e3
+    def timed_inputs(self) -> TestInputs:
+        """One seeded sample."""
+        inputs = self.inputs
+        if inputs.problem:
+            return inputs
+        feed = runtime.random_feeds(self.source.model, inputs.sizes, self.options.seed)
+        return replace(inputs, feeds=(feed,))
 
     @cached_property
     def metric_before(self) -> float | None:

@@ -192,8 +192,13 @@ class Search:
             else:
                 with self._run.journal.step("time"):
                     before, after = self._stopwatch.seconds(self.analysis, candidate, change)
-                    self._saved[candidate] = (before - after) / self._run.reference_seconds
+                    self._saved[candidate] = (before - after) / self._reference_seconds
         return self._saved[candidate]
+
+    @cached_property
+    def _reference_seconds(self) -> float:
+        """Seconds that the input takes, timed as the candidates are."""
+        return self._stopwatch.whole(self._run.source.model, self._run.timed_inputs.feeds[0])
 
     @cached_property
     def _saved(self) -> dict[Candidate, float]:

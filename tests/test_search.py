@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from small_models import classifier, cli, samples, saved
 import graphopt
 from graphopt import BudgetError, InputError, approximate, quality, runtime, stopwatch
 from graphopt.analysis import Analysis
-from graphopt.core import Candidate
+from graphopt.core import Candidate, Plan
 from graphopt.latency import Timing
 from graphopt.model import load
 from graphopt.rewrites import Bottleneck
@@ -136,6 +137,29 @@ def test_a_latency_is_reached_or_missed_by_measurement() -> None:
     assert report.latency is not None and report.latency.threads == 1
     assert report.latency.ratio < 0.9
     assert (stopwatch.cache_path()).is_file()
+
+
+@pytest.mark.parametrize("strange", [{}, {0: 0.99}, {1: 0.99}, {1: 0.98, 2: 0.97}])
+@pytest.mark.parametrize("part", [0.5, 1.0, 1.6])
+def test_drafts_come_near_to_the_latency_whatever_one_measurement_says(
+    part: float, strange: dict[int, float]
+) -> None:
+    """Layers save a part of what they promise, and while others use the machine nothing seems faster."""
+    measured: list[float] = []
+
+    def latency(promised: Any) -> SimpleNamespace:
+        true = max(0.05, 1 - part * promised)
+        measured.append(true)
+        return SimpleNamespace(ratio=strange.get(len(measured) - 1, true))
+
+    search = SimpleNamespace(
+        time_saved=None,
+        planned=lambda limits: Plan((limits[-1].needed,)),
+        draft=lambda plan: plan.chosen[0],
+    )
+    plan, scale = approximate._drafted(SimpleNamespace(latency=latency), search, [], 0.6, 1.0, 1.0)  # type: ignore[arg-type]
+    assert 0.5 <= 1 - part * plan.chosen[0] <= 0.6  # type: ignore[operator]
+    assert scale == pytest.approx(plan.chosen[0] / 0.4)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
@@ -27,6 +28,8 @@ BLOCK = 16
 """Multiples of this are offered besides: kernels compute whole blocks of channels."""
 MOST_BLOCKS = 16
 """So many of them at the most."""
+THREADS = 2
+"""Operators whose errors are predicted at once."""
 WIDEST = 10_240
 """Numbers of a patch (channels of a group times taps) at most: a covariance of so many takes 0.8 GB."""
 
@@ -130,17 +133,20 @@ def operators(split: Split, analysis: Analysis) -> Iterator[Linear]:
 
 def matches(split: Split, analysis: Analysis) -> Iterator[Candidate | Rejection]:
     """For each operator a candidate for every way of splitting it that no other way beats."""
-    for linear in analysis.linears:
-        if not split.takes(linear):
-            continue
-        place = site(analysis, [linear.node])
-        reason = refusal(split, analysis, linear)
-        options = [] if reason else _options(split, analysis, linear)
-        before = analysis.linear_cost(linear)
-        for choice, after, error in options:
-            yield Candidate(split.name, place, before, after, error, choice)
-        if not options:
-            yield Rejection(split.name, place, f"{linear.name}: {reason or 'no such ranks save MACs'}")
+    linears = [linear for linear in analysis.linears if split.takes(linear)]
+    reasons = [refusal(split, analysis, linear) for linear in linears]
+
+    def options(linear: Linear, reason: str) -> list[tuple[Choice, Cost, float]]:
+        return [] if reason else _options(split, analysis, linear)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        every = pool.map(options, linears, reasons)
+        for linear, reason, found in zip(linears, reasons, every, strict=True):
+            place, before = site(analysis, [linear.node]), analysis.linear_cost(linear)
+            for choice, after, error in found:
+                yield Candidate(split.name, place, before, after, error, choice)
+            if not found:
+                yield Rejection(split.name, place, f"{linear.name}: {reason or 'no such ranks save MACs'}")
 
 
 def priced(split: Split, analysis: Analysis) -> Iterator[Candidate]:
