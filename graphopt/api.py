@@ -26,7 +26,7 @@ from graphopt.result import Result
 from graphopt.store import default_bytes
 from graphopt.suggest import hint
 from graphopt.survey import Scan, survey
-from graphopt.sweep import sweep as run_sweep
+from graphopt.tradeoff import sweep as run_sweep
 from graphopt.validate import validate
 from graphopt.verification import Verification
 

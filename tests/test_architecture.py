@@ -222,3 +222,9 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
     if label(path) != "_version.py":
         assert doc, f"{label(path)} has no docstring"
     assert not re.search(r"/(home|work|tmp)/", path.read_text(encoding="utf-8"))
+
+
+def test_no_module_hides_a_function_of_the_package() -> None:
+    """An imported module becomes an attribute of the package, in the place of what has its name."""
+    modules = {path.stem for path in ROOT.iterdir()}
+    assert not modules & set(graphopt.__all__)
