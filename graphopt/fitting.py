@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -119,21 +120,33 @@ def fit(
         ValueError: a rank or the dimension of the moments does not suit the kernel, or numbers are not
             finite.
     """
+    factors = fit_factors(kernel, moments, rank_in, rank_out, refine=refine, ridge=ridge)
+    approximation = factors.kernel()
+    shift = output_unfolding(kernel.astype(np.float64) - approximation) @ moments.mean
+    return Fit(factors, relative_error(kernel, approximation, moments), shift)
+
+
+def fit_factors(
+    kernel: Array,
+    moments: Moments,
+    rank_in: int | None,
+    rank_out: int | None,
+    *,
+    refine: int = 2,
+    ridge: float = RIDGE,
+) -> Factors:
+    """Return the factors of `fit` alone, which takes less time."""
     check_ranks(kernel, (rank_in,), (rank_out,))
     problem = _Problem.of(kernel, moments, ridge)
     if rank_in is None:
         reduce, solution = None, _cut_outputs(problem, rank_out)
     else:
         reduce, solution = _alternate(problem, rank_in, rank_out, refine)
-    taps = kernel.shape[2:]
-    core = solution.core.reshape(len(solution.core), rank_in or kernel.shape[1], *taps)
-    factors = Factors(reduce, core, solution.expand).balanced()
-    approximation = factors.kernel()
-    shift = output_unfolding(kernel.astype(np.float64) - approximation) @ moments.mean
-    return Fit(factors, relative_error(kernel, approximation, moments), shift)
+    core = solution.core.reshape(len(solution.core), rank_in or kernel.shape[1], *kernel.shape[2:])
+    return Factors(reduce, core, solution.expand).balanced()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Problem:
     """Least squares for the outputs of one kernel, with the ridge in the covariance.
 
@@ -143,12 +156,10 @@ class _Problem:
         weight: W, ``[o, c, T]``.
         covariance: S, ``[c, T, T, c]``: rows channel-major, columns tap-major, so that a change of the
             channel basis is one matrix product on either end.
-        cross: covariance of output and input, W S, ``[o, T, c]``.
     """
 
     weight: Float64
     covariance: Float64
-    cross: Float64
 
     @classmethod
     def of(cls, kernel: Array, moments: Moments, ridge: float) -> _Problem:
@@ -164,8 +175,14 @@ class _Problem:
         channel, tap = np.arange(channels)[:, None], np.arange(taps)[None, :]
         # no variance at all says nothing: then every direction counts the same
         covariance[channel, tap, tap, channel] += ridge * mean_variance if mean_variance > 0 else 1.0
-        cross = weight.reshape(out, -1) @ covariance.reshape(channels * taps, -1)
-        return cls(weight, covariance, cross.reshape(out, taps, channels))
+        return cls(weight, covariance)
+
+    @cached_property
+    def cross(self) -> Float64:
+        """Covariance of output and input, W S, ``[o, T, c]``."""
+        out, channels, taps = self.weight.shape
+        product = self.weight.reshape(out, -1) @ self.covariance.reshape(channels * taps, -1)
+        return product.reshape(out, taps, channels)
 
     def response(self) -> Float64:
         """Return the covariance of the outputs, W S Wᵀ, ``[o, o]``."""

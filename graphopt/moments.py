@@ -149,11 +149,8 @@ class Statistics:
         return cls((Moments.white(dimension),) * group)
 
 
-def relative_error(kernel: Array, approximation: Array, moments: Moments) -> float:
-    """Return E‖y − ŷ‖² / Var(y) of an approximate kernel whose bias is corrected for the mean.
-
-    An output that does not vary has no scale to compare with: 0.0 where the approximation's does not vary
-    either, else infinity.
+def losses(kernel: Array, approximation: Array, moments: Moments) -> tuple[float, float]:
+    """Return E‖y − ŷ‖² of an approximate kernel whose bias is corrected for the mean, and Var(y).
 
     Raises:
         ValueError: the moments have another dimension than the kernel.
@@ -161,11 +158,25 @@ def relative_error(kernel: Array, approximation: Array, moments: Moments) -> flo
     check_dimension(kernel, moments)
     weight = kernel.reshape(len(kernel), -1).astype(np.float64)
     difference = weight - approximation.reshape(len(approximation), -1)
-    flat = FLAT * float(np.sum(weight**2)) * float(np.trace(moments.covariance)) / weight.shape[1]
     variance, lost = (float(np.sum((w @ moments.covariance) * w)) for w in (weight, difference))
+    return max(lost, 0.0), max(variance, 0.0)
+
+
+def relative_error(kernel: Array, approximation: Array, moments: Moments) -> float:
+    """Return E‖y − ŷ‖² / Var(y), see `losses`.
+
+    An output that does not vary has no scale to compare with: 0.0 where the approximation's does not vary
+    either, else infinity.
+
+    Raises:
+        ValueError: the moments have another dimension than the kernel.
+    """
+    lost, variance = losses(kernel, approximation, moments)
+    squares = float(np.sum(kernel.astype(np.float64) ** 2))
+    flat = FLAT * squares * float(np.trace(moments.covariance)) / len(moments.mean)
     if variance <= flat:
         return 0.0 if lost <= flat else math.inf
-    return max(lost, 0.0) / variance
+    return lost / variance
 
 
 def check_dimension(kernel: Array, moments: Moments) -> None:

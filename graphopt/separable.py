@@ -61,7 +61,7 @@ def fit_separable(
 ) -> Pair:
     """Return the two one-sided kernels of a given rank that lose least of the output's variance."""
     folded, turned = _folded(kernel, moments, first)
-    factors = fitting.fit(folded, turned, rank, None, refine=refine, ridge=ridge).factors
+    factors = fitting.fit_factors(folded, turned, rank, None, refine=refine, ridge=ridge)
     assert factors.reduce is not None
     out, inside, *taps = kernel.shape
     ours = [k if axis in first else 1 for axis, k in enumerate(taps)]

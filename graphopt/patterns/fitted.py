@@ -15,7 +15,7 @@ from graphopt import fitting, patches
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
 from graphopt.core import Array, Candidate, Cost, Exactness, Fitted, Rejection, Replacement
-from graphopt.moments import Moments, Statistics, relative_error
+from graphopt.moments import Moments, Statistics, losses
 from graphopt.patterns import factored
 from graphopt.patterns.common import site
 
@@ -260,7 +260,7 @@ def fit(
     *,
     refine: int = 2,
 ) -> Fitted:
-    """The candidate's factors fitted to statistics, each group alone."""
+    """The candidate's factors fitted to statistics, each group alone; a quick fit has no spectra."""
     linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
     assert linear is not None
     choice = dict(candidate.choice)
@@ -284,12 +284,12 @@ def fit(
             flat = weight.reshape(len(weight), -1)
             rows = slice(number * len(weight), (number + 1) * len(weight))
             biases.append(flat @ moments.mean - made + (0.0 if own is None else own[rows]))
-            variance = float(np.sum((flat @ moments.covariance) * flat))
-            lost += relative_error(weight, part.kernel, moments) * variance if variance else 0.0
+            more, variance = losses(weight, part.kernel, moments)
+            lost += more
             total += variance
     bias = np.concatenate(biases)
     replacement = split.assemble(linear, choice, [part.factors for part in parts], bias)
-    spectra = split.spectra(kernels[0], given.groups[0], choice)
+    spectra = split.spectra(kernels[0], given.groups[0], choice) if refine else {}
     error = lost / total if total > 0 else 0.0
     return Fitted(replacement, np.concatenate([part.kernel for part in parts]), bias, error, spectra)
 

@@ -99,7 +99,7 @@ class Bottleneck(Split):
 
     def fit_group(self, kernel: Array, moments: Moments, choice: Choice, refine: int) -> Part:
         """The factors of one group."""
-        factors = fitting.fit(kernel, moments, *_ranks(choice), refine=refine).factors
+        factors = fitting.fit_factors(kernel, moments, *_ranks(choice), refine=refine)
         return Part(factors, factors.kernel())
 
     def blank(self, kernel: Array, choice: Choice) -> Factors:
