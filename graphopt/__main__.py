@@ -35,7 +35,7 @@ def run() -> None:
 
 def main() -> int:
     """Runs the command line and returns its exit code."""
-    from graphopt.errors import INTERNAL, INTERRUPTED, GraphOptError
+    from graphopt.errors import INTERNAL, INTERRUPTED, told
 
     try:
         from graphopt.cli import app
@@ -43,49 +43,24 @@ def main() -> int:
         code = app()
         sys.stdout.flush()
         return code
-    except GraphOptError as error:
-        if error.exit_code == INTERNAL and os.environ.get("GRAPHOPT_TRACEBACK"):
-            raise
-        print(f"graphopt: {_one_line(error)}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
     except KeyboardInterrupt:
         print("graphopt: interrupted; nothing was written", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
     except BrokenPipeError:
         _discard_output()
         return INTERNAL
-    except MemoryError:
-        print("graphopt: out of memory", file=sys.stderr)  # noqa: T201
-        return INTERNAL
-    except Exception as error:  # the last resort: a bug of ours
-        if os.environ.get("GRAPHOPT_TRACEBACK"):
-            raise
+    except Exception as error:
+        code, line = told(error)
         if isinstance(error, OSError):
             _discard_output()
-        where = _place(error)
-        text = f"graphopt: internal error{where}: {type(error).__name__}: {_one_line(error)}"
-        print(f"{text} (GRAPHOPT_TRACEBACK=1 shows more)", file=sys.stderr)  # noqa: T201
-        return INTERNAL
+        print(f"graphopt: {line}", file=sys.stderr)  # noqa: T201
+        return code
 
 
 def _discard_output() -> None:
     """Points standard output at nothing: what can't be written would be tried again when Python ends."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def _place(error: BaseException) -> str:
-    """The module and line in which the error arose."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return ""
-    return f" in {trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
 
 
 if __name__ == "__main__":

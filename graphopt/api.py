@@ -80,7 +80,7 @@ def optimize(
     seed: int = 0,
     gate: str | None = None,
     freeze_initializers: bool = False,
-    metric: str | None = None,
+    metric: str | OwnMetric | None = None,
     memory: int | None = None,
     require: Iterable[str | gates.Gate] = (),
 ) -> Result:
@@ -109,7 +109,8 @@ def optimize(
         gate: ``latency`` measures each changed region and drops what is not faster.
         freeze_initializers: treat initializers that are graph inputs too as constants.
         metric: ``package.module:function``, the user's own measure: from the path of a model to a number, the
-            larger the better. It is reported, and is the budget key ``metric``.
+            larger the better. It is reported, and is the budget key ``metric``. A `graphopt.metric.OwnMetric`
+            says in which folder its module lies.
         memory: bytes that activations may take while networks are fitted, a quarter of the machine's where
             not given; what is beyond lies in temporary files.
         require: gates, such as ``["macs<=0.8", "agreement>=0.99"]``: what the finished result has to keep,
@@ -124,41 +125,107 @@ def optimize(
         BudgetError: no model within the budget was found, or the result fails a gate; its ``result`` is the
             best that was found.
     """
-    only, skip, at = tuple(only), tuple(skip), tuple(at)
+    asked = make_options(
+        budget,
+        calibrated=calibration is not None,
+        rewrites=rewrites or (),
+        aim=aim,
+        only=only,
+        skip=skip,
+        at=at,
+        keep=keep,
+        outputs=outputs,
+        options=options,
+        shapes=shapes,
+        seed=seed,
+        gate=gate,
+        freeze_initializers=freeze_initializers,
+        metric=metric,
+        memory=memory,
+        require=require,
+    )
+    if asked.metric is not None:
+        asked.metric.load()
+    source = _open(model)
+    if asked.budget.agreement is not None:
+        _check_scores(source, asked.outputs)
+    if any(gate.key == "agreement" for gate in asked.require):
+        _check_scores(source, asked.outputs, "--require")
+    return run_pipeline(source, asked, calibration)
+
+
+def make_options(
+    budget: Budget | Mapping[str, float] | None = None,
+    *,
+    calibrated: bool = False,
+    rewrites: Iterable[Rewrite | type[Rewrite]] = (),
+    aim: str = "time",
+    only: Iterable[str] = (),
+    skip: Iterable[str] = (),
+    at: Iterable[str] = (),
+    keep: Iterable[str] = (),
+    outputs: Iterable[str] = (),
+    options: Mapping[str, object] | None = None,
+    shapes: Shapes | None = None,
+    seed: int = 0,
+    gate: str | None = None,
+    freeze_initializers: bool = False,
+    metric: str | OwnMetric | None = None,
+    memory: int | None = None,
+    require: Iterable[str | gates.Gate] = (),
+) -> Options:
+    """What `optimize` is asked for, as far as it can be checked without the model.
+
+    Args:
+        budget: as for `optimize`; so are the others.
+        calibrated: whether there are calibration inputs.
+        rewrites: rewrites that take part besides the built-in ones.
+        aim: ``time`` or ``macs``.
+        only: names of the rewrites that take part.
+        skip: names of rewrites that do not.
+        at: patterns of node names.
+        keep: patterns of node names.
+        outputs: names of the outputs that count.
+        options: options of rewrites.
+        shapes: sizes of inputs, by input name.
+        seed: of everything random.
+        gate: ``latency`` or None.
+        freeze_initializers: whether initializers that are inputs too are constants.
+        metric: the user's own measure, which is not loaded yet.
+        memory: bytes that activations may take.
+        require: gates.
+
+    Raises:
+        InputError: an option is unknown, has a value that it can't have, or lacks another.
+    """
     if gate not in (None, "latency"):
         raise InputError(f"--gate {gate}: it is latency")
     if aim not in ("time", "macs"):
         raise InputError(f"--aim {aim}: it is time or macs")
+    only, skip, at = tuple(only), tuple(skip), tuple(at)
     limits = make_budget(budget)
-    required = _check_gates(gates.parse(require), metric, calibrated=calibration is not None)
-    own = _own_metric(metric, limits)
-    chosen = catalogue.select(catalogue.registry(rewrites or ()), only=only, skip=skip, options=options)
+    own = OwnMetric(metric) if isinstance(metric, str) else metric
+    required = _check_gates(gates.parse(require), own, calibrated=calibrated)
+    _check_measures(limits, own, calibrated=calibrated)
+    chosen = catalogue.select(catalogue.registry(rewrites), only=only, skip=skip, options=options)
     chosen = _check_selection(chosen, limits, only)
-    _check_expanding(chosen, limits, at=bool(at), calibrated=calibration is not None)
-    source = _open(model)
-    _check_quality(source, limits, tuple(outputs), calibrated=calibration is not None)
-    if any(gate.key == "agreement" for gate in required):
-        _check_scores(source, tuple(outputs), "--require")
-    return run_pipeline(
-        source,
-        Options(
-            budget=limits,
-            rewrites=tuple(chosen),
-            only=only,
-            skip=skip,
-            by_time=aim == "time",
-            at=at,
-            keep=tuple(keep),
-            outputs=tuple(outputs),
-            shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
-            seed=seed,
-            metric=own,
-            memory=memory or default_bytes(),
-            gate_latency=gate == "latency",
-            freeze_initializers=freeze_initializers,
-            require=required,
-        ),
-        calibration,
+    _check_expanding(chosen, limits, at=bool(at), calibrated=calibrated)
+    return Options(
+        budget=limits,
+        rewrites=tuple(chosen),
+        only=only,
+        skip=skip,
+        by_time=aim == "time",
+        at=at,
+        keep=tuple(keep),
+        outputs=tuple(outputs),
+        shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
+        seed=seed,
+        metric=own,
+        memory=memory or default_bytes(),
+        gate_latency=gate == "latency",
+        freeze_initializers=freeze_initializers,
+        require=required,
     )
 
 
@@ -187,23 +254,17 @@ def _check_selection(chosen: Sequence[Rewrite], limits: Budget, only: Sequence[s
     return [r for r in chosen if r.exactness is not Exactness.EXPANDING or r.name in only]
 
 
-def _own_metric(metric: str | None, limits: Budget) -> OwnMetric | None:
+def _check_measures(limits: Budget, metric: OwnMetric | None, *, calibrated: bool) -> None:
+    """A quality key needs inputs to measure on, the user's own measure a name."""
     if metric is None and limits.metric is not None:
         raise InputError("--budget metric needs --metric package.module:function, the measure that it is of")
-    return None if metric is None else OwnMetric(metric)
-
-
-def _check_quality(source: Source, limits: Budget, outputs: tuple[str, ...], *, calibrated: bool) -> None:
-    """A quality key needs inputs to measure on, and agreement an output that can hold class scores."""
     for key in VERIFIED:
         if getattr(limits, key) is not None and not calibrated:
             raise InputError(f"--budget {key}: a quality is measured on inputs: give --calibration")
-    if limits.agreement is not None:
-        _check_scores(source, outputs)
 
 
 def _check_gates(
-    required: tuple[gates.Gate, ...], metric: str | None, *, calibrated: bool
+    required: tuple[gates.Gate, ...], metric: OwnMetric | None, *, calibrated: bool
 ) -> tuple[gates.Gate, ...]:
     """The gates, for each of which there will be a figure."""
     for gate in required:
@@ -307,7 +368,9 @@ def sweep(
         raise InputError("--budgets names no part of the MACs")
     for part in budgets:
         make_budget({"macs": part})
-    own = _own_metric(metric, Budget())
+    own = None if metric is None else OwnMetric(metric)
+    if own is not None:
+        own.load()
     chosen = catalogue.select(catalogue.registry(()), only=only, skip=skip, options=options)
     chosen = [r for r in chosen if r.exactness is not Exactness.EXPANDING]
     return run_sweep(

@@ -5,6 +5,7 @@ Each message says what was wrong, where (file, node, value), and what to do abou
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,6 +47,30 @@ class BudgetError(GraphOptError):
     def __init__(self, message: str, result: Any = None) -> None:
         super().__init__(message)
         self.result = result
+
+
+def told(error: Exception) -> tuple[int, str]:
+    """An error as an exit code and one line; with ``GRAPHOPT_TRACEBACK`` set, one of ours is raised again."""
+    code = error.exit_code if isinstance(error, GraphOptError) else INTERNAL
+    if isinstance(error, MemoryError):
+        return code, "out of memory"
+    if code == INTERNAL and os.environ.get("GRAPHOPT_TRACEBACK"):
+        raise error
+    line = " ".join(str(error).split())
+    if isinstance(error, GraphOptError):
+        return code, line
+    text = f"internal error{_place(error)}: {type(error).__name__}: {line}"
+    return code, f"{text} (GRAPHOPT_TRACEBACK=1 shows more)"
+
+
+def _place(error: BaseException) -> str:
+    """The module and line in which the error arose."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    return f" in {trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
 
 
 @contextmanager

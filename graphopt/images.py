@@ -8,7 +8,6 @@ to it, or scaled so that its middle part of that size is cut out.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import progress
+from graphopt import progress, toml
 from graphopt.bindings import fixed
 from graphopt.errors import InputError
 from graphopt.suggest import hint
@@ -189,25 +188,9 @@ def preset(given: str | os.PathLike[str]) -> Preprocess:
     path = Path(given)
     if path.suffix != ".toml" and not path.is_file():
         raise InputError(f"--preprocess {text}: no such preset or TOML file; {hint(text, PRESETS)}")
-    found = replace(_from_table(_read_toml(path), str(path)), name=str(path))
+    found = replace(_from_table(toml.read(path), str(path)), name=str(path))
     check(found)
     return found
-
-
-def _read_toml(path: Path) -> Mapping[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        try:
-            import tomli as tomllib
-        except ModuleNotFoundError as error:
-            raise _missing(f"reading {path}") from error
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: no valid TOML: {error}") from error
 
 
 def _from_table(table: Mapping[str, Any], where: str) -> Preprocess:

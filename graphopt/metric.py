@@ -19,25 +19,36 @@ class OwnMetric:
     """A measure that the user names.
 
     Args:
-        name: ``package.module:function``; the current folder is searched too.
+        name: ``package.module:function``.
+        folder: where the module is looked for besides Python's path; the current folder where not given.
 
     Raises:
-        InputError: there is no such function.
+        InputError: the name has another form.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, folder: Path | None = None) -> None:
         self.name = name
+        self._folder = folder
         module, _, function = name.partition(":")
         if not module or not function:
             raise InputError(f"--metric {name}: expected package.module:function")
-        here = str(Path.cwd())
+
+    def load(self) -> Callable[[str], float]:
+        """The function itself.
+
+        Raises:
+            InputError: there is no such function.
+        """
+        module, _, function = self.name.partition(":")
+        here = str(self._folder or Path.cwd())
         sys.path.insert(0, here)
         try:
-            self._function: Callable[[str], float] = getattr(importlib.import_module(module), function)
+            found: Callable[[str], float] = getattr(importlib.import_module(module), function)
         except Exception as error:
-            raise InputError(f"--metric {name}: {type(error).__name__}: {error}") from error
+            raise InputError(f"--metric {self.name}: {type(error).__name__}: {error}") from error
         finally:
             sys.path.remove(here)
+        return found
 
     def __call__(self, model: ir.Model) -> float:
         """What the function says of a model, which it gets as a file.
@@ -45,11 +56,12 @@ class OwnMetric:
         Raises:
             InputError: it fails, or returns no finite number.
         """
+        function = self.load()
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             path = Path(folder) / "model.onnx"
             files.save(model, path)
             try:
-                value = float(self._function(str(path)))
+                value = float(function(str(path)))
             except Exception as error:
                 raise InputError(f"--metric {self.name} failed: {type(error).__name__}: {error}") from error
         if not math.isfinite(value):

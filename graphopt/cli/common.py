@@ -152,10 +152,6 @@ def shapes(given: list[str] | None) -> dict[str, tuple[int, ...]]:
     return found
 
 
-SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-"""Bytes of each unit."""
-
-
 def memory(given: str | None) -> int | None:
     """Bytes of a size such as 4G or 512M.
 
@@ -164,16 +160,12 @@ def memory(given: str | None) -> int | None:
     """
     if given is None:
         return None
-    number, unit = given.lower().rstrip("ib"), ""
-    if number and number[-1] in SIZES:
-        number, unit = number[:-1], number[-1]
+    from graphopt.store import parse_bytes
+
     try:
-        found = int(float(number) * SIZES[unit])
-    except (ValueError, OverflowError):
-        found = 0
-    if found <= 0:
-        raise InputError(f"--memory {given}: expected a size such as 4G or 512M")
-    return found
+        return parse_bytes(given)
+    except ValueError:
+        raise InputError(f"--memory {given}: expected a size such as 4G or 512M") from None
 
 
 def pairs(option: str, given: list[str] | None) -> list[tuple[str, str]]:

@@ -1,0 +1,32 @@
+"""TOML files: what they hold, or one line that says where one is not valid."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from graphopt.errors import InputError
+from graphopt.files import reason, show
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        InputError: it can't be read, or is no valid TOML; the message then names line and column.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # as some editors write it, with a mark in front
+        return tomllib.loads(text)
+    except OSError as error:
+        raise InputError(f"{show(path)}: can't be read: {reason(error)}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{show(path)}: no valid TOML: no UTF-8 text (at byte {error.start})") from error
+    except ValueError as error:
+        raise InputError(f"{show(path)}: no valid TOML: {reason(error)}") from error
