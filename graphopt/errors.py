@@ -49,6 +49,19 @@ class BudgetError(GraphOptError):
         self.result = result
 
 
+class SomeFailedError(GraphOptError):
+    """Of many models some failed.
+
+    Args:
+        message: which.
+        exit_code: the gravest of theirs.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def told(error: Exception) -> tuple[int, str]:
     """An error as an exit code and one line; with ``GRAPHOPT_TRACEBACK`` set, one of ours is raised again."""
     code = error.exit_code if isinstance(error, GraphOptError) else INTERNAL

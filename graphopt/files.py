@@ -199,6 +199,16 @@ def _make_folders(folder: Path, undo: ExitStack) -> None:
         undo.callback(new.rmdir)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file and end its last line; it is there whole or not at all.
+
+    Raises:
+        InputError: it can't be written.
+    """
+    with staged(path) as (file,):
+        file.write(f"{text}\n".encode())
+
+
 # --- messages -----------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -100,7 +101,7 @@ def session(
         parts: the model.
         optimised: whether onnxruntime may rewrite the graph (ORT_ENABLE_ALL or ORT_DISABLE_ALL).
         outputs: names of values of the outermost graph to return besides the model's outputs.
-        threads: for one operator; 0 lets onnxruntime choose.
+        threads: for one operator; 0 stands for `default_threads`.
         provider: the execution provider.
 
     Raises:
@@ -110,7 +111,7 @@ def session(
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or default_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others need the processor too
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
@@ -124,6 +125,18 @@ def session(
         return ort.InferenceSession(_with_outputs(parts.proto, outputs), options, providers=[provider])
     except Exception as error:
         raise InputError(f"onnxruntime can't load the model: {one_line(error)}") from error
+
+
+def default_threads() -> int:
+    """Threads for one operator where nothing is timed: ``$GRAPHOPT_THREADS``; 0 lets onnxruntime choose.
+
+    Raises:
+        InputError: the variable holds something else.
+    """
+    given = os.environ.get("GRAPHOPT_THREADS", "0")
+    if not given.isdigit():
+        raise InputError(f"GRAPHOPT_THREADS={given}: expected a number of threads")
+    return int(given)
 
 
 def _with_outputs(proto: onnx.ModelProto, outputs: Sequence[str]) -> bytes:

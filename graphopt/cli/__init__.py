@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from graphopt._version import __version__
+from graphopt.cli.batch import batch
 from graphopt.cli.bench import bench
 from graphopt.cli.check import check
 from graphopt.cli.diff import diff
@@ -15,12 +16,13 @@ from graphopt.cli.explain import explain
 from graphopt.cli.optimize import optimize
 from graphopt.cli.provenance import provenance
 from graphopt.cli.rewrites import rewrites
+from graphopt.cli.run import run
 from graphopt.cli.scan import scan
 from graphopt.cli.sweep import sweep
 from graphopt.cli.verify import verify
 from graphopt.errors import INTERRUPTED, InputError
 
-COMMANDS = (scan, optimize, sweep, verify, bench, diff, check, provenance, rewrites, explain)
+COMMANDS = (scan, optimize, run, batch, sweep, verify, bench, diff, check, provenance, rewrites, explain)
 """In the order in which ``--help`` lists them."""
 
 typer_app = typer.Typer(

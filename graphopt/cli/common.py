@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from graphopt.cli import complete
 from graphopt.errors import InputError
-
-if TYPE_CHECKING:
-    from graphopt.calibrate import Given
 
 
 class ExternalData(str, Enum):
@@ -126,21 +119,6 @@ def parse(budget: list[str] | None, settings: list[str] | None, shape: list[str]
     }
 
 
-def calibration(inputs: Path | None, preprocess: str | None) -> Given | None:
-    """The calibration inputs of --calibration and --preprocess.
-
-    Raises:
-        InputError: --preprocess stands alone, or names neither a preset nor a readable file.
-    """
-    if preprocess is None:
-        return inputs
-    if inputs is None:
-        raise InputError("--preprocess says how images are read: name their folder with --calibration")
-    from graphopt import images
-
-    return images.Images(inputs, images.preset(preprocess))
-
-
 def shapes(given: list[str] | None) -> dict[str, tuple[int, ...]]:
     """Input sizes by name, from NAME=1x3x224x224."""
     found: dict[str, tuple[int, ...]] = {}
@@ -182,16 +160,6 @@ def pairs(option: str, given: list[str] | None) -> list[tuple[str, str]]:
 # ---------------------------------------------------------------- files and streams
 
 
-def check_writable(out: Path | None, report: Path | None, model: Path) -> None:
-    """Refuses paths that can't be written before any work is done."""
-    from graphopt.model import check_output
-
-    if out is not None:
-        check_output(out, [model])
-    if report is not None:
-        check_output(report, [path for path in (model, out) if path is not None])
-
-
 def check_page(page: Path | None, *others: Path | None) -> None:
     """Refuses an HTML page that can't be made or written, before any work is done.
 
@@ -208,39 +176,11 @@ def check_page(page: Path | None, *others: Path | None) -> None:
     check_output(page, [path for path in others if path is not None])
 
 
-def check_text(file: Path | None, *others: Path | None) -> None:
-    """Refuses a text file that can't be written, before any work is done.
-
-    Args:
-        file: the file; None where none is asked for.
-        others: the files of the same run, which it must not be.
-    """
-    if file is not None:
-        from graphopt.model import check_output
-
-        check_output(file, [path for path in others if path is not None])
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a text file; it is there whole or not at all."""
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        beside.write_text(text + "\n", encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: can't be written: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def step_summary() -> Path | None:
-    """The file whose Markdown a job of GitHub Actions shows; None elsewhere."""
-    named = os.environ.get("GITHUB_STEP_SUMMARY")
-    return Path(named) if named else None
-
-
 def append(path: Path, text: str) -> None:
-    """Adds Markdown to `step_summary`. It is a courtesy, so that a failure is told and is no error."""
+    """Adds Markdown to `graphopt.task.step_summary`.
+
+    It is a courtesy, so that a failure is told and is no error.
+    """
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(f"\n{text}\n" if file.tell() else f"{text}\n")
@@ -248,16 +188,6 @@ def append(path: Path, text: str) -> None:
         print(  # noqa: T201
             f"graphopt: $GITHUB_STEP_SUMMARY {path}: can't be written: {error.strerror}", file=sys.stderr
         )
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Lets Ctrl-C come too late: what was written stays, and the exit code has to say so."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def emit(document: str) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from graphopt import task as tasks
 from graphopt.cli import common
 from graphopt.cli.progress import shown
-from graphopt.errors import BudgetError, GraphOptError, InputError, VerificationError
-
-if TYPE_CHECKING:
-    from graphopt.report import Report
-    from graphopt.result import Result
+from graphopt.errors import InputError
 
 
 def optimize(
@@ -75,82 +72,50 @@ def optimize(
     """
     if out is None and not dry_run:
         raise InputError("optimize needs -o OUT, or --dry-run to write no model")
-    common.check_writable(out, report, model)
-    common.check_page(html, model, out, report)
-    common.check_text(markdown, model, out, report, html, calibration)
-    common.check_text(junit, model, out, report, html, markdown, calibration)
     options = common.parse(budget, set_, shape)
-    error: GraphOptError | None = None
-    try:
-        from graphopt import api
-
-        with shown(quiet=quiet, json=json):
-            result: Result = api.optimize(
-                model,
-                options["budget"],
-                common.calibration(calibration, preprocess),
-                aim=aim.value,
-                only=common.names(only),
-                skip=common.names(skip),
-                at=at or (),
-                keep=keep or (),
-                outputs=output or (),
-                options=options["set"],
-                shapes=options["shapes"],
-                seed=seed,
-                gate=gate,
-                freeze_initializers=freeze_initializers,
-                metric=metric,
-                memory=common.memory(memory),
-                require=require or (),
-            )
-    except (BudgetError, VerificationError) as failure:
-        error, result = failure, failure.result
-    written = None if dry_run or error else out
-    with ExitStack() as stack:
-        if written is not None:
-            result.save(written, external_data=external_data.value)
-            stack.enter_context(common.uninterrupted())
-        problem = "" if error is None else str(error)
-        _show(result.report, 0 if error is None else error.exit_code, report, json, written)
-        if html is not None:
-            from graphopt.report import html as pages
-
-            common.write(html, pages.report(result, problem))
-        _summarise(result.report, problem, markdown, junit)
-    if error is not None:
-        raise error
-    return 0
-
-
-def _show(report: Report, code: int, file: Path | None, json: bool, out: Path | None) -> None:
-    """Prints the report, and writes it where it was asked for."""
-    from graphopt.report import json as documents
-    from graphopt.report import text
-
-    if json or file is not None:
-        document = documents.dumps(documents.report(report, code))
-        if file is not None:
-            common.write(file, document)
+    task = tasks.Task(
+        model=model,
+        out=out,
+        calibration=calibration,
+        preprocess=preprocess,
+        budget=options["budget"],
+        require=require or (),
+        only=common.names(only),
+        skip=common.names(skip),
+        at=at or (),
+        keep=keep or (),
+        outputs=output or (),
+        set=options["set"],
+        shapes=options["shapes"],
+        aim=aim.value,
+        gate=gate,
+        freeze_initializers=freeze_initializers,
+        external_data=external_data.value,
+        metric=metric,
+        memory=common.memory(memory),
+        seed=seed,
+        report=report,
+        html=html,
+        markdown=markdown,
+        junit=junit,
+    )
+    tasks.check_files([task])
+    if dry_run:
+        task = replace(task, out=None)
+    with shown(quiet=quiet, json=json):
+        done = tasks.perform(task)
+    with tasks.written(task, done) as written:
         if json:
-            common.emit(document)
-    if not json:
-        text.report(report, out)
+            from graphopt.report import json as documents
 
+            common.emit(documents.dumps(documents.report(done.result.report, done.exit_code)))
+        else:
+            from graphopt.report import text
 
-def _summarise(report: Report, problem: str, markdown: Path | None, junit: Path | None) -> None:
-    """Writes what a pipeline shows, the Markdown also where a job of GitHub asks for it."""
-    shown = common.step_summary()
-    if markdown is not None or shown is not None:
-        from graphopt.files import same_file
-        from graphopt.report import markdown as summaries
-
-        text = summaries.report(report, problem)
-        if markdown is not None and not (shown is not None and same_file(markdown, shown)):
-            common.write(markdown, text)
-        if shown is not None:
-            common.append(shown, text)
-    if junit is not None:
-        from graphopt.report import junit as results
-
-        common.write(junit, results.report(report, problem))
+            text.report(done.result.report, written)
+        summary = tasks.step_summary()
+        if summary is not None:
+            common.append(summary, done.markdown())
+    if done.error is not None:
+        raise done.error
+    return 0

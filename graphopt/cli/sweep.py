@@ -9,6 +9,8 @@ import typer
 from graphopt.cli import common
 from graphopt.cli.progress import shown
 from graphopt.errors import InputError
+from graphopt.files import write_text
+from graphopt.task import given_inputs
 
 
 def sweep(
@@ -33,7 +35,7 @@ def sweep(
 
     Example: graphopt sweep model.onnx --calibration inputs.npz --budgets 0.8,0.6,0.4
     """
-    inputs = common.calibration(calibration, preprocess)
+    inputs = given_inputs(calibration, preprocess)
     if inputs is None:
         raise InputError("sweep measures quality on inputs: give --calibration")
     try:
@@ -61,7 +63,7 @@ def sweep(
     if html is not None:
         from graphopt.report import html as pages
 
-        common.write(html, pages.sweep(found))
+        write_text(html, pages.sweep(found))
     if json:
         common.emit(documents.dumps(documents.sweep(found)))
     else:

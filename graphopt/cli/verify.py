@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphopt.cli import common
 from graphopt.cli.progress import shown
+from graphopt.task import given_inputs
 
 
 def verify(
@@ -31,7 +32,7 @@ def verify(
         found = api.verify(
             reference,
             candidate,
-            common.calibration(calibration, preprocess),
+            given_inputs(calibration, preprocess),
             budget=options["budget"],
             outputs=output or (),
             shapes=options["shapes"],

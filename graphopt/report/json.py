@@ -24,6 +24,7 @@ from graphopt.quality import Quality
 from graphopt.report import Applied, Left, Point, Report, Sweep
 from graphopt.rewrites import is_default, option_types, summary
 from graphopt.survey import Row, Scan
+from graphopt.task import Outcome, exit_code
 from graphopt.verification import Verification
 
 SCHEMA_VERSION = 1
@@ -139,6 +140,31 @@ def report(result: Report, exit_code: int) -> dict[str, Any]:
         "observed_shapes": list(result.observed_shapes),
         "seconds": {name: round(value, 4) for name, value in result.seconds.items()},
         "options": dict(result.options),
+    }
+
+
+def batch(outcomes: Sequence[Outcome], jobs: int) -> dict[str, Any]:
+    """The document of ``graphopt run`` and ``graphopt batch``.
+
+    ``{"schema_version", "graphopt", "exit_code", "jobs", "models": [{"model", "out", "exit_code", "error",
+    "seconds", "report"}]}``; ``out`` is the model that was written, ``error`` why the exit code is not 0, and
+    ``report`` what ``optimize --json`` prints, each null where there is none.
+    """
+    return {
+        **_head(),
+        "exit_code": exit_code(outcomes),
+        "jobs": jobs,
+        "models": [
+            {
+                "model": str(outcome.task.model),
+                "out": None if outcome.written is None else str(outcome.written),
+                "exit_code": outcome.exit_code,
+                "error": outcome.error or None,
+                "seconds": round(outcome.seconds, 4),
+                "report": outcome.report,
+            }
+            for outcome in outcomes
+        ],
     }
 
 

@@ -52,6 +52,16 @@ def report(result: Report, problem: str = "") -> str:
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
+def failed(name: str, problem: str) -> str:
+    """What stands in place of the summary of a model for which there is no report.
+
+    Args:
+        name: the model's.
+        problem: why there is none.
+    """
+    return f"## graphopt: {code(name)}\n\n**{prose(problem)}**"
+
+
 # ---------------------------------------------------------------- escaping
 
 

@@ -25,6 +25,7 @@ from graphopt.provenance import Record
 from graphopt.report import Applied, Left, Point, Report, Sweep
 from graphopt.rewrites import is_default, option_types, summary
 from graphopt.survey import Row, Scan
+from graphopt.task import Outcome, labels
 from graphopt.verification import Verification
 
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -300,6 +301,47 @@ def _quality(console: Console, result: Report) -> None:
             "[bold yellow]the error is unmeasured[/]: no calibration inputs were given, "
             "the fit and its predicted error come from the weights and synthetic inputs"
         )
+
+
+# ---------------------------------------------------------------- run and batch
+
+
+def batch(outcomes: Sequence[Outcome], jobs: int) -> None:
+    """Prints a model a line, then why each that failed did."""
+    console = _console()
+    table = _table("model", ">MACs", ">to", ">ratio", ">agreement", ">seconds", "outcome")
+    table.columns[0].overflow = "fold"
+    names = labels([outcome.task for outcome in outcomes])
+    for name, outcome in zip(names, outcomes, strict=True):
+        table.add_row(escape(shortened(name, 30)), *_batch_figures(outcome), _state(outcome))
+    console.print(table)
+    for name, outcome in zip(names, outcomes, strict=True):
+        if not outcome:
+            known = outcome.error.startswith(f"{outcome.task.model}: ")
+            lead = "" if known and name == str(outcome.task.model) else f"{name}: "
+            console.print(escape(f"{lead}{outcome.error}"), soft_wrap=True)
+    if jobs > 1 and any(outcome.report and outcome.report["latency"] for outcome in outcomes):
+        console.print("note: other models ran while latency was measured; graphopt bench measures it alone")
+
+
+def _batch_figures(outcome: Outcome) -> tuple[str, ...]:
+    """MACs before and after, their ratio, agreement and seconds of a model."""
+    seconds = f"{outcome.seconds:.1f}"
+    if outcome.report is None:
+        return "–", "–", "–", "–", seconds
+    before, after = (outcome.report[key]["macs"] for key in ("before", "after"))
+    agreement = (outcome.report["quality"] or {}).get("agreement")
+    shown = "–" if agreement is None else f"{agreement:.2%}"
+    return count(before), count(after), ratio(before, after) or "–", shown, seconds
+
+
+def _state(outcome: Outcome) -> str:
+    """What became of a model, in a word or two."""
+    if not outcome:
+        return f"[bold red]failed ({outcome.exit_code})[/]"
+    if outcome.report is not None and not outcome.report["changed"]:
+        return "unchanged"
+    return "smaller" if outcome.written is None else "written"
 
 
 # ---------------------------------------------------------------- sweep

@@ -1,0 +1,213 @@
+"""Many tasks: one after the other in this process, or several at once, each in a process of its own.
+
+A process a task, because a pool whose workers go on to the next task is lost when one of them crashes. The
+parent holds the other end of each child's standard input: when that closes, on Ctrl-C or when the parent is
+gone, the child is interrupted as by Ctrl-C, tidies up and ends. Children are no part of the terminal's group
+of processes, so that Ctrl-C does not reach them twice.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from dataclasses import replace
+from typing import IO
+
+from graphopt import progress
+from graphopt.errors import INTERNAL, INTERRUPTED, GraphOptError, InputError
+from graphopt.files import reason
+from graphopt.store import default_bytes
+from graphopt.task import Outcome, Task, complete
+
+GRACE = 10.0
+"""Seconds that a child has to tidy up in before it is killed."""
+START = "import sys; sys.path[:] = sys.argv[1].split(sys.argv[2]); from graphopt.worker import main; main()"
+"""What a child runs: this process's path first, whatever lies in the current folder."""
+SEPARATOR = "\n"
+"""Between the folders of the path."""
+SAID = 160
+"""Characters of a crashed child's last words that are told."""
+
+
+class StoppedError(GraphOptError):
+    """Ctrl-C came while there was work to do; what had been done by then stays."""
+
+    exit_code = INTERRUPTED
+
+
+def check(tasks: Sequence[Task], jobs: int) -> None:
+    """Refuses several jobs where something is decided by latency, which they disturb.
+
+    Raises:
+        InputError: a task's result depends on measured latency.
+    """
+    for task in tasks if jobs > 1 else ():
+        if task.timed:
+            with task.blamed(""):
+                raise InputError(f"{task.timed} needs a machine that does nothing else: use --jobs 1")
+
+
+def in_order(tasks: Sequence[Task]) -> list[Outcome]:
+    """Does the tasks one after the other in this process.
+
+    Raises:
+        StoppedError: Ctrl-C came.
+    """
+    done: list[Outcome] = []
+    try:
+        for task in progress.track(tasks, "models", describe=lambda task: task.model.name):
+            done.append(complete(task))
+    except KeyboardInterrupt as error:
+        raise _interrupted(done, len(tasks)) from error
+    return done
+
+
+def side_by_side(tasks: Sequence[Task], jobs: int) -> list[Outcome]:
+    """Does the tasks in processes of their own, and returns their outcomes in the order of the tasks.
+
+    Args:
+        tasks: what to do.
+        jobs: how many run at once.
+
+    Raises:
+        StoppedError: Ctrl-C came; the processes have ended by then.
+    """
+    jobs = max(1, min(jobs, len(tasks)))
+    if jobs > 1:
+        share = default_bytes() // jobs
+        tasks = [task if task.memory else replace(task, memory=share) for task in tasks]
+    workers = _Workers(jobs)
+    done: dict[int, Outcome] = {}
+    with ThreadPoolExecutor(jobs, "graphopt-batch") as threads:
+        futures = {
+            threads.submit(progress.carried(workers.complete), task): number
+            for number, task in enumerate(tasks)
+        }
+        try:
+            finished: Iterator[Future[Outcome]] = as_completed(futures)
+            for future in progress.track(finished, "models", total=len(tasks)):
+                done[futures[future]] = future.result()
+        except BaseException as error:
+            for future in futures:
+                future.cancel()
+            workers.stop(futures)
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            ended = [future.result() for future in futures if future.done() and not future.cancelled()]
+            raise _interrupted(ended, len(tasks)) from error
+    return [done[number] for number in range(len(tasks))]
+
+
+def _interrupted(done: Iterable[Outcome], count: int) -> StoppedError:
+    written = sum(1 for outcome in done if outcome.written is not None)
+    state = f"{written} of {count} models were written" if written else "no model was written"
+    return StoppedError(f"interrupted; {state}")
+
+
+class _Workers:
+    """The children that run at the moment. `complete` is called from several threads."""
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopping = False
+
+    def complete(self, task: Task) -> Outcome:
+        """Does a task in a child, and returns the outcome, also when the child crashes."""
+        began = time.perf_counter()
+        with progress.step(task.model.name), tempfile.TemporaryFile() as words:
+            try:
+                child = self._start(words)
+            except OSError as error:
+                return Outcome(task, INTERNAL, f"no process could be started: {reason(error)}")
+            try:
+                sent, code = self._ask(child, task)
+            finally:
+                with self._lock:
+                    self._running.discard(child)
+            try:
+                outcome: Outcome = pickle.loads(sent)
+            except Exception:  # whatever half an answer is taken for
+                seconds = time.perf_counter() - began
+                return Outcome(task, INTERNAL, _end(code, words), seconds)
+        return outcome
+
+    def _start(self, words: IO[bytes]) -> subprocess.Popen[bytes]:
+        """A child, whose words go to a file."""
+        threads = max(1, (os.cpu_count() or 1) // self._jobs)
+        environment = {**os.environ, "GRAPHOPT_THREADS": os.environ.get("GRAPHOPT_THREADS", str(threads))}
+        with self._lock:
+            if self._stopping:
+                raise InterruptedError
+            child = subprocess.Popen(
+                [sys.executable, "-c", START, SEPARATOR.join(sys.path), SEPARATOR],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=words,
+                env=environment,
+                start_new_session=True,
+            )
+            self._running.add(child)
+        return child
+
+    def _ask(self, child: subprocess.Popen[bytes], task: Task) -> tuple[bytes, int]:
+        """What a child answers, and its exit code; its standard input stays open until then."""
+        assert child.stdin is not None and child.stdout is not None
+        try:
+            pickle.dump((task, self._jobs - 1), child.stdin)
+            child.stdin.flush()
+        except (OSError, ValueError):  # it is gone already, or being stopped
+            pass
+        sent = child.stdout.read()
+        code = child.wait()
+        child.stdout.close()
+        _close(child)
+        return sent, code
+
+    def stop(self, futures: Iterable[Future[Outcome]]) -> None:
+        """Interrupts all children, and kills those that do not end."""
+        with self._lock:
+            self._stopping = True
+            running = list(self._running)
+        for child in running:
+            _close(child)
+        try:
+            wait(futures, GRACE)
+        finally:  # also at once, on a second Ctrl-C
+            for child in running:
+                if child.poll() is None:
+                    child.kill()
+
+
+def _close(child: subprocess.Popen[bytes]) -> None:
+    """Closes a child's standard input."""
+    try:
+        if child.stdin is not None:
+            child.stdin.close()
+    except OSError:  # what it was still to read
+        pass
+
+
+def _end(code: int, words: IO[bytes]) -> str:
+    """How a child ended that gave no answer, and its last words."""
+    if code < 0:
+        name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
+        memory = ", perhaps for lack of memory" if name == "SIGKILL" else ""
+        text = f"crashed: killed by {name}{memory}"
+    else:
+        text = f"crashed: its process ended with code {code}"
+    words.seek(0)
+    said = [line for line in words.read().decode(errors="replace").splitlines() if line.strip()]
+    if os.environ.get("GRAPHOPT_TRACEBACK"):
+        return "\n".join([text, *said])
+    last = " ".join(said[-1].split()) if said else ""
+    return f"{text}: {last[:SAID]}" if last else text

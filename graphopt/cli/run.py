@@ -1,0 +1,42 @@
+"""``graphopt run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphopt.cli import common, many
+
+
+def _schema(wanted: bool) -> None:
+    if wanted:
+        from graphopt import recipe
+        from graphopt.report import json as documents
+
+        common.emit(documents.dumps(recipe.schema()))
+        raise typer.Exit
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a TOML file.")],
+    dry_run: many.DryRun = False,
+    report: many.Report = None,
+    json: common.Json = False,
+    quiet: common.Quiet = False,
+    schema: Annotated[
+        bool,
+        typer.Option("--schema", callback=_schema, is_eager=True, help="Print the JSON schema of recipes."),
+    ] = False,
+) -> int:
+    """Do what a recipe says of one or many models, one after the other.
+
+    A model that fails does not stop the others. The exit code is 0 when all are done, else the gravest of
+    theirs: 70, then 1, 2 and 3.
+
+    Example: graphopt run recipe.toml
+    """
+    from graphopt import recipe as recipes
+
+    return many.run(recipes.read(recipe), dry_run=dry_run, report=report, json=json, quiet=quiet)

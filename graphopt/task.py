@@ -1,0 +1,383 @@
+"""One model's work: what to do with it and what to write, how that is checked before, and done.
+
+The command line makes one of its options, a recipe one for each of its models. Whatever runs a task, this is
+what it does, so that the outcome is the same.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from graphopt.errors import BudgetError, GraphOptError, InputError, VerificationError, told
+from graphopt.files import check_output, data_path, same_file, show, write_text
+
+if TYPE_CHECKING:
+    from graphopt.calibrate import Given
+    from graphopt.result import Result
+
+WRITTEN = ("out", "report", "html", "markdown", "junit")
+"""The fields that name files to write."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What to do with one model; see `graphopt.optimize`.
+
+    Attributes:
+        model: the model's file.
+        out: the model to write; None where none is to be written.
+        calibration: a file or folder of inputs.
+        preprocess: how images become inputs: a preset or a TOML file.
+        budget: what the result has to reach.
+        require: gates that it has to pass.
+        only: rewrites that take part.
+        skip: rewrites that do not.
+        at: patterns of nodes to rewrite.
+        keep: patterns of nodes to leave.
+        outputs: the model's outputs that count.
+        set: options of rewrites, by ``rewrite.option``.
+        shapes: sizes of inputs.
+        aim: which exact rewrites are taken.
+        gate: ``latency``, or None.
+        freeze_initializers: whether initializers that are inputs too are constants.
+        external_data: whether weights go to ``OUT.data``.
+        metric: the user's own measure.
+        memory: bytes that activations may take.
+        seed: of everything random.
+        report: where the report is written as JSON.
+        html: where it is written as a page.
+        markdown: where its summary is written.
+        junit: where comparisons, budget and gates are written as test results.
+        folder: where the measure's module is looked for; the current folder where None.
+        said: where each of these was said, for messages; "" names the task itself.
+    """
+
+    model: Path
+    out: Path | None = None
+    calibration: Path | None = None
+    preprocess: str | None = None
+    budget: Mapping[str, float] = field(default_factory=dict)
+    require: Sequence[str] = ()
+    only: Sequence[str] = ()
+    skip: Sequence[str] = ()
+    at: Sequence[str] = ()
+    keep: Sequence[str] = ()
+    outputs: Sequence[str] = ()
+    set: Mapping[str, object] = field(default_factory=dict)
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    aim: Literal["time", "macs"] = "time"
+    gate: str | None = None
+    freeze_initializers: bool = False
+    external_data: Literal["auto", "always", "never"] = "auto"
+    metric: str | None = None
+    memory: int | None = None
+    seed: int = 0
+    report: Path | None = None
+    html: Path | None = None
+    markdown: Path | None = None
+    junit: Path | None = None
+    folder: Path | None = None
+    said: Mapping[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def blamed(self, key: str) -> Iterator[None]:
+        """Lets an `InputError` say where the value was said that it is about."""
+        try:
+            yield
+        except InputError as error:
+            where = self.said.get(key)
+            raise InputError(f"{where}: {error}" if where else str(error)) from error
+
+    @property
+    def reads(self) -> list[Path]:
+        """The files that it reads, and must not replace."""
+        return [self.model] if self.calibration is None else [self.model, self.calibration]
+
+    @property
+    def timed(self) -> str:
+        """What it asks of measured latency, such as ``gate latency``; "" where that decides nothing."""
+        if self.gate == "latency":
+            return "gate latency"
+        if "latency" in self.budget:
+            return "budget latency"
+        if any(gate.strip().startswith("latency") for gate in self.require):
+            return "require latency"
+        return ""
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of `graphopt.optimize` besides the model and the inputs."""
+        from graphopt.metric import OwnMetric
+
+        return {
+            "budget": self.budget,
+            "aim": self.aim,
+            "only": self.only,
+            "skip": self.skip,
+            "at": self.at,
+            "keep": self.keep,
+            "outputs": self.outputs,
+            "options": self.set,
+            "shapes": self.shapes,
+            "seed": self.seed,
+            "gate": self.gate,
+            "freeze_initializers": self.freeze_initializers,
+            "metric": None if self.metric is None else OwnMetric(self.metric, self.folder),
+            "memory": self.memory,
+            "require": self.require,
+        }
+
+
+def given_inputs(calibration: Path | None, preprocess: str | None) -> Given | None:
+    """The calibration inputs of a file or folder, and of how images in it are preprocessed.
+
+    Raises:
+        InputError: ``preprocess`` stands alone, or names neither a preset nor a readable file.
+    """
+    if preprocess is None:
+        return calibration
+    if calibration is None:
+        raise InputError("--preprocess says how images are read: name their folder with --calibration")
+    from graphopt import images
+
+    return images.Images(calibration, images.preset(preprocess))
+
+
+# ---------------------------------------------------------------- before any work is done
+
+
+def check_files(tasks: Sequence[Task], others: Mapping[str, Path] | None = None) -> None:
+    """Refuses files that can't be written, would replace an input, or are named twice.
+
+    Args:
+        tasks: what is to be done.
+        others: more files that will be written, by what names them.
+
+    Raises:
+        InputError: the first of these that there is.
+    """
+    read = [path for task in tasks for path in task.reads]
+    taken: dict[str, str] = {}
+    for name, path in (others or {}).items():
+        check_output(path, read)
+        taken[os.path.realpath(path)] = name
+    for task in tasks:
+        for key in WRITTEN:
+            path = getattr(task, key)
+            if path is None:
+                continue
+            with task.blamed(key):
+                if key == "html":
+                    from graphopt.report import html
+
+                    html.require("--html")
+                check_output(path, read)
+                name = task.said.get(key, f"--{key}")
+                for file in (path, data_path(path)) if key == "out" else (path,):
+                    other = taken.setdefault(os.path.realpath(file), name)
+                    if other is not name:
+                        raise InputError(f"{show(file)}: is written by {other} too; name another")
+
+
+def check_options(tasks: Sequence[Task]) -> None:
+    """Refuses what can't be done whatever the models hold.
+
+    Raises:
+        InputError: a file is not there, or an option has a value that it can't have, or lacks another.
+    """
+    from graphopt import api
+
+    for task in tasks:
+        with task.blamed("model"):
+            if not task.model.is_file():
+                raise InputError(f"{show(task.model)}: no such file")
+        with task.blamed("calibration"):
+            if task.calibration is not None and not task.calibration.exists():
+                raise InputError(f"{show(task.calibration)}: no such file or folder")
+        with task.blamed("preprocess"):
+            given_inputs(task.calibration, task.preprocess)
+        with task.blamed(""):
+            api.make_options(**task.options(), calibrated=task.calibration is not None)
+
+
+# ---------------------------------------------------------------- the work
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a task before anything is written.
+
+    Attributes:
+        result: the model, which is within what was asked for, or the best that was found.
+        error: why it is not; None where it is.
+    """
+
+    result: Result
+    error: BudgetError | VerificationError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command that does this task alone."""
+        return 0 if self.error is None else self.error.exit_code
+
+    @property
+    def problem(self) -> str:
+        """The error's text; "" where there is none."""
+        return "" if self.error is None else str(self.error)
+
+    def markdown(self) -> str:
+        """The summary of the report."""
+        from graphopt.report import markdown
+
+        return markdown.report(self.result.report, self.problem)
+
+
+def perform(task: Task, beside: int = 0) -> Done:
+    """Does a task's work, and writes nothing.
+
+    Args:
+        task: what to do.
+        beside: other tasks that may run at the same time and disturb what is timed.
+
+    Raises:
+        InputError: the model, the inputs or an option can't be used as given.
+    """
+    from graphopt import api
+
+    error: BudgetError | VerificationError | None = None
+    try:
+        result = api.optimize(
+            task.model, calibration=given_inputs(task.calibration, task.preprocess), **task.options()
+        )
+    except (BudgetError, VerificationError) as failure:
+        error, result = failure, failure.result
+    if beside and result.report.latency is not None:
+        note = f"latency was measured beside up to {beside} other models: graphopt bench measures it alone"
+        report = replace(result.report, notes=(*result.report.notes, note))
+        result = replace(result, report=report)
+    return Done(result, error)
+
+
+@contextmanager
+def written(task: Task, done: Done) -> Iterator[Path | None]:
+    """Writes the model, if nothing went wrong, and the reports; Ctrl-C within then comes too late.
+
+    Yields:
+        The model that was written, or None.
+
+    Raises:
+        InputError: a file can't be written.
+    """
+    out = None if done.error is not None else task.out
+    if out is not None:
+        done.result.save(out, external_data=task.external_data)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was written stays, and the exit code says so
+    try:
+        _write_reports(task, done)
+        yield out
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _write_reports(task: Task, done: Done) -> None:
+    """Writes the reports that were asked for."""
+    if task.report is not None:
+        from graphopt.report import json as documents
+
+        write_text(task.report, documents.dumps(documents.report(done.result.report, done.exit_code)))
+    if task.html is not None:
+        from graphopt.report import html
+
+        write_text(task.html, html.report(done.result, done.problem))
+    summary = step_summary()
+    if task.markdown is not None and not (summary is not None and same_file(task.markdown, summary)):
+        write_text(task.markdown, done.markdown())
+    if task.junit is not None:
+        from graphopt.report import junit
+
+        write_text(task.junit, junit.report(done.result.report, done.problem))
+
+
+def step_summary() -> Path | None:
+    """The file whose Markdown a job of GitHub Actions shows; None elsewhere."""
+    named = os.environ.get("GITHUB_STEP_SUMMARY")
+    return Path(named) if named else None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a task ended, as plain data.
+
+    Attributes:
+        task: what was to be done.
+        exit_code: of the command that does this task alone.
+        error: why that is not 0, in one line; "" when it is.
+        seconds: how long it took.
+        written: the model that was written.
+        report: the report's document; None where there is none.
+        markdown: the summary of the report; "" where there is none.
+    """
+
+    task: Task
+    exit_code: int
+    error: str = ""
+    seconds: float = 0.0
+    written: Path | None = None
+    report: Mapping[str, Any] | None = None
+    markdown: str = ""
+
+    def __bool__(self) -> bool:
+        return self.exit_code == 0
+
+
+def complete(task: Task, beside: int = 0) -> Outcome:
+    """Does a task and writes what it asks for; whatever goes wrong is in the outcome.
+
+    Args:
+        task: what to do.
+        beside: other tasks that may run at the same time.
+    """
+    from graphopt.report import json as documents
+
+    began = time.perf_counter()
+    error, out, document, summary = "", None, None, ""
+    try:
+        done = perform(task, beside)
+        code, error = done.exit_code, "" if done.error is None else told(done.error)[1]
+        summary = done.markdown()
+        document = documents.report(done.result.report, code)
+        with written(task, done) as out:
+            pass
+    except Exception as failure:
+        code, error = told(failure)
+    return Outcome(task, code, error, time.perf_counter() - began, out, document, summary)
+
+
+def labels(tasks: Sequence[Task]) -> list[str]:
+    """What people may call each task: its model, with what becomes of it where several have the same."""
+    count = Counter(task.model for task in tasks)
+    return [
+        str(task.model)
+        if count[task.model] == 1
+        else f"{task.model} → {task.out}"
+        if task.out is not None
+        else f"{task.model} ({number})"
+        for number, task in enumerate(tasks, start=1)
+    ]
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """Of many tasks: 0 when all are done, else the gravest: 70, then 1, 2 and 3."""
+    codes = {outcome.exit_code for outcome in outcomes}
+    return next((code for code in SEVERITY if code in codes), 0)
+
+
+SEVERITY = (GraphOptError.exit_code, *(e.exit_code for e in (VerificationError, InputError, BudgetError)))
+"""Exit codes, the gravest first: a bug or a crash, a wrong result, an unusable input, a missed budget."""
