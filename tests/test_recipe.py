@@ -1,0 +1,394 @@
+"""Recipes: what they may say, how a wrong one is refused, and the JSON schema that says the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_models import classifier, cli, conv_bn, samples, saved
+
+from graphopt import gates, recipe, toml
+from graphopt.core import Budget
+from graphopt.errors import InputError
+from graphopt.task import Task
+
+ROOT = Path(__file__).parent.parent
+VALIDATOR = jsonschema.Draft202012Validator(recipe.schema())
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with two models and inputs, as the current one; 80 columns."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    saved(conv_bn(), Path("folded.onnx"))
+    saved(classifier(), Path("scores.onnx"))
+    np.save("inputs.npy", samples(16))
+
+
+def written(text: str, name: str = "recipe.toml") -> Path:
+    Path(name).write_text(text, encoding="utf-8")
+    return Path(name)
+
+
+MINIMAL = '[[models]]\nmodel = "folded.onnx"\nout = "out.onnx"\n'
+
+
+# ---------------------------------------------------------------- what is understood
+
+EVERYTHING = """
+[defaults]
+out = "small-{stem}.onnx"
+calibration = "inputs.npy"
+budget = { macs = 0.9, params = 1, bytes = 1.0, latency = 1, agreement = 0.5, sqnr = 3, metric = -1.5 }
+require = ["macs<=0.8", " agreement >= 0.98 ", "sqnr>=1e1"]
+metric = "measure:accuracy"
+memory = "512M"
+
+[[models]]
+model = "folded.onnx"
+
+[[models]]
+model = "scores.onnx"
+out = "other.onnx"
+budget = { sqnr = 20.5 }
+require = []
+only = ["bottleneck", "fold_affine"]
+skip = ["collapse"]
+at = ["conv*"]
+keep = ["conv1"]
+outputs = ["scores"]
+set = { bottleneck = { rank_in = 16 } }
+shapes = { x = [1, 8, 8, 8] }
+aim = "macs"
+gate = "latency"
+freeze_initializers = true
+external_data = "never"
+seed = 3
+report = "reports/{stem}.json"
+html = "{stem}/{stem}.html"
+preprocess = "imagenet"
+"""
+
+
+def test_every_key_reaches_its_task() -> None:
+    folder = Path("recipes")
+    folder.mkdir()
+    first, second = recipe.read(written(EVERYTHING, "recipes/all.toml"))
+    assert (first.model, first.out) == (folder / "folded.onnx", folder / "small-folded.onnx")
+    assert first.calibration == second.calibration == folder / "inputs.npy"
+    assert first.memory == 512 << 20
+    assert first.require == ("macs<=0.8", " agreement >= 0.98 ", "sqnr>=1e1")
+    assert second.budget == {"sqnr": 20.5} and second.require == ()
+    expected = Task(
+        model=folder / "scores.onnx",
+        out=folder / "other.onnx",
+        calibration=folder / "inputs.npy",
+        preprocess="imagenet",
+        budget={"sqnr": 20.5},
+        only=("bottleneck", "fold_affine"),
+        skip=("collapse",),
+        at=("conv*",),
+        keep=("conv1",),
+        outputs=("scores",),
+        set={"bottleneck.rank_in": "16"},
+        shapes={"x": (1, 8, 8, 8)},
+        aim="macs",
+        gate="latency",
+        freeze_initializers=True,
+        external_data="never",
+        metric="measure:accuracy",
+        memory=512 << 20,
+        seed=3,
+        report=folder / "reports/scores.json",
+        html=folder / "scores/scores.html",
+        folder=folder,
+        said=second.said,
+    )
+    assert second == expected
+    assert second.said["budget"] == "recipes/all.toml: models[1].budget"
+    assert second.said["calibration"] == "recipes/all.toml: defaults.calibration"
+
+
+def test_every_option_of_a_task_can_be_said() -> None:
+    assert set(recipe.KEYS) == {f.name for f in fields(Task)} - {"folder", "said"}
+    assert set(recipe.BUDGET.keys) == {f.name for f in fields(Budget)}
+    used = toml.read(written(EVERYTHING))
+    assert set(recipe.KEYS) == set(used["defaults"]) | set(used["models"][1])
+
+
+def test_preprocessing_is_a_preset_or_a_file_beside_the_recipe() -> None:
+    text = f'{MINIMAL}calibration = "inputs.npy"\npreprocess = "photos.toml"'
+    (task,) = recipe.read(written(text, str(Path.cwd() / "recipe.toml")))
+    assert task.preprocess == str(Path.cwd() / "photos.toml")
+
+
+# ---------------------------------------------------------------- what is refused
+
+WHOLE = "a whole number of at least"
+PART = "a number over 0 and at most 1"
+
+KEYS = {
+    "budgt = {macs = 0.7}": "budgt: no such key; did you mean budget?",
+    'output = "b"': "output: no such key; out is the file to write, outputs are the model's outputs that cou",
+    '"a b.c" = 1': '"a b.c": no such key; there are model, out, calibration, ',
+    'seed = "1"': f'seed: expected {WHOLE} 0, not "1"',
+    "seed = 1.5": f"seed: expected {WHOLE} 0, not 1.5",
+    "seed = -1": f"seed: expected {WHOLE} 0, not -1",
+    "seed = true": f"seed: expected {WHOLE} 0, not true",
+    "aim = 2026-01-01": 'aim: expected "time" or "macs", not "2026-01-01"',
+    'aim = "speed"': 'aim: expected "time" or "macs", not "speed"',
+    "gate = true": 'gate: expected "latency", not true',
+    'freeze_initializers = "yes"': 'freeze_initializers: expected true or false, not "yes"',
+    'report = ""': 'report: expected a file name, not ""',
+    "only = 'bottleneck'": 'only: expected a list of texts, not "bottleneck"',
+    "at = ['a', 3]": "at[1]: expected text, not 3",
+    "budget = 0.7": "budget: expected a table, not 0.7",
+    "budget = {mac = 0.7}": "budget.mac: no such key; did you mean macs?",
+    "budget.macs = 1.5": f"budget.macs: expected {PART}, not 1.5",
+    "budget.macs = 0": f"budget.macs: expected {PART}, not 0",
+    'budget.macs = "0.7"': f'budget.macs: expected {PART}, not "0.7"',
+    "budget.sqnr = -3": "budget.sqnr: expected a number over 0, not -3",
+    'require = "macs<=0.8"': 'require: expected a list of gates, not "macs<=0.8"',
+    'require = ["macs>=0.8"]': "require: macs>=0.8: a cost has to be at most its limit; did you mean macs<=0",
+    'require = ["mac<=0.8"]': "require: mac<=0.8: no such key; did you mean macs?",
+    'require = ["macs<=x"]': "require: macs<=x: 'x' is no number",
+    "require = [0.8]": 'require[0]: expected a gate such as "macs<=0.8", not 0.8',
+    "shapes.x = [1, 0]": f"shapes.x[1]: expected {WHOLE} 1, not 0",
+    "shapes.x = []": "shapes.x: expected a list of sizes, not a list",
+    "shapes = {x = '1x3'}": 'shapes.x: expected a list of sizes, not "1x3"',
+    "set.bottleneck = 4": "set.bottleneck: expected a table of options, not 4",
+    "set.bottleneck.rank_in = []": "set.bottleneck.rank_in: expected a number, a text, true or false, not a",
+    'set."bottleneck.rank_in" = 4': 'set."bottleneck.rank_in": expected a table of options, not 4',
+    'memory = "lots"': "memory: lots: expected a size such as 4G or 512M",
+    "memory = 4": "memory: expected a size such as 4G, not 4",
+    'metric = "accuracy"': "metric: accuracy: expected package.module:function",
+}  # fmt: skip
+"""What can't be said of a model, with what is said of it. The schema refuses it too."""
+
+FORMS = {
+    "seed = 1": "seed: no such key; there are defaults, models",
+    "": "models: is missing: the models, a [[models]] each",
+    "models = []": "models: expected at least one [[models]], not a list",
+    '[models]\nmodel = "a"': "models: expected at least one [[models]], not a table",
+    'models = ["a.onnx"]': 'models[0]: expected a table, not "a.onnx"',
+    f"defaults = 3\n{MINIMAL}": "defaults: expected a table, not 3",
+    '[[models]]\nout = "a.onnx"': "models[0].model: is missing: the ONNX model",
+    '[[models]]\nmodel = "a.onnx"': "models[0].out: is missing: the model to write; ",
+    f"{MINIMAL}{MINIMAL}sed = 1": "models[1].sed: no such key; did you mean seed?",
+    f'[defaults]\nmodel = "a"\n{MINIMAL}': "defaults.model: no such key; ",
+    f"[defaults]\nseed = -1\n{MINIMAL}": f"defaults.seed: expected {WHOLE} 0, not -1",
+}
+"""Whole recipes, likewise."""
+
+MEANINGS = {
+    f'{MINIMAL}only = ["botleneck"]': "models[0].only: no rewrite is called 'botleneck'; did you mean bottle",
+    f'[defaults]\nskip = ["xyzzy"]\n{MINIMAL}': "defaults.skip: no rewrite is called 'xyzzy'; ",
+    f"{MINIMAL}set.bottleneck.rank = 3": "models[0].set: bottleneck has no option 'rank'; did you mean rank_",
+    f"{MINIMAL}set.bottleneck.rank_in = 1.5": "models[0].set: bottleneck.rank_in=1.5: expected int | None",
+    f"{MINIMAL}budget.macs = nan": f"models[0].budget.macs: expected {PART}, not NaN",
+    f"{MINIMAL}budget.sqnr = inf": "models[0].budget.sqnr: expected a number over 0, not Infinity",
+    f'{MINIMAL}require = ["macs<=1", "macs<=0.5"]': "models[0].require: macs<=0.5: macs<=1 is required alrea",
+    f'{MINIMAL}require = ["agreement>=98"]': "models[0].require: agreement>=98: expected a fraction in (0, 1",
+    MINIMAL.replace("folded", "absent"): "models[0].model: absent.onnx: no such file",
+    f'{MINIMAL}calibration = "absent.npz"': "models[0].calibration: absent.npz: no such file or folder",
+    f'{MINIMAL}preprocess = "imagenet"': "models[0].preprocess: --preprocess says how images are read",
+    f'{MINIMAL}preprocess = "imgnet"\ncalibration = "."': "models[0].preprocess: --preprocess imgnet: no suc",
+    MINIMAL.replace("out.onnx", "a/b.onnx"): "models[0].out: a/b.onnx: the folder a does not exist",
+    MINIMAL.replace("out.onnx", "folded.onnx"): "models[0].out: folded.onnx: is the input folded.onnx",
+    f'{MINIMAL}[[models]]\nmodel = "scores.onnx"\nout = "folded.onnx"': "models[1].out: folded.onnx: is the",
+    f'{MINIMAL}calibration = "inputs.npy"\nreport = "inputs.npy"': "models[0].report: inputs.npy: is the inp",
+    MINIMAL * 2: "models[1].out: out.onnx: is written by recipe.toml: models[0].out too; name another",
+    MINIMAL + MINIMAL.replace("out.onnx", "link.onnx"): "models[1].out: link.onnx: is written by recipe.toml",
+    f'{MINIMAL}report = "out.onnx"': "models[0].report: out.onnx: is written by recipe.toml: models[0].out t",
+    f'{MINIMAL}report = "out.onnx.data"': "models[0].report: out.onnx.data: is written by recipe.toml: model",
+    f"{MINIMAL}budget.agreement = 0.9": "models[0]: --budget agreement: a quality is measured on inputs",
+    f"{MINIMAL}budget.metric = 0.9": "models[0]: --budget metric needs --metric",
+    f'{MINIMAL}only = ["bottleneck"]': "models[0]: --only bottleneck needs a budget",
+}  # fmt: skip
+"""Recipes whose form is right, and which can't be done."""
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [*((MINIMAL + line, f"models[0].{says}") for line, says in KEYS.items()), *FORMS.items()],
+)
+def test_what_is_no_recipe(text: str, says: str) -> None:
+    with pytest.raises(InputError, match=f"^recipe.toml: {re.escape(says)}"):
+        recipe.read(written(text))
+    assert not VALIDATOR.is_valid(toml.read(Path("recipe.toml")))
+
+
+@pytest.mark.parametrize(("text", "says"), MEANINGS.items())
+def test_what_can_not_be_done(text: str, says: str) -> None:
+    """Exit code 2, one line that names file and key, and nothing is begun."""
+    written(text)
+    Path("link.onnx").symlink_to("out.onnx")
+    before = sorted(Path().iterdir())
+    for command in (("run",), ("batch",), ("run", "--dry-run")):
+        done = cli(*command, "recipe.toml")
+        assert (done.code, done.out) == (2, ""), done
+        assert done.err.startswith(f"graphopt: recipe.toml: {says}")
+        assert done.err.count("\n") == 1
+    assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"[[models]]\nmodel = \n", "no valid TOML: Invalid value (at line 2, column 9)"),
+        (b"a = 1\na = 2\n", "no valid TOML: Cannot overwrite a value (at line 2, column 6)"),
+        (b"a = '\xff'", "no valid TOML: no UTF-8 text (at byte 5)"),
+    ],
+)
+def test_what_is_no_toml(content: bytes, says: str) -> None:
+    Path("recipe.toml").write_bytes(content)
+    done = cli("run", "recipe.toml")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"graphopt: recipe.toml: {says}\n"
+
+
+def test_a_recipe_that_is_not_there() -> None:
+    assert (
+        cli("run", "absent.toml").err == "graphopt: absent.toml: can't be read: No such file or directory\n"
+    )
+    assert cli("run").code == 2
+
+
+# ---------------------------------------------------------------- the schema
+
+
+def test_the_schema_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(recipe.schema())
+
+
+@pytest.mark.parametrize("text", [EVERYTHING, MINIMAL, *MEANINGS])
+def test_the_schema_takes_what_has_the_form_of_a_recipe(text: str) -> None:
+    document = toml.read(written(text.replace("nan", "1").replace("inf", "1")))  # JSON has neither
+    assert [error.message for error in VALIDATOR.iter_errors(document)] == []
+
+
+def test_the_schema_describes_every_key() -> None:
+    schema = recipe.schema()
+    assert set(schema["$defs"]) == set(recipe.KEYS)
+    assert all(part["description"] for part in schema["$defs"].values())
+
+
+def test_the_published_schema_is_the_programs() -> None:
+    """After a change: graphopt run --schema > docs/recipe.schema.json."""
+    printed = cli("run", "--schema")
+    assert printed.code == 0
+    assert json.loads(printed.out) == recipe.schema()
+    assert (ROOT / "docs" / "recipe.schema.json").read_text(encoding="utf-8") == printed.out
+
+
+TEXTS = ["", "time", "latency", "auto", "4G", "x:y", "macs<=0.5", "macs>=0.5", "nothing"]
+VALUES = st.one_of(
+    st.booleans(),
+    st.integers(-2, 3),
+    st.sampled_from([0.5, 1.0, 1.5, -0.5, 0.0]),
+    st.sampled_from(TEXTS),
+    st.lists(st.sampled_from([*TEXTS, "collapse", -1, 1, 1.5, True]), max_size=2),
+    st.dictionaries(st.sampled_from(["macs", "sqnr", "x"]), st.sampled_from([0.5, 2, -1, "a"]), max_size=2),
+    st.dictionaries(st.just("collapse"), st.dictionaries(st.just("a"), st.just(1), max_size=1), max_size=1),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([*recipe.KEYS, "nothing"]),
+    VALUES,
+    st.booleans(),
+)
+def test_the_schema_and_the_program_agree(key: str, value: Any, by_default: bool) -> None:
+    """Whatever is said of a key, the checks of its form and the schema take both or neither."""
+    model = {"model": "folded.onnx", "out": "out.onnx"}
+    document: dict[str, Any] = {"defaults": {}, "models": [model]}
+    (document["defaults"] if by_default else model)[key] = value
+    try:
+        recipe.RECIPE.read(document, "recipe.toml: ")
+        taken = True
+    except InputError as error:
+        taken = any(text in str(error) for text in ("no rewrite is called", "has no option", "once"))
+    assert VALIDATOR.is_valid(document) is taken, document
+
+
+@pytest.mark.parametrize("key", gates.KEYS)
+@pytest.mark.parametrize("sign", ["<=", ">=", "<", "="])
+@pytest.mark.parametrize("limit", ["0.5", " 1e-1 ", "x", ""])
+def test_the_schema_knows_gates(key: str, sign: str, limit: str) -> None:
+    text = f"{key}{sign}{limit}"
+    try:
+        gates.parse([text])
+        fits = True
+    except InputError:
+        fits = False
+    document = {"models": [{"model": "a", "out": "b", "require": [text]}]}
+    assert VALIDATOR.is_valid(document) is fits
+
+
+# ---------------------------------------------------------------- running one
+
+RECIPE = """
+[defaults]
+out = "small-{stem}.onnx"
+
+[[models]]
+model = "folded.onnx"
+report = "{stem}.json"
+
+[[models]]
+model = "scores.onnx"
+calibration = "inputs.npy"
+budget = { macs = 0.6 }
+require = ["macs<=0.6"]
+"""
+
+
+def test_a_recipe_does_what_optimize_does() -> None:
+    written(RECIPE)
+    done = cli("run", "recipe.toml")
+    assert (done.code, done.err) == (0, "")
+    assert all(len(line) <= 80 for line in done.out.splitlines())
+    budget = ("--calibration", "inputs.npy", "--budget", "macs=0.6", "--require", "macs<=0.6")
+    assert cli("optimize", "folded.onnx", "-o", "a.onnx", "--report", "a.json").code == 0
+    assert cli("optimize", "scores.onnx", "-o", "b.onnx", *budget).code == 0
+    assert Path("a.onnx").read_bytes() == Path("small-folded.onnx").read_bytes()
+    assert Path("b.onnx").read_bytes() == Path("small-scores.onnx").read_bytes()
+    found, expected = (json.loads(Path(name).read_text("utf-8")) for name in ("folded.json", "a.json"))
+    assert {**found, "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_paths_are_those_of_the_recipes_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The measure's module included, also where the current folder has one of that name."""
+    text = RECIPE + 'metric = "measured_here:size"\n'
+    written(text)
+    Path("measured_here.py").write_text("def size(path): return 7.0\n", encoding="utf-8")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    Path("measured_here.py").write_text("raise RuntimeError\n", encoding="utf-8")
+    done = cli("run", "../recipe.toml", "--json")
+    assert (done.code, done.err) == (0, "")
+    document = json.loads(done.out)
+    assert document["models"][1]["report"]["metric"]["after"] == 7.0
+    assert document["models"][1]["out"] == "../small-scores.onnx"
+    assert sorted(path.name for path in elsewhere.iterdir() if path.suffix != "") == ["measured_here.py"]
+    assert onnx.load(tmp_path / "small-folded.onnx").graph.node[0].op_type == "Conv"
+
+
+def test_a_dry_run_writes_no_model() -> None:
+    written(RECIPE)
+    done = cli("run", "recipe.toml", "--dry-run")
+    assert done.code == 0 and "written" not in done.out
+    assert Path("folded.json").exists()
+    assert not list(Path().glob("small-*"))
