@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import replace
 from typing import IO
@@ -26,6 +26,7 @@ from graphopt.errors import INTERNAL, INTERRUPTED, GraphOptError, InputError
 from graphopt.files import reason
 from graphopt.store import default_bytes
 from graphopt.task import Outcome, Task, complete
+from graphopt.worker import Asked
 
 GRACE = 10.0
 """Seconds that a child has to tidy up in before it is killed."""
@@ -124,21 +125,19 @@ class _Workers:
     def complete(self, task: Task) -> Outcome:
         """Does a task in a child, and returns the outcome, also when the child crashes."""
         began = time.perf_counter()
-        with progress.step(task.model.name), tempfile.TemporaryFile() as words:
+        with progress.told(task.model.name) as tell, tempfile.TemporaryFile() as words:
             try:
                 child = self._start(words)
             except OSError as error:
                 return Outcome(task, INTERNAL, f"no process could be started: {reason(error)}")
             try:
-                sent, code = self._ask(child, task)
+                outcome, code = self._ask(child, task, tell)
             finally:
                 with self._lock:
                     self._running.discard(child)
-            try:
-                outcome: Outcome = pickle.loads(sent)
-            except Exception:  # whatever half an answer is taken for
+            if outcome is None:
                 seconds = time.perf_counter() - began
-                return Outcome(task, INTERNAL, _end(code, words), seconds)
+                outcome = Outcome(task, INTERNAL, _end(code, words), seconds)
         return outcome
 
     def _start(self, words: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -159,19 +158,26 @@ class _Workers:
             self._running.add(child)
         return child
 
-    def _ask(self, child: subprocess.Popen[bytes], task: Task) -> tuple[bytes, int]:
-        """What a child answers, and its exit code; its standard input stays open until then."""
+    def _ask(
+        self, child: subprocess.Popen[bytes], task: Task, tell: Callable[[str], None] | None
+    ) -> tuple[Outcome | None, int]:
+        """What a child answers, if it does, and its exit code; its standard input stays open until then."""
         assert child.stdin is not None and child.stdout is not None
-        try:
-            pickle.dump((task, self._jobs - 1), child.stdin)
-            child.stdin.flush()
-        except (OSError, ValueError):  # it is gone already, or being stopped
-            pass
-        sent = child.stdout.read()
+        outcome = None
+        with child.stdout:
+            try:
+                pickle.dump(Asked(task, self._jobs - 1, tell is not None), child.stdin)
+                child.stdin.flush()
+                while not isinstance(answer := pickle.load(child.stdout), Outcome):
+                    if tell is not None:
+                        tell(answer)
+                outcome = answer
+            except Exception:  # it is gone, or being stopped: whatever half an answer is taken for
+                outcome = None
+            child.stdout.read()
         code = child.wait()
-        child.stdout.close()
         _close(child)
-        return sent, code
+        return outcome, code
 
     def stop(self, futures: Iterable[Future[Outcome]]) -> None:
         """Interrupts all children, and kills those that do not end."""

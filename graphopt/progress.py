@@ -68,6 +68,24 @@ def step(name: str) -> Iterator[None]:
         display.end(handle)
 
 
+@contextmanager
+def told(name: str) -> Iterator[Callable[[str], None] | None]:
+    """A step of which somebody else knows what is at hand, such as another process.
+
+    Yields:
+        What is to be called with that; None where nobody sees it.
+    """
+    display = _display.get()
+    if display is None:
+        yield None
+        return
+    shown, handle = display, display.begin(name, None)
+    try:
+        yield lambda item: shown.at(handle, 0, item)
+    finally:
+        display.end(handle)
+
+
 def track(
     items: Iterable[T],
     name: str,

@@ -1,7 +1,8 @@
 """A process that does one task: reads it from standard input, and answers on standard output.
 
-It is interrupted as by Ctrl-C when its standard input ends. What is printed meanwhile, by the user's own
-measure or by a library, goes to standard error, so that the answer is all that the parent reads.
+The answer is an `Outcome`; before it, if anybody wants to see them, texts say what is at hand. What is
+printed meanwhile, by the user's own measure or by a library, goes to standard error. The process is
+interrupted as by Ctrl-C when its standard input ends.
 """
 
 from __future__ import annotations
@@ -11,15 +12,39 @@ import pickle
 import signal
 import sys
 import threading
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import IO
 
-from graphopt import __main__ as command
-from graphopt.deferred import defer
+from graphopt import progress
 from graphopt.errors import INTERRUPTED
+from graphopt.task import Task, complete
+
+OFTEN = 0.2
+"""Seconds between two texts, at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a worker reads.
+
+    Attributes:
+        task: what to do.
+        beside: other tasks that may run at the same time.
+        seen: whether anybody sees how far it is.
+    """
+
+    task: Task
+    beside: int
+    seen: bool
 
 
 def main() -> None:
     """Does the task; ends the process."""
+    from graphopt import __main__ as command
+    from graphopt.deferred import defer
+
     defer(*command.DEFERRED)
     asked = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
     answer = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -27,17 +52,14 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        task, beside = pickle.load(asked)
+        given: Asked = pickle.load(asked)
         threading.Thread(target=_watch, args=(asked,), daemon=True).start()
-        from graphopt.task import complete
-
-        outcome = complete(task, beside)
+        with progress.shown_by(_Teller(answer)) if given.seen else nullcontext():
+            outcome = complete(given.task, given.beside)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         pickle.dump(outcome, answer)
         answer.flush()
-    except (KeyboardInterrupt, EOFError):
-        os._exit(INTERRUPTED)
-    except BrokenPipeError:  # the parent is gone
+    except (KeyboardInterrupt, EOFError, BrokenPipeError):  # the parent wants no more, or is gone
         os._exit(INTERRUPTED)
     sys.stderr.flush()
     os._exit(0)  # freeing millions of objects one by one takes long
@@ -50,3 +72,46 @@ def _watch(asked: IO[bytes]) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
     else:
         signal.raise_signal(signal.SIGINT)
+
+
+class _Teller:
+    """Sends what is at hand in the innermost step, now and then.
+
+    Args:
+        answer: where to.
+    """
+
+    def __init__(self, answer: IO[bytes]) -> None:
+        self._answer = answer
+        self._lock = threading.Lock()
+        self._open: dict[int, str] = {}
+        self._next = 0.0
+        self._count = 0
+
+    def begin(self, name: str, total: int | None) -> int:
+        """A step begins."""
+        with self._lock:
+            self._count += 1
+            self._open[self._count] = name
+            self._tell(name)
+            return self._count
+
+    def at(self, handle: int, done: int, item: str) -> None:
+        """An item of it is at hand."""
+        with self._lock:
+            self._tell(f"{self._open[handle]} {item}".rstrip())
+
+    def end(self, handle: int) -> None:
+        """The step is over."""
+        with self._lock:
+            del self._open[handle]
+            if self._open:
+                self._tell(next(reversed(self._open.values())))
+
+    def _tell(self, text: str) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + OFTEN
+        pickle.dump(text, self._answer)
+        self._answer.flush()

@@ -202,6 +202,7 @@ PRINTERS = {
     "cli/common.py": "the commands print documents through it",
     "cli/progress.py": "it shows progress, on standard error",
     "report/text.py": "the terminal's face of the report",
+    "worker.py": "it keeps what is printed apart from its answer",
 }
 
 

@@ -76,6 +76,8 @@ external_data = "never"
 seed = 3
 report = "reports/{stem}.json"
 html = "{stem}/{stem}.html"
+markdown = "{stem}.md"
+junit = "tests/{stem}.xml"
 preprocess = "imagenet"
 """
 
@@ -111,6 +113,8 @@ def test_every_key_reaches_its_task() -> None:
         seed=3,
         report=folder / "reports/scores.json",
         html=folder / "scores/scores.html",
+        markdown=folder / "scores.md",
+        junit=folder / "tests/scores.xml",
         folder=folder,
         said=second.said,
     )

@@ -1,0 +1,459 @@
+"""Many models: those that fail or crash don't stop the others, and the report says what failed and why."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_models import classifier, cli, conv_bn, nothing_to_do, samples, saved
+
+from graphopt import batch, progress, task
+from graphopt.task import Outcome, Task
+
+MEASURES = """
+import os, signal, sys, time
+from pathlib import Path
+
+def fine(path):
+    print("printed to standard output")
+    return 1.0
+
+def killed(path):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def crashed(path):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+def left(path):
+    print("the last words\\n", file=sys.stderr, flush=True)
+    os._exit(0)
+
+def threads(path):
+    return float(os.environ["GRAPHOPT_THREADS"])
+
+def slow(path):
+    Path(f"started-{os.getpid()}").touch()
+    time.sleep(60)
+    return 1.0
+
+def waits_for_another(path):
+    Path(f"started-{os.getpid()}").touch()
+    for _ in range(600):
+        if len(list(Path().glob("started-*"))) > 1:
+            return 1.0
+        time.sleep(0.05)
+    return 0.0
+"""
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with models, good ones and bad ones, and inputs; 80 columns."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("GRAPHOPT_TRACEBACK", raising=False)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    saved(conv_bn(), Path("folded.onnx"))
+    saved(classifier(), Path("scores.onnx"))
+    saved(nothing_to_do(), Path("same.onnx"))
+    Path("broken.onnx").write_bytes(b"no model")
+    Path("measures.py").write_text(MEASURES, encoding="utf-8")
+    np.save("inputs.npy", samples(16))
+
+
+def recipe(*models: str, defaults: str = "", name: str = "recipe.toml") -> Path:
+    """A recipe of models, each given by its lines."""
+    text = f"[defaults]\n{defaults}\n" + "".join(f"[[models]]\n{lines}\n" for lines in models)
+    Path(name).write_text(text, encoding="utf-8")
+    return Path(name)
+
+
+def measured(function: str, number: int = 0) -> str:
+    """A model whose measure is this function."""
+    return f'model = "same.onnx"\nout = "{function}{number}.onnx"\nmetric = "measures:{function}"\n'
+
+
+def document(name: str = "report.json") -> Any:
+    return json.loads(Path(name).read_text(encoding="utf-8"))
+
+
+def outcomes(report: Any) -> list[tuple[str, int]]:
+    return [(model["model"], model["exit_code"]) for model in report["models"]]
+
+
+WAYS = [("run",), ("batch", "--jobs", 1), ("batch", "--jobs", 2)]
+"""The commands that take a recipe."""
+
+
+# ---------------------------------------------------------------- what goes well
+
+
+def test_models_on_the_command_line() -> None:
+    done = cli("batch", "folded.onnx", "scores.onnx", "-o", "smaller", "-j", 2, "--report", "report.json")
+    assert (done.code, done.err) == (0, "")
+    assert all(len(line) <= 80 for line in done.out.splitlines())
+    assert [line.split()[0] for line in done.out.splitlines()] == ["model", "folded.onnx", "scores.onnx"]
+    report = document()
+    assert (report["schema_version"], report["exit_code"], report["jobs"]) == (1, 0, 2)
+    assert outcomes(report) == [("folded.onnx", 0), ("scores.onnx", 0)]
+    for model in report["models"]:
+        assert model["error"] is None and model["seconds"] > 0
+        assert model["out"] == f"smaller/{model['model']}"
+        assert model["report"]["verification"]["passed"] and model["report"]["exit_code"] == 0
+        alone = cli("optimize", model["model"], "-o", "alone.onnx")
+        assert alone.code == 0
+        assert Path("alone.onnx").read_bytes() == Path(model["out"]).read_bytes()
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_the_options_reach_every_model(way: Sequence[object]) -> None:
+    """What comes out is what optimize makes with the same options."""
+    options = ("--calibration", "inputs.npy", "--budget", "macs=0.6", "--require", "macs<=0.7", "--seed", 3)
+    assert cli("optimize", "scores.onnx", "-o", "alone.onnx", *options, "--report", "alone.json").code == 0
+    lines = 'model = "scores.onnx"\nout = "a.onnx"\nreport = "a.json"\nmarkdown = "a.md"\njunit = "a.xml"\n'
+    said = 'calibration = "inputs.npy"\nbudget.macs = 0.6\nrequire = ["macs<=0.7"]\nseed = 3'
+    done = cli(*way, recipe(lines, lines.replace('"a.', '"b.'), defaults=said))
+    assert (done.code, done.err) == (0, "")
+    for name in ("a", "b"):
+        assert Path(f"{name}.onnx").read_bytes() == Path("alone.onnx").read_bytes()
+        mine, expected = document(f"{name}.json"), document("alone.json")
+        assert mine["options"] == expected["options"] and mine["gates"] == expected["gates"]
+        noted = [note for note in mine["notes"] if note not in expected["notes"]]
+        assert bool(noted) is (2 in way), noted  # what was timed beside the other
+        assert Path(f"{name}.md").read_text("utf-8").startswith("## graphopt")
+        assert "<testsuites" in Path(f"{name}.xml").read_text("utf-8")
+
+
+def test_models_with_options_on_the_command_line() -> None:
+    shared = ("--calibration", "inputs.npy", "--budget", "macs=0.6", "--skip", "separable", "--seed", 3)
+    assert cli("optimize", "scores.onnx", "-o", "alone.onnx", *shared).code == 0
+    assert cli("batch", "scores.onnx", "--out-dir", "a/b", *shared).code == 0
+    assert Path("a/b/scores.onnx").read_bytes() == Path("alone.onnx").read_bytes()
+
+
+def test_two_run_at_once() -> None:
+    """Each waits for the other to begin."""
+    both = [measured("waits_for_another", number) for number in (1, 2)]
+    done = cli("batch", recipe(*both), "--jobs", 2, "--json")
+    assert done.code == 0
+    assert [m["report"]["metric"]["after"] for m in json.loads(done.out)["models"]] == [1.0, 1.0]
+
+
+def test_threads_are_shared_out() -> None:
+    """And outcomes stand in the order of the recipe, whatever ends first."""
+    three = [measured("threads", number) for number in (1, 2, 3)]
+    found = {}
+    for jobs in (1, 3):
+        done = cli("batch", recipe(*three), "--jobs", jobs, "--json")
+        report = json.loads(done.out)
+        assert [Path(m["out"]).name for m in report["models"]] == [f"threads{n}.onnx" for n in (1, 2, 3)]
+        found[jobs] = {m["report"]["metric"]["after"] for m in report["models"]}
+    cores = os.cpu_count() or 1
+    assert found == {1: {float(cores)}, 3: {float(max(1, cores // 3))}}
+
+
+def test_what_is_printed_stays_out_of_the_document() -> None:
+    done = cli("batch", recipe(measured("fine")), "--json")
+    assert done.code == 0
+    assert json.loads(done.out)["models"][0]["report"]["metric"]["after"] == 1.0
+
+
+def test_a_dry_run_writes_no_model() -> None:
+    before = sorted(Path().iterdir())
+    done = cli("batch", "folded.onnx", "scores.onnx", "--dry-run")
+    assert (done.code, done.err) == (0, "")
+    assert "written" not in done.out
+    assert sorted(Path().iterdir()) == before
+
+
+# ---------------------------------------------------------------- what fails
+
+MANY = [
+    'model = "broken.onnx"\nout = "a.onnx"',
+    'model = "folded.onnx"\nout = "b.onnx"',
+    'model = "scores.onnx"\nout = "c.onnx"\nbudget = { macs = 0.001 }\nreport = "c.json"',
+    'model = "scores.onnx"\nout = "d.onnx"\nrequire = ["macs<=0.5"]',
+    'model = "same.onnx"\nout = "e.onnx"',
+    'model = "same.onnx"\nout = "f.onnx"\nmetric = "absent:measure"',
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_those_that_fail_do_not_stop_the_others(way: Sequence[object]) -> None:
+    done = cli(*way, recipe(*MANY), "--report", "report.json")
+    assert done.code == 2
+    assert done.err == (
+        "graphopt: 4 of 6 models failed: broken.onnx, scores.onnx → c.onnx, scores.onnx → d.onnx, "
+        "same.onnx → f.onnx\n"
+    )
+    report = document()
+    assert report["exit_code"] == 2
+    assert [code for _, code in outcomes(report)] == [2, 0, 3, 3, 0, 2]
+    errors = [model["error"] for model in report["models"]]
+    assert [error is None for error in errors] == [False, True, False, False, True, False]
+    assert "broken.onnx: " in errors[0] and "the budget was not reached: macs" in errors[2]
+    assert "the result fails what is required: macs<=0.5" in errors[3]
+    assert "--metric absent:measure: ModuleNotFoundError" in errors[5]
+    assert [model["report"] is None for model in report["models"]] == [True, False, False, False, False, True]
+    assert [model["out"] for model in report["models"]] == [None, "b.onnx", None, None, "e.onnx", None]
+    assert sorted(path.name for path in Path().glob("?.onnx")) == ["b.onnx", "e.onnx"]
+    assert document("c.json")["exit_code"] == 3
+    for error in filter(None, errors):
+        assert error.count("\n") == 0
+        assert sum(error in line for line in done.out.splitlines()) == 1
+
+
+CRASHES = {
+    "killed": "crashed: killed by SIGKILL, perhaps for lack of memory",
+    "crashed": "crashed: killed by SIGSEGV",
+    "left": "crashed: its process ended with code 0: the last words",
+}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_those_that_crash_do_not_stop_the_others(jobs: int) -> None:
+    models = [*(measured(function) for function in CRASHES), 'model = "folded.onnx"\nout = "good.onnx"']
+    done = cli("batch", recipe(*models), "--jobs", jobs, "--report", "report.json")
+    assert done.code == 70
+    assert done.err.startswith("graphopt: 3 of 4 models failed: ") and done.err.count("\n") == 1
+    report = document()
+    assert outcomes(report) == [*[("same.onnx", 70)] * 3, ("folded.onnx", 0)]
+    for model, error in zip(report["models"], CRASHES.values(), strict=False):
+        assert model["error"].startswith(error)
+        assert (model["out"], model["report"]) == (None, None)
+        assert f"{model['error']}\n" in done.out
+    assert sorted(path.name for path in Path().glob("*.onnx")) == sorted(
+        ["folded.onnx", "scores.onnx", "same.onnx", "broken.onnx", "good.onnx"]
+    )
+
+
+def test_a_bug_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    import graphopt.api
+
+    optimize: Callable[..., Any] = graphopt.api.optimize
+
+    def bug(model: Path, **options: Any) -> Any:
+        if model.name == "scores.onnx":
+            raise ZeroDivisionError("a bug")
+        return optimize(model, **options)
+
+    monkeypatch.setattr(graphopt.api, "optimize", bug)
+    lines = ['model = "scores.onnx"\nout = "a.onnx"', 'model = "folded.onnx"\nout = "b.onnx"']
+    done = cli("run", recipe(*lines))
+    assert done.code == 70
+    assert "scores.onnx: internal error in test_batch:" in done.out
+    assert "ZeroDivisionError: a bug (GRAPHOPT_TRACEBACK=1" in done.out
+    assert Path("b.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [([0, 0], 0), ([0, 3], 3), ([3, 2, 0], 2), ([2, 1, 3], 1), ([1, 70, 2], 70), ([], 0)],
+)
+def test_the_gravest_exit_code_counts(codes: list[int], expected: int) -> None:
+    assert task.exit_code([Outcome(Task(model=Path("m")), code) for code in codes]) == expected
+
+
+def test_the_page_of_a_job_tells_of_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("summary.md").write_text("before\n", encoding="utf-8")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    models = ['model = "broken.onnx"\nout = "a.onnx"', 'model = "folded.onnx"\nout = "b.onnx"']
+    assert cli("batch", recipe(*models), "-j", 2).code == 2
+    text = Path("summary.md").read_text(encoding="utf-8")
+    assert text.startswith("before\n\n## graphopt: `broken.onnx`\n\n**broken.onnx: ")
+    assert text.count("## graphopt: ") == 2 and text.index("broken.onnx") < text.index("folded.onnx")
+
+
+# ---------------------------------------------------------------- what is refused before any work
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("batch", "folded.onnx"), "batch needs --out-dir DIR"),
+        (("batch", "folded.onnx", "absent.onnx", "-o", "out"), "absent.onnx: no such file"),
+        (("batch", "folded.onnx", "sub/folded.onnx", "-o", "out"), "is written by the result of folded.onnx"),
+        (("batch", "folded.onnx", "folded.onnx", "-o", "out"), "is written by the result of folded.onnx"),
+        (("batch", "folded.onnx", "-o", "."), "folded.onnx: is the input folded.onnx"),
+        (("batch", "folded.onnx", "-o", "inputs.npy"), "inputs.npy: can't be made: File exists"),
+        (("batch", "folded.onnx", "-o", "out", "--report", "out/folded.onnx"), "is written by --report too"),
+        (("batch", "folded.onnx", "-o", "out", "--report", "folded.onnx"), "folded.onnx: is the input"),
+        (("batch", "folded.onnx", "-o", "out", "--budget", "mac=1"), "--budget mac: no such key"),
+        (("batch", "folded.onnx", "-o", "out", "--only", "colapse"), "no rewrite is called 'colapse'"),
+        (("batch", "folded.onnx", "-o", "out", "--jobs", 0), "--jobs"),
+        (("batch", "good.toml", "folded.onnx"), "good.toml: a recipe stands alone"),
+        (("batch", "good.toml", "--budget", "macs=1"), "--budget goes with models: a recipe says it itself"),
+        (("batch", "good.toml", "-o", "out"), "--out-dir goes with models"),
+        (("batch", "timed.toml", "-j", 2), "timed.toml: models[0]: gate latency needs a machine"),
+        (
+            ("batch", "folded.onnx", "-o", "out", "-j", 2, "--require", "latency<=0.9"),
+            "folded.onnx: require latency needs a machine that does nothing else: use --jobs 1",
+        ),
+        (("batch", "folded.onnx", "-o", "out", "-j", 2, "--budget", "latency=0.9"), "budget latency needs"),
+    ],
+)  # fmt: skip
+def test_usage(arguments: Sequence[object], says: str) -> None:
+    Path("sub").mkdir()
+    saved(conv_bn(), Path("sub/folded.onnx"))
+    recipe('model = "folded.onnx"\nout = "b.onnx"', name="good.toml")
+    recipe('model = "folded.onnx"\nout = "b.onnx"\ngate = "latency"', name="timed.toml")
+    before = sorted(path for path in Path().rglob("*") if path.name != "out")
+    done = cli(*arguments)
+    assert (done.code, done.out) == (2, ""), done
+    assert done.err.startswith("graphopt: ") and done.err.count("\n") == 1
+    assert says in done.err
+    assert sorted(path for path in Path().rglob("*") if path.name != "out") == before
+
+
+# ---------------------------------------------------------------- Ctrl-C and lost parents
+
+
+def started(count: int) -> list[int]:
+    """Waits until so many children are at work; their process numbers."""
+    for _ in range(600):
+        found = [int(path.name.rpartition("-")[2]) for path in Path().glob("started-*")]
+        if len(found) == count:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("the children did not begin")
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends within some seconds."""
+    for _ in range(200):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "err"),
+    [
+        (signal.SIGINT, 130, "graphopt: interrupted; 1 of 4 models were written\n"),
+        (signal.SIGTERM, -signal.SIGTERM, ""),
+        (signal.SIGKILL, -signal.SIGKILL, ""),
+    ],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else "",
+)
+def test_the_children_end_with_their_parent(number: int, code: int, err: str) -> None:
+    models = ['model = "folded.onnx"\nout = "a.onnx"', *(measured("slow", n) for n in (1, 2, 3))]
+    before = {path.name for path in Path().iterdir()} | {"recipe.toml", "a.onnx"}
+    call = [sys.executable, "-m", "graphopt", "batch", str(recipe(*models)), "--jobs", "2", "--report", "r"]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        children = started(2)
+        running.send_signal(number)
+        out, told = running.communicate(timeout=30)
+    assert (running.returncode, out, told) == (code, "", err)
+    assert all(gone(child) for child in children)
+    for child in children:
+        Path(f"started-{child}").unlink()
+    assert {path.name for path in Path().iterdir() if path.name != "__pycache__"} == before
+
+
+def test_ctrl_c_in_one_process() -> None:
+    models = ['model = "folded.onnx"\nout = "a.onnx"', measured("slow")]
+    call = [sys.executable, "-m", "graphopt", "run", str(recipe(*models))]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        started(1)
+        running.send_signal(signal.SIGINT)
+        out, told = running.communicate(timeout=30)
+    assert (running.returncode, out) == (130, "")
+    assert told == "graphopt: interrupted; 1 of 2 models were written\n"
+    assert not Path("slow0.onnx").exists()
+
+
+def test_a_child_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "GRACE", 0.5)
+    Path("deaf.py").write_text(
+        "import signal, time, os\nfrom pathlib import Path\n"
+        "def measure(path):\n    signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "    Path(f'started-{os.getpid()}').touch()\n    time.sleep(60)\n",
+        encoding="utf-8",
+    )
+    work = Task(model=Path("same.onnx"), metric="deaf:measure")
+
+    def interrupt(*_: Any, **__: Any) -> Any:
+        started(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "as_completed", interrupt)
+    with pytest.raises(batch.StoppedError, match="no model was written"):
+        batch.side_by_side([work], 1)
+    assert gone(*started(1))
+
+
+# ---------------------------------------------------------------- parts
+
+
+def test_a_task_and_its_outcome_travel() -> None:
+    given = Task(model=Path("m.onnx"), budget={"macs": 0.5}, said={"": "here"})
+    assert pickle.loads(pickle.dumps(given)) == given
+    assert pickle.loads(pickle.dumps(Outcome(given, 3, "why"))) == Outcome(given, 3, "why")
+
+
+def test_a_file_in_the_current_folder_is_no_module_of_a_child() -> None:
+    for name in ("pickle", "numpy", "graphopt", "onnx", "tempfile"):
+        Path(f"{name}.py").write_text("raise RuntimeError('the wrong one')\n", encoding="utf-8")
+    (outcome,) = batch.side_by_side([Task(model=Path("folded.onnx"), out=Path("a.onnx"))], 1)
+    assert outcome, outcome.error
+    assert outcome.written == Path("a.onnx")
+
+
+class Shown:
+    """A display that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, int | None]] = []
+        self.items: dict[str, list[str]] = {}
+        self.open: set[int] = set()
+
+    def begin(self, name: str, total: int | None) -> int:
+        self.begun.append((name, total))
+        self.open.add(len(self.begun) - 1)
+        return len(self.begun) - 1
+
+    def at(self, handle: int, done: int, item: str) -> None:
+        self.items.setdefault(self.begun[handle][0], []).append(item)
+
+    def end(self, handle: int) -> None:
+        self.open.remove(handle)
+
+
+def test_a_line_of_progress_for_each_model() -> None:
+    display = Shown()
+    work = [
+        Task(model=Path("scores.onnx"), budget={"macs": 0.6}, calibration=Path("inputs.npy")),
+        Task(model=Path("same.onnx"), metric="measures:killed"),
+    ]
+    with progress.shown_by(display):
+        done = batch.side_by_side(work, 2)
+    assert [outcome.exit_code for outcome in done] == [0, 70]
+    assert sorted(display.begun) == [("models", 2), ("same.onnx", None), ("scores.onnx", None)]
+    assert not display.open
+    assert display.items["scores.onnx"][0] == "load" and len(display.items["scores.onnx"]) > 1
+
+
+def test_memory_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+    monkeypatch.setattr(batch, "default_bytes", lambda: 900)
+    monkeypatch.setattr(batch._Workers, "complete", lambda self, t: asked.append(t.memory) or Outcome(t, 0))
+    work = Task(model=Path("m.onnx"))
+    batch.side_by_side([work, work, replace(work, memory=5)], 8)
+    batch.side_by_side([work], 8)
+    assert asked == [300, 300, 5, None]
