@@ -18,7 +18,7 @@ def batch(
     out_dir: Annotated[
         Path | None, typer.Option("-o", "--out-dir", metavar="DIR", help="Where models are written.")
     ] = None,
-    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Models at a time.")] = 1,
+    jobs: Annotated[int, typer.Option("-j", "--jobs", metavar="N", min=1, help="Models at a time.")] = 1,
     calibration: common.Calibration = None,
     preprocess: common.Preprocess = None,
     budget: common.Budget = None,

@@ -68,7 +68,7 @@ def run(
     if json:
         common.emit(document)
     else:
-        text.batch(outcomes, jobs or 1)
+        text.batch(outcomes)
     names = work.labels(tasks)
     _summarise(names, outcomes)
     failed = [name for name, outcome in zip(names, outcomes, strict=True) if not outcome]

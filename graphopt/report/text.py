@@ -306,33 +306,28 @@ def _quality(console: Console, result: Report) -> None:
 # ---------------------------------------------------------------- run and batch
 
 
-def batch(outcomes: Sequence[Outcome], jobs: int) -> None:
+def batch(outcomes: Sequence[Outcome]) -> None:
     """Prints a model a line, then why each that failed did."""
     console = _console()
-    table = _table("model", ">MACs", ">to", ">ratio", ">agreement", ">seconds", "outcome")
-    table.columns[0].overflow = "fold"
+    table = _table("model", ">MACs", ">to", ">ratio", ">agreement", "outcome")
     names = labels([outcome.task for outcome in outcomes])
     for name, outcome in zip(names, outcomes, strict=True):
         table.add_row(escape(shortened(name, 30)), *_batch_figures(outcome), _state(outcome))
     console.print(table)
     for name, outcome in zip(names, outcomes, strict=True):
         if not outcome:
-            known = outcome.error.startswith(f"{outcome.task.model}: ")
-            lead = "" if known and name == str(outcome.task.model) else f"{name}: "
-            console.print(escape(f"{lead}{outcome.error}"), soft_wrap=True)
-    if jobs > 1 and any(outcome.report and outcome.report["latency"] for outcome in outcomes):
-        console.print("note: other models ran while latency was measured; graphopt bench measures it alone")
+            known = outcome.error.startswith(f"{name}: ")
+            console.print(escape(outcome.error if known else f"{name}: {outcome.error}"), soft_wrap=True)
 
 
 def _batch_figures(outcome: Outcome) -> tuple[str, ...]:
-    """MACs before and after, their ratio, agreement and seconds of a model."""
-    seconds = f"{outcome.seconds:.1f}"
+    """MACs before and after, their ratio, and the agreement of a model."""
     if outcome.report is None:
-        return "–", "–", "–", "–", seconds
+        return "–", "–", "–", "–"
     before, after = (outcome.report[key]["macs"] for key in ("before", "after"))
     agreement = (outcome.report["quality"] or {}).get("agreement")
     shown = "–" if agreement is None else f"{agreement:.2%}"
-    return count(before), count(after), ratio(before, after) or "–", shown, seconds
+    return count(before), count(after), ratio(before, after) or "–", shown
 
 
 def _state(outcome: Outcome) -> str:
