@@ -238,6 +238,12 @@ class Done:
 
         return markdown.report(self.result.report, self.problem)
 
+    def junit(self) -> str:
+        """Comparisons, budget and gates as test results."""
+        from graphopt.report import junit
+
+        return junit.report(self.result.report, self.problem)
+
 
 def perform(task: Task, beside: int = 0) -> Done:
     """Does a task's work, and writes nothing.
@@ -278,10 +284,17 @@ def written(task: Task, done: Done) -> Iterator[Path | None]:
     out = None if done.error is not None else task.out
     if out is not None:
         done.result.save(out, external_data=task.external_data)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was written stays, and the exit code says so
-    try:
+    with uninterrupted():
         _write_reports(task, done)
         yield out
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Lets Ctrl-C come too late: what was written stays, and the exit code has to say so."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -300,9 +313,7 @@ def _write_reports(task: Task, done: Done) -> None:
     if task.markdown is not None and not (summary is not None and same_file(task.markdown, summary)):
         write_text(task.markdown, done.markdown())
     if task.junit is not None:
-        from graphopt.report import junit
-
-        write_text(task.junit, junit.report(done.result.report, done.problem))
+        write_text(task.junit, done.junit())
 
 
 def step_summary() -> Path | None:
@@ -323,6 +334,7 @@ class Outcome:
         written: the model that was written.
         report: the report's document; None where there is none.
         markdown: the summary of the report; "" where there is none.
+        junit: the same as test results.
     """
 
     task: Task
@@ -332,6 +344,7 @@ class Outcome:
     written: Path | None = None
     report: Mapping[str, Any] | None = None
     markdown: str = ""
+    junit: str = ""
 
     def __bool__(self) -> bool:
         return self.exit_code == 0
@@ -347,17 +360,23 @@ def complete(task: Task, beside: int = 0) -> Outcome:
     from graphopt.report import json as documents
 
     began = time.perf_counter()
-    error, out, document, summary = "", None, None, ""
+    outcome = Outcome(task, 0)
     try:
         done = perform(task, beside)
-        code, error = done.exit_code, "" if done.error is None else told(done.error)[1]
-        summary = done.markdown()
-        document = documents.report(done.result.report, code)
+        outcome = replace(
+            outcome,
+            exit_code=done.exit_code,
+            error="" if done.error is None else told(done.error)[1],
+            report=documents.report(done.result.report, done.exit_code),
+            markdown=done.markdown(),
+            junit=done.junit(),
+        )
         with written(task, done) as out:
-            pass
+            outcome = replace(outcome, written=out)
     except Exception as failure:
         code, error = told(failure)
-    return Outcome(task, code, error, time.perf_counter() - began, out, document, summary)
+        outcome = replace(outcome, exit_code=code, error=error, markdown="", junit="")
+    return replace(outcome, seconds=time.perf_counter() - began)
 
 
 def labels(tasks: Sequence[Task]) -> list[str]:

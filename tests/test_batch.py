@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -269,10 +270,26 @@ def test_the_page_of_a_job_tells_of_every_model(monkeypatch: pytest.MonkeyPatch)
     Path("summary.md").write_text("before\n", encoding="utf-8")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
     models = ['model = "broken.onnx"\nout = "a.onnx"', 'model = "folded.onnx"\nout = "b.onnx"']
-    assert cli("batch", recipe(*models), "-j", 2).code == 2
+    assert cli("batch", recipe(*models), "-j", 2, "--markdown", "all.md").code == 2
     text = Path("summary.md").read_text(encoding="utf-8")
+    assert text == f"before\n\n{Path('all.md').read_text(encoding='utf-8')}"
     assert text.startswith("before\n\n## graphopt: `broken.onnx`\n\n**broken.onnx: ")
     assert text.count("## graphopt: ") == 2 and text.index("broken.onnx") < text.index("folded.onnx")
+
+
+@pytest.mark.parametrize("way", [("run",), ("batch", "--jobs", 2)], ids=str)
+def test_a_suite_of_test_results_for_each_model(way: Sequence[object]) -> None:
+    assert cli(*way, recipe(*MANY), "--junit", "all.xml").code == 2
+    root = ElementTree.parse("all.xml").getroot()
+    assert [suite.attrib["name"].removeprefix("graphopt optimize ") for suite in root] == [
+        *("broken.onnx", "folded.onnx", "scores.onnx → c.onnx", "scores.onnx → d.onnx"),
+        *("same.onnx → e.onnx", "same.onnx → f.onnx"),
+    ]
+    assert [int(suite.attrib["failures"]) for suite in root] == [1, 0, 1, 1, 0, 1]
+    assert root.attrib["failures"] == "4"
+    assert root.attrib["tests"] == str(len(list(root.iter("testcase"))))
+    (failure,) = root[0].iter("failure")
+    assert failure.attrib["message"].startswith("broken.onnx: is ")
 
 
 # ---------------------------------------------------------------- what is refused before any work

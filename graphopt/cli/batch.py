@@ -27,6 +27,8 @@ def batch(
     skip: common.Skip = None,
     dry_run: many.DryRun = False,
     report: many.Report = None,
+    markdown: many.Markdown = None,
+    junit: many.Junit = None,
     json: common.Json = False,
     quiet: common.Quiet = False,
     seed: common.Seed = 0,
@@ -74,7 +76,7 @@ def batch(
         jobs=jobs,
         folder=out_dir,
         dry_run=dry_run,
-        report=report,
+        files={"--report": report, "--markdown": markdown, "--junit": junit},
         json=json,
         quiet=quiet,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,7 @@ from graphopt import task as work
 from graphopt.cli import common
 from graphopt.cli.progress import shown
 from graphopt.errors import InputError, SomeFailedError
-from graphopt.files import reason, show, write_text
+from graphopt.files import reason, same_file, show, write_text
 
 MOST = 4
 """Names of failed models in the error; the table and the report have all."""
@@ -21,6 +21,12 @@ MOST = 4
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan and verify, and write no model.")]
 Report = Annotated[
     Path | None, typer.Option(metavar="FILE.json", help="Write how each model ended, with its report.")
+]
+Markdown = Annotated[
+    Path | None, typer.Option(metavar="FILE.md", help="Write a summary of each model's report.")
+]
+Junit = Annotated[
+    Path | None, typer.Option(metavar="FILE.xml", help="Write test results, a suite for each model.")
 ]
 
 
@@ -30,7 +36,7 @@ def run(
     jobs: int | None = None,
     folder: Path | None = None,
     dry_run: bool,
-    report: Path | None,
+    files: Mapping[str, Path | None],
     json: bool,
     quiet: bool,
 ) -> int:
@@ -41,7 +47,7 @@ def run(
         jobs: models at a time, each in a process of its own; None: one after the other in this one.
         folder: where models go; it is made where there is none.
         dry_run: whether no model is to be written.
-        report: where the document goes.
+        files: where the document, the Markdown and the test results go, by option.
         json: whether it is printed.
         quiet: whether no progress is shown.
 
@@ -57,20 +63,20 @@ def run(
     batch.check(tasks, jobs or 1)
     if folder is not None:
         _make(folder)
-    work.check_files(tasks, {} if report is None else {"--report": report})
+    wanted = {option: path for option, path in files.items() if path is not None}
+    work.check_files(tasks, wanted)
     if dry_run:
         tasks = [replace(task, out=None) for task in tasks]
     with shown(quiet=quiet, json=json):
         outcomes = batch.in_order(tasks) if jobs is None else batch.side_by_side(tasks, jobs)
-    document = documents.dumps(documents.batch(outcomes, jobs or 1))
-    if report is not None:
-        write_text(report, document)
-    if json:
-        common.emit(document)
-    else:
-        text.batch(outcomes)
     names = work.labels(tasks)
-    _summarise(names, outcomes)
+    with work.uninterrupted():
+        document = documents.dumps(documents.batch(outcomes, jobs or 1))
+        _write(names, outcomes, document, wanted)
+        if json:
+            common.emit(document)
+        else:
+            text.batch(outcomes)
     failed = [name for name, outcome in zip(names, outcomes, strict=True) if not outcome]
     if failed:
         more = f" and {len(failed) - MOST} more" if len(failed) > MOST else ""
@@ -79,15 +85,24 @@ def run(
     return 0
 
 
-def _summarise(names: Sequence[str], outcomes: Sequence[work.Outcome]) -> None:
-    """Adds what became of each model to the page of a job, where it is one of GitHub."""
-    summary = work.step_summary()
-    if summary is None:
-        return
-    from graphopt.report import markdown
+def _write(
+    names: Sequence[str],
+    outcomes: Sequence[work.Outcome],
+    document: str,
+    files: Mapping[str, Path],
+) -> None:
+    """Writes what was asked for of all models, the Markdown also where a job of GitHub asks for it."""
+    from graphopt.report import junit, markdown
 
-    parts = [o.markdown or markdown.failed(name, o.error) for name, o in zip(names, outcomes, strict=True)]
-    common.append(summary, "\n\n".join(parts))
+    if "--report" in files:
+        write_text(files["--report"], document)
+    if "--junit" in files:
+        write_text(files["--junit"], junit.batch(names, outcomes))
+    summary = work.step_summary()
+    if "--markdown" in files and not (summary is not None and same_file(files["--markdown"], summary)):
+        write_text(files["--markdown"], markdown.batch(names, outcomes))
+    if summary is not None:
+        common.append(summary, markdown.batch(names, outcomes))
 
 
 def _make(folder: Path) -> None:

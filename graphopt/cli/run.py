@@ -23,6 +23,8 @@ def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a TOML file.")],
     dry_run: many.DryRun = False,
     report: many.Report = None,
+    markdown: many.Markdown = None,
+    junit: many.Junit = None,
     json: common.Json = False,
     quiet: common.Quiet = False,
     schema: Annotated[
@@ -39,4 +41,10 @@ def run(
     """
     from graphopt import recipe as recipes
 
-    return many.run(recipes.read(recipe), dry_run=dry_run, report=report, json=json, quiet=quiet)
+    return many.run(
+        recipes.read(recipe),
+        dry_run=dry_run,
+        files={"--report": report, "--markdown": markdown, "--junit": junit},
+        json=json,
+        quiet=quiet,
+    )

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 from xml.etree import ElementTree
 
+from graphopt._version import __version__
 from graphopt.gates import Judged
 from graphopt.report import Report
 from graphopt.report import json as documents
 from graphopt.report.page import common
+from graphopt.task import Outcome
 
 FIGURES = ("graphopt", "model", "before", "after", "changed", "quality", "latency", "metric", "seconds")
 """What of the JSON report stands among the properties, ``before.macs`` for a part of ``before``."""
@@ -52,24 +54,70 @@ def report(result: Report, problem: str = "") -> str:
     told = any(case.failure for case in cases)
     if not cases or (problem and not told):  # no case at all would be an error to Jenkins
         cases.append(_Case("run", "optimize", failure=problem))
-    name = common.name(result.source)
-    totals = {
+    document = documents.report(result, 0)
+    figures = {key: document[key] for key in FIGURES}
+    return _document([_suite(common.name(result.source), cases, sum(result.seconds.values()), figures)])
+
+
+def batch(names: Sequence[str], outcomes: Sequence[Outcome]) -> str:
+    """The document of ``graphopt run --junit`` and ``graphopt batch --junit``: a suite a model.
+
+    Args:
+        names: what each model is called.
+        outcomes: how each ended; one without a report has one case, which failed.
+    """
+    suites = []
+    for name, outcome in zip(names, outcomes, strict=True):
+        if outcome.junit:
+            suite = ElementTree.fromstring(outcome.junit.encode())[0]
+            suite.set("name", _text(f"graphopt optimize {name}"))
+        else:
+            case = _Case("run", "optimize", outcome.seconds, outcome.error)
+            suite = _suite(name, [case], outcome.seconds, {"graphopt": __version__})
+        suites.append(suite)
+    return _document(suites)
+
+
+def _suite(
+    name: str, cases: Sequence[_Case], seconds: float, figures: Mapping[str, Any]
+) -> ElementTree.Element:
+    """The suite of a model.
+
+    Args:
+        name: the model's.
+        cases: its cases.
+        seconds: how long it took.
+        figures: what stands among its properties.
+    """
+    attributes = {
         "name": _text(f"graphopt optimize {name}"),
         "tests": str(len(cases)),
         "failures": str(sum(bool(case.failure) for case in cases)),
         "errors": "0",
-        "time": _seconds(sum(result.seconds.values())),
+        "time": _seconds(seconds),
+        "skipped": "0",
     }
-    root = ElementTree.Element("testsuites", totals)
-    suite = ElementTree.SubElement(root, "testsuite", {**totals, "skipped": "0"})
+    suite = ElementTree.Element("testsuite", attributes)
     properties = ElementTree.SubElement(suite, "properties")
-    document = documents.report(result, 0)
-    for key, value in _flat({key: document[key] for key in FIGURES}):
+    for key, value in _flat(figures):
         ElementTree.SubElement(properties, "property", {"name": _text(key), "value": value})
     seen: dict[tuple[str, str], int] = {}
     package = f"graphopt.{_text(PurePath(name).stem).replace('.', '_')}"  # what is before the last dot
     for case in cases:
         _add(suite, package, case, seen)
+    return suite
+
+
+def _document(suites: Sequence[ElementTree.Element]) -> str:
+    """The suites with what they come to."""
+    counts = {key: sum(int(suite.attrib[key]) for suite in suites) for key in ("tests", "failures", "errors")}
+    totals = {
+        "name": suites[0].attrib["name"] if len(suites) == 1 else f"graphopt: {len(suites)} models",
+        **{key: str(count) for key, count in counts.items()},
+        "time": _seconds(sum(float(suite.attrib["time"]) for suite in suites)),
+    }
+    root = ElementTree.Element("testsuites", totals)
+    root.extend(suites)
     ElementTree.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}'
 

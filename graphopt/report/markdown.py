@@ -17,6 +17,7 @@ from graphopt.core import MAIN_GRAPH, Exactness, Site, Verdict
 from graphopt.report import Applied, Left, Report
 from graphopt.report.page import common, figures
 from graphopt.report.text import count, decibels, form, ratio, shortened
+from graphopt.task import Outcome
 
 MOST_APPLIED = 20
 """Applied rewrites that are listed; of the others there is the number."""
@@ -52,14 +53,17 @@ def report(result: Report, problem: str = "") -> str:
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
-def failed(name: str, problem: str) -> str:
-    """What stands in place of the summary of a model for which there is no report.
+def batch(names: Sequence[str], outcomes: Sequence[Outcome]) -> str:
+    """The summaries of ``graphopt run`` and ``graphopt batch``.
 
     Args:
-        name: the model's.
-        problem: why there is none.
+        names: what each model is called.
+        outcomes: how each ended; of one without a report there is the reason.
     """
-    return f"## graphopt: {code(name)}\n\n**{prose(problem)}**"
+    return "\n\n".join(
+        outcome.markdown or f"## graphopt: {code(name)}\n\n**{prose(outcome.error)}**"
+        for name, outcome in zip(names, outcomes, strict=True)
+    )
 
 
 # ---------------------------------------------------------------- escaping
