@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import replace
 from typing import IO
 
-from graphopt import progress
+from graphopt import progress, threads
 from graphopt.errors import INTERNAL, INTERRUPTED, GraphOptError, InputError
 from graphopt.files import reason
 from graphopt.store import default_bytes
@@ -87,10 +87,9 @@ def side_by_side(tasks: Sequence[Task], jobs: int) -> list[Outcome]:
         tasks = [task if task.memory else replace(task, memory=share) for task in tasks]
     workers = _Workers(jobs)
     done: dict[int, Outcome] = {}
-    with ThreadPoolExecutor(jobs, "graphopt-batch") as threads:
+    with ThreadPoolExecutor(jobs, "graphopt-batch") as pool:
         futures = {
-            threads.submit(progress.carried(workers.complete), task): number
-            for number, task in enumerate(tasks)
+            pool.submit(progress.carried(workers.complete), task): number for number, task in enumerate(tasks)
         }
         try:
             finished: Iterator[Future[Outcome]] = as_completed(futures)
@@ -142,8 +141,7 @@ class _Workers:
 
     def _start(self, words: IO[bytes]) -> subprocess.Popen[bytes]:
         """A child, whose words go to a file."""
-        threads = max(1, (os.cpu_count() or 1) // self._jobs)
-        environment = {**os.environ, "GRAPHOPT_THREADS": os.environ.get("GRAPHOPT_THREADS", str(threads))}
+        environment = {**os.environ, threads.VARIABLE: str(threads.default() or threads.share(self._jobs))}
         with self._lock:
             if self._stopping:
                 raise InterruptedError

@@ -44,7 +44,7 @@ class OwnMetric:
         sys.path.insert(0, here)
         try:
             found: Callable[[str], float] = getattr(importlib.import_module(module), function)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # whatever a user's code does
             raise InputError(f"--metric {self.name}: {type(error).__name__}: {error}") from error
         finally:
             sys.path.remove(here)
@@ -62,7 +62,7 @@ class OwnMetric:
             files.save(model, path)
             try:
                 value = float(function(str(path)))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise InputError(f"--metric {self.name} failed: {type(error).__name__}: {error}") from error
         if not math.isfinite(value):
             raise InputError(f"--metric {self.name} returned {value}, which is no finite number")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,6 +14,7 @@ import onnx_ir as ir
 
 from graphopt.core import Shape
 from graphopt.errors import InputError
+from graphopt.threads import default as default_threads
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -101,7 +101,7 @@ def session(
         parts: the model.
         optimised: whether onnxruntime may rewrite the graph (ORT_ENABLE_ALL or ORT_DISABLE_ALL).
         outputs: names of values of the outermost graph to return besides the model's outputs.
-        threads: for one operator; 0 stands for `default_threads`.
+        threads: for one operator; 0 stands for `graphopt.threads.default`.
         provider: the execution provider.
 
     Raises:
@@ -125,18 +125,6 @@ def session(
         return ort.InferenceSession(_with_outputs(parts.proto, outputs), options, providers=[provider])
     except Exception as error:
         raise InputError(f"onnxruntime can't load the model: {one_line(error)}") from error
-
-
-def default_threads() -> int:
-    """Threads for one operator where nothing is timed: ``$GRAPHOPT_THREADS``; 0 lets onnxruntime choose.
-
-    Raises:
-        InputError: the variable holds something else.
-    """
-    given = os.environ.get("GRAPHOPT_THREADS", "0")
-    if not given.isdigit():
-        raise InputError(f"GRAPHOPT_THREADS={given}: expected a number of threads")
-    return int(given)
 
 
 def _with_outputs(proto: onnx.ModelProto, outputs: Sequence[str]) -> bytes:

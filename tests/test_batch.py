@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from small_models import classifier, cli, conv_bn, nothing_to_do, samples, saved
 
-from graphopt import batch, progress, task
+from graphopt import batch, progress, task, threads
 from graphopt.task import Outcome, Task
 
 MEASURES = """
@@ -42,6 +42,9 @@ def left(path):
 
 def threads(path):
     return float(os.environ["GRAPHOPT_THREADS"])
+
+def exits(path):
+    sys.exit(0)
 
 def slow(path):
     Path(f"started-{os.getpid()}").touch()
@@ -160,8 +163,18 @@ def test_threads_are_shared_out() -> None:
         report = json.loads(done.out)
         assert [Path(m["out"]).name for m in report["models"]] == [f"threads{n}.onnx" for n in (1, 2, 3)]
         found[jobs] = {m["report"]["metric"]["after"] for m in report["models"]}
-    cores = os.cpu_count() or 1
-    assert found == {1: {float(cores)}, 3: {float(max(1, cores // 3))}}
+    cores = len(os.sched_getaffinity(0))
+    assert found == {1: {0.0}, 3: {float(max(1, cores // 3))}}
+
+
+def test_threads_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHOPT_THREADS", "7")
+    done = cli("batch", recipe(measured("threads")), "--json")
+    assert json.loads(done.out)["models"][0]["report"]["metric"]["after"] == 7.0
+    assert threads.default() == 7
+    monkeypatch.setenv("GRAPHOPT_THREADS", "many")
+    done = cli("optimize", "folded.onnx", "--dry-run")
+    assert (done.code, done.err) == (2, "graphopt: GRAPHOPT_THREADS=many: expected a number of threads\n")
 
 
 def test_what_is_printed_stays_out_of_the_document() -> None:
@@ -187,6 +200,7 @@ MANY = [
     'model = "scores.onnx"\nout = "d.onnx"\nrequire = ["macs<=0.5"]',
     'model = "same.onnx"\nout = "e.onnx"',
     'model = "same.onnx"\nout = "f.onnx"\nmetric = "absent:measure"',
+    'model = "same.onnx"\nout = "g.onnx"\nmetric = "measures:exits"',
 ]
 
 
@@ -195,19 +209,20 @@ def test_those_that_fail_do_not_stop_the_others(way: Sequence[object]) -> None:
     done = cli(*way, recipe(*MANY), "--report", "report.json")
     assert done.code == 2
     assert done.err == (
-        "graphopt: 4 of 6 models failed: broken.onnx, scores.onnx → c.onnx, scores.onnx → d.onnx, "
-        "same.onnx → f.onnx\n"
+        "graphopt: 5 of 7 models failed: broken.onnx, scores.onnx → c.onnx, scores.onnx → d.onnx, "
+        "same.onnx → f.onnx and 1 more\n"
     )
     report = document()
     assert report["exit_code"] == 2
-    assert [code for _, code in outcomes(report)] == [2, 0, 3, 3, 0, 2]
+    assert [code for _, code in outcomes(report)] == [2, 0, 3, 3, 0, 2, 2]
     errors = [model["error"] for model in report["models"]]
-    assert [error is None for error in errors] == [False, True, False, False, True, False]
+    assert [error is None for error in errors] == [False, True, False, False, True, False, False]
     assert "broken.onnx: " in errors[0] and "the budget was not reached: macs" in errors[2]
     assert "the result fails what is required: macs<=0.5" in errors[3]
     assert "--metric absent:measure: ModuleNotFoundError" in errors[5]
-    assert [model["report"] is None for model in report["models"]] == [True, False, False, False, False, True]
-    assert [model["out"] for model in report["models"]] == [None, "b.onnx", None, None, "e.onnx", None]
+    assert "--metric measures:exits failed: SystemExit: 0" in errors[6]
+    assert [n for n, model in enumerate(report["models"]) if model["report"] is None] == [0, 5, 6]
+    assert [model["out"] for model in report["models"] if model["out"]] == ["b.onnx", "e.onnx"]
     assert sorted(path.name for path in Path().glob("?.onnx")) == ["b.onnx", "e.onnx"]
     assert document("c.json")["exit_code"] == 3
     for error in filter(None, errors):
@@ -283,10 +298,10 @@ def test_a_suite_of_test_results_for_each_model(way: Sequence[object]) -> None:
     root = ElementTree.parse("all.xml").getroot()
     assert [suite.attrib["name"].removeprefix("graphopt optimize ") for suite in root] == [
         *("broken.onnx", "folded.onnx", "scores.onnx → c.onnx", "scores.onnx → d.onnx"),
-        *("same.onnx → e.onnx", "same.onnx → f.onnx"),
+        *("same.onnx → e.onnx", "same.onnx → f.onnx", "same.onnx → g.onnx"),
     ]
-    assert [int(suite.attrib["failures"]) for suite in root] == [1, 0, 1, 1, 0, 1]
-    assert root.attrib["failures"] == "4"
+    assert [int(suite.attrib["failures"]) for suite in root] == [1, 0, 1, 1, 0, 1, 1]
+    assert root.attrib["failures"] == "5"
     assert root.attrib["tests"] == str(len(list(root.iter("testcase"))))
     (failure,) = root[0].iter("failure")
     assert failure.attrib["message"].startswith("broken.onnx: is ")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from graphopt import threads
 from graphopt._version import __version__
 from graphopt.cli.batch import batch
 from graphopt.cli.bench import bench
@@ -70,6 +71,7 @@ def _main(
     ] = False,
 ) -> None:
     """Makes the convolutions of ONNX models cheaper with 1x1 convolutions, and proves it."""
+    threads.default()  # refused here, since a session that can't be made is taken for the model's fault
 
 
 for _command in COMMANDS:
