@@ -14,13 +14,11 @@ from typing import Literal
 
 from graphopt import api, files
 from graphopt.analysis import Totals
-from graphopt.errors import BudgetError, GraphOptError, InputError, VerificationError
+from graphopt.errors import BudgetError, GraphOptError, InputError, gravest
 from graphopt.result import Result
 
 MISSED = BudgetError.exit_code
 """The exit code where a model could be made cheaper: a gate that it does not pass."""
-SEVERITY = (0, MISSED, *(e.exit_code for e in (InputError, VerificationError, GraphOptError)))
-"""Exit codes, the gravest last: models that could be cheaper, an unusable one, a wrong result, a bug."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,4 +117,4 @@ def replace(result: Result, path: Path) -> None:
 
 def exit_code(found: Iterable[Checked]) -> int:
     """The exit code for several models: the gravest of theirs."""
-    return max((each.exit_code for each in found), key=SEVERITY.index, default=0)
+    return gravest(each.exit_code for each in found)

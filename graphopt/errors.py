@@ -6,7 +6,7 @@ Each message says what was wrong, where (file, node, value), and what to do abou
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,6 +60,15 @@ class SomeFailedError(GraphOptError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+SEVERITY = (0, *(e.exit_code for e in (BudgetError, InputError, VerificationError, GraphOptError)))
+"""Exit codes, the gravest last: a missed budget or gate, an unusable input, a wrong result, a bug."""
+
+
+def gravest(codes: Iterable[int]) -> int:
+    """The exit code for several models: the gravest of theirs, 0 where there is none."""
+    return max(codes, key=SEVERITY.index, default=0)
 
 
 def told(error: Exception) -> tuple[int, str]:

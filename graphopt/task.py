@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from graphopt.errors import BudgetError, GraphOptError, InputError, VerificationError, told
+from graphopt.errors import BudgetError, InputError, VerificationError, gravest, told
 from graphopt.files import check_output, data_path, same_file, show, write_text
 
 if TYPE_CHECKING:
@@ -393,10 +393,5 @@ def labels(tasks: Sequence[Task]) -> list[str]:
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """Of many tasks: 0 when all are done, else the gravest: 70, then 1, 2 and 3."""
-    codes = {outcome.exit_code for outcome in outcomes}
-    return next((code for code in SEVERITY if code in codes), 0)
-
-
-SEVERITY = (GraphOptError.exit_code, *(e.exit_code for e in (VerificationError, InputError, BudgetError)))
-"""Exit codes, the gravest first: a bug or a crash, a wrong result, an unusable input, a missed budget."""
+    """Of many tasks: 0 when all are done, else the gravest."""
+    return gravest(outcome.exit_code for outcome in outcomes)

@@ -33,10 +33,10 @@ def batch(
     quiet: common.Quiet = False,
     seed: common.Seed = 0,
 ) -> int:
-    """Optimize many models, several at a time, each in a process of its own.
+    """Optimize many models, several at a time.
 
-    A model that fails or crashes does not stop the others. The exit code is 0 when all are done, else the
-    gravest of theirs: 70, then 1, 2 and 3.
+    Each has a process of its own, and one that fails or crashes does not stop the others. The exit code is 0
+    when all are done, else the gravest of theirs: 70, then 1, 2 and 3.
 
     Example: graphopt batch a.onnx b.onnx --out-dir smaller --jobs 2
     """

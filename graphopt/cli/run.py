@@ -32,10 +32,10 @@ def run(
         typer.Option("--schema", callback=_schema, is_eager=True, help="Print the JSON schema of recipes."),
     ] = False,
 ) -> int:
-    """Do what a recipe says of one or many models, one after the other.
+    """Do what a recipe says of one or many models.
 
-    A model that fails does not stop the others. The exit code is 0 when all are done, else the gravest of
-    theirs: 70, then 1, 2 and 3.
+    They come one after the other, and one that fails does not stop the others. The exit code is 0 when all
+    are done, else the gravest of theirs: 70, then 1, 2 and 3.
 
     Example: graphopt run recipe.toml
     """
