@@ -164,26 +164,26 @@ def check_files(tasks: Sequence[Task], others: Mapping[str, Path] | None = None)
         InputError: the first of these that there is.
     """
     read = [path for task in tasks for path in task.reads]
-    taken: dict[str, str] = {}
+    taken: dict[str, tuple[object, str]] = {}
     for name, path in (others or {}).items():
         check_output(path, read)
-        taken[os.path.realpath(path)] = name
-    for task in tasks:
+        taken[os.path.realpath(path)] = (None, name)
+    for number, task in enumerate(tasks):
         for key in WRITTEN:
             path = getattr(task, key)
             if path is None:
                 continue
+            owner = ((number, key), task.said.get(key, f"--{key}"))
             with task.blamed(key):
                 if key == "html":
                     from graphopt.report import html
 
                     html.require("--html")
                 check_output(path, read)
-                name = task.said.get(key, f"--{key}")
                 for file in (path, data_path(path)) if key == "out" else (path,):
-                    other = taken.setdefault(os.path.realpath(file), name)
-                    if other is not name:
-                        raise InputError(f"{show(file)}: is written by {other} too; name another")
+                    other = taken.setdefault(os.path.realpath(file), owner)
+                    if other != owner:
+                        raise InputError(f"{show(file)}: is written by {other[1]} too; name another")
 
 
 def check_options(tasks: Sequence[Task]) -> None:
