@@ -108,8 +108,7 @@ def side_by_side(tasks: Sequence[Task], jobs: int) -> list[Outcome]:
 
 def _interrupted(done: Iterable[Outcome], count: int) -> StoppedError:
     written = sum(1 for outcome in done if outcome.written is not None)
-    state = f"{written} of {count} models were written" if written else "no model was written"
-    return StoppedError(f"interrupted; {state}")
+    return StoppedError(f"interrupted; {written or 'none'} of {count} models written")
 
 
 class _Workers:

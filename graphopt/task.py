@@ -6,6 +6,7 @@ what it does, so that the outcome is the same.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -367,7 +368,7 @@ def complete(task: Task, beside: int = 0) -> Outcome:
             outcome,
             exit_code=done.exit_code,
             error="" if done.error is None else told(done.error)[1],
-            report=documents.report(done.result.report, done.exit_code),
+            report=json.loads(documents.dumps(documents.report(done.result.report, done.exit_code))),
             markdown=done.markdown(),
             junit=done.junit(),
         )

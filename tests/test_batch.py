@@ -377,7 +377,7 @@ def gone(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("number", "code", "err"),
     [
-        (signal.SIGINT, 130, "graphopt: interrupted; 1 of 4 models were written\n"),
+        (signal.SIGINT, 130, "graphopt: interrupted; 1 of 4 models written\n"),
         (signal.SIGTERM, -signal.SIGTERM, ""),
         (signal.SIGKILL, -signal.SIGKILL, ""),
     ],
@@ -406,7 +406,7 @@ def test_ctrl_c_in_one_process() -> None:
         running.send_signal(signal.SIGINT)
         out, told = running.communicate(timeout=30)
     assert (running.returncode, out) == (130, "")
-    assert told == "graphopt: interrupted; 1 of 2 models were written\n"
+    assert told == "graphopt: interrupted; 1 of 2 models written\n"
     assert not Path("slow0.onnx").exists()
 
 
@@ -425,7 +425,7 @@ def test_a_child_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(batch, "as_completed", interrupt)
-    with pytest.raises(batch.StoppedError, match="no model was written"):
+    with pytest.raises(batch.StoppedError, match="none of 1 models written"):
         batch.side_by_side([work], 1)
     assert gone(*started(1))
 
