@@ -101,7 +101,7 @@ def side_by_side(tasks: Sequence[Task], jobs: int) -> list[Outcome]:
             workers.stop(futures)
             if not isinstance(error, KeyboardInterrupt):
                 raise
-            ended = [future.result() for future in futures if future.done() and not future.cancelled()]
+            ended = [f.result() for f in futures if f.done() and not f.cancelled() and not f.exception()]
             raise _interrupted(ended, len(tasks)) from error
     return [done[number] for number in range(len(tasks))]
 
