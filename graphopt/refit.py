@@ -36,6 +36,8 @@ BATCHES = 4
 CAUTION = ((0.0, 1.0), (0.3, 1.0), (0.6, 0.7), (0.6, 0.0), (1.0, 0.0))
 """What is tried where there are fewer: how far the covariance is drawn to its structure, and how much of the
 correction towards the original's outputs is taken."""
+DRAWN = 0.5
+"""How far it has to be drawn at least where half of the patches are fewer than its dimensions."""
 
 
 class Fitting(Protocol):
@@ -238,6 +240,8 @@ def _fit(
         fitted = fit(candidate, _statistics(linear, whole, (0.0, 1.0), moved=moved), 2)
         return Refitted(replace(candidate, error=fitted.error), fitted)
     ways = CAUTION if moved else tuple(way for way in CAUTION if way[1])
+    if min(half[0].count for half in halves) < patches.dimension(linear):
+        ways = tuple(way for way in ways if way[0] >= DRAWN) or ways
     errors = list(pool.map(lambda way: _across(linear, candidate, fit, halves, way, moved), ways))
     best = int(np.argmin(errors))
     fitted = fit(candidate, _statistics(linear, whole, ways[best], moved=moved), 2)
