@@ -143,10 +143,30 @@ class Search:
         """The least damaging plan that keeps the limits."""
         with self._run.journal.step("plan"):
             allowed = [c for c in self.candidates if self._run.journal.allows(c)]
+            timed = any(limit.key == "latency" for limit in limits)
+            if timed:
+                allowed = self._in_blocks(allowed)
             found = plan.within(allowed, limits, self.damage)
-        if any(limit.key == "latency" for limit in limits):
+        if timed:
             self._stopwatch.save()
         return found
+
+    def _in_blocks(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Those whose ranks are whole blocks of channels; of a site that has none, all."""
+        block = self._stopwatch.block()
+        if block > 1:
+            note = f"ranks are multiples of {block}: by measurement kernels compute so many channels at once"
+            self._run.journal.notes.append(note)
+
+        def whole(candidate: Candidate) -> bool:
+            linear = self.analysis.linear(self.analysis.nodes[candidate.site.nodes[0]])
+            group = 1 if linear is None else linear.group
+            ranks = [rank for key, rank in candidate.choice.items() if key.startswith("rank")]
+            return all(group * int(rank) % block == 0 for rank in ranks)
+
+        kept = [candidate for candidate in candidates if whole(candidate)]
+        sites = {candidate.site for candidate in kept}
+        return [c for c in candidates if c.site not in sites or whole(c)]
 
     def network(self, chosen: Plan) -> Network:
         """What a plan makes: fitted, put together and measured."""

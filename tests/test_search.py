@@ -196,6 +196,33 @@ def test_what_was_timed_is_not_timed_again(tmp_path: Path, monkeypatch: pytest.M
     assert Stopwatch(tmp_path / "times" / "latency.json").seconds(analysis, candidate, draft) == times
 
 
+def test_ranks_follow_the_channels_that_kernels_compute_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stopwatch, "block", lambda self: 8)
+    try:
+        report = graphopt.optimize(MODELS / "inception-digits.onnx", {"latency": 0.8}, INPUTS).report
+    except BudgetError as failure:  # on a busy machine
+        report = failure.result.report
+    choices = [item.candidate.choice for item in report.applied if item.candidate.error]
+    ranks = [rank for choice in choices for key, rank in choice.items() if key.startswith("rank")]
+    assert ranks and all(int(rank) % 8 == 0 for rank in ranks)
+    assert any("multiples of 8" in note for note in report.notes)
+
+
+def test_the_block_of_channels_is_found_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for block in (16, 8, 4):
+        rounded = [float(-(-count // block)) for count in (32, 24, 28, 30)]
+        monkeypatch.setattr(stopwatch, "_shortest", lambda models, times=rounded: times)
+        assert Stopwatch(None).block() == block
+    monkeypatch.setattr(stopwatch, "_shortest", lambda models: [32.0, 24.0, 28.0, 30.0])
+    assert Stopwatch(None).block() == 1
+    monkeypatch.undo()
+    watch = Stopwatch(tmp_path / "latency.json")
+    assert watch.block() in (1, 4, 8, 16)
+    watch.save()
+    monkeypatch.setattr(stopwatch, "_shortest", lambda models: pytest.fail("it was timed again"))
+    assert Stopwatch(tmp_path / "latency.json").block() == watch.block()
+
+
 @pytest.mark.parametrize("content", ["", "[1, 2]", '{"a": "b"}'])
 def test_a_damaged_cache_is_no_error(tmp_path: Path, content: str) -> None:
     path = tmp_path / "latency.json"
