@@ -25,7 +25,7 @@ NORMAL_95 = 1.959963984540054
 """The normal distribution has 95 % of its mass within so many standard deviations."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layer:
     """A layer to compare in two networks.
 
@@ -33,11 +33,13 @@ class Layer:
         name: of its operator in the original.
         output: name of its output, the same in both networks.
         partner: name of the value that the output is added to and whose loss it makes up for; "" for none.
+        importance: ``[channels]``, what an error in each channel counts; None where all count the same.
     """
 
     name: str
     output: str
     partner: str = ""
+    importance: npt.NDArray[np.float64] | None = None
 
 
 def layer_errors(
@@ -80,6 +82,9 @@ def layer_errors(
                 if layer.partner:
                     wanted += exact[layer.partner].astype(np.float64) - approximate[layer.partner]
                 gap = wanted - approximate[layer.output]
+                if layer.importance is not None:
+                    counts = layer.importance.reshape(-1, *(1,) * (gap.ndim - 2))
+                    gap, wanted = gap * counts, wanted * counts
                 noise[layer] += float(np.vdot(gap, gap))
                 spread[layer].add(wanted)
         for layer in chunk:

@@ -180,7 +180,7 @@ class Search:
             model = edit.apply(self.model, changes) if changes else self.model
         if self._inputs is None:
             return Network(chosen, fits, tuple(changes), model, {}, None, run.metric_of(model))
-        layers = [Layer(name, self._output(name), fit.partner) for name, fit in fits.items()]
+        layers = [Layer(name, self._output(name), fit.partner, fit.importance) for name, fit in fits.items()]
         with run.journal.step("measure"):
             memory, macs = run.options.memory // 4, self.analysis.totals.macs
             errors = quality.layer_errors(self.model, model, layers, self._inputs, memory, macs)

@@ -36,6 +36,11 @@ class Pair(NamedTuple):
     second: Float64
     kernel: Float64
 
+    def scaled(self, rows: Float64) -> Pair:
+        """Return the pair with each output times a number, ``[out]``."""
+        column = rows.reshape(-1, *(1,) * (self.second.ndim - 1))
+        return Pair(self.first, self.second * column, self.kernel * column)
+
 
 # Along the axes
 

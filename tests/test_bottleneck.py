@@ -108,6 +108,29 @@ def test_refusals(channels: int, out: int, group: int, words: str) -> None:
     assert result.refused("bottleneck", "Conv1", words)
 
 
+@pytest.mark.parametrize(
+    ("taps", "options"),
+    [
+        (9, {"separable.rank": 8}),
+        (7, {"separable.rank": 8}),
+        (7, {"bottleneck.rank_out": 16}),
+        (7, {"depthwise_separable.multiplier": 4}),
+    ],
+)
+def test_a_long_kernel_is_split_however_few_its_channels(taps: int, options: dict[str, int]) -> None:
+    net = Net()
+    y = net.conv(net.input([1, 3, 20, 20]), 32, (taps, taps), pads=[taps // 2] * 4)
+    name = next(iter(options)).split(".")[0]
+    check(net.model(y), applied={name: 1}, compare=False, only=[name], options=options)
+
+
+def test_a_short_kernel_of_few_channels_is_left_alone() -> None:
+    net = Net()
+    y = net.conv(net.input([1, 3, 20, 20]), 32, (5, 5), pads=[2] * 4)
+    result = check(net.model(y), applied={}, only=["separable"], options={"separable.rank": 4})
+    assert result.refused("separable", "Conv1", "3→32 channels are fewer than 8")
+
+
 def test_a_patch_whose_covariance_would_fill_the_memory() -> None:
     net = Net()
     y = net.conv(net.input([1, 16, 26, 26]), 16, (26, 26))

@@ -30,6 +30,8 @@ MOST_BLOCKS = 16
 """So many of them at the most."""
 THREADS = 2
 """Operators whose errors are predicted at once."""
+LONG = 7
+"""Taps on an axis from which a kernel is split however few its channels: its taps are many enough."""
 WIDEST = 10_240
 """Numbers of a patch (channels of a group times taps) at most: a covariance of so many takes 0.8 GB."""
 
@@ -39,6 +41,10 @@ class Part(NamedTuple):
 
     factors: Any
     kernel: Float64
+
+    def scaled(self, rows: Float64) -> Part:
+        """The same with each output times a number, ``[o]``."""
+        return Part(self.factors.scaled(rows), measured(self.kernel, rows))
 
 
 class Split(ABC):
@@ -163,7 +169,7 @@ def refusal(split: Split, analysis: Analysis, linear: Linear) -> str:
     if reason:
         return reason
     inside, out = ((n or 0) // linear.group for n in (linear.in_channels, linear.out_channels))
-    if min(inside, out) < split.min_channels:
+    if min(inside, out) < split.min_channels and max(linear.kernel, default=1) < LONG:
         return f"{inside}→{out} channels are fewer than {split.min_channels}, too few to reduce"
     dimension = patches.dimension(linear)
     if dimension > WIDEST:
@@ -231,8 +237,8 @@ def _front(
 
 def _errors(split: Split, analysis: Analysis, linear: Linear, choices: Sequence[Choice]) -> list[float]:
     """The relative error of each way, over all groups."""
-    kernels = factored.blocks(linear.weight(), linear.group)
     statistics = known(linear, analysis.statistics)
+    kernels = factored.blocks(measured(linear.weight(), statistics.importance), linear.group)
     lost, total = np.zeros(len(choices)), 0.0
     for kernel, moments in zip(kernels, statistics.groups, strict=True):
         flat = kernel.reshape(len(kernel), -1)
@@ -240,6 +246,12 @@ def _errors(split: Split, analysis: Analysis, linear: Linear, choices: Sequence[
         lost += variance * np.array(split.errors(kernel, moments, choices))
         total += variance
     return [float(part) for part in lost / (total or 1.0)]
+
+
+def measured(rows: Array, importance: Float64 | None) -> Float64:
+    """What belongs to each output, such as weights ``[o, …]``, times what an error in it counts."""
+    found = rows.astype(np.float64)
+    return found if importance is None else found * importance.reshape(-1, *(1,) * (rows.ndim - 1))
 
 
 def known(linear: Linear, statistics: Mapping[str, Statistics] | None) -> Statistics:
@@ -265,13 +277,15 @@ def fit(
     assert linear is not None
     choice = dict(candidate.choice)
     given = known(linear, analysis.statistics if statistics is None else statistics)
-    weights = factored.blocks(linear.weight(), linear.group)
+    weights = factored.blocks(measured(linear.weight(), given.importance), linear.group)
     kernels = given.kernels or weights
     parts = [
         split.fit_group(kernel, moments, choice, refine)
         for kernel, moments in zip(kernels, given.groups, strict=True)
     ]
     own = linear.bias()
+    if own is not None:
+        own = measured(own, given.importance)
     biases, lost, total = [], 0.0, 0.0
     for number, (weight, moments, part) in enumerate(zip(weights, given.groups, parts, strict=True)):
         made = part.kernel.reshape(len(weight), -1) @ moments.mean
@@ -288,6 +302,10 @@ def fit(
             lost += more
             total += variance
     bias = np.concatenate(biases)
+    if given.importance is not None:
+        back = 1 / given.importance
+        bias = bias * back
+        parts = [part.scaled(rows) for part, rows in zip(parts, np.split(back, linear.group), strict=True)]
     replacement = split.assemble(linear, choice, [part.factors for part in parts], bias)
     spectra = split.spectra(kernels[0], given.groups[0], choice) if refine else {}
     error = lost / total if total > 0 else 0.0

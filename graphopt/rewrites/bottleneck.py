@@ -18,7 +18,7 @@ Maths
 
 When it applies
     1. The weights are constants, the operator is not depthwise, and each group has at least ``min_channels``
-       channels a side.
+       channels a side, or 7 taps or more on an axis.
     2. No linear operator with more channels directly feeds it or reads it: then it is part of a bottleneck.
     3. The factors have fewer MACs.
     The ranks are chosen by a plan over the whole model, or fixed by ``rank_in`` and ``rank_out``.

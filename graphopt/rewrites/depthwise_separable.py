@@ -13,7 +13,7 @@ Maths
 
 When it applies
     1. The weights are constants, with more than one tap, the operator is not depthwise, and each group has at
-       least ``min_channels`` channels a side.
+       least ``min_channels`` channels a side, or 7 taps or more on an axis.
     2. No linear operator with more channels directly feeds it or reads it: then it is part of a bottleneck.
     3. The factors have fewer MACs.
 

@@ -13,7 +13,7 @@ Maths
 
 When it applies
     1. The weights are constants, with more than one tap on two axes or more, the operator is not depthwise,
-       and each group has at least ``min_channels`` channels a side.
+       and each group has at least ``min_channels`` channels a side, or 7 taps or more on an axis.
     2. No linear operator with more channels directly feeds it or reads it: then it is part of a bottleneck.
     3. The factors have fewer MACs.
 
@@ -83,6 +83,8 @@ class Separable(Split):
         if self.rank is not None:
             return [self.rank] if self.rank < highest else []
         channels = min(inside, out)
+        if channels < self.min_channels:  # of a long kernel
+            return fitted.grid(highest)
         wider = [channels + rank for rank in (0, *fitted.grid(channels))]
         return [rank for rank in (*fitted.grid(channels), *wider) if rank < highest]
 
