@@ -78,6 +78,11 @@ def errors(
     """
     check_ranks(kernel, ranks_in, ranks_out)
     problem = _Problem.of(kernel, moments, ridge)
+    if all(r is None for r in ranks_out) and _is_narrow_point(kernel):
+        carried = _descending_eigenvalues(problem.response())
+        whole = float(carried.sum()) or 1.0
+        lost = {r: max(0.0, 1 - float(carried[:r].sum()) / whole) for r in ranks_in}
+        return [Prediction(r, None, lost[r]) for r in ranks_in for _ in ranks_out]
     spectrum = _trace if all(r is None for r in ranks_out) else _descending_eigenvalues
     spectra = dict(_explained_spectra(problem, sorted({r for r in ranks_in if r is not None}), spectrum))
     spectra[None] = spectrum(problem.response())
@@ -140,6 +145,10 @@ def fit_factors(
     problem = _Problem.of(kernel, moments, ridge)
     if rank_in is None:
         reduce, solution = None, _cut_outputs(problem, rank_out)
+    elif rank_out is None and _is_narrow_point(kernel) and rank_in <= len(kernel):
+        cut = _cut_outputs(problem, rank_in)
+        assert cut.expand is not None
+        reduce, solution = cut.core, _Solution(cut.expand, None, cut.explained)
     else:
         reduce, solution = _alternate(problem, rank_in, rank_out, refine)
     core = solution.core.reshape(len(solution.core), rank_in or kernel.shape[1], *kernel.shape[2:])
@@ -312,6 +321,14 @@ def target_error(approximation: Array, moments: Moments, target: Target) -> floa
     weight = output_unfolding(approximation).astype(np.float64)
     lost = target.variance - 2 * float(np.sum(weight * target.cross))
     return max(lost + float(np.sum((weight @ moments.covariance) * weight)), 0.0)
+
+
+def _is_narrow_point(kernel: Array) -> bool:
+    """Whether a kernel has one tap and no more outputs than inputs, so that the outputs' side is the smaller.
+
+    A matrix has one rank: to cut its inputs or its outputs is the same, and the outputs have a closed form.
+    """
+    return math.prod(kernel.shape[2:]) == 1 and kernel.shape[0] <= kernel.shape[1]
 
 
 def _cut_outputs(problem: _Problem, rank_out: int | None) -> _Solution:
