@@ -8,7 +8,9 @@ import os
 import signal
 import sys
 
+from graphopt import interrupts, streams
 from graphopt.deferred import defer
+from graphopt.errors import INTERRUPTED, GraphOptError, told
 
 # NumPy's threads wait for each other on a busy machine, and mostly cost more than they give.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -23,10 +25,14 @@ DEFERRED = ("sympy", "onnx_ir._symbolic_shapes")
 def run() -> None:
     """Runs the command line; no traceback reaches the user."""
     defer(*DEFERRED)
+    streams.prepare()
+    for number in interrupts.SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one
+            signal.signal(number, signal.default_int_handler)
     code = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what was done stands
+    interrupts.ignore()  # what was done stands
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(GraphOptError):  # it was told
             stream.flush()
     # What had to be cleaned up has been. Freeing millions of objects one by one takes long, and a thread that
     # compares models can't be interrupted, and may wait for a module whose import was.
@@ -35,8 +41,6 @@ def run() -> None:
 
 def main() -> int:
     """Runs the command line and returns its exit code."""
-    from graphopt.errors import INTERNAL, INTERRUPTED, told
-
     try:
         from graphopt.cli import app
 
@@ -46,21 +50,10 @@ def main() -> int:
     except KeyboardInterrupt:
         print("graphopt: interrupted; nothing was written", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
-    except BrokenPipeError:
-        _discard_output()
-        return INTERNAL
     except Exception as error:
         code, line = told(error)
-        if isinstance(error, OSError):
-            _discard_output()
         print(f"graphopt: {line}", file=sys.stderr)  # noqa: T201
         return code
-
-
-def _discard_output() -> None:
-    """Points standard output at nothing: what can't be written would be tried again when Python ends."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

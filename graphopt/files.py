@@ -12,6 +12,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -108,6 +109,42 @@ def check_output(path: PathLike, inputs: Iterable[PathLike] = ()) -> None:
 # --- writing ------------------------------------------------------------------------------------------------
 
 
+class _Held:
+    """Files that are complete and have not taken their places.
+
+    Attributes:
+        moves: each with its place.
+        undo: what else has to be undone if they never do.
+    """
+
+    def __init__(self) -> None:
+        self.moves: list[tuple[Path, Path]] = []
+        self.undo = ExitStack()
+
+
+_held: ContextVar[_Held | None] = ContextVar("held", default=None)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Lets all files that are written within take their places at the end, or on any exception none.
+
+    Raises:
+        InputError: a file can't be put in its place.
+    """
+    held = _Held()
+    token = _held.set(held)
+    with held.undo:
+        try:
+            yield
+            _move(held.moves)
+            held.undo.pop_all()
+        finally:
+            _held.reset(token)
+            for beside, _ in held.moves:
+                beside.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def staged(*targets: Path) -> Iterator[list[BinaryIO]]:
     """Temporary files that take the place of the targets, in this order, or on any exception are removed.
@@ -115,20 +152,32 @@ def staged(*targets: Path) -> Iterator[list[BinaryIO]]:
     Raises:
         InputError: a file can't be written.
     """
-    beside: list[Path] = []
+    beside = [_beside(target) for target in targets]
+    held = _held.get()
+    kept = False
     try:
         with ExitStack() as stack:
-            files: list[BinaryIO] = []
-            for target in targets:
-                beside.append(_beside(target))
-                files.append(stack.enter_context(open(beside[-1], "xb", buffering=CHUNK)))
-            yield files
-        move(list(zip(beside, targets, strict=True)))
+            yield [stack.enter_context(open(path, "xb", buffering=CHUNK)) for path in beside]
+        moves = list(zip(beside, targets, strict=True))
+        if held is None:
+            _move(moves)
+        else:
+            held.moves += moves
+            kept = True
     except OSError as error:
         raise InputError(f"{show(targets[-1])}: can't be written: {reason(error)}") from error
     finally:
-        for path in beside:
+        for path in () if kept else beside:
             path.unlink(missing_ok=True)
+
+
+def _move(moves: Sequence[tuple[Path, Path]]) -> None:
+    """Like `move`, with an error that names the file."""
+    try:
+        move(moves)
+    except OSError as error:
+        where = Path(error.filename2 or moves[-1][1])
+        raise InputError(f"{show(where)}: can't be written: {reason(error)}") from error
 
 
 def _beside(target: Path) -> Path:
@@ -183,7 +232,11 @@ def copy_files(copies: Sequence[tuple[Path, Path]]) -> None:
             for (origin, _), file in zip(copies, files, strict=True):
                 with open(origin, "rb") as data:
                     shutil.copyfileobj(data, file, CHUNK)
-        undo.pop_all()
+        held = _held.get()
+        if held is None:
+            undo.pop_all()
+        else:
+            held.undo.push(undo.pop_all())
 
 
 def _make_folders(folder: Path, undo: ExitStack) -> None:
@@ -206,7 +259,7 @@ def write_text(path: Path, text: str) -> None:
         InputError: it can't be written.
     """
     with staged(path) as (file,):
-        file.write(f"{text}\n".encode())
+        file.write(f"{text}\n".encode(errors="backslashreplace"))  # a path may hold bytes that are no text
 
 
 # --- messages -----------------------------------------------------------------------------------------------

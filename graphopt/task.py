@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from graphopt import interrupts
 from graphopt.errors import BudgetError, InputError, VerificationError, gravest, told
-from graphopt.files import check_output, data_path, same_file, show, write_text
+from graphopt.files import check_output, data_path, same_file, show, together, write_text
 
 if TYPE_CHECKING:
     from graphopt.calibrate import Given
@@ -274,30 +274,25 @@ def perform(task: Task, beside: int = 0) -> Done:
 
 @contextmanager
 def written(task: Task, done: Done) -> Iterator[Path | None]:
-    """Writes the model, if nothing went wrong, and the reports; Ctrl-C within then comes too late.
+    """Writes the model, if nothing went wrong, and the reports: all of them or, on any exception, none.
+
+    They take their places when the caller has told of them; Ctrl-C meanwhile comes too late.
 
     Yields:
-        The model that was written, or None.
+        The model that is written, or None.
 
     Raises:
         InputError: a file can't be written.
     """
     out = None if done.error is not None else task.out
-    if out is not None:
-        done.result.save(out, external_data=task.external_data)
-    with uninterrupted():
+    with ExitStack() as stack:
+        stack.enter_context(together())
+        if out is not None:
+            done.result.save(out, external_data=task.external_data)
         _write_reports(task, done)
-        yield out
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Lets Ctrl-C come too late: what was written stays, and the exit code has to say so."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        with interrupts.ignored():
+            yield out
+            stack.close()
 
 
 def _write_reports(task: Task, done: Done) -> None:

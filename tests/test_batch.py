@@ -378,7 +378,7 @@ def gone(pid: int) -> bool:
     ("number", "code", "err"),
     [
         (signal.SIGINT, 130, "graphopt: interrupted; 1 of 4 models written\n"),
-        (signal.SIGTERM, -signal.SIGTERM, ""),
+        (signal.SIGTERM, 130, "graphopt: interrupted; 1 of 4 models written\n"),
         (signal.SIGKILL, -signal.SIGKILL, ""),
     ],
     ids=lambda value: value.name if isinstance(value, signal.Signals) else "",

@@ -603,13 +603,6 @@ def test_colours(variable: str, folded: Path, scores: Path, monkeypatch: pytest.
     assert ("\x1b[" in done.out) == (variable == "FORCE_COLOR")
 
 
-def test_a_reader_that_leaves_early(scores: Path) -> None:
-    call = f"{sys.executable} -m graphopt scan {scores} --json | true; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", call], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
-    assert done.returncode not in (1, 2, 3)
-
-
 # --- options ------------------------------------------------------------------------------------------------
 
 

@@ -41,10 +41,6 @@ def app() -> int:
     command = typer.main.get_command(typer_app)
     try:
         code = command.main(prog_name="graphopt", standalone_mode=False) or 0
-    except SystemExit as end:  # how typer ends when the reader of a pipe is gone, and after completions
-        if end.code != 1:
-            raise
-        raise BrokenPipeError from end
     except Exception as error:
         shown = getattr(error, "format_message", None)
         if shown is None:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from graphopt import interrupts
 from graphopt import task as work
 from graphopt.cli import common
 from graphopt.cli.progress import shown
@@ -70,7 +71,7 @@ def run(
     with shown(quiet=quiet, json=json):
         outcomes = batch.in_order(tasks) if jobs is None else batch.side_by_side(tasks, jobs)
     names = work.labels(tasks)
-    with work.uninterrupted():
+    with interrupts.ignored():
         document = documents.dumps(documents.batch(outcomes, jobs or 1))
         _write(names, outcomes, document, wanted)
         if json:

@@ -71,7 +71,7 @@ def _fitted(template: str, facts: Callable[[float], Facts]) -> str:
     scale = 1.0
     while True:
         page = _render(template, facts(scale))
-        if len(page.encode()) <= LIMIT or scale < 0.01:
+        if len(page.encode(errors="replace")) <= LIMIT or scale < 0.01:
             return page
         scale /= 2
 

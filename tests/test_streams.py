@@ -1,0 +1,170 @@
+"""Standard streams that lead to nowhere, to a full disk or a reader that left; and what is written then."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_models import cli, conv_bn, saved
+
+from graphopt import files
+from graphopt.errors import InputError
+
+FULL = "graphopt: standard output: can't be written: No space left on device\n"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model that exact rewrites change, and nothing besides."""
+    monkeypatch.chdir(tmp_path)
+    saved(conv_bn(), tmp_path / "m.onnx")
+    return tmp_path
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a line in which ``graphopt`` stands for the command."""
+    command = f'graphopt() {{ {sys.executable} -m graphopt "$@"; }}; set -o pipefail; {line}'
+    return subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+OPTIMIZE = "graphopt optimize m.onnx -o out.onnx --report r.json"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams(home: Path, closed: str) -> None:
+    done = shell(f"{OPTIMIZE} {closed}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert names(home) == {"m.onnx", "out.onnx", "r.json"}
+    assert cli("verify", "m.onnx", "out.onnx").code == 0
+
+
+@pytest.mark.parametrize("command", ["--json", "", "--require 'macs<=0.5'"])
+def test_a_reader_that_leaves_early_changes_nothing(home: Path, command: str) -> None:
+    done = shell(f"{OPTIMIZE} {command} | true")
+    missed = "macs" in command
+    assert done.returncode == (3 if missed else 0)
+    assert done.stderr.count("\n") == missed
+    assert names(home) == {"m.onnx", "r.json"} | (set() if missed else {"out.onnx"})
+
+
+@pytest.mark.parametrize("line", ["graphopt --help", "graphopt rewrites", "graphopt scan m.onnx"])
+def test_the_first_line_is_enough(home: Path, line: str) -> None:
+    done = shell(f"{line} | head -n 1")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("option", ["", "--json"])
+def test_no_model_where_the_result_cant_be_told(home: Path, option: str) -> None:
+    done = shell(f"{OPTIMIZE} {option} > /dev/full")
+    assert (done.returncode, done.stderr) == (2, FULL)
+    assert names(home) == {"m.onnx"}
+
+
+def test_a_stream_that_knows_few_characters(home: Path) -> None:
+    done = shell("graphopt scan m.onnx", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "8?8" in done.stdout
+
+
+def test_names_that_are_no_text(home: Path) -> None:
+    (home / "m.onnx").rename(home / os.fsdecode(b"\xff.onnx"))
+    made = "--report r.json --markdown r.md --junit r.xml"
+    done = shell(f"graphopt optimize $'\\xff.onnx' -o $'o\\xff.onnx' {made}", PYTHONIOENCODING="utf-8")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {"r.json", "r.md", "r.xml"} < names(home)
+    assert os.fsencode(json.loads(Path("r.json").read_text())["model"]["path"]) == b"\xff.onnx"
+
+
+# --- reports and the model: all or none ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("what", ["--report", "--markdown", "--junit"])
+def test_no_model_where_a_report_cant_be_written(
+    home: Path, what: str, older: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if older:
+        Path("out.onnx").write_text("older")
+    others = {"--report": "a", "--markdown": "b", "--junit": "c"}
+    before = names(home)
+    replace = os.replace
+
+    def refusing(origin: Path, target: Path) -> None:
+        if Path(target).name == others[what]:
+            raise OSError(28, "No space left on device", str(origin), None, str(target))
+        replace(origin, target)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    done = cli("optimize", "m.onnx", "-o", "out.onnx", *(part for pair in others.items() for part in pair))
+    assert (done.code, done.err) == (
+        2,
+        f"graphopt: {others[what]}: can't be written: No space left on device\n",
+    )
+    assert names(home) == before
+    assert not older or Path("out.onnx").read_text() == "older"
+
+
+def test_files_that_are_written_together(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    with files.together():
+        files.write_text(one, "1")
+        files.copy_files([(one.parent / os.listdir(tmp_path)[0], tmp_path / "new" / "copy")])
+        files.write_text(other, "2")
+        assert not one.exists() and not other.exists()
+    assert (one.read_text(), other.read_text()) == ("1\n", "2\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="no"), files.together():
+        files.write_text(one, "3")
+        files.copy_files([(other, tmp_path / "newer" / "copy")])
+        raise InputError("no")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "newer").exists()
+
+
+# --- signals ------------------------------------------------------------------------------------------------
+
+SLOW = """
+import sys, time
+import graphopt.__main__ as command, graphopt.model as files
+def slow(*arguments):
+    print("writing", flush=True)
+    time.sleep(60)
+files._write = slow
+command.run()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_what_ends_a_process_leaves_nothing_behind(home: Path, name: str) -> None:
+    temporary = home / "tmp"
+    temporary.mkdir()
+    before = names(home)
+    call = [sys.executable, "-c", SLOW, "optimize", "m.onnx", "-o", "out.onnx"]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    with subprocess.Popen(
+        call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as running:
+        assert running.stdout is not None and running.stdout.readline() == "writing\n"
+        time.sleep(0.1)
+        running.send_signal(getattr(signal, name))
+        _, err = running.communicate(timeout=30)
+    assert (running.returncode, err) == (130, "graphopt: interrupted; nothing was written\n")
+    assert names(home) == before
+    assert not list(temporary.glob("graphopt-*"))
