@@ -16,6 +16,8 @@ from small_models import classifier, cli, saved
 
 from graphopt import rewrites
 from graphopt.cli import typer_app
+from graphopt.core import Candidate, Cost, Site
+from graphopt.report.text import form
 
 COMMANDS = sorted(
     str(command.callback.__name__) for command in typer_app.registered_commands if command.callback
@@ -122,3 +124,22 @@ def test_colours_only_at_a_terminal_and_not_when_they_are_off(tmp_path: Path) ->
     assert coloured not in printed_at_terminal(*run, NO_COLOR="1")
     assert "\x1b[3" not in printed_at_terminal(*run, NO_COLOR="1")
     assert "\x1b" not in cli(*run).out
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "choice", "shown"),
+    [
+        ("lossless_bottleneck", {"rank_in": 16, "rank_out": 0}, "1x1 16/–"),
+        ("lossless_separable", {"first": "0", "rank": 3}, "split 3"),
+        ("lossless_depthwise", {"pointwise": "last", "multiplier": 2}, "depthwise ×2"),
+        ("block_diagonal", {"way": 0, "parts": 4, "gathers": 1}, "4 blocks"),
+        ("merge_siblings", {"followers": 0}, ""),
+        ("merge_siblings", {"followers": 1}, "with the one behind each"),
+        ("merge_siblings", {"followers": 2}, "with the 2 operators behind each"),
+        ("of_a_third_party", {"size": 2}, "of_a_third_party size=2"),
+    ],
+)
+def test_a_choice_is_shown_in_words(rewrite: str, choice: dict[str, int | str], shown: str) -> None:
+    assert (
+        form(Candidate(rewrite, Site("main", ("a",)), Cost(2, 2, 2), Cost(1, 1, 1), choice=choice)) == shown
+    )

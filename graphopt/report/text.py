@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -239,12 +239,35 @@ def _applied(console: Console, result: Report) -> None:
     console.print(table)
 
 
-FORMS = {
-    "bottleneck": lambda c: "1x1 " + "/".join(str(c.get(key) or "–") for key in ("rank_in", "rank_out")),
-    "separable": lambda c: f"split {c['rank']}",
-    "depthwise_separable": lambda c: f"depthwise ×{c['multiplier']}",
+def _ranks(choice: Mapping[str, int | float | str]) -> str:
+    return "1x1 " + "/".join(str(choice.get(key) or "–") for key in ("rank_in", "rank_out"))
+
+
+def _split(choice: Mapping[str, int | float | str]) -> str:
+    return f"split {choice['rank']}"
+
+
+def _depthwise(choice: Mapping[str, int | float | str]) -> str:
+    return f"depthwise ×{choice['multiplier']}"
+
+
+def _followers(choice: Mapping[str, int | float | str]) -> str:
+    number = int(choice["followers"])
+    return f"with the {number} operators behind each" if number > 1 else "with the one behind each" * number
+
+
+FORMS: Mapping[str, Callable[[Mapping[str, int | float | str]], str]] = {
+    "bottleneck": _ranks,
+    "lossless_bottleneck": _ranks,
+    "separable": _split,
+    "lossless_separable": _split,
+    "depthwise_separable": _depthwise,
+    "lossless_depthwise": _depthwise,
+    "block_diagonal": lambda choice: f"{choice['parts']} blocks",
+    "collapse_layout": lambda choice: str(choice["way"]),
+    "merge_siblings": _followers,
 }
-"""How a choice of a rewrite is shown."""
+"""How a choice of a rewrite is shown; "" where it says nothing."""
 
 
 def form(candidate: Candidate) -> str:
