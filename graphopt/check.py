@@ -14,7 +14,7 @@ from typing import Literal
 
 from graphopt import api, files
 from graphopt.analysis import Totals
-from graphopt.errors import BudgetError, GraphOptError, InputError, gravest
+from graphopt.errors import INTERNAL, BudgetError, InputError, gravest, told
 from graphopt.result import Result
 
 MISSED = BudgetError.exit_code
@@ -58,7 +58,7 @@ def check(
     shapes: api.Shapes | None = None,
     seed: int = 0,
 ) -> Checked:
-    """Finds out whether exact rewrites would change a model. Errors of graphopt's are in what is returned.
+    """Finds out whether exact rewrites would change a model. What goes wrong is in what is returned.
 
     Args:
         path: the model.
@@ -79,10 +79,11 @@ def check(
         if not result or not fix:
             return found
         replace(result, path)
-    except GraphOptError as error:
-        return Checked(
-            path, found.before, found.after, found.rewrites, error=str(error), exit_code=error.exit_code
-        )
+    except Exception as error:  # also a bug: the others have nothing to do with it
+        code, text = told(error)
+        if code == INTERNAL:
+            text = f"{files.show(path)}: {text}"
+        return Checked(path, found.before, found.after, found.rewrites, error=text, exit_code=code)
     return Checked(path, report.before, report.after, applied, fixed=True)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,6 +28,9 @@ from small_models import (
 )
 
 import graphopt
+from graphopt import api
+from graphopt.errors import GraphOptError
+from graphopt.result import Result
 from models import classic
 
 ROOT = Path(__file__).parent.parent
@@ -119,6 +123,24 @@ def test_a_model_that_fails_does_not_stop_the_others(tmp_path: Path, folded: Pat
     assert second.startswith(f"graphopt: {broken}: ")
     assert done.out.splitlines()[-1] == "4 models: 1 could be made cheaper exactly (--fix does it), 2 failed"
     assert f"{clean}: nothing to do" in done.out
+
+
+@pytest.mark.parametrize("bug", [KeyError("a bug"), GraphOptError("rewrite x failed at y")])
+def test_a_bug_does_not_stop_the_others(
+    bug: Exception, tmp_path: Path, folded: Path, clean: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimize, poor = api.optimize, saved(conv_bn(), tmp_path / "poor.onnx")
+
+    def failing(path: Path, **options: Any) -> Result:
+        if path == poor:
+            raise bug
+        return optimize(path, **options)
+
+    monkeypatch.setattr(api, "optimize", failing)
+    done = cli("check", poor, "--fix", folded, clean)
+    assert done.code == 70
+    assert done.err.startswith(f"graphopt: {poor}: ") and done.err.count("\n") == 1
+    assert done.out.splitlines()[-1] == "3 models: 1 rewritten, 1 failed"
 
 
 def test_no_model_is_bad_usage() -> None:

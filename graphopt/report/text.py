@@ -264,7 +264,7 @@ FORMS: Mapping[str, Callable[[Mapping[str, int | float | str]], str]] = {
     "depthwise_separable": _depthwise,
     "lossless_depthwise": _depthwise,
     "block_diagonal": lambda choice: f"{choice['parts']} blocks",
-    "collapse_layout": lambda choice: str(choice["way"]),
+    "collapse_layout": lambda choice: "",
     "merge_siblings": _followers,
 }
 """How a choice of a rewrite is shown; "" where it says nothing."""
