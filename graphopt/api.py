@@ -318,7 +318,9 @@ def make_budget(given: Budget | Mapping[str, float] | None) -> Budget:
             continue
         if not value > 0 or (key != "sqnr" and value > 1) or value == float("inf"):
             wanted = "a positive number of dB" if key == "sqnr" else "a fraction in (0, 1]"
-            raise InputError(f"--budget {key}={value:g}: expected {wanted}")
+            slip = key != "sqnr" and 1 < value <= 100
+            meant = f"; did you mean {key}={value / 100:g}?" if slip else ""
+            raise InputError(f"--budget {key}={value:g}: expected {wanted}{meant}")
     return Budget(**values)
 
 

@@ -26,6 +26,8 @@ FIT_PARTS, ALL_PARTS = 3, 4
 """Of every four inputs three are fitted to, and one is held out."""
 BATCH = 32
 """Inputs run at once where the model leaves the batch open."""
+STARTS = (b"\x93NUMPY", b"PK")
+"""How .npy and .npz files begin."""
 SMALL_SAMPLE = 64
 """Held-out inputs under which figures of quality are uncertain."""
 
@@ -185,6 +187,10 @@ def _arrays(given: Given, model: ir.Model) -> tuple[str, dict[str, npt.NDArray[A
 
 def _read_file(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
+        with open(path, "rb") as file:
+            start = file.read(max(map(len, STARTS)))
+        if not start.startswith(STARTS):
+            raise InputError(f"{path}: no readable .npz or .npy file: it begins unlike both")
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {"": loaded}
@@ -192,6 +198,8 @@ def _read_file(path: Path) -> dict[str, npt.NDArray[Any]]:
             return {key: loaded[key] for key in loaded.files}
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such calibration file") from error
+    except InputError:
+        raise
     except Exception as error:  # NumPy raises many kinds for damaged files
         raise InputError(f"{path}: no readable .npz or .npy file: {runtime.one_line(error)}") from error
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 from graphopt.core import Budget
 from graphopt.errors import InputError
-from graphopt.suggest import hint
+from graphopt.suggest import hint, percentage
 
 COSTS = ("macs", "params", "bytes", "latency")
 """Keys that are parts of the input's, and have to be at most the limit."""
@@ -44,7 +44,8 @@ class Gate:
         return sign(self.key)
 
     def __str__(self) -> str:
-        return f"{self.key}{self.sign}{self.limit:g}"
+        short = f"{self.limit:g}"
+        return f"{self.key}{self.sign}{short if float(short) == self.limit else repr(float(self.limit))}"
 
     def judge(self, measured: float | None) -> Judged:
         """Whether a figure passes; one that could not be had does not."""
@@ -147,17 +148,10 @@ def _parse(text: str) -> Gate:
     try:
         limit = float(match["limit"])
     except ValueError:
-        percent = match["limit"].removesuffix("%")
-        meant = f"; did you mean {key}{given_sign}{float(percent) / 100:g}?" if _is_number(percent) else ""
+        part = percentage(match["limit"])
+        meant = "" if part is None else f"; did you mean {key}{given_sign}{part:g}?"
         raise InputError(f"--require {text}: {match['limit']!r} is no number{meant}") from None
     return _checked(text, key, limit)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def _checked(given: object, key: str, limit: float) -> Gate:

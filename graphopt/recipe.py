@@ -75,12 +75,14 @@ class Text:
         wanted: what messages call it.
         choices: what it may be; anything where empty.
         pattern: for the schema, a regular expression that `parse` accepts what matches.
+        checked: whether nothing but that pattern says what it may be.
         parse: makes a value of it, or raises an `InputError`.
     """
 
     wanted: str = "text"
     choices: tuple[str, ...] = ()
     pattern: str = ""
+    checked: bool = False
     parse: Callable[[str], Any] | None = None
 
     @property
@@ -94,7 +96,7 @@ class Text:
         """The text, or what is made of it."""
         if self.choices and value not in self.choices:
             raise _refuse(where, " or ".join(json.dumps(each) for each in self.choices), value)
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not value or (self.checked and not re.match(self.pattern, value)):
             raise _refuse(where, self.wanted, value)
         return value if self.parse is None else _parsed(self.parse, value, where)
 
@@ -322,6 +324,7 @@ def _measure(name: str) -> str:
 # ---------------------------------------------------------------- the keys
 
 FILE = Text("a file name")
+MADE = Text(f"a file name without braces but those of {STEM}", pattern=r"^([^{}]|\{stem\})+$", checked=True)
 TEXTS = "a list of texts"
 NAMES = List(Text(), TEXTS)
 FRACTION = Number(over=0, most=1)
@@ -342,7 +345,7 @@ OPTION = OneOf((Flag(), Number(), Text()), "a number, a text, true or false")
 
 KEYS: Mapping[str, tuple[Kind, str]] = {
     "model": (FILE, "the ONNX model"),
-    "out": (FILE, f"the model to write; {STEM} stands for the name of the model's file without its suffix"),
+    "out": (MADE, f"the model to write; {STEM} stands for the name of the model's file without its suffix"),
     "calibration": (FILE, "preprocessed inputs: .npz, .npy, or a folder of them or of images"),
     "preprocess": (Text(), "how images become inputs: a preset such as imagenet, or a TOML file"),
     "budget": (BUDGET, "what the result has to reach: parts of the input's cost, or a quality"),
@@ -379,10 +382,10 @@ KEYS: Mapping[str, tuple[Kind, str]] = {
         "for activations while fitting, such as 4G; more lies in files",
     ),
     "seed": (Number(least=0, whole=True), "of everything random"),
-    "report": (FILE, f"where the report is written as JSON; with {STEM}, as for out"),
-    "html": (FILE, f"where the report is written as a page; with {STEM}, as for out"),
-    "markdown": (FILE, f"where its summary is written; with {STEM}, as for out"),
-    "junit": (FILE, f"where checks and gates are written as test results; with {STEM}, as for out"),
+    "report": (MADE, f"where the report is written as JSON; with {STEM}, as for out"),
+    "html": (MADE, f"where the report is written as a page; with {STEM}, as for out"),
+    "markdown": (MADE, f"where its summary is written; with {STEM}, as for out"),
+    "junit": (MADE, f"where checks and gates are written as test results; with {STEM}, as for out"),
 }
 """What can be said of a model, under the names that the command line and `graphopt.optimize` use."""
 MEANT = {

@@ -142,6 +142,16 @@ class Run:
             return "--at names other nodes"
         return ""
 
+    def _idle(self, after: Analysis) -> list[str]:
+        """Notes on patterns that no node's name matches, neither before nor after: slips, most likely."""
+        asked = [("--at", pattern) for pattern in self.options.at]
+        asked += [("--keep", pattern) for pattern in self.options.keep]
+        return [
+            f"{option} {pattern}: matches no node's name"
+            for option, pattern in asked
+            if not any(matches_any(name, [pattern]) for name in (*self.original.nodes, *after.nodes))
+        ]
+
     # ------------------------------------------------------------ build, verify, commit
 
     def build(
@@ -343,7 +353,7 @@ class Run:
             declined=journal.declined,
             rejected=journal.rejected,
             checks=tuple(journal.checks),
-            notes=tuple(filter(None, dict.fromkeys([quantised, *journal.notes]))),
+            notes=tuple(filter(None, dict.fromkeys([*self._idle(after), quantised, *journal.notes]))),
             quality=quality,
             latency=timing,
             metric=_own_metric(self.options.metric, self.metric_before, metric),

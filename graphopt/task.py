@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from graphopt import interrupts
 from graphopt.errors import BudgetError, InputError, VerificationError, gravest, told
@@ -153,6 +153,9 @@ def given_inputs(calibration: Path | None, preprocess: str | None) -> Given | No
 
 # ---------------------------------------------------------------- before any work is done
 
+_Owner: TypeAlias = "tuple[tuple[int, str] | None, str]"
+"""Who writes a file: the task's number and key, None for all tasks together; and where that was said."""
+
 
 def check_files(tasks: Sequence[Task], others: Mapping[str, Path] | None = None) -> None:
     """Refuses files that can't be written, would replace an input, or are named twice.
@@ -165,7 +168,7 @@ def check_files(tasks: Sequence[Task], others: Mapping[str, Path] | None = None)
         InputError: the first of these that there is.
     """
     read = [path for task in tasks for path in task.reads]
-    taken: dict[str, tuple[object, str]] = {}
+    taken: dict[str, _Owner] = {}
     for name, path in (others or {}).items():
         check_output(path, read)
         taken[os.path.realpath(path)] = (None, name)
@@ -174,7 +177,7 @@ def check_files(tasks: Sequence[Task], others: Mapping[str, Path] | None = None)
             path = getattr(task, key)
             if path is None:
                 continue
-            owner = ((number, key), task.said.get(key, f"--{key}"))
+            owner: _Owner = ((number, key), task.said.get(key, f"--{key}"))
             with task.blamed(key):
                 if key == "html":
                     from graphopt.report import html
@@ -184,7 +187,17 @@ def check_files(tasks: Sequence[Task], others: Mapping[str, Path] | None = None)
                 for file in (path, data_path(path)) if key == "out" else (path,):
                     other = taken.setdefault(os.path.realpath(file), owner)
                     if other != owner:
-                        raise InputError(f"{show(file)}: is written by {other[1]} too; name another")
+                        raise InputError(f"{show(file)}: {_twice(tasks, other, owner)}")
+
+
+def _twice(tasks: Sequence[Task], first: _Owner, second: _Owner) -> str:
+    """Why a file can't be written: two want to."""
+    if first[0] is None or second[0] is None or first[1] != second[1]:
+        return f"is written by {first[1]} too; name another"
+    models = [tasks[number].model for number, _ in (first[0], second[0])]
+    if models[0] == models[1]:
+        return f"is written by {first[1]} too; name another"
+    return f"is to be written for {show(models[0])} and {show(models[1])}; give each a file of its own"
 
 
 def check_options(tasks: Sequence[Task]) -> None:
@@ -197,6 +210,8 @@ def check_options(tasks: Sequence[Task]) -> None:
 
     for task in tasks:
         with task.blamed("model"):
+            if task.model.is_dir():
+                raise InputError(f"{show(task.model)}: is a folder; name a model file in it")
             if not task.model.is_file():
                 raise InputError(f"{show(task.model)}: no such file")
         with task.blamed("calibration"):

@@ -318,7 +318,7 @@ def test_a_suite_of_test_results_for_each_model(way: Sequence[object]) -> None:
         (("batch", "folded.onnx", "sub/folded.onnx", "-o", "out"), "is written by the result of folded.onnx"),
         (("batch", "folded.onnx", "folded.onnx", "-o", "out"), "is written by the result of folded.onnx"),
         (("batch", "folded.onnx", "-o", "."), "folded.onnx: is the input folded.onnx"),
-        (("batch", "folded.onnx", "-o", "inputs.npy"), "inputs.npy: can't be made: File exists"),
+        (("batch", "folded.onnx", "-o", "inputs.npy"), "inputs.npy: is a file; name a folder"),
         (("batch", "folded.onnx", "-o", "out", "--report", "out/folded.onnx"), "is written by --report too"),
         (("batch", "folded.onnx", "-o", "out", "--report", "folded.onnx"), "folded.onnx: is the input"),
         (("batch", "folded.onnx", "-o", "out", "--budget", "mac=1"), "--budget mac: no such key"),

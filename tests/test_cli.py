@@ -192,6 +192,16 @@ USAGE = {
     "budget 0": (["optimize", "MODEL", "-o", "OUT", "--budget", "macs=0"], "(0, 1]"),
     "budget below 0": (["optimize", "MODEL", "-o", "OUT", "--budget", "params=-0.5"], "(0, 1]"),
     "budget above 1": (["optimize", "MODEL", "-o", "OUT", "--budget", "bytes=1.5"], "(0, 1]"),
+    "budget as percentage": (["optimize", "MODEL", "-o", "OUT", "--budget", "macs=50%"], "mean macs=0.5?"),
+    "budget in percent": (["optimize", "MODEL", "-o", "OUT", "--budget", "macs=50"], "mean macs=0.5?"),
+    "budget twice": (
+        ["optimize", "MODEL", "-o", "OUT", "--budget", "macs=0.5", "--budget", "macs=0.6"],
+        "--budget macs=0.6: macs=0.5 is given already",
+    ),
+    "shape twice": (["scan", "MODEL", "--shape", "x=1x8x8x8", "--shape", "x=2x8x8x8"], "given already"),
+    "set without rewrite": (["optimize", "MODEL", "-o", "OUT", "--set", "rank_in=4"], "REWRITE.OPTION=VALUE"),
+    "help of the command": (["optimize", "MODEL", "--fast"], "(see graphopt optimize --help)"),
+    "a choice": (["optimize", "MODEL", "-o", "OUT", "--aim", "tim"], "'--aim': 'tim' is not one of"),
     "budget nan": (["optimize", "MODEL", "-o", "OUT", "--budget", "macs=nan"], "(0, 1]"),
     "latency budget": (["optimize", "MODEL", "-o", "OUT", "--budget", "latency=1.5"], "latency"),
     "agreement budget": (["optimize", "MODEL", "-o", "OUT", "--budget", "agreement=0.9"], "agreement"),
@@ -329,6 +339,7 @@ BAD_CALIBRATION = {
     "too large for the type": (_npy(np.full((8, 8, 8, 8), 1e300)), "float32 can't hold"),
     "no samples": (_npy(samples(0)), "no samples"),
     "one sample": (_npy(samples(1)), "too few"),
+    "a model": (lambda folder: saved(nothing_to_do(), folder / "m.onnx"), "m.onnx: no readable .npz or .npy"),
     "pickled objects": (_npy(np.array([{"a": 1}], dtype=object)), "no readable .npz or .npy file"),
     "empty folder": (_empty_folder, "no .npy or .npz file"),
     "folder of different names": (_mixed_folder, "b.npz"),
@@ -634,6 +645,15 @@ def test_at_and_keep(tmp_path: Path) -> None:
     assert applied == ["second"] and ("conv", "--keep names bn") in reasons
     assert _applied(path, "--at", "conv", "--at", "double")[0] == ["conv", "second"]
     assert _applied(path, "--at", "conv", "--keep", "*")[0] == []
+
+
+def test_a_pattern_that_matches_nothing_is_told(tmp_path: Path) -> None:
+    path = saved(_two_folds(), tmp_path / "m.onnx")
+    notes = json.loads(cli("optimize", path, "--dry-run", "--json", "--keep", "sec*", "--keep", "typo").out)[
+        "notes"
+    ]
+    assert notes == ["--keep typo: matches no node's name"]
+    assert "note: --at typo: matches no node's name" in cli("optimize", path, "--dry-run", "--at", "typo").out
 
 
 def test_only_and_skip(tmp_path: Path) -> None:

@@ -106,6 +106,12 @@ def test_a_figure_is_never_shown_as_the_limit_that_it_misses(
     assert gate.judge(measured).figure == figure
 
 
+@pytest.mark.parametrize("text", ["macs<=0.9999999", "macs<=1", "sqnr>=1e+06", "metric>=123456.789"])
+def test_a_limit_is_shown_as_it_was_given(text: str) -> None:
+    (gate,) = gates.parse([text])
+    assert str(gate) == text
+
+
 def test_what_is_not_measured_does_not_pass() -> None:
     (gate,) = gates.parse(["sqnr>=1"])
     assert not gate.judge(None) and not gate.judge(float("nan"))

@@ -153,7 +153,9 @@ KEYS = {
     'aim = "speed"': 'aim: expected "time" or "macs", not "speed"',
     "gate = true": 'gate: expected "latency", not true',
     'freeze_initializers = "yes"': 'freeze_initializers: expected true or false, not "yes"',
-    'report = ""': 'report: expected a file name, not ""',
+    'report = ""': 'report: expected a file name without braces but those of {stem}, not ""',
+    'report = "{stm}.json"': 'report: expected a file name without braces but those of {stem}, not "{stm}',
+    'html = "{stem.html"': "html: expected a file name without braces but those of {stem}, not",
     "only = 'bottleneck'": 'only: expected a list of texts, not "bottleneck"',
     "at = ['a', 3]": "at[1]: expected text, not 3",
     "budget = 0.7": "budget: expected a table, not 0.7",
@@ -211,6 +213,10 @@ MEANINGS = {
     MINIMAL.replace("out.onnx", "folded.onnx"): "models[0].out: folded.onnx: is the input folded.onnx",
     f'{MINIMAL}[[models]]\nmodel = "scores.onnx"\nout = "folded.onnx"': "models[1].out: folded.onnx: is the",
     f'{MINIMAL}calibration = "inputs.npy"\nreport = "inputs.npy"': "models[0].report: inputs.npy: is the inp",
+    '[defaults]\nout = "o"\n[[models]]\nmodel = "folded.onnx"\n[[models]]\nmodel = "scores.onnx"': (
+        "defaults.out: o: is to be written for folded.onnx and scores.onnx; give each a file of its own"
+    ),
+    MINIMAL.replace("folded.onnx", "."): "models[0].model: .: is a folder; name a model file in it",
     MINIMAL * 2: "models[1].out: out.onnx: is written by recipe.toml: models[0].out too; name another",
     MINIMAL + MINIMAL.replace("out.onnx", "link.onnx"): "models[1].out: link.onnx: is written by recipe.toml",
     f'{MINIMAL}report = "out.onnx"': "models[0].report: out.onnx: is written by recipe.toml: models[0].out t",

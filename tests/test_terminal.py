@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from small_models import classifier, cli, saved
+from small_models import classifier, cli, conv_bn, model, node, saved
 
 from graphopt import rewrites
 from graphopt.cli import typer_app
@@ -143,3 +143,20 @@ def test_a_choice_is_shown_in_words(rewrite: str, choice: dict[str, int | str], 
     assert (
         form(Candidate(rewrite, Site("main", ("a",)), Cost(2, 2, 2), Cost(1, 1, 1), choice=choice)) == shown
     )
+
+
+def test_one_is_no_plural(tmp_path: Path) -> None:
+    path = saved(conv_bn(), tmp_path / "m.onnx")
+    proto = conv_bn()
+    proto.graph.node[2].op_type = "Sigmoid"
+    assert "1 layer is the same" in cli("diff", path, saved(proto, tmp_path / "other.onnx")).out
+    relu = saved(model([node("Relu", "x", "y", "r")]), tmp_path / "relu.onnx")
+    lines = cli("scan", relu).out.splitlines()
+    assert lines[:2] == [
+        "no convolution, Gemm or MatMul",
+        "0 MACs (0 FLOPs), 0 parameters, 0 B of weights, 1 operator",
+    ]
+
+
+def test_the_list_of_commands_is_not_cut() -> None:
+    assert "..." not in cli("--help").out.split("Commands:")[1]

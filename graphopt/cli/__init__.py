@@ -48,7 +48,9 @@ def app() -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.stderr.write(f"{shown()}\n")
             return 2
-        raise InputError(f"{shown()} (see graphopt --help)") from error
+        context = getattr(error, "ctx", None)
+        path = "graphopt" if context is None else context.command_path
+        raise InputError(f"{shown().replace('Value error, ', '')} (see {path} --help)") from error
     if code == INTERRUPTED:  # how typer returns from Ctrl-C
         raise KeyboardInterrupt
     return code

@@ -30,9 +30,10 @@ def check(
     shape: common.Shapes = None,
     seed: common.Seed = 0,
 ) -> int:
-    """Find models that exact rewrites would make cheaper, such as in a hook before a commit.
+    """Find models that exact rewrites would make cheaper.
 
-    Exits 3 when there is one. With --fix it is rewritten, if the result verifies.
+    Exits 3 when there is one, such as in a hook before a commit. With --fix it is rewritten, if the result
+    verifies.
 
     Example: graphopt check model.onnx other.onnx
     """

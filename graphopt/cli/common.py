@@ -11,6 +11,7 @@ import typer
 
 from graphopt.cli import complete
 from graphopt.errors import InputError
+from graphopt.suggest import percentage
 
 
 class ExternalData(str, Enum):
@@ -35,7 +36,7 @@ Before = Annotated[Path, typer.Argument(metavar="A", help="The model as it was."
 After = Annotated[Path, typer.Argument(metavar="B", help="The model as it is.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress: the result and errors alone.")]
-Seed = Annotated[int, typer.Option(help="Of everything random.", min=0)]
+Seed = Annotated[int, typer.Option(metavar="N", help="Of everything random.", min=0)]
 Shapes = Annotated[
     list[str] | None,
     typer.Option("--shape", metavar="NAME=1x3x224x224", help="Size of an input. Repeatable."),
@@ -111,7 +112,9 @@ def parse(budget: list[str] | None, settings: list[str] | None, shape: list[str]
         try:
             limits[key] = float(text)
         except ValueError:
-            raise InputError(f"--budget {key}={text}: {text!r} is no number") from None
+            part = percentage(text)
+            meant = "" if part is None else f"; did you mean {key}={part:g}?"
+            raise InputError(f"--budget {key}={text}: {text!r} is no number{meant}") from None
     return {
         "budget": limits,
         "set": dict(pairs("--set", settings)),
@@ -148,13 +151,15 @@ def memory(given: str | None) -> int | None:
 
 def pairs(option: str, given: list[str] | None) -> list[tuple[str, str]]:
     """The (NAME, VALUE) of each NAME=VALUE of an option."""
-    found = []
+    found: dict[str, str] = {}
     for item in given or ():
         key, equals, value = item.rpartition("=") if option == "--shape" else item.partition("=")
         if not (key and equals and value):
             raise InputError(f"{option} {item}: expected NAME=VALUE")
-        found.append((key, value))
-    return found
+        if key in found:
+            raise InputError(f"{option} {item}: {key}={found[key]} is given already; give each once")
+        found[key] = value
+    return list(found.items())
 
 
 # ---------------------------------------------------------------- files and streams

@@ -14,9 +14,10 @@ def diff(
     shape: common.Shapes = None,
     seed: common.Seed = 0,
 ) -> int:
-    """Show what changed between two models, layer by layer and operator by operator, with MACs.
+    """Show what changed between two models.
 
-    Exits 0 when both were read, whether they differ or not.
+    Layer by layer and operator by operator, with MACs. Exits 0 when both were read, whether
+    they differ or not.
 
     Example: graphopt diff model.onnx smaller.onnx
     """

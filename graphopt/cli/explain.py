@@ -14,7 +14,7 @@ def explain(
         str, typer.Argument(metavar="REWRITE", autocompletion=complete.rewrite, help="The rewrite's name.")
     ],
 ) -> int:
-    """Explain a rewrite: what it does, its maths, when it applies, how exact it is, what it costs.
+    """Explain a rewrite: its maths, conditions, exactness and cost.
 
     Example: graphopt explain bottleneck
     """

@@ -110,5 +110,7 @@ def _make(folder: Path) -> None:
     """Makes the folder for the results, where there is none."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"{show(folder)}: is a file; name a folder") from None
     except OSError as error:
         raise InputError(f"{show(folder)}: can't be made: {reason(error)}") from error

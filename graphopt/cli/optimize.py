@@ -64,7 +64,7 @@ def optimize(
     shape: common.Shapes = None,
     seed: common.Seed = 0,
 ) -> int:
-    """Make the convolutions cheaper, verify the result, and write it.
+    """Make the convolutions cheaper, verify and write the result.
 
     Exact rewrites alone, unless a budget is given.
 

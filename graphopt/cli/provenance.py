@@ -22,9 +22,10 @@ def provenance(
     json: common.Json = False,
     quiet: common.Quiet = False,
 ) -> int:
-    """Show what graphopt recorded in a model: version, input digest, options and rewrites of each run.
+    """Show what graphopt recorded in a model.
 
-    With --input it exits 1 when no run read that file.
+    Version, input digest, options and rewrites of each run. With --input it exits 1 when no run read that
+    file.
 
     Example: graphopt provenance smaller.onnx --input model.onnx
     """

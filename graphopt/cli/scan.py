@@ -13,7 +13,7 @@ def scan(
     shape: common.Shapes = None,
     seed: common.Seed = 0,
 ) -> int:
-    """Count what each convolution costs, and show what could be done about it.
+    """Show what each convolution costs, and what could be done.
 
     Example: graphopt scan model.onnx
     """

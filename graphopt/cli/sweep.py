@@ -31,7 +31,9 @@ def sweep(
     shape: common.Shapes = None,
     seed: common.Seed = 0,
 ) -> int:
-    """Show the whole trade-off between cost and quality, measured, in one run.
+    """Show the trade-off between cost and quality, measured.
+
+    A network for each of several budgets, in one run.
 
     Example: graphopt sweep model.onnx --calibration inputs.npz --budgets 0.8,0.6,0.4
     """

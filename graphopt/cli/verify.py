@@ -19,7 +19,9 @@ def verify(
     shape: common.Shapes = None,
     seed: common.Seed = 0,
 ) -> int:
-    """Compare two models by running both: equal up to rounding, or as close as a quality budget asks.
+    """Compare two models by running both.
+
+    They have to be equal up to rounding, or as close as a quality budget asks.
 
     Example: graphopt verify model.onnx smaller.onnx --calibration inputs.npz --budget agreement=0.98
     """

@@ -51,6 +51,12 @@ def count(number: float | None) -> str:
     return f"{number:.4g}"
 
 
+def bytes_(number: float | None) -> str:
+    """Bytes with a unit: 512 B, 4.089 GB."""
+    text = count(number)
+    return f"{text}B" if " " in text else f"{text} B"
+
+
 def ratio(before: float | None, after: float | None) -> str:
     """After as a part of before."""
     return "" if not before or after is None else f"{after / before:.3f}"
@@ -77,6 +83,8 @@ def _table(*columns: str, title: str | None = None) -> Table:
 def scan(result: Scan) -> None:
     """Prints the operators by cost, then totals and what is not counted."""
     console = _console()
+    if not result.rows:
+        console.print("no convolution, Gemm or MatMul")
     table = _table("operator", "kind", ">channels", ">output", ">MACs", ">share", "could be")
     for row in result.rows:
         table.add_row(
@@ -88,11 +96,13 @@ def scan(result: Scan) -> None:
             "" if row.share is None else f"{row.share:.1%}",
             _opportunities(row),
         )
-    console.print(table)
+    if result.rows:
+        console.print(table)
+        console.print()
     totals = result.totals
     console.print(
-        f"\n{count(totals.macs)} MACs ({count(totals.flops)} FLOPs), {count(totals.params)} parameters, "
-        f"{count(totals.weight_bytes)}B of weights, {totals.nodes} operators"
+        f"{count(totals.macs)} MACs ({count(totals.flops)} FLOPs), {count(totals.params)} parameters, "
+        f"{bytes_(totals.weight_bytes)} of weights, {totals.nodes} operator{'s' * (totals.nodes != 1)}"
     )
     exact = Counter(
         o.rewrite for row in result.rows for o in row.opportunities if o.exactness is Exactness.EXACT
@@ -546,7 +556,8 @@ def diff(result: Diff) -> None:
     if not result:
         console.print("no difference: the same layers, weights and operators")
     else:
-        console.print(f"{result.same_layers} layers are the same")
+        one = result.same_layers == 1
+        console.print("1 layer is the same" if one else f"{result.same_layers} layers are the same")
 
 
 def _forms(linears: Sequence[Linear]) -> str:

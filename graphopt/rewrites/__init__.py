@@ -172,6 +172,8 @@ def select(
     configured = dict(available)
     for key, value in (options or {}).items():
         name, _, option = key.partition(".")
+        if not option:
+            raise InputError(f"{key}={value}: expected REWRITE.OPTION=VALUE, such as bottleneck.rank_in=16")
         _known(name, available)
         configured[name] = _with_option(configured[name], option, value)
     return [r for name, r in configured.items() if (not only or name in only) and name not in skip]
