@@ -160,3 +160,14 @@ def test_one_is_no_plural(tmp_path: Path) -> None:
 
 def test_the_list_of_commands_is_not_cut() -> None:
     assert "..." not in cli("--help").out.split("Commands:")[1]
+
+
+def test_a_table_on_a_narrow_terminal_says_what_it_says_on_a_wide_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(classifier(prefix="a/rather/long/name/"), tmp_path / "m.onnx")
+    shown = {}
+    for columns in ("30", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        shown[columns] = cli("scan", path).out.split("\n\n")[0]
+    assert shown["30"] == shown["80"]

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -37,8 +38,24 @@ MOST_REASONS = 5
 """Reasons shown for what was not done; the JSON report has all."""
 
 
+NARROWEST = 80
+"""Columns that a table has at least: on a terminal with fewer its lines go on in the next one."""
+
+
+class _Console(Console):
+    """The terminal; a table has room for what it says, whatever the terminal has."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints as `Console.print`."""
+        narrow = self.width < NARROWEST and any(isinstance(each, Table) for each in objects)
+        if narrow:
+            Console(highlight=False, width=NARROWEST).print(*objects, **options)
+        else:
+            super().print(*objects, **options)
+
+
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=False)
+    return _Console(highlight=False, soft_wrap=False)
 
 
 def count(number: float | None) -> str:
