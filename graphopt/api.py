@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Literal, TypeAlias
@@ -470,7 +471,8 @@ def _verify_quality(
             continue
         if measured is None:
             raise InputError("--budget agreement: no output holds class scores ([N, K] or [N, K, 1, 1])")
-        note = f"{key} {measured:.4f} on {found.samples} inputs, at least {wanted:g} asked for"
+        figure = "of equal outputs" if measured == math.inf else f"{measured:.4f}"
+        note = f"{key} {figure} on {found.samples} inputs, at least {wanted:g} asked for"
         checks.append(
             Verdict(
                 key,

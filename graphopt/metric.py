@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import reprlib
 import sys
 import tempfile
 from collections.abc import Callable
@@ -61,9 +62,15 @@ class OwnMetric:
             path = Path(folder) / "model.onnx"
             files.save(model, path)
             try:
-                value = float(function(str(path)))
+                value = function(str(path))
             except (Exception, SystemExit) as error:
                 raise InputError(f"--metric {self.name} failed: {type(error).__name__}: {error}") from error
-        if not math.isfinite(value):
-            raise InputError(f"--metric {self.name} returned {value}, which is no finite number")
-        return value
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise InputError(
+                f"--metric {self.name} returned {reprlib.repr(value)}, which is no finite number"
+            )
+        return number

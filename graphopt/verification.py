@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import numpy.typing as npt
@@ -62,10 +63,19 @@ def interface(reference: ir.Model, candidate: ir.Model) -> Verdict | None:
         ("outputs", _ports(reference.graph.outputs), _ports(candidate.graph.outputs)),
     ):
         if ours != theirs:
-            odd = next((p for p in [*ours, *theirs] if p not in ours or p not in theirs), "their order")
-            note = f"the {kind} differ: {odd}"
+            note = f"the {kind} differ: {_odd(ours, theirs)}"
             return Verdict("interface", kind, False, math.inf, math.inf, -math.inf, 0.0, 0, note)
     return None
+
+
+def _odd(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    """What two lists that differ first differ in."""
+    if sorted(ours) == sorted(theirs):
+        return "their order"
+    one, other = next((a, b) for a, b in zip_longest(ours, theirs, fillvalue="") if a != b)
+    if one and other:
+        return f"{one} in the first, {other} in the second"
+    return f"{one or other} only in the {'first' if one else 'second'}"
 
 
 def _ports(values: Iterable[ir.Value]) -> list[str]:
@@ -75,7 +85,7 @@ def _ports(values: Iterable[ir.Value]) -> list[str]:
         + (
             ""
             if value.shape is None
-            else str(["?" if (size := fixed(d)) is None else size for d in value.shape])
+            else f"[{', '.join('?' if (size := fixed(d)) is None else str(size) for d in value.shape)}]"
         )
         for value in values
         if not value.is_initializer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -253,6 +254,39 @@ def test_the_own_metric_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert graphopt.optimize(path, metric=own, require=["metric>=-2"]).report.gates[0].measured == -2.0
     with pytest.raises(graphopt.BudgetError, match=r"metric>=-1 \(-2\)"):
         graphopt.optimize(path, metric=own, require=["metric>=-1"])
+
+
+@pytest.mark.parametrize("returned", ["None", "'good'", "float('nan')", "[1, 2, 3]"])
+def test_an_own_metric_returns_a_number(
+    returned: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"measure_{len(returned)}"
+    (tmp_path / f"{name}.py").write_text(f"def of(path):\n    return {returned}\n")
+    monkeypatch.chdir(tmp_path)
+    path = saved(conv_bn(), tmp_path / "m.onnx")
+    shown = returned.replace("float('nan')", "nan")
+    with pytest.raises(
+        graphopt.InputError, match=re.escape(f"{name}:of returned {shown}, which is no finite")
+    ):
+        graphopt.optimize(path, metric=f"{name}:of")
+
+
+@pytest.mark.parametrize("command", ["optimize", "run", "sweep"])
+def test_what_an_own_metric_prints_stays_out_of_the_document(
+    command: str, scores: Path, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "talkative.py").write_text("def of(path):\n    print('I am measuring')\n    return 1\n")
+    monkeypatch.chdir(tmp_path)
+    recipe = f'[[models]]\nmodel = "{scores}"\nout = "out.onnx"\nmetric = "talkative:of"\n'
+    (tmp_path / "recipe.toml").write_text(recipe)
+    arguments = {
+        "optimize": (scores, "--dry-run", "--metric", "talkative:of"),
+        "run": ("recipe.toml",),
+        "sweep": (scores, "--calibration", inputs, "--budgets", "0.9", "--metric", "talkative:of"),
+    }
+    done = cli(command, *arguments[command], "--json")
+    assert done.code == 0 and "I am measuring" in done.err
+    json.loads(done.out)
 
 
 def test_an_expanding_rewrite_is_judged_too(tmp_path: Path) -> None:

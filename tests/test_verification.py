@@ -238,11 +238,14 @@ def test_other_symbols_are_the_same_interface() -> None:
     [
         ({"inputs": [info("b", ["N", 4]), info("a", ["N", 4])]}, "the inputs differ: their order"),
         ({"inputs": [info("a", ["N", 4]), info("b", [1, 4])]}, "the inputs differ: b FLOAT"),
-        ({"inputs": [info("a", ["N", 4]), info("b", ["N", 1])]}, "the inputs differ: b FLOAT"),
+        (
+            {"inputs": [info("a", ["N", 4]), info("b", ["N", 1])]},
+            "the inputs differ: b FLOAT[?, 4] in the first, b FLOAT[?, 1] in the second",
+        ),
         ({"inputs": [info("a", ["N", 4]), info("b", [4])]}, "the inputs differ: b FLOAT"),
         (
             {"inputs": [info("a", ["N", 4]), info("b", ["N", 4]), info("c", [1])]},
-            "the inputs differ: c FLOAT",
+            "the inputs differ: c FLOAT[1] only in the second",
         ),
         ({"outputs": [info("y", ["N", 4]), info("a", ["N", 4])]}, "the outputs differ: a FLOAT"),
         ({"outputs": [info("y", [1, 4])]}, "the outputs differ: y FLOAT"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 import threading
@@ -93,10 +94,21 @@ class Terminal:
 
 @contextmanager
 def shown(*, quiet: bool, json: bool) -> Iterator[None]:
-    """Shows the progress of what is called within, unless it should be silent or nobody would see it."""
-    if quiet or json or not sys.stderr.isatty():
-        yield
-        return
+    """Shows the progress of what is called within, unless it should be silent or nobody would see it.
+
+    What is printed meanwhile, such as by the user's own measure, goes to standard error: it is no result.
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        if quiet or json or not sys.stderr.isatty():
+            yield
+        else:
+            with _displayed():
+                yield
+
+
+@contextmanager
+def _displayed() -> Iterator[None]:
+    """Shows the progress of what is called within."""
     display = Terminal()
     try:
         with progress.shown_by(display):

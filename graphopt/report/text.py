@@ -415,7 +415,8 @@ def sweep(result: Sweep) -> None:
         ]
         table.add_row(*cells)
     console.print(table)
-    _plot(console, result.points, agreement=agreeing)
+    agreements = {p.quality.agreement for p in result.points if p.quality is not None}
+    _plot(console, result.points, agreement=len(agreements - {None}) > 1)
     for note in result.notes:
         console.print(escape(f"note: {note}"))
 

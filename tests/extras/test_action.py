@@ -301,6 +301,12 @@ def test_a_model_that_stays_as_it_is(runner: Runner) -> None:
     assert (runner.outputs["changed"], runner.outputs["macs-ratio"]) == ("false", "1")
 
 
+def test_an_empty_model_is_told(runner: Runner) -> None:
+    assert runner.optimize(model="") == 2
+    assert runner.log == "::error title=graphopt::the input model is empty\n"
+    assert runner.outputs["exit-code"] == "2"
+
+
 def test_bad_input_leaves_no_report_of_an_earlier_run(runner: Runner) -> None:
     saved(conv_bn(), runner.workspace / "model.onnx")
     assert runner.optimize(model="model.onnx") == 0
