@@ -338,13 +338,14 @@ def _obstacle(
     return ""
 
 
+FREEZE = "--freeze-initializers"
+"""The option that makes constants of initializers that are inputs too."""
+
+
 def why_no_constant(constants: Constants, value: ir.Value) -> str:
     """What a value that is no constant is instead."""
     if constants.overridable(value):
-        return (
-            f"{value.name} is an initializer that a caller may override; "
-            "--freeze-initializers makes it a constant"
-        )
+        return f"{value.name} is an initializer that a caller may override; {FREEZE} makes it a constant"
     return f"{value.name} is computed at run time"
 
 

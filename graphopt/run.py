@@ -19,6 +19,7 @@ from graphopt.analysis import Analysis, Totals
 from graphopt.budget import Spent
 from graphopt.calibrate import Calibration, Given
 from graphopt.comparer import Comparer
+from graphopt.conv import FREEZE
 from graphopt.core import (
     Array,
     Candidate,
@@ -151,6 +152,12 @@ class Run:
             for option, pattern in asked
             if not any(matches_any(name, [pattern]) for name in (*self.original.nodes, *after.nodes))
         ]
+
+    def _overridable(self) -> str:
+        """A note on what was left because weights are inputs too; "" where nothing was."""
+        left = {item.site for item in self.journal.rejected if FREEZE in item.reason}
+        where = "1 site has weights" if len(left) == 1 else f"{len(left)} sites have weights"
+        return f"{where} that a caller may override: {FREEZE} makes them constants" if left else ""
 
     # ------------------------------------------------------------ build, verify, commit
 
@@ -353,7 +360,11 @@ class Run:
             declined=journal.declined,
             rejected=journal.rejected,
             checks=tuple(journal.checks),
-            notes=tuple(filter(None, dict.fromkeys([*self._idle(after), quantised, *journal.notes]))),
+            notes=tuple(
+                filter(
+                    None, dict.fromkeys([*self._idle(after), self._overridable(), quantised, *journal.notes])
+                )
+            ),
             quality=quality,
             latency=timing,
             metric=_own_metric(self.options.metric, self.metric_before, metric),

@@ -295,6 +295,13 @@ def test_a_rewrite_that_never_ends_is_stopped() -> None:
 # --- models that are hard to verify -------------------------------------------------------------------------
 
 
+def test_weights_that_a_caller_may_override_are_noted() -> None:
+    proto = conv_bn(overridable=["w", "bn/scale"])
+    note = "1 site has weights that a caller may override: --freeze-initializers makes them constants"
+    assert note in graphopt.optimize(proto).report.notes
+    assert graphopt.optimize(proto, freeze_initializers=True).report.notes == ()
+
+
 def test_a_random_model_is_named_in_the_notes() -> None:
     proto = conv_bn()
     proto.graph.node[-1].input[0] = "noisy"

@@ -518,6 +518,15 @@ def test_the_command_prints_every_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert done.out.index(digest(path)) < done.out.index(digest(once))
 
 
+def test_a_digest_stays_in_one_piece_beside_a_long_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path, out = saved(conv_bn(overridable=["w"]), tmp_path / "m.onnx"), tmp_path / "out.onnx"
+    optimized(path, out, "--freeze-initializers")
+    assert digest(path) in cli("provenance", out).out.split()
+
+
 def test_many_places_are_cut(tmp_path: Path) -> None:
     record = Record("0.1.0", "0" * 64, {}, (Rewritten("r", "exact", tuple(f"n{i}" for i in range(1000))),))
     entries = provenance.entries(record, ())

@@ -34,6 +34,8 @@ MOST_NAMES = 8
 """Names shown of operators that differ; the JSON document has all."""
 MOST_PLACES = 5
 """Places shown of a recorded rewrite; the JSON document has all."""
+DIGEST = 64
+"""Characters of a SHA-256."""
 MOST_REASONS = 5
 """Reasons shown for what was not done; the JSON report has all."""
 
@@ -612,7 +614,10 @@ def provenance(model: Path, records: Sequence[Record], original: Path | None, ru
         if number > 1:
             console.print()
         console.print(escape(f"run {number} of {len(records)}, graphopt {record.version}"), style="bold")
-        console.print(_facts(record))
+        facts = _facts(record)
+        names = max(map(len, record.options), default=0)
+        wide = max(console.width, DIGEST + 2 + names)  # a digest in one piece can be copied
+        Console(highlight=False, width=wide).print(facts)
         if record.rewrites:
             console.print(_rewritten(record))
     if run is not None:
