@@ -451,7 +451,7 @@ def _task(path: Path, number: int, defaults: Mapping[str, Any], own: Mapping[str
             values[key] = folder / values[key]
     if "preprocess" in values:
         values["preprocess"] = _preprocess(folder, values["preprocess"])
-    return Task(**values, folder=folder, said={**said, "": here})
+    return Task(**values, folder=folder, recipe=path, said={**said, "": here})
 
 
 def _preprocess(folder: Path, given: str) -> str:

@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -58,6 +58,7 @@ class Task:
         markdown: where its summary is written.
         junit: where comparisons, budget and gates are written as test results.
         folder: where the measure's module is looked for; the current folder where None.
+        recipe: the file that says all this; None where it is the command line.
         said: where each of these was said, for messages; "" names the task itself.
     """
 
@@ -86,6 +87,7 @@ class Task:
     markdown: Path | None = None
     junit: Path | None = None
     folder: Path | None = None
+    recipe: Path | None = None
     said: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
@@ -99,8 +101,18 @@ class Task:
 
     @property
     def reads(self) -> list[Path]:
-        """The files that it reads, and must not replace."""
-        return [self.model] if self.calibration is None else [self.model, self.calibration]
+        """The files that it reads, and must not replace; not yet the model's external data."""
+        found = [self.model]
+        if self.recipe is not None:
+            found.append(self.recipe)
+        if self.calibration is not None:
+            found += [self.calibration, *_inside(self.calibration)]
+        if self.preprocess is not None:
+            found.append(Path(self.preprocess))
+        if self.metric is not None:
+            module = self.metric.partition(":")[0].replace(".", os.sep)
+            found.append((self.folder or Path()) / f"{module}.py")
+        return found
 
     @property
     def timed(self) -> str:
@@ -167,10 +179,10 @@ def check_files(tasks: Sequence[Task], others: Mapping[str, Path] | None = None)
     Raises:
         InputError: the first of these that there is.
     """
-    read = [path for task in tasks for path in task.reads]
+    read = _Read(tasks)
     taken: dict[str, _Owner] = {}
     for name, path in (others or {}).items():
-        check_output(path, read)
+        check_output(path, read.as_one(path))
         taken[os.path.realpath(path)] = (None, name)
     for number, task in enumerate(tasks):
         for key in WRITTEN:
@@ -183,11 +195,53 @@ def check_files(tasks: Sequence[Task], others: Mapping[str, Path] | None = None)
                     from graphopt.report import html
 
                     html.require("--html")
-                check_output(path, read)
+                check_output(path, read.as_one(path))
                 for file in (path, data_path(path)) if key == "out" else (path,):
                     other = taken.setdefault(os.path.realpath(file), owner)
                     if other != owner:
                         raise InputError(f"{show(file)}: {_twice(tasks, other, owner)}")
+
+
+class _Read:
+    """The files that tasks read, by what the file system knows them by: links lead to the same."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = tasks
+        self._data_too = False
+        self._found = {_identity(path): path for task in tasks for path in task.reads}
+
+    def as_one(self, output: Path) -> list[Path]:
+        """Those that are the output, or the external data beside it."""
+        places = [place for place in map(_identity, (output, data_path(output))) if place is not None]
+        if places and not self._data_too:  # a file would be replaced: it may be the weights of a model
+            self._data_too = True
+            self._found |= {_identity(path): path for task in self._tasks for path in _data(task)}
+        return [self._found[place] for place in places if place in self._found]
+
+
+def _inside(path: Path) -> Iterator[Path]:
+    """What is in a folder; nothing where it is none, or can't be read."""
+    with suppress(OSError):
+        yield from path.iterdir()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What a file is known by; None where there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # ValueError: a name with a null character
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _data(task: Task) -> tuple[Path, ...]:
+    """The model's file and its external data; nothing where it can't be read, which is told later."""
+    from graphopt import model
+
+    try:
+        return model.load(task.model).files
+    except InputError:
+        return ()
 
 
 def _twice(tasks: Sequence[Task], first: _Owner, second: _Owner) -> str:

@@ -165,22 +165,6 @@ def pairs(option: str, given: list[str] | None) -> list[tuple[str, str]]:
 # ---------------------------------------------------------------- files and streams
 
 
-def check_page(page: Path | None, *others: Path | None) -> None:
-    """Refuses an HTML page that can't be made or written, before any work is done.
-
-    Args:
-        page: its file; None where none is asked for.
-        others: the files of the same run, which it must not be.
-    """
-    if page is None:
-        return
-    from graphopt.model import check_output
-    from graphopt.report.html import require
-
-    require("--html")
-    check_output(page, [path for path in others if path is not None])
-
-
 def append(path: Path, text: str) -> None:
     """Adds Markdown to `graphopt.task.step_summary`.
 

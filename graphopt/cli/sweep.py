@@ -10,7 +10,7 @@ from graphopt.cli import common
 from graphopt.cli.progress import shown
 from graphopt.errors import InputError
 from graphopt.files import write_text
-from graphopt.task import given_inputs
+from graphopt.task import Task, check_files, given_inputs
 
 
 def sweep(
@@ -44,7 +44,8 @@ def sweep(
         parts = [float(part) for part in budgets.split(",") if part.strip()]
     except ValueError:
         raise InputError(f"--budgets {budgets}: expected numbers such as 0.8,0.6") from None
-    common.check_page(html, model)
+    read = Task(model=model, calibration=calibration, preprocess=preprocess, metric=metric, html=html)
+    check_files([read])
     from graphopt import api
     from graphopt.report import json as documents
     from graphopt.report import text

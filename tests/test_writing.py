@@ -1,4 +1,4 @@
-"""Standard streams that lead to nowhere, to a full disk or a reader that left; and what is written then."""
+"""What is written, and where: streams that lead nowhere, files that appear together, and what is kept."""
 
 from __future__ import annotations
 
@@ -168,3 +168,47 @@ def test_what_ends_a_process_leaves_nothing_behind(home: Path, name: str) -> Non
     assert (running.returncode, err) == (130, "graphopt: interrupted; nothing was written\n")
     assert names(home) == before
     assert not list(temporary.glob("graphopt-*"))
+
+
+# --- what is read is never replaced -------------------------------------------------------------------------
+
+READ = {
+    "weights": ("ext.onnx", ["--dry-run"], "weights.bin"),
+    "weights through a link": ("ext.onnx", ["--dry-run"], "link.bin"),
+    "an input in a folder": ("m.onnx", ["--dry-run", "--calibration", "inputs"], "inputs/a.npy"),
+    "the own measure": ("m.onnx", ["--dry-run", "--metric", "pack.own:of"], "pack/own.py"),
+    "images' preset": (
+        "m.onnx",
+        ["--dry-run", "--calibration", "inputs", "--preprocess", "p.toml"],
+        "p.toml",
+    ),
+}
+
+
+@pytest.mark.parametrize("option", ["--report", "--junit"])
+@pytest.mark.parametrize("case", READ)
+def test_a_report_never_replaces_what_is_read(home: Path, case: str, option: str) -> None:
+    model, arguments, target = READ[case]
+    data = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
+    saved(conv_bn(), home / "ext.onnx", **data)
+    Path("link.bin").symlink_to("weights.bin")
+    for folder, name in (("inputs", "a.npy"), ("pack", "own.py"), (".", "p.toml")):
+        Path(folder).mkdir(exist_ok=True)
+        (Path(folder) / name).write_text("")
+    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    done = cli("optimize", model, *arguments, option, target)
+    assert done.code == 2 and f"{target}: is the input" in done.err and done.err.count("\n") == 1
+    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("command", [("run",), ("batch",)])
+def test_a_report_never_replaces_its_recipe(home: Path, command: tuple[str, ...]) -> None:
+    recipe = home / "recipe.toml"
+    recipe.write_text('[[models]]\nmodel = "m.onnx"\nout = "out.onnx"\n')
+    before = recipe.read_bytes()
+    done = cli(*command, "recipe.toml", "--report", "recipe.toml")
+    assert (done.code, done.err) == (
+        2,
+        "graphopt: recipe.toml: is the input recipe.toml; name another output\n",
+    )
+    assert recipe.read_bytes() == before and names(home) == {"m.onnx", "recipe.toml"}
