@@ -212,7 +212,8 @@ class _Read:
 
     def as_one(self, output: Path) -> list[Path]:
         """Those that are the output, or the external data beside it."""
-        places = [place for place in map(_identity, (output, data_path(output))) if place is not None]
+        files = (output, data_path(output)) if output.name else ()
+        places = [place for place in map(_identity, files) if place is not None]
         if places and not self._data_too:  # a file would be replaced: it may be the weights of a model
             self._data_too = True
             self._found |= {_identity(path): path for task in self._tasks for path in _data(task)}

@@ -295,6 +295,23 @@ def test_a_rewrite_that_never_ends_is_stopped() -> None:
 # --- models that are hard to verify -------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("value", [np.inf, np.nan, 3e38])
+def test_weights_without_a_rank_are_refused(value: float) -> None:
+    proto = conv_bn()
+    weights = initializers(proto)["w"].copy()
+    weights[0, 0, 0, 0] = value
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weights, "w"))
+    refused = {(left.rewrite, left.reason) for left in graphopt.optimize(proto).report.rejected}
+    reason = "conv: its weights are not finite, or their squares are not"
+    assert {("lossless_bottleneck", reason), ("lossless_separable", reason)} <= refused
+    with pytest.raises(graphopt.BudgetError) as missed:
+        graphopt.optimize(proto, {"macs": 0.5})
+    assert ("bottleneck", reason) in {
+        (left.rewrite, left.reason) for left in missed.value.result.report.rejected
+    }
+
+
 def test_weights_that_a_caller_may_override_are_noted() -> None:
     proto = conv_bn(overridable=["w", "bn/scale"])
     note = "1 site has weights that a caller may override: --freeze-initializers makes them constants"

@@ -116,6 +116,7 @@ def test_every_key_reaches_its_task() -> None:
         markdown=folder / "scores.md",
         junit=folder / "tests/scores.xml",
         folder=folder,
+        recipe=folder / "all.toml",
         said=second.said,
     )
     assert second == expected
@@ -124,7 +125,7 @@ def test_every_key_reaches_its_task() -> None:
 
 
 def test_every_option_of_a_task_can_be_said() -> None:
-    assert set(recipe.KEYS) == {f.name for f in fields(Task)} - {"folder", "said"}
+    assert set(recipe.KEYS) == {f.name for f in fields(Task)} - {"folder", "recipe", "said"}
     assert set(recipe.BUDGET.keys) == {f.name for f in fields(Budget)}
     used = toml.read(written(EVERYTHING))
     assert set(recipe.KEYS) == set(used["defaults"]) | set(used["models"][1])

@@ -23,7 +23,7 @@ def refusal(linear: Linear) -> str:
         return f"it is depthwise ({linear.group} groups): no channels are mixed that a 1x1 could reduce"
     if linear.macs is None:
         return "its size is unknown"
-    return ""
+    return _unusable(linear)
 
 
 def lossless_refusal(analysis: Analysis, linear: Linear) -> str:
@@ -34,7 +34,16 @@ def lossless_refusal(analysis: Analysis, linear: Linear) -> str:
         return "its size is unknown"
     if not pads_hold(analysis, linear):
         return "its pads depend on the size of its input"
-    return ""
+    return _unusable(linear)
+
+
+def _unusable(linear: Linear) -> str:
+    """Why no rank of the weights can be told; "" where it can."""
+    weight = linear.stored_weight().ravel()
+    wide = weight.astype(np.float32) if weight.dtype == np.float16 else weight
+    with np.errstate(over="ignore", invalid="ignore"):
+        squared = np.dot(wide, wide)
+    return "" if np.isfinite(squared) else "its weights are not finite, or their squares are not"
 
 
 def blocks(weight: Array, group: int) -> list[Array]:
