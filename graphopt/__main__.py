@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import warnings
 
 from graphopt import interrupts, streams
 from graphopt.deferred import defer
@@ -26,6 +27,8 @@ def run() -> None:
     """Runs the command line; no traceback reaches the user."""
     defer(*DEFERRED)
     streams.prepare()
+    if not sys.warnoptions:  # what a model's numbers do to ours is in the result, where it matters
+        warnings.filterwarnings("ignore", category=RuntimeWarning, module="graphopt|numpy")
     for number in interrupts.SIGNALS:
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one
             signal.signal(number, signal.default_int_handler)

@@ -111,6 +111,9 @@ def test_a_wrong_name_is_told_once(folded: Path, clean: Path) -> None:
     done = cli("check", folded, clean, "--only", "fold_afine")
     assert (done.code, done.out) == (2, "")
     assert "did you mean fold_affine?" in done.err and done.err.count("\n") == 1
+    done = cli("check", folded, clean, "--only", "fold_affine,bottleneck")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "graphopt: --only bottleneck: it is approximate, and check is about exact ones\n"
 
 
 def test_a_model_that_fails_does_not_stop_the_others(tmp_path: Path, folded: Path, clean: Path) -> None:

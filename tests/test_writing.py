@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from small_models import cli, conv_bn, saved
 
@@ -80,6 +82,20 @@ def test_no_model_where_the_result_cant_be_told(home: Path, option: str) -> None
 def test_a_stream_that_knows_few_characters(home: Path) -> None:
     done = shell("graphopt scan m.onnx", PYTHONIOENCODING="ascii")
     assert done.returncode == 0 and "8?8" in done.stdout
+
+
+def test_no_warning_of_a_library_is_shown(home: Path) -> None:
+    proto = conv_bn()
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.full((8, 8, 3, 3), 3e38, "f"), "w"))
+    saved(proto, home / "m.onnx")
+    done = shell("graphopt optimize m.onnx -o out.onnx")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        "Warning"
+        in shell(
+            "python -W default -m graphopt optimize m.onnx -o out.onnx".replace("python", sys.executable)
+        ).stderr
+    )
 
 
 def test_names_that_are_no_text(home: Path) -> None:

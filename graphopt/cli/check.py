@@ -9,7 +9,7 @@ import typer
 
 from graphopt.cli import common
 from graphopt.cli.progress import shown
-from graphopt.errors import INTERRUPTED
+from graphopt.errors import INTERRUPTED, InputError
 
 
 def check(
@@ -41,10 +41,16 @@ def check(
     shapes = common.shapes(shape)
     from graphopt import check as checking
     from graphopt import rewrites as catalogue
+    from graphopt.core import Exactness
     from graphopt.report import json as documents
     from graphopt.report import text
 
-    catalogue.select(catalogue.registry(), only=names, skip=skipped)  # a wrong name is no model's fault
+    # A wrong name is no model's fault.
+    for rewrite in catalogue.select(catalogue.registry(), only=names, skip=skipped):
+        if rewrite.name in names and rewrite.exactness is not Exactness.EXACT:
+            raise InputError(
+                f"--only {rewrite.name}: it is {rewrite.exactness.value}, and check is about exact ones"
+            )
     found: list[checking.Checked] = []
     for path in models:
         try:
