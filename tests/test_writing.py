@@ -136,6 +136,23 @@ def test_no_model_where_a_report_cant_be_written(
     assert not older or Path("out.onnx").read_text() == "older"
 
 
+def test_a_recipes_report_that_cant_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("recipe.toml").write_text('[[models]]\nmodel = "m.onnx"\nout = "out.onnx"\nreport = "r.json"\n')
+    replace = os.replace
+
+    def refusing(origin: Path, target: Path) -> None:
+        if Path(target).name == "r.json":
+            raise OSError(28, "No space left on device", str(origin), None, str(target))
+        replace(origin, target)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    done = cli("run", "recipe.toml", "--json")
+    (outcome,) = json.loads(done.out)["models"]
+    assert (done.code, outcome["exit_code"], outcome["out"]) == (2, 2, None)
+    assert outcome["error"] == "r.json: can't be written: No space left on device"
+    assert names(home) == {"m.onnx", "recipe.toml"}
+
+
 def test_files_that_are_written_together(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     with files.together():
