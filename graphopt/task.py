@@ -441,7 +441,7 @@ def complete(task: Task, beside: int = 0) -> Outcome:
             outcome = replace(outcome, written=out)
     except Exception as failure:
         code, error = told(failure)
-        outcome = replace(outcome, exit_code=code, error=error, written=None, markdown="", junit="")
+        outcome = Outcome(task, code, error)
     return replace(outcome, seconds=time.perf_counter() - began)
 
 

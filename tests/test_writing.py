@@ -148,7 +148,7 @@ def test_a_recipes_report_that_cant_be_written(home: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "replace", refusing)
     done = cli("run", "recipe.toml", "--json")
     (outcome,) = json.loads(done.out)["models"]
-    assert (done.code, outcome["exit_code"], outcome["out"]) == (2, 2, None)
+    assert (done.code, outcome["exit_code"], outcome["out"], outcome["report"]) == (2, 2, None, None)
     assert outcome["error"] == "r.json: can't be written: No space left on device"
     assert names(home) == {"m.onnx", "recipe.toml"}
 
