@@ -101,9 +101,10 @@ def test_no_warning_of_a_library_is_shown(home: Path) -> None:
 def test_names_that_are_no_text(home: Path) -> None:
     (home / "m.onnx").rename(home / os.fsdecode(b"\xff.onnx"))
     made = "--report r.json --markdown r.md --junit r.xml"
-    done = shell(f"graphopt optimize $'\\xff.onnx' -o $'o\\xff.onnx' {made}", PYTHONIOENCODING="utf-8")
+    environment = {"PYTHONIOENCODING": "utf-8", "GITHUB_STEP_SUMMARY": "summary.md"}
+    done = shell(f"graphopt optimize $'\\xff.onnx' -o $'o\\xff.onnx' {made}", **environment)
     assert (done.returncode, done.stderr) == (0, "")
-    assert {"r.json", "r.md", "r.xml"} < names(home)
+    assert {"r.json", "r.md", "r.xml", "summary.md"} < names(home)
     assert os.fsencode(json.loads(Path("r.json").read_text())["model"]["path"]) == b"\xff.onnx"
 
 

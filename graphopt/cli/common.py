@@ -171,7 +171,7 @@ def append(path: Path, text: str) -> None:
     It is a courtesy, so that a failure is told and is no error.
     """
     try:
-        with open(path, "a", encoding="utf-8") as file:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"\n{text}\n" if file.tell() else f"{text}\n")
     except OSError as error:
         print(  # noqa: T201
