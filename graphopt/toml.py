@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from graphopt.errors import InputError
 from graphopt.files import reason, show
@@ -28,5 +29,15 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{show(path)}: can't be read: {reason(error)}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{show(path)}: no valid TOML: no UTF-8 text (at byte {error.start})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets
         raise InputError(f"{show(path)}: no valid TOML: {reason(error)}") from error
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a number that a float can hold, neither infinite nor true or false."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # whole numbers have no limit
+        return False

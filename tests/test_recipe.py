@@ -203,6 +203,7 @@ MEANINGS = {
     f"{MINIMAL}set.bottleneck.rank = 3": "models[0].set: bottleneck has no option 'rank'; did you mean rank_",
     f"{MINIMAL}set.bottleneck.rank_in = 1.5": "models[0].set: bottleneck.rank_in=1.5: expected int | None",
     f"{MINIMAL}budget.macs = nan": f"models[0].budget.macs: expected {PART}, not NaN",
+    f"{MINIMAL}seed = 1{'0' * 400}": f"models[0].seed: expected {WHOLE} 0, not 1{'0' * 79}…",
     f"{MINIMAL}budget.sqnr = inf": "models[0].budget.sqnr: expected a number over 0, not Infinity",
     f'{MINIMAL}require = ["macs<=1", "macs<=0.5"]': "models[0].require: macs<=0.5: macs<=1 is required alrea",
     f'{MINIMAL}require = ["agreement>=98"]': "models[0].require: agreement>=98: expected a fraction in (0, 1",
@@ -259,6 +260,7 @@ def test_what_can_not_be_done(text: str, says: str) -> None:
         (b"[[models]]\nmodel = \n", "no valid TOML: Invalid value (at line 2, column 9)"),
         (b"a = 1\na = 2\n", "no valid TOML: Cannot overwrite a value (at line 2, column 6)"),
         (b"a = '\xff'", "no valid TOML: no UTF-8 text (at byte 5)"),
+        (b"a = " + b"[" * 5000 + b"]" * 5000, "no valid TOML: maximum recursion depth exceeded"),
     ],
 )
 def test_what_is_no_toml(content: bytes, says: str) -> None:
