@@ -24,8 +24,9 @@ from typing import IO
 from graphopt import progress, threads
 from graphopt.errors import INTERNAL, INTERRUPTED, GraphOptError, InputError
 from graphopt.files import reason
+from graphopt.outcome import Outcome, complete
 from graphopt.store import default_bytes
-from graphopt.task import Outcome, Task, complete
+from graphopt.task import Task
 from graphopt.worker import Asked
 
 GRACE = 10.0

@@ -227,7 +227,7 @@ def copy_files(copies: Sequence[tuple[Path, Path]]) -> None:
     """
     with ExitStack() as undo:
         for _, target in copies:
-            _make_folders(target.parent, undo)
+            make_folders(target.parent, undo)
         with staged(*(target for _, target in copies)) as files:
             for (origin, _), file in zip(copies, files, strict=True):
                 with open(origin, "rb") as data:
@@ -239,11 +239,22 @@ def copy_files(copies: Sequence[tuple[Path, Path]]) -> None:
             held.undo.push(undo.pop_all())
 
 
-def _make_folders(folder: Path, undo: ExitStack) -> None:
+def make_folders(folder: Path, undo: ExitStack) -> None:
+    """Make a folder, and those above it, where there is none.
+
+    Args:
+        folder: what is wanted.
+        undo: where what removes them again is put.
+
+    Raises:
+        InputError: one can't be made.
+    """
     missing = []
     while not folder.exists():
         missing.append(folder)
         folder = folder.parent
+    if not folder.is_dir():
+        raise InputError(f"{show(folder)}: is a file; name a folder")
     for new in reversed(missing):
         try:
             new.mkdir()

@@ -1,28 +1,22 @@
-"""One model's work: what to do with it and what to write, how that is checked before, and done.
+"""One model's work: what to do with it and what to write, and how that is checked before it is begun.
 
-The command line makes one of its options, a recipe one for each of its models. Whatever runs a task, this is
-what it does, so that the outcome is the same.
+The command line makes one of its options, a recipe one for each of its models; `graphopt.outcome` does it.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from graphopt import interrupts
-from graphopt.errors import BudgetError, InputError, VerificationError, gravest, told
-from graphopt.files import check_output, data_path, same_file, show, together, write_text
+from graphopt.errors import InputError
+from graphopt.files import check_output, data_path, show
 
 if TYPE_CHECKING:
     from graphopt.calibrate import Given
-    from graphopt.result import Result
 
 WRITTEN = ("out", "report", "html", "markdown", "junit")
 """The fields that name files to write."""
@@ -116,12 +110,18 @@ class Task:
 
     @property
     def timed(self) -> str:
-        """What it asks of measured latency, such as ``gate latency``; "" where that decides nothing."""
+        """What it asks of measured latency, such as ``gate latency``; "" where that decides nothing.
+
+        Raises:
+            InputError: a gate is none.
+        """
+        from graphopt import gates
+
         if self.gate == "latency":
             return "gate latency"
         if "latency" in self.budget:
             return "budget latency"
-        if any(gate.strip().startswith("latency") for gate in self.require):
+        if any(gate.key == "latency" for gate in gates.parse(self.require)):
             return "require latency"
         return ""
 
@@ -183,7 +183,9 @@ def check_files(tasks: Sequence[Task], others: Mapping[str, Path] | None = None)
     taken: dict[str, _Owner] = {}
     for name, path in (others or {}).items():
         check_output(path, read.as_one(path))
-        taken[os.path.realpath(path)] = (None, name)
+        other = taken.setdefault(os.path.realpath(path), (None, name))
+        if other != (None, name):
+            raise InputError(f"{show(path)}: {_twice(tasks, other, (None, name))}")
     for number, task in enumerate(tasks):
         for key in WRITTEN:
             path = getattr(task, key)
@@ -276,188 +278,3 @@ def check_options(tasks: Sequence[Task]) -> None:
             given_inputs(task.calibration, task.preprocess)
         with task.blamed(""):
             api.make_options(**task.options(), calibrated=task.calibration is not None)
-
-
-# ---------------------------------------------------------------- the work
-
-
-@dataclass(frozen=True)
-class Done:
-    """What came of a task before anything is written.
-
-    Attributes:
-        result: the model, which is within what was asked for, or the best that was found.
-        error: why it is not; None where it is.
-    """
-
-    result: Result
-    error: BudgetError | VerificationError | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """Of the command that does this task alone."""
-        return 0 if self.error is None else self.error.exit_code
-
-    @property
-    def problem(self) -> str:
-        """The error's text; "" where there is none."""
-        return "" if self.error is None else str(self.error)
-
-    def markdown(self) -> str:
-        """The summary of the report."""
-        from graphopt.report import markdown
-
-        return markdown.report(self.result.report, self.problem)
-
-    def junit(self) -> str:
-        """Comparisons, budget and gates as test results."""
-        from graphopt.report import junit
-
-        return junit.report(self.result.report, self.problem)
-
-
-def perform(task: Task, beside: int = 0) -> Done:
-    """Does a task's work, and writes nothing.
-
-    Args:
-        task: what to do.
-        beside: other tasks that may run at the same time and disturb what is timed.
-
-    Raises:
-        InputError: the model, the inputs or an option can't be used as given.
-    """
-    from graphopt import api
-
-    error: BudgetError | VerificationError | None = None
-    try:
-        result = api.optimize(
-            task.model, calibration=given_inputs(task.calibration, task.preprocess), **task.options()
-        )
-    except (BudgetError, VerificationError) as failure:
-        error, result = failure, failure.result
-    if beside and result.report.latency is not None:
-        note = f"latency was measured beside up to {beside} other models: graphopt bench measures it alone"
-        report = replace(result.report, notes=(*result.report.notes, note))
-        result = replace(result, report=report)
-    return Done(result, error)
-
-
-@contextmanager
-def written(task: Task, done: Done) -> Iterator[Path | None]:
-    """Writes the model, if nothing went wrong, and the reports: all of them or, on any exception, none.
-
-    They take their places when the caller has told of them; Ctrl-C meanwhile comes too late.
-
-    Yields:
-        The model that is written, or None.
-
-    Raises:
-        InputError: a file can't be written.
-    """
-    out = None if done.error is not None else task.out
-    with ExitStack() as stack:
-        stack.enter_context(together())
-        if out is not None:
-            done.result.save(out, external_data=task.external_data)
-        _write_reports(task, done)
-        with interrupts.ignored():
-            yield out
-            stack.close()
-
-
-def _write_reports(task: Task, done: Done) -> None:
-    """Writes the reports that were asked for."""
-    if task.report is not None:
-        from graphopt.report import json as documents
-
-        write_text(task.report, documents.dumps(documents.report(done.result.report, done.exit_code)))
-    if task.html is not None:
-        from graphopt.report import html
-
-        write_text(task.html, html.report(done.result, done.problem))
-    summary = step_summary()
-    if task.markdown is not None and not (summary is not None and same_file(task.markdown, summary)):
-        write_text(task.markdown, done.markdown())
-    if task.junit is not None:
-        write_text(task.junit, done.junit())
-
-
-def step_summary() -> Path | None:
-    """The file whose Markdown a job of GitHub Actions shows; None elsewhere."""
-    named = os.environ.get("GITHUB_STEP_SUMMARY")
-    return Path(named) if named else None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a task ended, as plain data.
-
-    Attributes:
-        task: what was to be done.
-        exit_code: of the command that does this task alone.
-        error: why that is not 0, in one line; "" when it is.
-        seconds: how long it took.
-        written: the model that was written.
-        report: the report's document; None where there is none.
-        markdown: the summary of the report; "" where there is none.
-        junit: the same as test results.
-    """
-
-    task: Task
-    exit_code: int
-    error: str = ""
-    seconds: float = 0.0
-    written: Path | None = None
-    report: Mapping[str, Any] | None = None
-    markdown: str = ""
-    junit: str = ""
-
-    def __bool__(self) -> bool:
-        return self.exit_code == 0
-
-
-def complete(task: Task, beside: int = 0) -> Outcome:
-    """Does a task and writes what it asks for; whatever goes wrong is in the outcome.
-
-    Args:
-        task: what to do.
-        beside: other tasks that may run at the same time.
-    """
-    from graphopt.report import json as documents
-
-    began = time.perf_counter()
-    outcome = Outcome(task, 0)
-    try:
-        done = perform(task, beside)
-        outcome = replace(
-            outcome,
-            exit_code=done.exit_code,
-            error="" if done.error is None else told(done.error)[1],
-            report=json.loads(documents.dumps(documents.report(done.result.report, done.exit_code))),
-            markdown=done.markdown(),
-            junit=done.junit(),
-        )
-        with written(task, done) as out:
-            outcome = replace(outcome, written=out)
-    except Exception as failure:
-        code, error = told(failure)
-        outcome = Outcome(task, code, error)
-    return replace(outcome, seconds=time.perf_counter() - began)
-
-
-def labels(tasks: Sequence[Task]) -> list[str]:
-    """What people may call each task: its model, with what becomes of it where several have the same."""
-    count = Counter(task.model for task in tasks)
-    return [
-        str(task.model)
-        if count[task.model] == 1
-        else f"{task.model} → {task.out}"
-        if task.out is not None
-        else f"{task.model} ({number})"
-        for number, task in enumerate(tasks, start=1)
-    ]
-
-
-def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """Of many tasks: 0 when all are done, else the gravest."""
-    return gravest(outcome.exit_code for outcome in outcomes)

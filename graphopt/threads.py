@@ -10,12 +10,12 @@ VARIABLE = "GRAPHOPT_THREADS"
 
 
 def default() -> int:
-    """``$GRAPHOPT_THREADS``; 0, where it is not set, lets onnxruntime choose.
+    """``$GRAPHOPT_THREADS``; 0, where it is not set or empty, lets onnxruntime choose.
 
     Raises:
         InputError: the variable holds something else than a number.
     """
-    given = os.environ.get(VARIABLE, "0")
+    given = os.environ.get(VARIABLE) or "0"
     if not (given.isascii() and given.isdigit()):
         raise InputError(f"{VARIABLE}={given}: expected a number of threads")
     return int(given)

@@ -19,7 +19,8 @@ from typing import IO
 
 from graphopt import progress
 from graphopt.errors import INTERRUPTED
-from graphopt.task import Task, complete
+from graphopt.outcome import complete
+from graphopt.task import Task
 
 OFTEN = 0.2
 """Seconds between two texts, at least."""

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from small_models import classifier, cli, conv_bn, nothing_to_do, samples, saved
 
-from graphopt import batch, progress, task, threads
-from graphopt.task import Outcome, Task
+from graphopt import batch, outcome, progress, threads
+from graphopt.outcome import Outcome
+from graphopt.task import Task
 
 MEASURES = """
 import os, signal, sys, time
@@ -49,6 +50,11 @@ def exits(path):
 def slow(path):
     Path(f"started-{os.getpid()}").touch()
     time.sleep(60)
+    return 1.0
+
+def removes_the_folder(path):
+    if Path("reports").exists():
+        Path("reports").rmdir()
     return 1.0
 
 def waits_for_another(path):
@@ -172,6 +178,8 @@ def test_threads_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     done = cli("batch", recipe(measured("threads")), "--json")
     assert json.loads(done.out)["models"][0]["report"]["metric"]["after"] == 7.0
     assert threads.default() == 7
+    monkeypatch.setenv("GRAPHOPT_THREADS", "")
+    assert threads.default() == 0
     monkeypatch.setenv("GRAPHOPT_THREADS", "many")
     done = cli("optimize", "folded.onnx", "--dry-run")
     assert (done.code, done.err) == (2, "graphopt: GRAPHOPT_THREADS=many: expected a number of threads\n")
@@ -185,7 +193,7 @@ def test_what_is_printed_stays_out_of_the_document() -> None:
 
 def test_a_dry_run_writes_no_model() -> None:
     before = sorted(Path().iterdir())
-    done = cli("batch", "folded.onnx", "scores.onnx", "--dry-run")
+    done = cli("batch", "folded.onnx", "scores.onnx", "--dry-run", "-o", "new/folder")
     assert (done.code, done.err) == (0, "")
     assert "written" not in done.out
     assert sorted(Path().iterdir()) == before
@@ -254,6 +262,26 @@ def test_those_that_crash_do_not_stop_the_others(jobs: int) -> None:
     )
 
 
+def test_without_its_reports_a_model_is_not_written() -> None:
+    """Exit code 2 and no model, an older one as it was; so does the command for one model."""
+    Path("folded.onnx").rename("same.onnx")
+    Path("removes_the_folder0.onnx").write_bytes(b"older")
+    alone = ("optimize", "same.onnx", "-o", "removes_the_folder0.onnx", "--junit", "reports/r.xml")
+    among = recipe(measured("removes_the_folder") + 'junit = "reports/r.xml"', measured("fine"))
+    for options in (
+        (*alone, "--metric", "measures:removes_the_folder"),
+        ("run", among, "--report", "all.json"),
+    ):
+        Path("reports").mkdir()
+        done = cli(*options)
+        assert done.code == 2
+        assert "reports/r.xml: can't be written: No such file or directory" in done.out + done.err
+        assert Path("removes_the_folder0.onnx").read_bytes() == b"older"
+    first, second = document("all.json")["models"]
+    assert (first["exit_code"], first["out"], first["report"]) == (2, None, None)
+    assert (second["exit_code"], second["out"]) == (0, "fine0.onnx")
+
+
 def test_a_bug_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     import graphopt.api
 
@@ -278,7 +306,7 @@ def test_a_bug_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> 
     [([0, 0], 0), ([0, 3], 3), ([3, 2, 0], 2), ([2, 1, 3], 1), ([1, 70, 2], 70), ([], 0)],
 )
 def test_the_gravest_exit_code_counts(codes: list[int], expected: int) -> None:
-    assert task.exit_code([Outcome(Task(model=Path("m")), code) for code in codes]) == expected
+    assert outcome.exit_code([Outcome(Task(model=Path("m")), code) for code in codes]) == expected
 
 
 def test_the_page_of_a_job_tells_of_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,6 +353,9 @@ def test_a_suite_of_test_results_for_each_model(way: Sequence[object]) -> None:
         (("batch", "folded.onnx", "-o", "out", "--only", "colapse"), "no rewrite is called 'colapse'"),
         (("batch", "folded.onnx", "-o", "out", "--jobs", 0), "--jobs"),
         (("batch", "good.toml", "folded.onnx"), "good.toml: a recipe stands alone"),
+        (("batch", "folded.onnx", "good.toml", "-o", "out"), "good.toml: a recipe stands alone"),
+        (("batch", "good.toml", "--markdown", "good.toml"), "good.toml: is the input good.toml"),
+        (("run", "good.toml", "--report", "r", "--junit", "r"), "r: is written by --report too"),
         (("batch", "good.toml", "--budget", "macs=1"), "--budget goes with models: a recipe says it itself"),
         (("batch", "good.toml", "-o", "out"), "--out-dir goes with models"),
         (("batch", "timed.toml", "-j", 2), "timed.toml: models[0]: gate latency needs a machine"),
@@ -340,12 +371,12 @@ def test_usage(arguments: Sequence[object], says: str) -> None:
     saved(conv_bn(), Path("sub/folded.onnx"))
     recipe('model = "folded.onnx"\nout = "b.onnx"', name="good.toml")
     recipe('model = "folded.onnx"\nout = "b.onnx"\ngate = "latency"', name="timed.toml")
-    before = sorted(path for path in Path().rglob("*") if path.name != "out")
+    before = sorted(Path().rglob("*"))
     done = cli(*arguments)
     assert (done.code, done.out) == (2, ""), done
     assert done.err.startswith("graphopt: ") and done.err.count("\n") == 1
     assert says in done.err
-    assert sorted(path for path in Path().rglob("*") if path.name != "out") == before
+    assert sorted(Path().rglob("*")) == before
 
 
 # ---------------------------------------------------------------- Ctrl-C and lost parents

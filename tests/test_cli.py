@@ -431,6 +431,16 @@ def test_external_data(folded: Path, tmp_path: Path) -> None:
 # --- exit code 3 --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("written", ["--report", "-o"])
+def test_external_data_is_not_written_over(written: str, tmp_path: Path) -> None:
+    path, data = tmp_path / "m.onnx", tmp_path / "weights.bin"
+    onnx.save(classifier(), path, save_as_external_data=True, size_threshold=0, location=data.name)
+    before = data.read_bytes()
+    others = ("--dry-run",) if written == "--report" else ()
+    refused("optimize", path, written, data, *others, naming=f"{data}: is the input")
+    assert data.read_bytes() == before
+
+
 def test_a_budget_out_of_reach(scores: Path, inputs: Path, tmp_path: Path) -> None:
     out, report = tmp_path / "out.onnx", tmp_path / "report.json"
     out.write_bytes(b"older")

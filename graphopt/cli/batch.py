@@ -51,8 +51,11 @@ def batch(
         "--seed": seed,
     }
     options = common.parse(budget, None, None)
-    if models[0].suffix.lower() == ".toml":
-        tasks = _of_recipe(models, [option for option, value in said.items() if value])
+    recipe = next((path for path in models if path.suffix.lower() == ".toml"), None)
+    if recipe is not None:
+        if len(models) > 1:
+            raise InputError(f"{show(recipe)}: a recipe stands alone; it names its models")
+        tasks = _of_recipe(recipe, [option for option, value in said.items() if value])
     else:
         tasks = [
             Task(
@@ -82,12 +85,10 @@ def batch(
     )
 
 
-def _of_recipe(given: list[Path], said: list[str]) -> list[Task]:
-    """The tasks of a recipe that stands alone."""
-    if len(given) > 1:
-        raise InputError(f"{show(given[0])}: a recipe stands alone; it names its models")
+def _of_recipe(path: Path, said: list[str]) -> list[Task]:
+    """The tasks of a recipe, with which no other option says what is to be done."""
     if said:
         raise InputError(f"{said[0]} goes with models: a recipe says it itself")
     from graphopt import recipe
 
-    return recipe.read(given[0])
+    return recipe.read(path)

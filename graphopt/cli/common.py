@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,8 @@ import typer
 
 from graphopt.cli import complete
 from graphopt.errors import InputError
+from graphopt.files import reason, show
+from graphopt.outcome import step_summary
 from graphopt.suggest import percentage
 
 
@@ -165,18 +168,20 @@ def pairs(option: str, given: list[str] | None) -> list[tuple[str, str]]:
 # ---------------------------------------------------------------- files and streams
 
 
-def append(path: Path, text: str) -> None:
-    """Adds Markdown to `graphopt.task.step_summary`.
+def summarise(markdown: Callable[[], str]) -> None:
+    """Adds Markdown to the summary of a job of GitHub Actions, in one.
 
     It is a courtesy, so that a failure is told and is no error.
     """
+    path = step_summary()
+    if path is None:
+        return
+    text = markdown()
     try:
         with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"\n{text}\n" if file.tell() else f"{text}\n")
     except OSError as error:
-        print(  # noqa: T201
-            f"graphopt: $GITHUB_STEP_SUMMARY {path}: can't be written: {error.strerror}", file=sys.stderr
-        )
+        complain(f"$GITHUB_STEP_SUMMARY {show(path)}: can't be written: {reason(error)}")
 
 
 def emit(document: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +11,12 @@ from typing import Annotated
 import typer
 
 from graphopt import interrupts
-from graphopt import task as work
 from graphopt.cli import common
 from graphopt.cli.progress import shown
-from graphopt.errors import InputError, SomeFailedError
-from graphopt.files import reason, same_file, show, write_text
+from graphopt.errors import SomeFailedError
+from graphopt.files import make_folders, together, write_text
+from graphopt.outcome import Outcome, exit_code, labels, own_summary
+from graphopt.task import Task, check_files, check_options
 
 MOST = 4
 """Names of failed models in the error; the table and the report have all."""
@@ -32,7 +34,7 @@ Junit = Annotated[
 
 
 def run(
-    tasks: Sequence[work.Task],
+    tasks: Sequence[Task],
     *,
     jobs: int | None = None,
     folder: Path | None = None,
@@ -60,17 +62,20 @@ def run(
     from graphopt.report import json as documents
     from graphopt.report import text
 
-    work.check_options(tasks)
+    check_options(tasks)
     batch.check(tasks, jobs or 1)
-    if folder is not None:
-        _make(folder)
     wanted = {option: path for option, path in files.items() if path is not None}
-    work.check_files(tasks, wanted)
+    with ExitStack() as undo:
+        if folder is not None:
+            make_folders(folder, undo)
+        check_files(tasks, wanted)
+        if not dry_run:
+            undo.pop_all()
     if dry_run:
         tasks = [replace(task, out=None) for task in tasks]
     with shown(quiet=quiet, json=json):
         outcomes = batch.in_order(tasks) if jobs is None else batch.side_by_side(tasks, jobs)
-    names = work.labels(tasks)
+    names = labels(tasks)
     with interrupts.ignored():
         document = documents.dumps(documents.batch(outcomes, jobs or 1))
         _write(names, outcomes, document, wanted)
@@ -82,35 +87,25 @@ def run(
     if failed:
         more = f" and {len(failed) - MOST} more" if len(failed) > MOST else ""
         message = f"{len(failed)} of {len(tasks)} models failed: {', '.join(failed[:MOST])}{more}"
-        raise SomeFailedError(message, work.exit_code(outcomes))
+        raise SomeFailedError(message, exit_code(outcomes))
     return 0
 
 
 def _write(
     names: Sequence[str],
-    outcomes: Sequence[work.Outcome],
+    outcomes: Sequence[Outcome],
     document: str,
     files: Mapping[str, Path],
 ) -> None:
     """Writes what was asked for of all models, the Markdown also where a job of GitHub asks for it."""
     from graphopt.report import junit, markdown
 
-    if "--report" in files:
-        write_text(files["--report"], document)
-    if "--junit" in files:
-        write_text(files["--junit"], junit.batch(names, outcomes))
-    summary = work.step_summary()
-    if "--markdown" in files and not (summary is not None and same_file(files["--markdown"], summary)):
-        write_text(files["--markdown"], markdown.batch(names, outcomes))
-    if summary is not None:
-        common.append(summary, markdown.batch(names, outcomes))
-
-
-def _make(folder: Path) -> None:
-    """Makes the folder for the results, where there is none."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise InputError(f"{show(folder)}: is a file; name a folder") from None
-    except OSError as error:
-        raise InputError(f"{show(folder)}: can't be made: {reason(error)}") from error
+    summary = own_summary(files.get("--markdown"))
+    with together():
+        if "--report" in files:
+            write_text(files["--report"], document)
+        if "--junit" in files:
+            write_text(files["--junit"], junit.batch(names, outcomes))
+        if summary is not None:
+            write_text(summary, markdown.batch(names, outcomes))
+    common.summarise(lambda: markdown.batch(names, outcomes))

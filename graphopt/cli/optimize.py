@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from graphopt import task as tasks
 from graphopt.cli import common
 from graphopt.cli.progress import shown
 from graphopt.errors import InputError
+from graphopt.outcome import perform, written
+from graphopt.task import Task, check_files
 
 
 def optimize(
@@ -73,7 +74,7 @@ def optimize(
     if out is None and not dry_run:
         raise InputError("optimize needs -o OUT, or --dry-run to write no model")
     options = common.parse(budget, set_, shape)
-    task = tasks.Task(
+    task = Task(
         model=model,
         out=out,
         calibration=calibration,
@@ -99,23 +100,19 @@ def optimize(
         markdown=markdown,
         junit=junit,
     )
-    tasks.check_files([task])
+    check_files([task])
     if dry_run:
         task = replace(task, out=None)
     with shown(quiet=quiet, json=json):
-        done = tasks.perform(task)
-    with tasks.written(task, done) as written:
+        done = perform(task)
+    with written(task, done) as made:
         if json:
-            from graphopt.report import json as documents
-
-            common.emit(documents.dumps(documents.report(done.result.report, done.exit_code)))
+            common.emit(done.document)
         else:
             from graphopt.report import text
 
-            text.report(done.result.report, written)
-        summary = tasks.step_summary()
-        if summary is not None:
-            common.append(summary, done.markdown())
+            text.report(done.result.report, made)
+        common.summarise(lambda: done.markdown)
     if done.error is not None:
         raise done.error
     return 0

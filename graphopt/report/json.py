@@ -19,12 +19,12 @@ from graphopt.gates import Judged
 from graphopt.latency import Timing
 from graphopt.model import Source
 from graphopt.model_diff import Diff
+from graphopt.outcome import Outcome, exit_code
 from graphopt.provenance import Record, described
 from graphopt.quality import Quality
 from graphopt.report import Applied, Left, Point, Report, Sweep
 from graphopt.rewrites import is_default, option_types, summary
 from graphopt.survey import Row, Scan
-from graphopt.task import Outcome, exit_code
 from graphopt.verification import Verification
 
 SCHEMA_VERSION = 1

@@ -18,10 +18,10 @@ from xml.etree import ElementTree
 
 from graphopt._version import __version__
 from graphopt.gates import Judged
+from graphopt.outcome import Outcome
 from graphopt.report import Report
 from graphopt.report import json as documents
 from graphopt.report.page import common
-from graphopt.task import Outcome
 
 FIGURES = ("graphopt", "model", "before", "after", "changed", "quality", "latency", "metric", "seconds")
 """What of the JSON report stands among the properties, ``before.macs`` for a part of ``before``."""

@@ -14,10 +14,10 @@ from typing import TypeAlias
 
 from graphopt._version import __version__
 from graphopt.core import MAIN_GRAPH, Exactness, Site, Verdict
+from graphopt.outcome import Outcome
 from graphopt.report import Applied, Left, Report
 from graphopt.report.page import common, figures
 from graphopt.report.text import count, decibels, form, ratio, shortened
-from graphopt.task import Outcome
 
 MOST_APPLIED = 20
 """Applied rewrites that are listed; of the others there is the number."""

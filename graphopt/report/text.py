@@ -22,11 +22,11 @@ from graphopt.cost import quantised_note
 from graphopt.files import show
 from graphopt.latency import Timing
 from graphopt.model_diff import Diff
+from graphopt.outcome import Outcome, labels
 from graphopt.provenance import Record
 from graphopt.report import Applied, Left, Point, Report, Sweep
 from graphopt.rewrites import is_default, option_types, summary
 from graphopt.survey import Row, Scan
-from graphopt.task import Outcome, labels
 from graphopt.verification import Verification
 
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))

@@ -1,0 +1,224 @@
+"""A task done: its work, what is written of it, and how it ended.
+
+Whatever runs a task, the command line or one of many processes, does it by these steps, so that the outcome
+is the same. What is written of a task takes its place at once, or none of it does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphopt import interrupts
+from graphopt.errors import BudgetError, VerificationError, gravest, told
+from graphopt.files import same_file, show, together, write_text
+from graphopt.task import Task, given_inputs
+
+if TYPE_CHECKING:
+    from graphopt.result import Result
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a task before anything is written.
+
+    Attributes:
+        result: the model, which is within what was asked for, or the best that was found.
+        error: why it is not; None where it is.
+    """
+
+    result: Result
+    error: BudgetError | VerificationError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command that does this task alone."""
+        return 0 if self.error is None else self.error.exit_code
+
+    @property
+    def problem(self) -> str:
+        """The error's text; "" where there is none."""
+        return "" if self.error is None else str(self.error)
+
+    @cached_property
+    def document(self) -> str:
+        """The report as JSON."""
+        from graphopt.report import json as documents
+
+        return documents.dumps(documents.report(self.result.report, self.exit_code))
+
+    @cached_property
+    def html(self) -> str:
+        """The report as a page.
+
+        Raises:
+            InputError: `graphopt[html]` is not installed.
+        """
+        from graphopt.report import html
+
+        return html.report(self.result, self.problem)
+
+    @cached_property
+    def markdown(self) -> str:
+        """The summary of the report."""
+        from graphopt.report import markdown
+
+        return markdown.report(self.result.report, self.problem)
+
+    @cached_property
+    def junit(self) -> str:
+        """Comparisons, budget and gates as test results."""
+        from graphopt.report import junit
+
+        return junit.report(self.result.report, self.problem)
+
+
+def perform(task: Task, beside: int = 0) -> Done:
+    """Does a task's work, and writes nothing.
+
+    Args:
+        task: what to do.
+        beside: other tasks that may run at the same time and disturb what is timed.
+
+    Raises:
+        InputError: the model, the inputs or an option can't be used as given.
+    """
+    from graphopt import api
+
+    error: BudgetError | VerificationError | None = None
+    try:
+        result = api.optimize(
+            task.model, calibration=given_inputs(task.calibration, task.preprocess), **task.options()
+        )
+    except (BudgetError, VerificationError) as failure:
+        error, result = failure, failure.result
+    if beside and result.report.latency is not None:
+        note = f"latency was measured beside up to {beside} other models: graphopt bench measures it alone"
+        report = replace(result.report, notes=(*result.report.notes, note))
+        result = replace(result, report=report)
+    return Done(result, error)
+
+
+@contextmanager
+def written(task: Task, done: Done) -> Iterator[Path | None]:
+    """Writes the reports, and the model if nothing went wrong: all of them or, on any exception, none.
+
+    They take their places when the caller has told of them; Ctrl-C meanwhile comes too late.
+
+    Yields:
+        The model that is written, or None.
+
+    Raises:
+        InputError: a file can't be written.
+    """
+    out = None if done.error is not None else task.out
+    reports = (
+        ("document", task.report),
+        ("html", task.html),
+        ("markdown", own_summary(task.markdown)),
+        ("junit", task.junit),
+    )
+    with ExitStack() as stack:
+        stack.enter_context(together())
+        for kind, path in reports:
+            if path is not None:
+                write_text(path, getattr(done, kind))
+        if out is not None:
+            done.result.save(out, external_data=task.external_data)
+        with interrupts.ignored():
+            yield out
+            stack.close()
+
+
+def step_summary() -> Path | None:
+    """The file whose Markdown a job of GitHub Actions shows; None elsewhere."""
+    named = os.environ.get("GITHUB_STEP_SUMMARY")
+    return Path(named) if named else None
+
+
+def own_summary(path: Path | None) -> Path | None:
+    """Where Markdown is written besides `step_summary`, to which it is added anyway."""
+    summary = step_summary()
+    return None if path is None or (summary is not None and same_file(path, summary)) else path
+
+
+# ---------------------------------------------------------------- how it ended
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a task ended, as plain data.
+
+    Attributes:
+        task: what was to be done.
+        exit_code: of the command that does this task alone.
+        error: why that is not 0, in one line; "" when it is.
+        seconds: how long it took.
+        written: the model that was written.
+        report: the report's document; None where there is none.
+        markdown: the summary of the report; "" where there is none.
+        junit: the same as test results.
+    """
+
+    task: Task
+    exit_code: int
+    error: str = ""
+    seconds: float = 0.0
+    written: Path | None = None
+    report: Mapping[str, Any] | None = None
+    markdown: str = ""
+    junit: str = ""
+
+    def __bool__(self) -> bool:
+        return self.exit_code == 0
+
+
+def complete(task: Task, beside: int = 0) -> Outcome:
+    """Does a task and writes what it asks for; whatever goes wrong is in the outcome.
+
+    Args:
+        task: what to do.
+        beside: other tasks that may run at the same time.
+    """
+    began = time.perf_counter()
+    try:
+        done = perform(task, beside)
+        outcome = Outcome(
+            task,
+            done.exit_code,
+            "" if done.error is None else told(done.error)[1],
+            report=json.loads(done.document),
+            markdown=done.markdown,
+            junit=done.junit,
+        )
+        with written(task, done) as out:
+            outcome = replace(outcome, written=out)
+    except Exception as failure:
+        outcome = Outcome(task, *told(failure))
+    return replace(outcome, seconds=time.perf_counter() - began)
+
+
+def labels(tasks: Sequence[Task]) -> list[str]:
+    """What people may call each task: its model, with what becomes of it where several have the same."""
+    count = Counter(task.model for task in tasks)
+    return [
+        show(task.model)
+        if count[task.model] == 1
+        else f"{show(task.model)} → {show(task.out)}"
+        if task.out is not None
+        else f"{show(task.model)} ({number})"
+        for number, task in enumerate(tasks, start=1)
+    ]
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """Of many tasks: 0 when all are done, else the gravest."""
+    return gravest(outcome.exit_code for outcome in outcomes)
