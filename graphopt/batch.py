@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import IO
 
 from graphopt import progress, threads
-from graphopt.errors import INTERNAL, INTERRUPTED, GraphOptError, InputError
+from graphopt.errors import INTERNAL, InputError, StoppedError
 from graphopt.files import reason
 from graphopt.outcome import Outcome, complete
 from graphopt.store import default_bytes
@@ -37,12 +37,6 @@ SEPARATOR = "\n"
 """Between the folders of the path."""
 SAID = 160
 """Characters of a crashed child's last words that are told."""
-
-
-class StoppedError(GraphOptError):
-    """Ctrl-C came while there was work to do; what had been done by then stays."""
-
-    exit_code = INTERRUPTED
 
 
 def check(tasks: Sequence[Task], jobs: int) -> None:

@@ -1,4 +1,4 @@
-"""The errors that graphopt raises: one root, three children.
+"""The errors that graphopt raises: one root, three children, and two for the work on many models.
 
 Each message says what was wrong, where (file, node, value), and what to do about it.
 """
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 INTERNAL, INTERRUPTED = 70, 130
-"""Exit codes that belong to none of the three."""
+"""Exit codes of a bug, and of Ctrl-C."""
 
 
 class GraphOptError(Exception):
@@ -60,6 +60,12 @@ class SomeFailedError(GraphOptError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class StoppedError(GraphOptError):
+    """Ctrl-C came while there was work to do on many models; what had been done by then stays."""
+
+    exit_code = INTERRUPTED
 
 
 SEVERITY = (0, *(e.exit_code for e in (BudgetError, InputError, VerificationError, GraphOptError)))

@@ -19,7 +19,7 @@ from typing import IO
 
 from graphopt import progress
 from graphopt.errors import INTERRUPTED
-from graphopt.outcome import complete
+from graphopt.outcome import Outcome, complete
 from graphopt.task import Task
 
 OFTEN = 0.2
@@ -48,18 +48,17 @@ def main() -> None:
 
     defer(*command.DEFERRED)
     asked = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
-    answer = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    answers = _Answers(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
     os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         given: Asked = pickle.load(asked)
         threading.Thread(target=_watch, args=(asked,), daemon=True).start()
-        with progress.shown_by(_Teller(answer)) if given.seen else nullcontext():
+        with progress.shown_by(_Teller(answers)) if given.seen else nullcontext():
             outcome = complete(given.task, given.beside)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        pickle.dump(outcome, answer)
-        answer.flush()
+        answers.send(outcome)
     except (KeyboardInterrupt, EOFError, BrokenPipeError):  # the parent wants no more, or is gone
         os._exit(INTERRUPTED)
     sys.stderr.flush()
@@ -75,15 +74,37 @@ def _watch(asked: IO[bytes]) -> None:
         signal.raise_signal(signal.SIGINT)
 
 
+class _Answers:
+    """Sends one after the other what threads have to say, and nothing after the outcome.
+
+    Args:
+        file: where to.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self._over = False
+
+    def send(self, answer: str | Outcome) -> None:
+        """Sends an answer whole."""
+        with self._lock:
+            if self._over:
+                return
+            self._over = isinstance(answer, Outcome)
+            pickle.dump(answer, self._file)
+            self._file.flush()
+
+
 class _Teller:
     """Sends what is at hand in the innermost step, now and then.
 
     Args:
-        answer: where to.
+        answers: what sends it.
     """
 
-    def __init__(self, answer: IO[bytes]) -> None:
-        self._answer = answer
+    def __init__(self, answers: _Answers) -> None:
+        self._answers = answers
         self._lock = threading.Lock()
         self._open: dict[int, str] = {}
         self._next = 0.0
@@ -114,5 +135,4 @@ class _Teller:
         if now < self._next:
             return
         self._next = now + OFTEN
-        pickle.dump(text, self._answer)
-        self._answer.flush()
+        self._answers.send(text)

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from small_models import classifier, cli, conv_bn, nothing_to_do, samples, saved
 
-from graphopt import batch, outcome, progress, threads
+from graphopt import batch, outcome, progress, threads, worker
+from graphopt.errors import StoppedError
 from graphopt.outcome import Outcome
 from graphopt.task import Task
 
@@ -456,7 +457,7 @@ def test_a_child_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(batch, "as_completed", interrupt)
-    with pytest.raises(batch.StoppedError, match="none of 1 models written"):
+    with pytest.raises(StoppedError, match="none of 1 models written"):
         batch.side_by_side([work], 1)
     assert gone(*started(1))
 
@@ -510,6 +511,18 @@ def test_a_line_of_progress_for_each_model() -> None:
     assert sorted(display.begun) == [("models", 2), ("same.onnx", None), ("scores.onnx", None)]
     assert not display.open
     assert display.items["scores.onnx"][0] == "load" and len(display.items["scores.onnx"]) > 1
+
+
+def test_nothing_comes_after_the_outcome(tmp_path: Path) -> None:
+    """A thread that is still at work when the outcome is sent would be heard in the middle of it."""
+    with open(tmp_path / "answers", "wb") as file:
+        answers = worker._Answers(file)
+        for answer in ("first", Outcome(Task(model=Path("m")), 3), "late"):
+            answers.send(answer)
+    with open(tmp_path / "answers", "rb") as file:
+        assert pickle.load(file) == "first"
+        assert pickle.load(file).exit_code == 3
+        assert file.read() == b""
 
 
 def test_memory_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ def batch(
     require: common.Require = None,
     only: common.Only = None,
     skip: common.Skip = None,
-    dry_run: many.DryRun = False,
+    dry_run: common.DryRun = False,
     report: many.Report = None,
     markdown: many.Markdown = None,
     junit: many.Junit = None,

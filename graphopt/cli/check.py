@@ -9,7 +9,8 @@ import typer
 
 from graphopt.cli import common
 from graphopt.cli.progress import shown
-from graphopt.errors import INTERRUPTED, InputError
+from graphopt.errors import InputError, StoppedError
+from graphopt.files import show
 
 
 def check(
@@ -17,14 +18,10 @@ def check(
     fix: Annotated[
         bool, typer.Option("--fix", help="Put the rewritten models in the place of their files.")
     ] = False,
-    aim: Annotated[
-        common.Aim, typer.Option(help="Exact rewrites that are expected to be faster, or all that save MACs.")
-    ] = common.Aim.time,
+    aim: common.Aim = common.Aims.time,
     only: common.Only = None,
     skip: common.Skip = None,
-    keep: Annotated[
-        list[str] | None, typer.Option(metavar="NODE_GLOB", help="Never rewrite these nodes. Repeatable.")
-    ] = None,
+    keep: common.Keep = None,
     json: common.Json = False,
     quiet: common.Quiet = False,
     shape: common.Shapes = None,
@@ -65,12 +62,12 @@ def check(
                     shapes=shapes,
                     seed=seed,
                 )
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             rewritten = sum(earlier.fixed for earlier in found)
             if not rewritten:
                 raise
-            common.complain(f"interrupted at {path}; {rewritten} of the models before it were rewritten")
-            raise SystemExit(INTERRUPTED) from None
+            where = f"interrupted at {show(path)}"
+            raise StoppedError(f"{where}; {rewritten} of the models before it were rewritten") from error
         found.append(each)
         if not json:
             text.checked(each)

@@ -25,7 +25,7 @@ class ExternalData(str, Enum):
     never = "never"
 
 
-class Aim(str, Enum):
+class Aims(str, Enum):
     """Which exact rewrites are taken."""
 
     time = "time"
@@ -80,6 +80,13 @@ Skip = Annotated[
     list[str] | None,
     typer.Option(metavar="A,B", autocompletion=complete.rewrites, help="Not these rewrites."),
 ]
+Aim = Annotated[
+    Aims, typer.Option(help="Exact rewrites that are expected to be faster, or all that save MACs.")
+]
+Keep = Annotated[
+    list[str] | None, typer.Option(metavar="NODE_GLOB", help="Never rewrite these nodes. Repeatable.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan and verify, and write no model.")]
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE.html", help="Write the report as a page.")]
 Metric = Annotated[
     str | None,

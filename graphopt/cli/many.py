@@ -21,7 +21,6 @@ from graphopt.task import Task, check_files, check_options
 MOST = 4
 """Names of failed models in the error; the table and the report have all."""
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan and verify, and write no model.")]
 Report = Annotated[
     Path | None, typer.Option(metavar="FILE.json", help="Write how each model ended, with its report.")
 ]

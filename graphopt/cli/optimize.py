@@ -33,13 +33,9 @@ def optimize(
     at: Annotated[
         list[str] | None, typer.Option(metavar="NODE_GLOB", help="Rewrite only these nodes. Repeatable.")
     ] = None,
-    keep: Annotated[
-        list[str] | None, typer.Option(metavar="NODE_GLOB", help="Never rewrite these nodes. Repeatable.")
-    ] = None,
+    keep: common.Keep = None,
     output: common.Outputs = None,
-    aim: Annotated[
-        common.Aim, typer.Option(help="Exact rewrites that are expected to be faster, or all that save MACs.")
-    ] = common.Aim.time,
+    aim: common.Aim = common.Aims.time,
     gate: Annotated[
         str | None, typer.Option(metavar="latency", help="Measure each changed region, drop what is slower.")
     ] = None,
@@ -49,7 +45,7 @@ def optimize(
     external_data: Annotated[
         common.ExternalData, typer.Option(help="Whether weights go to OUT.data.")
     ] = common.ExternalData.auto,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan and verify, and write no model.")] = False,
+    dry_run: common.DryRun = False,
     report: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the report.")] = None,
     html: common.Html = None,
     markdown: Annotated[

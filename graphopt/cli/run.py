@@ -21,7 +21,7 @@ def _schema(wanted: bool) -> None:
 
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a TOML file.")],
-    dry_run: many.DryRun = False,
+    dry_run: common.DryRun = False,
     report: many.Report = None,
     markdown: many.Markdown = None,
     junit: many.Junit = None,
