@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import onnx
@@ -15,17 +15,15 @@ from graphopt import model as files
 from graphopt import rewrites as catalogue
 from graphopt.calibrate import Given
 from graphopt.compare import is_class_scores
-from graphopt.core import Budget, Exactness, Rewrite, Shape, Verdict
+from graphopt.core import Budget, Rewrite, Shape, Verdict
 from graphopt.errors import InputError
 from graphopt.metric import OwnMetric
 from graphopt.model import PathLike, Source
 from graphopt.observe import snapshot
-from graphopt.options import Options
+from graphopt.options import make_budget, make_options
 from graphopt.pipeline import optimize as run_pipeline
 from graphopt.report import Sweep
 from graphopt.result import Result
-from graphopt.store import default_bytes
-from graphopt.suggest import hint
 from graphopt.survey import Scan, survey
 from graphopt.tradeoff import sweep as run_sweep
 from graphopt.validate import validate
@@ -34,8 +32,6 @@ from graphopt.verification import Verification
 AnyModel: TypeAlias = "PathLike | onnx.ModelProto | ir.Model"
 Shapes: TypeAlias = Mapping[str, Sequence[int]]
 
-VERIFIED = ("agreement", "sqnr")
-"""Budget keys that `verify` measures."""
 SWEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Parts of the MACs that a sweep makes networks for."""
 
@@ -155,81 +151,6 @@ def optimize(
     return run_pipeline(source, asked, calibration)
 
 
-def make_options(
-    budget: Budget | Mapping[str, float] | None = None,
-    *,
-    calibrated: bool = False,
-    rewrites: Iterable[Rewrite | type[Rewrite]] = (),
-    aim: str = "time",
-    only: Iterable[str] = (),
-    skip: Iterable[str] = (),
-    at: Iterable[str] = (),
-    keep: Iterable[str] = (),
-    outputs: Iterable[str] = (),
-    options: Mapping[str, object] | None = None,
-    shapes: Shapes | None = None,
-    seed: int = 0,
-    gate: str | None = None,
-    freeze_initializers: bool = False,
-    metric: str | OwnMetric | None = None,
-    memory: int | None = None,
-    require: Iterable[str | gates.Gate] = (),
-) -> Options:
-    """What `optimize` is asked for, as far as it can be checked without the model.
-
-    Args:
-        budget: as for `optimize`; so are the others.
-        calibrated: whether there are calibration inputs.
-        rewrites: rewrites that take part besides the built-in ones.
-        aim: ``time`` or ``macs``.
-        only: names of the rewrites that take part.
-        skip: names of rewrites that do not.
-        at: patterns of node names.
-        keep: patterns of node names.
-        outputs: names of the outputs that count.
-        options: options of rewrites.
-        shapes: sizes of inputs, by input name.
-        seed: of everything random.
-        gate: ``latency`` or None.
-        freeze_initializers: whether initializers that are inputs too are constants.
-        metric: the user's own measure, which is not loaded yet.
-        memory: bytes that activations may take.
-        require: gates.
-
-    Raises:
-        InputError: an option is unknown, has a value that it can't have, or lacks another.
-    """
-    if gate not in (None, "latency"):
-        raise InputError(f"--gate {gate}: it is latency")
-    if aim not in ("time", "macs"):
-        raise InputError(f"--aim {aim}: it is time or macs")
-    only, skip, at = tuple(only), tuple(skip), tuple(at)
-    limits = make_budget(budget)
-    own = OwnMetric(metric) if isinstance(metric, str) else metric
-    required = _check_gates(gates.parse(require), own, calibrated=calibrated)
-    _check_measures(limits, own, calibrated=calibrated)
-    chosen = catalogue.select(catalogue.registry(rewrites), only=only, skip=skip, options=options)
-    chosen = _check_selection(chosen, limits, only)
-    _check_expanding(chosen, limits, at=bool(at), calibrated=calibrated)
-    return Options(
-        budget=limits,
-        rewrites=tuple(chosen),
-        only=only,
-        skip=skip,
-        by_time=aim == "time",
-        at=at,
-        keep=tuple(keep),
-        outputs=tuple(outputs),
-        shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
-        seed=seed,
-        metric=own,
-        memory=memory or default_bytes(),
-        gate_latency=gate == "latency",
-        freeze_initializers=freeze_initializers,
-        require=required,
-    )
-
-
 def _open(model: AnyModel) -> Source:
     """The model, read and checked.
 
@@ -242,87 +163,10 @@ def _open(model: AnyModel) -> Source:
     return source
 
 
-def _check_selection(chosen: Sequence[Rewrite], limits: Budget, only: Sequence[str]) -> list[Rewrite]:
-    """The rewrites that take part; expanding ones only by name. Approximate ones need a budget, or ranks."""
-    has_budget = any(getattr(limits, f.name) is not None for f in fields(limits))
-    for rewrite in chosen:
-        fixed = getattr(rewrite, "fixed", False)
-        if rewrite.name in only and rewrite.exactness is Exactness.APPROXIMATE and not (has_budget or fixed):
-            raise InputError(
-                f"--only {rewrite.name} needs a budget (--budget macs=0.7) or fixed ranks "
-                f"(--set {rewrite.name}.rank_in=16)"
-            )
-    return [r for r in chosen if r.exactness is not Exactness.EXPANDING or r.name in only]
-
-
-def _check_measures(limits: Budget, metric: OwnMetric | None, *, calibrated: bool) -> None:
-    """A quality key needs inputs to measure on, the user's own measure a name."""
-    if metric is None and limits.metric is not None:
-        raise InputError("--budget metric needs --metric package.module:function, the measure that it is of")
-    for key in VERIFIED:
-        if getattr(limits, key) is not None and not calibrated:
-            raise InputError(f"--budget {key}: a quality is measured on inputs: give --calibration")
-
-
-def _check_gates(
-    required: tuple[gates.Gate, ...], metric: OwnMetric | None, *, calibrated: bool
-) -> tuple[gates.Gate, ...]:
-    """The gates, for each of which there will be a figure."""
-    for gate in required:
-        if gate.key in gates.MEASURED and not calibrated:
-            raise InputError(f"--require {gate}: a quality is measured on inputs: give --calibration")
-        if gate.key == "metric" and metric is None:
-            raise InputError(f"--require {gate}: needs --metric package.module:function, its measure")
-    return required
-
-
 def _check_scores(source: Source, outputs: tuple[str, ...], option: str = "--budget") -> None:
     counted = [v for v in source.model.graph.outputs if not outputs or v.name in outputs]
     if not any(_may_be_scores(value) for value in counted):
         raise InputError(f"{option} agreement: no output holds class scores ([N, K] or [N, K, 1, 1])")
-
-
-def _check_expanding(chosen: Sequence[Rewrite], limits: Budget, *, at: bool, calibrated: bool) -> None:
-    """An expanding rewrite runs alone, at named nodes and without a budget."""
-    rewrite = next((r for r in chosen if r.exactness is Exactness.EXPANDING), None)
-    if rewrite is None:
-        return
-    if len(chosen) > 1:
-        others = ", ".join(r.name for r in chosen if r is not rewrite)
-        raise InputError(f"{rewrite.name} makes the model dearer and runs alone, not with {others}")
-    if any(getattr(limits, f.name) is not None for f in fields(limits)):
-        raise InputError(f"{rewrite.name} makes the model dearer: it keeps no --budget")
-    if not at:
-        raise InputError(f"--only {rewrite.name} needs --at NODE_GLOB, the nodes behind which to insert")
-    refusal = getattr(rewrite, "refusal", None)
-    reason = refusal(calibrated=calibrated) if refusal is not None else ""
-    if reason:
-        raise InputError(reason)
-
-
-def make_budget(given: Budget | Mapping[str, float] | None) -> Budget:
-    """A budget from its keys, checked.
-
-    Raises:
-        InputError: an unknown key, or a value that is no fraction in (0, 1] (for sqnr: no positive number).
-    """
-    values = asdict(given) if isinstance(given, Budget) else dict(given or {})
-    known = [f.name for f in fields(Budget)]
-    for key, value in values.items():
-        if key not in known:
-            raise InputError(f"--budget {key}: no such key; {hint(key, known)}")
-        if value is None:
-            continue
-        if key == "metric":
-            if value != value or abs(value) == float("inf"):
-                raise InputError(f"--budget metric={value:g}: expected a number")
-            continue
-        if not value > 0 or (key != "sqnr" and value > 1) or value == float("inf"):
-            wanted = "a positive number of dB" if key == "sqnr" else "a fraction in (0, 1]"
-            slip = key != "sqnr" and 1 < value <= 100
-            meant = f"; did you mean {key}={value / 100:g}?" if slip else ""
-            raise InputError(f"--budget {key}={value:g}: expected {wanted}{meant}")
-    return Budget(**values)
 
 
 def sweep(
@@ -339,7 +183,7 @@ def sweep(
     options: Mapping[str, object] | None = None,
     shapes: Shapes | None = None,
     seed: int = 0,
-    metric: str | None = None,
+    metric: str | OwnMetric | None = None,
     memory: int | None = None,
 ) -> Sweep:
     """Makes networks for several MAC budgets in one run that shares all statistics, and measures each.
@@ -371,28 +215,25 @@ def sweep(
         raise InputError("--budgets names no part of the MACs")
     for part in budgets:
         make_budget({"macs": part})
-    own = None if metric is None else OwnMetric(metric)
-    if own is not None:
-        own.load()
-    chosen = catalogue.select(catalogue.registry(()), only=only, skip=skip, options=options)
-    chosen = [r for r in chosen if r.exactness is not Exactness.EXPANDING]
-    return run_sweep(
-        _open(model),
-        Options(
-            budget=Budget(),
-            rewrites=tuple(chosen),
-            by_time=aim == "time",
-            at=tuple(at),
-            keep=tuple(keep),
-            outputs=tuple(outputs),
-            shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
-            seed=seed,
-            metric=own,
-            memory=memory or default_bytes(),
-        ),
-        calibration,
-        sorted(set(budgets), reverse=True),
+    asked = make_options(
+        {"macs": min(budgets)},
+        calibrated=True,
+        aim=aim,
+        only=only,
+        skip=skip,
+        at=at,
+        keep=keep,
+        outputs=outputs,
+        options=options,
+        shapes=shapes,
+        seed=seed,
+        metric=metric,
+        memory=memory,
     )
+    if asked.metric is not None:
+        asked.metric.load()
+    alone = replace(asked, budget=Budget())  # it comes with each part
+    return run_sweep(_open(model), alone, calibration, sorted(set(budgets), reverse=True))
 
 
 def verify(
@@ -426,9 +267,9 @@ def verify(
         InputError: a model or the inputs can't be used.
     """
     limits = make_budget(budget)
-    costs = [f.name for f in fields(limits) if f.name not in VERIFIED and getattr(limits, f.name) is not None]
-    if costs:
-        raise InputError(f"--budget {costs[0]}: verify measures agreement and sqnr")
+    other = next((gate.key for gate in gates.of_budget(limits) if gate.key not in gates.MEASURED), None)
+    if other is not None:
+        raise InputError(f"--budget {other}: verify measures agreement and sqnr")
     original, rewritten = _open(reference), _open(candidate)
     counted = tuple(outputs)
     verification.check_outputs(original.model, counted)

@@ -157,17 +157,30 @@ def _parse(text: str) -> Gate:
 def _checked(given: object, key: str, limit: float) -> Gate:
     if key not in KEYS:
         raise InputError(f"--require {given}: no such key; {hint(key, KEYS)}")
-    direction = sign(key)
+    expected = refused(key, limit, MOST, sign(key))
+    if expected:
+        raise InputError(f"--require {given}: {expected}")
+    return Gate(key, limit)
+
+
+def refused(key: str, limit: float, most: float, between: str) -> str:
+    """What is expected of a limit that can't be; "" of one that can.
+
+    Args:
+        key: a key of a budget.
+        limit: its limit.
+        most: the largest part of the input's cost.
+        between: what stands between the two.
+    """
     if key == "metric":
         fits, wanted = math.isfinite(limit), "a number"
     elif key == "sqnr":
         fits, wanted = 0 < limit < math.inf, "a positive number of dB"
-    elif key == "agreement":
+    elif key == "agreement" or most == 1:
         fits, wanted = 0 < limit <= 1, "a fraction in (0, 1]"
     else:
-        fits, wanted = 0 < limit <= MOST, f"a part of the input's, at most {MOST:g}"
-    if not fits:
-        slip = key not in ("metric", "sqnr") and 1 < limit <= 100
-        meant = f"; did you mean {key}{direction}{limit / 100:g}?" if slip else ""
-        raise InputError(f"--require {given}: expected {wanted}{meant}")
-    return Gate(key, limit)
+        fits, wanted = 0 < limit <= most, f"a part of the input's, at most {most:g}"
+    if fits:
+        return ""
+    slip = key not in ("metric", "sqnr") and 1 < limit <= 100
+    return f"expected {wanted}" + (f"; did you mean {key}{between}{limit / 100:g}?" if slip else "")

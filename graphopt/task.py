@@ -263,7 +263,7 @@ def check_options(tasks: Sequence[Task]) -> None:
     Raises:
         InputError: a file is not there, or an option has a value that it can't have, or lacks another.
     """
-    from graphopt import api
+    from graphopt.options import make_options
 
     for task in tasks:
         with task.blamed("model"):
@@ -277,4 +277,4 @@ def check_options(tasks: Sequence[Task]) -> None:
         with task.blamed("preprocess"):
             given_inputs(task.calibration, task.preprocess)
         with task.blamed(""):
-            api.make_options(**task.options(), calibrated=task.calibration is not None)
+            make_options(**task.options(), calibrated=task.calibration is not None)

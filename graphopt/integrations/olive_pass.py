@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 import graphopt
-from graphopt import model as files
+from graphopt import files
+from graphopt import model as models
 from graphopt.calibrate import Given
 from graphopt.errors import GraphOptError, InputError
 from graphopt.report import json as documents
@@ -87,6 +88,7 @@ PARAMETERS: Mapping[str, tuple[Any, Any, str]] = {
         None,
         "package.module:function, the user's own measure, which is the budget key 'metric'.",
     ),
+    "memory": (int, None, "Bytes that activations may take while fitting; what is beyond lies in files."),
 }
 """Type, default and description of what goes to `graphopt.optimize` as it is."""
 
@@ -220,13 +222,12 @@ def _save(result: Result, out: Path, *, external: bool) -> None:
     weights = [value.const_value for value in result.model.graph.initializers.values()]
     size = sum(tensor.nbytes for tensor in weights if tensor is not None)
     result.save(out, external_data="always" if external or size > EXTERNAL_FROM else "auto")
-    document = documents.dumps(documents.report(result.report, 0))
-    out.with_name(REPORT).write_text(document + "\n", encoding="utf-8")
+    files.write_text(out.with_name(REPORT), documents.dumps(documents.report(result.report, 0)))
 
 
 def _handler(model: ONNXModelHandler, out: Path) -> ONNXModelHandler:
     """What Olive knows of the written model: a folder where there are weights beside it."""
-    beside = bool(files.load(out).data_files)
+    beside = bool(models.load(out).data_files)
     attributes = dict(model.model_attributes or {})
     others = [file for file in attributes.get("additional_files") or [] if Path(file).name != REPORT]
     attributes["additional_files"] = sorted([*others, str(out.with_name(REPORT))])
@@ -264,18 +265,14 @@ def write_package_config(
     Raises:
         InputError: a file can't be read or written.
     """
-    text = json.dumps(package_config(own), indent=4) + "\n"
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: can't be written: {error.strerror}") from error
+    files.write_text(Path(path), json.dumps(package_config(own), indent=4))
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror}") from error
+        raise InputError(f"{path}: can't be read: {files.reason(error)}") from error
     except ValueError as error:
-        raise InputError(f"{path}: is no JSON: {error}") from error
+        raise InputError(f"{path}: is no JSON: {files.reason(error)}") from error
     return found
