@@ -18,7 +18,7 @@ from graphopt.report import Sweep
 from graphopt.report.page import common, drawings, figures, layers, rewrites, spectra, tradeoff
 from graphopt.report.page.common import MOST_ROWS, Facts
 from graphopt.report.page.drawing import BOX
-from graphopt.report.text import count, decibels
+from graphopt.report.wording import count, decibels, model_name, percent, small
 from graphopt.result import Result
 
 TEMPLATES = Path(__file__).parent / "page" / "templates"
@@ -86,7 +86,7 @@ def _render(template: str, facts: Facts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(count=count, decibels=decibels, percent=common.percent, small=common.small)
+    environment.filters.update((each.__name__, each) for each in (count, decibels, percent, small))
     return str(environment.get_template(template).render(version=__version__, **facts))
 
 
@@ -98,7 +98,7 @@ def _report(result: Result, problem: str, scale: float) -> Facts:
     shown, checks_hidden = common.limited(checks, int(MOST_ROWS * scale))
     drawn, drawings_hidden, undrawn = drawings.drawings(result, int(drawings.MOST_DRAWINGS * scale))
     return {
-        "title": f"graphopt: {common.name(data.source)}",
+        "title": f"graphopt: {model_name(data.source)}",
         "model": common.model(data.source),
         "alerts": figures.alerts(data, problem),
         "remarks": figures.remarks(data),
@@ -128,7 +128,7 @@ def _report(result: Result, problem: str, scale: float) -> Facts:
 
 def _sweep(result: Sweep, scale: float) -> Facts:
     return {
-        "title": f"graphopt sweep: {common.name(result.source)}",
+        "title": f"graphopt sweep: {model_name(result.source)}",
         "model": common.model(result.source),
         "alerts": [],
         "remarks": list(result.notes),

@@ -21,7 +21,7 @@ from graphopt.gates import Judged
 from graphopt.outcome import Outcome
 from graphopt.report import Report
 from graphopt.report import json as documents
-from graphopt.report.page import common
+from graphopt.report.wording import model_name
 
 FIGURES = ("graphopt", "model", "before", "after", "changed", "quality", "latency", "metric", "seconds")
 """What of the JSON report stands among the properties, ``before.macs`` for a part of ``before``."""
@@ -56,7 +56,7 @@ def report(result: Report, problem: str = "") -> str:
         cases.append(_Case("run", "optimize", failure=problem))
     document = documents.report(result, 0)
     figures = {key: document[key] for key in FIGURES}
-    return _document([_suite(common.name(result.source), cases, sum(result.seconds.values()), figures)])
+    return _document([_suite(model_name(result.source), cases, sum(result.seconds.values()), figures)])
 
 
 def batch(names: Sequence[str], outcomes: Sequence[Outcome]) -> str:

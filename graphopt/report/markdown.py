@@ -16,8 +16,19 @@ from graphopt._version import __version__
 from graphopt.core import MAIN_GRAPH, Exactness, Site, Verdict
 from graphopt.outcome import Outcome
 from graphopt.report import Applied, Left, Report
-from graphopt.report.page import common, figures
-from graphopt.report.text import count, decibels, form, ratio, shortened
+from graphopt.report.page import figures
+from graphopt.report.wording import (
+    count,
+    decibels,
+    form,
+    largest,
+    model_name,
+    numbered,
+    ratio,
+    shortened,
+    small,
+    total_rows,
+)
 
 MOST_APPLIED = 20
 """Applied rewrites that are listed; of the others there is the number."""
@@ -40,7 +51,7 @@ def report(result: Report, problem: str = "") -> str:
         problem: why no model was written; "" where nothing went wrong.
     """
     parts = [
-        [f"## graphopt: {code(common.name(result.source))}"],
+        [f"## graphopt: {code(model_name(result.source))}"],
         *([f"**{prose(alert)}**"] for alert in figures.alerts(result, problem)),
         _figures(result),
         _judged(result),
@@ -100,20 +111,14 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Lines:
 
 
 def _figures(result: Report) -> Lines:
-    before, after = result.before, result.after
     rows: list[tuple[str, ...]] = [
         (name, count(old), count(new), ratio(old, new))
-        for name, old, new in (
-            ("MACs", before.macs, after.macs),
-            ("parameters", before.params, after.params),
-            ("weight bytes", before.weight_bytes, after.weight_bytes),
-            ("operators", before.nodes, after.nodes),
-        )
+        for name, old, new in total_rows(result.before, result.after)
     ]
     timing = result.latency
     if timing is not None:
         times = (f"{ms:.3f} ms" for ms in (timing.reference_ms, timing.candidate_ms))
-        rows.insert(1, (f"latency, {_number(timing.threads, 'thread')}", *times, f"{timing.ratio:.3f}"))
+        rows.insert(1, (f"latency, {numbered(timing.threads, 'thread')}", *times, f"{timing.ratio:.3f}"))
     quality = result.quality
     if quality is not None:
         inputs = f"on {quality.samples} held-out inputs"
@@ -139,11 +144,10 @@ def _judged(result: Report) -> Lines:
 def _verification(checks: Sequence[Verdict]) -> Lines:
     if not checks:
         return []
-    known = [check.max_rel for check in checks if math.isfinite(check.max_rel)]
-    largest = f", largest relative difference {max(known):.1e}" if known else ""
+    parts = filter(None, (f"{numbered(len(checks), 'comparison')} in onnxruntime", largest(checks)))
     failed = [check for check in checks if not check]
     state = f"**Verification failed**: {len(failed)} of" if failed else "Verified:"
-    lines = [f"{state} {_number(len(checks), 'comparison')} in onnxruntime{largest}."]
+    lines = [f"{state} {', '.join(parts)}."]
     if failed:
         rows = [(code(check.scope), code(check.output), prose(check.why)) for check in failed[:MOST_LEFT]]
         lines += ["", *_table(("compared", "output", ""), rows), *_more(len(failed) - len(rows))]
@@ -161,8 +165,8 @@ def _applied(applied: Sequence[Applied]) -> Lines:
     for item in shown:
         candidate, error = item.candidate, item.error_measured
         sizes = (candidate.before.macs, candidate.after.macs) if item.sized else (None, None)
-        predicted = common.small(candidate.error) if item.exactness is Exactness.APPROXIMATE else ""
-        errors = (predicted, "" if error is None else common.small(error))
+        predicted = small(candidate.error) if item.exactness is Exactness.APPROXIMATE else ""
+        errors = (predicted, "" if error is None else small(error))
         chosen = prose(form(candidate)) if candidate.choice else ""
         rows.append(
             (code(candidate.rewrite), _site(candidate.site), chosen, *map(count, sizes), *errors * fitted)
@@ -170,7 +174,7 @@ def _applied(applied: Sequence[Applied]) -> Lines:
     columns = ("rewrite", "layer", "form", ">MACs", ">to", *(">predicted", ">error") * fitted)
     by_name = _by_name(item.candidate.rewrite for item in others)
     return [
-        f"### {_number(len(applied), 'rewrite')} applied",
+        f"### {numbered(len(applied), 'rewrite')} applied",
         "",
         *_table(columns, rows),
         *_more(len(others), by_name),
@@ -212,10 +216,6 @@ def _more(number: int, what: str = "") -> Lines:
     return (
         ["", f"and {number} more{what and f': {what}'}; `--report FILE.json` lists all"] if number > 0 else []
     )
-
-
-def _number(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _by_name(names: Iterable[str]) -> str:

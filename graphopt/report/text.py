@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from graphopt.analysis import Totals
 from graphopt.calibrate import ALL_PARTS, SMALL_SAMPLE
 from graphopt.check import MISSED, Checked
 from graphopt.conv import Linear
-from graphopt.core import Candidate, Exactness, Rewrite
+from graphopt.core import Exactness, Rewrite
 from graphopt.cost import quantised_note
 from graphopt.files import show
 from graphopt.latency import Timing
@@ -25,11 +25,23 @@ from graphopt.model_diff import Diff
 from graphopt.outcome import Outcome, labels
 from graphopt.provenance import Record
 from graphopt.report import Applied, Left, Point, Report, Sweep
+from graphopt.report.wording import (
+    bytes_,
+    count,
+    decibels,
+    form,
+    kind,
+    largest,
+    layer_form,
+    numbered,
+    ratio,
+    shortened,
+    total_rows,
+)
 from graphopt.rewrites import is_default, option_types, summary
 from graphopt.survey import Row, Scan
 from graphopt.verification import Verification
 
-UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 MOST_NAMES = 8
 """Names shown of operators that differ; the JSON document has all."""
 MOST_PLACES = 5
@@ -58,34 +70,6 @@ class _Console(Console):
 
 def _console() -> Console:
     return _Console(highlight=False, soft_wrap=False)
-
-
-def count(number: float | None) -> str:
-    """A number with a unit, four digits: 4.089 G."""
-    if number is None:
-        return "?"
-    for size, unit in UNITS:
-        if abs(number) >= size:
-            return f"{number / size:.4g} {unit}"
-    return f"{number:.4g}"
-
-
-def bytes_(number: float | None) -> str:
-    """Bytes with a unit: 512 B, 4.089 GB."""
-    text = count(number)
-    return f"{text}B" if " " in text else f"{text} B"
-
-
-def ratio(before: float | None, after: float | None) -> str:
-    """After as a part of before."""
-    return "" if not before or after is None else f"{after / before:.3f}"
-
-
-def decibels(sqnr: float) -> str:
-    """A signal-to-noise ratio: 25.3 dB, or what an infinite one means."""
-    if math.isinf(sqnr):
-        return "equal" if sqnr > 0 else "–"
-    return f"{sqnr:.1f} dB"
 
 
 def _table(*columns: str, title: str | None = None) -> Table:
@@ -121,7 +105,7 @@ def scan(result: Scan) -> None:
     totals = result.totals
     console.print(
         f"{count(totals.macs)} MACs ({count(totals.flops)} FLOPs), {count(totals.params)} parameters, "
-        f"{bytes_(totals.weight_bytes)} of weights, {totals.nodes} operator{'s' * (totals.nodes != 1)}"
+        f"{bytes_(totals.weight_bytes)} of weights, {numbered(totals.nodes, 'operator')}"
     )
     exact = Counter(
         o.rewrite for row in result.rows for o in row.opportunities if o.exactness is Exactness.EXACT
@@ -141,30 +125,6 @@ def scan(result: Scan) -> None:
 
 def _wrap(console: Console, lead: str, text: str) -> None:
     console.print(escape(f"{lead}{text}"))
-
-
-def shortened(name: str, width: int = 26) -> str:
-    """The name, cut in the middle so that both ends can be read."""
-    if len(name) <= width:
-        return name
-    head = (width - 1) // 2
-    return f"{name[:head]}…{name[-(width - 1 - head) :]}"
-
-
-def kind(linear: Linear) -> str:
-    """Kernel, stride, dilation and groups of a layer: 3x3/2 dw."""
-    if not linear.kernel:
-        return linear.op
-    op = {"Conv": "", "ConvTranspose": "T "}[linear.op]
-    form = "x".join(str(k) for k in linear.kernel)
-    extra = "".join(
-        (
-            f"/{linear.form.strides[0]}" if linear.form.strided else "",
-            f" d{linear.form.dilations[0]}" if any(d != 1 for d in linear.form.dilations) else "",
-            " dw" if linear.depthwise else f" g{linear.group}" if linear.group > 1 else "",
-        )
-    )
-    return f"{op}{form}{extra}"
 
 
 def _spatial(linear: Linear) -> str:
@@ -200,11 +160,9 @@ def report(result: Report, out: Path | None) -> None:
     _reasons(console, "declined", result.declined, MOST_REASONS)
     _reasons(console, "not possible", result.rejected, 0 if result.changed else MOST_REASONS)
     if result.checks:
-        worst = max(result.checks, key=lambda check: check.max_rel)
         state = "verified" if result.passed else "[bold red]verification failed[/]"
-        console.print(
-            f"{state}: {len(result.checks)} comparisons, largest relative difference {worst.max_rel:.1e}"
-        )
+        parts = filter(None, (numbered(len(result.checks), "comparison"), largest(result.checks)))
+        console.print(f"{state}: {', '.join(parts)}")
     _quality(console, result)
     _gates(console, result)
     for note in result.notes:
@@ -241,12 +199,7 @@ def _figures(console: Console, result: Report) -> None:
 
 def _totals(console: Console, before: Totals, after: Totals, timing: Timing | None = None) -> None:
     table = _table("", ">before", ">after", ">ratio")
-    for name, old, new in (
-        ("MACs", before.macs, after.macs),
-        ("parameters", before.params, after.params),
-        ("weight bytes", before.weight_bytes, after.weight_bytes),
-        ("operators", before.nodes, after.nodes),
-    ):
+    for name, old, new in total_rows(before, after):
         table.add_row(name, count(old), count(new), ratio(old, new))
         if name == "MACs" and timing is not None:  # beside them: MACs are not time
             times = (f"{ms:.3f} ms" for ms in (timing.reference_ms, timing.candidate_ms))
@@ -255,8 +208,8 @@ def _totals(console: Console, before: Totals, after: Totals, timing: Timing | No
 
 
 def _applied(console: Console, result: Report) -> None:
-    for kind, title in ((Exactness.EXACT, "exact"), (Exactness.EXPANDING, "expanding, the MACs rise")):
-        found = Counter(item.candidate.rewrite for item in result.applied if item.exactness is kind)
+    for exactness, title in ((Exactness.EXACT, "exact"), (Exactness.EXPANDING, "expanding, the MACs rise")):
+        found = Counter(item.candidate.rewrite for item in result.applied if item.exactness is exactness)
         if found:
             console.print(f"{title}: " + ", ".join(f"{number} {name}" for name, number in found.items()))
     approximate = [item for item in result.applied if item.exactness is Exactness.APPROXIMATE]
@@ -266,44 +219,6 @@ def _applied(console: Console, result: Report) -> None:
     for item in approximate:
         table.add_row(*_approximate_row(item))
     console.print(table)
-
-
-def _ranks(choice: Mapping[str, int | float | str]) -> str:
-    return "1x1 " + "/".join(str(choice.get(key) or "–") for key in ("rank_in", "rank_out"))
-
-
-def _split(choice: Mapping[str, int | float | str]) -> str:
-    return f"split {choice['rank']}"
-
-
-def _depthwise(choice: Mapping[str, int | float | str]) -> str:
-    return f"depthwise ×{choice['multiplier']}"
-
-
-def _followers(choice: Mapping[str, int | float | str]) -> str:
-    number = int(choice["followers"])
-    return f"with the {number} operators behind each" if number > 1 else "with the one behind each" * number
-
-
-FORMS: Mapping[str, Callable[[Mapping[str, int | float | str]], str]] = {
-    "bottleneck": _ranks,
-    "lossless_bottleneck": _ranks,
-    "separable": _split,
-    "lossless_separable": _split,
-    "depthwise_separable": _depthwise,
-    "lossless_depthwise": _depthwise,
-    "block_diagonal": lambda choice: f"{choice['parts']} blocks",
-    "collapse_layout": lambda choice: "",
-    "merge_siblings": _followers,
-}
-"""How a choice of a rewrite is shown; "" where it says nothing."""
-
-
-def form(candidate: Candidate) -> str:
-    """The form that a candidate gives its layer, with its ranks."""
-    if candidate.rewrite in FORMS:
-        return FORMS[candidate.rewrite](candidate.choice)
-    return f"{candidate.rewrite} " + " ".join(f"{key}={value}" for key, value in candidate.choice.items())
 
 
 def _approximate_row(item: Applied) -> tuple[str, ...]:
@@ -481,14 +396,14 @@ def verification(result: Verification) -> None:
 def timing(result: Timing) -> None:
     """Prints the latency of both and their ratio."""
     console = _console()
-    plural = "" if result.threads == 1 else "s"
     console.print(f"reference {result.reference_ms:.3f} ms, candidate {result.candidate_ms:.3f} ms")
-    _, high = result.spread
+    low, high = result.spread
     clear = "" if result.clear else ", no clear difference"
     faster = "times as fast" + (": it got slower" if high < 1 else clear)
+    where = f"{numbered(result.threads, 'thread')}, {result.provider}"
     console.print(
         f"{result.speedup:.2f} {faster} (median of {result.repeat} pairs, 10–90 %: "
-        f"{result.spread[0]:.2f}–{result.spread[1]:.2f}; {result.threads} thread{plural}, {result.provider})"
+        f"{low:.2f}–{high:.2f}; {where})"
     )
 
 
@@ -499,9 +414,9 @@ def rewrites(available: Sequence[Rewrite]) -> None:
         state = rewrite.exactness.value + ("" if is_default(rewrite) else ", on request")
         console.print(f"[bold]{rewrite.name}[/] ({state})")
         console.print(escape(f"  {summary(rewrite)}"))
-        for name, (kind, default) in option_types(rewrite).items():
+        for name, (type_, default) in option_types(rewrite).items():
             shown = "chosen by the plan" if default is None else default
-            console.print(escape(f"  --set {rewrite.name}.{name}={kind} (default: {shown})"), style="dim")
+            console.print(escape(f"  --set {rewrite.name}.{name}={type_} (default: {shown})"), style="dim")
 
 
 # ---------------------------------------------------------------- check
@@ -534,8 +449,7 @@ def check(models: Sequence[Checked]) -> None:
         f"{fixed} rewritten" if fixed else "",
         f"{failed} failed" if failed else "",
     ]
-    total = "1 model" if len(models) == 1 else f"{len(models)} models"
-    _console().print(f"{total}: {', '.join(filter(None, parts)) or 'nothing to do'}")
+    _console().print(f"{numbered(len(models), 'model')}: {', '.join(filter(None, parts)) or 'nothing to do'}")
 
 
 # ---------------------------------------------------------------- diff
@@ -576,15 +490,13 @@ def diff(result: Diff) -> None:
     if not result:
         console.print("no difference: the same layers, weights and operators")
     else:
-        one = result.same_layers == 1
-        console.print("1 layer is the same" if one else f"{result.same_layers} layers are the same")
+        verb = "is" if result.same_layers == 1 else "are"
+        console.print(f"{numbered(result.same_layers, 'layer')} {verb} the same")
 
 
 def _forms(linears: Sequence[Linear]) -> str:
     """Kernel and channels of some layers, one a line."""
-    return "\n".join(
-        f"{kind(x)} {x.in_channels or '?'}→{x.out_channels or '?'}".replace(" ", "\u00a0") for x in linears
-    )
+    return "\n".join(layer_form(linear).replace(" ", "\u00a0") for linear in linears)
 
 
 def _named(console: Console, lead: str, names: Sequence[str]) -> None:

@@ -1,14 +1,12 @@
-"""What the pages share: how much they show, and how things are written on them."""
+"""What the pages share: how much they show, and what they say of a model and of options."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from graphopt.conv import Linear
 from graphopt.model import Source
-from graphopt.report.text import kind
+from graphopt.report.wording import model_name
 
 Facts: TypeAlias = dict[str, Any]
 
@@ -21,34 +19,14 @@ def limited(items: Sequence[Any], most: int) -> tuple[Sequence[Any], int]:
     return items[:most], max(len(items) - most, 0)
 
 
-def percent(part: float | None, digits: int = 1) -> str:
-    """A part of the whole: 48.9%."""
-    return "–" if part is None else f"{part:.{digits}%}"
-
-
-def small(value: float | None) -> str:
-    """An error or a difference: 3.4e-07."""
-    return "–" if value is None or not math.isfinite(value) else "0" if value == 0 else f"{value:.2g}"
-
-
-def name(source: Source) -> str:
-    """The file's name."""
-    return "model in memory" if source.path is None else source.path.name
-
-
 def model(source: Source) -> Facts:
     """What the head of a page says of the input."""
     return {
-        "name": name(source),
+        "name": model_name(source),
         "sha256": source.sha256,
         "bytes": source.bytes,
         "opset": source.model.opset_imports.get(""),
     }
-
-
-def linear(layer: Linear) -> str:
-    """Kernel and channels of a layer: 3x3/2 64→128."""
-    return f"{kind(layer)} {layer.in_channels or '?'}→{layer.out_channels or '?'}"
 
 
 def options(options: Mapping[str, object]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from graphopt.report.page.common import Facts, limited
 from graphopt.report.page.drawing import Layout, layout
-from graphopt.report.text import count, kind
+from graphopt.report.wording import count, kind
 from graphopt.result import Result
 from graphopt.structure import Operator, Piece, Region, regions
 

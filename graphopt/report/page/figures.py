@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 from graphopt.calibrate import ALL_PARTS, SMALL_SAMPLE
 from graphopt.latency import Timing
 from graphopt.quality import Quality
 from graphopt.report import Report
 from graphopt.report.page.common import Facts
-from graphopt.report.text import count, decibels
+from graphopt.report.wording import count, decibels, largest, numbered
 
 
 def alerts(data: Report, problem: str) -> list[str]:
@@ -70,13 +68,12 @@ def cards(data: Report) -> list[Facts]:
             }
         )
     if data.checks:
-        known = [check.max_rel for check in data.checks if math.isfinite(check.max_rel)]
         cards.append(
             {
                 "name": "Verification",
                 "value": "passed" if data.passed else "failed",
-                "change": f"{len(data.checks)} comparisons in onnxruntime",
-                "note": f"largest relative difference {max(known):.1e}" if known else "",
+                "change": f"{numbered(len(data.checks), 'comparison')} in onnxruntime",
+                "note": largest(data.checks),
             }
         )
     return cards
@@ -117,7 +114,7 @@ def _latency(timing: Timing | None) -> Facts:
             "note": "MACs are not time",
         }
     low, high = timing.spread
-    threads = f"{timing.threads} thread" + ("" if timing.threads == 1 else "s")
+    threads = numbered(timing.threads, "thread")
     return {
         "name": "Latency",
         "value": f"{timing.speedup:.2f} × as fast" if timing.clear else "no clear difference",

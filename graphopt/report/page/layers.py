@@ -8,8 +8,8 @@ from typing import Any
 from graphopt.conv import Linear
 from graphopt.model_diff import LayerChange
 from graphopt.report.page import charts
-from graphopt.report.page.common import MOST_ROWS, Facts, limited, linear
-from graphopt.report.text import count
+from graphopt.report.page.common import MOST_ROWS, Facts, limited
+from graphopt.report.wording import count, layer_form
 
 MOST_COLUMNS = 400
 """Layers in the chart of MACs; those with the most MACs are shown."""
@@ -25,7 +25,7 @@ LEGEND = (
 
 
 def _forms(linears: Sequence[Linear]) -> str:
-    return ", ".join(linear(item) for item in linears) or "–"
+    return ", ".join(layer_form(item) for item in linears) or "–"
 
 
 def layers(changes: Sequence[LayerChange], scale: float) -> Facts:

@@ -9,8 +9,8 @@ from typing import Any
 from graphopt.analysis import Totals
 from graphopt.report import Point
 from graphopt.report.page import charts
-from graphopt.report.page.common import MOST_ROWS, Facts, limited, percent
-from graphopt.report.text import form
+from graphopt.report.page.common import MOST_ROWS, Facts, limited
+from graphopt.report.wording import form, percent
 
 
 def curve(points: Sequence[Point], before: Totals, scale: float | None) -> Facts:

@@ -1,0 +1,150 @@
+"""How figures and names are written, in whatever form a report takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from graphopt.analysis import Totals
+from graphopt.conv import Linear
+from graphopt.core import Candidate, Verdict
+from graphopt.model import Source
+
+UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+# ---------------------------------------------------------------- figures
+
+
+def count(number: float | None) -> str:
+    """A number with a unit, four digits: 4.089 G."""
+    if number is None:
+        return "?"
+    for size, unit in UNITS:
+        if abs(number) >= size:
+            return f"{number / size:.4g} {unit}"
+    return f"{number:.4g}"
+
+
+def bytes_(number: float | None) -> str:
+    """Bytes with a unit: 512 B, 4.089 GB."""
+    text = count(number)
+    return f"{text}B" if " " in text else f"{text} B"
+
+
+def ratio(before: float | None, after: float | None) -> str:
+    """After as a part of before."""
+    return "" if not before or after is None else f"{after / before:.3f}"
+
+
+def decibels(sqnr: float) -> str:
+    """A signal-to-noise ratio: 25.3 dB, or what an infinite one means."""
+    if math.isinf(sqnr):
+        return "equal" if sqnr > 0 else "–"
+    return f"{sqnr:.1f} dB"
+
+
+def percent(part: float | None, digits: int = 1) -> str:
+    """A part of the whole: 48.9%."""
+    return "–" if part is None else f"{part:.{digits}%}"
+
+
+def small(value: float | None) -> str:
+    """An error or a difference: 3.4e-07."""
+    return "–" if value is None or not math.isfinite(value) else "0" if value == 0 else f"{value:.2g}"
+
+
+def numbered(number: int, what: str) -> str:
+    """So many of something: 1 thread, 2 threads."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def total_rows(before: Totals, after: Totals) -> list[tuple[str, int | None, int | None]]:
+    """What the figures of a model are called, each before and after."""
+    return [
+        ("MACs", before.macs, after.macs),
+        ("parameters", before.params, after.params),
+        ("weight bytes", before.weight_bytes, after.weight_bytes),
+        ("operators", before.nodes, after.nodes),
+    ]
+
+
+def largest(checks: Sequence[Verdict]) -> str:
+    """The largest relative difference of some comparisons; "" where none has one."""
+    known = [check.max_rel for check in checks if math.isfinite(check.max_rel)]
+    return f"largest relative difference {max(known):.1e}" if known else ""
+
+
+# ---------------------------------------------------------------- models and layers
+
+
+def model_name(source: Source) -> str:
+    """The file's name."""
+    return "model in memory" if source.path is None else source.path.name
+
+
+def shortened(name: str, width: int = 26) -> str:
+    """The name, cut in the middle so that both ends can be read."""
+    if len(name) <= width:
+        return name
+    head = (width - 1) // 2
+    return f"{name[:head]}…{name[-(width - 1 - head) :]}"
+
+
+def kind(linear: Linear) -> str:
+    """Kernel, stride, dilation and groups of a layer: 3x3/2 dw."""
+    if not linear.kernel:
+        return linear.op
+    op = {"Conv": "", "ConvTranspose": "T "}[linear.op]
+    form = "x".join(str(k) for k in linear.kernel)
+    extra = "".join(
+        (
+            f"/{linear.form.strides[0]}" if linear.form.strided else "",
+            f" d{linear.form.dilations[0]}" if any(d != 1 for d in linear.form.dilations) else "",
+            " dw" if linear.depthwise else f" g{linear.group}" if linear.group > 1 else "",
+        )
+    )
+    return f"{op}{form}{extra}"
+
+
+def layer_form(linear: Linear) -> str:
+    """Kernel and channels of a layer: 3x3/2 64→128."""
+    return f"{kind(linear)} {linear.in_channels or '?'}→{linear.out_channels or '?'}"
+
+
+def _ranks(choice: Mapping[str, int | float | str]) -> str:
+    return "1x1 " + "/".join(str(choice.get(key) or "–") for key in ("rank_in", "rank_out"))
+
+
+def _split(choice: Mapping[str, int | float | str]) -> str:
+    return f"split {choice['rank']}"
+
+
+def _depthwise(choice: Mapping[str, int | float | str]) -> str:
+    return f"depthwise ×{choice['multiplier']}"
+
+
+def _followers(choice: Mapping[str, int | float | str]) -> str:
+    number = int(choice["followers"])
+    return f"with the {number} operators behind each" if number > 1 else "with the one behind each" * number
+
+
+FORMS: Mapping[str, Callable[[Mapping[str, int | float | str]], str]] = {
+    "bottleneck": _ranks,
+    "lossless_bottleneck": _ranks,
+    "separable": _split,
+    "lossless_separable": _split,
+    "depthwise_separable": _depthwise,
+    "lossless_depthwise": _depthwise,
+    "block_diagonal": lambda choice: f"{choice['parts']} blocks",
+    "collapse_layout": lambda choice: "",
+    "merge_siblings": _followers,
+}
+"""How a choice of a rewrite is shown; "" where it says nothing."""
+
+
+def form(candidate: Candidate) -> str:
+    """The form that a candidate gives its layer, with its ranks."""
+    if candidate.rewrite in FORMS:
+        return FORMS[candidate.rewrite](candidate.choice)
+    return f"{candidate.rewrite} " + " ".join(f"{key}={value}" for key, value in candidate.choice.items())
