@@ -292,7 +292,19 @@ def test_without_an_output_nothing_is_written(runner: Runner) -> None:
     assert runner.optimize(model="model.onnx") == 0
     assert [path.name for path in runner.workspace.iterdir()] == ["model.onnx"]
     assert (runner.outputs["model"], runner.outputs["changed"]) == ("", "true")
-    assert Path(runner.outputs["report"]).parent == runner.temporary
+    assert Path(runner.outputs["report"]).is_relative_to(runner.temporary)
+
+
+def test_a_job_may_have_several_of_these_steps(runner: Runner) -> None:
+    """None writes over the report of another."""
+    saved(conv_bn(), runner.workspace / "model.onnx")
+    saved(nothing_to_do(), runner.workspace / "other.onnx")
+    reports = []
+    for name in ("model.onnx", "other.onnx"):
+        assert runner.optimize(model=name) == 0
+        reports.append(Path(runner.outputs["report"]))
+    shown = [json.loads(path.read_text(encoding="utf-8"))["model"]["path"] for path in reports]
+    assert shown == ["model.onnx", "other.onnx"]
 
 
 def test_a_model_that_stays_as_it_is(runner: Runner) -> None:
