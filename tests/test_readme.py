@@ -78,5 +78,5 @@ def test_the_diff_that_the_readme_shows(tmp_path: Path, monkeypatch: pytest.Monk
     before = saved(classic.build(), tmp_path / "classic.onnx")
     graphopt.optimize(before).save(tmp_path / "smaller.onnx")
     printed = cli("diff", before, tmp_path / "smaller.onnx").out.replace("\u00a0", " ")
-    shown = README.split("$ graphopt diff classic.onnx smaller.onnx\n", 1)[1].split("\n\n$ ", 1)[0]
+    shown = README.split("$ graphopt diff classic.onnx smaller.onnx\n", 1)[1].split("\n```", 1)[0]
     assert [line.rstrip() for line in printed.splitlines()] == shown.replace("\u00a0", " ").splitlines()

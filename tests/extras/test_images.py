@@ -280,17 +280,17 @@ def test_photographs_for_squeezenet(tmp_path: Path) -> None:
     assert graphopt.verify(SQUEEZENET, SQUEEZENET, Images(tmp_path, "imagenet"))
 
 
-# ---------------------------------------------------------------- the README
+# ---------------------------------------------------------------- the guide
 
 
-def test_the_file_that_the_readme_shows(tmp_path: Path) -> None:
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    text = readme.split("```toml\n", 1)[1].split("```", 1)[0]
+def test_the_file_that_the_guide_shows(tmp_path: Path) -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "inputs.md").read_text(encoding="utf-8")
+    text = guide.split("```toml\n", 1)[1].split("```", 1)[0]
     Image.fromarray(pixels(300, 400)).save(tmp_path / "a.png")
     found = loaded(tmp_path, reads("N", None, None, 3), toml(tmp_path / "photos.toml", text))
     assert found.shape == (1, 224, 192, 3)
 
 
-def test_the_readme_names_every_preset() -> None:
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    assert all(f"`{name}`" in readme for name in images.PRESETS)
+def test_the_guide_names_every_preset() -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "inputs.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in guide for name in images.PRESETS)
