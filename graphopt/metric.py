@@ -8,6 +8,7 @@ import reprlib
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import onnx_ir as ir
@@ -48,7 +49,8 @@ class OwnMetric:
         except (Exception, SystemExit) as error:  # whatever a user's code does
             raise InputError(f"--metric {self.name}: {type(error).__name__}: {error}") from error
         finally:
-            sys.path.remove(here)
+            with suppress(ValueError):  # the module may have changed the path
+                sys.path.remove(here)
         return found
 
     def __call__(self, model: ir.Model) -> float:

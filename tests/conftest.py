@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+import pytest
 
 # Before NumPy is imported: its threads wait for each other when tests run side by side.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # What is run here is not what a job that runs the tests should show.
 os.environ.pop("GITHUB_STEP_SUMMARY", None)
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> Path:
+    """A classifier with convolutions that a budget can cut."""
+    from small_models import classifier, saved
+
+    return saved(classifier(), tmp_path / "scores.onnx")
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """Calibration inputs of the classifier."""
+    import numpy as np
+    from small_models import samples
+
+    np.save(tmp_path / "inputs.npy", samples(16))
+    return tmp_path / "inputs.npy"

@@ -34,19 +34,6 @@ def folded(tmp_path: Path) -> Path:
     return saved(conv_bn(), tmp_path / "model.onnx")
 
 
-@pytest.fixture
-def scores(tmp_path: Path) -> Path:
-    """A classifier with convolutions that a budget can cut."""
-    return saved(classifier(), tmp_path / "scores.onnx")
-
-
-@pytest.fixture
-def inputs(tmp_path: Path) -> Path:
-    """Calibration inputs of the classifier."""
-    np.save(tmp_path / "inputs.npy", samples(16))
-    return tmp_path / "inputs.npy"
-
-
 def assert_one_line(err: str) -> None:
     assert err.startswith("graphopt: ")
     assert err.count("\n") == 1 and err.endswith("\n")

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 from small_models import classifier, cli, conv_bn, model, node, nothing_to_do, samples, saved, weight
@@ -16,17 +15,6 @@ import graphopt
 from graphopt import exact, gates, verification
 from graphopt.core import Budget, Verdict
 from graphopt.verification import Verification
-
-
-@pytest.fixture
-def scores(tmp_path: Path) -> Path:
-    return saved(classifier(), tmp_path / "scores.onnx")
-
-
-@pytest.fixture
-def inputs(tmp_path: Path) -> Path:
-    np.save(tmp_path / "inputs.npy", samples(16))
-    return tmp_path / "inputs.npy"
 
 
 def judged(document: Mapping[str, object], key: str) -> Mapping[str, object]:

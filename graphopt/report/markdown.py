@@ -1,7 +1,7 @@
 """The report as Markdown: a summary for a pull request, or for the page of a job.
 
 GitHub's dialect, which GitLab reads too: tables, and ``<details>``. Names and reasons come from the model, so
-that they are escaped: none can end a cell, begin a link, or mention anyone.
+that they are escaped: none can end a cell, begin a link, or mention anyone or anything.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ NAME, PROSE = 80, 300
 
 Lines: TypeAlias = list[str]
 
-_SPECIAL = re.compile(r"[\\`*\[\]<>&|~#$]|:(?=//)|(?<=www)\.|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
-_MENTION = "&#64;&#8288;"  # a joiner without width, after which nothing is a mention
+_SPECIAL = re.compile(r"[\\`*\[\]<>&|~#$@]|:(?=//)|(?<=www)\.|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
+_MENTIONS = re.compile("&#(64|35);")
+"""@ and #: who or what comes behind is mentioned, escaped or not, unless a joiner comes first."""
 
 
 def report(result: Report, problem: str = "") -> str:
@@ -85,12 +86,18 @@ def code(name: str) -> str:
     line = _line(name, NAME)
     if line and not set(line) & set("`|\\"):
         return f"`{line}`"
-    return f"<code>{prose(line)}</code>"  # in a code span of a table these can't be escaped for every reader
+    return (
+        f"<code>{_escaped(line)}</code>"  # in a code span of a table these can't be escaped for every reader
+    )
 
 
 def prose(text: str) -> str:
     """A sentence on one line in which nothing is markup."""
-    return _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", _line(text, PROSE)).replace("@", _MENTION)
+    return _MENTIONS.sub(r"\g<0>&#8288;", _escaped(_line(text, PROSE)))
+
+
+def _escaped(line: str) -> str:
+    return _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", line)
 
 
 def _line(text: str, most: int) -> str:
