@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from graphopt.calibrate import ALL_PARTS, SMALL_SAMPLE
 from graphopt.latency import Timing
 from graphopt.quality import Quality
 from graphopt.report import Report
 from graphopt.report.page.common import Facts
-from graphopt.report.wording import count, decibels, largest, numbered
+from graphopt.report.wording import bytes_, count, decibels, largest, numbered
 
 
 def alerts(data: Report, problem: str) -> list[str]:
@@ -51,7 +53,7 @@ def cards(data: Report) -> list[Facts]:
     cards = [
         _card("MACs", before.macs, after.macs, note=f"{count(after.flops)} FLOPs"),
         _card("Parameters", before.params, after.params),
-        _card("Weight bytes", before.weight_bytes, after.weight_bytes, unit="B"),
+        _card("Weight bytes", before.weight_bytes, after.weight_bytes, write=bytes_),
         _card("Operators", before.nodes, after.nodes),
         _latency(data.latency),
     ]
@@ -79,20 +81,17 @@ def cards(data: Report) -> list[Facts]:
     return cards
 
 
-def _card(name: str, before: int | None, after: int | None, *, unit: str = "", note: str = "") -> Facts:
+def _card(
+    name: str, before: int | None, after: int | None, *, note: str = "", write: Callable[[float], str] = count
+) -> Facts:
     if before is None or after is None:
         return {"name": name, "value": "?", "change": "a size is unknown", "note": ""}
     return {
         "name": name,
         "value": _change(before, after),
-        "change": f"{_unit(before, unit)} → {_unit(after, unit)}",
+        "change": f"{write(before)} → {write(after)}",
         "note": note,
     }
-
-
-def _unit(number: int, unit: str) -> str:
-    text = count(number)
-    return f"{text}{unit}" if " " in text else f"{text} {unit}".rstrip()
 
 
 def _change(before: float, after: float) -> str:
