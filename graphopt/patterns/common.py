@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +18,32 @@ OPEN_PADS = "its auto_pad with strides depends on a size that a caller chooses"
 def site(analysis: Analysis, nodes: Sequence[ir.Node]) -> Site:
     """The site of these nodes, anchor first."""
     return Site(analysis.graph_of(nodes[0]), tuple(analysis.name(node) for node in nodes))
+
+
+def joined(nodes: Sequence[ir.Node], shared: Container[ir.Value]) -> list[list[ir.Node]]:
+    """The nodes in groups, those together of which one reads what another makes.
+
+    Args:
+        nodes: the nodes, in an order that each group keeps.
+        shared: the values that join their reader and their maker.
+    """
+    leader = {node: node for node in nodes}
+
+    def find(node: ir.Node) -> ir.Node:
+        while leader[node] is not node:
+            leader[node] = leader[leader[node]]
+            node = leader[node]
+        return node
+
+    for node in nodes:
+        for value in node.inputs:
+            producer = value.producer() if value is not None else None
+            if producer in leader and value in shared:
+                leader[find(node)] = find(producer)
+    groups: dict[ir.Node, list[ir.Node]] = {}
+    for node in nodes:
+        groups.setdefault(find(node), []).append(node)
+    return list(groups.values())
 
 
 def is_standard(node: ir.Node) -> bool:

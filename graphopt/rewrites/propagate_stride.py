@@ -58,7 +58,7 @@ from graphopt.conv import Builder, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lattice import EVERYTHING, Cut, Lattice, Window, cut
 from graphopt.moments import Statistics
-from graphopt.patterns.common import attributes_of, site
+from graphopt.patterns.common import attributes_of, joined, site
 from graphopt.patterns.position_roles import Grid, Pointwise, Sample, Windowed
 from graphopt.patterns.positions import Positions, positions
 from graphopt.patterns.slicing import TO_THE_END, add_slice
@@ -101,24 +101,7 @@ class PropagateStride:
 def _regions(found: Positions) -> list[list[ir.Node]]:
     """The changed operators, those that share a map of which less is made together, in the graph's order."""
     changed = [node for node in found.order if found.is_changed(node)]
-    leader: dict[ir.Node, ir.Node] = {node: node for node in changed}
-
-    def find(node: ir.Node) -> ir.Node:
-        while leader[node] is not node:
-            leader[node] = leader[leader[node]]
-            node = leader[node]
-        return node
-
-    for node in changed:
-        for value in node.inputs:
-            producer = value.producer() if value is not None else None
-            if value in found.made and producer in leader:
-                assert producer is not None
-                leader[find(node)] = find(producer)
-    groups: dict[ir.Node, list[ir.Node]] = {}
-    for node in changed:
-        groups.setdefault(find(node), []).append(node)
-    return list(groups.values())
+    return joined(changed, found.made)
 
 
 class _Region:

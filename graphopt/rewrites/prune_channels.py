@@ -53,7 +53,7 @@ from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns.channel_region import Region
 from graphopt.patterns.channel_roles import Lin, View
-from graphopt.patterns.common import site
+from graphopt.patterns.common import joined, site
 from graphopt.patterns.liveness import Liveness, liveness, witnesses
 
 
@@ -112,21 +112,4 @@ def _changed(found: Liveness, node: ir.Node) -> bool:
 def _regions(found: Liveness) -> list[list[ir.Node]]:
     """The changed operators, those that share a map with fewer channels together, in the graph's order."""
     changed = [node for node in found.order if _changed(found, node)]
-    leader = {node: node for node in changed}
-
-    def find(node: ir.Node) -> ir.Node:
-        while leader[node] is not node:
-            leader[node] = leader[leader[node]]
-            node = leader[node]
-        return node
-
-    for node in changed:
-        for value in node.inputs:
-            producer = value.producer() if value is not None else None
-            if value in found.keep and producer in leader:
-                assert producer is not None
-                leader[find(node)] = find(producer)
-    groups: dict[ir.Node, list[ir.Node]] = {}
-    for node in changed:
-        groups.setdefault(find(node), []).append(node)
-    return list(groups.values())
+    return joined(changed, found.keep)
