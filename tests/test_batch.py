@@ -200,6 +200,12 @@ def test_a_dry_run_writes_no_model() -> None:
     assert sorted(Path().iterdir()) == before
 
 
+def test_a_dry_run_writes_its_report_where_models_would_go() -> None:
+    done = cli("batch", "folded.onnx", "--dry-run", "-o", "new/folder", "--report", "new/folder/r.json")
+    assert (done.code, done.err) == (0, "")
+    assert [path.name for path in Path("new/folder").iterdir()] == ["r.json"]
+
+
 # ---------------------------------------------------------------- what fails
 
 MANY = [

@@ -68,7 +68,7 @@ def run(
         if folder is not None:
             make_folders(folder, undo)
         check_files(tasks, wanted)
-        if not dry_run:
+        if not dry_run or any(_within(path, folder) for path in wanted.values()):
             undo.pop_all()
     if dry_run:
         tasks = [replace(task, out=None) for task in tasks]
@@ -88,6 +88,11 @@ def run(
         message = f"{len(failed)} of {len(tasks)} models failed: {', '.join(failed[:MOST])}{more}"
         raise SomeFailedError(message, exit_code(outcomes))
     return 0
+
+
+def _within(path: Path, folder: Path | None) -> bool:
+    """Whether a file is in a folder, or further below."""
+    return folder is not None and folder.resolve() in path.resolve().parents
 
 
 def _write(
