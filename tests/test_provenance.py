@@ -578,3 +578,12 @@ def test_an_input_that_goes_away_is_one_clear_line(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(InputError, match=r"m\.onnx: can't be read"):
         _ = source.sha256
+
+
+def test_a_files_name_stays_on_one_line(tmp_path: Path) -> None:
+    path = saved(nothing_to_do(), tmp_path / "two\nlines.onnx")
+    done = cli("provenance", path)
+    assert (done.code, done.out.count("\n")) == (0, 1)
+    done = cli("provenance", path, "--input", path)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "two\\nlines.onnx" in done.err

@@ -9,6 +9,7 @@ import typer
 
 from graphopt.cli import common
 from graphopt.cli.progress import shown
+from graphopt.files import show
 
 
 def provenance(
@@ -36,7 +37,7 @@ def provenance(
     from graphopt.report import json as documents
     from graphopt.report import text
 
-    found = records.read(files.metadata(model), str(model))
+    found = records.read(files.metadata(model), show(model))
     run = None
     if input_ is not None:
         with shown(quiet=quiet, json=json), progress.step("read"):
@@ -47,5 +48,5 @@ def provenance(
     else:
         text.provenance(model, found, input_, run)
     if input_ is not None and run is None:
-        raise VerificationError(f"{model}: no run recorded in it read {input_}")
+        raise VerificationError(f"{show(model)}: no run recorded in it read {show(input_)}")
     return 0

@@ -521,7 +521,7 @@ def provenance(model: Path, records: Sequence[Record], original: Path | None, ru
     """
     console = _console()
     if not records:
-        console.print(escape(f"{model}: graphopt has recorded nothing in it"), soft_wrap=True)
+        console.print(escape(f"{show(model)}: graphopt has recorded nothing in it"), soft_wrap=True)
     for number, record in enumerate(records, start=1):
         if number > 1:
             console.print()
@@ -532,8 +532,8 @@ def provenance(model: Path, records: Sequence[Record], original: Path | None, ru
         Console(highlight=False, width=wide).print(facts)
         if record.rewrites:
             console.print(_rewritten(record))
-    if run is not None:
-        console.print(escape(f"run {run} read {original}"), soft_wrap=True)
+    if run is not None and original is not None:
+        console.print(escape(f"run {run} read {show(original)}"), soft_wrap=True)
 
 
 def _facts(record: Record) -> Table:
