@@ -78,11 +78,12 @@ def gravest(codes: Iterable[int]) -> int:
 
 
 def told(error: Exception) -> tuple[int, str]:
-    """An error as an exit code and one line; with ``GRAPHOPT_TRACEBACK`` set, one of ours is raised again."""
+    """An error as an exit code and one line; with ``GRAPHOPT_TRACEBACK`` set, a bug is raised again."""
     code = error.exit_code if isinstance(error, GraphOptError) else INTERNAL
     if isinstance(error, MemoryError):
         return code, "out of memory"
-    if code == INTERNAL and os.environ.get("GRAPHOPT_TRACEBACK"):
+    ours = code == INTERNAL and not isinstance(error, SomeFailedError)  # which only counts what was told
+    if ours and os.environ.get("GRAPHOPT_TRACEBACK"):
         raise error
     line = " ".join(str(error).split())
     if isinstance(error, GraphOptError):

@@ -269,6 +269,13 @@ def test_those_that_crash_do_not_stop_the_others(jobs: int) -> None:
     )
 
 
+def test_a_crash_is_no_bug_of_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for tracebacks gets the child's last words, and the exit code all the same."""
+    monkeypatch.setenv("GRAPHOPT_TRACEBACK", "1")
+    done = cli("batch", recipe(measured("killed")))
+    assert (done.code, done.err) == (70, "graphopt: 1 of 1 models failed: same.onnx\n")
+
+
 def test_without_its_reports_a_model_is_not_written() -> None:
     """Exit code 2 and no model, an older one as it was; so does the command for one model."""
     Path("folded.onnx").rename("same.onnx")
