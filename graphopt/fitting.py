@@ -396,7 +396,7 @@ def _improve(problem: _Problem, whitening: _Whitening, reduce: Float64, whole: F
 
     target = blocks.swapaxes(0, 1).reshape(rank, -1) @ problem.cross.reshape(-1, channels)
     start = reduce @ whitening.root
-    whitened = _conjugate_gradients(normal, target @ whitening.inverse.T, start, CONJUGATE_GRADIENT_STEPS)
+    whitened = conjugate_gradients(normal, target @ whitening.inverse.T, start, CONJUGATE_GRADIENT_STEPS)
     orthonormal: Float64 = np.linalg.qr(whitened.T)[0].T
     return orthonormal @ whitening.inverse
 
@@ -404,7 +404,7 @@ def _improve(problem: _Problem, whitening: _Whitening, reduce: Float64, whole: F
 # Linear algebra
 
 
-def _conjugate_gradients(
+def conjugate_gradients(
     operator: Callable[[Float64], Float64], target: Float64, start: Float64, steps: int
 ) -> Float64:
     """Improve `start` as a solution of operator(x) = target, for a symmetric positive semi-definite operator.

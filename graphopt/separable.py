@@ -23,6 +23,10 @@ from graphopt.moments import FLAT, Moments, check_dimension
 Float64: TypeAlias = npt.NDArray[np.float64]
 
 
+QUICK = 2_048
+"""Numbers of a patch up to which a depthwise kernel is improved in twice the rounds."""
+
+
 class Pair(NamedTuple):
     """Two kernels that stand for one, and the one that they amount to.
 
@@ -131,28 +135,64 @@ def depthwise_errors(
     return [max(0.0, 1.0 - float(explained[m - 1]) / total) if total > 0 else 0.0 for m in multipliers]
 
 
-def fit_depthwise(kernel: Array, moments: Moments, multiplier: int, *, ridge: float = RIDGE) -> Pair:
+def fit_depthwise(
+    kernel: Array, moments: Moments, multiplier: int, *, refine: int = 2, ridge: float = RIDGE
+) -> Pair:
     """Return a depthwise kernel ``[in · multiplier, 1, *taps]`` and the best pointwise one behind it.
 
-    The kernels of each channel are the leading right singular vectors of its slice of the weights in the
-    metric of that channel's own covariance.
+    The kernels of each channel start as the leading right singular vectors of its slice of the weights in the
+    metric of that channel's own covariance, and alternate with the pointwise kernel ``refine`` times. The
+    best of the rounds is returned.
     """
     weight, covariance, _ = _prepared(kernel, moments, ridge)
     out, channels, *taps = kernel.shape
-    encoders = _encoders(weight, covariance, channels)[:, :multiplier].swapaxes(0, 1)
-    point = fitting.decode(*_encoded(weight, covariance, encoders), None).core
+    _, directions, inverse = _channel_values(weight, covariance, channels)
+    whitened = directions[:, :multiplier]
+    encoders = (whitened @ inverse).swapaxes(0, 1)
+    best = fitting.decode(*_encoded(weight, covariance, encoders), None)
+    for _ in range(refine * (2 if weight.shape[1] <= QUICK else 1)):
+        point = best.core.reshape(out, multiplier, channels)
+        whitened = _improved(weight, covariance, point, whitened, inverse)
+        better = (whitened @ inverse).swapaxes(0, 1)
+        solution = fitting.decode(*_encoded(weight, covariance, better), None)
+        if not solution.explained > best.explained:
+            break
+        encoders, best = better, solution
+    mixing = best.core
     deep = encoders.swapaxes(0, 1).reshape(channels * multiplier, -1)
-    point = point.reshape(out, multiplier, channels).swapaxes(1, 2).reshape(out, -1)
+    mixing = mixing.reshape(out, multiplier, channels).swapaxes(1, 2).reshape(out, -1)
     scale = row_norms(deep)
-    deep, point = deep / scale[:, None], point * scale
+    deep, mixing = deep / scale[:, None], mixing * scale
     whole = np.einsum(
-        "ocm,cmt->oct", point.reshape(out, channels, -1), deep.reshape(channels, multiplier, -1)
+        "ocm,cmt->oct", mixing.reshape(out, channels, -1), deep.reshape(channels, multiplier, -1)
     )
     return Pair(
         deep.reshape(channels * multiplier, 1, *taps),
-        np.ascontiguousarray(point).reshape(out, -1, *(1,) * len(taps)),
+        np.ascontiguousarray(mixing).reshape(out, -1, *(1,) * len(taps)),
         whole.reshape(kernel.shape),
     )
+
+
+def _improved(
+    weight: Float64, covariance: Float64, point: Float64, whitened: Float64, inverse: Float64
+) -> Float64:
+    """Return better kernels of each channel, ``[c, m, T]`` in whitened coordinates, for a pointwise kernel.
+
+    Least squares for the kernels D in W ≈ Σ over m of P[o, m, i] · D[i, m, t], all channels together, by
+    conjugate gradients; D = F L⁻¹ with F the whitened kernels and L a root of each channel's covariance.
+    """
+    shape = (len(weight), len(whitened), -1)
+
+    def gradient(kernel: Float64) -> Float64:
+        response = (kernel.reshape(len(kernel), -1) @ covariance).reshape(shape)
+        found: Float64 = np.einsum("omc,oct->cmt", point, response, optimize=True)
+        return found @ inverse.swapaxes(1, 2)
+
+    def normal(kernels: Float64) -> Float64:
+        return gradient(np.einsum("omc,cmt->oct", point, kernels @ inverse, optimize=True))
+
+    steps = fitting.CONJUGATE_GRADIENT_STEPS
+    return fitting.conjugate_gradients(normal, gradient(weight), whitened, steps)
 
 
 def depthwise_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ What
 Maths
     W[o, i, t] ≈ Σ over m of P[o, (i, m)] · D[(i, m), t]. D holds for each channel the leading directions of
     its slice of the weights in the metric of that channel's covariance over the taps; P is the least-squares
-    map from what they make of the inputs to the output, all channels together.
+    map from what they make of the inputs to the output, all channels together. Then D and P alternate.
 
 When it applies
     1. The weights are constants, with more than one tap, the operator is not depthwise, and each group has at
@@ -82,7 +82,7 @@ class DepthwiseSeparable(Split):
 
     def fit_group(self, kernel: Array, moments: Moments, choice: Choice, refine: int) -> Part:
         """Both kernels of one group."""
-        pair = separable.fit_depthwise(kernel, moments, int(choice["multiplier"]))
+        pair = separable.fit_depthwise(kernel, moments, int(choice["multiplier"]), refine=refine)
         return Part(pair, pair.kernel)
 
     def blank(self, kernel: Array, choice: Choice) -> Pair:
