@@ -32,6 +32,10 @@ def fine(path):
     print("printed to standard output")
     return 1.0
 
+def slow(path):
+    time.sleep(0.5)
+    return 1.0
+
 def killed(path):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -515,7 +519,7 @@ class Shown:
 def test_a_line_of_progress_for_each_model() -> None:
     display = Shown()
     work = [
-        Task(model=Path("scores.onnx"), budget={"macs": 0.6}, calibration=Path("inputs.npy")),
+        Task(model=Path("scores.onnx"), metric="measures:slow"),
         Task(model=Path("same.onnx"), metric="measures:killed"),
     ]
     with progress.shown_by(display):

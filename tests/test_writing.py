@@ -174,7 +174,9 @@ def test_files_that_are_written_together(tmp_path: Path) -> None:
 # --- signals ------------------------------------------------------------------------------------------------
 
 SLOW = """
-import sys, time
+import signal, sys, time
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so
 import graphopt.__main__ as command, graphopt.model as files
 def slow(*arguments):
     print("writing", flush=True)
