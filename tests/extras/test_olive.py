@@ -241,7 +241,7 @@ def test_other_models_are_refused(tmp_path: Path) -> None:
 
 def test_every_option_of_optimize_is_a_parameter() -> None:
     given = set(inspect.signature(graphopt.optimize).parameters)
-    elsewhere = {"model", "calibration", "rewrites", "memory"}  # rewrites: those of installed packages
+    elsewhere = {"model", "calibration", "rewrites"}  # rewrites: those of installed packages
     assert set(olive_pass.PARAMETERS) == given - elsewhere
 
 
