@@ -15,7 +15,6 @@ from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
 from graphopt.core import Array
-from graphopt.importance import importance
 from graphopt.moments import MomentsAccumulator, Statistics
 from graphopt.runtime import Feeds
 
@@ -70,7 +69,7 @@ def statistics(
             names = sorted({linear.x for linear in chunk})
             for values in stream(analysis.model, names, calibration, feeds):
                 list(pool.map(lambda each, seen=values: each.add(seen[each.linear.x]), gatherers))
-            found.update({each.linear.name: each.result(analysis) for each in gatherers})
+            found.update({each.linear.name: each.result() for each in gatherers})
     return found
 
 
@@ -88,9 +87,8 @@ class _Gatherer:
         for total, rows in zip(self._totals, patches.inputs(self.linear, x, at), strict=True):
             total.add(rows)
 
-    def result(self, analysis: Analysis) -> Statistics:
-        groups = tuple(total.result() for total in self._totals)
-        return Statistics(groups, importance=importance(analysis, self.linear, groups))
+    def result(self) -> Statistics:
+        return Statistics(tuple(total.result() for total in self._totals))
 
 
 def positions(linear: Linear, samples: int, rows: int) -> int:

@@ -75,11 +75,11 @@ class Factors:
             kernel = np.tensordot(self.expand, kernel, axes=1)
         return np.ascontiguousarray(kernel)
 
-    def scaled(self, rows: Float64) -> Factors:
-        """Return the chain with each output times a number, ``[out_channels]``."""
+    def mixed(self, matrix: Float64) -> Factors:
+        """Return the chain whose outputs are a matrix ``[out_channels, out_channels]`` times this one's."""
         if self.expand is not None:
-            return Factors(self.reduce, self.core, self.expand * rows[:, None])
-        return Factors(self.reduce, self.core * rows.reshape(-1, *(1,) * (self.core.ndim - 1)), None)
+            return Factors(self.reduce, self.core, matrix @ self.expand)
+        return Factors(self.reduce, np.tensordot(matrix, self.core, axes=1), None)
 
     def balanced(self) -> Factors:
         """Return the same chain with the weights of every inner channel at unit norm.

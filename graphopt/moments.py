@@ -132,14 +132,14 @@ class Statistics:
             inputs: those of the original network on its inputs. Empty where they are its own.
         kernels: of each group the kernel ``[o / group, c / group, *taps]`` that comes nearest to its target;
             empty where that is the operator's own.
-        importance: ``[out]``, what an error in each output counts; targets and kernels are in this measure.
-            None where all count the same.
+        metric: of each group R ``[o / group, o / group]``: an error e in the outputs counts ‖R e‖²
+            (`graphopt.curvature`); targets and kernels are those of R y. Empty where all count the same.
     """
 
     groups: tuple[Moments, ...]
     targets: tuple[Target, ...] = ()
     kernels: tuple[Float64, ...] = ()
-    importance: Float64 | None = None
+    metric: tuple[Float64, ...] = ()
 
     @property
     def count(self) -> int:

@@ -58,7 +58,7 @@ def sensitivities(
     fit: Fitting,
     calibration: Calibration,
     feeds: Feeds,
-    outputs: Sequence[str],
+    watched: Sequence[str],
     memory: int,
 ) -> dict[str, Sensitivity]:
     """The sensitivity of each layer, by name of its operator.
@@ -70,11 +70,10 @@ def sensitivities(
         fit: fits one candidate.
         calibration: how to batch the inputs.
         feeds: the inputs to run.
-        outputs: names of the outputs that count.
+        watched: names of the values that stand for the outputs that count.
         memory: bytes to take; half of them hold values, the rest is left to sessions and statistics.
     """
     program = Program(analysis.model)
-    watched = [_before_normalising(analysis, name) for name in outputs]
     reference = _reference(program, calibration, feeds, watched)
     batches = list(calibration.batches(feeds))
     found: dict[str, Sensitivity] = {}
@@ -94,7 +93,7 @@ def sensitivities(
     return found
 
 
-def _before_normalising(analysis: Analysis, output: str) -> str:
+def before_normalising(analysis: Analysis, output: str) -> str:
     """The value to look at for an output: the input of a Softmax or Sigmoid at the end, through reshapes."""
     value = next(v for v in analysis.model.graph.outputs if v.name == output)
     node = value.producer()

@@ -24,7 +24,6 @@ from graphopt.conv import Linear
 from graphopt.core import Candidate, Fitted
 from graphopt.gather import FITTED_ROWS, positions
 from graphopt.moments import Moments, MomentsAccumulator, Statistics, Target
-from graphopt.patterns import factored
 from graphopt.patterns.fitted import known, measured
 from graphopt.runtime import Feeds
 from graphopt.store import Store
@@ -41,8 +40,8 @@ DRAWN = 0.5
 """How far it has to be drawn at least where half of the patches are fewer than its dimensions."""
 
 
-Counts: TypeAlias = "npt.NDArray[np.float64] | None"
-"""What an error in each output counts, ``[out]``; None where all count the same."""
+Metric: TypeAlias = "tuple[npt.NDArray[np.float64], ...]"
+"""What errors in the outputs count, see `Statistics.metric`."""
 
 
 class Fitting(Protocol):
@@ -62,14 +61,14 @@ class Refitted:
         fitted: the replacement.
         partner: name of the value that the output is added to and that was made up for; "" for none.
         caution: what was taken of `CAUTION`; None where there were patches enough.
-        importance: ``[out]``, what an error in each output counts; None where all count the same.
+        metric: what errors in the outputs count, see `Statistics.metric`.
     """
 
     candidate: Candidate
     fitted: Fitted
     partner: str = ""
     caution: tuple[float, float] | None = None
-    importance: Counts = None
+    metric: Metric = ()
 
 
 def refit(
@@ -120,10 +119,10 @@ def refit(
             original.advance(place + 1, keep)
             halves = _gather(linear, original, compressed, partner, seed + number, pool)
             moved = compressed.differs(linear.x) or bool(partner)
-            counts = known(linear, analysis.statistics).importance
-            halves = [_measured(linear, half, counts) for half in halves]
-            found = _fit(linear, counts, candidate, fit, halves, samples, pool, moved=moved)
-            done.append(replace(found, partner=partner, importance=counts))
+            metric = known(linear, analysis.statistics).metric
+            halves = [_measured(linear, half, metric) for half in halves]
+            found = _fit(linear, metric, candidate, fit, halves, samples, pool, moved=moved)
+            done.append(replace(found, partner=partner, metric=metric))
             compressed.replace(place, found.fitted.replacement)
             original.forget()
             compressed.forget()
@@ -181,24 +180,26 @@ def _gather(
     return list(pool.map(half, starts))
 
 
-def _measured(linear: Linear, joint: Sequence[Moments], counts: Counts) -> list[Moments]:
-    """Moments of patches and wanted outputs together, the outputs times what an error in them counts."""
-    if counts is None:
+def _measured(linear: Linear, joint: Sequence[Moments], metric: Metric) -> list[Moments]:
+    """Moments of patches and wanted outputs together, the outputs times what errors in them count."""
+    if not metric:
         return list(joint)
-    ones, found = np.ones(patches.dimension(linear)), []
-    for both, rows in zip(joint, np.split(counts, linear.group), strict=True):
-        scale = np.concatenate([ones, rows])
-        covariance = both.covariance * scale[:, None] * scale
-        found.append(Moments(both.mean * scale, covariance, both.count))
+    dimension, found = patches.dimension(linear), []
+    for both, matrix in zip(joint, metric, strict=True):
+        mean, covariance = both.mean.copy(), both.covariance.copy()
+        mean[dimension:] = matrix @ mean[dimension:]
+        covariance[dimension:] = matrix @ covariance[dimension:]
+        covariance[:, dimension:] = covariance[:, dimension:] @ matrix.T
+        found.append(Moments(mean, covariance, both.count))
     return found
 
 
 def _statistics(
-    linear: Linear, counts: Counts, joint: Sequence[Moments], caution: tuple[float, float], *, moved: bool
+    linear: Linear, metric: Metric, joint: Sequence[Moments], caution: tuple[float, float], *, moved: bool
 ) -> Statistics:
     """What the fit of an operator needs to know, from moments of patches and wanted outputs together."""
     structured, part = caution
-    weights = factored.blocks(measured(linear.weight(), counts), linear.group)
+    weights = measured(linear.weight(), linear.group, metric)
     groups, targets, kernels = [], [], []
     for weight, both in zip(weights, joint, strict=True):
         inputs, target = _apart(both, patches.dimension(linear))
@@ -213,7 +214,7 @@ def _statistics(
             )
             targets.append(replace(target, cross=drawn))
             kernels.append(fitting.nearest_kernel(weight, inputs, targets[-1], part=part))
-    return Statistics(tuple(groups), tuple(targets), tuple(kernels), counts)
+    return Statistics(tuple(groups), tuple(targets), tuple(kernels), metric)
 
 
 def _apart(both: Moments, dimension: int) -> tuple[Moments, Target]:
@@ -243,7 +244,7 @@ def _structured(moments: Moments, channels: int, part: float) -> Moments:
 
 def _fit(
     linear: Linear,
-    counts: Counts,
+    metric: Metric,
     candidate: Candidate,
     fit: Fitting,
     halves: Sequence[Sequence[Moments]],
@@ -258,24 +259,24 @@ def _fit(
         whole = [first.merged(second) for first, second in zip(*halves, strict=True)]
     plenty = whole[0].count >= ENOUGH * patches.dimension(linear) and samples >= ENOUGH_INPUTS
     if plenty or len(halves) < 2:
-        fitted = fit(candidate, _statistics(linear, counts, whole, (0.0, 1.0), moved=moved), 2)
+        fitted = fit(candidate, _statistics(linear, metric, whole, (0.0, 1.0), moved=moved), 2)
         return Refitted(replace(candidate, error=fitted.error), fitted)
     ways = CAUTION if moved else tuple(way for way in CAUTION if way[1])
     if min(half[0].count for half in halves) < patches.dimension(linear):
         ways = tuple(way for way in ways if way[0] >= DRAWN) or ways
-    errors = list(pool.map(lambda way: _across(linear, counts, candidate, fit, halves, way, moved), ways))
+    errors = list(pool.map(lambda way: _across(linear, metric, candidate, fit, halves, way, moved), ways))
     best = int(np.argmin(errors))
-    fitted = fit(candidate, _statistics(linear, counts, whole, ways[best], moved=moved), 2)
+    fitted = fit(candidate, _statistics(linear, metric, whole, ways[best], moved=moved), 2)
     # With n samples of d numbers least squares leaves 1 − d/n of the noise on those it was fitted to, and
     # 1 + 2d/n on others when it was fitted to half of them; so 1 + d/n when it was fitted to all.
-    lost, total = _lost(linear, counts, fitted, whole)
+    lost, total = _lost(linear, metric, fitted, whole)
     error = (lost / total + 2 * errors[best]) / 3 if total > 0 else 0.0
     return Refitted(replace(candidate, error=error), fitted, caution=ways[best])
 
 
 def _across(
     linear: Linear,
-    counts: Counts,
+    metric: Metric,
     candidate: Candidate,
     fit: Fitting,
     halves: Sequence[Sequence[Moments]],
@@ -285,16 +286,16 @@ def _across(
     """The relative error on each half of what is fitted to the other."""
     lost = total = 0.0
     for ours, theirs in (halves, halves[::-1]):
-        fitted = fit(candidate, _statistics(linear, counts, ours, caution, moved=moved), 0)
-        more, of = _lost(linear, counts, fitted, theirs)
+        fitted = fit(candidate, _statistics(linear, metric, ours, caution, moved=moved), 0)
+        more, of = _lost(linear, metric, fitted, theirs)
         lost, total = lost + more, total + of
     return lost / total if total > 0 else 0.0
 
 
-def _lost(linear: Linear, counts: Counts, fitted: Fitted, joint: Sequence[Moments]) -> tuple[float, float]:
+def _lost(linear: Linear, metric: Metric, fitted: Fitted, joint: Sequence[Moments]) -> tuple[float, float]:
     """E‖y − ŷ‖² of a fit, and Var(y), on samples of patches and wanted outputs."""
     lost = total = 0.0
-    kernels = factored.blocks(measured(fitted.kernel, counts), linear.group)
+    kernels = measured(fitted.kernel, linear.group, metric)
     for kernel, both in zip(kernels, joint, strict=True):
         inputs, target = _apart(both, patches.dimension(linear))
         lost += fitting.target_error(kernel, inputs, target)

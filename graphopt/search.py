@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import edit, gather, plan, probe, quality, refit, synthetic
+from graphopt import curvature, edit, gather, plan, probe, quality, refit, synthetic
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
+from graphopt.conv import Linear
 from graphopt.core import Candidate, Exactness, Fitted, Plan, Replacement, Rewrite
 from graphopt.damage import Sensitivity, unprobed
-from graphopt.errors import blaming
+from graphopt.errors import InputError, blaming
 from graphopt.moments import Statistics
 from graphopt.plan import Limit
 from graphopt.quality import Layer, Quality
@@ -94,7 +97,29 @@ class Search:
             }
             some = _some(calibration, 0, min(PLANNED_ON, self._apart(calibration)))
             linears = list(needed.values())
-            return gather.statistics(self.analysis, linears, calibration, some, run.options.seed)
+            found = gather.statistics(self.analysis, linears, calibration, some, run.options.seed)
+        counts = self._metrics(linears, calibration, some)
+        return {name: replace(each, metric=counts.get(name, ())) for name, each in found.items()}
+
+    def _metrics(
+        self, linears: Sequence[Linear], calibration: Calibration, feeds: Feeds
+    ) -> dict[str, tuple[npt.NDArray[np.float64], ...]]:
+        """What errors in the outputs of operators count, where that is known."""
+        run = self._run
+        try:
+            with run.journal.step("differentiate"):
+                return curvature.metrics(
+                    self.analysis,
+                    linears,
+                    calibration,
+                    feeds,
+                    self._watched,
+                    seed=run.options.seed,
+                    memory=run.options.memory // 2,
+                )
+        except InputError as error:
+            run.journal.notes.append(f"errors in all outputs of a layer count the same: {error}")
+            return {}
 
     @staticmethod
     def _apart(calibration: Calibration) -> int:
@@ -103,6 +128,12 @@ class Search:
         if calibration.fixed:
             start -= start % calibration.batch
         return max(start, calibration.batch if calibration.fixed else 1)
+
+    @property
+    def _watched(self) -> list[str]:
+        """The values that stand for the outputs that count."""
+        names = [v.name or "" for v in self.model.graph.outputs if self._run.counts(v.name or "")]
+        return [probe.before_normalising(self.analysis, name) for name in names]
 
     # ------------------------------------------------------------ damage
 
@@ -128,7 +159,7 @@ class Search:
                 self._fit,
                 self._inputs,
                 _some(self._inputs, self._apart(self._inputs), count),
-                [v.name or "" for v in self.model.graph.outputs if run.counts(v.name or "")],
+                self._watched,
                 run.options.memory,
             )
 
@@ -180,7 +211,7 @@ class Search:
             model = edit.apply(self.model, changes) if changes else self.model
         if self._inputs is None:
             return Network(chosen, fits, tuple(changes), model, {}, None, run.metric_of(model))
-        layers = [Layer(name, self._output(name), fit.partner, fit.importance) for name, fit in fits.items()]
+        layers = [self._layer(name, fit) for name, fit in fits.items()]
         with run.journal.step("measure"):
             memory, macs = run.options.memory // 4, self.analysis.totals.macs
             errors = quality.layer_errors(self.model, model, layers, self._inputs, memory, macs)
@@ -261,8 +292,10 @@ class Search:
             {} if fit is None else fit.fitted.spectra,
         )
 
-    def _output(self, name: str) -> str:
-        return self.analysis.nodes[name].outputs[0].name or ""
+    def _layer(self, name: str, fit: Refitted) -> Layer:
+        linear = self.analysis.linear(self.analysis.nodes[name])
+        assert linear is not None
+        return Layer(name, linear.y, fit.partner, fit.metric, linear.channel_axis or 1)
 
     def _fits(self, candidate: Candidate) -> bool:
         return hasattr(self._rewrites[candidate.rewrite], "fit")

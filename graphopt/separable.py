@@ -40,10 +40,10 @@ class Pair(NamedTuple):
     second: Float64
     kernel: Float64
 
-    def scaled(self, rows: Float64) -> Pair:
-        """Return the pair with each output times a number, ``[out]``."""
-        column = rows.reshape(-1, *(1,) * (self.second.ndim - 1))
-        return Pair(self.first, self.second * column, self.kernel * column)
+    def mixed(self, matrix: Float64) -> Pair:
+        """Return the pair whose outputs are a matrix ``[out, out]`` times this one's."""
+        second, kernel = (np.tensordot(matrix, each, axes=1) for each in (self.second, self.kernel))
+        return Pair(self.first, second, kernel)
 
 
 # Along the axes

@@ -42,9 +42,9 @@ class Part(NamedTuple):
     factors: Any
     kernel: Float64
 
-    def scaled(self, rows: Float64) -> Part:
-        """The same with each output times a number, ``[o]``."""
-        return Part(self.factors.scaled(rows), measured(self.kernel, rows))
+    def mixed(self, matrix: Float64) -> Part:
+        """The same with outputs that are a matrix ``[o, o]`` times these."""
+        return Part(self.factors.mixed(matrix), mixed(matrix, self.kernel))
 
 
 class Split(ABC):
@@ -238,7 +238,7 @@ def _front(
 def _errors(split: Split, analysis: Analysis, linear: Linear, choices: Sequence[Choice]) -> list[float]:
     """The relative error of each way, over all groups."""
     statistics = known(linear, analysis.statistics)
-    kernels = factored.blocks(measured(linear.weight(), statistics.importance), linear.group)
+    kernels = measured(linear.weight(), linear.group, statistics.metric)
     lost, total = np.zeros(len(choices)), 0.0
     for kernel, moments in zip(kernels, statistics.groups, strict=True):
         flat = kernel.reshape(len(kernel), -1)
@@ -248,10 +248,17 @@ def _errors(split: Split, analysis: Analysis, linear: Linear, choices: Sequence[
     return [float(part) for part in lost / (total or 1.0)]
 
 
-def measured(rows: Array, importance: Float64 | None) -> Float64:
-    """What belongs to each output, such as weights ``[o, …]``, times what an error in it counts."""
-    found = rows.astype(np.float64)
-    return found if importance is None else found * importance.reshape(-1, *(1,) * (rows.ndim - 1))
+def measured(rows: Array, group: int, metric: Sequence[Float64]) -> list[Float64]:
+    """What belongs to each output, such as weights ``[out, …]``, by group and times what errors count."""
+    parts = [part.astype(np.float64) for part in factored.blocks(rows, group)]
+    if not metric:
+        return parts
+    return [mixed(matrix, part) for matrix, part in zip(metric, parts, strict=True)]
+
+
+def mixed(matrix: Float64, rows: Float64) -> Float64:
+    """A matrix ``[o, o]`` times what belongs to each output, ``[o, …]``."""
+    return np.asarray(np.tensordot(matrix, rows, axes=1), np.float64)
 
 
 def known(linear: Linear, statistics: Mapping[str, Statistics] | None) -> Statistics:
@@ -277,15 +284,14 @@ def fit(
     assert linear is not None
     choice = dict(candidate.choice)
     given = known(linear, analysis.statistics if statistics is None else statistics)
-    weights = factored.blocks(measured(linear.weight(), given.importance), linear.group)
+    weights = measured(linear.weight(), linear.group, given.metric)
     kernels = given.kernels or weights
     parts = [
         split.fit_group(kernel, moments, choice, refine)
         for kernel, moments in zip(kernels, given.groups, strict=True)
     ]
     own = linear.bias()
-    if own is not None:
-        own = measured(own, given.importance)
+    owns = None if own is None else measured(own, linear.group, given.metric)
     biases, lost, total = [], 0.0, 0.0
     for number, (weight, moments, part) in enumerate(zip(weights, given.groups, parts, strict=True)):
         made = part.kernel.reshape(len(weight), -1) @ moments.mean
@@ -296,16 +302,15 @@ def fit(
             total += target.variance
         else:
             flat = weight.reshape(len(weight), -1)
-            rows = slice(number * len(weight), (number + 1) * len(weight))
-            biases.append(flat @ moments.mean - made + (0.0 if own is None else own[rows]))
+            biases.append(flat @ moments.mean - made + (0.0 if owns is None else owns[number]))
             more, variance = losses(weight, part.kernel, moments)
             lost += more
             total += variance
+    if given.metric:
+        back = [np.asarray(np.linalg.inv(matrix), np.float64) for matrix in given.metric]
+        biases = [matrix @ bias for matrix, bias in zip(back, biases, strict=True)]
+        parts = [part.mixed(matrix) for matrix, part in zip(back, parts, strict=True)]
     bias = np.concatenate(biases)
-    if given.importance is not None:
-        back = 1 / given.importance
-        bias = bias * back
-        parts = [part.scaled(rows) for part, rows in zip(parts, np.split(back, linear.group), strict=True)]
     replacement = split.assemble(linear, choice, [part.factors for part in parts], bias)
     spectra = split.spectra(kernels[0], given.groups[0], choice) if refine else {}
     error = lost / total if total > 0 else 0.0

@@ -1,0 +1,198 @@
+"""What an error in a layer's outputs counts: how much it changes what the network makes of it.
+
+To second order an error e in the outputs of a layer at one position changes the network's outputs by eᵀ G e,
+G = E[Jᵀ J] with J the derivative of the network's outputs in them (the Gauss-Newton matrix; Martens 2020,
+"New insights and perspectives on the natural gradient method"). For a random r with E[r rᵀ] = I it is
+E[(Jᵀ r)(Jᵀ r)ᵀ], and Jᵀ r is one pass backwards. Factors that are fitted to lose least of ‖R e‖², RᵀR = G,
+lose what the network does not need.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from graphopt import progress, runtime
+from graphopt.analysis import Analysis
+from graphopt.calibrate import Calibration
+from graphopt.conv import Linear
+from graphopt.fitting import cholesky
+from graphopt.gradient import gradients
+from graphopt.runtime import Feeds
+from graphopt.walk import Program
+
+Float64 = npt.NDArray[np.float64]
+
+DAMPING = 0.1
+"""Of each channel's own part of G besides (Marquardt 1963): only small errors change the outputs linearly."""
+FLOOR = 1e-5
+"""Of the mean part besides, so that G has an inverse."""
+INPUTS = 256
+"""Inputs that are run, at most."""
+FEWEST_INPUTS = 8
+"""And at least, where there are so many."""
+MACS = 1e12
+"""Multiply-accumulates that all may take, about."""
+COPIES = 3
+"""Of each value: itself, its gradient, and what is on the way."""
+PASSES = 3
+"""Passes over the network that one input takes, about: forward, and back at twice the price."""
+
+
+def metrics(
+    analysis: Analysis,
+    linears: Sequence[Linear],
+    calibration: Calibration,
+    feeds: Feeds,
+    watched: Sequence[str],
+    *,
+    seed: int,
+    memory: int,
+) -> dict[str, tuple[Float64, ...]]:
+    """For each layer and each of its groups R ``[out / group, out / group]``: an error e counts ‖R e‖².
+
+    R is scaled so that on average over directions an error counts as it is. A layer is left out where the
+    derivative is not known: behind it stands an operator without a rule, or the network is not in float32.
+
+    Args:
+        analysis: a snapshot of the model.
+        linears: the layers, of the outermost graph.
+        calibration: how to batch the inputs.
+        feeds: the inputs to run.
+        watched: names of the values that count as the network's outputs.
+        seed: of r.
+        memory: bytes of activations to hold.
+
+    Raises:
+        InputError: onnxruntime can't run the operators that make the gradients.
+    """
+    analysis = _sized(analysis, calibration, feeds)
+    count = _affordable(analysis, min(len(array) for array in feeds.values()), calibration)
+    feeds = {name: array[:count] for name, array in feeds.items()}
+    if not calibration.fixed:
+        most = memory // (COPIES * _bytes(analysis))
+        calibration = replace(calibration, batch=min(calibration.batch, max(1, most)))
+    program = Program(analysis.model)
+    nodes, constants, squares = _squares(analysis, program, linears, calibration, feeds, watched, seed)
+    known = [linear for linear in linears if linear.name in squares]
+    if not known:
+        return {}
+    outputs = [squares[linear.name] for linear in known]
+    kinds = {name: array.dtype for name, array in feeds.items()}
+    piece = program.piece([*program.nodes, *nodes], kinds, outputs, constants)
+    running = runtime.session(piece, optimised=True)
+    totals = [np.zeros((linear.out_channels or 0,) * 2) for linear in known]
+    for part in progress.track(list(calibration.batches(feeds)), "inputs"):
+        for total, more in zip(totals, runtime.run(running, part, outputs), strict=True):
+            total += more
+    found = {}
+    for linear, total in zip(known, totals, strict=True):
+        roots = _roots(total, linear.group, count * _positions(linear))
+        if roots:
+            found[linear.name] = roots
+    return found
+
+
+def _squares(
+    analysis: Analysis,
+    program: Program,
+    linears: Sequence[Linear],
+    calibration: Calibration,
+    feeds: Feeds,
+    watched: Sequence[str],
+    seed: int,
+) -> tuple[list[onnx.NodeProto], dict[str, npt.NDArray[np.generic]], dict[str, str]]:
+    """Operators for Σ (Jᵀr)(Jᵀr)ᵀ ``[out, out]`` of each layer, their constants, and its name by layer."""
+    kinds = {value.name: value.dtype for node in analysis.model.graph for value in node.outputs}
+    watched = [name for name in watched if kinds.get(name) in (None, ir.DataType.FLOAT)]
+    given, nodes = {}, []
+    sizes = _sizes(program, calibration, feeds, watched)
+    for number, (name, size) in enumerate(sizes.items()):
+        if size > 0:
+            given[name] = f"gradient/of/{number}"
+            scale, own = 1 / size, float(seed + number)
+            nodes.append(
+                onnx.helper.make_node("RandomNormalLike", [name], [given[name]], scale=scale, seed=own)
+            )
+    usable = [x for x in linears if x.dtype == np.float32 and x.channel_axis is not None]
+    made = gradients(analysis, program, [x.y for x in usable], given)
+    nodes += made.nodes
+    constants, found = dict(made.constants), {}
+    for linear in usable:
+        if linear.y not in made.names:
+            continue
+        name = f"gradient/square/{linear.y}"
+        rank, axis = linear.rank or 2, linear.channel_axis or 1
+        order = [axis, *(a for a in range(rank) if a != axis)]
+        constants[f"{name}/shape"] = np.array([linear.out_channels or 0, -1])
+        nodes += [
+            onnx.helper.make_node("Transpose", [made.names[linear.y]], [f"{name}/turned"], perm=order),
+            onnx.helper.make_node("Reshape", [f"{name}/turned", f"{name}/shape"], [f"{name}/rows"]),
+            onnx.helper.make_node("Transpose", [f"{name}/rows"], [f"{name}/columns"], perm=[1, 0]),
+            onnx.helper.make_node("MatMul", [f"{name}/rows", f"{name}/columns"], [name]),
+        ]
+        found[linear.name] = name
+    return nodes, constants, found
+
+
+def _roots(total: Float64, group: int, rows: int) -> tuple[Float64, ...]:
+    """R of each group, from Σ (Jᵀr)(Jᵀr)ᵀ over so many rows; empty where nothing counts."""
+    mean = float(np.trace(total)) / max(1, len(total))
+    if not (mean > 0 and math.isfinite(mean)):
+        return ()
+    size = len(total) // group
+    noise = size / (size + rows)  # what so few rows say of how channels go together is chance in part
+    found = []
+    for start in range(0, len(total), size):
+        block = total[start : start + size, start : start + size] / mean
+        block = (1 - noise) * (block + block.T) / 2
+        block += np.diag((noise + DAMPING) * np.diag(block) / (1 - noise) + FLOOR)
+        found.append(cholesky(block).T)
+    return tuple(found)
+
+
+def _positions(linear: Linear) -> int:
+    """Output positions of one input."""
+    shape = linear.output_shape or ()
+    return math.prod(size or 1 for axis, size in enumerate(shape) if axis not in (0, linear.channel_axis))
+
+
+def _sized(analysis: Analysis, calibration: Calibration, feeds: Feeds) -> Analysis:
+    """The snapshot with the shapes of all values; those that follow from no rule are seen by a run."""
+    values = [value for node in analysis.model.graph for value in node.outputs if value.name]
+    unknown = [v.name or "" for v in values if (shape := analysis.shape(v)) is None or None in shape]
+    if not unknown:
+        return analysis
+    one = {name: array[: calibration.batch if calibration.fixed else 1] for name, array in feeds.items()}
+    known = runtime.observe(analysis.model, one, unknown)
+    return Analysis(analysis.model, bindings=calibration.sizes(), known=known)
+
+
+def _bytes(analysis: Analysis) -> int:
+    """Bytes of all values on the way of one input."""
+    shapes = (analysis.shape(value) for node in analysis.model.graph for value in node.outputs)
+    return 4 * sum(math.prod(s or 1 for s in shape) for shape in shapes if shape is not None) or 1
+
+
+def _affordable(analysis: Analysis, samples: int, calibration: Calibration) -> int:
+    """How many inputs to run."""
+    most = int(MACS / max(1, PASSES * (analysis.totals.macs or 1)))
+    return min(samples, INPUTS, max(most, FEWEST_INPUTS, calibration.batch if calibration.fixed else 1))
+
+
+def _sizes(
+    program: Program, calibration: Calibration, feeds: Feeds, watched: Sequence[str]
+) -> Mapping[str, float]:
+    """The norm of what varies in each value, in proportion to which errors in it count; 1 for one alone."""
+    if len(watched) < 2:
+        return dict.fromkeys(watched, 1.0)
+    kinds = {name: array.dtype for name, array in feeds.items()}
+    running = runtime.session(program.piece(program.nodes, kinds, watched), optimised=True)
+    values = runtime.run(running, next(iter(calibration.batches(feeds))), watched)
+    return {name: float(np.linalg.norm(v - v.mean())) for name, v in zip(watched, values, strict=True)}
