@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 # Before NumPy is imported: its threads wait for each other when tests run side by side.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# A shell has its background jobs ignore it, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What is run here is not what a job that runs the tests should show.
 os.environ.pop("GITHUB_STEP_SUMMARY", None)
