@@ -39,6 +39,8 @@ FEWEST_INPUTS = 8
 """And at least, where there are so many."""
 MACS = 1e12
 """Multiply-accumulates that all may take, about."""
+BYTES = 1 << 30
+"""Of the values of the inputs that are run at once, about."""
 COPIES = 3
 """Of each value: itself, its gradient, and what is on the way."""
 PASSES = 3
@@ -53,7 +55,6 @@ def metrics(
     watched: Sequence[str],
     *,
     seed: int,
-    memory: int,
 ) -> dict[str, tuple[Float64, ...]]:
     """For each layer and each of its groups R ``[out / group, out / group]``: an error e counts ‖R e‖².
 
@@ -67,7 +68,6 @@ def metrics(
         feeds: the inputs to run.
         watched: names of the values that count as the network's outputs.
         seed: of r.
-        memory: bytes of activations to hold.
 
     Raises:
         InputError: onnxruntime can't run the operators that make the gradients.
@@ -76,7 +76,7 @@ def metrics(
     count = _affordable(analysis, min(len(array) for array in feeds.values()), calibration)
     feeds = {name: array[:count] for name, array in feeds.items()}
     if not calibration.fixed:
-        most = memory // (COPIES * _bytes(analysis))
+        most = BYTES // (COPIES * _bytes(analysis))
         calibration = replace(calibration, batch=min(calibration.batch, max(1, most)))
     program = Program(analysis.model)
     nodes, constants, squares = _squares(analysis, program, linears, calibration, feeds, watched, seed)

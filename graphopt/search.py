@@ -115,7 +115,6 @@ class Search:
                     feeds,
                     self._watched,
                     seed=run.options.seed,
-                    memory=run.options.memory // 2,
                 )
         except InputError as error:
             run.journal.notes.append(f"errors in all outputs of a layer count the same: {error}")
