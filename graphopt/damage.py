@@ -61,10 +61,6 @@ class Sensitivity:
             return math.exp(y + (y1 - y) / (x1 - x) * (at - x))
         return math.exp(y + min(max(slope, LEAST_SLOPE), MOST_SLOPE) * (at - x))
 
-    def per_error(self, error: float) -> float:
-        """Damage over error at an error; 0 for no error."""
-        return self.damage(error) / error if error > 0 else 0.0
-
 
 def _slope(left: tuple[float, float], right: tuple[float, float]) -> float:
     return (right[1] - left[1]) / (right[0] - left[0])

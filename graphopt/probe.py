@@ -22,6 +22,7 @@ from graphopt.conv import Linear
 from graphopt.core import Candidate, Fitted
 from graphopt.damage import Sensitivity
 from graphopt.moments import Statistics
+from graphopt.patterns.fitted import counted_error
 from graphopt.refit import Fitting
 from graphopt.runtime import Feeds
 from graphopt.store import Store
@@ -89,7 +90,8 @@ def sensitivities(
             walk.forget((linear.x,))
             kernels = [fit(c, statistics[name], 0) for c in _at_levels(candidates[name])]
             harms = _harm(program, walk, linear, kernels, watched, reference)
-            found[name] = Sensitivity.of([(k.error, h) for k, h in zip(kernels, harms, strict=True)])
+            errors = [counted_error(linear, k.kernel, statistics[name]) for k in kernels]
+            found[name] = Sensitivity.of(list(zip(errors, harms, strict=True)))
     return found
 
 

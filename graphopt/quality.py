@@ -33,14 +33,12 @@ class Layer:
         name: of its operator in the original.
         output: name of its output, the same in both networks.
         partner: name of the value that the output is added to and whose loss it makes up for; "" for none.
-        metric: what errors in the channels of each group count, see `Statistics.metric`.
         axis: of the output, that of the channels.
     """
 
     name: str
     output: str
     partner: str = ""
-    metric: tuple[npt.NDArray[np.float64], ...] = ()
     axis: int = 1
 
 
@@ -84,21 +82,11 @@ def layer_errors(
                 if layer.partner:
                     wanted += exact[layer.partner].astype(np.float64) - approximate[layer.partner]
                 gap = wanted - approximate[layer.output]
-                gap, wanted = _rows(layer, gap), _rows(layer, wanted)
                 noise[layer] += float(np.vdot(gap, gap))
-                spread[layer].add(wanted)
+                spread[layer].add(np.moveaxis(wanted, layer.axis, -1))
         for layer in chunk:
             errors[layer.name] = noise[layer] / spread[layer].total if spread[layer].total else 0.0
     return errors
-
-
-def _rows(layer: Layer, y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """A value as ``[samples, channels]``, times what errors in the channels count."""
-    rows = np.moveaxis(y, layer.axis, -1).reshape(-1, y.shape[layer.axis])
-    if not layer.metric:
-        return rows
-    parts = np.split(rows, len(layer.metric), axis=1)
-    return np.concatenate([p @ m.T for p, m in zip(parts, layer.metric, strict=True)], axis=1)
 
 
 def _measurable(samples: int, macs: int | None) -> int:
@@ -140,7 +128,9 @@ class _Spread:
         self._sum: npt.NDArray[np.float64] | None = None
         self._squares = 0.0
 
-    def add(self, rows: npt.NDArray[np.float64]) -> None:
+    def add(self, y: npt.NDArray[np.float64]) -> None:
+        """Takes in values whose last axis holds the channels."""
+        rows = y.reshape(-1, y.shape[-1])
         total = rows.sum(axis=0)
         self._sum = total if self._sum is None else self._sum + total
         self._count += len(rows)

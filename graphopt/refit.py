@@ -24,7 +24,8 @@ from graphopt.conv import Linear
 from graphopt.core import Candidate, Fitted
 from graphopt.gather import FITTED_ROWS, positions
 from graphopt.moments import Moments, MomentsAccumulator, Statistics, Target
-from graphopt.patterns.fitted import known, measured
+from graphopt.patterns import factored
+from graphopt.patterns.fitted import known
 from graphopt.runtime import Feeds
 from graphopt.store import Store
 from graphopt.walk import Program, Walk
@@ -61,14 +62,12 @@ class Refitted:
         fitted: the replacement.
         partner: name of the value that the output is added to and that was made up for; "" for none.
         caution: what was taken of `CAUTION`; None where there were patches enough.
-        metric: what errors in the outputs count, see `Statistics.metric`.
     """
 
     candidate: Candidate
     fitted: Fitted
     partner: str = ""
     caution: tuple[float, float] | None = None
-    metric: Metric = ()
 
 
 def refit(
@@ -120,9 +119,8 @@ def refit(
             halves = _gather(linear, original, compressed, partner, seed + number, pool)
             moved = compressed.differs(linear.x) or bool(partner)
             metric = known(linear, analysis.statistics).metric
-            halves = [_measured(linear, half, metric) for half in halves]
             found = _fit(linear, metric, candidate, fit, halves, samples, pool, moved=moved)
-            done.append(replace(found, partner=partner, metric=metric))
+            done.append(replace(found, partner=partner))
             compressed.replace(place, found.fitted.replacement)
             original.forget()
             compressed.forget()
@@ -180,26 +178,12 @@ def _gather(
     return list(pool.map(half, starts))
 
 
-def _measured(linear: Linear, joint: Sequence[Moments], metric: Metric) -> list[Moments]:
-    """Moments of patches and wanted outputs together, the outputs times what errors in them count."""
-    if not metric:
-        return list(joint)
-    dimension, found = patches.dimension(linear), []
-    for both, matrix in zip(joint, metric, strict=True):
-        mean, covariance = both.mean.copy(), both.covariance.copy()
-        mean[dimension:] = matrix @ mean[dimension:]
-        covariance[dimension:] = matrix @ covariance[dimension:]
-        covariance[:, dimension:] = covariance[:, dimension:] @ matrix.T
-        found.append(Moments(mean, covariance, both.count))
-    return found
-
-
 def _statistics(
     linear: Linear, metric: Metric, joint: Sequence[Moments], caution: tuple[float, float], *, moved: bool
 ) -> Statistics:
     """What the fit of an operator needs to know, from moments of patches and wanted outputs together."""
     structured, part = caution
-    weights = measured(linear.weight(), linear.group, metric)
+    weights = factored.blocks(linear.weight(), linear.group)
     groups, targets, kernels = [], [], []
     for weight, both in zip(weights, joint, strict=True):
         inputs, target = _apart(both, patches.dimension(linear))
@@ -264,13 +248,12 @@ def _fit(
     ways = CAUTION if moved else tuple(way for way in CAUTION if way[1])
     if min(half[0].count for half in halves) < patches.dimension(linear):
         ways = tuple(way for way in ways if way[0] >= DRAWN) or ways
-    errors = list(pool.map(lambda way: _across(linear, metric, candidate, fit, halves, way, moved), ways))
-    best = int(np.argmin(errors))
+    across = list(pool.map(lambda way: _across(linear, metric, candidate, fit, halves, way, moved), ways))
+    best = int(np.argmin([counted for counted, _ in across]))
     fitted = fit(candidate, _statistics(linear, metric, whole, ways[best], moved=moved), 2)
     # With n samples of d numbers least squares leaves 1 − d/n of the noise on those it was fitted to, and
     # 1 + 2d/n on others when it was fitted to half of them; so 1 + d/n when it was fitted to all.
-    lost, total = _lost(linear, metric, fitted, whole)
-    error = (lost / total + 2 * errors[best]) / 3 if total > 0 else 0.0
+    error = (_error(linear, (), [(fitted, whole)]) + 2 * across[best][1]) / 3
     return Refitted(replace(candidate, error=error), fitted, caution=ways[best])
 
 
@@ -282,22 +265,25 @@ def _across(
     halves: Sequence[Sequence[Moments]],
     caution: tuple[float, float],
     moved: bool,
-) -> float:
-    """The relative error on each half of what is fitted to the other."""
-    lost = total = 0.0
+) -> tuple[float, float]:
+    """The relative error on each half of what is fitted to the other: as errors count, and as they are."""
+    pairs = []
     for ours, theirs in (halves, halves[::-1]):
         fitted = fit(candidate, _statistics(linear, metric, ours, caution, moved=moved), 0)
-        more, of = _lost(linear, metric, fitted, theirs)
-        lost, total = lost + more, total + of
-    return lost / total if total > 0 else 0.0
+        pairs.append((fitted, theirs))
+    return _error(linear, metric, pairs), _error(linear, (), pairs)
 
 
-def _lost(linear: Linear, metric: Metric, fitted: Fitted, joint: Sequence[Moments]) -> tuple[float, float]:
-    """E‖y − ŷ‖² of a fit, and Var(y), on samples of patches and wanted outputs."""
+def _error(linear: Linear, metric: Metric, pairs: Sequence[tuple[Fitted, Sequence[Moments]]]) -> float:
+    """E‖R (y − ŷ)‖² / Var(R y) of fits, each on samples of patches and wanted outputs."""
     lost = total = 0.0
-    kernels = measured(fitted.kernel, linear.group, metric)
-    for kernel, both in zip(kernels, joint, strict=True):
-        inputs, target = _apart(both, patches.dimension(linear))
-        lost += fitting.target_error(kernel, inputs, target)
-        total += target.variance
-    return lost, total
+    for fitted, joint in pairs:
+        for number, kernel in enumerate(factored.blocks(fitted.kernel, linear.group)):
+            flat, covariance = kernel.reshape(len(kernel), -1), joint[number].covariance
+            inputs, cross = covariance[: flat.shape[1], : flat.shape[1]], covariance[flat.shape[1] :]
+            wanted, made = cross[:, flat.shape[1] :], flat @ cross[:, : flat.shape[1]].T
+            gap = wanted - made - made.T + flat @ inputs @ flat.T
+            if metric:
+                gap, wanted = (metric[number] @ each @ metric[number].T for each in (gap, wanted))
+            lost, total = lost + max(float(np.trace(gap)), 0.0), total + float(np.trace(wanted))
+    return lost / total if total > 0 else 0.0

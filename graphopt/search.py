@@ -282,19 +282,20 @@ class Search:
         """A candidate of a network as the report gives it."""
         name = candidate.site.nodes[0]
         fit, sensitivity = network.fits.get(name), self.sensitivities.get(name)
+        planned = next(c for c in network.plan.chosen if c.site == candidate.site)
         return Applied(
             candidate,
             Exactness.APPROXIMATE,
             None if self._run.calibration is None else network.errors.get(name),
             not self._run.inputs.assumed,
-            None if sensitivity is None else sensitivity.per_error(candidate.error),
+            None if sensitivity is None else sensitivity.damage(planned.error) / (candidate.error or 1.0),
             {} if fit is None else fit.fitted.spectra,
         )
 
     def _layer(self, name: str, fit: Refitted) -> Layer:
         linear = self.analysis.linear(self.analysis.nodes[name])
         assert linear is not None
-        return Layer(name, linear.y, fit.partner, fit.metric, linear.channel_axis or 1)
+        return Layer(name, linear.y, fit.partner, linear.channel_axis or 1)
 
     def _fits(self, candidate: Candidate) -> bool:
         return hasattr(self._rewrites[candidate.rewrite], "fit")

@@ -238,7 +238,7 @@ def _front(
 def _errors(split: Split, analysis: Analysis, linear: Linear, choices: Sequence[Choice]) -> list[float]:
     """The relative error of each way, over all groups."""
     statistics = known(linear, analysis.statistics)
-    kernels = measured(linear.weight(), linear.group, statistics.metric)
+    kernels = counted(factored.blocks(linear.weight(), linear.group), statistics.metric)
     lost, total = np.zeros(len(choices)), 0.0
     for kernel, moments in zip(kernels, statistics.groups, strict=True):
         flat = kernel.reshape(len(kernel), -1)
@@ -248,15 +248,25 @@ def _errors(split: Split, analysis: Analysis, linear: Linear, choices: Sequence[
     return [float(part) for part in lost / (total or 1.0)]
 
 
-def measured(rows: Array, group: int, metric: Sequence[Float64]) -> list[Float64]:
-    """What belongs to each output, such as weights ``[out, …]``, by group and times what errors count."""
-    parts = [part.astype(np.float64) for part in factored.blocks(rows, group)]
+def counted(kernels: Sequence[Array], metric: Sequence[Float64]) -> Sequence[Array]:
+    """The kernels of groups whose plain errors are what errors of these count, see `Statistics.metric`."""
     if not metric:
-        return parts
-    return [mixed(matrix, part) for matrix, part in zip(metric, parts, strict=True)]
+        return kernels
+    return [mixed(matrix, kernel) for matrix, kernel in zip(metric, kernels, strict=True)]
 
 
-def mixed(matrix: Float64, rows: Float64) -> Float64:
+def counted_error(linear: Linear, kernel: Array, statistics: Statistics) -> float:
+    """E‖R (y − ŷ)‖² / Var(R y) of an approximate kernel ``[out, in / group, *taps]``."""
+    lost = total = 0.0
+    both = (factored.blocks(each, linear.group) for each in (linear.weight(), kernel))
+    exact, approximate = (counted(each, statistics.metric) for each in both)
+    for ours, theirs, moments in zip(exact, approximate, statistics.groups, strict=True):
+        more, variance = losses(ours, theirs, moments)
+        lost, total = lost + more, total + variance
+    return lost / total if total > 0 else 0.0
+
+
+def mixed(matrix: Float64, rows: Array) -> Float64:
     """A matrix ``[o, o]`` times what belongs to each output, ``[o, …]``."""
     return np.asarray(np.tensordot(matrix, rows, axes=1), np.float64)
 
@@ -284,14 +294,16 @@ def fit(
     assert linear is not None
     choice = dict(candidate.choice)
     given = known(linear, analysis.statistics if statistics is None else statistics)
-    weights = measured(linear.weight(), linear.group, given.metric)
-    kernels = given.kernels or weights
+    weights = factored.blocks(linear.weight(), linear.group)
+    kernels = counted(given.kernels or weights, given.metric)
     parts = [
         split.fit_group(kernel, moments, choice, refine)
         for kernel, moments in zip(kernels, given.groups, strict=True)
     ]
+    if given.metric:
+        back = [np.asarray(np.linalg.inv(matrix), np.float64) for matrix in given.metric]
+        parts = [part.mixed(matrix) for matrix, part in zip(back, parts, strict=True)]
     own = linear.bias()
-    owns = None if own is None else measured(own, linear.group, given.metric)
     biases, lost, total = [], 0.0, 0.0
     for number, (weight, moments, part) in enumerate(zip(weights, given.groups, parts, strict=True)):
         made = part.kernel.reshape(len(weight), -1) @ moments.mean
@@ -302,14 +314,11 @@ def fit(
             total += target.variance
         else:
             flat = weight.reshape(len(weight), -1)
-            biases.append(flat @ moments.mean - made + (0.0 if owns is None else owns[number]))
+            rows = slice(number * len(weight), (number + 1) * len(weight))
+            biases.append(flat @ moments.mean - made + (0.0 if own is None else own[rows]))
             more, variance = losses(weight, part.kernel, moments)
             lost += more
             total += variance
-    if given.metric:
-        back = [np.asarray(np.linalg.inv(matrix), np.float64) for matrix in given.metric]
-        biases = [matrix @ bias for matrix, bias in zip(back, biases, strict=True)]
-        parts = [part.mixed(matrix) for matrix, part in zip(back, parts, strict=True)]
     bias = np.concatenate(biases)
     replacement = split.assemble(linear, choice, [part.factors for part in parts], bias)
     spectra = split.spectra(kernels[0], given.groups[0], choice) if refine else {}
