@@ -104,8 +104,13 @@ class Search:
     def _metrics(
         self, linears: Sequence[Linear], calibration: Calibration, feeds: Feeds
     ) -> dict[str, tuple[npt.NDArray[np.float64], ...]]:
-        """What errors in the outputs of operators count, where that is known."""
+        """What errors in the outputs of operators count, where that is known.
+
+        Synthetic inputs don't tell: on ResNet-20 more was lost with it at 0.6 of the MACs.
+        """
         run = self._run
+        if run.calibration is None:
+            return {}
         try:
             with run.journal.step("differentiate"):
                 return curvature.metrics(
