@@ -213,6 +213,11 @@ def _decoupled(net: Net, x: str) -> str:
     return net.conv(x, 20, weight=weight, pads=[1] * 4)
 
 
+def _one_filter(net: Net, x: str) -> str:
+    weight = np.einsum("or,ri,yx->oiyx", net.weights(20, 6), net.weights(6, 24), net.weights(3, 3))
+    return net.conv(x, 20, weight=weight, pads=[1] * 4)
+
+
 def _zeros(net: Net, x: str) -> str:
     y = net.op("Relu", net.conv(x, 6))
     return net.conv(y, 5, weight=np.zeros((5, 6, 3, 3)), pads=[1] * 4)
@@ -259,6 +264,7 @@ EXAMPLES: dict[str, Example] = {
     "lossless_depthwise": Example(_decoupled, 24),
     "bottleneck": Example(_bottleneck, 16, {"bottleneck.rank_in": 5, "bottleneck.rank_out": 6}),
     "separable": Example(_separable, 24, {"separable.rank": 2}),
+    "inverted_bottleneck": Example(_one_filter, 24, {"inverted_bottleneck.rank": 6}),
     "depthwise_separable": Example(_decoupled, 24, {"depthwise_separable.multiplier": 1}),
 }
 

@@ -130,7 +130,7 @@ def lost(path: Any, out: Any) -> tuple[np.ndarray, float]:
     return power, float(((y - other) ** 2).mean() / y.var())
 
 
-@pytest.mark.parametrize("form", ["bottleneck", "separable", "depthwise_separable"])
+@pytest.mark.parametrize("form", ["bottleneck", "separable", "depthwise_separable", "inverted_bottleneck"])
 def test_a_fit_loses_what_the_network_does_not_need(form: str, tmp_path: Any, monkeypatch: Any) -> None:
     reader = weight(40, CHANNELS, 1, 1, seed=1)
     reader[:, QUIET] /= 100

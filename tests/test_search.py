@@ -337,6 +337,7 @@ WAYS: dict[str, dict[str, int]] = {
     "bottleneck": {"rank_in": 4, "rank_out": 5},
     "separable": {"rank": 8},
     "depthwise_separable": {"multiplier": 3},
+    "inverted_bottleneck": {"rank": 12},
 }
 
 

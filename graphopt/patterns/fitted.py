@@ -98,6 +98,10 @@ class Split(ABC):
 
     # ------------------------------------------------------------ the rewrite
 
+    def refusal(self, analysis: Analysis, linear: Linear) -> str:
+        """Why an operator is not split, whatever the ranks; "" when it can be."""
+        return refusal(self, analysis, linear)
+
     def inputs_needed(self, analysis: Analysis) -> Iterator[Linear]:
         """The linear operators whose input statistics `match` and `build` use."""
         yield from operators(self, analysis)
@@ -134,13 +138,13 @@ class Split(ABC):
 
 def operators(split: Split, analysis: Analysis) -> Iterator[Linear]:
     """The operators whose input statistics the rewrite uses."""
-    yield from (each for each in analysis.linears if split.takes(each) and not refusal(split, analysis, each))
+    yield from (each for each in analysis.linears if split.takes(each) and not split.refusal(analysis, each))
 
 
 def matches(split: Split, analysis: Analysis) -> Iterator[Candidate | Rejection]:
     """For each operator a candidate for every way of splitting it that no other way beats."""
     linears = [linear for linear in analysis.linears if split.takes(linear)]
-    reasons = [refusal(split, analysis, linear) for linear in linears]
+    reasons = [split.refusal(analysis, linear) for linear in linears]
 
     def options(linear: Linear, reason: str) -> list[tuple[Choice, Cost, float]]:
         return [] if reason else _options(split, analysis, linear)

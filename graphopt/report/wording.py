@@ -136,6 +136,7 @@ FORMS: Mapping[str, Callable[[Mapping[str, int | float | str]], str]] = {
     "lossless_separable": _split,
     "depthwise_separable": _depthwise,
     "lossless_depthwise": _depthwise,
+    "inverted_bottleneck": lambda choice: f"1x1 → depthwise {choice['rank']} → 1x1",
     "block_diagonal": lambda choice: f"{choice['parts']} blocks",
     "collapse_layout": lambda choice: "",
     "merge_siblings": _followers,

@@ -29,6 +29,7 @@ from graphopt.rewrites.fold_pad import FoldPad
 from graphopt.rewrites.fold_permutation import FoldPermutation
 from graphopt.rewrites.identity_convolution import IdentityConvolution
 from graphopt.rewrites.insert_pointwise import InsertPointwise
+from graphopt.rewrites.inverted_bottleneck import InvertedBottleneck
 from graphopt.rewrites.join_split_branches import JoinSplitBranches
 from graphopt.rewrites.lossless_bottleneck import LosslessBottleneck
 from graphopt.rewrites.lossless_depthwise import LosslessDepthwise
@@ -86,6 +87,7 @@ BUILTIN: tuple[type[Rewrite], ...] = (
     Bottleneck,
     Separable,
     DepthwiseSeparable,
+    InvertedBottleneck,
 )
 """The rewrites that graphopt ships, in the order in which they are listed."""
 ENTRY_POINTS = "graphopt.rewrites"

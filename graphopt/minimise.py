@@ -1,0 +1,72 @@
+"""Minimises a smooth function of many numbers, in plain NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Float64: TypeAlias = npt.NDArray[np.float64]
+
+MEMORY = 10
+"""Steps that the curvature is taken from."""
+SHORTEN = 0.3
+"""A step that gains too little is made shorter by this factor."""
+SHORTER = 8
+"""As often at the most."""
+GAIN = 1e-4
+"""Part of the gain that the slope promises with which a step is taken."""
+STILL = 1e-4
+"""Relative gain of a step below which no more are taken."""
+
+
+def lbfgs(function: Callable[[Float64], tuple[float, Float64]], start: Float64, steps: int) -> Float64:
+    """Return where a function is lower than at the start, by limited-memory BFGS.
+
+    (Nocedal 1980, "Updating quasi-Newton matrices with limited storage"; a backtracking line search.)
+
+    Args:
+        function: value and gradient at a point.
+        start: where to begin.
+        steps: steps to take at the most.
+    """
+    point = start
+    value, gradient = function(point)
+    moves: list[Float64] = []
+    turns: list[Float64] = []
+    for _ in range(steps):
+        way = -_scaled(gradient, moves, turns)
+        if not moves:  # nothing is known of the curvature: a tenth of the size of what there is
+            way *= 0.1 * float(np.linalg.norm(point)) / (float(np.linalg.norm(way)) or 1.0)
+        slope, length = float(gradient @ way), 1.0
+        for _ in range(SHORTER):
+            after, turned = function(point + length * way)
+            if after <= value + GAIN * length * slope:
+                break
+            length *= SHORTEN
+        else:
+            break
+        move, turn = length * way, turned - gradient
+        if float(move @ turn) > 0:
+            moves, turns = [*moves, move][-MEMORY:], [*turns, turn][-MEMORY:]
+        still = value - after <= STILL * abs(value)
+        point, value, gradient = point + move, after, turned
+        if still:
+            break
+    return point
+
+
+def _scaled(gradient: Float64, moves: list[Float64], turns: list[Float64]) -> Float64:
+    """The gradient times an estimate of the inverse of the curvature (the two-loop recursion)."""
+    found, parts = gradient.copy(), []
+    for move, turn in zip(moves[::-1], turns[::-1], strict=True):
+        part = float(move @ found) / float(move @ turn)
+        found -= part * turn
+        parts.append(part)
+    if moves:
+        found *= float(moves[-1] @ turns[-1]) / float(turns[-1] @ turns[-1])
+    for move, turn, part in zip(moves, turns, parts[::-1], strict=True):
+        found += move * (part - float(turn @ found) / float(move @ turn))
+    return found
