@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -28,9 +29,13 @@ from graphopt.moments import FLAT, Moments, check_dimension
 Float64: TypeAlias = npt.NDArray[np.float64]
 
 STEPS = (20, 50, 80)
-"""Of the minimisation, by how often a fit is to be refined."""
-STEPS_DOWN = 10
+"""Of the minimisation at most, by how often a fit is to be refined."""
+STEPS_DOWN = 8
 """From one rank to the next lower one, where errors are predicted."""
+WORK = (1e10, 4e10, 8e10)
+"""Multiply-accumulates of a minimisation, about; of very wide kernels that is fewer steps."""
+FEWEST_STEPS = 6
+"""But not fewer than so many."""
 AT_ONCE = 8
 """Of the components that are left, one in so many is dropped at once, at most."""
 OVERLAP = 1e-4
@@ -75,9 +80,10 @@ def errors(kernel: Array, moments: Moments, ranks: Sequence[int], *, ridge: floa
     components: _Components | None = None
     for rank in sorted(set(ranks), reverse=True):
         if components is None:
-            components = problem.improved(problem.start(rank), STEPS[0])
+            components = problem.improved(problem.start(rank), problem.steps(rank, 0))
         else:
-            components = problem.improved(problem.pruned(components, rank), STEPS_DOWN)
+            steps = min(STEPS_DOWN, problem.steps(rank, 0))
+            components = problem.improved(problem.pruned(components, rank), steps)
         found[rank] = problem.solved(components).error
     return [found[rank] for rank in ranks]
 
@@ -93,8 +99,8 @@ def fit(kernel: Array, moments: Moments, rank: int, *, refine: int = 2, ridge: f
         ridge: as in `fitting.fit`.
     """
     problem = _Problem.of(kernel, moments, ridge)
-    components = problem.improved(problem.start(rank), STEPS[min(refine, len(STEPS) - 1)])
-    expand = problem.solved(components, overlap=0.0).expand
+    components = problem.improved(problem.start(rank), problem.steps(rank, refine))
+    expand = problem.solved(components, overlap=0.0, dtype=np.float64).expand
     reduce = components.reduce @ problem.inverse
     for_reduce, for_depth = row_norms(reduce), row_norms(components.depth)
     reduce, depth = reduce / for_reduce[:, None], components.depth / for_depth[:, None]
@@ -183,6 +189,11 @@ class _Problem:
         at, nth = np.unravel_index(np.resize(largest, rank), values.shape)
         return _Components(directions[at].copy(), over_taps[at, nth].copy())
 
+    def steps(self, rank: int, refine: int) -> int:
+        """Steps that a minimisation takes at the most."""
+        level = min(refine, len(STEPS) - 1)
+        return max(FEWEST_STEPS, min(STEPS[level], int(WORK[level] / (rank * len(self.covariance) ** 2))))
+
     def improved(self, components: _Components, steps: int) -> _Components:
         shape = components.reduce.shape
         size = components.reduce.size
@@ -196,11 +207,19 @@ class _Problem:
 
         return parts(lbfgs(function, components.flat(), steps))
 
-    def solved(self, components: _Components, overlap: float = OVERLAP) -> _Solved:
+    @cached_property
+    def _narrow(self) -> npt.NDArray[np.float32]:
+        return self.covariance.astype(np.float32)
+
+    def solved(
+        self, components: _Components, overlap: float = OVERLAP, dtype: npt.DTypeLike = np.float32
+    ) -> _Solved:
+        """What the components amount to; in float32 the largest product takes half the time."""
         reduce, depth = components
         rank, (_, channels, taps) = len(reduce), self.weight.shape
         encoder = (reduce[:, :, None] * depth[:, None, :]).reshape(rank, -1)
-        seen = encoder @ self.covariance
+        covariance = self._narrow if dtype == np.float32 else self.covariance
+        seen = (encoder.astype(dtype) @ covariance).astype(np.float64)
         inner, cross = seen @ encoder.T, encoder @ self.cross.T
         inner[np.diag_indices(rank)] *= 1 + overlap
         lower = cholesky((inner + inner.T) / 2)
