@@ -34,6 +34,8 @@ STEPS_DOWN = 8
 """From one rank to the next lower one, where errors are predicted."""
 WORK = (1e10, 4e10, 8e10)
 """Multiply-accumulates of a minimisation, about; of very wide kernels that is fewer steps."""
+NEGLIGIBLE = 1e-6
+"""Relative error that is not worth a search."""
 FEWEST_STEPS = 6
 """But not fewer than so many."""
 AT_ONCE = 8
@@ -122,6 +124,7 @@ class _Components(NamedTuple):
     depth: Float64
 
     def flat(self) -> Float64:
+        """All numbers in a row."""
         return np.concatenate([self.reduce.ravel(), self.depth.ravel()])
 
 
@@ -195,6 +198,9 @@ class _Problem:
         return max(FEWEST_STEPS, min(STEPS[level], int(WORK[level] / (rank * len(self.covariance) ** 2))))
 
     def improved(self, components: _Components, steps: int) -> _Components:
+        """Components with less error, after so many steps."""
+        if self.solved(components, overlap=0.0).error < NEGLIGIBLE:
+            return components
         shape = components.reduce.shape
         size = components.reduce.size
 
@@ -209,6 +215,7 @@ class _Problem:
 
     @cached_property
     def _narrow(self) -> npt.NDArray[np.float32]:
+        """The covariance in float32."""
         return self.covariance.astype(np.float32)
 
     def solved(
