@@ -34,6 +34,8 @@ STEPS_DOWN = 8
 """From one rank to the next lower one, where errors are predicted."""
 WORK = (1e10, 4e10, 8e10)
 """Multiply-accumulates of a minimisation, about; of very wide kernels that is fewer steps."""
+WEAK = 1e-3
+"""What a component carries, as a part of what the strongest does, below which it counts as so much."""
 NEGLIGIBLE = 1e-6
 """Relative error that is not worth a search."""
 FEWEST_STEPS = 6
@@ -201,6 +203,7 @@ class _Problem:
         """Components with less error, after so many steps."""
         if self.solved(components, overlap=0.0).error < NEGLIGIBLE:
             return components
+        components = self.balanced(components)
         shape = components.reduce.shape
         size = components.reduce.size
 
@@ -239,6 +242,14 @@ class _Problem:
             np.matmul(along, depth[:, :, None])[:, :, 0], np.matmul(reduce[:, None, :], along)[:, 0, :]
         )
         return _Solved(max(0.0, 1 - float(np.sum(half**2)) / scale), np.ascontiguousarray(expand), gradient)
+
+    def balanced(self, components: _Components) -> _Components:
+        """The same with norms of what each carries: then the error is about as curved along all numbers."""
+        reduce, depth = components
+        scales = row_norms(reduce), row_norms(depth)
+        strength = np.linalg.norm(self.solved(components).expand, axis=0) * scales[0] * scales[1]
+        strength = np.maximum(strength, WEAK * float(strength.max()))
+        return _Components(*(x * (strength / n)[:, None] for x, n in zip(components, scales, strict=True)))
 
     def pruned(self, components: _Components, rank: int) -> _Components:
         """Without the components that the output misses least when the others make up for them."""
