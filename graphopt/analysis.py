@@ -69,6 +69,7 @@ class Analysis:
         extremes: Mapping[str, tuple[Array, Array]] | None = None,
     ) -> None:
         self.model = model
+        self._frozen = frozen
         self.statistics = statistics
         self.extremes = extremes
         self.constants = Constants(model, frozen)
@@ -76,6 +77,14 @@ class Analysis:
         self._graphs = {graph: path for path, graph in graph_paths(model)}
         self._names = node_names(model)
         self.nodes: dict[str, ir.Node] = {name: node for node, name in self._names.items()}
+
+    def at(self, bindings: Mapping[str, Sequence[int]], known: Mapping[str, Shape] | None = None) -> Analysis:
+        """A snapshot of the same model at other sizes of its inputs, without statistics.
+
+        Raises:
+            InputError: the sizes contradict the model.
+        """
+        return Analysis(self.model, bindings=bindings, frozen=self._frozen, known=known)
 
     def name(self, node: ir.Node) -> str:
         """The node's name: its own where that is unique, else ``<op>:<first output>``."""

@@ -23,8 +23,9 @@ from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
 from graphopt.fitting import cholesky
-from graphopt.gradient import gradients
+from graphopt.gradient import free_prefix, gradients
 from graphopt.runtime import Feeds
+from graphopt.vjp import RULES
 from graphopt.walk import Program
 
 Float64 = npt.NDArray[np.float64]
@@ -72,12 +73,10 @@ def metrics(
     Raises:
         InputError: onnxruntime can't run the operators that make the gradients.
     """
+    feeds, calibration = _affordable(analysis, feeds, calibration)
+    count = min(len(array) for array in feeds.values())
     analysis = _sized(analysis, calibration, feeds)
-    count = _affordable(analysis, min(len(array) for array in feeds.values()), calibration)
-    feeds = {name: array[:count] for name, array in feeds.items()}
-    if not calibration.fixed:
-        most = BYTES // (COPIES * _bytes(analysis))
-        calibration = replace(calibration, batch=min(calibration.batch, max(1, most)))
+    linears = [each for linear in linears if (each := analysis.linear(linear.node)) is not None]
     program = Program(analysis.model)
     nodes, constants, squares = _squares(analysis, program, linears, calibration, feeds, watched, seed)
     known = [linear for linear in linears if linear.name in squares]
@@ -93,7 +92,7 @@ def metrics(
             total += more
     found = {}
     for linear, total in zip(known, totals, strict=True):
-        roots = _roots(total, linear.group, count * _positions(linear))
+        roots = _roots(total, linear.group, _positions(linear) * count // calibration.batch)
         if roots:
             found[linear.name] = roots
     return found
@@ -109,25 +108,24 @@ def _squares(
     seed: int,
 ) -> tuple[list[onnx.NodeProto], dict[str, npt.NDArray[np.generic]], dict[str, str]]:
     """Operators for Σ (Jᵀr)(Jᵀr)ᵀ ``[out, out]`` of each layer, their constants, and its name by layer."""
-    kinds = {value.name: value.dtype for node in analysis.model.graph for value in node.outputs}
-    watched = [name for name in watched if kinds.get(name) in (None, ir.DataType.FLOAT)]
+    prefix = free_prefix(analysis.model)
     given, nodes = {}, []
-    sizes = _sizes(program, calibration, feeds, watched)
+    sizes = _sizes(program, calibration, feeds, _made(analysis, watched))
     for number, (name, size) in enumerate(sizes.items()):
         if size > 0:
-            given[name] = f"gradient/of/{number}"
+            given[name] = f"{prefix}/of/{number}"
             scale, own = 1 / size, float(seed + number)
             nodes.append(
                 onnx.helper.make_node("RandomNormalLike", [name], [given[name]], scale=scale, seed=own)
             )
     usable = [x for x in linears if x.dtype == np.float32 and x.channel_axis is not None]
-    made = gradients(analysis, program, [x.y for x in usable], given)
+    made = gradients(analysis, program, [x.y for x in usable], given, prefix)
     nodes += made.nodes
     constants, found = dict(made.constants), {}
     for linear in usable:
         if linear.y not in made.names:
             continue
-        name = f"gradient/square/{linear.y}"
+        name = f"{prefix}/square/{len(found)}"
         rank, axis = linear.rank or 2, linear.channel_axis or 1
         order = [axis, *(a for a in range(rank) if a != axis)]
         constants[f"{name}/shape"] = np.array([linear.out_channels or 0, -1])
@@ -158,32 +156,49 @@ def _roots(total: Float64, group: int, rows: int) -> tuple[Float64, ...]:
 
 
 def _positions(linear: Linear) -> int:
-    """Output positions of one input."""
+    """Output positions of the inputs that are run at once."""
     shape = linear.output_shape or ()
-    return math.prod(size or 1 for axis, size in enumerate(shape) if axis not in (0, linear.channel_axis))
+    return math.prod(size or 1 for axis, size in enumerate(shape) if axis != linear.channel_axis)
+
+
+def _made(analysis: Analysis, names: Sequence[str]) -> list[str]:
+    """Those values that operators make, of numbers in float32."""
+    made = {value.name: value for node in analysis.model.graph for value in node.outputs}
+    kinds = {name: analysis.sizes.dtype(made[name]) for name in names if name in made}
+    return [name for name, kind in kinds.items() if kind in (None, ir.DataType.FLOAT)]
+
+
+def _affordable(analysis: Analysis, feeds: Feeds, calibration: Calibration) -> tuple[Feeds, Calibration]:
+    """The inputs to run, and so many at once that all batches are equally large."""
+    most = max(int(MACS / (PASSES * (analysis.totals.macs or 1))), FEWEST_INPUTS)
+    batch = calibration.batch
+    most = max(most, batch) if calibration.fixed else most
+    count = min(*(len(array) for array in feeds.values()), INPUTS, most)
+    if not calibration.fixed:
+        batch = min(batch, max(1, BYTES // (COPIES * _bytes(analysis))))
+        batch = count // -(-count // batch)
+    count -= count % batch
+    return {name: array[:count] for name, array in feeds.items()}, replace(calibration, batch=batch)
 
 
 def _sized(analysis: Analysis, calibration: Calibration, feeds: Feeds) -> Analysis:
-    """The snapshot with the shapes of all values; those that follow from no rule are seen by a run."""
-    values = [value for node in analysis.model.graph for value in node.outputs if value.name]
-    unknown = [v.name or "" for v in values if (shape := analysis.shape(v)) is None or None in shape]
+    """The snapshot at the batch that is run; what follows from no rule is seen where it does not vary."""
+    sizes = {name: (calibration.batch, *array.shape[1:]) for name, array in feeds.items()}
+    found = analysis.at(sizes)
+    values = [v for node in analysis.model.graph if node.op_type in RULES for v in (*node.inputs, *node.outputs)]
+    shapes = {v.name or "": found.shape(v) for v in values if v is not None and v.name}
+    unknown = [name for name, shape in shapes.items() if shape is None or None in shape]
     if not unknown:
-        return analysis
-    one = {name: array[: calibration.batch if calibration.fixed else 1] for name, array in feeds.items()}
-    known = runtime.observe(analysis.model, one, unknown)
-    return Analysis(analysis.model, bindings=calibration.sizes(), known=known)
+        return found
+    batches = list(calibration.batches(feeds))
+    first, last = (runtime.observe(analysis.model, batches[i], unknown) for i in (0, -1))
+    return analysis.at(sizes, {name: shape for name, shape in first.items() if last[name] == shape})
 
 
 def _bytes(analysis: Analysis) -> int:
-    """Bytes of all values on the way of one input."""
+    """Bytes of all values on the way of one input, as far as they are known."""
     shapes = (analysis.shape(value) for node in analysis.model.graph for value in node.outputs)
     return 4 * sum(math.prod(s or 1 for s in shape) for shape in shapes if shape is not None) or 1
-
-
-def _affordable(analysis: Analysis, samples: int, calibration: Calibration) -> int:
-    """How many inputs to run."""
-    most = int(MACS / max(1, PASSES * (analysis.totals.macs or 1)))
-    return min(samples, INPUTS, max(most, FEWEST_INPUTS, calibration.batch if calibration.fixed else 1))
 
 
 def _sizes(
@@ -195,4 +210,5 @@ def _sizes(
     kinds = {name: array.dtype for name, array in feeds.items()}
     running = runtime.session(program.piece(program.nodes, kinds, watched), optimised=True)
     values = runtime.run(running, next(iter(calibration.batches(feeds))), watched)
-    return {name: float(np.linalg.norm(v - v.mean())) for name, v in zip(watched, values, strict=True)}
+    wide = (value.astype(np.float64) for value in values)
+    return {name: float(np.linalg.norm(v - v.mean())) for name, v in zip(watched, wide, strict=True)}

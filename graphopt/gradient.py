@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 
 from graphopt.analysis import Analysis
-from graphopt.vjp import WHOLE, Tape, backward
+from graphopt.vjp import backward
+from graphopt.vjp.tape import Tape
 from graphopt.walk import Program
 
 
@@ -34,15 +36,16 @@ class Gradients:
 
 
 def gradients(
-    analysis: Analysis, program: Program, wanted: Iterable[str], given: Mapping[str, str]
+    analysis: Analysis, program: Program, wanted: Iterable[str], given: Mapping[str, str], prefix: str
 ) -> Gradients:
     """Operators for the gradient Σ over outputs of (∂output/∂value)ᵀ · r in some values.
 
     Args:
-        analysis: a snapshot of the model.
+        analysis: a snapshot of the model, at the sizes that are run.
         program: its operators.
         wanted: names of the values.
         given: by name of an output the name of r, a value of its shape.
+        prefix: of the names of what is made, see `free_prefix`.
 
     Returns:
         The operators. A value has no gradient where an operator behind it has no rule, or where no output
@@ -50,11 +53,11 @@ def gradients(
     """
     nodes = list(analysis.model.graph)
     wanted = list(wanted)
-    moving = set(wanted)  # values that change with a wanted one
+    moving = set(wanted)  # values that change with a wanted one, by little where that does
     for node in nodes:
-        if node.op_type not in WHOLE and not moving.isdisjoint(program.reads(program.index[node])):
-            moving.update(value.name or "" for value in node.outputs)
-    tape = Tape(analysis, moving)
+        if not moving.isdisjoint(program.reads(program.index[node])):
+            moving.update(value.name or "" for value in node.outputs if _continuous(analysis, value))
+    tape = Tape(analysis, moving, prefix)
     parts: dict[str, list[str]] = {name: [r] for name, r in given.items()}
     found: dict[str, str] = {}
     unknown: set[str] = set()  # values whose gradient has a part that no rule gives
@@ -65,11 +68,32 @@ def gradients(
         read = moving & program.reads(program.index[node])
         if not read or not (any(gradient) or not unknown.isdisjoint(outputs)):
             continue
-        inputs = backward(tape, node, gradient) if any(gradient) else ()
-        by_name = [(v.name, g) for v, g in zip(node.inputs, inputs, strict=False) if v is not None and g]
-        for name, g in by_name:
-            if name in read:
-                parts.setdefault(name, []).append(g)
-        unknown |= read if not unknown.isdisjoint(outputs) else read - {name for name, _ in by_name}
+        if not unknown.isdisjoint(outputs):
+            unknown |= read
+            continue
+        made = [*backward(tape, node, gradient), *(None,) * len(node.inputs)]
+        given_to = [(v.name, g) for v, g in zip(node.inputs, made, strict=False) if v is not None and v.name in read]
+        unknown |= read - {name for name, _ in given_to}  # what a body captures
+        unknown |= {name or "" for name, g in given_to if g is None}
+        for name, g in given_to:
+            if g is not None:
+                parts.setdefault(name or "", []).append(g)
     names = {name: found[name] for name in wanted if name in found and name not in unknown}
     return Gradients(tape.nodes, tape.constants, names)
+
+
+def _continuous(analysis: Analysis, value: ir.Value) -> bool:
+    """Whether a value is no whole number or truth value: those do not change by little."""
+    kind = analysis.sizes.dtype(value)
+    return kind is None or kind.is_floating_point()
+
+
+def free_prefix(model: ir.Model) -> str:
+    """A prefix that no value of a model has, whichever graph it is in."""
+    names = [value.name or "" for node in model.graph.all_nodes() for value in node.outputs]
+    for graph in (model.graph, *model.graph.subgraphs()):
+        names += [*graph.initializers, *(value.name or "" for value in graph.inputs)]
+    prefix = "gradient"
+    while any(name.startswith(f"{prefix}/") for name in names):
+        prefix += "_"
+    return prefix

@@ -1,0 +1,102 @@
+"""How each operator turns the gradient of its output into the gradient of what it reads.
+
+One function an operator: from the gradient g of an operator's output it makes, out of operators that
+onnxruntime runs, Jᵀ g for each of the operator's inputs ("vector-Jacobian product"). Ties count for each in
+whatever takes the largest or the smallest; and a few elementwise functions are differentiated by a difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from graphopt.vjp import arithmetic, linear, moves, pool, scalar, statistic
+from graphopt.vjp.tape import Gradient, Tape, UnsupportedError
+
+Rule: TypeAlias = Callable[[Tape, ir.Node, str], Sequence[Gradient]]
+
+OLDEST = 7
+"""The first operator set in which arithmetic repeats values, as the rules need it."""
+
+RULES: dict[str, Rule] = {
+    "Conv": linear.convolution,
+    "ConvTranspose": linear.convolution,
+    "Gemm": linear.gemm,
+    "MatMul": linear.matmul,
+    "Einsum": linear.einsum,
+    "Add": arithmetic.add,
+    "Sum": arithmetic.add,
+    "Mean": arithmetic.mean,
+    "Sub": arithmetic.subtract,
+    "Mul": arithmetic.multiply,
+    "Div": arithmetic.divide,
+    "Max": arithmetic.largest,
+    "Min": arithmetic.largest,
+    "Where": arithmetic.where,
+    "Expand": arithmetic.expand,
+    "Tile": moves.tile,
+    **dict.fromkeys(scalar.SLOPES, scalar.elementwise),
+    "Softmax": statistic.softmax,
+    "LogSoftmax": statistic.log_softmax,
+    "BatchNormalization": statistic.batch_norm,
+    "InstanceNormalization": statistic.instance_norm,
+    "GroupNormalization": statistic.group_norm,
+    "LayerNormalization": statistic.layer_norm,
+    "RMSNormalization": statistic.layer_norm,
+    "MeanVarianceNormalization": statistic.variance_norm,
+    "LpNormalization": statistic.unit_norm,
+    "LRN": statistic.local_norm,
+    "GlobalAveragePool": statistic.reduce,
+    "GlobalMaxPool": statistic.reduce,
+    "ReduceL2": statistic.reduce,
+    "ReduceLogSumExp": statistic.reduce,
+    "ReduceMax": statistic.reduce,
+    "ReduceMean": statistic.reduce,
+    "ReduceMin": statistic.reduce,
+    "ReduceSum": statistic.reduce,
+    "ReduceSumSquare": statistic.reduce,
+    "AveragePool": pool.average_pool,
+    "MaxPool": pool.max_pool,
+    "Identity": moves.same,
+    "Dropout": moves.dropout,
+    "Cast": moves.cast,
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), moves.reshape),
+    "Transpose": moves.transpose,
+    "DepthToSpace": moves.depth_to_space,
+    "SpaceToDepth": moves.space_to_depth,
+    "CumSum": moves.cumulative_sum,
+    "Trilu": moves.triangle,
+    "Concat": moves.concat,
+    "Slice": moves.slices,
+    "Gather": moves.gather,
+    "Crop": moves.crop,
+    "Pad": moves.pad,
+    "Resize": moves.resize,
+    "Upsample": moves.resize,
+}
+"""By operator; Split is apart, since it has several outputs."""
+
+
+def backward(tape: Tape, node: ir.Node, gradients: Sequence[Gradient]) -> Sequence[Gradient]:
+    """The gradients of an operator's inputs, from those of its outputs; none where no rule gives them."""
+    at = len(tape.nodes)
+    try:
+        return _backward(tape, node, gradients)
+    except UnsupportedError:
+        del tape.nodes[at:]
+        return ()
+
+
+def _backward(tape: Tape, node: ir.Node, gradients: Sequence[Gradient]) -> Sequence[Gradient]:
+    first, *others = gradients
+    types = {tape.analysis.sizes.dtype(v) for v, g in zip(node.outputs, gradients, strict=True) if g}
+    if node.domain not in ("", "ai.onnx") or tape.version < OLDEST or types - {ir.DataType.FLOAT, None}:
+        return ()
+    if node.op_type == "Split":
+        return moves.split(tape, node, gradients)
+    rule = RULES.get(node.op_type)
+    if rule is None or first is None or any(others):
+        return ()
+    return rule(tape, node, first)

@@ -1,0 +1,99 @@
+"""Gradients through AveragePool and MaxPool."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt.vjp.linear import window_back
+from graphopt.vjp.tape import Gradient, Tape, UnsupportedError, ends
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A sliding window; all tuples have one entry a spatial axis, ``pads`` two.
+
+    Attributes:
+        kernel: its sizes.
+        strides: its steps.
+        dilations: distances of its taps.
+        pads: around what it slides over, as far as it is padded.
+        inside: sizes of what it slides over.
+        outside: sizes of what it makes.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    inside: tuple[int, ...]
+    outside: tuple[int, ...]
+
+    @property
+    def back(self) -> dict[str, list[int]]:
+        """The form of a ConvTranspose that goes its way back."""
+        sizes = (self.inside, self.outside, self.kernel)
+        return {
+            "strides": list(self.strides),
+            "dilations": list(self.dilations),
+            **window_back(*sizes, self.strides, self.dilations, self.pads),
+        }
+
+    def taps(self, *, padding: bool) -> npt.NDArray[np.float64]:
+        """Taps that count ``[*outside]``: those on the input, or on the padding too."""
+        counts = []
+        for axis, (n, m, k) in enumerate(zip(self.inside, self.outside, self.kernel, strict=True)):
+            begin, end = self.pads[axis], self.pads[axis + len(self.kernel)]
+            start = np.arange(m) * self.strides[axis] - begin
+            at = start[:, None] + np.arange(k) * self.dilations[axis]
+            low, high = (-begin, n + end) if padding else (0, n)
+            counts.append(((at >= low) & (at < high)).sum(axis=1))
+        return reduce(np.multiply.outer, counts).astype(np.float64)
+
+
+def _window(tape: Tape, node: ir.Node) -> _Window:
+    attributes = node.attributes
+    (inside, outside), rank = (shape[2:] for shape in tape.sizes(node)), len(tape.shape(node.inputs[0])) - 2
+    if "kernel_shape" not in attributes or len(attributes["kernel_shape"].as_ints()) != rank:
+        raise UnsupportedError
+    kernel = tuple(attributes["kernel_shape"].as_ints())
+    strides, dilations = (tuple(attributes.get_ints(key, [1] * rank)) for key in ("strides", "dilations"))
+    pads = list(attributes.get_ints("pads", [0] * 2 * rank))
+    mode = attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
+    if mode.startswith("SAME"):
+        for axis, (n, m, k) in enumerate(zip(inside, outside, kernel, strict=True)):
+            spare = max((m - 1) * strides[axis] + dilations[axis] * (k - 1) + 1 - n, 0)
+            pads[axis] = spare // 2 if mode == "SAME_UPPER" else spare - spare // 2
+            pads[axis + rank] = spare - pads[axis]
+    return _Window(kernel, strides, dilations, tuple(pads), inside, outside)
+
+
+def average_pool(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
+    """Each input of a window gets its part."""
+    window, channels = _window(tape, node), tape.shape(node.inputs[0])[1]
+    taps = window.taps(padding=bool(node.attributes.get_int("count_include_pad", 0)))
+    part = tape.scaled(g, 1 / np.maximum(taps, 1))
+    ones = tape.constant(np.ones((channels, 1, *window.kernel)))
+    return [tape.op("ConvTranspose", part, ones, group=channels, **window.back)]
+
+
+def max_pool(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
+    """Each place of the window in turn: its inputs, where they are the largest, take the gradient."""
+    x, y = ends(node)
+    window, (batch, channels, *_) = _window(tape, node), tape.shape(node.inputs[0])
+    taps, outside = math.prod(window.kernel), window.outside
+    places = np.tile(np.eye(taps), (channels, 1)).reshape(channels * taps, 1, *window.kernel)
+    each = tape.constant(places)
+    flat, back = [batch, channels, 1, -1], window.back
+    forward = {key: value for key, value in back.items() if key != "output_padding"}
+    spread = tape.op("Conv", x, each, group=channels, **forward)
+    spread = tape.reshape(spread, [batch, channels, taps, -1])
+    parts = tape.op("Mul", tape.reshape(g, flat), tape.at_least(spread, tape.reshape(y, flat)))
+    parts = tape.reshape(parts, [batch, channels * taps, *outside])
+    return [tape.op("ConvTranspose", parts, each, group=channels, **back)]
