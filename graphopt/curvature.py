@@ -185,7 +185,9 @@ def _sized(analysis: Analysis, calibration: Calibration, feeds: Feeds) -> Analys
     """The snapshot at the batch that is run; what follows from no rule is seen where it does not vary."""
     sizes = {name: (calibration.batch, *array.shape[1:]) for name, array in feeds.items()}
     found = analysis.at(sizes)
-    values = [v for node in analysis.model.graph if node.op_type in RULES for v in (*node.inputs, *node.outputs)]
+    values = [
+        v for node in analysis.model.graph if node.op_type in RULES for v in (*node.inputs, *node.outputs)
+    ]
     shapes = {v.name or "": found.shape(v) for v in values if v is not None and v.name}
     unknown = [name for name, shape in shapes.items() if shape is None or None in shape]
     if not unknown:

@@ -72,7 +72,9 @@ def gradients(
             unknown |= read
             continue
         made = [*backward(tape, node, gradient), *(None,) * len(node.inputs)]
-        given_to = [(v.name, g) for v, g in zip(node.inputs, made, strict=False) if v is not None and v.name in read]
+        given_to = [
+            (v.name, g) for v, g in zip(node.inputs, made, strict=False) if v is not None and v.name in read
+        ]
         unknown |= read - {name for name, _ in given_to}  # what a body captures
         unknown |= {name or "" for name, g in given_to if g is None}
         for name, g in given_to:

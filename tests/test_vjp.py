@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from small_models import batch_norm, bn_inputs, model, node, run_onnx, weight
+from small_models import batch_norm, bn_inputs, info, model, node, run_onnx, weight
 
 from graphopt import runtime
 from graphopt.analysis import Analysis
@@ -32,6 +32,15 @@ def network(
 ) -> onnx.ModelProto:
     """The nodes behind "v", which is the input."""
     return model([node("Identity", "x", "v", "first"), *nodes], weights, inputs={"x": list(shape)}, **options)
+
+
+def branches(value: str) -> onnx.NodeProto:
+    """An If whose branches read a value from outside."""
+    parts = [
+        onnx.helper.make_graph([node(op, value, f"{op}/y")], op, [], [info(f"{op}/y", None)])
+        for op in ("Relu", "Tanh")
+    ]
+    return node("If", "c", "y", then_branch=parts[0], else_branch=parts[1])
 
 
 def gradient(proto: onnx.ModelProto, x: np.ndarray, r: Mapping[str, np.ndarray]) -> np.ndarray | None:
@@ -203,6 +212,222 @@ CASES: dict[str, onnx.ModelProto] = {
         {"w": weight(4, 6, 3, 3)},
         outputs={"y": None, "z": None},
     ),
+    "transposed, same": network(
+        [node("ConvTranspose", "v w", "y", strides=[2, 2], auto_pad="SAME_UPPER")], {"w": weight(6, 4, 5, 4)}
+    ),
+    "transposed, same lower": network(
+        [node("ConvTranspose", "v w", "y", strides=[2, 1], auto_pad="SAME_LOWER")], {"w": weight(6, 4, 4, 4)}
+    ),
+    "transposed, given size and padding": network(
+        [
+            node(
+                "ConvTranspose",
+                "v w",
+                "y",
+                strides=[2, 2],
+                output_shape=[15, 16],
+                output_padding=[1, 1],
+            )
+        ],
+        {"w": weight(6, 4, 3, 3)},
+    ),
+    "einsum": network(
+        [node("Einsum", "v v w", "y", equation="bic,bjc,cd -> bijd")], {"w": weight(6, 3)}, [2, 4, 6]
+    ),
+    "elu": network([node("Elu", "v", "y", alpha=0.7)]),
+    "selu": network([node("Selu", "v", "y")]),
+    "celu": network([node("Celu", "v", "y", alpha=0.7)]),
+    "softplus": network([node("Softplus", "v", "y")]),
+    "softsign": network([node("Softsign", "v", "y")]),
+    "thresholded": network(
+        [node("Add", "v far", "f"), node("ThresholdedRelu", "f", "y", alpha=0.3)],
+        {"far": np.float32(9) * np.sign(weight(6, 1, 1))},
+    ),
+    "hard sigmoid": network([node("HardSigmoid", "v", "y", alpha=0.3)]),
+    "hard swish": network([node("HardSwish", "v", "y")]),
+    "mish": network([node("Mish", "v", "y")], opset=18),
+    "gelu": network([node("Gelu", "v", "y")], opset=20),
+    "gelu, by erf": network(
+        [
+            node("Div", "v root", "d"),
+            node("Erf", "d", "e"),
+            node("Add", "e one", "f"),
+            node("Mul", "v f", "y"),
+        ],
+        {"root": np.float32(2**0.5), "one": np.float32(1)},
+    ),
+    "waves": network([node("Sin", "v", "s"), node("Cos", "v", "c"), node("Mul", "s c", "y")]),
+    "abs, neg": network([node("Abs", "v", "a"), node("Neg", "v", "n"), node("Mul", "a n", "y")]),
+    "log, root": network(
+        [
+            node("Exp", "v", "e"),
+            node("Add", "e e", "d"),
+            node("Log", "d", "l"),
+            node("Sqrt", "d", "s"),
+            node("Reciprocal", "d", "i"),
+            node("Sum", "l s i", "y"),
+        ]
+    ),
+    "generalised mean": network(
+        [
+            node("Clip", "v low", "c"),
+            node("Pow", "c three", "p"),
+            node("GlobalAveragePool", "p", "m"),
+            node("Pow", "m third", "y"),
+        ],
+        {"low": np.float32(1e-6), "three": np.float32(3), "third": np.float32(1 / 3)},
+    ),
+    "a whole exponent": network([node("Pow", "v w", "y")], {"w": np.array([3], np.int64)}),
+    "clip, one side": network([node("Clip", "v - high", "y")], {"high": np.float32(0.2)}),
+    "clip, old": network([node("Clip", "v", "y", min=-0.5, max=0.7)], opset=9),
+    "max": network([node("Tanh", "v", "t"), node("Max", "t z v", "y")], {"z": weight(6, 1, 1)}),
+    "min": network([node("Tanh", "v", "t"), node("Min", "v t", "y")]),
+    "mean of several": network([node("Tanh", "v", "t"), node("Mean", "v t v", "y")]),
+    "where": network(
+        [
+            node("Greater", "v zero", "c"),
+            node("GlobalAveragePool", "v", "p"),
+            node("Where", "c v p", "y"),
+        ],
+        {"zero": np.float32(0)},
+    ),
+    "masked attention": network(
+        [
+            node("Transpose", "v", "t", perm=[0, 2, 1]),
+            node("MatMul", "v t", "s"),
+            node("Where", "mask s low", "m"),
+            node("Softmax", "m", "a", axis=-1),
+            node("MatMul", "a v", "y"),
+        ],
+        {"mask": np.tri(5, dtype=bool), "low": np.float32(-np.inf)},
+        [2, 5, 6],
+    ),
+    "expand": network(
+        [node("Unsqueeze", "v one", "u"), node("Expand", "u s", "e"), node("Mul", "e z", "y")],
+        {"one": ints(1), "s": ints(2, 3, 6), "z": weight(2, 3, 6)},
+        [2, 6],
+    ),
+    "tile": network(
+        [node("Tile", "v s", "t"), node("Mul", "t z", "y")],
+        {"s": ints(2, 1, 3), "z": weight(4, 3, 12)},
+        [2, 3, 4],
+    ),
+    "log-softmax": network([node("LogSoftmax", "v", "y", axis=1)]),
+    "group norm": network(
+        [node("GroupNormalization", "v s b", "y", num_groups=3)],
+        {"s": weight(6), "b": weight(6, seed=1)},
+        opset=21,
+    ),
+    "group norm, old": network(
+        [node("GroupNormalization", "v s b", "y", num_groups=3)],
+        {"s": weight(3), "b": weight(3, seed=1)},
+        opset=18,
+    ),
+    "layer norm, two axes": network(
+        [node("LayerNormalization", "v s", "y", axis=-2, epsilon=0.1)], {"s": weight(5, 6)}, [2, 5, 6]
+    ),
+    "mean and variance": network([node("MeanVarianceNormalization", "v", "y", axes=[2, 3])]),
+    "over the batch": network([node("MeanVarianceNormalization", "v", "y")]),
+    "unit norm": network([node("LpNormalization", "v", "y", axis=1)]),
+    "unit norm, by parts": network(
+        [node("ReduceL2", "v", "n", axes=[1]), node("Div", "v n", "y")], shape=[3, 6]
+    ),
+    "local norm": network([node("LRN", "v", "y", size=5, alpha=0.9, beta=0.6, bias=1.5)]),
+    "average pool, padded": network(
+        [node("AveragePool", "v", "y", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2])]
+    ),
+    "average pool, padding counted": network(
+        [node("AveragePool", "v", "y", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1)]
+    ),
+    "average pool, ceil": network(
+        [node("AveragePool", "v", "y", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)]
+    ),
+    "average pool, same": network(
+        [node("AveragePool", "v", "y", kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_UPPER")]
+    ),
+    "max pool, dilated": network(
+        [node("MaxPool", "v", "y", kernel_shape=[2, 2], dilations=[2, 3], strides=[1, 2])]
+    ),
+    "max pool, 1-D": network([node("MaxPool", "v", "y", kernel_shape=[3], strides=[2])], shape=[2, 4, 9]),
+    "max pool, 3-D": network([node("MaxPool", "v", "y", kernel_shape=[2, 2, 2])], shape=[1, 2, 4, 4, 4]),
+    "highest": network([node("ReduceMax", "v", "y", axes=[1], keepdims=0)]),
+    "lowest": network([node("ReduceMin", "v", "y", axes=[-1, 1])]),
+    "squares": network([node("ReduceSumSquare", "v", "y", axes=[2])]),
+    "log of sums": network([node("ReduceLogSumExp", "v", "y", axes=[1], keepdims=0)]),
+    "total of all": network([node("ReduceSum", "v", "t", keepdims=0), node("Mul", "t v", "y")]),
+    "over no axis": network([node("ReduceSum", "v", "y", noop_with_empty_axes=1)]),
+    "cumulative": network([node("CumSum", "v a", "y", exclusive=1)], {"a": np.array(2, np.int64)}),
+    "triangle": network([node("Trilu", "v", "y", upper=0)]),
+    "gather, one": network([node("Gather", "v i", "y", axis=2)], {"i": np.array(-3, np.int64)}),
+    "gather, many": network([node("Gather", "v i", "y", axis=1)], {"i": np.array([[0, 2], [2, 5]])}),
+    "gather, of the batch": network([node("Gather", "v i", "y")], {"i": ints(1)}),
+    "concat, of the batch": network([node("Tanh", "v", "t"), node("Concat", "v t v", "y", axis=0)]),
+    "split, unused": network(
+        [node("Split", "v n", "a b c", axis=-1), node("Mul", "a c", "y")], {"n": ints(3, 2, 3)}
+    ),
+    "slice, of the batch": network(
+        [node("Slice", "v s e a", "y")], {"s": ints(1), "e": ints(2), "a": ints(0)}
+    ),
+    "pad, edge": network([node("Pad", "v p", "y", mode="edge")], {"p": ints(0, 0, 2, 1, 0, 0, 2, 3)}),
+    "pad, some axes": network(
+        [node("Pad", "v p - a", "y")], {"p": ints(1, 2, 0, 3), "a": ints(-1, 1)}, opset=18
+    ),
+    "resize, linear": network(
+        [node("Resize", "v - s", "y", mode="linear")], {"s": np.array([1, 1, 2, 1.5], np.float32)}
+    ),
+    "resize, down": network(
+        [node("Resize", "v - - s", "y", mode="linear", coordinate_transformation_mode="align_corners")],
+        {"s": ints(2, 6, 5, 11)},
+    ),
+    "resize, cubic": network(
+        [node("Resize", "v - s", "y", mode="cubic")], {"s": np.array([1, 1, 2, 2], np.float32)}
+    ),
+    "resize, nearest": network([node("Resize", "v - s", "y")], {"s": np.array([1, 1, 1.5, 0.5], np.float32)}),
+    "resize, some axes": network(
+        [node("Resize", "v - s", "y", mode="linear", antialias=1, axes=[3])],
+        {"s": np.array([0.5], np.float32)},
+        opset=18,
+    ),
+    "resize, of opset 11": network(
+        [node("Resize", "v r s n", "y", mode="linear")],
+        {"r": np.zeros(0, np.float32), "s": np.zeros(0, np.float32), "n": ints(2, 6, 12, 16)},
+        opset=11,
+    ),
+    "resize, of opset 10": network(
+        [node("Resize", "v s", "y", mode="linear")], {"s": np.array([1, 1, 2, 3], np.float32)}, opset=10
+    ),
+    "upsample": network([node("Upsample", "v s", "y")], {"s": np.array([1, 1, 2, 3], np.float32)}, opset=9),
+    "upsample, old": network(
+        [node("Upsample", "v", "y", mode="linear", scales=[1.0, 1.0, 2.0, 2.0])], opset=7
+    ),
+    "resize, 5-D": network(
+        [node("Resize", "v - s", "y", mode="linear")],
+        {"s": np.array([1, 1, 2, 1, 2], np.float32)},
+        [1, 2, 3, 4, 3],
+    ),
+    "dropout": network(
+        [
+            node("Constant", "", "r", value_float=0.5),
+            node("Constant", "", "t", value=onnx.numpy_helper.from_array(np.array(False))),
+            node("Dropout", "v r t", "y"),
+        ]
+    ),
+    "very large values": network(
+        [node("Mul", "v big", "b"), node("HardSwish", "b", "h"), node("Mul", "h small", "y")],
+        {"big": np.float32(1e7), "small": np.float32(1e-7)},
+    ),
+    "a cut that is read as a number": network(
+        [
+            node("Greater", "v zero", "c"),
+            node("Cast", "c", "f", to=1),
+            node("Mul", "v f", "y"),
+        ],
+        {"zero": np.float32(0)},
+    ),
+    "the best class beside": network(
+        [node("Relu", "v", "y"), node("ArgMax", "v", "a", axis=1), node("Cast", "a", "z", to=1)],
+        outputs={"y": None},
+    ),
     "sizes from the value itself": network(
         [
             node("Shape", "v", "s"),
@@ -215,9 +440,8 @@ CASES: dict[str, onnx.ModelProto] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_gradient_is_the_slope_of_the_outputs(name: str) -> None:
-    proto = CASES[name]
+def follows(proto: onnx.ModelProto) -> None:
+    """The gradient says how the outputs change."""
     x, r = drawn(proto)
     found = gradient(proto, x, r)
     assert found is not None and found.shape == x.shape
@@ -228,6 +452,115 @@ def test_a_gradient_is_the_slope_of_the_outputs(name: str) -> None:
     assert np.linalg.norm(slopes - predicted) <= NEAR * np.linalg.norm(slopes)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_gradient_is_the_slope_of_the_outputs(name: str) -> None:
+    follows(CASES[name])
+
+
+OLD: dict[str, tuple[int, list[onnx.NodeProto], dict[str, np.ndarray]]] = {
+    "rectifiers": (
+        7,
+        [
+            node("LeakyRelu", "v", "a", alpha=0.3),
+            node("PRelu", "a w", "b"),
+            node("Elu", "b", "c"),
+            node("Sigmoid", "c", "d"),
+            node("Relu", "c", "e"),
+            node("Sum", "d e a", "f"),
+            node("Softplus", "f", "g"),
+            node("Abs", "g", "y"),
+        ],
+        {"w": weight(6, 1, 1)},
+    ),
+    "repeated": (
+        7,
+        [
+            node("GlobalAveragePool", "v", "p"),
+            node("Mul", "p v", "a"),
+            node("Sub", "a p", "b"),
+            node("Div", "b w", "c"),
+            node("Tanh", "c", "t"),
+            node("Add", "t p", "y"),
+        ],
+        {"w": np.linspace(1, 2, 6, dtype=np.float32).reshape(6, 1, 1)},
+    ),
+    "normalised": (
+        7,
+        [
+            node("BatchNormalization", bn_inputs("v", "bn"), "a"),
+            node("InstanceNormalization", "a s s", "b"),
+            node("LRN", "b", "c", size=3),
+            node("Softmax", "c", "y", axis=3),
+        ],
+        {**batch_norm("bn", 6), "s": np.linspace(1, 2, 6, dtype=np.float32)},
+    ),
+    "taken apart": (
+        8,
+        [
+            node("Relu", "v", "r"),
+            node("Concat", "r v", "c", axis=1),
+            node("MaxPool", "c", "m", kernel_shape=[2, 2], strides=[1, 1]),
+            node("Transpose", "m", "t", perm=[0, 2, 3, 1]),
+            node("Expand", "t shape", "e"),
+            node("Max", "e w", "y"),
+        ],
+        {"shape": ints(2, 7, 7, 12), "w": weight(12, seed=4)},
+    ),
+    "matrices": (
+        9,
+        [
+            node("Transpose", "v", "t", perm=[0, 1, 3, 2]),
+            node("MatMul", "v t", "s"),
+            node("Softmax", "s", "a", axis=-1),
+            node("Erf", "a", "b"),
+            node("Where", "c b w", "y"),
+        ],
+        {"c": np.tri(8, dtype=bool), "w": weight(8)},
+    ),
+}
+"""The first operator set that has them all, the operators, and their weights."""
+
+
+@pytest.mark.parametrize("opset", [7, 8, 9, 11, 13, 18, 21])
+@pytest.mark.parametrize("name", OLD)
+def test_rules_use_the_operators_of_the_models_own_set(name: str, opset: int) -> None:
+    since, nodes, weights = OLD[name]
+    if opset >= since:
+        follows(network(nodes, weights, opset=opset))
+
+
+def reduction(op: str, opset: int, since: int, **attributes: Any) -> onnx.ModelProto:
+    """A reduction over axis 1, which is an attribute before a certain operator set."""
+    if opset < since:
+        return network([node(op, "v", "y", axes=[1], **attributes)], opset=opset)
+    return network([node(op, "v a", "y", **attributes)], {"a": ints(1)}, opset=opset)
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 13, 18, 21])
+@pytest.mark.parametrize(("op", "since"), [("ReduceSum", 13), ("ReduceMean", 18), ("ReduceL2", 18)])
+def test_reductions_take_their_axes_in_both_ways(op: str, since: int, opset: int) -> None:
+    follows(reduction(op, opset, since, keepdims=0))
+
+
+@pytest.mark.parametrize("opset", [7, 9, 10, 11, 13, 18, 21])
+def test_what_moves_numbers_in_every_operator_set(opset: int) -> None:
+    pads, ends = [0, 1, 2, 0, 0, 2, 0, 3], {"starts": [2, 1], "ends": [7, 5], "axes": [1, 3]}
+    weights = {"p": np.array(pads), "n": ints(2, 5), "u": ints(0)}
+    weights |= {key: np.array(value) for key, value in ends.items()}
+    nodes = [
+        node("Pad", "v", "a", pads=pads) if opset < 11 else node("Pad", "v p", "a"),
+        node("Slice", "a", "b", **ends) if opset < 10 else node("Slice", "a starts ends axes", "b"),
+        *(
+            [node("Split", "a", "c d", axis=1, split=[2, 7]), node("Unsqueeze", "b", "e", axes=[0])]
+            if opset < 13
+            else [node("Split", "a n7", "c d", axis=1), node("Unsqueeze", "b u", "e")]
+        ),
+        node("Identity", "c", "y"),
+    ]
+    weights["n7"] = ints(2, 7)
+    follows(network(nodes, weights, opset=opset, outputs={"y": None, "e": None, "d": None}))
+
+
 NONE: dict[str, onnx.ModelProto] = {
     "no rule": network([node("Round", "v", "y")]),
     "no rule on one of two ways": network(
@@ -235,6 +568,28 @@ NONE: dict[str, onnx.ModelProto] = {
     ),
     "another domain": network([node("Gelu", "v", "y")], domains=["com.microsoft"]),
     "a moving exponent": network([node("Pow", "w v", "y")], {"w": np.float32(2)}),
+    "its own exponent": network([node("Exp", "v", "e"), node("Pow", "e e", "y")]),
+    "its own limit": network([node("Clip", "v - m", "y"), node("ReduceMax", "v", "m", keepdims=0)][::-1]),
+    "a moving kernel": network([node("Conv", "z v", "y")], {"z": weight(1, 6, 9, 9)}),
+    "its own kernel": network([node("Conv", "v v", "y")]),
+    "a moving scale": network(
+        [
+            node("GlobalAveragePool", "v", "p"),
+            node("Squeeze", "p", "s"),
+            node("InstanceNormalization", "v s s", "y"),
+        ],
+        shape=[1, 6, 8, 8],
+    ),
+    "its largest few": network([node("TopK", "v k", "y i")], {"k": ints(3)}),
+    "where the largest are": network(
+        [
+            node("MaxPool", "v", "y i", kernel_shape=[2, 2], strides=[2, 2]),
+            node("MaxUnpool", "y i", "z", kernel_shape=[2, 2], strides=[2, 2]),
+        ],
+        outputs={"z": None},
+    ),
+    "a body": network([branches("v")], {"c": np.array([True])}),
+    "before operators repeat values": network([node("Relu", "v", "y")], opset=6),
 }
 NONE["another domain"].graph.node[1].domain = "com.microsoft"
 

@@ -9,9 +9,7 @@ import onnx_ir as ir
 from graphopt.vjp.tape import Gradient, Tape, ends, name_of
 
 
-def _each(
-    tape: Tape, node: ir.Node, part: Callable[[int], str], places: Sequence[int]
-) -> Sequence[Gradient]:
+def _each(tape: Tape, node: ir.Node, part: Callable[[int], str], places: Sequence[int]) -> Sequence[Gradient]:
     """The gradient of each input that is of interest, from what it would be in the shape of the output."""
     return [
         tape.reduced(part(i), node, i) if i in places and tape.moves(value) else None
