@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 
 from graphopt import kernel as algebra
 from graphopt import progress, runtime
@@ -38,6 +39,9 @@ MACS = 8e12
 """Multiply-accumulates that all probes together may take, about: a minute or two."""
 NORMALISED = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 """Operators at the end of a network that hide differences; the output is looked at before them."""
+
+RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
+"""Operators that only give it another form."""
 
 
 def inputs_to_probe(macs: int | None, samples: int, layers: int) -> int:
@@ -96,15 +100,18 @@ def sensitivities(
 
 
 def before_normalising(analysis: Analysis, output: str) -> str:
-    """The value to look at for an output: the input of a Softmax or Sigmoid at the end, through reshapes."""
-    value = next(v for v in analysis.model.graph.outputs if v.name == output)
-    node = value.producer()
-    while node is not None and node.op_type in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"):
-        value_in = node.inputs[0]
-        node = value_in.producer() if value_in is not None else None
-    if node is not None and node.op_type in NORMALISED and node.inputs[0] is not None:
-        return node.inputs[0].name or output
-    return output
+    """The value to look at for an output, through reshapes: what a Softmax, Sigmoid or ArgMax reads."""
+    value: ir.Value | None = next(v for v in analysis.model.graph.outputs if v.name == output)
+    found = output
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type not in (*NORMALISED, "ArgMax", *RESHAPES):
+            break
+        value = node.inputs[0]
+        if node.op_type not in RESHAPES and value is not None:
+            found = value.name or found
+        if node.op_type in NORMALISED:
+            break
+    return found
 
 
 def _reference(
@@ -151,14 +158,17 @@ def _harm(
     for fit in fits:
         damaged = {
             weight: _stored(linear, fit.kernel).astype(kind),
-            bias: _shaped(linear, fit.bias).astype(kind),
+            bias: fit.bias.astype(kind),
         }
         squares = np.zeros(len(present))
         for number, exact in enumerate(reference):
             inputs = {name: walk.values(name)[number] for name in given}
             results = runtime.run(running, {**inputs, **damaged}, present)
             for i, (name, result) in enumerate(zip(present, results, strict=True)):
-                gap = result.astype(np.float64) - exact[watched.index(name)]
+                wanted = exact[watched.index(name)]
+                if result.shape != wanted.shape:
+                    continue  # as many as were found in the input: they tell of no change by little
+                gap = result.astype(np.float64) - wanted
                 squares[i] += float(np.vdot(gap, gap))
         relative = squares / np.where(spread > 0, spread, 1.0)
         harms.append(float(relative.sum()) / len(watched))
@@ -177,13 +187,12 @@ def _variances(batches: Sequence[Sequence[npt.NDArray[Any]]]) -> npt.NDArray[np.
 
 def _damaged(node: onnx.NodeProto, linear: Linear, weight: str, bias: str) -> list[onnx.NodeProto]:
     """The operator with weights and a bias that are fed."""
+    if linear.kernel:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        return [onnx.helper.make_node(linear.op, [node.input[0], weight, bias], node.output, **attributes)]
     middle = f"{node.output[0]}/probe"
-    op = "MatMul" if linear.op == "Gemm" else linear.op
-    attributes = (
-        {} if op == "MatMul" else {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    )
     return [
-        onnx.helper.make_node(op, [node.input[0], weight], [middle], **attributes),
+        onnx.helper.make_node("MatMul", [node.input[0], weight], [middle]),
         onnx.helper.make_node("Add", [middle, bias], [node.output[0]]),
     ]
 
@@ -194,7 +203,3 @@ def _stored(linear: Linear, kernel: npt.NDArray[np.float64]) -> npt.NDArray[np.f
         return np.ascontiguousarray(algebra.transpose_layout(kernel, linear.group))
     return kernel if linear.kernel else np.ascontiguousarray(kernel.T)
 
-
-def _shaped(linear: Linear, bias: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """A bias that broadcasts over the operator's output."""
-    return bias.reshape(-1, *(1,) * len(linear.kernel)) if linear.kernel else bias

@@ -61,7 +61,7 @@ class Program:
             outputs: the values to return.
             constants: weights besides the model's own.
         """
-        read = set().union(*(_reads(node) for node in nodes))
+        read = set(outputs).union(*(_reads(node) for node in nodes))
         initializers = [
             tensor for name, tensor in self._inline.items() if name in read and name not in inputs
         ]

@@ -179,6 +179,9 @@ def refusal(split: Split, analysis: Analysis, linear: Linear) -> str:
     if dimension > WIDEST:
         size = f"{8 * dimension**2 / 1e9:.1f} GB"
         return f"its patches have {dimension:,} numbers, whose covariance takes {size}: at most {WIDEST:,}"
+    seen = (analysis.statistics or {}).get(linear.name)
+    if seen is not None and not all(math.isfinite(np.trace(each.covariance)) for each in seen.groups):
+        return "on some inputs it reads numbers that are too large, or not finite"
     neighbour = _bottleneck(analysis, linear)
     if neighbour:
         return f"it is part of a bottleneck already: nothing stands between it and {neighbour}"

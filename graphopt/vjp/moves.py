@@ -23,10 +23,8 @@ def same(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 def dropout(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
     """Nothing is dropped unless in training."""
     training = node.inputs[2] if len(node.inputs) > 2 else None
-    if training is not None:
-        flag = tape.analysis.constant(training)
-        if flag is None or flag.any():
-            raise UnsupportedError
+    if training is not None and tape.content(training).any():
+        raise UnsupportedError
     return [g]
 
 
@@ -126,10 +124,10 @@ def slices(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 def gather(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
     """Each number gets the gradients of its copies."""
     inside, axis = tape.shape(node.inputs[0]), tape.axis(node, 0)
-    index = tape.analysis.constant(node.inputs[1])
-    if index is None:
-        raise UnsupportedError
+    index = tape.content(node.inputs[1])
     rows = [np.arange(size) for size in inside]
+    if not np.all((index >= -inside[axis]) & (index < inside[axis])):
+        raise UnsupportedError
     rows[axis] = np.arange(inside[axis])[index.ravel()]
     flat = tape.reshape(g, [len(each) for each in rows])
     return [_put_back(tape, flat, rows, inside)]

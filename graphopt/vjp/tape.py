@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
+from graphopt.values import Values
 
 Gradient: TypeAlias = "str | None"
 """The name of a gradient; None where an input has none."""
@@ -43,6 +44,7 @@ class Tape:
         self._moving = moving
         self._prefix = prefix
         self.version = default_opset(analysis.model)
+        self._values = Values(analysis.constants, analysis.shape, self.version)
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, npt.NDArray[Any]] = {}
 
@@ -85,17 +87,26 @@ class Tape:
         """Whole numbers that older operator sets keep in an attribute and newer ones take as an input.
 
         Raises:
-            UnsupportedError: the input is no constant.
+            UnsupportedError: the input is neither a constant nor follows from shapes.
         """
         if key in node.attributes:
             return list(node.attributes[key].as_ints())
         value = node.inputs[index] if index < len(node.inputs) else None
-        if value is None:
-            return None
+        return None if value is None else [int(number) for number in self.content(value).ravel()]
+
+    def content(self, value: ir.Value | None) -> Matrix:
+        """The content of a constant, or of what follows from shapes.
+
+        Raises:
+            UnsupportedError: it is neither.
+        """
         array = self.analysis.constant(value)
-        if array is None:
+        if array is not None:
+            return array
+        data = self._values.get(value)
+        if data is None or not data.complete:
             raise UnsupportedError
-        return [int(number) for number in array.ravel()]
+        return data.values
 
     # ------------------------------------------------------------ operators
 
