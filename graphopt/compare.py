@@ -64,8 +64,8 @@ class Difference:
         largest, scale = _largest(gap), _largest(exact)
         relative = largest / scale if scale > 0 else (0.0 if largest <= ZERO_REFERENCE else math.inf)
         self.max_abs, self.max_rel = max(self.max_abs, largest), max(self.max_rel, relative)
-        self.signal += float(np.dot(exact, exact))
-        self.noise += float(np.dot(gap, gap))
+        self.signal += _squares(exact)
+        self.noise += _squares(gap)
 
     @property
     def sqnr(self) -> float:
@@ -109,6 +109,16 @@ def _finite_gap(
     if not finite.all():
         exact, other = np.where(finite, exact, 0), np.where(finite, other, 0)
     return exact, other - exact
+
+
+def _squares(array: npt.NDArray[Any]) -> float:
+    """Σ a², in float64 where float32 can't hold it."""
+    with np.errstate(over="ignore"):
+        total = float(np.dot(array, array))
+    if math.isfinite(total):
+        return total
+    wide = array.astype(np.float64)
+    return float(np.dot(wide, wide))
 
 
 def _largest(array: npt.NDArray[Any]) -> float:

@@ -89,7 +89,8 @@ class MomentsAccumulator:
         shift = self._shift.astype(precision)
         for start in range(0, len(rows), self.ROWS_AT_ONCE):
             centred = rows[start : start + self.ROWS_AT_ONCE].astype(precision) - shift
-            self._products += centred.T @ centred
+            with np.errstate(over="ignore", invalid="ignore"):  # who reads the covariance checks it
+                self._products += centred.T @ centred
             self._sum += centred.sum(axis=0, dtype=np.float64)
         self._count += len(rows)
 
