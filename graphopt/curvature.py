@@ -124,7 +124,8 @@ def _squares(
     usable = [x for x in linears if x.dtype == np.float32 and x.channel_axis is not None]
     made = gradients(analysis, program, [x.y for x in usable], given, prefix)
     nodes += made.nodes
-    constants, found = dict(made.constants), {}
+    constants = dict(made.constants)
+    found: dict[str, str] = {}
     for linear in usable:
         if linear.y not in made.names:
             continue

@@ -202,4 +202,3 @@ def _stored(linear: Linear, kernel: npt.NDArray[np.float64]) -> npt.NDArray[np.f
     if linear.op == "ConvTranspose":
         return np.ascontiguousarray(algebra.transpose_layout(kernel, linear.group))
     return kernel if linear.kernel else np.ascontiguousarray(kernel.T)
-

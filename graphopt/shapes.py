@@ -111,8 +111,8 @@ def infer(
         assume_batch: the size of a first dimension of an input that is symbolic and not bound. None leaves it
             unknown; without bindings, the result then holds for every run of the model.
         known: shapes of values of the main graph by name, found before by running or by an earlier analysis.
-            They are taken as given; a node is not looked at where they cover all its outputs, unless it has
-            subgraphs.
+            They are taken as given; where they cover all outputs of a node without subgraphs, its inputs may
+            be such as do not fit.
 
     Raises:
         InputError: a binding does not fit, a node's inputs do not fit its operator, or a graph has a cycle.
@@ -180,10 +180,11 @@ class _Inference:
             known = [self._known_shape(value) for value in node.outputs]
             complete = all(shape is not None and None not in shape for shape in known)
             if complete and not any(subgraphs(node)):
-                for value in node.outputs:
-                    self._settle(value, None)
-                continue
-            inferred = self._infer(node)
+                typed = all(value.dtype is not None for value in node.outputs)
+                with self.lenient():
+                    inferred = [] if typed else self._infer(node)
+            else:
+                inferred = self._infer(node)
             guessed = any(value in self._guessed for value in node.inputs)
             for i, value in enumerate(node.outputs):
                 self._settle(value, inferred[i] if i < len(inferred) else None)

@@ -105,7 +105,7 @@ def detector(*more: onnx.NodeProto, **weights: np.ndarray) -> onnx.ModelProto:
             info("boxes", None),
             info("scores", None),
             info("classes", None, np.int64),
-            *(info(each.output[0], None, np.int64) for each in more[-1:]),
+            *(info(each.output[0], None) for each in more[-1:]),
         ],
     )
 
@@ -115,6 +115,7 @@ def suppressed() -> onnx.ModelProto:
     return detector(
         node("Transpose", "scores", "st", perm=[0, 2, 1]),
         node("NonMaxSuppression", "boxes st most overlap least", "kept"),
+        node("Cast", "kept", "numbers", to=onnx.TensorProto.FLOAT),
         most=numbers(20),
         overlap=np.array([0.5], np.float32),
         least=np.array([0.5], np.float32),
@@ -278,10 +279,12 @@ def overridable() -> onnx.ModelProto:
 
 def taken_names() -> onnx.ModelProto:
     """The network itself has names as gradients get."""
-    proto = between(node("Relu", "r", "gradient/constant/0"), node("Tanh", "gradient/constant/0", "i"))
+    proto = between(node("Sigmoid", "r", "gradient/constant/0"), node("Tanh", "gradient/constant/0", "i"))
     for each in proto.graph.node:
         for names in (each.input, each.output):
-            names[:] = ["gradient/0/0" if name == "r" else name for name in names]
+            kept = ["gradient/0/0" if name == "r" else name for name in names]
+            del names[:]
+            names.extend(kept)
     return proto
 
 

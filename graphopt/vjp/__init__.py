@@ -1,8 +1,9 @@
 """How each operator turns the gradient of its output into the gradient of what it reads.
 
 One function an operator: from the gradient g of an operator's output it makes, out of operators that
-onnxruntime runs, Jᵀ g for each of the operator's inputs ("vector-Jacobian product"). Ties count for each in
-whatever takes the largest or the smallest; and a few elementwise functions are differentiated by a difference.
+onnxruntime runs, Jᵀ g for each of the operator's inputs ("vector-Jacobian product"). Two things are only near
+enough: of several that are the largest, or the smallest, each counts; and the slope of a few functions is
+taken from a difference.
 """
 
 from __future__ import annotations

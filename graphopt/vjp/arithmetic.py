@@ -18,7 +18,7 @@ def _each(tape: Tape, node: ir.Node, part: Callable[[int], str], places: Sequenc
 
 
 def add(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Add, Sum, Expand."""
+    """To each input all of it: Add and Sum."""
     return _each(tape, node, lambda _: g, range(len(node.inputs)))
 
 
@@ -43,7 +43,7 @@ def multiply(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def divide(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """g / b, and −g · y / b."""
+    """Of g it makes g / b, and −g · y / b."""
     above = tape.op("Div", g, name_of(node.inputs[1]))
 
     def part(index: int) -> str:

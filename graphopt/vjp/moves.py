@@ -80,7 +80,7 @@ def triangle(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 def concat(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
     """To each its part."""
-    axis = tape.axis(node, 1 if tape.version < 4 else None)
+    axis = tape.axis(node)
     sizes = [tape.shape(value)[axis] for value in node.inputs]
     return tape.split(g, axis, sizes) if len(sizes) > 1 else [g]
 
@@ -159,11 +159,9 @@ PADDING: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 
 def pad(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
     """What was put around is cut off; where it repeats what is there, it is added to it."""
-    inside, outside = tape.sizes(node)
+    inside = tape.shape(node.inputs[0])
     rank = len(inside)
     pads = tape.numbers(node, "pads", 1)
-    if pads is None:
-        pads = tape.numbers(node, "paddings", len(node.inputs))
     chosen = tape.numbers(node, "axes", 3)
     axes = list(range(rank)) if chosen is None else [axis % rank for axis in chosen]
     mode = node.attributes.get_string("mode", "constant")

@@ -54,7 +54,7 @@ class _Window:
             at = start[:, None] + np.arange(k) * self.dilations[axis]
             low, high = (-begin, n + end) if padding else (0, n)
             counts.append(((at >= low) & (at < high)).sum(axis=1))
-        return reduce(np.multiply.outer, counts).astype(np.float64)
+        return np.asarray(reduce(np.multiply.outer, counts), np.float64)
 
 
 def _window(tape: Tape, node: ir.Node) -> _Window:

@@ -51,14 +51,14 @@ def _axes(tape: Tape, node: ir.Node) -> list[int]:
 
 
 def softmax(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """y · (g − Σ g · y)."""
+    """Of g it makes y · (g − Σ g · y)."""
     y = ends(node)[1]
     mean = tape.total(tape.op("Mul", g, y), _softmax_axes(tape, node))
     return [tape.op("Mul", y, tape.op("Sub", g, mean))]
 
 
 def log_softmax(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """g − e^y · Σ g."""
+    """Of g it makes g − e^y · Σ g."""
     total = tape.total(g, _softmax_axes(tape, node))
     return [tape.op("Sub", g, tape.op("Mul", tape.op("Exp", ends(node)[1]), total))]
 
