@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from small_models import model, node, run_onnx, saved, weight
+from small_models import model, node, rng, run_onnx, saved, weight
 
 import graphopt
 from graphopt import curvature
@@ -75,6 +75,26 @@ def test_behind_a_layer_stands_what_reads_it() -> None:
     assert np.linalg.norm(gap) < 0.05 * np.linalg.norm(expected)
     last = counted(found["last"])  # it makes the output itself: all errors count the same
     assert np.abs(last - np.eye(len(last))).max() < 0.1
+
+
+@pytest.mark.parametrize("op", ["MatMul", "ConvTranspose"])
+def test_channels_stand_last_behind_a_matmul_and_second_behind_a_transposed_convolution(op: str) -> None:
+    reader = weight(40, CHANNELS, seed=1)
+    dense = op == "MatMul"
+    first, last = weight(16, CHANNELS, seed=2), np.ascontiguousarray(reader.T)
+    proto = model(
+        [node(op, "x w", "c", "first"), node("MatMul" if dense else "Conv", "c v", "y", "last")],
+        {
+            "w": first if dense else first.reshape(16, CHANNELS, 1, 1),
+            "v": last if dense else reader.reshape(40, CHANNELS, 1, 1),
+        },
+        inputs={"x": ["N", 9, 16] if dense else ["N", 16, 12, 12]},
+    )
+    x = rng(0).standard_normal((256, 9, 16)).astype(np.float32) if dense else inputs(64)
+    expected = reader.T @ reader / np.sum(reader**2) * CHANNELS + curvature.DAMPING * np.eye(CHANNELS)
+    expected /= 1 + curvature.DAMPING
+    gap = counted(metrics(proto, x)["first"]) - expected
+    assert np.linalg.norm(gap) < 0.2 * np.linalg.norm(expected)
 
 
 def test_groups_are_measured_each_alone() -> None:

@@ -350,6 +350,19 @@ CASES: dict[str, onnx.ModelProto] = {
     ),
     "max pool, 1-D": network([node("MaxPool", "v", "y", kernel_shape=[3], strides=[2])], shape=[2, 4, 9]),
     "max pool, 3-D": network([node("MaxPool", "v", "y", kernel_shape=[2, 2, 2])], shape=[1, 2, 4, 4, 4]),
+    "max pool, large": network(
+        [node("MaxPool", "v", "y", kernel_shape=[5, 7], pads=[2, 3, 2, 3])], shape=[1, 3, 8, 9]
+    ),
+    "scattered": network(
+        [node("Tanh", "v", "t"), node("Gather", "t i", "u"), node("ScatterND", "v p u", "y")],
+        {"i": ints(0, 1), "p": np.array([[2], [0]], np.int64)},
+        [3, 4],
+    ),
+    "scattered along an axis": network(
+        [node("Slice", "v s e a", "u"), node("ScatterElements", "v p u", "y", axis=-1)],
+        {"s": ints(1), "e": ints(3), "a": ints(1), "p": np.array([[0, 3], [-1, 2], [1, 0]], np.int64)},
+        [3, 4],
+    ),
     "highest": network([node("ReduceMax", "v", "y", axes=[1], keepdims=0)]),
     "lowest": network([node("ReduceMin", "v", "y", axes=[-1, 1])]),
     "squares": network([node("ReduceSumSquare", "v", "y", axes=[2])]),
@@ -579,6 +592,16 @@ NONE: dict[str, onnx.ModelProto] = {
             node("InstanceNormalization", "v s s", "y"),
         ],
         shape=[1, 6, 8, 8],
+    ),
+    "scattered twice": network(
+        [node("ScatterElements", "z p v", "y")],
+        {"z": weight(3, 4), "p": np.zeros((2, 4), np.int64)},
+        [2, 4],
+    ),
+    "a choice from very many": network(
+        [node("Slice", "v s e a t", "y")],
+        {"s": ints(0), "e": ints(20000), "a": ints(1), "t": ints(3)},
+        [1, 20000],
     ),
     "its largest few": network([node("TopK", "v k", "y i")], {"k": ints(3)}),
     "where the largest are": network(

@@ -12,6 +12,9 @@ import onnx_ir as ir
 from graphopt import runtime
 from graphopt.vjp.tape import Gradient, Matrix, Tape, UnsupportedError, name_of
 
+LARGEST = 1 << 24
+"""Numbers of a matrix by which an axis is multiplied, at most."""
+
 # ---------------------------------------------------------------- the same numbers in another form
 
 
@@ -140,8 +143,40 @@ def _put_back(tape: Tape, g: str, rows: Sequence[Matrix], inside: Sequence[int])
         if len(places) and np.array_equal(places, np.arange(places[0], places[0] + len(places))):
             begin[axis], end[axis] = int(places[0]), size - int(places[-1]) - 1
         else:
-            g = tape.along(g, len(inside), axis, np.eye(size)[places])
+            g = tape.along(g, len(inside), axis, _chosen(places, size))
     return tape.padded(g, begin, end)
+
+
+def _chosen(places: Matrix, size: int) -> Matrix:
+    """The matrix ``[places, size]`` that takes some of so many numbers.
+
+    Raises:
+        UnsupportedError: it is too large.
+    """
+    if len(places) * size > LARGEST:
+        raise UnsupportedError
+    matrix = np.zeros((len(places), size), np.float32)
+    matrix[np.arange(len(places)), places] = 1
+    return matrix
+
+
+def scatter(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
+    """ScatterND and ScatterElements: what was overwritten gets nothing, what took its place gets all."""
+    index = tape.content(node.inputs[1])
+    nd = node.op_type == "ScatterND"
+    shape, rank = tape.shape(node.inputs[0]), index.shape[-1] if nd else len(index.shape)
+    if node.attributes.get_string("reduction", "none") != "none":
+        raise UnsupportedError
+    places = [index[..., i] for i in range(rank)] if nd else list(np.indices(index.shape))
+    if not nd:
+        places[tape.axis(node, 0)] = index
+    flat = np.ravel_multi_index(tuple(p % n for p, n in zip(places, shape, strict=False)), shape[:rank])
+    if len(np.unique(flat)) < flat.size:
+        raise UnsupportedError
+    where, zeros = name_of(node.inputs[1]), tape.zeros(tape.shape(node.inputs[2]))
+    axis = {} if nd else {"axis": tape.axis(node, 0)}
+    left = tape.op(node.op_type, g, where, zeros, **axis)
+    return [left, None, tape.op("GatherND" if nd else "GatherElements", g, where, **axis)]
 
 
 def crop(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
@@ -174,7 +209,7 @@ def pad(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
         return [tape.padded(g, [-n for n in begin], [-n for n in end])]
     for axis, (before, behind) in enumerate(zip(begin, end, strict=True)):
         if (before, behind) != (0, 0):
-            kept = np.eye(inside[axis])
+            kept = _chosen(np.arange(inside[axis]), inside[axis])
             rows = np.pad(kept, ((max(before, 0), max(behind, 0)), (0, 0)), PADDING[mode])
             rows = rows[max(-before, 0) : len(rows) - max(-behind, 0)]
             g = tape.along(g, rank, axis, rows)
@@ -216,7 +251,14 @@ def _scales(tape: Tape, node: ir.Node, rank: int) -> list[float] | None:
 
 
 def _resized(tape: Tape, node: ir.Node, n: int, m: int, scale: float | None) -> Matrix:
-    """The matrix ``[m, n]`` of a resizing of n numbers to m, seen by running it on unit vectors."""
+    """The matrix ``[m, n]`` of a resizing of n numbers to m, seen by running it on unit vectors.
+
+    Raises:
+        UnsupportedError: it is too large, or of another size.
+    """
+    units = _chosen(np.arange(n), n)
+    if m * n > LARGEST:
+        raise UnsupportedError
     copy = ir.to_proto(node)
     for attribute in [a for a in copy.attribute if a.name in ("axes", "scales")]:
         copy.attribute.remove(attribute)
@@ -246,7 +288,7 @@ def _resized(tape: Tape, node: ir.Node, n: int, m: int, scale: float | None) -> 
     versions = [onnx.helper.make_opsetid("", tape.version)]
     proto = onnx.helper.make_model(graph, opset_imports=versions, ir_version=4)
     running = runtime.session(runtime.Structure(proto, {}), optimised=False)
-    (found,) = runtime.run(running, {"x": np.eye(n, dtype=np.float32)[None, None]})
+    (found,) = runtime.run(running, {"x": units[None, None]})
     if found.shape != (1, 1, n, m):
         raise UnsupportedError
     return np.asarray(found[0, 0].T)

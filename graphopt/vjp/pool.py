@@ -45,6 +45,37 @@ class _Window:
             **window_back(*sizes, self.strides, self.dilations, self.pads),
         }
 
+    def axes(self) -> list[_Window]:
+        """Windows along one axis each, which together are this one."""
+        rank, found = len(self.kernel), []
+        for axis in range(rank):
+
+            def alone(sizes: tuple[int, ...], axis: int = axis, other: int = 1) -> tuple[int, ...]:
+                return tuple(size if i % rank == axis else other for i, size in enumerate(sizes))
+
+            inside = (*self.outside[:axis], *self.inside[axis:])
+            outside = (*self.outside[: axis + 1], *self.inside[axis + 1 :])
+            forms = (alone(self.kernel), alone(self.strides), alone(self.dilations))
+            found.append(_Window(*forms, alone(self.pads, other=0), inside, outside))
+        return found
+
+    def pooling(self) -> dict[str, list[int]]:
+        """The form of a pool with explicit pads.
+
+        Raises:
+            UnsupportedError: they are as wide as the window, which no pool allows.
+        """
+        begin, end = list(self.pads[: len(self.kernel)]), []
+        for axis, (n, m, k) in enumerate(zip(self.inside, self.outside, self.kernel, strict=True)):
+            reach = (m - 1) * self.strides[axis] + self.dilations[axis] * (k - 1) + 1
+            end.append(max(reach - begin[axis] - n, 0))
+        if any(pad >= k for pads in (begin, end) for pad, k in zip(pads, self.kernel, strict=True)):
+            raise UnsupportedError
+        form = {"kernel_shape": list(self.kernel), "strides": list(self.strides), "pads": begin + end}
+        if any(d > 1 for d in self.dilations):  # there is no such attribute in old operator sets
+            form["dilations"] = list(self.dilations)
+        return form
+
     def taps(self, *, padding: bool) -> npt.NDArray[np.float64]:
         """Taps that count ``[*outside]``: those on the input, or on the padding too."""
         counts = []
@@ -84,16 +115,27 @@ def average_pool(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def max_pool(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
+    """An axis at a time, since the largest of a window is the largest of the largest of its rows."""
+    (x, y), (batch, channels, *_) = ends(node), tape.shape(node.inputs[0])
+    windows = _window(tape, node).axes()
+    values = [x]
+    for window in windows[:-1]:
+        values.append(tape.op("MaxPool", values[-1], **window.pooling()))
+    values.append(y)
+    for window, before, after in reversed(list(zip(windows, values, values[1:], strict=False))):
+        g = _largest_back(tape, window, before, after, g, (batch, channels))
+    return [g]
+
+
+def _largest_back(tape: Tape, window: _Window, x: str, y: str, g: str, leading: tuple[int, int]) -> str:
     """Each place of the window in turn: its inputs, where they are the largest, take the gradient."""
-    x, y = ends(node)
-    window, (batch, channels, *_) = _window(tape, node), tape.shape(node.inputs[0])
-    taps, outside = math.prod(window.kernel), window.outside
+    (batch, channels), taps, back = leading, math.prod(window.kernel), window.back
     places = np.tile(np.eye(taps), (channels, 1)).reshape(channels * taps, 1, *window.kernel)
     each = tape.constant(places)
-    flat, back = [batch, channels, 1, -1], window.back
     forward = {key: value for key, value in back.items() if key != "output_padding"}
     spread = tape.op("Conv", x, each, group=channels, **forward)
     spread = tape.reshape(spread, [batch, channels, taps, -1])
+    flat = [batch, channels, 1, -1]
     parts = tape.op("Mul", tape.reshape(g, flat), tape.at_least(spread, tape.reshape(y, flat)))
-    parts = tape.reshape(parts, [batch, channels * taps, *outside])
-    return [tape.op("ConvTranspose", parts, each, group=channels, **back)]
+    parts = tape.reshape(parts, [batch, channels * taps, *window.outside])
+    return tape.op("ConvTranspose", parts, each, group=channels, **back)
