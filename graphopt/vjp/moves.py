@@ -167,7 +167,7 @@ def scatter(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
     shape, rank = tape.shape(node.inputs[0]), index.shape[-1] if nd else len(index.shape)
     if node.attributes.get_string("reduction", "none") != "none":
         raise UnsupportedError
-    places = [index[..., i] for i in range(rank)] if nd else list(np.indices(index.shape))
+    places: list[Matrix] = [index[..., i] for i in range(rank)] if nd else list(np.indices(index.shape))
     if not nd:
         places[tape.axis(node, 0)] = index
     flat = np.ravel_multi_index(tuple(p % n for p, n in zip(places, shape, strict=False)), shape[:rank])
