@@ -323,6 +323,9 @@ CASES: dict[str, onnx.ModelProto] = {
         {"s": weight(3), "b": weight(3, seed=1)},
         opset=18,
     ),
+    "without a mean": network(
+        [node("RMSNormalization", "v s", "y", axis=-1)], {"s": weight(6)}, [2, 5, 6], opset=23
+    ),
     "layer norm, two axes": network(
         [node("LayerNormalization", "v s", "y", axis=-2, epsilon=0.1)], {"s": weight(5, 6)}, [2, 5, 6]
     ),
@@ -534,7 +537,7 @@ OLD: dict[str, tuple[int, list[onnx.NodeProto], dict[str, np.ndarray]]] = {
 """The first operator set that has them all, the operators, and their weights."""
 
 
-@pytest.mark.parametrize("opset", [7, 8, 9, 11, 13, 18, 21])
+@pytest.mark.parametrize("opset", [7, 8, 9, 11, 13, 18, 21, 23])
 @pytest.mark.parametrize("name", OLD)
 def test_rules_use_the_operators_of_the_models_own_set(name: str, opset: int) -> None:
     since, nodes, weights = OLD[name]
@@ -549,13 +552,13 @@ def reduction(op: str, opset: int, since: int, **attributes: Any) -> onnx.ModelP
     return network([node(op, "v a", "y", **attributes)], {"a": ints(1)}, opset=opset)
 
 
-@pytest.mark.parametrize("opset", [7, 9, 11, 13, 18, 21])
+@pytest.mark.parametrize("opset", [7, 9, 11, 13, 18, 21, 23])
 @pytest.mark.parametrize(("op", "since"), [("ReduceSum", 13), ("ReduceMean", 18), ("ReduceL2", 18)])
 def test_reductions_take_their_axes_in_both_ways(op: str, since: int, opset: int) -> None:
     follows(reduction(op, opset, since, keepdims=0))
 
 
-@pytest.mark.parametrize("opset", [7, 9, 10, 11, 13, 18, 21])
+@pytest.mark.parametrize("opset", [7, 9, 10, 11, 13, 18, 21, 23])
 def test_what_moves_numbers_in_every_operator_set(opset: int) -> None:
     pads, ends = [0, 1, 2, 0, 0, 2, 0, 3], {"starts": [2, 1], "ends": [7, 5], "axes": [1, 3]}
     weights = {"p": np.array(pads), "n": ints(2, 5), "u": ints(0)}
