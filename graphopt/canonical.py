@@ -248,7 +248,7 @@ class _Problem:
         reduce, depth = components
         scales = row_norms(reduce), row_norms(depth)
         strength = np.linalg.norm(self.solved(components).expand, axis=0) * scales[0] * scales[1]
-        strength = np.maximum(strength, WEAK * float(strength.max()))
+        strength = np.maximum(strength / (float(strength.max()) or 1.0), WEAK)
         return _Components(*(x * (strength / n)[:, None] for x, n in zip(components, scales, strict=True)))
 
     def pruned(self, components: _Components, rank: int) -> _Components:
