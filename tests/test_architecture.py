@@ -202,7 +202,6 @@ PRINTERS = {
     "cli/common.py": "the commands print documents through it",
     "cli/progress.py": "it shows progress, on standard error",
     "streams.py": "it makes the streams safe to print to",
-    "report/text.py": "the terminal's face of the report",
     "worker.py": "it keeps what is printed apart from its answer",
 }
 

@@ -1,0 +1,42 @@
+"""What exact rewrites would do to models, as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+
+from graphopt.check import MISSED, Checked
+from graphopt.files import show
+from graphopt.report.text.common import terminal
+from graphopt.report.wording import count, numbered
+
+
+def checked(each: Checked) -> None:
+    """Prints one model on one line: what exact rewrites would do to it, or did."""
+    if each.before is None or each.after is None:
+        return
+    what = "nothing to do"
+    if each.rewrites:
+        macs = _change(count(each.before.macs), count(each.after.macs), "MACs")
+        operators = _change(str(each.before.nodes), str(each.after.nodes), "operators")
+        names = ", ".join(f"{number} {name}" for name, number in each.rewrites.items())
+        what = f"{'rewritten, ' if each.fixed else ''}{macs}, {operators}: {names}"
+    terminal().print(escape(f"{show(each.path)}: {what}"), soft_wrap=True)
+
+
+def _change(before: str, after: str, what: str) -> str:
+    return f"{before} {what} as before" if before == after else f"{before} → {after} {what}"
+
+
+def check(models: Sequence[Checked]) -> None:
+    """Prints the outcome for all models."""
+    cheaper = sum(each.exit_code == MISSED for each in models)
+    fixed = sum(each.fixed for each in models)
+    failed = sum(bool(each.error) for each in models)
+    parts = [
+        f"{cheaper} could be made cheaper exactly (--fix does it)" if cheaper else "",
+        f"{fixed} rewritten" if fixed else "",
+        f"{failed} failed" if failed else "",
+    ]
+    terminal().print(f"{numbered(len(models), 'model')}: {', '.join(filter(None, parts)) or 'nothing to do'}")

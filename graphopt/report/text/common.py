@@ -1,0 +1,60 @@
+"""What the text of several commands shares: the terminal, its tables, and the table of figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from graphopt.analysis import Totals
+from graphopt.latency import Timing
+from graphopt.report.wording import count, ratio, total_rows
+
+NARROWEST = 80
+"""Columns that a table has at least: on a terminal with fewer its lines go on in the next one."""
+
+
+class _Console(Console):
+    """The terminal; a table has room for what it says, whatever the terminal has."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints as `Console.print`."""
+        narrow = self.width < NARROWEST and any(isinstance(each, Table) for each in objects)
+        if narrow:
+            Console(highlight=False, width=NARROWEST).print(*objects, **options)
+        else:
+            super().print(*objects, **options)
+
+
+def terminal() -> Console:
+    """Standard output."""
+    return _Console(highlight=False, soft_wrap=False)
+
+
+def table_of(*columns: str) -> Table:
+    """A table without rows; the columns whose names begin with ``>`` hold figures and stand to the right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        right = name.startswith(">")
+        table.add_column(name.lstrip(">"), justify="right" if right else "left", no_wrap=right)
+    return table
+
+
+def print_unknown(console: Console, sizes: Sequence[str]) -> None:
+    """Prints which sizes nothing told, if any, and what tells them."""
+    if sizes:
+        console.print(escape(f"unknown sizes: {', '.join(sizes)}; --shape NAME=… gives them"))
+
+
+def print_totals(console: Console, before: Totals, after: Totals, timing: Timing | None = None) -> None:
+    """Prints the figures of a model before and after, with the latency where it was measured."""
+    table = table_of("", ">before", ">after", ">ratio")
+    for name, old, new in total_rows(before, after):
+        table.add_row(name, count(old), count(new), ratio(old, new))
+        if name == "MACs" and timing is not None:  # beside them: MACs are not time
+            times = (f"{ms:.3f} ms" for ms in (timing.reference_ms, timing.candidate_ms))
+            table.add_row("latency", *times, f"{timing.ratio:.3f}")
+    console.print(table)

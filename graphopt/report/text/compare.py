@@ -1,0 +1,51 @@
+"""How two models compare, in what they compute and how long it takes, as text for a terminal."""
+
+from __future__ import annotations
+
+import math
+
+from rich.markup import escape
+
+from graphopt.latency import Timing
+from graphopt.report.text.common import table_of, terminal
+from graphopt.report.wording import decibels, numbered
+from graphopt.verification import Verification
+
+
+def verification(result: Verification) -> None:
+    """Prints each comparison, then the outcome."""
+    console = terminal()
+    table = table_of("compared", "output", ">relative", ">allowed", ">SQNR", "")
+    for check in result.checks:
+        table.add_row(
+            escape(check.scope),
+            escape(check.output),
+            "–" if math.isnan(check.max_rel) else f"{check.max_rel:.1e}",
+            f"{check.allowed:g}" if math.isnan(check.max_rel) else f"{check.allowed:.1e}",
+            decibels(check.sqnr),
+            "passed" if check else "[bold red]failed[/]",
+        )
+    console.print(table)
+    for text in (*result.notes, *(check.note for check in result.checks if check.note)):
+        console.print(escape(f"note: {text}"))
+    quality = all(math.isnan(check.max_rel) for check in result.checks)
+    agree, differ = (
+        ("the quality is kept", "the quality is not kept")
+        if quality
+        else ("the models agree", "the models differ")
+    )
+    console.print(agree if result else f"[bold red]{differ}[/]")
+
+
+def timing(result: Timing) -> None:
+    """Prints the latency of both and their ratio."""
+    console = terminal()
+    console.print(f"reference {result.reference_ms:.3f} ms, candidate {result.candidate_ms:.3f} ms")
+    low, high = result.spread
+    clear = "" if result.clear else ", no clear difference"
+    faster = "times as fast" + (": it got slower" if high < 1 else clear)
+    where = f"{numbered(result.threads, 'thread')}, {result.provider}"
+    console.print(
+        f"{result.speedup:.2f} {faster} (median of {result.repeat} pairs, 10–90 %: "
+        f"{low:.2f}–{high:.2f}; {where})"
+    )

@@ -1,0 +1,124 @@
+"""What a run did, as text for a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from graphopt.calibrate import ALL_PARTS, SMALL_SAMPLE
+from graphopt.core import Exactness
+from graphopt.latency import Timing
+from graphopt.report import Applied, Left, Report
+from graphopt.report.text.common import print_totals, print_unknown, table_of, terminal
+from graphopt.report.wording import count, decibels, form, largest, numbered, shortened
+
+MOST_REASONS = 5
+"""Reasons shown for what was not done; the JSON report has all."""
+
+
+def report(result: Report, out: Path | None) -> None:
+    """Prints what a run did: figures, rewrites, verification, quality, and what was left."""
+    console = terminal()
+    _not_faster(console, result.latency)
+    print_totals(console, result.before, result.after, result.latency)
+    print_unknown(console, result.unknown_dims)
+    _applied(console, result)
+    _reasons(console, "declined", result.declined, MOST_REASONS)
+    _reasons(console, "not possible", result.rejected, 0 if result.changed else MOST_REASONS)
+    if result.checks:
+        state = "verified" if result.passed else "[bold red]verification failed[/]"
+        parts = filter(None, (numbered(len(result.checks), "comparison"), largest(result.checks)))
+        console.print(f"{state}: {', '.join(parts)}")
+    _quality(console, result)
+    _gates(console, result)
+    for note in result.notes:
+        console.print(escape(f"note: {note}"))
+    if not result.changed:
+        console.print("nothing to do: the model is as it was")
+    if out is not None:
+        console.print(escape(f"wrote {out}"), soft_wrap=True)  # a path in one piece can be copied
+
+
+def _gates(console: Console, result: Report) -> None:
+    """What was required, and what came out."""
+    if not result.gates:
+        return
+    table = table_of("gate", ">measured", "")
+    for item in result.gates:
+        table.add_row(str(item.gate), item.figure, "passed" if item else "[bold red]failed[/]")
+    console.print(table)
+
+
+def _not_faster(console: Console, latency: Timing | None) -> None:
+    """What comes first where it is so."""
+    if latency is not None and latency.verdict:
+        outcome, figures = latency.verdict.split(":", 1)
+        advice = "--budget latency=0.7 plans by measured time"
+        console.print(f"[bold yellow]{outcome}[/]:{figures}; {advice}")
+
+
+def _applied(console: Console, result: Report) -> None:
+    for exactness, title in ((Exactness.EXACT, "exact"), (Exactness.EXPANDING, "expanding, the MACs rise")):
+        found = Counter(item.candidate.rewrite for item in result.applied if item.exactness is exactness)
+        if found:
+            console.print(f"{title}: " + ", ".join(f"{number} {name}" for name, number in found.items()))
+    approximate = [item for item in result.applied if item.exactness is Exactness.APPROXIMATE]
+    if not approximate:
+        return
+    table = table_of("approximate", "form", ">MACs", ">to", ">predicted", ">error")
+    for item in approximate:
+        table.add_row(*_approximate_row(item))
+    console.print(table)
+
+
+def _approximate_row(item: Applied) -> tuple[str, ...]:
+    candidate = item.candidate
+    measured = "–" if item.error_measured is None else f"{item.error_measured:.4f}"
+    return (
+        escape(shortened(candidate.site.nodes[0])),
+        escape(form(candidate)),
+        count(candidate.before.macs),
+        count(candidate.after.macs),
+        f"{candidate.error:.4f}",
+        measured,
+    )
+
+
+def _reasons(console: Console, title: str, items: Sequence[Left], shown: int) -> None:
+    """How often each rewrite was not done, and some of the reasons."""
+    if not items:
+        return
+    by_rewrite = Counter(item.rewrite for item in items)
+    console.print(f"{title}: " + ", ".join(f"{number} {name}" for name, number in by_rewrite.items()))
+    reasons = list(dict.fromkeys(f"  {item.rewrite}: {item.reason}" for item in items))
+    for reason in reasons[:shown]:
+        console.print(escape(reason), style="dim")
+    if len(reasons) > shown:
+        console.print("  --report FILE.json lists the reasons" if not shown else "  …", style="dim")
+
+
+def _quality(console: Console, result: Report) -> None:
+    quality = result.quality
+    if quality is not None:
+        parts = [] if quality.agreement is None else [f"agreement {quality.agreement:.2%}"]
+        parts.append(f"SQNR {decibels(quality.sqnr)}")
+        share = f"1 in {ALL_PARTS} of those given"
+        console.print(f"quality on {quality.samples} held-out inputs ({share}): {', '.join(parts)}")
+        if quality.interval is not None:
+            low, high = quality.interval
+            console.print(f"  95 % interval of the agreement: {low:.1%} to {high:.1%}", style="dim")
+            console.print("  1 to 3 points too good if the network was trained on these inputs", style="dim")
+        if quality.samples < SMALL_SAMPLE:
+            console.print(f"  {quality.samples} inputs are few: the figures are uncertain", style="dim")
+    if result.metric is not None:
+        metric = result.metric
+        console.print(escape(f"{metric.name}: {metric.before:.4g} → {metric.after:.4g}"))
+    if result.unmeasured:
+        console.print(
+            "[bold yellow]the error is unmeasured[/]: no calibration inputs were given, "
+            "the fit and its predicted error come from the weights and synthetic inputs"
+        )
