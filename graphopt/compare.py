@@ -13,6 +13,8 @@ Output: TypeAlias = Any
 """What a model returns: an array, or for a sequence a list of arrays."""
 ZERO_REFERENCE = 1e-6
 """Absolute difference that still passes where the reference is zero everywhere."""
+SQUARED = 1e-12, 1e12
+"""Values between these have squares that can be summed up in float32."""
 
 
 @dataclass(slots=True)
@@ -64,8 +66,8 @@ class Difference:
         largest, scale = _largest(gap), _largest(exact)
         relative = largest / scale if scale > 0 else (0.0 if largest <= ZERO_REFERENCE else math.inf)
         self.max_abs, self.max_rel = max(self.max_abs, largest), max(self.max_rel, relative)
-        self.signal += _squares(exact)
-        self.noise += _squares(gap)
+        self.signal += _energy(exact, scale)
+        self.noise += _energy(gap, largest)
 
     @property
     def sqnr(self) -> float:
@@ -111,14 +113,12 @@ def _finite_gap(
     return exact, other - exact
 
 
-def _squares(array: npt.NDArray[Any]) -> float:
-    """Σ a², in float64 where float32 can't hold it."""
-    with np.errstate(over="ignore"):
-        total = float(np.dot(array, array))
-    if math.isfinite(total):
-        return total
-    wide = array.astype(np.float64)
-    return float(np.dot(wide, wide))
+def _energy(array: npt.NDArray[Any], largest: float) -> float:
+    """The sum of squares of values up to the largest, also where the array's type has no such squares."""
+    if SQUARED[0] <= largest <= SQUARED[1] or not 0.0 < largest < math.inf:
+        return float(np.dot(array, array))
+    scaled = array / array.dtype.type(largest)
+    return float(np.dot(scaled, scaled)) * largest * largest
 
 
 def _largest(array: npt.NDArray[Any]) -> float:

@@ -75,6 +75,13 @@ def test_other_values_that_are_not_finite_differ(a: float, b: float) -> None:
     assert "not finite" in gap.note
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e25])
+def test_the_ratio_is_that_of_values_whose_squares_are_beyond_their_type(scale: float) -> None:
+    gap = difference(floats(scale, -4 * scale), floats(1.5 * scale, -4 * scale))
+    assert gap.max_rel == pytest.approx(0.125)
+    assert gap.sqnr == pytest.approx(10 * math.log10(17 / 0.25))
+
+
 def test_shapes_and_types_that_differ() -> None:
     assert difference(np.zeros((2, 3)), np.zeros((3, 2))).note == "shape [3, 2] instead of [2, 3]"
     assert difference(floats(1), np.array([1.0])).note == "type float64 instead of float32"
@@ -178,6 +185,41 @@ def test_what_onnxruntime_changes_in_the_original_widens_the_bound(monkeypatch: 
     found = graphopt.verify(original, scaled(1.003))
     assert found and all(check.allowed == pytest.approx(4e-3, rel=1e-2) for check in found.checks)
     assert not graphopt.verify(original, scaled(1.005))
+
+
+def overflowing(factor: float = 1.0) -> onnx.ModelProto:
+    """A sum that overflows at some places as it stands, and at none with the normalisation folded in."""
+    rng = np.random.default_rng(0)
+    ones = np.ones(8, np.float32)
+    weights = {
+        "w": (2e37 * factor * rng.standard_normal((8, 8, 3, 3))).astype(np.float32),
+        "scale": 1e-20 * ones,
+        "bias": 0 * ones,
+        "mean": 0 * ones,
+        "var": ones,
+    }
+    nodes = [node("Conv", "x w", "c"), node("BatchNormalization", "c scale bias mean var", "y")]
+    return model(nodes, weights)
+
+
+def test_values_that_overflow_alike_are_equal() -> None:
+    found = graphopt.verify(overflowing(), overflowing())
+    assert found and all(check.max_rel == 0 for check in found.checks)
+    assert all(math.isfinite(check.allowed) for check in found.checks)
+
+
+def test_nothing_is_allowed_because_the_original_overflows() -> None:
+    found = graphopt.verify(overflowing(), overflowing(0.5))
+    assert [bool(check) for check in found.checks] == [False, False]
+    assert found.checks[1].max_rel == pytest.approx(0.5, rel=1e-3)
+    assert not graphopt.verify(overflowing(), conv_bn())
+
+
+def test_nan_in_the_same_places_is_equal() -> None:
+    nowhere = scaled(math.nan)
+    found = graphopt.verify(nowhere, nowhere)
+    assert found and all(check.max_rel == 0 for check in found.checks)
+    assert not graphopt.verify(nowhere, scaled(1)) and not graphopt.verify(scaled(1), nowhere)
 
 
 @pytest.mark.parametrize(("factor", "equal"), [(1, True), (1.01, False)])
