@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from graphopt import api, files
+from graphopt import api, files, wire
 from graphopt.analysis import Totals
 from graphopt.errors import INTERNAL, BudgetError, InputError, gravest, told
 from graphopt.result import Result
@@ -31,6 +31,7 @@ class Checked:
         after: the figures that exact rewrites give it.
         rewrites: how often each of them applies, by name.
         fixed: whether the file was rewritten.
+        note: what was left undone about its files; "" where nothing was.
         error: why it could not be checked, or not be rewritten; "" where it was.
         exit_code: of this model alone.
     """
@@ -40,6 +41,7 @@ class Checked:
     after: Totals | None = None
     rewrites: Mapping[str, int] = field(default_factory=dict)
     fixed: bool = False
+    note: str = ""
     error: str = ""
     exit_code: int = 0
 
@@ -78,17 +80,22 @@ def check(
         found = Checked(path, report.before, report.after, applied, exit_code=MISSED if result else 0)
         if not result or not fix:
             return found
-        replace(result, path)
+        note = replace(result, path)
     except Exception as error:  # also a bug: the others have nothing to do with it
         code, text = told(error)
         if code == INTERNAL:
             text = f"{files.show(path)}: {text}"
         return Checked(path, found.before, found.after, found.rewrites, error=text, exit_code=code)
-    return Checked(path, report.before, report.after, applied, fixed=True)
+    return Checked(path, report.before, report.after, applied, fixed=True, note=note)
 
 
-def replace(result: Result, path: Path) -> None:
+def replace(result: Result, path: Path) -> str:
     """Puts a rewritten model in the place of its file, external data included: all of it or nothing.
+
+    External data that the rewritten model has no more is removed, unless another model may read it.
+
+    Returns:
+        Which external data was left though this model reads it no more, and why; "" where none was.
 
     Raises:
         InputError: the file is a symbolic link, or its weights are in a file that other models may share; it
@@ -110,10 +117,31 @@ def replace(result: Result, path: Path) -> None:
             written = Path(folder) / path.name  # the reference to external data is by name
             result.save(written)
             source.check_unchanged()
-            pairs = ((files.data_path(written), data), (written, path))
-            files.move([(new, old) for new, old in pairs if new.exists()])
+            moves = [(written, path)]
+            note = ""
+            if files.data_path(written).exists():
+                moves.insert(0, (files.data_path(written), data))
+            elif source.data_files:
+                reader = _naming(data, path)
+                if reader is None:
+                    moves.append((data, Path(folder) / "spare"))  # goes with the folder
+                else:
+                    note = f"{files.show(data)} is not read any more; it is left, as {reader.name} names it"
+            files.move(moves)
     except OSError as error:
         raise InputError(f"{where}: can't be written: {files.reason(error)}") from error
+    return note
+
+
+def _naming(data: Path, model: Path) -> Path | None:
+    """A file beside the model that holds the name of its external data, as a model that reads it would."""
+    name = data.name.encode(errors="surrogateescape")
+    for path in sorted(data.parent.iterdir()):
+        if path.name in (data.name, model.name) or not path.is_file():
+            continue
+        if path.stat().st_size <= wire.FILE_LIMIT and files.map_file(path).find(name) >= 0:
+            return path
+    return None
 
 
 def exit_code(found: Iterable[Checked]) -> int:

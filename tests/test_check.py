@@ -193,6 +193,56 @@ def test_fix_leaves_data_alone_that_other_models_may_use(tmp_path: Path) -> None
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
 
 
+@pytest.fixture
+def emptied(tmp_path: Path) -> Path:
+    """A model with external data, none of which is left when its one large weight is folded."""
+    nodes = [node("Mul", "x ones", "scaled"), node("Relu", "scaled", "y")]
+    proto = model(nodes, {"ones": np.ones((1, 8, 8, 8), np.float32)})
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.onnx.data")
+    return tmp_path / "m.onnx"
+
+
+def test_fix_removes_data_that_is_not_read_any_more(emptied: Path, clean: Path) -> None:
+    feeds = {"x": samples(1)}
+    wanted = run_onnx(emptied, feeds)[0]
+    done = cli("check", "--fix", emptied)
+    assert (done.code, done.err) == (0, "") and "note" not in done.out
+    assert {each.name for each in emptied.parent.iterdir()} == {"m.onnx", "clean.onnx"}
+    np.testing.assert_array_equal(run_onnx(emptied, feeds)[0], wanted)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_fix_leaves_data_that_another_model_names(emptied: Path, form: str) -> None:
+    other = emptied.with_name("other.onnx")
+    other.write_bytes(emptied.read_bytes())
+    feeds = {"x": samples(1)}
+    wanted = run_onnx(other, feeds)[0]
+    done = cli("check", "--fix", emptied, *["--json"] * (form == "json"))
+    note = f"{emptied}.data is not read any more; it is left, as other.onnx names it"
+    assert (done.code, done.err) == (0, "")
+    told = json.loads(done.out)["models"][0]["note"] if form == "json" else done.out.splitlines()[1]
+    assert told == (note if form == "json" else f"note: {note}")
+    np.testing.assert_array_equal(run_onnx(other, feeds)[0], wanted)
+    assert {each.name for each in emptied.parent.iterdir()} == {"m.onnx", "other.onnx", "m.onnx.data"}
+
+
+def test_fix_keeps_data_when_the_model_can_not_be_put_in_place(
+    emptied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {each.name: each.read_bytes() for each in emptied.parent.iterdir()}
+    replace = os.replace
+
+    def refuse(origin: Path, target: Path) -> None:
+        if Path(target).name == "spare":
+            raise PermissionError(13, "Permission denied")
+        replace(origin, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    done = cli("check", "--fix", emptied)
+    assert done.code == 2 and "Permission denied" in done.err
+    assert {each.name: each.read_bytes() for each in emptied.parent.iterdir()} == before
+
+
 def test_fix_refuses_links(tmp_path: Path, folded: Path) -> None:
     link, before = tmp_path / "link.onnx", folded.read_bytes()
     link.symlink_to(folded)

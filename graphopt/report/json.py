@@ -293,6 +293,7 @@ def _checked(each: Checked) -> dict[str, Any]:
         "after": None if each.after is None else _totals(each.after),
         "rewrites": dict(each.rewrites),
         "fixed": each.fixed,
+        "note": each.note or None,
         "error": each.error or None,
     }
 

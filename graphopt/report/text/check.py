@@ -13,7 +13,7 @@ from graphopt.report.wording import count, numbered
 
 
 def checked(each: Checked) -> None:
-    """Prints one model on one line: what exact rewrites would do to it, or did."""
+    """Prints one model on one line: what exact rewrites would do to it, or did; a note on one of its own."""
     if each.before is None or each.after is None:
         return
     what = "nothing to do"
@@ -22,7 +22,10 @@ def checked(each: Checked) -> None:
         operators = _change(str(each.before.nodes), str(each.after.nodes), "operators")
         names = ", ".join(f"{number} {name}" for name, number in each.rewrites.items())
         what = f"{'rewritten, ' if each.fixed else ''}{macs}, {operators}: {names}"
-    terminal().print(escape(f"{show(each.path)}: {what}"), soft_wrap=True)
+    console = terminal()
+    console.print(escape(f"{show(each.path)}: {what}"), soft_wrap=True)
+    if each.note:
+        console.print(escape(f"note: {each.note}"), soft_wrap=True)
 
 
 def _change(before: str, after: str, what: str) -> str:
