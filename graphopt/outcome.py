@@ -194,7 +194,7 @@ def complete(task: Task, beside: int = 0) -> Outcome:
         outcome = Outcome(
             task,
             done.exit_code,
-            "" if done.error is None else told(done.error)[1],
+            "" if done.error is None else _told(task, done.error)[1],
             report=json.loads(done.document),
             markdown=done.markdown,
             junit=done.junit,
@@ -202,8 +202,14 @@ def complete(task: Task, beside: int = 0) -> Outcome:
         with written(task, done) as out:
             outcome = replace(outcome, written=out)
     except Exception as failure:
-        outcome = Outcome(task, *told(failure))
+        outcome = Outcome(task, *_told(task, failure))
     return replace(outcome, seconds=time.perf_counter() - began)
+
+
+def _told(task: Task, error: Exception) -> tuple[int, str]:
+    """An error as an exit code and one line, in the words of what says the task."""
+    code, line = told(error)
+    return code, task.worded(line)
 
 
 def labels(tasks: Sequence[Task]) -> list[str]:

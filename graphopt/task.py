@@ -6,6 +6,7 @@ The command line makes one of its options, a recipe one for each of its models; 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -90,8 +91,12 @@ class Task:
         try:
             yield
         except InputError as error:
-            where = self.said.get(key)
-            raise InputError(f"{where}: {error}" if where else str(error)) from error
+            where, message = self.said.get(key), self.worded(str(error))
+            raise InputError(f"{where}: {message}" if where else message) from error
+
+    def worded(self, message: str) -> str:
+        """A message that names options, with the recipe's keys in their place where there is a recipe."""
+        return message if self.recipe is None else _OPTION.sub(_key, message)
 
     @property
     def reads(self) -> list[Path]:
@@ -146,6 +151,22 @@ class Task:
             "memory": self.memory,
             "require": self.require,
         }
+
+
+_OPTION = re.compile(r"(?<!\S)(\(?)--([a-z][a-z-]*)( [a-z_]+(?:\.[a-z_]+)?)?(?![a-z_])")
+"""An option in a message, and the word behind it, which with some is a key below."""
+
+
+def _key(option: re.Match[str]) -> str:
+    """The key of a recipe that says what an option says; the option itself where there is none."""
+    from graphopt.core import Budget
+
+    before, name, word = option[1], option[2].replace("-", "_"), option[3] or ""
+    key = {"output": "outputs", "shape": "shapes"}.get(name, name)
+    if key not in Task.__dataclass_fields__:
+        return option[0]
+    below = (key == "budget" and word[1:] in Budget.__dataclass_fields__) or (key == "set" and "." in word)
+    return f"{before}{key}{'.' + word[1:] if below else word}"
 
 
 def given_inputs(calibration: Path | None, preprocess: str | None) -> Given | None:

@@ -209,8 +209,9 @@ MEANINGS = {
     f'{MINIMAL}require = ["agreement>=98"]': "models[0].require: agreement>=98: expected a fraction in (0, 1",
     MINIMAL.replace("folded", "absent"): "models[0].model: absent.onnx: no such file",
     f'{MINIMAL}calibration = "absent.npz"': "models[0].calibration: absent.npz: no such file or folder",
-    f'{MINIMAL}preprocess = "imagenet"': "models[0].preprocess: --preprocess says how images are read",
-    f'{MINIMAL}preprocess = "imgnet"\ncalibration = "."': "models[0].preprocess: --preprocess imgnet: no suc",
+    f'{MINIMAL}preprocess = "imagenet"': "models[0].preprocess: preprocess says how images are read: name "
+    "their folder with calibration",
+    f'{MINIMAL}preprocess = "imgnet"\ncalibration = "."': "models[0].preprocess: preprocess imgnet: no such",
     MINIMAL.replace("out.onnx", "a/b.onnx"): "models[0].out: a/b.onnx: the folder a does not exist",
     MINIMAL.replace("out.onnx", "folded.onnx"): "models[0].out: folded.onnx: is the input folded.onnx",
     f'{MINIMAL}[[models]]\nmodel = "scores.onnx"\nout = "folded.onnx"': "models[1].out: folded.onnx: is the",
@@ -223,9 +224,11 @@ MEANINGS = {
     MINIMAL + MINIMAL.replace("out.onnx", "link.onnx"): "models[1].out: link.onnx: is written by recipe.toml",
     f'{MINIMAL}report = "out.onnx"': "models[0].report: out.onnx: is written by recipe.toml: models[0].out t",
     f'{MINIMAL}report = "out.onnx.data"': "models[0].report: out.onnx.data: is written by recipe.toml: model",
-    f"{MINIMAL}budget.agreement = 0.9": "models[0]: --budget agreement: a quality is measured on inputs",
-    f"{MINIMAL}budget.metric = 0.9": "models[0]: --budget metric needs --metric",
-    f'{MINIMAL}only = ["bottleneck"]': "models[0]: --only bottleneck needs a budget",
+    f"{MINIMAL}budget.agreement = 0.9": "models[0]: budget.agreement: a quality is measured on inputs: give "
+    "calibration",
+    f"{MINIMAL}budget.metric = 0.9": "models[0]: budget.metric needs metric ",
+    f'{MINIMAL}only = ["bottleneck"]': "models[0]: only bottleneck needs a budget (budget.macs=0.7) or fixed "
+    "ranks (set.bottleneck.rank_in=16)",
 }  # fmt: skip
 """Recipes whose form is right, and which can't be done."""
 
@@ -397,6 +400,32 @@ def test_paths_are_those_of_the_recipes_folder(tmp_path: Path, monkeypatch: pyte
     assert document["models"][1]["out"] == "../small-scores.onnx"
     assert sorted(path.name for path in elsewhere.iterdir() if path.suffix != "") == ["measured_here.py"]
     assert onnx.load(tmp_path / "small-folded.onnx").graph.node[0].op_type == "Conv"
+
+
+def test_what_the_models_refuse_is_told_in_the_words_of_the_recipe() -> None:
+    written(f'{MINIMAL}outputs = ["q"]')
+    done = cli("run", "recipe.toml")
+    assert done.code == 2 and "folded.onnx: outputs q: the model's outputs are " in done.out
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("give --shape or inputs", "give shapes or inputs"),
+        (
+            "--budget macs needs (--set bottleneck.rank_in=16)",
+            "budget.macs needs (set.bottleneck.rank_in=16)",
+        ),
+        ("it keeps no --budget", "it keeps no budget"),
+        ("--freeze-initializers makes it one", "freeze_initializers makes it one"),
+        ("use --jobs 1", "use --jobs 1"),
+        ("a--budget.onnx: no such file", "a--budget.onnx: no such file"),
+    ],
+)
+def test_options_in_a_message_become_keys(message: str, told: str) -> None:
+    model = Path("m.onnx")
+    assert Task(model=model, recipe=Path("recipe.toml")).worded(message) == told
+    assert Task(model=model).worded(message) == message
 
 
 def test_a_dry_run_writes_no_model() -> None:
