@@ -171,3 +171,13 @@ def test_a_table_on_a_narrow_terminal_says_what_it_says_on_a_wide_one(
         monkeypatch.setenv("COLUMNS", columns)
         shown[columns] = cli("scan", path).out.split("\n\n")[0]
     assert shown["30"] == shown["80"]
+
+
+def test_where_the_reasons_are_is_told(tmp_path: Path) -> None:
+    path = saved(conv_bn(), tmp_path / "m.onnx")
+    done = cli("optimize", path, "--dry-run")
+    assert "\n  --report FILE.json lists the reasons\n" in done.out
+    written = tmp_path / f"{'a long name that would be folded ' * 3}.json"
+    done = cli("optimize", path, "--dry-run", "--report", written)
+    assert f"\n  {written} lists the reasons\n" in done.out
+    assert "FILE.json" not in done.out and written.exists()

@@ -107,7 +107,7 @@ def optimize(
         else:
             from graphopt.report import text
 
-            text.report(done.result.report, made)
+            text.report(done.result.report, made, report)
         common.summarise(lambda: done.markdown)
     if done.error is not None:
         raise done.error

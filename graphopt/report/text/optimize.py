@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from graphopt.calibrate import ALL_PARTS, SMALL_SAMPLE
 from graphopt.core import Exactness
+from graphopt.files import show
 from graphopt.latency import Timing
 from graphopt.report import Applied, Left, Report
 from graphopt.report.text.common import print_totals, print_unknown, table_of, terminal
@@ -20,15 +21,22 @@ MOST_REASONS = 5
 """Reasons shown for what was not done; the JSON report has all."""
 
 
-def report(result: Report, out: Path | None) -> None:
-    """Prints what a run did: figures, rewrites, verification, quality, and what was left."""
+def report(result: Report, out: Path | None, document: Path | None = None) -> None:
+    """Prints what a run did: figures, rewrites, verification, quality, and what was left.
+
+    Args:
+        result: the report.
+        out: the model that was written.
+        document: the file in which the report is as JSON.
+    """
     console = terminal()
     _not_faster(console, result.latency)
     print_totals(console, result.before, result.after, result.latency)
     print_unknown(console, result.unknown_dims)
     _applied(console, result)
-    _reasons(console, "declined", result.declined, MOST_REASONS)
-    _reasons(console, "not possible", result.rejected, 0 if result.changed else MOST_REASONS)
+    whole = "--report FILE.json" if document is None else show(document)
+    _reasons(console, "declined", result.declined, MOST_REASONS, whole)
+    _reasons(console, "not possible", result.rejected, 0 if result.changed else MOST_REASONS, whole)
     if result.checks:
         state = "verified" if result.passed else "[bold red]verification failed[/]"
         parts = filter(None, (numbered(len(result.checks), "comparison"), largest(result.checks)))
@@ -88,8 +96,8 @@ def _approximate_row(item: Applied) -> tuple[str, ...]:
     )
 
 
-def _reasons(console: Console, title: str, items: Sequence[Left], shown: int) -> None:
-    """How often each rewrite was not done, and some of the reasons."""
+def _reasons(console: Console, title: str, items: Sequence[Left], shown: int, whole: str) -> None:
+    """How often each rewrite was not done, some of the reasons, and where all of them are."""
     if not items:
         return
     by_rewrite = Counter(item.rewrite for item in items)
@@ -98,7 +106,8 @@ def _reasons(console: Console, title: str, items: Sequence[Left], shown: int) ->
     for reason in reasons[:shown]:
         console.print(escape(reason), style="dim")
     if len(reasons) > shown:
-        console.print("  --report FILE.json lists the reasons" if not shown else "  …", style="dim")
+        text = "  …" if shown else f"  {whole} lists the reasons"
+        console.print(escape(text), style="dim", soft_wrap=not shown)
 
 
 def _quality(console: Console, result: Report) -> None:
