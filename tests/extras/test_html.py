@@ -21,10 +21,11 @@ from selenium.webdriver.remote.webelement import WebElement
 from small_models import classifier, cli, conv_bn, saved
 
 import graphopt
-from graphopt.core import Candidate, Cost, Site
+from graphopt import rewrites
+from graphopt.core import Candidate, Cost, Exactness, Site
 from graphopt.latency import Timing
 from graphopt.quality import Quality
-from graphopt.report import Left, Point, Sweep, html
+from graphopt.report import Applied, Left, Point, Sweep, html
 from graphopt.result import Result
 
 MEGABYTE = 10**6
@@ -145,6 +146,24 @@ def test_it_fits_the_screen(
     shown = browser.find_elements(By.CSS_SELECTOR, "main figure svg")
     drawn = [svg.rect["width"] for svg in shown if svg.is_displayed() and svg.rect["width"]]
     assert drawn and all(size <= width for size in drawn)
+
+
+def test_no_table_scrolls_sideways_on_a_usual_screen(browser: Chrome, result: Result, tmp_path: Path) -> None:
+    """Also with the longest names of rewrites, and figures of four digits."""
+    names = sorted(rewrites.registry(), key=len)[-5:]
+    cost = Cost(123_400_000, 1), Cost(88_880_000, 1)
+    site = Site("main", ("/features/stage3/block12/conv2/Conv", "/features/stage3/block12/bn2/BatchNorm"))
+    applied = [
+        Applied(Candidate(name, site, *cost, 1.2e-05, {"rank": 128}), Exactness.APPROXIMATE, 3.4e-05)
+        for name in names
+    ]
+    report = replace(result.report, applied=(*result.report.applied, *applied))
+    show(browser, written(tmp_path, html.report(replace(result, report=report))), width=1100)
+    browser.execute_script("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    widths = browser.execute_script(
+        "return [...document.querySelectorAll('.scroll')].map((s) => [s.scrollWidth, s.clientWidth])"
+    )
+    assert widths and all(inside <= outside for inside, outside in widths)
 
 
 CONTRASTS = """
