@@ -1,0 +1,144 @@
+"""What `onnx_ir` would lose or trip over when it reads the protobuf form of a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import onnx
+
+from graphopt.errors import InputError
+from graphopt.validate.operators import plain_domain
+
+_DEVICES_SINCE_IR = 11
+_ATTRIBUTE = onnx.AttributeProto
+_SPARSE = {_ATTRIBUTE.SPARSE_TENSOR, _ATTRIBUTE.SPARSE_TENSORS}
+
+
+def check_proto(proto: onnx.ModelProto, where: str) -> None:
+    """Refuse a model that the in-memory form can't carry without loss.
+
+    Args:
+        proto: the model; the data of its initializers is not looked at.
+        where: what to call it in a message: its file.
+
+    Raises:
+        InputError: no graph; no or too new an IR version; `sparse_initializer`, sparse attributes,
+            `training_info`, map or opaque types, attributes without a type; a name that is defined twice.
+    """
+    if not proto.HasField("graph"):
+        raise InputError(f"{where}: holds no graph; it is not an ONNX model, or was cut short")
+    if proto.ir_version < 1:
+        raise InputError(f"{where}: states no IR version; it is not an ONNX model, or was cut short")
+    if proto.ir_version > onnx.IR_VERSION:
+        raise InputError(
+            f"{where}: has IR version {proto.ir_version}, and onnx {onnx.__version__} knows up to "
+            f"{onnx.IR_VERSION}; upgrade onnx"
+        )
+    if proto.training_info:
+        raise InputError(f"{where}: holds training_info, which would be lost; export the model for inference")
+    if proto.ir_version < _DEVICES_SINCE_IR and proto.configuration:
+        raise InputError(
+            f"{where}: device configurations need IR version {_DEVICES_SINCE_IR}; set ir_version"
+        )
+    _check_imports(proto.opset_import, where)
+    _check_proto_graph(proto.graph, where)
+    for function in proto.functions:
+        _check_imports(function.opset_import, where)
+        _check_proto_nodes(function.node, set(function.input), where)
+        defined = {*function.input, *(name for node in function.node for name in node.output)}
+        for output in function.output:
+            if output not in defined:
+                raise InputError(
+                    f"{where}: nothing in function {function.name!r} produces its output {output!r}"
+                )
+
+
+def _check_imports(imports: Iterable[onnx.OperatorSetIdProto], where: str) -> None:
+    versions: dict[str, int] = {}
+    for entry in imports:
+        domain = plain_domain(entry.domain)
+        if versions.setdefault(domain, entry.version) != entry.version:
+            raise InputError(
+                f"{where}: imports the operators of domain {domain!r} in versions {versions[domain]} and "
+                f"{entry.version}; keep one"
+            )
+
+
+def _check_proto_graph(graph: onnx.GraphProto, where: str) -> None:
+    if graph.sparse_initializer:
+        name = graph.sparse_initializer[0].values.name
+        raise InputError(f"{where}: sparse_initializer {name!r} would be lost; make it dense")
+    defined: set[str] = set()
+    for info in graph.input:
+        _define(info.name, f"input of graph {graph.name!r}", defined, where)
+    names = {_text(tensor.name, "an initializer", where) for tensor in graph.initializer}
+    if "" in names:
+        raise InputError(f"{where}: an initializer of graph {graph.name!r} has no name")
+    if len(names) != len(graph.initializer):
+        counted: set[str] = set()
+        for tensor in graph.initializer:
+            _define(tensor.name, f"initializer of graph {graph.name!r}", counted, where)
+    defined |= names
+    for tensor in graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _check_reference(tensor, where)
+    for group in (graph.input, graph.output, graph.value_info):
+        for info in group:
+            if not info.type.HasField("tensor_type"):
+                _check_type(info.type, info.name, where)
+    _check_proto_nodes(graph.node, defined, where)
+
+
+def _check_type(type_: onnx.TypeProto, name: str, where: str) -> None:
+    kind = type_.WhichOneof("value")
+    if kind in ("map_type", "opaque_type"):
+        raise InputError(
+            f"{where}: value {name!r} has a {kind}, which onnx_ir can't carry; cut the model before it"
+        )
+    if kind in ("sequence_type", "optional_type"):
+        _check_type(getattr(type_, kind).elem_type, name, where)
+
+
+def _check_proto_nodes(nodes: Iterable[onnx.NodeProto], defined: set[str], where: str) -> None:
+    for node in nodes:
+        for text in (node.name, node.op_type, node.domain, *node.input, *node.output):
+            _text(text, "a node", where)
+        for name in node.output:
+            if name:
+                _define(name, f"output of node {(node.name or node.op_type)!r}", defined, where)
+        for attribute in node.attribute:
+            kind = attribute.type
+            if kind == _ATTRIBUTE.GRAPH:
+                _check_proto_graph(attribute.g, where)
+            elif kind == _ATTRIBUTE.GRAPHS:
+                for graph in attribute.graphs:
+                    _check_proto_graph(graph, where)
+            elif kind in _SPARSE or (kind == _ATTRIBUTE.UNDEFINED and not attribute.ref_attr_name):
+                what = "a sparse tensor, which onnx_ir can't carry" if kind in _SPARSE else "of no type"
+                raise InputError(
+                    f"{where}: node {node.name or node.op_type!r}: attribute {attribute.name!r} is {what}"
+                )
+
+
+def _check_reference(tensor: onnx.TensorProto, where: str) -> None:
+    """Whether offset and length of external data are sizes; the file is for `graphopt.model` to check."""
+    for entry in tensor.external_data:
+        if entry.key in ("offset", "length") and not re.fullmatch(r"[0-9]+", entry.value):
+            raise InputError(
+                f"{where}: external data of tensor {tensor.name!r} has {entry.key} {entry.value!r}, "
+                "which is no number of bytes"
+            )
+
+
+def _text(text: str | bytes, what: str, where: str) -> str:
+    """A name; protobuf hands out one that is no UTF-8 as bytes."""
+    if isinstance(text, bytes):
+        raise InputError(f"{where}: the name {text[:40]!r} in {what} is not UTF-8; the file is damaged")
+    return text
+
+
+def _define(name: str, role: str, defined: set[str], where: str) -> None:
+    if _text(name, "a graph", where) in defined:
+        raise InputError(f"{where}: value {name!r} is defined twice, the second time as {role}")
+    defined.add(name)
