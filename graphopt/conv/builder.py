@@ -1,0 +1,151 @@
+"""The nodes and constants of a replacement, from operators in their normal form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt import kernel as algebra
+from graphopt.conv.form import Form
+from graphopt.conv.linear import Linear
+from graphopt.core import Array, AttributeValue, NewNode, Replacement
+
+
+class Builder:
+    """Collects the nodes and constants of one `Replacement`.
+
+    Args:
+        dtype: the float type of the constants that are made.
+    """
+
+    def __init__(self, dtype: np.dtype[np.floating]) -> None:
+        self._dtype = dtype
+        self._nodes: list[NewNode] = []
+        self._constants: dict[str, npt.NDArray[np.generic]] = {}
+
+    def constant(self, array: npt.NDArray[np.generic], hint: str, *, keep_type: bool = False) -> str:
+        """Adds a constant; float arrays are cast to the builder's type, unless they keep their own."""
+        name = f"%{hint}{len(self._constants)}"
+        kind = self._dtype if array.dtype.kind == "f" and not keep_type else array.dtype
+        self._constants[name] = np.asarray(array, dtype=kind, order="C")
+        return name
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[str | None],
+        attributes: Mapping[str, AttributeValue] | None = None,
+        name: str = "",
+    ) -> str:
+        """Adds a node with one output and returns the output's local name."""
+        return self.outputs(op_type, inputs, 1, attributes, name)[0]
+
+    def outputs(
+        self,
+        op_type: str,
+        inputs: Sequence[str | None],
+        number: int,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        name: str = "",
+    ) -> tuple[str, ...]:
+        """Adds a node with several outputs and returns their local names."""
+        made = tuple(f"%y{len(self._nodes)}{f'_{i}' if i else ''}" for i in range(number))
+        self._nodes.append(NewNode(op_type, tuple(inputs), made, attributes or {}, "", name))
+        return made
+
+    def linear(
+        self,
+        form: Form,
+        x: str,
+        weight: Array,
+        bias: Array | None,
+        *,
+        rank: int | None = None,
+        name: str = "",
+    ) -> str:
+        """Adds a linear operator with weights [out, in/group, *kernel] and bias [out].
+
+        Args:
+            form: its strides, pads and the like.
+            x: the input's name.
+            weight: the weights.
+            bias: the bias; None or all zero adds none.
+            rank: rank of the output, which decides what carries the bias of a MatMul.
+            name: suffix of the node's name.
+
+        Returns:
+            The output's local name.
+        """
+        if bias is not None and not np.any(bias):
+            bias = None
+        if form.op == "MatMul":
+            return self._matmul(x, weight, bias, rank, name)
+        if form.op == "ConvTranspose":
+            weight = algebra.transpose_layout(weight, form.group)
+        if form.op == "Gemm" and bias is None:
+            bias = np.zeros(len(weight))  # up to opset 10 a Gemm has to have one
+        inputs: list[str | None] = [x, self.constant(weight, "weight")]
+        if bias is not None:
+            inputs.append(self.constant(bias, "bias"))
+        return self.node(form.op, inputs, _attributes(form, weight.shape[2:]), name)
+
+    def like(
+        self, linear: Linear, form: Form, x: str, *, bias: bool = True, weight: str | None = None
+    ) -> str:
+        """Adds a linear operator of another form that reads the very weights of one that is there.
+
+        Args:
+            linear: the operator whose weights and bias are read.
+            form: the new operator's strides, pads and the like.
+            x: the input's name.
+            bias: whether it has the bias too.
+            weight: name of another value with the weights, of the same layout.
+
+        Returns:
+            The output's local name.
+        """
+        weights = [
+            None if value is None else value.name for value in linear.node.inputs[1 : 3 if bias else 2]
+        ]
+        if weight is not None:
+            weights[0] = weight
+        return self.node(form.op, [x, *weights], _attributes(form, linear.kernel))
+
+    def again(self, linear: Linear) -> str:
+        """Adds a copy of a linear operator, attributes, weights and all; returns its output's local name."""
+        names = [None if value is None else value.name for value in linear.node.inputs]
+        attributes: dict[str, AttributeValue] = {}
+        for key, attribute in linear.node.attributes.items():
+            value = attribute.value
+            attributes[key] = tuple(value) if isinstance(value, (list, tuple)) else value
+        return self.node(linear.op, names, attributes)
+
+    def _matmul(self, x: str, weight: Array, bias: Array | None, rank: int | None, name: str) -> str:
+        if bias is None:
+            return self.node("MatMul", [x, self.constant(weight.T, "weight")], {}, name)
+        constant = self.constant(weight.T, "weight")
+        if rank == 2:
+            return self.node("Gemm", [x, constant, self.constant(bias, "bias")], {}, name)
+        product = self.node("MatMul", [x, constant], {}, name)
+        return self.node("Add", [product, self.constant(bias, "bias")], {}, f"{name}/bias")
+
+    def replacement(self, outputs: Mapping[str, str]) -> Replacement:
+        """What was collected; ``outputs`` maps each replaced value to its replacement's name."""
+        return Replacement(tuple(self._nodes), dict(self._constants), dict(outputs))
+
+
+def _attributes(form: Form, kernel: Sequence[int]) -> dict[str, AttributeValue]:
+    if form.op == "Gemm":
+        return {"transB": 1}
+    attributes: dict[str, AttributeValue] = {
+        "kernel_shape": tuple(kernel),
+        "strides": form.strides,
+        "pads": form.pads,
+        "dilations": form.dilations,
+        "group": form.group,
+    }
+    if any(form.output_padding):
+        attributes["output_padding"] = form.output_padding
+    return attributes

@@ -1,0 +1,182 @@
+"""How the normal view of a node is made, and what keeps rewrites away from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from graphopt.constants import Constants
+from graphopt.conv.form import Form
+from graphopt.conv.linear import Linear, number
+from graphopt.core import Shape
+from graphopt.cost import is_linear
+
+
+def view(
+    node: ir.Node,
+    *,
+    name: str,
+    graph: str,
+    constants: Constants,
+    input_shape: Shape | None,
+    weight_shape: Shape | None,
+    output_shape: Shape | None,
+    macs: int | None,
+    quantised: bool,
+) -> Linear | None:
+    """The normal view of a node; None when the node is no linear operator or its weight's rank is unknown.
+
+    Whatever can be scanned gets a view; `Linear.obstacle` says what keeps rewrites away from it.
+    """
+    if not is_linear(node):
+        return None
+    kernel, in_channels, out_channels = _channels(node, input_shape, weight_shape)
+    form, problem = _form(node, kernel, input_shape)
+    blocked = _blocked(node, quantised) or problem
+    x, y = node.inputs[0], node.outputs[0]
+    return Linear(
+        name=name,
+        graph=graph,
+        form=form,
+        kernel=kernel,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        x=(x.name or "") if x is not None else "",
+        y=y.name or "",
+        input_shape=input_shape,
+        output_shape=output_shape,
+        params=sum(constants.size(value) or 0 for value in node.inputs[1:] if value is not None),
+        bias_elements=_bias_elements(node, constants),
+        macs=macs,
+        blocked=blocked,
+        obstacle=blocked or _obstacle(node, constants, weight_shape, out_channels),
+        node=node,
+        constants=constants,
+    )
+
+
+def _channels(
+    node: ir.Node, x: Shape | None, w: Shape | None
+) -> tuple[tuple[int, ...], int | None, int | None]:
+    """Kernel, input and output channels, from the shapes of input and weight."""
+    if node.op_type in ("Gemm", "MatMul"):
+        rows = None if x is None else x[0 if number(node, "transA", 0) else -1]
+        if w is None:
+            return (), rows, None
+        if node.op_type == "MatMul" and len(w) == 1:
+            return (), w[0] if rows is None else rows, 1
+        inner, outer = (w[-1], w[-2]) if number(node, "transB", 0) else (w[-2], w[-1])
+        return (), inner if rows is None else rows, outer
+    group = number(node, "group", 1)
+    attribute = node.attributes.get("kernel_shape")
+    kernel: tuple[int, ...] = tuple(attribute.as_ints()) if attribute is not None else ()
+    if w is None:
+        return kernel, None if x is None else x[1], None
+    if not kernel:
+        kernel = tuple(k or 0 for k in w[2:])
+    if node.op_type == "Conv":
+        return kernel, None if w[1] is None else w[1] * group, w[0]
+    return kernel, w[0], None if w[1] is None else w[1] * group
+
+
+def _form(node: ir.Node, kernel: tuple[int, ...], x: Shape | None) -> tuple[Form, str]:
+    """The form, and what about it can't be put into explicit pads ("" when nothing)."""
+    if node.op_type in ("Gemm", "MatMul"):
+        return Form(node.op_type), ""
+    axes = len(kernel)
+    strides = _ints(node, "strides", (1,) * axes)
+    dilations = _ints(node, "dilations", (1,) * axes)
+    pads = _ints(node, "pads", (0,) * 2 * axes)
+    added = _ints(node, "output_padding", (0,) * axes) if node.op_type == "ConvTranspose" else ()
+    form = Form(node.op_type, number(node, "group", 1), strides, pads, dilations, added)
+    if "output_shape" in node.attributes:
+        return form, "its output_shape attribute decides the pads"
+    mode = node.attributes.get("auto_pad")
+    name = "NOTSET" if mode is None else mode.as_string()
+    if name == "NOTSET":
+        return form, ""
+    if name == "VALID":
+        return replace(form, pads=(0,) * 2 * axes), ""
+    if node.op_type == "ConvTranspose":
+        return form, f"auto_pad={name} on a ConvTranspose"
+    same = _same_pads(kernel, form, None if x is None else x[2:], upper=name == "SAME_UPPER")
+    if same is None:
+        return form, f"auto_pad={name} with strides {list(strides)} and an unknown input size"
+    return replace(form, pads=same), ""
+
+
+def _same_pads(
+    kernel: tuple[int, ...], form: Form, sizes: Shape | None, *, upper: bool
+) -> tuple[int, ...] | None:
+    """Explicit pads of SAME_UPPER or SAME_LOWER; None where they depend on an unknown size."""
+    begin, end = [], []
+    for axis, (k, s, d) in enumerate(zip(kernel, form.strides, form.dilations, strict=True)):
+        size = sizes[axis] if sizes is not None else None
+        if s == 1:
+            total = d * (k - 1)
+        elif size is None:
+            return None
+        else:
+            total = max((math.ceil(size / s) - 1) * s + d * (k - 1) + 1 - size, 0)
+        small, large = total // 2, total - total // 2
+        begin.append(small if upper else large)
+        end.append(large if upper else small)
+    return (*begin, *end)
+
+
+def _blocked(node: ir.Node, quantised: bool) -> str:
+    """Why the operator may not be touched at all; "" when it may."""
+    if quantised:
+        return "it is in a quantised region (QuantizeLinear/DequantizeLinear), which is left alone"
+    if number(node, "transA", 0):
+        return "its input is transposed (transA=1)"
+    return ""
+
+
+def _obstacle(
+    node: ir.Node, constants: Constants, weight_shape: Shape | None, out_channels: int | None
+) -> str:
+    """Why the weights may not be read and replaced; "" when they may."""
+    for value in node.inputs[1:3]:
+        if value is not None and not constants.is_constant(value):
+            return why_no_constant(constants, value)
+    weight = node.inputs[1]
+    kind = None if weight is None else constants.dtype(weight)
+    if weight is None or kind is None or kind.kind not in "fV":
+        return "its weight has no float type"
+    if node.op_type == "MatMul" and (weight_shape is None or len(weight_shape) != 2):
+        return f"{weight.name} is no matrix"
+    if node.op_type == "Gemm" and _bias_elements(node, constants):
+        return _gemm_bias_problem(node, constants, out_channels)
+    return ""
+
+
+FREEZE = "--freeze-initializers"
+"""The option that makes constants of initializers that are inputs too."""
+
+
+def why_no_constant(constants: Constants, value: ir.Value) -> str:
+    """What a value that is no constant is instead."""
+    if constants.overridable(value):
+        return f"{value.name} is an initializer that a caller may override; {FREEZE} makes it a constant"
+    return f"{value.name} is computed at run time"
+
+
+def _gemm_bias_problem(node: ir.Node, constants: Constants, out_channels: int | None) -> str:
+    """Why Gemm's third input is no bias with one number a channel; "" when it is."""
+    bias = constants.array(node.inputs[2])
+    if bias is not None and bias.size in (1, out_channels) and (bias.ndim < 2 or bias.shape[0] == 1):
+        return ""
+    return f"{node.inputs[2].name if node.inputs[2] is not None else 'C'} is no bias per channel"
+
+
+def _bias_elements(node: ir.Node, constants: Constants) -> int:
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    return 0 if bias is None else constants.size(bias) or 0
+
+
+def _ints(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else tuple(attribute.as_ints())
