@@ -25,6 +25,7 @@ from graphopt.core import Candidate, Fitted
 from graphopt.gather import FITTED_ROWS, positions
 from graphopt.moments import Moments, MomentsAccumulator, Statistics, Target
 from graphopt.patterns import factored
+from graphopt.patterns.common import anchor
 from graphopt.patterns.fitted import known
 from graphopt.runtime import Feeds
 from graphopt.store import Store
@@ -106,8 +107,7 @@ def refit(
         compressed = Walk(program, batches, theirs, beside=original)
         ordered = progress.track(sorted(chosen, key=places.__getitem__), "layers", describe=_layer)
         for number, candidate in enumerate(ordered):
-            linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-            assert linear is not None
+            linear = anchor(analysis, candidate)
             place = places[candidate]
             original.advance(place)
             compressed.advance(place)

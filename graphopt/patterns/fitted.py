@@ -17,7 +17,7 @@ from graphopt.conv import Linear
 from graphopt.core import Array, Candidate, Cost, Exactness, Fitted, Rejection, Replacement
 from graphopt.moments import Moments, Statistics, losses
 from graphopt.patterns import factored
-from graphopt.patterns.common import site
+from graphopt.patterns.common import anchor, site
 
 Choice: TypeAlias = "dict[str, int | float | str]"
 Float64: TypeAlias = npt.NDArray[np.float64]
@@ -297,8 +297,7 @@ def fit(
     refine: int = 2,
 ) -> Fitted:
     """The candidate's factors fitted to statistics, each group alone; a quick fit has no spectra."""
-    linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-    assert linear is not None
+    linear = anchor(analysis, candidate)
     choice = dict(candidate.choice)
     given = known(linear, analysis.statistics if statistics is None else statistics)
     weights = factored.blocks(linear.weight(), linear.group)

@@ -44,7 +44,7 @@ from graphopt.blocks import Block, Mask
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
-from graphopt.patterns.common import pads_hold, site
+from graphopt.patterns.common import anchor, pads_hold, site
 
 MOST_PARTS = 8
 """Operators into which one is split at most; each needs a Gather."""
@@ -85,8 +85,7 @@ class BlockDiagonal:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The grouped operator between Gathers, or the operators of the blocks and a Concat."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None
+        linear = anchor(analysis, candidate)
         return _ways(linear)[int(candidate.choice["way"])].built(linear)
 
 

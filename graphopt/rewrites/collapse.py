@@ -61,7 +61,7 @@ from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns import chains
 from graphopt.patterns.chains import Part, Stage
-from graphopt.patterns.common import site
+from graphopt.patterns.common import anchor, site
 
 LONGEST = 16
 """Operators that one application joins at most, so that the search is linear in a chain's length; later
@@ -85,8 +85,7 @@ class Collapse:
     ) -> Replacement:
         """The composed operator, on the first one's input."""
         names = set(candidate.site.nodes)
-        last = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert last is not None
+        last = anchor(analysis, candidate)
         stages = [chains.stage(analysis, last)]
         while True:
             before, _ = chains.stage_before(analysis, stages[0].linear.node.inputs[0])

@@ -50,7 +50,7 @@ from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacem
 from graphopt.moments import Statistics
 from graphopt.patterns import chains, composition, concats
 from graphopt.patterns.border_map import add_map
-from graphopt.patterns.common import site
+from graphopt.patterns.common import anchor, site
 from graphopt.patterns.composition import Operator, Outline
 from graphopt.patterns.concats import Branch, Joint
 
@@ -85,8 +85,7 @@ class CollapseConcat:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The operator on the inputs of the branches, and the terms of another form."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None
+        linear = anchor(analysis, candidate)
         joint = concats.joint(analysis, chains.stage(analysis, linear))
         assert joint is not None
         terms = _terms(analysis, joint)

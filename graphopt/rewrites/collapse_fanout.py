@@ -40,7 +40,7 @@ from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns import chains
 from graphopt.patterns.chains import Part, Stage
-from graphopt.patterns.common import is_passthrough, is_standard, site
+from graphopt.patterns.common import anchor, is_passthrough, is_standard, site
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,7 @@ class CollapseFanout:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The composed operators, each on the first one's input."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None
+        linear = anchor(analysis, candidate)
         fan = _fan(analysis, chains.stage(analysis, linear))
         assert fan is not None
         parts = [_part(analysis, fan, reader) for reader in fan.readers]

@@ -49,7 +49,7 @@ from graphopt.moments import Statistics
 from graphopt.patterns import chains, composition, layouts
 from graphopt.patterns.border_map import add_map
 from graphopt.patterns.chains import Stage
-from graphopt.patterns.common import is_passthrough, site
+from graphopt.patterns.common import anchor, is_passthrough, site
 from graphopt.patterns.composition import Operator, Outline
 from graphopt.patterns.layouts import Carried
 
@@ -93,8 +93,7 @@ class CollapseLayout:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The one operator, and the operators in between on the new number of channels."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None
+        linear = anchor(analysis, candidate)
         pair = _pair(analysis, chains.stage(analysis, linear))
         assert pair is not None
         made = (make(analysis, pair) for make in WAYS)

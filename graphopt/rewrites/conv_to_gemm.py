@@ -43,7 +43,7 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
-from graphopt.patterns.common import site
+from graphopt.patterns.common import anchor, site
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ class ConvToGemm:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """Flatten, Gemm (MatMul where there is no bias) and Reshape."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None
+        linear = anchor(analysis, candidate)
         weight = linear.weight()
         builder = Builder(linear.dtype)
         x = builder.node("Flatten", [linear.x], {"axis": 1}, "/flatten")

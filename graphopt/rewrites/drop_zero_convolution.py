@@ -40,7 +40,7 @@ from graphopt.conv import Builder, Linear
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns.chains import MIN_OPSET_OF_EXPAND, fixed_sizes, pass_over
-from graphopt.patterns.common import is_standard, pads_hold, site
+from graphopt.patterns.common import anchor, is_standard, pads_hold, site
 
 SAME_SIZE = frozenset(
     {"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "Elu", "HardSigmoid", "HardSwish", "Identity"}
@@ -75,8 +75,8 @@ class DropZeroConvolution:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The bias as large as the output."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None and linear.out_channels is not None
+        linear = anchor(analysis, candidate)
+        assert linear.out_channels is not None
         builder, axes, sizes = Builder(linear.dtype), len(linear.kernel), _sizes(analysis, linear)
         bias = linear.bias()
         values = np.zeros(linear.out_channels) if bias is None else bias

@@ -37,7 +37,7 @@ from graphopt.conv import Builder, Linear
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns import composition
-from graphopt.patterns.common import site
+from graphopt.patterns.common import anchor, site
 
 SMALL = 4096
 """Elements of an output that is stored whatever it takes the place of."""
@@ -68,8 +68,7 @@ class FoldConstant:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The output as a constant."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None
+        linear = anchor(analysis, candidate)
         x = analysis.constant(linear.node.inputs[0])
         assert x is not None
         builder = Builder(linear.dtype)

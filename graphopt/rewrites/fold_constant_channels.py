@@ -48,7 +48,7 @@ from graphopt.moments import Statistics
 from graphopt.patterns import chains, composition
 from graphopt.patterns.border_map import add_map
 from graphopt.patterns.channel_roles import Lin
-from graphopt.patterns.common import site
+from graphopt.patterns.common import anchor, site
 from graphopt.patterns.liveness import liveness, witnesses
 
 
@@ -82,8 +82,7 @@ class FoldConstantChannels:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The convolution of the other channels, and the map of the constant ones."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None
+        linear = anchor(analysis, candidate)
         constants = _constants(analysis, linear)
         sizes = chains.fixed_sizes(analysis.fixed_shape(linear.node.inputs[0]))
         assert constants is not None and sizes is not None

@@ -36,7 +36,7 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
-from graphopt.patterns.common import site
+from graphopt.patterns.common import anchor, site
 from graphopt.patterns.noops import needs_a_copy
 
 
@@ -62,8 +62,8 @@ class IdentityConvolution:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The input itself, an Identity of it where an output of the graph needs one, or an Add."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None and linear.node.inputs[0] is not None
+        linear = anchor(analysis, candidate)
+        assert linear.node.inputs[0] is not None
         builder, bias, y = Builder(linear.dtype), linear.bias(), linear.x
         if bias is not None and np.any(bias):
             constant = bias.reshape(-1, *(1,) * len(linear.kernel))

@@ -42,7 +42,7 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
-from graphopt.patterns.common import pads_hold, site
+from graphopt.patterns.common import anchor, pads_hold, site
 
 ACTIVATIONS = ("prelu", "leaky_relu", "relu")
 MARGIN = 0.1
@@ -119,8 +119,8 @@ class InsertPointwise:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The convolution, the 1x1, the activation, and what undoes a shift."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None and linear.out_channels is not None
+        linear = anchor(analysis, candidate)
+        assert linear.out_channels is not None
         builder, channels, ones = Builder(linear.dtype), linear.out_channels, (1,) * len(linear.kernel)
         matrix: Array = np.eye(channels)
         if self.mix:

@@ -47,7 +47,7 @@ from graphopt.conv import Linear
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns import factored
-from graphopt.patterns.common import site
+from graphopt.patterns.common import anchor, site
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,7 @@ class LosslessBottleneck:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The factors, from singular value decompositions in float64."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None
+        linear = anchor(analysis, candidate)
         rank_in, rank_out = (int(candidate.choice[key]) or None for key in ("rank_in", "rank_out"))
         if not linear.kernel and rank_in is not None:
             eps = float(np.finfo(linear.dtype).eps)

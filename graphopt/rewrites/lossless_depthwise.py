@@ -38,7 +38,7 @@ from graphopt.conv import Linear
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns import deepened, factored
-from graphopt.patterns.common import site
+from graphopt.patterns.common import anchor, site
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ class LosslessDepthwise:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """Both operators."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None
+        linear = anchor(analysis, candidate)
         multiplier, last = int(candidate.choice["multiplier"]), candidate.choice["pointwise"] == "last"
         split = factors.depthwise_then_pointwise if last else factors.pointwise_then_depthwise
         pairs = [split(block, multiplier) for block in factored.blocks(linear.weight(), linear.group)]

@@ -40,7 +40,7 @@ from graphopt.conv import Linear
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns import factored, separated
-from graphopt.patterns.common import site
+from graphopt.patterns.common import anchor, site
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ class LosslessSeparable:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """Both operators."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None
+        linear = anchor(analysis, candidate)
         rank = int(candidate.choice["rank"])
         first = separated.axes(candidate.choice["first"])
         pairs = [

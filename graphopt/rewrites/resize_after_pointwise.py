@@ -40,7 +40,7 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
-from graphopt.patterns.common import site
+from graphopt.patterns.common import anchor, site
 from graphopt.patterns.pixelwise import pass_cost
 from graphopt.patterns.resized import Resize, elements, resized
 from graphopt.patterns.resized_parts import Reading, reading
@@ -80,8 +80,7 @@ class ResizeAfterPointwise:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The 1x1 on each size of map, what is small enlarged behind it, and the sum."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None
+        linear = anchor(analysis, candidate)
         found = _reading(analysis, linear)
         assert found is not None
         builder = Builder(linear.dtype)

@@ -55,7 +55,7 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement, Shape
 from graphopt.moments import Statistics
-from graphopt.patterns.common import pads_hold, site
+from graphopt.patterns.common import anchor, pads_hold, site
 from graphopt.patterns.pixelwise import LAST, pass_cost, sliced
 from graphopt.patterns.resized import Resize, elements
 from graphopt.patterns.resized_parts import Part, Reading, reading
@@ -116,8 +116,7 @@ class ResizePhases:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The convolutions on the small maps, and the sum with what meets the other maps."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None
+        linear = anchor(analysis, candidate)
         everything = _reading(analysis, linear)
         assert everything is not None
         found = _cheaper(analysis, everything)

@@ -48,7 +48,7 @@ from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lattice import Window
 from graphopt.moments import Statistics
-from graphopt.patterns.common import pads_hold, site
+from graphopt.patterns.common import anchor, pads_hold, site
 from graphopt.patterns.slicing import TO_THE_END, add_slice
 from graphopt.taps import Span, span, take, used_taps
 
@@ -80,8 +80,7 @@ class ShrinkKernel:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The convolution with fewer taps, on a cropped input where it no longer reaches the border."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None
+        linear = anchor(analysis, candidate)
         spans = _spans(analysis, linear)
         form, crops = _form(analysis, linear, spans)
         builder = Builder(linear.dtype)

@@ -39,7 +39,7 @@ from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
 from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
-from graphopt.patterns.common import site
+from graphopt.patterns.common import anchor, site
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ class TransposeToConv:
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
     ) -> Replacement:
         """The convolution with its taps reversed."""
-        linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-        assert linear is not None
+        linear = anchor(analysis, candidate)
         builder = Builder(linear.dtype)
         weight = np.flip(linear.weight(), axis=tuple(range(2, 2 + len(linear.kernel))))
         return builder.replacement({linear.y: builder.linear(_form(linear), linear.x, weight, linear.bias())})
