@@ -13,6 +13,7 @@ import onnx_ir as ir
 from graphopt import patches, progress, runtime
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
+from graphopt.chunks import chunks
 from graphopt.conv import Linear
 from graphopt.core import Array
 from graphopt.moments import MomentsAccumulator, Statistics
@@ -62,7 +63,7 @@ def statistics(
     found: dict[str, Statistics] = {}
     samples = min(len(array) for array in feeds.values())
     with ThreadPoolExecutor(THREADS) as pool:
-        for chunk in _affordable(linears):
+        for chunk in chunks(linears, _covariance_bytes, COVARIANCE_BYTES):
             gatherers = [
                 _Gatherer(linear, positions(linear, samples, PLANNED_ROWS), seed) for linear in chunk
             ]
@@ -96,18 +97,9 @@ def positions(linear: Linear, samples: int, rows: int) -> int:
     return max(POSITIONS, -(-rows * patches.dimension(linear) // samples))
 
 
-def _affordable(linears: Sequence[Linear]) -> Iterator[list[Linear]]:
-    chunk: list[Linear] = []
-    size = 0
-    for linear in linears:
-        needed = 16 * linear.group * patches.dimension(linear) ** 2  # the total, and what is added to it
-        if chunk and size + needed > COVARIANCE_BYTES:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(linear)
-        size += needed
-    if chunk:
-        yield chunk
+def _covariance_bytes(linear: Linear) -> int:
+    """Of the total, and of what is added to it."""
+    return 16 * linear.group * patches.dimension(linear) ** 2
 
 
 def extremes(

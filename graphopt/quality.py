@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from graphopt import gather, progress, runtime
 from graphopt.calibrate import Calibration
+from graphopt.chunks import chunks
 from graphopt.compare import Difference, agreement
 from graphopt.runtime import Feeds
 
@@ -72,7 +73,8 @@ def layer_errors(
         calibration = replace(calibration, batch=min(max(batch, 1), calibration.batch))
         sizes = {name: size * calibration.batch for name, size in sizes.items()}
     errors: dict[str, float] = {}
-    for chunk in _chunks(layers, sizes, memory):
+    # Those whose outputs, of both networks and with partners, fit into memory together.
+    for chunk in chunks(layers, lambda layer: COPIES * sizes[layer.output], memory):
         names = sorted({n for layer in chunk for n in (layer.output, layer.partner) if n})
         noise, spread = dict.fromkeys(chunk, 0.0), {layer: _Spread() for layer in chunk}
         both = [gather.stream(m, names, calibration, feeds) for m in (original, compressed)]
@@ -103,21 +105,6 @@ def _bytes_of(model: ir.Model, names: Sequence[str], calibration: Calibration) -
     first = _part(calibration.held_out, calibration.batch if calibration.fixed else 1)
     (values,) = gather.stream(model, sorted(set(names)), calibration, first)
     return {name: array.nbytes for name, array in values.items()}
-
-
-def _chunks(layers: Sequence[Layer], sizes: Mapping[str, int], memory: int) -> Iterator[list[Layer]]:
-    """Layers whose outputs, of both networks and with partners, fit into memory together."""
-    chunk: list[Layer] = []
-    held = 0
-    for layer in layers:
-        needed = COPIES * sizes[layer.output]
-        if chunk and held + needed > memory:
-            yield chunk
-            chunk, held = [], 0
-        chunk.append(layer)
-        held += needed
-    if chunk:
-        yield chunk
 
 
 class _Spread:

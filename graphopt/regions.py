@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from graphopt import progress, runtime, verification
 from graphopt.analysis import Analysis
+from graphopt.chunks import chunks
 from graphopt.compare import Difference
 from graphopt.core import Candidate, NewNode, Replacement, Verdict
 from graphopt.errors import InputError
@@ -94,11 +95,12 @@ def check_regions(
     """
     regions = [region(analysis, candidate, change, f"r{i}/") for i, (candidate, change) in enumerate(changes)]
     verdicts: list[tuple[Candidate, Verdict]] = []
-    for chunk in progress.track(list(chunks(item.shrunk() for item in regions)), "regions", describe=_first):
+    small = list(_together(item.shrunk() for item in regions))
+    for chunk in progress.track(small, "regions", describe=_first):
         verdicts += _check_chunk(analysis.model, chunk, seed)
     failed = {candidate for candidate, found in verdicts if not found}
     verdicts = [pair for pair in verdicts if pair[0] not in failed]
-    for chunk in chunks(item for item in regions if item.candidate in failed):
+    for chunk in _together(item for item in regions if item.candidate in failed):
         verdicts += _check_chunk(analysis.model, chunk, seed)
     return verdicts
 
@@ -107,18 +109,9 @@ def _first(chunk: Sequence[Region]) -> str:
     return chunk[0].candidate.site.nodes[0]
 
 
-def chunks(regions: Iterable[Region], batch: int = 1) -> Iterator[list[Region]]:
-    """Regions that are run together, with so many samples at once."""
-    chunk: list[Region] = []
-    size = 0
-    for item in regions:
-        if chunk and (size + item.bytes * batch > REGION_BYTES or len(chunk) == REGIONS_AT_ONCE):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(item)
-        size += item.bytes * batch
-    if chunk:
-        yield chunk
+def _together(regions: Iterable[Region]) -> Iterator[list[Region]]:
+    """Regions that are run together."""
+    return chunks(regions, lambda item: item.bytes, REGION_BYTES, REGIONS_AT_ONCE)
 
 
 def _check_chunk(model: ir.Model, chunk: Sequence[Region], seed: int) -> list[tuple[Candidate, Verdict]]:

@@ -42,7 +42,8 @@ class Network:
         changes: what takes the operators' places.
         model: the model with all changes.
         errors: measured error of each layer on held-out inputs, synthetic ones where none were given, by
-        name. quality: of the whole, on held-out inputs; None without calibration.
+            name.
+        quality: of the whole, on held-out inputs; None without calibration.
         metric: what the user's own measure says; None without one.
     """
 
