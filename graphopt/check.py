@@ -8,11 +8,13 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from graphopt import api, files, wire
+from graphopt import model as models
 from graphopt.analysis import Totals
 from graphopt.errors import INTERNAL, BudgetError, InputError, gravest, told
 from graphopt.result import Result
@@ -108,39 +110,48 @@ def replace(result: Result, path: Path) -> str:
     data = files.data_path(path)
     shared = [name for name in source.data_files if name != data.name]
     if shared:
-        raise InputError(
-            f"{where}: its weights are in {shared[0]}, which other models may use; "
-            f"write a new file with graphopt optimize {where} -o OUT"
-        )
+        raise _shared(where, shared[0], "other models may use")
     try:
         with tempfile.TemporaryDirectory(prefix=".graphopt-", dir=path.parent) as folder:
             written = Path(folder) / path.name  # the reference to external data is by name
             result.save(written)
             source.check_unchanged()
             moves = [(written, path)]
-            note = ""
+            note, other = "", _other_reader(data, path)
             if files.data_path(written).exists():
+                if other is not None:
+                    raise _shared(where, data.name, f"{other.name} reads too")
                 moves.insert(0, (files.data_path(written), data))
+            elif source.data_files and other is not None:
+                note = f"{files.show(data)} is left, as {other.name} reads it too"
             elif source.data_files:
-                reader = _naming(data, path)
-                if reader is None:
-                    moves.append((data, Path(folder) / "spare"))  # goes with the folder
-                else:
-                    note = f"{files.show(data)} is not read any more; it is left, as {reader.name} names it"
+                moves.append((data, Path(folder) / "spare"))  # goes with the folder
             files.move(moves)
     except OSError as error:
         raise InputError(f"{where}: can't be written: {files.reason(error)}") from error
     return note
 
 
-def _naming(data: Path, model: Path) -> Path | None:
-    """A file beside the model that holds the name of its external data, as a model that reads it would."""
+def _shared(where: str, data: str, why: str) -> InputError:
+    """That a model can't be put in its place, since that would change the weights of others."""
+    return InputError(
+        f"{where}: its weights are in {data}, which {why}; "
+        f"write a new file with graphopt optimize {where} -o OUT"
+    )
+
+
+def _other_reader(data: Path, model: Path) -> Path | None:
+    """Another model in the folder that reads a model's external data."""
+    if not data.is_file():
+        return None
     name = data.name.encode(errors="surrogateescape")
     for path in sorted(data.parent.iterdir()):
         if path.name in (data.name, model.name) or not path.is_file():
             continue
         if path.stat().st_size <= wire.FILE_LIMIT and files.map_file(path).find(name) >= 0:
-            return path
+            with suppress(InputError):  # it is no model, and only speaks of the file
+                if data.name in models.load(path).data_files:
+                    return path
     return None
 
 

@@ -203,27 +203,38 @@ def emptied(tmp_path: Path) -> Path:
 
 
 def test_fix_removes_data_that_is_not_read_any_more(emptied: Path, clean: Path) -> None:
+    emptied.with_name("README").write_text("The weights are in m.onnx.data.")
     feeds = {"x": samples(1)}
     wanted = run_onnx(emptied, feeds)[0]
     done = cli("check", "--fix", emptied)
     assert (done.code, done.err) == (0, "") and "note" not in done.out
-    assert {each.name for each in emptied.parent.iterdir()} == {"m.onnx", "clean.onnx"}
+    assert {each.name for each in emptied.parent.iterdir()} == {"m.onnx", "clean.onnx", "README"}
     np.testing.assert_array_equal(run_onnx(emptied, feeds)[0], wanted)
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_fix_leaves_data_that_another_model_names(emptied: Path, form: str) -> None:
+def test_fix_leaves_data_that_another_model_reads(emptied: Path, form: str) -> None:
     other = emptied.with_name("other.onnx")
     other.write_bytes(emptied.read_bytes())
     feeds = {"x": samples(1)}
     wanted = run_onnx(other, feeds)[0]
     done = cli("check", "--fix", emptied, *["--json"] * (form == "json"))
-    note = f"{emptied}.data is not read any more; it is left, as other.onnx names it"
+    note = f"{emptied}.data is left, as other.onnx reads it too"
     assert (done.code, done.err) == (0, "")
     told = json.loads(done.out)["models"][0]["note"] if form == "json" else done.out.splitlines()[1]
     assert told == (note if form == "json" else f"note: {note}")
     np.testing.assert_array_equal(run_onnx(other, feeds)[0], wanted)
     assert {each.name for each in emptied.parent.iterdir()} == {"m.onnx", "other.onnx", "m.onnx.data"}
+
+
+def test_fix_does_not_replace_data_that_another_model_reads(tmp_path: Path) -> None:
+    path = outside(tmp_path / "m.onnx", location="m.onnx.data")
+    path.with_name("other.onnx").write_bytes(path.read_bytes())
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    done = cli("check", "--fix", path)
+    assert done.code == 2 and done.err.count("\n") == 1
+    assert "its weights are in m.onnx.data, which other.onnx reads too; write a new file with" in done.err
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
 
 
 def test_fix_keeps_data_when_the_model_can_not_be_put_in_place(
