@@ -12,6 +12,8 @@ from graphopt.quality import Quality
 
 NODE_BYTES = 400
 """What a new operator adds to a file besides its weights, at most about."""
+MOST_NEW = 2
+"""Operators more than before that a form without sides makes, at most."""
 RECORDED = 100
 """What a rewrite adds to the model's record of how it came about, at most about."""
 
@@ -61,7 +63,8 @@ def limits(budget: Budget, before: Spent, now: Spent, unknown: str, record: int 
 
 
 def _bytes_saved(candidate: Candidate) -> float:
-    made = max(1, sum(1 for key in ("rank_in", "rank_out") if candidate.choice.get(key)))
+    sides = sum(1 for key in ("rank_in", "rank_out") if candidate.choice.get(key))
+    made = sides or MOST_NEW
     return candidate.before.weight_bytes - candidate.after.weight_bytes - NODE_BYTES * made - RECORDED
 
 
