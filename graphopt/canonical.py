@@ -78,6 +78,9 @@ def errors(kernel: Array, moments: Moments, ranks: Sequence[int], *, ridge: floa
         moments: of the patches, dimension in · taps.
         ranks: numbers of components.
         ridge: as in `fitting.fit`.
+
+    Raises:
+        ValueError: the moments have another dimension than the kernel, or numbers are not finite.
     """
     problem = _Problem.of(kernel, moments, ridge)
     found: dict[int, float] = {}
@@ -101,6 +104,9 @@ def fit(kernel: Array, moments: Moments, rank: int, *, refine: int = 2, ridge: f
         rank: number of components.
         refine: how long to look: 0, 1 or 2.
         ridge: as in `fitting.fit`.
+
+    Raises:
+        ValueError: the moments have another dimension than the kernel, or numbers are not finite.
     """
     problem = _Problem.of(kernel, moments, ridge)
     components = problem.improved(problem.start(rank), problem.steps(rank, refine))

@@ -248,30 +248,22 @@ def _fit(
     ways = CAUTION if moved else tuple(way for way in CAUTION if way[1])
     if min(half[0].count for half in halves) < patches.dimension(linear):
         ways = tuple(way for way in ways if way[0] >= DRAWN) or ways
-    across = list(pool.map(lambda way: _across(linear, metric, candidate, fit, halves, way, moved), ways))
-    best = int(np.argmin([counted for counted, _ in across]))
-    fitted = fit(candidate, _statistics(linear, metric, whole, ways[best], moved=moved), 2)
+    swapped = ((halves[0], halves[1]), (halves[1], halves[0]))
+
+    def across(way: tuple[float, float], refine: int) -> list[tuple[Fitted, Sequence[Moments]]]:
+        """Fits to each half, and the other half."""
+        found = pool.map(
+            lambda ours: fit(candidate, _statistics(linear, metric, ours, way, moved=moved), refine),
+            [ours for ours, _ in swapped],
+        )
+        return list(zip(found, [theirs for _, theirs in swapped], strict=True))
+
+    best = min(ways, key=lambda way: _error(linear, metric, across(way, 0)))
+    fitted = fit(candidate, _statistics(linear, metric, whole, best, moved=moved), 2)
     # With n samples of d numbers least squares leaves 1 − d/n of the noise on those it was fitted to, and
     # 1 + 2d/n on others when it was fitted to half of them; so 1 + d/n when it was fitted to all.
-    error = (_error(linear, (), [(fitted, whole)]) + 2 * across[best][1]) / 3
-    return Refitted(replace(candidate, error=error), fitted, caution=ways[best])
-
-
-def _across(
-    linear: Linear,
-    metric: Metric,
-    candidate: Candidate,
-    fit: Fitting,
-    halves: Sequence[Sequence[Moments]],
-    caution: tuple[float, float],
-    moved: bool,
-) -> tuple[float, float]:
-    """The relative error on each half of what is fitted to the other: as errors count, and as they are."""
-    pairs = []
-    for ours, theirs in (halves, halves[::-1]):
-        fitted = fit(candidate, _statistics(linear, metric, ours, caution, moved=moved), 0)
-        pairs.append((fitted, theirs))
-    return _error(linear, metric, pairs), _error(linear, (), pairs)
+    error = (_error(linear, (), [(fitted, whole)]) + 2 * _error(linear, (), across(best, 2))) / 3
+    return Refitted(replace(candidate, error=error), fitted, caution=best)
 
 
 def _error(linear: Linear, metric: Metric, pairs: Sequence[tuple[Fitted, Sequence[Moments]]]) -> float:

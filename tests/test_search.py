@@ -376,6 +376,16 @@ def test_forms_are_fitted_as_predicted(site: str, way: str) -> None:
     assert result.report.quality.sqnr > held.checks[0].sqnr
 
 
+def test_from_few_inputs_the_error_is_predicted_as_it_is_measured() -> None:
+    with np.load(INPUTS) as given:
+        few = given[given.files[0]][:64]
+    report = graphopt.optimize(RESNET, {"macs": 0.8}, few, only=["inverted_bottleneck"]).report
+    fitted = [item for item in report.applied if item.candidate.error]
+    assert len(fitted) > 2
+    for item in fitted:
+        assert item.error_measured == pytest.approx(item.candidate.error, rel=0.3)
+
+
 def test_pointwise_operators_become_two_thinner_ones() -> None:
     net = Net()
     x = net.input([None, 32, 6, 6])
