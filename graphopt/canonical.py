@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.core import Array
-from graphopt.fitting import RIDGE, cholesky, solve_lower
+from graphopt.fitting import RIDGE
+from graphopt.linalg import Whitening, cholesky, solve_lower
 from graphopt.lowrank import row_norms
 from graphopt.minimise import lbfgs
-from graphopt.moments import FLAT, Moments, check_dimension
+from graphopt.moments import Moments, check_fit
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 
@@ -164,18 +165,13 @@ class _Problem:
 
     @classmethod
     def of(cls, kernel: Array, moments: Moments, ridge: float) -> _Problem:
-        check_dimension(kernel, moments)
+        check_fit(kernel, moments)
         out, channels = kernel.shape[:2]
         taps = math.prod(kernel.shape[2:])
-        if not (np.isfinite(kernel).all() and np.isfinite(moments.covariance).all()):
-            raise ValueError(f"weights or moments of a kernel {kernel.shape} are not finite")
         size = channels * taps
-        mean = float(np.trace(moments.covariance)) / size
-        covariance = moments.covariance + np.diag(np.full(size, ridge * mean if mean > 0 else 1.0))
+        covariance = moments.covariance + moments.ridge(ridge) * np.eye(size)
         blocks = covariance.reshape(channels, taps, channels, taps)
-        values, vectors = np.linalg.eigh(np.einsum("itjt->ij", blocks) / taps)
-        deviations = np.sqrt(np.maximum(values, FLAT * values[-1]))
-        root, inverse = vectors * deviations, (vectors / deviations).T
+        root, inverse = Whitening.of(np.einsum("itjt->ij", blocks) / taps)
         half = (inverse @ covariance.reshape(channels, -1)).reshape(size, channels, taps)
         white = np.matmul(inverse, half).reshape(size, size)
         weight = np.einsum("oct,ck->okt", kernel.reshape(out, channels, taps).astype(np.float64), root)

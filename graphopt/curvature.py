@@ -22,8 +22,8 @@ from graphopt import progress, runtime
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
-from graphopt.fitting import cholesky
 from graphopt.gradient import free_prefix, gradients
+from graphopt.linalg import cholesky
 from graphopt.runtime import Feeds
 from graphopt.vjp import RULES
 from graphopt.walk import Program

@@ -1,4 +1,15 @@
-"""The factors of a convolution kernel that lose least on given data, in plain NumPy."""
+"""The factors of a convolution kernel that lose least on given data, in plain NumPy.
+
+With patches x of the layer's input (channel-major, then tap; d = c·T numbers) of mean μ and covariance S, the
+output y = W x + b loses E‖y − ŷ‖² = trace((W − Ŵ) S (W − Ŵ)ᵀ) when W becomes Ŵ and the bias takes up the
+change of the mean. `errors` predicts that for many ranks at once, `fit` minimises it. For z = (reduce ⊗ I) x
+the best map from z to y is B = S_yz S_zz⁻¹, and cut at rank r₂ it is U Uᵀ B with U the leading eigenvectors
+of B S_zz Bᵀ: reduced-rank regression (Izenman 1975, "Reduced-rank regression for the multivariate linear
+model").
+
+All is deterministic and in float64. A kernel may have any number of spatial axes, and "channels" and "taps"
+may be any split of the patch: called with ``[o, c·kh, kw]`` the same functions fit kh×1 → 1×kw.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +23,17 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.core import Array
+from graphopt.linalg import (
+    CONJUGATE_GRADIENT_STEPS,
+    Whitening,
+    cholesky,
+    conjugate_gradients,
+    descending_eigenvalues,
+    leading_eigenvectors,
+    solve_lower,
+)
 from graphopt.lowrank import Factors, check_ranks, output_unfolding
-from graphopt.moments import FLAT, Moments, Target, check_dimension, relative_error
+from graphopt.moments import Moments, Target, check_dimension, check_fit, relative_error
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 
@@ -22,9 +42,6 @@ RIDGE = 1e-5
 
 REFIT_RIDGE = 1e-4
 """The same where the wanted outputs are others than the operator's own, and have noise in them."""
-
-CONJUGATE_GRADIENT_STEPS = 8
-"""More steps fit the rounding noise of the covariance rather than the data."""
 
 
 class Prediction(NamedTuple):
@@ -79,11 +96,11 @@ def errors(
     check_ranks(kernel, ranks_in, ranks_out)
     problem = _Problem.of(kernel, moments, ridge)
     if all(r is None for r in ranks_out) and _is_narrow_point(kernel):
-        carried = _descending_eigenvalues(problem.response())
+        carried = descending_eigenvalues(problem.response())
         whole = float(carried.sum()) or 1.0
         lost = {r: max(0.0, 1 - float(carried[:r].sum()) / whole) for r in ranks_in}
         return [Prediction(r, None, lost[r]) for r in ranks_in for _ in ranks_out]
-    spectrum = _trace if all(r is None for r in ranks_out) else _descending_eigenvalues
+    spectrum = _trace if all(r is None for r in ranks_out) else descending_eigenvalues
     spectra = dict(_explained_spectra(problem, sorted({r for r in ranks_in if r is not None}), spectrum))
     spectra[None] = spectrum(problem.response())
     total = float(spectra[None].sum())
@@ -172,18 +189,14 @@ class _Problem:
 
     @classmethod
     def of(cls, kernel: Array, moments: Moments, ridge: float) -> _Problem:
-        check_dimension(kernel, moments)
+        check_fit(kernel, moments)
         out, channels = kernel.shape[:2]
-        if not (np.isfinite(kernel).all() and np.isfinite(moments.covariance).all()):
-            raise ValueError(f"weights or moments of a kernel {kernel.shape} are not finite")
         weight = kernel.astype(np.float64).reshape(out, channels, -1)
         taps = weight.shape[2]
-        mean_variance = float(np.trace(moments.covariance)) / max(1, channels * taps)
         blocks = moments.covariance.reshape(channels, taps, channels, taps).swapaxes(2, 3)
         covariance = np.array(blocks, np.float64, order="C")
         channel, tap = np.arange(channels)[:, None], np.arange(taps)[None, :]
-        # no variance at all says nothing: then every direction counts the same
-        covariance[channel, tap, tap, channel] += ridge * mean_variance if mean_variance > 0 else 1.0
+        covariance[channel, tap, tap, channel] += moments.ridge(ridge)
         return cls(weight, covariance)
 
     @cached_property
@@ -197,6 +210,10 @@ class _Problem:
         """Return the covariance of the outputs, W S Wᵀ, ``[o, o]``."""
         out = len(self.weight)
         return self.cross.reshape(out, -1) @ self.weight.swapaxes(1, 2).reshape(out, -1).T
+
+    def whitening(self) -> Whitening:
+        """Of the channels, their covariance averaged over taps."""
+        return Whitening.of(np.einsum("ittj->ij", self.covariance) / self.covariance.shape[1])
 
     def encoded(self, reduce: Float64) -> tuple[Float64, Float64]:
         """Return S_zz ``[r·T, r·T]`` and S_yz ``[o, r·T]`` of z = (reduce ⊗ I) x."""
@@ -220,21 +237,7 @@ class _Solution(NamedTuple):
         return self.core if self.expand is None else self.expand @ self.core
 
 
-class _Whitening(NamedTuple):
-    """A root L of the channels' covariance averaged over taps, C = L Lᵀ, and its inverse, both ``[c, c]``."""
-
-    root: Float64
-    inverse: Float64
-
-    @classmethod
-    def of(cls, problem: _Problem) -> _Whitening:
-        channels = np.einsum("ittj->ij", problem.covariance) / problem.covariance.shape[1]
-        values, vectors = np.linalg.eigh((channels + channels.T) / 2)
-        deviations = np.sqrt(np.maximum(values, FLAT * values[-1]))
-        return cls(vectors * deviations, (vectors / deviations).T)
-
-
-def _directions(problem: _Problem, whitening: _Whitening) -> Float64:
+def _directions(problem: _Problem, whitening: Whitening) -> Float64:
     """Return all candidates for the rows of `reduce`, ``[c, c]``, the most important first.
 
     They are the eigenvectors of Σ over outputs and taps of (W_t L)ᵀ(W_t L): optimal where taps are
@@ -252,7 +255,7 @@ def _explained_spectra(
     if not ranks:
         return
     out, taps, _ = problem.cross.shape
-    inner, cross = problem.encoded(_directions(problem, _Whitening.of(problem))[: ranks[-1]])
+    inner, cross = problem.encoded(_directions(problem, problem.whitening())[: ranks[-1]])
     innovations = solve_lower(cholesky(inner), cross.T)
     explained, start = np.zeros((out, out)), 0
     for rank in ranks:
@@ -269,14 +272,14 @@ def input_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> 
     rank r keeps the first r directions.
     """
     problem = _Problem.of(kernel, moments, ridge)
-    root = _Whitening.of(problem).root
+    root = problem.whitening().root
     rows = problem.weight.swapaxes(1, 2).reshape(-1, problem.weight.shape[1])
-    return _parts(_descending_eigenvalues(root.T @ (rows.T @ rows) @ root))
+    return _parts(descending_eigenvalues(root.T @ (rows.T @ rows) @ root))
 
 
 def output_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> tuple[float, ...]:
     """Return the part of the output's variance along each of its principal directions, descending."""
-    return _parts(_descending_eigenvalues(_Problem.of(kernel, moments, ridge).response()))
+    return _parts(descending_eigenvalues(_Problem.of(kernel, moments, ridge).response()))
 
 
 def _parts(values: Float64) -> tuple[float, ...]:
@@ -307,9 +310,8 @@ def nearest_kernel(
     if not part:
         return weight.reshape(kernel.shape)
     covariance = (moments.covariance + moments.covariance.T) / 2
-    mean = float(np.trace(covariance)) / len(covariance)
     missing = part * (target.cross - weight @ covariance)
-    covariance[np.diag_indices(len(covariance))] += ridge * mean if mean > 0 else 1.0
+    covariance[np.diag_indices(len(covariance))] += moments.ridge(ridge)
     lower = cholesky(covariance)
     half = solve_lower(lower, missing.T)
     correction = solve_lower(lower.T[::-1, ::-1], half[::-1])[::-1].T
@@ -341,7 +343,7 @@ def _cut_outputs(problem: _Problem, rank_out: int | None) -> _Solution:
     response = problem.response()
     if rank_out is None:
         return _Solution(weight, None, float(np.trace(response)))
-    expand = _leading_eigenvectors(response, rank_out)
+    expand = leading_eigenvectors(response, rank_out)
     return _Solution(expand.T @ weight, expand, float(np.sum(expand * (response @ expand))))
 
 
@@ -349,7 +351,7 @@ def _alternate(
     problem: _Problem, rank_in: int, rank_out: int | None, refine: int
 ) -> tuple[Float64, _Solution]:
     """Fit `reduce` and the rest in turn, and return the best of the rounds."""
-    whitening = _Whitening.of(problem)
+    whitening = problem.whitening()
     best_reduce = _directions(problem, whitening)[:rank_in]
     best = decode(*problem.encoded(best_reduce), rank_out)
     for _ in range(refine):
@@ -368,14 +370,14 @@ def decode(inner: Float64, cross: Float64, rank_out: int | None) -> _Solution:
     core = solve_lower(lower.T[::-1, ::-1], innovations[::-1])[::-1].T  # an upper triangle turned around
     expand = None
     if rank_out is not None:
-        expand = _leading_eigenvectors(innovations.T @ innovations, rank_out)
+        expand = leading_eigenvectors(innovations.T @ innovations, rank_out)
         core = expand.T @ core
     solution = _Solution(np.ascontiguousarray(core), expand, 0.0)
     whole = solution.map()
     return solution._replace(explained=float(np.sum(whole * (2 * cross - whole @ inner))))
 
 
-def _improve(problem: _Problem, whitening: _Whitening, reduce: Float64, whole: Float64) -> Float64:
+def _improve(problem: _Problem, whitening: Whitening, reduce: Float64, whole: Float64) -> Float64:
     """Return a better `reduce` for a given map ``[o, r·T]`` behind it.
 
     Least squares for E in y ≈ Σ over t of A_t E x_t. Its normal equations Σ over t, u of A_uᵀ A_t E S_tu =
@@ -401,71 +403,6 @@ def _improve(problem: _Problem, whitening: _Whitening, reduce: Float64, whole: F
     return orthonormal @ whitening.inverse
 
 
-# Linear algebra
-
-
-def conjugate_gradients(
-    operator: Callable[[Float64], Float64], target: Float64, start: Float64, steps: int
-) -> Float64:
-    """Improve `start` as a solution of operator(x) = target, for a symmetric positive semi-definite operator.
-
-    (Hestenes & Stiefel 1952.) It stops where rounding has made the curvature useless, rather than step into
-    it.
-    """
-    solution = start
-    residual = target - operator(start)
-    direction = residual
-    energy = first_energy = float(np.sum(residual**2))
-    for _ in range(steps):
-        image = operator(direction)
-        curvature = float(np.sum(direction * image))
-        if not (curvature > 0 and math.isfinite(energy / curvature)):
-            break
-        length = energy / curvature
-        solution = solution + length * direction
-        residual = residual - length * image
-        previous, energy = energy, float(np.sum(residual**2))
-        if energy < 1e-8 * first_energy:
-            break
-        direction = residual + energy / previous * direction
-    return solution
-
-
-def cholesky(matrix: Float64) -> Float64:
-    """Lower triangular L with L Lᵀ = `matrix`, whose flat directions are lifted as little as needed."""
-    mean = float(np.trace(matrix)) / max(1, len(matrix))
-    lift = 0.0
-    while lift <= 1.0:
-        try:
-            lifted = matrix + lift * mean * np.eye(len(matrix)) if lift else matrix
-            return np.asarray(np.linalg.cholesky(lifted), np.float64)
-        except np.linalg.LinAlgError:
-            lift = max(FLAT, 10 * lift)
-    raise ValueError("a covariance is not positive semi-definite")
-
-
-def solve_lower(lower: Float64, target: Float64, block: int = 128) -> Float64:
-    """L⁻¹ · target by blocks; NumPy has no triangular solver, and its general one takes twice the work."""
-    solution = np.empty_like(target)
-    for start in range(0, len(lower), block):
-        rows = slice(start, start + block)
-        known = lower[rows, :start] @ solution[:start]
-        solution[rows] = np.linalg.solve(lower[rows, rows], target[rows] - known)
-    return solution
-
-
-def _descending_eigenvalues(matrix: Float64) -> Float64:
-    """Eigenvalues of a positive semi-definite matrix, largest first, no rounding below zero."""
-    values = np.asarray(np.linalg.eigvalsh((matrix + matrix.T) / 2), np.float64)
-    return np.maximum(values[::-1], 0.0)
-
-
 def _trace(matrix: Float64) -> Float64:
     """The sum of the eigenvalues alone, ``[1]``."""
     return np.array([max(0.0, float(np.trace(matrix)))])
-
-
-def _leading_eigenvectors(matrix: Float64, count: int) -> Float64:
-    """Eigenvectors of the `count` largest eigenvalues of a symmetric matrix, as columns."""
-    vectors: Float64 = np.linalg.eigh((matrix + matrix.T) / 2)[1]
-    return np.ascontiguousarray(vectors[:, ::-1][:, :count])

@@ -1,4 +1,4 @@
-"""Low-rank factors of a convolution kernel, in plain NumPy: exact ones, and the best ones for given data.
+"""Low-rank factors of a convolution kernel, and exact ones, in plain NumPy.
 
 A kernel ``[out_channels o, in_channels c, *taps]`` with T taps in all is replaced by at most three,
 
@@ -7,18 +7,9 @@ A kernel ``[out_channels o, in_channels c, *taps]`` with T taps in all is replac
 that is, W[o, c, t] ≈ Σ over p, q of expand[o, q] · core[q, p, t] · reduce[p, c] (Tucker-2; Kim et al. 2016,
 "Compression of deep convolutional neural networks", section 3.1).
 
-**Exact**: `numerical_rank` and `exact_factors`, from singular values against the rounding of the stored
-weights.
-
-**Fitted**: with patches x of the layer's input (channel-major, then tap; d = c·T numbers) of mean μ and
-covariance S, the output y = W x + b loses E‖y − ŷ‖² = trace((W − Ŵ) S (W − Ŵ)ᵀ) when W becomes Ŵ and the bias
-takes up the change of the mean. `errors` predicts that for many ranks at once, `fit` minimises it. For z =
-(reduce ⊗ I) x the best map from z to y is B = S_yz S_zz⁻¹, and cut at rank r₂ it is U Uᵀ B with U the leading
-eigenvectors of B S_zz Bᵀ: reduced-rank regression (Izenman 1975, "Reduced-rank regression for the
-multivariate linear model").
-
-All is deterministic and in float64. A kernel may have any number of spatial axes, and "channels" and "taps"
-may be any split of the patch: called with ``[o, c·kh, kw]`` the same functions fit kh×1 → 1×kw.
+`numerical_rank` and `exact_factors` go by singular values against the rounding of the stored weights;
+`graphopt.fitting` fits factors to data. All is deterministic and in float64. A kernel may have any number of
+spatial axes.
 """
 
 from __future__ import annotations
@@ -36,17 +27,8 @@ from graphopt.core import Array
 Float64: TypeAlias = npt.NDArray[np.float64]
 Scalar = TypeVar("Scalar", bound=np.floating)
 
-RIDGE = 1e-5
-"""Variance added in every direction of the patch, relative to the mean variance."""
-
-CONJUGATE_GRADIENT_STEPS = 8
-"""More steps fit the rounding noise of the covariance rather than the data."""
-
 FLOAT32_EPS = float(np.finfo(np.float32).eps)
 FLOAT64_EPS = float(np.finfo(np.float64).eps)
-
-FLAT = 1e-12
-"""Directions whose variance is below this, relative to the largest, carry no signal."""
 
 
 # The factors

@@ -14,11 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.core import Array
+from graphopt.linalg import FLAT
 
 Float64: TypeAlias = npt.NDArray[np.float64]
-
-FLAT = 1e-12
-"""Directions whose variance is below this, relative to the largest, carry no signal."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +46,14 @@ class Moments:
         """Return the moments of some of the numbers, in the order of the index."""
         covariance = self.covariance[index][:, index]
         return Moments(self.mean[index], covariance, self.count)
+
+    def ridge(self, part: float) -> float:
+        """Return the variance to add in every direction: a part of the mean one.
+
+        No variance at all says nothing: then every direction counts the same.
+        """
+        mean = float(np.trace(self.covariance)) / max(1, len(self.covariance))
+        return part * mean if mean > 0 else 1.0
 
     @classmethod
     def white(cls, dimension: int) -> Moments:
@@ -181,6 +187,13 @@ def relative_error(kernel: Array, approximation: Array, moments: Moments) -> flo
     if variance <= flat:
         return 0.0 if lost <= flat else math.inf
     return lost / variance
+
+
+def check_fit(kernel: Array, moments: Moments) -> None:
+    """Raise ValueError unless the moments are those of the kernel's patches, and all numbers are finite."""
+    check_dimension(kernel, moments)
+    if not (np.isfinite(kernel).all() and np.isfinite(moments.covariance).all()):
+        raise ValueError(f"weights or moments of a kernel {kernel.shape} are not finite")
 
 
 def check_dimension(kernel: Array, moments: Moments) -> None:

@@ -17,8 +17,9 @@ import numpy.typing as npt
 from graphopt import fitting
 from graphopt.core import Array
 from graphopt.fitting import RIDGE
+from graphopt.linalg import CONJUGATE_GRADIENT_STEPS, FLAT, cholesky, conjugate_gradients, solve_lower
 from graphopt.lowrank import row_norms
-from graphopt.moments import FLAT, Moments, check_dimension
+from graphopt.moments import Moments, check_fit
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 
@@ -129,7 +130,7 @@ def depthwise_errors(
     # multiplier-major, so that those of a lower multiplier come first
     encoders = _encoders(weight, covariance, channels)[:, :highest].swapaxes(0, 1)
     inner, cross = _encoded(weight, covariance, encoders)
-    innovations = fitting.solve_lower(fitting.cholesky(inner), cross.T)
+    innovations = solve_lower(cholesky(inner), cross.T)
     energy = np.sum(innovations**2, axis=1).reshape(highest, channels).sum(axis=1)
     explained = np.cumsum(energy)
     return [max(0.0, 1.0 - float(explained[m - 1]) / total) if total > 0 else 0.0 for m in multipliers]
@@ -191,8 +192,7 @@ def _improved(
     def normal(kernels: Float64) -> Float64:
         return gradient(np.einsum("omc,cmt->oct", point, kernels @ inverse, optimize=True))
 
-    steps = fitting.CONJUGATE_GRADIENT_STEPS
-    return fitting.conjugate_gradients(normal, gradient(weight), whitened, steps)
+    return conjugate_gradients(normal, gradient(weight), whitened, CONJUGATE_GRADIENT_STEPS)
 
 
 def depthwise_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> tuple[float, ...]:
@@ -204,11 +204,9 @@ def depthwise_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE)
 
 def _prepared(kernel: Array, moments: Moments, ridge: float) -> tuple[Float64, Float64, float]:
     """W ``[o, d]``, S with the ridge ``[d, d]``, and the variance of the outputs."""
-    check_dimension(kernel, moments)
+    check_fit(kernel, moments)
     weight = kernel.reshape(len(kernel), -1).astype(np.float64)
-    size = weight.shape[1]
-    mean = float(np.trace(moments.covariance)) / size
-    covariance = moments.covariance + np.diag(np.full(size, ridge * mean if mean > 0 else 1.0))
+    covariance = moments.covariance + moments.ridge(ridge) * np.eye(weight.shape[1])
     return weight, covariance, float(np.sum((weight @ covariance) * weight))
 
 

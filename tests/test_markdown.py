@@ -187,7 +187,7 @@ def test_most_are_listed_and_the_rest_counted() -> None:
     page = Page(markdown.report(result.report))
     assert f"{number} rewrites applied" in page.text
     assert len(page.table(*APPLIED)) == markdown.MOST_APPLIED
-    assert "and 5 more: 5 fold_affine; --report FILE.json lists all" in page.text
+    assert "and 5 more: 5 fold_affine; the JSON report lists all" in page.text
 
 
 # --- what the model holds ends up as text -------------------------------------------------------------------

@@ -220,9 +220,7 @@ def _grouped(kind: str, items: Sequence[Left]) -> Iterable[tuple[str, ...]]:
 
 def _more(number: int, what: str = "") -> Lines:
     """What a table leaves out."""
-    return (
-        ["", f"and {number} more{what and f': {what}'}; `--report FILE.json` lists all"] if number > 0 else []
-    )
+    return ["", f"and {number} more{what and f': {what}'}; the JSON report lists all"] if number > 0 else []
 
 
 def _by_name(names: Iterable[str]) -> str:

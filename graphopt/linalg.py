@@ -1,0 +1,93 @@
+"""The linear algebra that fits share, in plain NumPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Float64: TypeAlias = npt.NDArray[np.float64]
+
+FLAT = 1e-12
+"""Directions whose variance is below this, relative to the largest, carry no signal."""
+CONJUGATE_GRADIENT_STEPS = 8
+"""More steps fit the rounding noise of the covariance rather than the data."""
+
+
+class Whitening(NamedTuple):
+    """A root L of a covariance C = L Lᵀ, and its inverse, both ``[c, c]``."""
+
+    root: Float64
+    inverse: Float64
+
+    @classmethod
+    def of(cls, covariance: Float64) -> Whitening:
+        """From C; flat directions are lifted."""
+        values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+        deviations = np.sqrt(np.maximum(values, FLAT * values[-1]))
+        return cls(vectors * deviations, (vectors / deviations).T)
+
+
+def conjugate_gradients(
+    operator: Callable[[Float64], Float64], target: Float64, start: Float64, steps: int
+) -> Float64:
+    """Improve `start` as a solution of operator(x) = target, for a symmetric positive semi-definite operator.
+
+    (Hestenes & Stiefel 1952.) It stops where rounding has made the curvature useless, rather than step into
+    it.
+    """
+    solution = start
+    residual = target - operator(start)
+    direction = residual
+    energy = first_energy = float(np.sum(residual**2))
+    for _ in range(steps):
+        image = operator(direction)
+        curvature = float(np.sum(direction * image))
+        if not (curvature > 0 and math.isfinite(energy / curvature)):
+            break
+        length = energy / curvature
+        solution = solution + length * direction
+        residual = residual - length * image
+        previous, energy = energy, float(np.sum(residual**2))
+        if energy < 1e-8 * first_energy:
+            break
+        direction = residual + energy / previous * direction
+    return solution
+
+
+def cholesky(matrix: Float64) -> Float64:
+    """Lower triangular L with L Lᵀ = `matrix`, whose flat directions are lifted as little as needed."""
+    mean = float(np.trace(matrix)) / max(1, len(matrix))
+    lift = 0.0
+    while lift <= 1.0:
+        try:
+            lifted = matrix + lift * mean * np.eye(len(matrix)) if lift else matrix
+            return np.asarray(np.linalg.cholesky(lifted), np.float64)
+        except np.linalg.LinAlgError:
+            lift = max(FLAT, 10 * lift)
+    raise ValueError("a covariance is not positive semi-definite")
+
+
+def solve_lower(lower: Float64, target: Float64, block: int = 128) -> Float64:
+    """L⁻¹ · target by blocks; NumPy has no triangular solver, and its general one takes twice the work."""
+    solution = np.empty_like(target)
+    for start in range(0, len(lower), block):
+        rows = slice(start, start + block)
+        known = lower[rows, :start] @ solution[:start]
+        solution[rows] = np.linalg.solve(lower[rows, rows], target[rows] - known)
+    return solution
+
+
+def descending_eigenvalues(matrix: Float64) -> Float64:
+    """Eigenvalues of a positive semi-definite matrix, largest first, no rounding below zero."""
+    values = np.asarray(np.linalg.eigvalsh((matrix + matrix.T) / 2), np.float64)
+    return np.maximum(values[::-1], 0.0)
+
+
+def leading_eigenvectors(matrix: Float64, count: int) -> Float64:
+    """Eigenvectors of the `count` largest eigenvalues of a symmetric matrix, as columns."""
+    vectors: Float64 = np.linalg.eigh((matrix + matrix.T) / 2)[1]
+    return np.ascontiguousarray(vectors[:, ::-1][:, :count])
