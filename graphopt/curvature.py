@@ -51,7 +51,7 @@ SMALLEST, LARGEST = 1e-30, 1e30
 """Outputs that vary by less or by more do not count: onnxruntime ends the process on a deviation of 0."""
 
 
-def metrics(
+def weightings(
     analysis: Analysis,
     linears: Sequence[Linear],
     calibration: Calibration,

@@ -139,14 +139,14 @@ class Statistics:
             inputs: those of the original network on its inputs. Empty where they are its own.
         kernels: of each group the kernel ``[o / group, c / group, *taps]`` that comes nearest to its target;
             empty where that is the operator's own.
-        metric: of each group R ``[o / group, o / group]``: an error e in the outputs counts ‖R e‖²
+        weighting: of each group R ``[o / group, o / group]``: an error e in the outputs counts ‖R e‖²
             (`graphopt.curvature`). Empty where all count the same.
     """
 
     groups: tuple[Moments, ...]
     targets: tuple[Target, ...] = ()
     kernels: tuple[Float64, ...] = ()
-    metric: tuple[Float64, ...] = ()
+    weighting: tuple[Float64, ...] = ()
 
     @property
     def count(self) -> int:

@@ -42,8 +42,8 @@ DRAWN = 0.5
 """How far it has to be drawn at least where half of the patches are fewer than its dimensions."""
 
 
-Metric: TypeAlias = "tuple[npt.NDArray[np.float64], ...]"
-"""What errors in the outputs count, see `Statistics.metric`."""
+Weighting: TypeAlias = "tuple[npt.NDArray[np.float64], ...]"
+"""What errors in the outputs count, see `Statistics.weighting`."""
 
 
 class Fitting(Protocol):
@@ -118,8 +118,8 @@ def refit(
             original.advance(place + 1, keep)
             halves = _gather(linear, original, compressed, partner, seed + number, pool)
             moved = compressed.differs(linear.x) or bool(partner)
-            metric = known(linear, analysis.statistics).metric
-            found = _fit(linear, metric, candidate, fit, halves, samples, pool, moved=moved)
+            weighting = known(linear, analysis.statistics).weighting
+            found = _fit(linear, weighting, candidate, fit, halves, samples, pool, moved=moved)
             done.append(replace(found, partner=partner))
             compressed.replace(place, found.fitted.replacement)
             original.forget()
@@ -179,7 +179,12 @@ def _gather(
 
 
 def _statistics(
-    linear: Linear, metric: Metric, joint: Sequence[Moments], caution: tuple[float, float], *, moved: bool
+    linear: Linear,
+    weighting: Weighting,
+    joint: Sequence[Moments],
+    caution: tuple[float, float],
+    *,
+    moved: bool,
 ) -> Statistics:
     """What the fit of an operator needs to know, from moments of patches and wanted outputs together."""
     structured, part = caution
@@ -198,7 +203,7 @@ def _statistics(
             )
             targets.append(replace(target, cross=drawn))
             kernels.append(fitting.nearest_kernel(weight, inputs, targets[-1], part=part))
-    return Statistics(tuple(groups), tuple(targets), tuple(kernels), metric)
+    return Statistics(tuple(groups), tuple(targets), tuple(kernels), weighting)
 
 
 def _apart(both: Moments, dimension: int) -> tuple[Moments, Target]:
@@ -228,7 +233,7 @@ def _structured(moments: Moments, channels: int, part: float) -> Moments:
 
 def _fit(
     linear: Linear,
-    metric: Metric,
+    weighting: Weighting,
     candidate: Candidate,
     fit: Fitting,
     halves: Sequence[Sequence[Moments]],
@@ -243,7 +248,7 @@ def _fit(
         whole = [first.merged(second) for first, second in zip(*halves, strict=True)]
     plenty = whole[0].count >= ENOUGH * patches.dimension(linear) and samples >= ENOUGH_INPUTS
     if plenty or len(halves) < 2:
-        fitted = fit(candidate, _statistics(linear, metric, whole, (0.0, 1.0), moved=moved), 2)
+        fitted = fit(candidate, _statistics(linear, weighting, whole, (0.0, 1.0), moved=moved), 2)
         return Refitted(replace(candidate, error=fitted.error), fitted)
     ways = CAUTION if moved else tuple(way for way in CAUTION if way[1])
     if min(half[0].count for half in halves) < patches.dimension(linear):
@@ -253,20 +258,20 @@ def _fit(
     def across(way: tuple[float, float], refine: int) -> list[tuple[Fitted, Sequence[Moments]]]:
         """Fits to each half, and the other half."""
         found = pool.map(
-            lambda ours: fit(candidate, _statistics(linear, metric, ours, way, moved=moved), refine),
+            lambda ours: fit(candidate, _statistics(linear, weighting, ours, way, moved=moved), refine),
             [ours for ours, _ in swapped],
         )
         return list(zip(found, [theirs for _, theirs in swapped], strict=True))
 
-    best = min(ways, key=lambda way: _error(linear, metric, across(way, 0)))
-    fitted = fit(candidate, _statistics(linear, metric, whole, best, moved=moved), 2)
+    best = min(ways, key=lambda way: _error(linear, weighting, across(way, 0)))
+    fitted = fit(candidate, _statistics(linear, weighting, whole, best, moved=moved), 2)
     # With n samples of d numbers least squares leaves 1 − d/n of the noise on those it was fitted to, and
     # 1 + 2d/n on others when it was fitted to half of them; so 1 + d/n when it was fitted to all.
     error = (_error(linear, (), [(fitted, whole)]) + 2 * _error(linear, (), across(best, 2))) / 3
     return Refitted(replace(candidate, error=error), fitted, caution=best)
 
 
-def _error(linear: Linear, metric: Metric, pairs: Sequence[tuple[Fitted, Sequence[Moments]]]) -> float:
+def _error(linear: Linear, weighting: Weighting, pairs: Sequence[tuple[Fitted, Sequence[Moments]]]) -> float:
     """E‖R (y − ŷ)‖² / Var(R y) of fits, each on samples of patches and wanted outputs."""
     lost = total = 0.0
     for fitted, joint in pairs:
@@ -275,7 +280,7 @@ def _error(linear: Linear, metric: Metric, pairs: Sequence[tuple[Fitted, Sequenc
             inputs, cross = covariance[: flat.shape[1], : flat.shape[1]], covariance[flat.shape[1] :]
             wanted, made = cross[:, flat.shape[1] :], flat @ cross[:, : flat.shape[1]].T
             gap = wanted - made - made.T + flat @ inputs @ flat.T
-            if metric:
-                gap, wanted = (metric[number] @ each @ metric[number].T for each in (gap, wanted))
+            if weighting:
+                gap, wanted = (weighting[number] @ each @ weighting[number].T for each in (gap, wanted))
             lost, total = lost + max(float(np.trace(gap)), 0.0), total + float(np.trace(wanted))
     return lost / total if total > 0 else 0.0

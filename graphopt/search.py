@@ -99,10 +99,10 @@ class Search:
             some = _some(calibration, 0, min(PLANNED_ON, self._apart(calibration)))
             linears = list(needed.values())
             found = gather.statistics(self.analysis, linears, calibration, some, run.options.seed)
-        counts = self._metrics(linears, calibration, some)
-        return {name: replace(each, metric=counts.get(name, ())) for name, each in found.items()}
+        counts = self._weightings(linears, calibration, some)
+        return {name: replace(each, weighting=counts.get(name, ())) for name, each in found.items()}
 
-    def _metrics(
+    def _weightings(
         self, linears: Sequence[Linear], calibration: Calibration, feeds: Feeds
     ) -> dict[str, tuple[npt.NDArray[np.float64], ...]]:
         """What errors in the outputs of operators count, where that is known.
@@ -114,7 +114,7 @@ class Search:
             return {}
         try:
             with run.journal.step("differentiate"):
-                return curvature.metrics(
+                return curvature.weightings(
                     self.analysis,
                     linears,
                     calibration,

@@ -48,7 +48,7 @@ def inputs(count: int, seed: int = 0) -> np.ndarray:
     return np.einsum("oc,nchw->nohw", mixing, found).astype(np.float32)
 
 
-def metrics(proto: onnx.ModelProto, x: np.ndarray, **options: Any) -> dict[str, tuple[np.ndarray, ...]]:
+def weightings(proto: onnx.ModelProto, x: np.ndarray, **options: Any) -> dict[str, tuple[np.ndarray, ...]]:
     """Those of all layers, each output counting the same."""
     loaded = ir.from_proto(proto)
     calibration = load_calibration(x, loaded, 0)
@@ -56,7 +56,7 @@ def metrics(proto: onnx.ModelProto, x: np.ndarray, **options: Any) -> dict[str, 
     watched = [value.name or "" for value in loaded.graph.outputs]
     linears = list(analysis.linears)
     arguments = {"seed": 0, **options}
-    return curvature.metrics(analysis, linears, calibration, calibration.fit, watched, **arguments)
+    return curvature.weightings(analysis, linears, calibration, calibration.fit, watched, **arguments)
 
 
 def counted(roots: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -67,7 +67,7 @@ def counted(roots: tuple[np.ndarray, ...]) -> np.ndarray:
 
 def test_behind_a_layer_stands_what_reads_it() -> None:
     reader = weight(40, CHANNELS, 1, 1, seed=1)
-    found = metrics(network(reader), inputs(64))
+    found = weightings(network(reader), inputs(64))
     expected = reader[:, :, 0, 0].T @ reader[:, :, 0, 0]
     expected = expected / np.trace(expected) * CHANNELS + curvature.DAMPING * np.eye(CHANNELS)
     expected /= 1 + curvature.DAMPING
@@ -93,16 +93,16 @@ def test_channels_stand_last_behind_a_matmul_and_second_behind_a_transposed_conv
     x = rng(0).standard_normal((256, 9, 16)).astype(np.float32) if dense else inputs(64)
     expected = reader.T @ reader / np.sum(reader**2) * CHANNELS + curvature.DAMPING * np.eye(CHANNELS)
     expected /= 1 + curvature.DAMPING
-    gap = counted(metrics(proto, x)["first"]) - expected
+    gap = counted(weightings(proto, x)["first"]) - expected
     assert np.linalg.norm(gap) < 0.2 * np.linalg.norm(expected)
 
 
 def test_groups_are_measured_each_alone() -> None:
     proto = network(weight(40, CHANNELS, 1, 1, seed=1))
-    (whole,) = metrics(proto, inputs(64))["conv"]
+    (whole,) = weightings(proto, inputs(64))["conv"]
     proto.graph.node[0].attribute.append(onnx.helper.make_attribute("group", 2))
     proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight(CHANNELS, 8, 3, 3), "w"))
-    parts = metrics(proto, inputs(64))["conv"]
+    parts = weightings(proto, inputs(64))["conv"]
     g = whole.T @ whole
     for start, root in zip((0, 12), parts, strict=True):
         block = g[start : start + 12, start : start + 12]
@@ -114,25 +114,25 @@ def test_a_rectifier_lets_through_what_is_positive() -> None:
     bias = np.where(QUIET, -100.0, 100.0).astype(np.float32)
     proto.graph.node[0].input.append("bias")
     proto.graph.initializer.append(onnx.numpy_helper.from_array(bias, "bias"))
-    found = np.diag(counted(metrics(proto, inputs(64))["conv"]))
+    found = np.diag(counted(weightings(proto, inputs(64))["conv"]))
     assert found[QUIET].max() < 0.1 < 1.5 < found[~QUIET].min()
 
 
 def test_what_can_not_be_differentiated_is_left_out() -> None:
     proto = network(weight(4, CHANNELS, 1, 1), between="Identity")
     proto.graph.node[1].op_type = "Floor"
-    assert set(metrics(proto, inputs(16))) == {"last"}
+    assert set(weightings(proto, inputs(16))) == {"last"}
     half = network(weight(4, CHANNELS, 1, 1), dtype=np.float16)
-    assert metrics(half, inputs(16).astype(np.float16)) == {}
+    assert weightings(half, inputs(16).astype(np.float16)) == {}
 
 
 def test_the_same_seed_gives_the_same_and_batches_make_no_difference(monkeypatch: Any) -> None:
     proto, x = network(weight(4, CHANNELS, 1, 1), between="Relu"), inputs(64)
-    first, second = (metrics(proto, x)["conv"][0] for _ in range(2))
+    first, second = (weightings(proto, x)["conv"][0] for _ in range(2))
     np.testing.assert_array_equal(first, second)
     g = counted((first,))
     monkeypatch.setattr(curvature, "BYTES", 1 << 18)
-    other = counted(metrics(proto, x, seed=1)["conv"])
+    other = counted(weightings(proto, x, seed=1)["conv"])
     assert np.linalg.norm(g - other) < 0.1 * np.linalg.norm(g)
     assert not np.array_equal(g, other)
 
@@ -164,7 +164,7 @@ def test_a_fit_loses_what_the_network_does_not_need(form: str, tmp_path: Any, mo
 
     power, whole = made("out.onnx")
     assert power[~QUIET].mean() < 0.5 * power[QUIET].mean()
-    monkeypatch.setattr(curvature, "metrics", lambda *_, **__: {})
+    monkeypatch.setattr(curvature, "weightings", lambda *_, **__: {})
     assert whole < 0.8 * made("without.onnx")[1]
 
 

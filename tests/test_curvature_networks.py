@@ -330,7 +330,7 @@ def found(proto: onnx.ModelProto, x: Any, monkeypatch: Any, **options: Any) -> t
     """The layers whose errors are known to count, those where that is not known, and the result."""
     asked: set[str] = set()
     known: set[str] = set()
-    real = curvature.metrics
+    real = curvature.weightings
 
     def watched(analysis: Any, linears: Any, *arguments: Any, **rest: Any) -> Mapping[str, Any]:
         made = real(analysis, linears, *arguments, **rest)
@@ -338,7 +338,7 @@ def found(proto: onnx.ModelProto, x: Any, monkeypatch: Any, **options: Any) -> t
         known.update(made)
         return made
 
-    monkeypatch.setattr(curvature, "metrics", watched)
+    monkeypatch.setattr(curvature, "weightings", watched)
     result = graphopt.optimize(proto, {"macs": 0.7}, x, **options)
     assert not [note for note in result.report.notes if "count the same" in note]
     return known, asked - known, result

@@ -245,7 +245,7 @@ def _front(
 def _errors(split: Split, analysis: Analysis, linear: Linear, choices: Sequence[Choice]) -> list[float]:
     """The relative error of each way, over all groups."""
     statistics = known(linear, analysis.statistics)
-    kernels = counted(factored.blocks(linear.weight(), linear.group), statistics.metric)
+    kernels = counted(factored.blocks(linear.weight(), linear.group), statistics.weighting)
     lost, total = np.zeros(len(choices)), 0.0
     for kernel, moments in zip(kernels, statistics.groups, strict=True):
         flat = kernel.reshape(len(kernel), -1)
@@ -255,18 +255,18 @@ def _errors(split: Split, analysis: Analysis, linear: Linear, choices: Sequence[
     return [float(part) for part in lost / (total or 1.0)]
 
 
-def counted(kernels: Sequence[Array], metric: Sequence[Float64]) -> Sequence[Array]:
-    """The kernels of groups whose plain errors are what errors of these count, see `Statistics.metric`."""
-    if not metric:
+def counted(kernels: Sequence[Array], weighting: Sequence[Float64]) -> Sequence[Array]:
+    """The kernels of groups whose plain errors are what errors of these count, see `Statistics.weighting`."""
+    if not weighting:
         return kernels
-    return [mixed(matrix, kernel) for matrix, kernel in zip(metric, kernels, strict=True)]
+    return [mixed(matrix, kernel) for matrix, kernel in zip(weighting, kernels, strict=True)]
 
 
 def counted_error(linear: Linear, kernel: Array, statistics: Statistics) -> float:
     """E‖R (y − ŷ)‖² / Var(R y) of an approximate kernel ``[out, in / group, *taps]``."""
     lost = total = 0.0
     both = (factored.blocks(each, linear.group) for each in (linear.weight(), kernel))
-    exact, approximate = (counted(each, statistics.metric) for each in both)
+    exact, approximate = (counted(each, statistics.weighting) for each in both)
     for ours, theirs, moments in zip(exact, approximate, statistics.groups, strict=True):
         more, variance = losses(ours, theirs, moments)
         lost, total = lost + more, total + variance
@@ -301,13 +301,13 @@ def fit(
     choice = dict(candidate.choice)
     given = known(linear, analysis.statistics if statistics is None else statistics)
     weights = factored.blocks(linear.weight(), linear.group)
-    kernels = counted(given.kernels or weights, given.metric)
+    kernels = counted(given.kernels or weights, given.weighting)
     parts = [
         split.fit_group(kernel, moments, choice, refine)
         for kernel, moments in zip(kernels, given.groups, strict=True)
     ]
-    if given.metric:
-        back = [np.asarray(np.linalg.inv(matrix), np.float64) for matrix in given.metric]
+    if given.weighting:
+        back = [np.asarray(np.linalg.inv(matrix), np.float64) for matrix in given.weighting]
         parts = [part.mixed(matrix) for matrix, part in zip(back, parts, strict=True)]
     own = linear.bias()
     biases, lost, total = [], 0.0, 0.0
