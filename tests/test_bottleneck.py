@@ -138,6 +138,34 @@ def test_a_patch_whose_covariance_would_fill_the_memory() -> None:
     assert result.refused("bottleneck", "Conv1", "10,816 numbers", "0.9 GB")
 
 
+def test_an_inverted_bottleneck_is_not_searched_for_in_very_wide_patches() -> None:
+    net = Net()
+    y = net.conv(net.input([1, 288, 6, 6]), 16)
+    options = {"inverted_bottleneck.rank": 8}
+    result = check(net.model(y), applied={}, only=["inverted_bottleneck"], options=options)
+    assert result.refused("inverted_bottleneck", "Conv1", "2,592 numbers", "2,560 at most")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "bottleneck.rank_in",
+        "bottleneck.min_channels",
+        "separable.rank",
+        "depthwise_separable.multiplier",
+        "inverted_bottleneck.rank",
+    ],
+)
+@pytest.mark.parametrize("value", [0, -1, "0"])
+def test_options_are_positive(option: str, value: int | str) -> None:
+    net = Net()
+    proto = net.model(net.conv(net.input([1, 16, 9, 9]), 16))
+    with pytest.raises(
+        InputError, match=rf"^{option}={value}: expected {option.split('.')[1]} of at least 1$"
+    ):
+        graphopt.optimize(proto, only=[option.split(".")[0]], options={option: value})
+
+
 def test_fewer_channels_can_be_allowed() -> None:
     net = Net()
     y = net.conv(net.input([1, 6, 9, 9]), 16, weight=low_rank(net, 16, 6, (3, 3), rank_in=2))

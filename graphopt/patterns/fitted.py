@@ -57,6 +57,16 @@ class Split(ABC):
     exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
     min_channels: int
 
+    def __post_init__(self) -> None:
+        """Checks the options.
+
+        Raises:
+            ValueError: one is not positive.
+        """
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"expected {name} of at least 1")
+
     # ------------------------------------------------------------ what differs from one way to the next
 
     @property

@@ -204,9 +204,12 @@ def _with_option(rewrite: Rewrite, option: str, value: object) -> Rewrite:
         raise InputError(f"{rewrite.name} has no option {option!r}; {hint(option, names)}")
     kind = typing.get_type_hints(type(rewrite))[option]
     parsed = _parse(value, kind) if isinstance(value, str) else value
-    if parsed is NotImplemented or (isinstance(parsed, (int, float)) and parsed <= 0 and "rank" in option):
+    if parsed is NotImplemented:
         raise InputError(f"{rewrite.name}.{option}={value}: expected {names[option][0]}")
-    return dataclasses.replace(rewrite, **{option: parsed})  # type: ignore[type-var]
+    try:
+        return dataclasses.replace(rewrite, **{option: parsed})  # type: ignore[type-var]
+    except ValueError as error:
+        raise InputError(f"{rewrite.name}.{option}={value}: {error}") from error
 
 
 def _parse(text: str, hint: object) -> object:
