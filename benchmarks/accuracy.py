@@ -25,12 +25,12 @@ from graphopt import edit, gather, patches
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration, load
 from graphopt.conv import Linear
-from graphopt.core import Candidate
 from graphopt.lowrank import Factors
 from graphopt.model import load as load_model
 from graphopt.model import save
 from graphopt.patterns import factored
 from graphopt.patterns.common import site
+from graphopt.types import Candidate
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CALIBRATION = 1024

@@ -2,8 +2,8 @@
 
     python -m benchmarks.same_bytes OTHER_CHECKOUT [MODEL ...] [-- OPTION ...]
 
-Each model is optimised by both, exactly or with the options given, and the digests of what they wrote (external
-data included) are compared, as are the documents of ``scan --json``. Without models it takes those in
+Each model is optimised by both, exactly or with the options given, and the digests of what they wrote
+(external data too) are compared, as are the documents of ``scan --json``. Without models it takes those in
 ``models/`` and, where they are, in ``../shared/data/models``. Exit code 1 says that something differs.
 """
 

@@ -19,7 +19,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.conv import Form, linear_cost
-from graphopt.core import Cost
+from graphopt.types import Cost
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from graphopt import rewrites
 from graphopt.cli import typer_app
-from graphopt.core import Exactness, Rewrite
+from graphopt.types import Exactness, Rewrite
 
 DOCS = Path(__file__).resolve().parent
 DEFAULT = DOCS.parent / "build" / "docs"

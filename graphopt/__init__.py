@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from graphopt.api import sweep as sweep
     from graphopt.api import verify as verify
     from graphopt.conv import Builder as Builder
-    from graphopt.core import Budget as Budget
-    from graphopt.core import Candidate as Candidate
-    from graphopt.core import Cost as Cost
-    from graphopt.core import Exactness as Exactness
-    from graphopt.core import NewNode as NewNode
-    from graphopt.core import Rejection as Rejection
-    from graphopt.core import Replacement as Replacement
-    from graphopt.core import Rewrite as Rewrite
-    from graphopt.core import Site as Site
     from graphopt.errors import BudgetError as BudgetError
     from graphopt.errors import GraphOptError as GraphOptError
     from graphopt.errors import InputError as InputError
     from graphopt.errors import VerificationError as VerificationError
     from graphopt.images import Images as Images
     from graphopt.result import Result as Result
+    from graphopt.types import Budget as Budget
+    from graphopt.types import Candidate as Candidate
+    from graphopt.types import Cost as Cost
+    from graphopt.types import Exactness as Exactness
+    from graphopt.types import NewNode as NewNode
+    from graphopt.types import Rejection as Rejection
+    from graphopt.types import Replacement as Replacement
+    from graphopt.types import Rewrite as Rewrite
+    from graphopt.types import Site as Site
 
 _HOMES = {
     "bench": "graphopt.api",
@@ -46,15 +46,15 @@ _HOMES = {
     "sweep": "graphopt.api",
     "verify": "graphopt.api",
     "Builder": "graphopt.conv",
-    "Budget": "graphopt.core",
-    "Candidate": "graphopt.core",
-    "Cost": "graphopt.core",
-    "Exactness": "graphopt.core",
-    "NewNode": "graphopt.core",
-    "Rejection": "graphopt.core",
-    "Replacement": "graphopt.core",
-    "Rewrite": "graphopt.core",
-    "Site": "graphopt.core",
+    "Budget": "graphopt.types",
+    "Candidate": "graphopt.types",
+    "Cost": "graphopt.types",
+    "Exactness": "graphopt.types",
+    "NewNode": "graphopt.types",
+    "Rejection": "graphopt.types",
+    "Replacement": "graphopt.types",
+    "Rewrite": "graphopt.types",
+    "Site": "graphopt.types",
     "BudgetError": "graphopt.errors",
     "GraphOptError": "graphopt.errors",
     "InputError": "graphopt.errors",

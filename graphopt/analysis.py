@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -15,32 +15,10 @@ import onnx_ir as ir
 from graphopt import conv, cost, shapes, timing
 from graphopt.constants import Constants
 from graphopt.conv import Linear
-from graphopt.core import MAIN_GRAPH, Array, Cost, Shape
 from graphopt.moments import Statistics
 from graphopt.order import bodies
 from graphopt.shapes import Sizes
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """The figures of a whole model.
-
-    Attributes:
-        macs: multiply-accumulates of the linear operators; None where a size is unknown.
-        params: distinct float elements of initializers.
-        weight_bytes: bytes of all initializers.
-        nodes: number of operators, subgraphs included.
-    """
-
-    macs: int | None
-    params: int
-    weight_bytes: int
-    nodes: int
-
-    @property
-    def flops(self) -> int | None:
-        """Floating-point operations: 2 × MACs."""
-        return None if self.macs is None else 2 * self.macs
+from graphopt.types import MAIN_GRAPH, Array, Cost, Shape, Totals
 
 
 class Analysis:

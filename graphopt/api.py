@@ -15,7 +15,6 @@ from graphopt import model as files
 from graphopt import rewrites as catalogue
 from graphopt.calibrate import Given
 from graphopt.compare import is_class_scores
-from graphopt.core import Budget, Rewrite, Shape, Verdict
 from graphopt.errors import InputError
 from graphopt.metric import OwnMetric
 from graphopt.model import PathLike, Source
@@ -26,6 +25,7 @@ from graphopt.report import Sweep
 from graphopt.result import Result
 from graphopt.survey import Scan, survey
 from graphopt.tradeoff import sweep as run_sweep
+from graphopt.types import Budget, Rewrite, Shape, Verdict
 from graphopt.validate import validate
 from graphopt.verification import Verification
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from graphopt import budget
-from graphopt.core import Budget, Candidate, Exactness, Plan
 from graphopt.errors import InputError
 from graphopt.plan import Limit
 from graphopt.run import Run
 from graphopt.search import Network, Search
+from graphopt.types import Budget, Candidate, Exactness, Plan
 
 REPLANS = 5
 """Times that a plan is made again without layers whose measured error was not the predicted one."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from graphopt.constants import Constants
-from graphopt.core import Shape
 from graphopt.errors import InputError
 from graphopt.tensor_types import tensor_shape
+from graphopt.types import Shape
 
 _NAMELESS = frozenset({"", "?", "-1", "None", "none"})
 """What exporters write for a size that they don't know: two of these need not be the same size."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphopt.analysis import Totals
-from graphopt.core import Budget, Candidate
 from graphopt.errors import InputError
 from graphopt.plan import Limit
-from graphopt.quality import Quality
+from graphopt.types import Budget, Candidate, Quality, Totals
 
 NODE_BYTES = 400
 """What a new operator adds to a file besides its weights, at most about."""

@@ -20,12 +20,12 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.core import Array
 from graphopt.fitting import RIDGE
 from graphopt.linalg import Whitening, cholesky, solve_lower
 from graphopt.lowrank import row_norms
 from graphopt.minimise import lbfgs
 from graphopt.moments import Moments, check_fit
+from graphopt.types import Array
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 

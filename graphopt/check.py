@@ -15,9 +15,9 @@ from typing import Literal
 
 from graphopt import api, files, wire
 from graphopt import model as models
-from graphopt.analysis import Totals
 from graphopt.errors import INTERNAL, BudgetError, InputError, gravest, told
 from graphopt.result import Result
+from graphopt.types import Totals
 
 MISSED = BudgetError.exit_code
 """The exit code where a model could be made cheaper: a gate that it does not pass."""

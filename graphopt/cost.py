@@ -14,8 +14,8 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from graphopt.constants import constant_tensor
-from graphopt.core import Shape
 from graphopt.order import graphs
+from graphopt.types import Shape
 
 SizeOf: TypeAlias = Callable[["ir.Value | None"], "Shape | None"]
 """The shape of a value as far as it is known, such as `graphopt.shapes.Sizes.get`."""

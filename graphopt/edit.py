@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import onnx_ir as ir
 
 from graphopt.analysis import graph_paths, node_names
-from graphopt.core import Candidate, NewNode, Replacement
 from graphopt.errors import GraphOptError
 from graphopt.order import is_sorted
+from graphopt.types import Candidate, NewNode, Replacement
 
 STAMP_SOURCE = "graphopt.from"
 """Metadata key of a new node: the names of the nodes that it came from."""

@@ -5,6 +5,7 @@ Each message says what was wrong, where (file, node, value), and what to do abou
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -117,3 +118,21 @@ def blaming(rewrite: str, doing: str) -> Iterator[None]:
     except Exception as error:
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise GraphOptError(f"rewrite {rewrite} failed {doing}: {what}") from error
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """A question for the most similar known name, else the list of all."""
+    import difflib  # only where something is wrong
+
+    listed = list(known)
+    near = difflib.get_close_matches(name, listed, 1, 0.5)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(listed) or 'none'}"
+
+
+def percentage(text: str) -> float | None:
+    """The part that a percentage is, such as 0.5 of 50%; None where the text is none."""
+    try:
+        part = float(text.removesuffix("%")) / 100
+    except ValueError:
+        return None
+    return part if text.endswith("%") and math.isfinite(part) else None

@@ -9,13 +9,10 @@ import onnx_ir as ir
 
 from graphopt import edit, plan
 from graphopt.analysis import Analysis
-from graphopt.core import (
-    Exactness,
-    Rewrite,
-)
 from graphopt.errors import VerificationError
 from graphopt.journal import worst
 from graphopt.run import Change, Run
+from graphopt.types import Exactness, Rewrite
 
 MAX_ROUNDS = 20
 """Exact rounds (match, plan, commit) after which it is left at that."""

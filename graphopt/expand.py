@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from graphopt import gather
-from graphopt.core import (
-    Array,
-    Rewrite,
-)
 from graphopt.errors import VerificationError
 from graphopt.journal import worst
 from graphopt.run import Run, matches_any
+from graphopt.types import Array, Rewrite
 
 
 def expand(run: Run, rewrite: Rewrite) -> None:

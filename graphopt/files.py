@@ -6,15 +6,17 @@ Every failure is an `InputError` of one line that names the file.
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias, TypeGuard
 
 from graphopt.errors import InputError
 
@@ -287,3 +289,36 @@ def reason(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     line = " ".join((text or type(error).__name__).split())
     return line if len(line) <= 200 else line[:199] + "…"
+
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        InputError: it can't be read, or is no valid TOML; the message then names line and column.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # as some editors write it, with a mark in front
+        return tomllib.loads(text)
+    except OSError as error:
+        raise InputError(f"{show(path)}: can't be read: {reason(error)}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{show(path)}: no valid TOML: no UTF-8 text (at byte {error.start})") from error
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets
+        raise InputError(f"{show(path)}: no valid TOML: {reason(error)}") from error
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a number that a float can hold, neither infinite nor true or false."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # whole numbers have no limit
+        return False

@@ -22,7 +22,6 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.core import Array
 from graphopt.linalg import (
     CONJUGATE_GRADIENT_STEPS,
     Whitening,
@@ -34,6 +33,7 @@ from graphopt.linalg import (
 )
 from graphopt.lowrank import Factors, check_ranks, output_unfolding
 from graphopt.moments import Moments, Target, check_dimension, check_fit, relative_error
+from graphopt.types import Array
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 

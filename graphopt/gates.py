@@ -11,9 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
-from graphopt.core import Budget
-from graphopt.errors import InputError
-from graphopt.suggest import hint, percentage
+from graphopt.errors import InputError, hint, percentage
+from graphopt.types import Budget
 
 COSTS = ("macs", "params", "bytes", "latency")
 """Keys that are parts of the input's, and have to be at most the limit."""

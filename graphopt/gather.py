@@ -15,9 +15,9 @@ from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.chunks import chunks
 from graphopt.conv import Linear
-from graphopt.core import Array
 from graphopt.moments import MomentsAccumulator, Statistics
 from graphopt.runtime import Feeds
+from graphopt.types import Array
 
 PLANNED_ROWS = 24
 """Samples aimed at for each dimension of a covariance that only a plan is made from."""

@@ -18,11 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import progress, toml
+from graphopt import files, progress
 from graphopt.bindings import fixed
-from graphopt.errors import InputError
+from graphopt.errors import InputError, hint
 from graphopt.files import show
-from graphopt.suggest import hint
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 """What names of image files end with, in lower case."""
@@ -189,7 +188,7 @@ def preset(given: str | os.PathLike[str]) -> Preprocess:
     path = Path(given)
     if path.suffix != ".toml" and not path.is_file():
         raise InputError(f"--preprocess {text}: no such preset or TOML file; {hint(text, PRESETS)}")
-    found = replace(_from_table(toml.read(path), show(path)), name=str(path))
+    found = replace(_from_table(files.read_toml(path), show(path)), name=str(path))
     check(found)
     return found
 
@@ -218,7 +217,7 @@ def _value(key: str, value: Any, where: str) -> Any:
     """A key's value in the type of its field."""
     if key in ("mean", "std"):
         listed = value if isinstance(value, list) else [value]
-        if listed and all(toml.is_number(item) for item in listed):
+        if listed and all(files.is_number(item) for item in listed):
             return tuple(float(item) for item in listed)
         raise InputError(
             f"{where}: {key} = {value!r}: expected a number or one a channel, such as [0.5, 0.5, 0.5]"
@@ -229,7 +228,7 @@ def _value(key: str, value: Any, where: str) -> Any:
             return tuple(sides)
         raise InputError(f"{where}: size = {value!r}: expected pixels, such as 224 or [height, width]")
     if key in ("scale", "crop"):
-        if toml.is_number(value):
+        if files.is_number(value):
             return float(value)
         raise InputError(f"{where}: {key} = {value!r}: expected a number")
     if key == "resize":

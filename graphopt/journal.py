@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from graphopt import progress
-from graphopt.core import Candidate, Plan, Rejection, Site, Verdict
 from graphopt.report import Applied, Left, Point
+from graphopt.types import Candidate, Plan, Rejection, Site, Verdict
 
 
 @dataclass

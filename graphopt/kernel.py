@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.core import Array
+from graphopt.types import Array
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 

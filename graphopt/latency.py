@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from graphopt import feeds, progress, regions, runtime
 from graphopt.analysis import Analysis
-from graphopt.core import Candidate, Replacement
 from graphopt.errors import InputError
+from graphopt.types import Candidate, Replacement
 
 WARM_UP = 3
 """Runs of each model before the clock counts."""

@@ -22,7 +22,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.core import Array
+from graphopt.types import Array
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 Scalar = TypeVar("Scalar", bound=np.floating)

@@ -13,8 +13,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.core import Array
 from graphopt.linalg import FLAT
+from graphopt.types import Array
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 

@@ -8,9 +8,9 @@ import onnx_ir as ir
 
 from graphopt import runtime
 from graphopt.analysis import Analysis
-from graphopt.core import Array, Shape
 from graphopt.errors import InputError
 from graphopt.moments import Statistics
+from graphopt.types import Array, Shape
 
 
 def snapshot(

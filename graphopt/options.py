@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from graphopt import gates
-from graphopt.core import Budget, Exactness, Rewrite
-from graphopt.errors import InputError
+from graphopt.errors import InputError, hint
 from graphopt.metric import OwnMetric
 from graphopt.rewrites import BUILTIN, option_types, registry, select
 from graphopt.store import default_bytes
-from graphopt.suggest import hint
+from graphopt.types import Budget, Exactness, Rewrite
 
 
 @dataclass(frozen=True, slots=True)

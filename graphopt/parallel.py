@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.core import Array
 from graphopt.kernel import regroup
+from graphopt.types import Array
 
 
 class Row(NamedTuple):

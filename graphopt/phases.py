@@ -26,8 +26,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from graphopt.core import Array
 from graphopt.kernel import Float64
+from graphopt.types import Array
 
 
 class Phase(NamedTuple):

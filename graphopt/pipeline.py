@@ -7,7 +7,6 @@ from dataclasses import replace
 from graphopt import budget, gates
 from graphopt.approximate import approximate
 from graphopt.calibrate import Given
-from graphopt.core import Exactness
 from graphopt.errors import BudgetError, InputError
 from graphopt.exact import rewrite_exactly
 from graphopt.expand import expand
@@ -15,6 +14,7 @@ from graphopt.model import Source
 from graphopt.options import Options
 from graphopt.result import Result
 from graphopt.run import Run
+from graphopt.types import Exactness
 
 
 def optimize(source: Source, options: Options, calibration: Given | None = None) -> Result:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from graphopt.core import Candidate, Plan, Site
 from graphopt.damage import unprobed
+from graphopt.types import Candidate, Plan, Site
 
 ROUNDING = 1e-12
 """What a sum of savings may miss: parts of 0.7, 0.2 and 0.1 are one."""

@@ -20,13 +20,13 @@ from graphopt import progress, runtime
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
-from graphopt.core import Candidate, Fitted
 from graphopt.damage import Sensitivity
 from graphopt.moments import Statistics
 from graphopt.patterns.fitted import counted_error
 from graphopt.refit import Fitting
 from graphopt.runtime import Feeds
 from graphopt.store import Store
+from graphopt.types import Candidate, Fitted
 from graphopt.walk import Program, Walk
 
 LEVELS = (0.01, 0.05, 0.25)

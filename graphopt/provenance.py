@@ -23,8 +23,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from graphopt.core import Candidate, Exactness
 from graphopt.errors import InputError
+from graphopt.types import Candidate, Exactness
 
 PREFIX = "graphopt"
 """What the keys of all records begin with."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ from graphopt.calibrate import Calibration
 from graphopt.chunks import chunks
 from graphopt.compare import Difference, agreement
 from graphopt.runtime import Feeds
+from graphopt.types import Quality
 
 COPIES = 6
 """Arrays of the size of an output that comparing it takes: of both networks, with partners."""
@@ -22,8 +22,6 @@ MACS = 2e12
 """Multiply-accumulates that measuring the errors of layers may take, about."""
 FEWEST_INPUTS = 16
 """Inputs that they are measured on at the least."""
-NORMAL_95 = 1.959963984540054
-"""The normal distribution has 95 % of its mass within so many standard deviations."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,32 +126,6 @@ class _Spread:
         if self._sum is None:
             return 0.0
         return max(self._squares - float(np.vdot(self._sum, self._sum)) / self._count, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """How far apart two models are on some inputs.
-
-    Attributes:
-        agreement: fraction of equal argmax over axis 1; None where no counted output holds class scores.
-        sqnr: 10·log10(Σ ref² / Σ (ref − cand)²) in dB, the lowest over the counted outputs.
-        samples: number of inputs.
-    """
-
-    agreement: float | None
-    sqnr: float
-    samples: int
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the agreement on inputs of this kind (Wilson 1927); None without agreement."""
-        if self.agreement is None:
-            return None
-        squared, count = NORMAL_95**2, self.samples
-        centre = (self.agreement + squared / (2 * count)) / (1 + squared / count)
-        spread = self.agreement * (1 - self.agreement) / count + squared / (4 * count**2)
-        half = NORMAL_95 * math.sqrt(spread) / (1 + squared / count)
-        return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def measure(

@@ -20,12 +20,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from graphopt import gates, toml
-from graphopt.core import Budget
+from graphopt import files, gates
 from graphopt.errors import InputError
 from graphopt.files import show
 from graphopt.schema import Flag, Kind, List, Mapped, Number, OneOf, Table, Text
 from graphopt.task import WRITTEN, Task
+from graphopt.types import Budget
 
 STEM = "{stem}"
 """What stands for the name of the model's file, without its suffix, in the names of files to write."""
@@ -171,7 +171,7 @@ def read(path: Path) -> list[Task]:
         InputError: the file can't be read, is no valid TOML, or a key is unknown, missing or has a value that
             it can't have; the message names file and key.
     """
-    values = RECIPE.read(toml.read(path), f"{show(path)}: ")
+    values = RECIPE.read(files.read_toml(path), f"{show(path)}: ")
     defaults = values.get("defaults", {})
     return [_task(path, number, defaults, own) for number, own in enumerate(values["models"])]
 

@@ -21,7 +21,6 @@ from graphopt import fitting, patches, progress
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
-from graphopt.core import Candidate, Fitted
 from graphopt.gather import FITTED_ROWS, positions
 from graphopt.moments import Moments, MomentsAccumulator, Statistics, Target
 from graphopt.patterns import factored
@@ -29,6 +28,7 @@ from graphopt.patterns.common import anchor
 from graphopt.patterns.fitted import known
 from graphopt.runtime import Feeds
 from graphopt.store import Store
+from graphopt.types import Candidate, Fitted
 from graphopt.walk import Program, Walk
 
 ENOUGH, ENOUGH_INPUTS = 40, 128

@@ -16,9 +16,9 @@ from graphopt import progress, runtime, verification
 from graphopt.analysis import Analysis
 from graphopt.chunks import chunks
 from graphopt.compare import Difference
-from graphopt.core import Candidate, NewNode, Replacement, Verdict
 from graphopt.errors import InputError
 from graphopt.runtime import Structure
+from graphopt.types import Candidate, NewNode, Replacement, Verdict
 
 REGION_BOUND = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 """Relative difference that a changed region may show, by the type of its output."""

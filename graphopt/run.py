@@ -15,21 +15,11 @@ from graphopt import calibrate, cost, edit, feeds, latency, progress, quality, r
 from graphopt import model as files
 from graphopt import provenance as records
 from graphopt._version import __version__
-from graphopt.analysis import Analysis, Totals
+from graphopt.analysis import Analysis
 from graphopt.budget import Spent
 from graphopt.calibrate import Calibration, Given
 from graphopt.comparer import Comparer
 from graphopt.conv import FREEZE
-from graphopt.core import (
-    Array,
-    Candidate,
-    Exactness,
-    Rejection,
-    Replacement,
-    Rewrite,
-    Shape,
-    Site,
-)
 from graphopt.errors import InputError, blaming
 from graphopt.feeds import TestInputs
 from graphopt.gates import Judged, judge, of_budget
@@ -40,10 +30,21 @@ from graphopt.model import Source
 from graphopt.moments import Statistics
 from graphopt.observe import snapshot
 from graphopt.options import Options
-from graphopt.quality import Quality
 from graphopt.report import Applied, Metric, Report
 from graphopt.result import Result
 from graphopt.runtime import Feeds
+from graphopt.types import (
+    Array,
+    Candidate,
+    Exactness,
+    Quality,
+    Rejection,
+    Replacement,
+    Rewrite,
+    Shape,
+    Site,
+    Totals,
+)
 from graphopt.verification import Verification
 
 Change: TypeAlias = tuple[Candidate, Replacement]

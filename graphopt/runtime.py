@@ -12,9 +12,9 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from graphopt.core import Shape
 from graphopt.errors import InputError
 from graphopt.threads import default as default_threads
+from graphopt.types import Shape
 
 if TYPE_CHECKING:
     import onnxruntime

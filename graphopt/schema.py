@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from graphopt.errors import InputError
-from graphopt.suggest import hint
-from graphopt.toml import is_number
+from graphopt.errors import InputError, hint
+from graphopt.files import is_number
 
 SHOWN = 80
 """Characters of a wrong value that a message tells."""

@@ -14,17 +14,17 @@ from graphopt import curvature, edit, gather, plan, probe, quality, refit, synth
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
-from graphopt.core import Candidate, Exactness, Fitted, Plan, Replacement, Rewrite
 from graphopt.damage import Sensitivity, unprobed
 from graphopt.errors import InputError, blaming
 from graphopt.moments import Statistics
 from graphopt.plan import Limit
-from graphopt.quality import Layer, Quality
+from graphopt.quality import Layer
 from graphopt.refit import Refitted
 from graphopt.report import Applied, Point
 from graphopt.run import Change, Run
 from graphopt.runtime import Feeds
 from graphopt.stopwatch import Stopwatch, cache_path
+from graphopt.types import Candidate, Exactness, Fitted, Plan, Quality, Replacement, Rewrite
 
 PLANNED_ON = 384
 """Inputs whose statistics the plan is made from, at most; the chosen layers are then fitted to all."""

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt import fitting
-from graphopt.core import Array
 from graphopt.fitting import RIDGE
 from graphopt.linalg import CONJUGATE_GRADIENT_STEPS, FLAT, cholesky, conjugate_gradients, solve_lower
 from graphopt.lowrank import row_norms
 from graphopt.moments import Moments, check_fit
+from graphopt.types import Array
 
 Float64: TypeAlias = npt.NDArray[np.float64]
 

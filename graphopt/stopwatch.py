@@ -22,9 +22,9 @@ import onnx_ir as ir
 
 from graphopt import regions, runtime
 from graphopt.analysis import Analysis
-from graphopt.core import Candidate, Replacement
 from graphopt.regions import Region
 from graphopt.runtime import Feeds, Structure
+from graphopt.types import Candidate, Replacement
 
 THREADS = 1
 """Threads that an operator gets."""

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from graphopt import progress
-from graphopt.analysis import Analysis, Totals
+from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.core import Candidate, Exactness, Rewrite
 from graphopt.errors import blaming
 from graphopt.model import Source
+from graphopt.types import Candidate, Exactness, Rewrite, Totals
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.core import Array
+from graphopt.types import Array
 
 
 class Span(NamedTuple):

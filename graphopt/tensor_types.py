@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from graphopt.core import Shape
+from graphopt.types import Shape
 
 # --- types ---
 

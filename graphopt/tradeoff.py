@@ -8,13 +8,13 @@ from dataclasses import replace
 from graphopt import progress
 from graphopt.approximate import cost_limits, reliable
 from graphopt.calibrate import Given
-from graphopt.core import Budget, Exactness, Plan
 from graphopt.exact import rewrite_exactly
 from graphopt.model import Source
 from graphopt.options import Options
 from graphopt.report import Point, Sweep
 from graphopt.run import Run
 from graphopt.search import Network, Search
+from graphopt.types import Budget, Exactness, Plan
 
 NOTHING = 1e-3
 """Part of the MACs by which two networks differ that are one for a sweep."""

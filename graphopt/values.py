@@ -16,9 +16,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.constants import Constants
-from graphopt.core import Shape
 from graphopt.evaluate import ELEMENTWISE_OPS, MOVING_OPS, SMALL, AnyArray, evaluate, foldable
 from graphopt.order import post_order
+from graphopt.types import Shape
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,9 +15,9 @@ import onnx_ir as ir
 from graphopt import progress, runtime
 from graphopt.bindings import fixed
 from graphopt.compare import Difference, Output
-from graphopt.core import Verdict
 from graphopt.errors import InputError
 from graphopt.runtime import Feeds, Structure
+from graphopt.types import Verdict
 
 MODEL_BOUND = {"float64": 1e-10, "float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
 """Relative difference that a whole model may show, by the type of its output."""

@@ -15,10 +15,10 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import runtime
-from graphopt.core import Replacement
 from graphopt.regions import new_proto
 from graphopt.runtime import Feeds, Structure
 from graphopt.store import Store
+from graphopt.types import Replacement
 
 
 class Program:

@@ -17,9 +17,9 @@ from graphopt import calibrate, edit, gather, patches, quality, runtime
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
-from graphopt.core import Candidate, Exactness
 from graphopt.errors import InputError
 from graphopt.rewrites import Bottleneck
+from graphopt.types import Candidate, Exactness
 
 Array = npt.NDArray[Any]
 

@@ -22,7 +22,7 @@ from onnx import TensorProto
 import graphopt
 from graphopt import rewrites as catalogue
 from graphopt.analysis import Analysis
-from graphopt.core import Candidate, Exactness, Rejection, Replacement, Rewrite
+from graphopt.types import Candidate, Exactness, Rejection, Replacement, Rewrite
 from tests.builders import Checked, Net, check, counted_macs, low_rank, make_feeds
 
 HEADINGS = ("What", "Maths", "When it applies", "Exactness", "Cost", "References")

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from small_models import conv_bn, info, initializers, node, run_onnx, samples, weight
 
 from graphopt import edit
-from graphopt.core import Candidate, Cost, NewNode, Replacement, Site
+from graphopt.types import Candidate, Cost, NewNode, Replacement, Site
 
 SHAPE = [1, 8, 8, 8]
 

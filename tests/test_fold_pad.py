@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from graphopt.analysis import Analysis
-from graphopt.core import Rejection
 from graphopt.rewrites.fold_pad import FoldPad
+from graphopt.types import Rejection
 from tests.builders import NEWEST_OPSET, OLD_RUNTIME, Checked, Net, check
 
 OPSETS = (7, 9, 11, 13, 17, 18, NEWEST_OPSET)

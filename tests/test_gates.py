@@ -13,7 +13,7 @@ from small_models import classifier, cli, conv_bn, model, node, nothing_to_do, s
 
 import graphopt
 from graphopt import exact, gates, verification
-from graphopt.core import Budget, Verdict
+from graphopt.types import Budget, Verdict
 from graphopt.verification import Verification
 
 

@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 import graphopt
-from graphopt.core import Exactness
 from graphopt.errors import InputError
+from graphopt.types import Exactness
 from tests.builders import Array, Net, compare_outputs, counted_macs, make_feeds, run
 
 ASKED: dict[str, Any] = {"only": ["insert_pointwise"], "at": ["first", "*second"]}

@@ -26,8 +26,8 @@ from small_models import (
 )
 
 import graphopt
-from graphopt.core import Verdict
 from graphopt.report import json as documents
+from graphopt.types import Verdict
 from graphopt.verification import Verification
 
 NUMBER = (int, float)

@@ -14,8 +14,8 @@ from small_models import classifier, cli, conv_bn, nothing_to_do, samples, saved
 
 import graphopt
 from graphopt import exact, verification
-from graphopt.core import Verdict
 from graphopt.report import junit
+from graphopt.types import Verdict
 from graphopt.verification import Verification
 
 COUNT = re.compile(r"\d+")

@@ -26,8 +26,8 @@ from small_models import (
 
 import graphopt
 from graphopt import api, exact, verification
-from graphopt.core import Verdict
 from graphopt.report import markdown
+from graphopt.types import Verdict
 from graphopt.verification import Verification
 
 HOSTILE = [

@@ -31,9 +31,9 @@ from small_models import (
 import graphopt
 from graphopt import exact, rewrites, verification
 from graphopt.analysis import Analysis
-from graphopt.core import Candidate, Cost, Exactness, NewNode, Rejection, Replacement, Site, Verdict
 from graphopt.errors import BudgetError, GraphOptError, InputError
 from graphopt.moments import Moments
+from graphopt.types import Candidate, Cost, Exactness, NewNode, Rejection, Replacement, Site, Verdict
 from graphopt.verification import Verification
 
 Statistics = Mapping[str, Moments]

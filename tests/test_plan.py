@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt import plan
-from graphopt.core import Candidate, Cost, Site
 from graphopt.damage import unprobed
+from graphopt.types import Candidate, Cost, Site
 
 WHOLE = 1000
 """MACs and parameters of every operator before it is rewritten."""

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import classifier, cli, conv_bn, samples, saved
 
-from graphopt import gates, recipe, toml
-from graphopt.core import Budget
+from graphopt import files, gates, recipe
 from graphopt.errors import InputError
 from graphopt.task import Task
+from graphopt.types import Budget
 
 ROOT = Path(__file__).parent.parent
 VALIDATOR = jsonschema.Draft202012Validator(recipe.schema())
@@ -127,7 +127,7 @@ def test_every_key_reaches_its_task() -> None:
 def test_every_option_of_a_task_can_be_said() -> None:
     assert set(recipe.KEYS) == {f.name for f in fields(Task)} - {"folder", "recipe", "said"}
     assert set(recipe.BUDGET.keys) == {f.name for f in fields(Budget)}
-    used = toml.read(written(EVERYTHING))
+    used = files.read_toml(written(EVERYTHING))
     assert set(recipe.KEYS) == set(used["defaults"]) | set(used["models"][1])
 
 
@@ -240,7 +240,7 @@ MEANINGS = {
 def test_what_is_no_recipe(text: str, says: str) -> None:
     with pytest.raises(InputError, match=f"^recipe.toml: {re.escape(says)}"):
         recipe.read(written(text))
-    assert not VALIDATOR.is_valid(toml.read(Path("recipe.toml")))
+    assert not VALIDATOR.is_valid(files.read_toml(Path("recipe.toml")))
 
 
 @pytest.mark.parametrize(("text", "says"), MEANINGS.items())
@@ -289,7 +289,7 @@ def test_the_schema_is_a_schema() -> None:
 
 @pytest.mark.parametrize("text", [EVERYTHING, MINIMAL, *MEANINGS])
 def test_the_schema_takes_what_has_the_form_of_a_recipe(text: str) -> None:
-    document = toml.read(written(text.replace("nan", "1").replace("inf", "1")))  # JSON has neither
+    document = files.read_toml(written(text.replace("nan", "1").replace("inf", "1")))  # JSON has neither
     assert [error.message for error in VALIDATOR.iter_errors(document)] == []
 
 

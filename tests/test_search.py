@@ -13,13 +13,13 @@ import pytest
 from small_models import classifier, cli, samples, saved
 
 import graphopt
-from graphopt import BudgetError, InputError, approximate, quality, runtime, stopwatch
+from graphopt import BudgetError, InputError, approximate, quality, runtime, stopwatch, types
 from graphopt.analysis import Analysis
-from graphopt.core import Candidate, Plan
 from graphopt.latency import Timing
 from graphopt.model import load
 from graphopt.rewrites import Bottleneck
 from graphopt.stopwatch import Stopwatch
+from graphopt.types import Candidate, Plan
 from tests.builders import Net
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -118,10 +118,10 @@ def test_a_layer_whose_error_is_not_the_predicted_one_is_dropped(monkeypatch: py
 
 def test_the_interval_of_an_agreement() -> None:
     """Wilson's interval: 0.8 of 10 is known to lie between 0.490 and 0.943 (Wilson 1927)."""
-    low, high = quality.Quality(0.8, 20.0, 10).interval or (0, 0)
+    low, high = types.Quality(0.8, 20.0, 10).interval or (0, 0)
     assert (low, high) == (pytest.approx(0.490, abs=1e-3), pytest.approx(0.943, abs=1e-3))
-    assert quality.Quality(None, 20.0, 10).interval is None
-    assert quality.Quality(1.0, 20.0, 100).interval == (pytest.approx(0.963, abs=1e-3), pytest.approx(1.0))
+    assert types.Quality(None, 20.0, 10).interval is None
+    assert types.Quality(1.0, 20.0, 100).interval == (pytest.approx(0.963, abs=1e-3), pytest.approx(1.0))
 
 
 # ---------------------------------------------------------------- latency

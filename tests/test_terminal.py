@@ -16,8 +16,8 @@ from small_models import classifier, cli, conv_bn, model, node, saved
 
 from graphopt import rewrites
 from graphopt.cli import typer_app
-from graphopt.core import Candidate, Cost, Site
 from graphopt.report.wording import form
+from graphopt.types import Candidate, Cost, Site
 
 COMMANDS = sorted(
     str(command.callback.__name__) for command in typer_app.registered_commands if command.callback

@@ -18,8 +18,8 @@ from graphopt import regions as changed
 from graphopt.analysis import Analysis
 from graphopt.calibrate import whole
 from graphopt.compare import Difference, agreement, is_class_scores
-from graphopt.core import Candidate, Cost, NewNode, Replacement, Site
 from graphopt.errors import InputError
+from graphopt.types import Candidate, Cost, NewNode, Replacement, Site
 
 
 def difference(a: Any, b: Any) -> Difference:

@@ -38,9 +38,9 @@ def check(
     shapes = common.shapes(shape)
     from graphopt import check as checking
     from graphopt import rewrites as catalogue
-    from graphopt.core import Exactness
     from graphopt.report import json as documents
     from graphopt.report import text
+    from graphopt.types import Exactness
 
     # A wrong name is no model's fault.
     for rewrite in catalogue.select(catalogue.registry(), only=names, skip=skipped):

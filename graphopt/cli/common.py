@@ -11,10 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from graphopt.cli import complete
-from graphopt.errors import InputError
+from graphopt.errors import InputError, percentage
 from graphopt.files import reason, show
 from graphopt.outcome import step_summary
-from graphopt.suggest import percentage
 
 
 class ExternalData(str, Enum):

@@ -23,7 +23,7 @@ def budget(incomplete: str) -> Iterator[str]:
     """The keys of a budget, up to the value."""
     from dataclasses import fields
 
-    from graphopt.core import Budget
+    from graphopt.types import Budget
 
     return (f"{f.name}=" for f in fields(Budget) if f"{f.name}=".startswith(incomplete))
 

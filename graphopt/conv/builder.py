@@ -10,7 +10,7 @@ import numpy.typing as npt
 from graphopt import kernel as algebra
 from graphopt.conv.form import Form
 from graphopt.conv.linear import Linear
-from graphopt.core import Array, AttributeValue, NewNode, Replacement
+from graphopt.types import Array, AttributeValue, NewNode, Replacement
 
 
 class Builder:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from graphopt.conv.form import Form
-from graphopt.core import Cost, Shape
 from graphopt.timing import seconds
+from graphopt.types import Cost, Shape
 
 
 def linear_cost(

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from graphopt import kernel as algebra
 from graphopt.constants import Constants
 from graphopt.conv.form import Form
-from graphopt.core import Array, Shape
+from graphopt.types import Array, Shape
 
 
 @dataclass(frozen=True, slots=True)

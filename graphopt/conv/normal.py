@@ -10,8 +10,8 @@ import onnx_ir as ir
 from graphopt.constants import Constants
 from graphopt.conv.form import Form
 from graphopt.conv.linear import Linear, number
-from graphopt.core import Shape
 from graphopt.cost import is_linear
+from graphopt.types import Shape
 
 
 def view(

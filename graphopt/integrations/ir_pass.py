@@ -18,9 +18,9 @@ import onnx_ir as ir
 from graphopt import edit
 from graphopt.api import optimize
 from graphopt.calibrate import Given
-from graphopt.core import Budget
 from graphopt.errors import GraphOptError
 from graphopt.report import Report
+from graphopt.types import Budget
 
 
 @dataclass

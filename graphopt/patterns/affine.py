@@ -13,8 +13,8 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import why_no_constant
-from graphopt.core import Array, Shape
 from graphopt.patterns.common import is_passthrough, is_standard
+from graphopt.types import Array, Shape
 
 ELEMENTWISE = frozenset({"Mul", "Add", "Sub", "Div", "Neg"})
 AFFINE = ELEMENTWISE | {"BatchNormalization"}

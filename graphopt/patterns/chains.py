@@ -12,11 +12,11 @@ import onnx_ir as ir
 from graphopt import timing
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
-from graphopt.core import Array, Cost, Shape
 from graphopt.patterns import composition
 from graphopt.patterns.border_map import add_map
 from graphopt.patterns.common import is_inference_normalization, is_passthrough, is_standard, pads_hold
 from graphopt.patterns.composition import Operator, Outline
+from graphopt.types import Array, Cost, Shape
 
 AFFINE = frozenset({"BatchNormalization", "Mul", "Div", "Add", "Sub"})
 """Operators that fold into a convolution in front of them, unless a border map comes between."""

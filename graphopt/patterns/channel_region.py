@@ -13,11 +13,11 @@ import onnx_ir as ir
 from graphopt import channels, timing
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, linear_cost
-from graphopt.core import Array, Cost, Replacement
 from graphopt.patterns.channel_roles import Cat, Flat, Lin, Own, Role, View, constant_slice
 from graphopt.patterns.common import attributes_of
 from graphopt.patterns.liveness import Index, Liveness
 from graphopt.patterns.slicing import add_slice
+from graphopt.types import Array, Cost, Replacement
 
 ELEMENT_BYTES = 4
 """Bytes of an element of a map, for the time model."""

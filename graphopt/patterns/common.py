@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.core import AttributeValue, Candidate, Site
+from graphopt.types import AttributeValue, Candidate, Site
 
 OPEN_PADS = "its auto_pad with strides depends on a size that a caller chooses"
 """What is wrong with an operator of which `pads_hold` is not true."""

@@ -27,7 +27,7 @@ import numpy as np
 from graphopt import kernel
 from graphopt.borders import ZonedMap, conv_reads_per_axis, transpose_reads
 from graphopt.conv import Form, Linear
-from graphopt.core import Array
+from graphopt.types import Array
 
 FLAT = frozenset({"Gemm", "MatMul"})
 """The operators that have no spatial axes."""

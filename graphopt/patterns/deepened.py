@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from graphopt.conv import Builder, Linear, linear_cost
-from graphopt.core import Array, Cost, Replacement
+from graphopt.types import Array, Cost, Replacement
 
 
 def cost(linear: Linear, multiplier: int, *, last: bool) -> Cost:

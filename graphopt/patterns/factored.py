@@ -10,9 +10,9 @@ import numpy as np
 from graphopt import factors as exact
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.core import Array, Cost, Replacement
 from graphopt.lowrank import Factors
 from graphopt.patterns.common import pads_hold
+from graphopt.types import Array, Cost, Replacement
 
 
 def refusal(linear: Linear) -> str:

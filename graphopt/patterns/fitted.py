@@ -14,10 +14,10 @@ import numpy.typing as npt
 from graphopt import fitting, patches
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.core import Array, Candidate, Cost, Exactness, Fitted, Rejection, Replacement
 from graphopt.moments import Moments, Statistics, losses
 from graphopt.patterns import factored
 from graphopt.patterns.common import anchor, site
+from graphopt.types import Array, Candidate, Cost, Exactness, Fitted, Rejection, Replacement
 
 Choice: TypeAlias = "dict[str, int | float | str]"
 Float64: TypeAlias = npt.NDArray[np.float64]

@@ -17,8 +17,8 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder
-from graphopt.core import Array, Shape
 from graphopt.patterns.common import attributes_of, is_passthrough, is_standard
+from graphopt.types import Array, Shape
 
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 """Operators that rename the axes of what they read."""

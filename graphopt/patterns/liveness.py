@@ -19,10 +19,10 @@ from graphopt import channels
 from graphopt.analysis import Analysis
 from graphopt.channels import Facts, Labeller, Mask, Reading
 from graphopt.conv import Linear
-from graphopt.core import Array
 from graphopt.order import topological
 from graphopt.patterns.channel_roles import Cat, Flat, Lin, Own, Roles, View
 from graphopt.patterns.channel_values import facts_of
+from graphopt.types import Array
 
 Index: TypeAlias = npt.NDArray[np.int64]
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis import Analysis
-from graphopt.core import Shape
 from graphopt.patterns.common import is_passthrough, is_standard
+from graphopt.types import Shape
 
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 """Operators that only rename the axes of what they read: the elements and their order stay."""

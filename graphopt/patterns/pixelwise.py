@@ -15,9 +15,9 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
 from graphopt.conv import Builder
-from graphopt.core import AttributeValue, Cost, Shape
 from graphopt.patterns.common import attributes_of, is_inference_normalization, is_passthrough, is_standard
 from graphopt.timing import seconds
+from graphopt.types import AttributeValue, Cost, Shape
 
 UNARY = frozenset(
     {"Abs", "Celu", "Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish"}

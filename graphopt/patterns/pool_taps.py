@@ -14,9 +14,9 @@ import numpy as np
 from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
 from graphopt.conv import Builder, Form, Linear
-from graphopt.core import AttributeValue, Shape
 from graphopt.patterns.pixelwise import LAST, sliced
 from graphopt.patterns.pooling import Window
+from graphopt.types import AttributeValue, Shape
 
 # ---------------------------------------------------------------- several taps, a window
 

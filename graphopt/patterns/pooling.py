@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.borders import landing
-from graphopt.core import Shape
 from graphopt.patterns.common import is_standard
+from graphopt.types import Shape
 
 
 @dataclass(frozen=True, slots=True)

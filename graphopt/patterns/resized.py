@@ -11,10 +11,10 @@ from graphopt import phases
 from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
 from graphopt.conv import Builder
-from graphopt.core import Cost, Shape
 from graphopt.evaluate import FOLDABLE_OPS
 from graphopt.patterns.common import attributes_of, is_standard
 from graphopt.patterns.pixelwise import pass_cost
+from graphopt.types import Cost, Shape
 
 SIZING_OPS = FOLDABLE_OPS | {"Shape", "Size"}
 """The operators by which models compute sizes."""

@@ -11,10 +11,10 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
-from graphopt.core import Cost, Shape
 from graphopt.patterns.common import is_passthrough, is_standard
 from graphopt.patterns.pixelwise import dying, is_unary, operators_before, replay
 from graphopt.patterns.resized import Resize, resize_cost, resize_of
+from graphopt.types import Cost, Shape
 
 Wanted: TypeAlias = Callable[[Resize, ir.Value], str]
 """Why a resizing is not what a rewrite looks for, given the convolution's output; "" when it is."""

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.core import Array, Cost, Replacement
+from graphopt.types import Array, Cost, Replacement
 
 
 def orders(linear: Linear) -> Iterator[tuple[int, ...]]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from graphopt.analysis import Totals
-from graphopt.core import Candidate, Exactness, Site, Verdict
 from graphopt.gates import Judged
 from graphopt.latency import Timing
 from graphopt.model import Source
-from graphopt.quality import Quality
+from graphopt.types import Candidate, Exactness, Quality, Site, Totals, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from graphopt._version import __version__
-from graphopt.core import Exactness
 from graphopt.errors import InputError
 from graphopt.model_diff import aligned
 from graphopt.report import Sweep
@@ -20,6 +19,7 @@ from graphopt.report.page.common import MOST_ROWS, Facts
 from graphopt.report.page.drawing import BOX
 from graphopt.report.wording import count, decibels, model_name, percent, small
 from graphopt.result import Result
+from graphopt.types import Exactness
 
 TEMPLATES = Path(__file__).parent / "page" / "templates"
 LIMIT = 1_900_000

@@ -11,20 +11,18 @@ from typing import Any
 import numpy as np
 
 from graphopt._version import __version__
-from graphopt.analysis import Totals
 from graphopt.check import Checked
 from graphopt.conv import Linear
-from graphopt.core import Rewrite, Verdict
 from graphopt.gates import Judged
 from graphopt.latency import Timing
 from graphopt.model import Source
 from graphopt.model_diff import Diff
 from graphopt.outcome import Outcome, exit_code
 from graphopt.provenance import Record, described
-from graphopt.quality import Quality
 from graphopt.report import Applied, Left, Point, Report, Sweep
 from graphopt.rewrites import is_default, option_types, summary
 from graphopt.survey import Row, Scan
+from graphopt.types import Quality, Rewrite, Totals, Verdict
 from graphopt.verification import Verification
 
 SCHEMA_VERSION = 1

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from graphopt._version import __version__
-from graphopt.core import MAIN_GRAPH, Exactness, Site, Verdict
 from graphopt.outcome import Outcome
 from graphopt.report import Applied, Left, Report
 from graphopt.report.page import figures
@@ -29,6 +28,7 @@ from graphopt.report.wording import (
     small,
     total_rows,
 )
+from graphopt.types import MAIN_GRAPH, Exactness, Site, Verdict
 
 MOST_APPLIED = 20
 """Applied rewrites that are listed; of the others there is the number."""

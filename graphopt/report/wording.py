@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from graphopt.analysis import Totals
 from graphopt.conv import Linear
-from graphopt.core import Candidate, Verdict
 from graphopt.model import Source
+from graphopt.types import Candidate, Totals, Verdict
 
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 

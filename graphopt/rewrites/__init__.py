@@ -9,8 +9,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 
-from graphopt.core import Exactness, Rewrite
-from graphopt.errors import InputError
+from graphopt.errors import InputError, hint
 from graphopt.rewrites.block_diagonal import BlockDiagonal
 from graphopt.rewrites.bottleneck import Bottleneck
 from graphopt.rewrites.cancel_transpose import CancelTranspose
@@ -48,7 +47,7 @@ from graphopt.rewrites.separable import Separable
 from graphopt.rewrites.shrink_kernel import ShrinkKernel
 from graphopt.rewrites.sum_first import SumFirst
 from graphopt.rewrites.transpose_to_conv import TransposeToConv
-from graphopt.suggest import hint
+from graphopt.types import Exactness, Rewrite
 
 BUILTIN: tuple[type[Rewrite], ...] = (
     FoldPad,

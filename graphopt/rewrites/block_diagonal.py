@@ -42,9 +42,9 @@ from graphopt import blocks, kernel, timing
 from graphopt.analysis import Analysis
 from graphopt.blocks import Block, Mask
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns.common import anchor, pads_hold, site
+from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
 
 MOST_PARTS = 8
 """Operators into which one is split at most; each needs a Gather."""

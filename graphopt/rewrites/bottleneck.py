@@ -43,11 +43,11 @@ from typing import ClassVar
 
 from graphopt import fitting
 from graphopt.conv import Linear
-from graphopt.core import Array, Cost, Replacement
 from graphopt.lowrank import Factors
 from graphopt.moments import Moments
 from graphopt.patterns import factored, fitted
 from graphopt.patterns.fitted import Choice, Part, Split
+from graphopt.types import Array, Cost, Replacement
 
 
 @dataclass(frozen=True)

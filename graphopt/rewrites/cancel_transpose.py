@@ -41,9 +41,9 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns.common import attributes_of, is_standard, site
+from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 
 ELEMENTWISE = frozenset(
     {"Abs", "Ceil", "Celu", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish"}

@@ -57,11 +57,11 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder
-from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns import chains
 from graphopt.patterns.chains import Part, Stage
 from graphopt.patterns.common import anchor, site
+from graphopt.types import Candidate, Exactness, Rejection, Replacement
 
 LONGEST = 16
 """Operators that one application joins at most, so that the search is linear in a chain's length; later

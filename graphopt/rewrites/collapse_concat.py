@@ -46,13 +46,13 @@ from graphopt import kernel
 from graphopt.analysis import Analysis
 from graphopt.borders import ZonedMap
 from graphopt.conv import Builder, linear_cost
-from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns import chains, composition, concats
 from graphopt.patterns.border_map import add_map
 from graphopt.patterns.common import anchor, site
 from graphopt.patterns.composition import Operator, Outline
 from graphopt.patterns.concats import Branch, Joint
+from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,11 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder
-from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns import chains
 from graphopt.patterns.chains import Part, Stage
 from graphopt.patterns.common import anchor, is_passthrough, is_standard, site
+from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 
 
 @dataclass(frozen=True)

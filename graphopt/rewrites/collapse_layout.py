@@ -44,7 +44,6 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.borders import ZonedMap
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement, Shape
 from graphopt.moments import Statistics
 from graphopt.patterns import chains, composition, layouts
 from graphopt.patterns.border_map import add_map
@@ -52,6 +51,7 @@ from graphopt.patterns.chains import Stage
 from graphopt.patterns.common import anchor, is_passthrough, site
 from graphopt.patterns.composition import Operator, Outline
 from graphopt.patterns.layouts import Carried
+from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement, Shape
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,9 @@ import numpy as np
 from graphopt import timing
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns.common import anchor, site
+from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 
 
 @dataclass(frozen=True)

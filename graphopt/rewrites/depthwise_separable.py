@@ -37,11 +37,11 @@ from typing import ClassVar
 
 from graphopt import separable
 from graphopt.conv import Linear
-from graphopt.core import Array, Cost, Replacement
 from graphopt.moments import Moments
 from graphopt.patterns import deepened, fitted
 from graphopt.patterns.fitted import Choice, Part, Split
 from graphopt.separable import Pair
+from graphopt.types import Array, Cost, Replacement
 
 
 @dataclass(frozen=True)

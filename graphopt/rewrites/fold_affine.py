@@ -44,11 +44,11 @@ import onnx_ir as ir
 from graphopt import kernel
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
-from graphopt.core import Array, Candidate, Exactness, Rejection, Replacement, Shape
 from graphopt.moments import Statistics
 from graphopt.patterns import affine
 from graphopt.patterns.affine import Affine
 from graphopt.patterns.common import OPEN_PADS, attributes_of, is_passthrough, pads_hold, site
+from graphopt.types import Array, Candidate, Exactness, Rejection, Replacement, Shape
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,6 @@ import onnx_ir as ir
 from graphopt import kernel
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
-from graphopt.core import Array, Candidate, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns import affine
 from graphopt.patterns.affine import Affine
@@ -60,6 +59,7 @@ from graphopt.patterns.common import (
     pads_hold,
     site,
 )
+from graphopt.types import Array, Candidate, Exactness, Rejection, Replacement
 
 CARRIERS = affine.HOMOGENEOUS | affine.MAXIMA | affine.MEANS | {"Transpose", "Concat", "Flatten", "Reshape"}
 """What may stand between an affine operator and a linear one, besides what hands on its input."""

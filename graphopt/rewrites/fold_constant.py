@@ -34,10 +34,10 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.borders import ZonedMap
 from graphopt.conv import Builder, Linear
-from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns import composition
 from graphopt.patterns.common import anchor, site
+from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
 
 SMALL = 4096
 """Elements of an output that is stored whatever it takes the place of."""

@@ -43,13 +43,13 @@ import numpy.typing as npt
 from graphopt.analysis import Analysis
 from graphopt.borders import ZonedMap
 from graphopt.conv import Builder, Linear, linear_cost
-from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns import chains, composition
 from graphopt.patterns.border_map import add_map
 from graphopt.patterns.channel_roles import Lin
 from graphopt.patterns.common import anchor, site
 from graphopt.patterns.liveness import liveness, witnesses
+from graphopt.types import Candidate, Exactness, Rejection, Replacement
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,9 @@ import numpy as np
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
-from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns.common import anchor, pads_hold, site
+from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
 
 ACTIVATIONS = ("prelu", "leaky_relu", "relu")
 MARGIN = 0.1

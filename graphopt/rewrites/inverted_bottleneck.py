@@ -43,10 +43,10 @@ from graphopt import canonical, patches
 from graphopt.analysis import Analysis
 from graphopt.canonical import Triple
 from graphopt.conv import Builder, Linear, linear_cost
-from graphopt.core import Array, Cost, Replacement
 from graphopt.moments import Moments
 from graphopt.patterns import fitted
 from graphopt.patterns.fitted import Choice, Part, Split
+from graphopt.types import Array, Cost, Replacement
 
 RANKS = 10
 """Ranks from which a plan chooses, about."""

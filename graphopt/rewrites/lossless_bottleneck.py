@@ -44,10 +44,10 @@ import numpy as np
 from graphopt import factors, lowrank
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns import factored
 from graphopt.patterns.common import anchor, site
+from graphopt.types import Candidate, Exactness, Rejection, Replacement
 
 
 @dataclass(frozen=True)

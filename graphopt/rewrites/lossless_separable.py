@@ -37,10 +37,10 @@ from typing import ClassVar
 from graphopt import factors
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns import factored, separated
 from graphopt.patterns.common import anchor, site
+from graphopt.types import Candidate, Exactness, Rejection, Replacement
 
 
 @dataclass(frozen=True)

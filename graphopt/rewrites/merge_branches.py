@@ -46,13 +46,13 @@ import onnx_ir as ir
 from graphopt import parallel
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.parallel import Row
 from graphopt.patterns import affine
 from graphopt.patterns.affine import Affine
 from graphopt.patterns.common import linear_before, pads_hold, site
 from graphopt.patterns.sums import Sum, emit, sum_at, sum_roots
+from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,11 +41,11 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
 from graphopt.conv import Builder, Linear, linear_cost
-from graphopt.core import Array, AttributeValue, Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns.affine import per_channel
 from graphopt.patterns.common import attributes_of, is_standard, pads_hold, site
 from graphopt.patterns.pixelwise import pass_cost
+from graphopt.types import Array, AttributeValue, Candidate, Cost, Exactness, Rejection, Replacement
 
 ELEMENTWISE = frozenset(
     {"Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus"}

@@ -49,7 +49,6 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement, Shape
 from graphopt.moments import Statistics
 from graphopt.patterns.common import attributes_of, is_passthrough, pads_hold, site
 from graphopt.patterns.pixelwise import (
@@ -61,6 +60,7 @@ from graphopt.patterns.pixelwise import (
 )
 from graphopt.patterns.pool_taps import box, box_dilations, box_form, box_shape, whole, whole_form
 from graphopt.patterns.pooling import Pool, Window, pool_of
+from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement, Shape
 
 DILATED_POOLING = 19
 """The opset from which AveragePool has dilations."""

@@ -55,13 +55,13 @@ import onnx_ir as ir
 from graphopt import timing
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, linear_cost
-from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.lattice import EVERYTHING, Cut, Lattice, Window, cut
 from graphopt.moments import Statistics
 from graphopt.patterns.common import attributes_of, joined, site
 from graphopt.patterns.position_roles import Grid, Pointwise, Sample, Windowed
 from graphopt.patterns.positions import Positions, positions
 from graphopt.patterns.slicing import TO_THE_END, add_slice
+from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 
 ELEMENT_BYTES = 4
 """Bytes of an element of a map, for the time model."""

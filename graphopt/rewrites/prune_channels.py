@@ -49,12 +49,12 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis import Analysis
-from graphopt.core import Candidate, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns.channel_region import Region
 from graphopt.patterns.channel_roles import Lin, View
 from graphopt.patterns.common import joined, site
 from graphopt.patterns.liveness import Liveness, liveness, witnesses
+from graphopt.types import Candidate, Exactness, Rejection, Replacement
 
 
 @dataclass(frozen=True)

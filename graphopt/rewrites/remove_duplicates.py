@@ -38,10 +38,10 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder
-from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.cost import QUANTISE
 from graphopt.moments import Statistics
 from graphopt.patterns.common import attributes_of, is_passthrough, is_standard, site
+from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}

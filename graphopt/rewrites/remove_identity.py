@@ -43,7 +43,6 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder
-from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement, Shape
 from graphopt.moments import Statistics
 from graphopt.patterns.common import is_standard, site
 from graphopt.patterns.noops import (
@@ -55,6 +54,7 @@ from graphopt.patterns.noops import (
     needs_a_copy,
     same_shape,
 )
+from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement, Shape
 
 
 @dataclass(frozen=True)

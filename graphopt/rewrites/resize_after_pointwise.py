@@ -38,12 +38,12 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
-from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns.common import anchor, site
 from graphopt.patterns.pixelwise import pass_cost
 from graphopt.patterns.resized import Resize, elements, resized
 from graphopt.patterns.resized_parts import Reading, reading
+from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 
 
 @dataclass(frozen=True)

@@ -53,12 +53,12 @@ import onnx_ir as ir
 from graphopt import phases, timing
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.core import Array, Candidate, Cost, Exactness, Rejection, Replacement, Shape
 from graphopt.moments import Statistics
 from graphopt.patterns.common import anchor, pads_hold, site
 from graphopt.patterns.pixelwise import LAST, pass_cost, sliced
 from graphopt.patterns.resized import Resize, elements
 from graphopt.patterns.resized_parts import Part, Reading, reading
+from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement, Shape
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,11 +36,11 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
-from graphopt.core import Candidate, Cost, Exactness, Rejection, Replacement
 from graphopt.moments import Statistics
 from graphopt.patterns.common import pads_hold, site
 from graphopt.patterns.pixelwise import pass_cost
 from graphopt.patterns.sums import Sum, emit, sum_at, sum_roots
+from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 
 
 @dataclass(frozen=True)

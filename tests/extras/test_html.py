@@ -22,11 +22,10 @@ from small_models import classifier, cli, conv_bn, saved
 
 import graphopt
 from graphopt import rewrites
-from graphopt.core import Candidate, Cost, Exactness, Site
 from graphopt.latency import Timing
-from graphopt.quality import Quality
 from graphopt.report import Applied, Left, Point, Sweep, html
 from graphopt.result import Result
+from graphopt.types import Candidate, Cost, Exactness, Quality, Site
 
 MEGABYTE = 10**6
 TWO_RANKS = {"bottleneck.rank_in": 8, "bottleneck.rank_out": 8}

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from graphopt.calibrate import ALL_PARTS, SMALL_SAMPLE
 from graphopt.latency import Timing
-from graphopt.quality import Quality
 from graphopt.report import Report
 from graphopt.report.page.common import Facts
 from graphopt.report.wording import bytes_, count, decibels, largest, numbered
+from graphopt.types import Quality
 
 
 def alerts(data: Report, problem: str) -> list[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from graphopt.core import MAIN_GRAPH, Candidate, Exactness, Site, Verdict
 from graphopt.report import Applied, Left, Report
 from graphopt.report.page.common import Facts
 from graphopt.report.wording import form
+from graphopt.types import MAIN_GRAPH, Candidate, Exactness, Site, Verdict
 
 MOST_OTHERS = 3
 """Operators of a site that are named besides the first."""

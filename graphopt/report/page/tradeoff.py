@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graphopt.analysis import Totals
 from graphopt.report import Point
 from graphopt.report.page import charts
 from graphopt.report.page.common import MOST_ROWS, Facts, limited
 from graphopt.report.wording import form, percent
+from graphopt.types import Totals
 
 
 def curve(points: Sequence[Point], before: Totals, scale: float | None) -> Facts:

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from graphopt.analysis import Totals
 from graphopt.latency import Timing
 from graphopt.report.wording import count, ratio, total_rows
+from graphopt.types import Totals
 
 NARROWEST = 80
 """Columns that a table has at least: on a terminal with fewer its lines go on in the next one."""

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from graphopt.calibrate import ALL_PARTS, SMALL_SAMPLE
-from graphopt.core import Exactness
 from graphopt.files import show
 from graphopt.latency import Timing
 from graphopt.report import Applied, Left, Report
 from graphopt.report.text.common import print_totals, print_unknown, table_of, terminal
 from graphopt.report.wording import count, decibels, form, largest, numbered, shortened
+from graphopt.types import Exactness
 
 MOST_REASONS = 5
 """Reasons shown for what was not done; the JSON report has all."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from graphopt.core import Rewrite
 from graphopt.report.text.common import terminal
 from graphopt.rewrites import is_default, option_types, summary
+from graphopt.types import Rewrite
 
 
 def rewrites(available: Sequence[Rewrite]) -> None:

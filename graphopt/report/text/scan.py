@@ -7,11 +7,11 @@ from collections import Counter
 from rich.markup import escape
 
 from graphopt.conv import Linear
-from graphopt.core import Exactness
 from graphopt.cost import quantised_note
 from graphopt.report.text.common import print_unknown, table_of, terminal
 from graphopt.report.wording import bytes_, count, kind, numbered, shortened
 from graphopt.survey import Row, Scan
+from graphopt.types import Exactness
 
 
 def scan(result: Scan) -> None:

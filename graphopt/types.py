@@ -288,3 +288,55 @@ class Verdict:
     def __str__(self) -> str:
         mark = "equal" if math.isinf(self.sqnr) and self.sqnr > 0 else f"relative {self.max_rel:.1e}"
         return f"{self.scope}: {self.output} {'passed' if self.passed else 'FAILED'}, {mark}"
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The figures of a whole model.
+
+    Attributes:
+        macs: multiply-accumulates of the linear operators; None where a size is unknown.
+        params: distinct float elements of initializers.
+        weight_bytes: bytes of all initializers.
+        nodes: number of operators, subgraphs included.
+    """
+
+    macs: int | None
+    params: int
+    weight_bytes: int
+    nodes: int
+
+    @property
+    def flops(self) -> int | None:
+        """Floating-point operations: 2 × MACs."""
+        return None if self.macs is None else 2 * self.macs
+
+
+NORMAL_95 = 1.959963984540054
+"""The normal distribution has 95 % of its mass within so many standard deviations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How far apart two models are on some inputs.
+
+    Attributes:
+        agreement: fraction of equal argmax over axis 1; None where no counted output holds class scores.
+        sqnr: 10·log10(Σ ref² / Σ (ref − cand)²) in dB, the lowest over the counted outputs.
+        samples: number of inputs.
+    """
+
+    agreement: float | None
+    sqnr: float
+    samples: int
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the agreement on inputs of this kind (Wilson 1927); None without agreement."""
+        if self.agreement is None:
+            return None
+        squared, count = NORMAL_95**2, self.samples
+        centre = (self.agreement + squared / (2 * count)) / (1 + squared / count)
+        spread = self.agreement * (1 - self.agreement) / count + squared / (4 * count**2)
+        half = NORMAL_95 * math.sqrt(spread) / (1 + squared / count)
+        return max(0.0, centre - half), min(1.0, centre + half)
