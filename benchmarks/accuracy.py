@@ -25,9 +25,9 @@ from graphopt import edit, gather, patches
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration, load
 from graphopt.conv import Linear
-from graphopt.lowrank import Factors
 from graphopt.model import load as load_model
 from graphopt.model import save
+from graphopt.numerics.lowrank.tucker import Factors
 from graphopt.patterns import factored
 from graphopt.patterns.common import site
 from graphopt.types import Candidate

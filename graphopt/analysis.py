@@ -15,7 +15,7 @@ import onnx_ir as ir
 from graphopt import conv, cost, shapes, timing
 from graphopt.constants import Constants
 from graphopt.conv import Linear
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.order import bodies
 from graphopt.shapes import Sizes
 from graphopt.types import MAIN_GRAPH, Array, Cost, Shape, Totals

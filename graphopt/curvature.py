@@ -23,7 +23,7 @@ from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
 from graphopt.gradient import free_prefix, gradients
-from graphopt.linalg import cholesky
+from graphopt.numerics.lowrank.linalg import cholesky
 from graphopt.runtime import Feeds
 from graphopt.vjp import RULES
 from graphopt.walk import Program

@@ -15,7 +15,7 @@ from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.chunks import chunks
 from graphopt.conv import Linear
-from graphopt.moments import MomentsAccumulator, Statistics
+from graphopt.numerics.lowrank.moments import MomentsAccumulator, Statistics
 from graphopt.runtime import Feeds
 from graphopt.types import Array
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from graphopt import runtime
 from graphopt.analysis import Analysis
 from graphopt.errors import InputError
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.types import Array, Shape
 
 

@@ -15,13 +15,13 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from graphopt import kernel as algebra
 from graphopt import progress, runtime
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
 from graphopt.damage import Sensitivity
-from graphopt.moments import Statistics
+from graphopt.numerics.kernels import algebra
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.fitted import counted_error
 from graphopt.refit import Fitting
 from graphopt.runtime import Feeds

@@ -17,13 +17,14 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphopt import fitting, patches, progress
+from graphopt import patches, progress
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
 from graphopt.gather import FITTED_ROWS, positions
-from graphopt.moments import Moments, MomentsAccumulator, Statistics, Target
-from graphopt.patterns import factored
+from graphopt.numerics.kernels import algebra
+from graphopt.numerics.lowrank import tucker_fit
+from graphopt.numerics.lowrank.moments import Moments, MomentsAccumulator, Statistics, Target
 from graphopt.patterns.common import anchor
 from graphopt.patterns.fitted import known
 from graphopt.runtime import Feeds
@@ -188,7 +189,7 @@ def _statistics(
 ) -> Statistics:
     """What the fit of an operator needs to know, from moments of patches and wanted outputs together."""
     structured, part = caution
-    weights = factored.blocks(linear.weight(), linear.group)
+    weights = algebra.blocks(linear.weight(), linear.group)
     groups, targets, kernels = [], [], []
     for weight, both in zip(weights, joint, strict=True):
         inputs, target = _apart(both, patches.dimension(linear))
@@ -202,7 +203,7 @@ def _statistics(
                 target.cross + flat @ (inputs.covariance - true.covariance) if structured else target.cross
             )
             targets.append(replace(target, cross=drawn))
-            kernels.append(fitting.nearest_kernel(weight, inputs, targets[-1], part=part))
+            kernels.append(tucker_fit.nearest_kernel(weight, inputs, targets[-1], part=part))
     return Statistics(tuple(groups), tuple(targets), tuple(kernels), weighting)
 
 
@@ -275,7 +276,7 @@ def _error(linear: Linear, weighting: Weighting, pairs: Sequence[tuple[Fitted, S
     """E‖R (y − ŷ)‖² / Var(R y) of fits, each on samples of patches and wanted outputs."""
     lost = total = 0.0
     for fitted, joint in pairs:
-        for number, kernel in enumerate(factored.blocks(fitted.kernel, linear.group)):
+        for number, kernel in enumerate(algebra.blocks(fitted.kernel, linear.group)):
             flat, covariance = kernel.reshape(len(kernel), -1), joint[number].covariance
             inputs, cross = covariance[: flat.shape[1], : flat.shape[1]], covariance[flat.shape[1] :]
             wanted, made = cross[:, flat.shape[1] :], flat @ cross[:, : flat.shape[1]].T

@@ -27,7 +27,7 @@ from graphopt.journal import Journal
 from graphopt.latency import Timing
 from graphopt.metric import OwnMetric
 from graphopt.model import Source
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.observe import snapshot
 from graphopt.options import Options
 from graphopt.report import Applied, Metric, Report

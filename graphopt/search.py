@@ -16,7 +16,7 @@ from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
 from graphopt.damage import Sensitivity, unprobed
 from graphopt.errors import InputError, blaming
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.plan import Limit
 from graphopt.quality import Layer
 from graphopt.refit import Refitted

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from graphopt.analysis import Analysis
-    from graphopt.moments import Statistics
+    from graphopt.numerics.lowrank.moments import Statistics
 
 Array: TypeAlias = npt.NDArray[np.floating]
 """A float array of any precision."""

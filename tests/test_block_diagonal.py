@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt import blocks
+from graphopt.numerics.kernels import blocks
 from tests.builders import NEWEST_OPSET, Array, Checked, Net, check
 
 ONLY = {"only": ["block_diagonal"]}

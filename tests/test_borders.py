@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt import borders
+from graphopt.numerics.kernels import borders
 from tests.test_kernel import convolve, transposed_convolve
 
 

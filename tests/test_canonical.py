@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from graphopt import canonical, separable
-from graphopt.minimise import lbfgs
-from graphopt.moments import Moments, relative_error
+from graphopt.numerics.lowrank import canonical_polyadic, separable
+from graphopt.numerics.lowrank.lbfgs import lbfgs
+from graphopt.numerics.lowrank.moments import Moments, relative_error
 
 OUT, INSIDE, TAPS = 20, 12, (3, 3)
 
@@ -39,12 +39,12 @@ def macs(rank: int) -> int:
 @pytest.mark.parametrize("rank", [6, 18, 30])
 def test_the_kernel_is_the_product_and_its_error_what_was_predicted(rank: int) -> None:
     weight, data = kernel(), moments()
-    triple = canonical.fit(weight, data, rank)
+    triple = canonical_polyadic.fit(weight, data, rank)
     assert triple.reduce.shape == (rank, INSIDE) and triple.depth.shape == (rank, 1, *TAPS)
     assert triple.expand.shape == (OUT, rank)
     product = np.einsum("or,rtu,rc->octu", triple.expand, triple.depth[:, 0], triple.reduce)
     np.testing.assert_allclose(product, triple.kernel, rtol=1e-9, atol=1e-12)
-    (predicted,) = canonical.errors(weight, data, [rank])
+    (predicted,) = canonical_polyadic.errors(weight, data, [rank])
     lost = relative_error(weight, triple.kernel, data)
     assert predicted / 3 < lost < predicted  # the prediction searches for a shorter time
     for inner in (triple.reduce, triple.depth.reshape(rank, -1)):
@@ -56,18 +56,18 @@ def test_it_loses_less_than_depthwise_kernels_at_the_same_macs() -> None:
     pair = separable.fit_depthwise(weight, data, 3)
     rank = 3 * INSIDE * (9 + OUT) // (INSIDE + 9 + OUT)
     assert macs(rank) <= 3 * INSIDE * (9 + OUT)
-    ours = relative_error(weight, canonical.fit(weight, data, rank).kernel, data)
+    ours = relative_error(weight, canonical_polyadic.fit(weight, data, rank).kernel, data)
     assert ours < 0.7 * relative_error(weight, pair.kernel, data)
 
 
 def test_a_longer_search_and_a_higher_rank_lose_no_more() -> None:
     weight, data = kernel(), moments()
     searched = [
-        relative_error(weight, canonical.fit(weight, data, 18, refine=refine).kernel, data)
+        relative_error(weight, canonical_polyadic.fit(weight, data, 18, refine=refine).kernel, data)
         for refine in (0, 1, 2)
     ]
     assert searched[0] > searched[1] >= searched[2]
-    predicted = canonical.errors(weight, data, [6, 30, 18, 12])
+    predicted = canonical_polyadic.errors(weight, data, [6, 30, 18, 12])
     assert predicted[0] > predicted[3] > predicted[2] > predicted[1]
 
 
@@ -80,12 +80,16 @@ def test_what_has_so_few_components_loses_nothing() -> None:
         rng.standard_normal(9),
     ).reshape(OUT, INSIDE, *TAPS)
     white = Moments.white(INSIDE * 9)
-    assert relative_error(weight, canonical.fit(weight, white, 5).kernel, white) < 1e-20
-    assert canonical.errors(weight, white, [5])[0] < 1e-3 < canonical.errors(weight, white, [4])[0]
+    assert relative_error(weight, canonical_polyadic.fit(weight, white, 5).kernel, white) < 1e-20
+    assert (
+        canonical_polyadic.errors(weight, white, [5])[0]
+        < 1e-3
+        < canonical_polyadic.errors(weight, white, [4])[0]
+    )
 
 
 def test_outputs_may_be_mixed() -> None:
-    triple = canonical.fit(kernel(), moments(), 10)
+    triple = canonical_polyadic.fit(kernel(), moments(), 10)
     matrix = np.random.default_rng(4).standard_normal((OUT, OUT))
     mixed = triple.mixed(matrix)
     np.testing.assert_allclose(mixed.kernel, np.tensordot(matrix, triple.kernel, axes=1))
@@ -93,16 +97,16 @@ def test_outputs_may_be_mixed() -> None:
 
 
 def test_a_spectrum_is_in_parts_and_descends() -> None:
-    parts = canonical.spectrum(kernel(), moments())
+    parts = canonical_polyadic.spectrum(kernel(), moments())
     assert len(parts) == INSIDE * 9 and sum(parts) == pytest.approx(1.0)
     assert list(parts) == sorted(parts, reverse=True)
 
 
 def test_very_wide_kernels_take_fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, data = kernel(), moments()
-    whole = relative_error(weight, canonical.fit(weight, data, 18).kernel, data)
-    monkeypatch.setattr(canonical, "WORK", (0.0, 0.0, 0.0))
-    assert relative_error(weight, canonical.fit(weight, data, 18).kernel, data) > 1.02 * whole
+    whole = relative_error(weight, canonical_polyadic.fit(weight, data, 18).kernel, data)
+    monkeypatch.setattr(canonical_polyadic, "WORK", (0.0, 0.0, 0.0))
+    assert relative_error(weight, canonical_polyadic.fit(weight, data, 18).kernel, data) > 1.02 * whole
 
 
 def test_dead_channels_and_bad_numbers() -> None:
@@ -110,12 +114,12 @@ def test_dead_channels_and_bad_numbers() -> None:
     covariance = data.covariance.copy()
     covariance[:9] = covariance[:, :9] = 0.0
     dead = Moments(data.mean, covariance, data.count)
-    assert relative_error(weight, canonical.fit(weight, dead, 18).kernel, dead) < 0.2
+    assert relative_error(weight, canonical_polyadic.fit(weight, dead, 18).kernel, dead) < 0.2
     weight[0, 0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="not finite"):
-        canonical.fit(weight, data, 4)
+        canonical_polyadic.fit(weight, data, 4)
     with pytest.raises(ValueError, match="expected"):
-        canonical.errors(kernel(), Moments.white(7), [4])
+        canonical_polyadic.errors(kernel(), Moments.white(7), [4])
 
 
 # ---------------------------------------------------------------- the minimisation

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphopt import channels
-from graphopt.channels import Facts, Labeller
+from graphopt.numerics.kernels import channels
+from graphopt.numerics.kernels.channels import Facts, Labeller
 from tests.test_kernel import convolve
 
 

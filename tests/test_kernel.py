@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt import kernel as K
+from graphopt.numerics.kernels import algebra as K
 
 Float64 = npt.NDArray[np.float64]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from graphopt.lattice import EVERYTHING, Lattice, Window, compose, composes, cut, hull
+from graphopt.numerics.kernels.lattice import EVERYTHING, Lattice, Window, compose, composes, cut, hull
 
 LATTICES = st.builds(Lattice, st.integers(0, 3), st.integers(1, 4), st.integers(0, 2))
 WINDOWS = st.builds(

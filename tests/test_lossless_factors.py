@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from graphopt import factors
+from graphopt.numerics.lowrank import exact_factors
 from tests.builders import Array, Checked, Net, check, low_rank
 
 EPS = float(np.finfo(np.float32).eps)
@@ -165,8 +165,8 @@ def test_full_rank_stays() -> None:
 @pytest.mark.parametrize("first", [(0,), (1,), (0, 2)])
 def test_separate_gives_the_kernel_back(first: tuple[int, ...]) -> None:
     kernel = np.random.default_rng(1).standard_normal((3, 4, 2, 3, 2))
-    rank = min(factors.separable_matrix(kernel, first).shape)
-    a, b = factors.separate(kernel, first, rank)
+    rank = min(exact_factors.separable_matrix(kernel, first).shape)
+    a, b = exact_factors.separate(kernel, first, rank)
     np.testing.assert_allclose(_joined(a, b), kernel, atol=1e-12)
 
 
@@ -177,11 +177,11 @@ def _joined(a: Array, b: Array) -> Array:
 def test_large_matrices_are_searched_quickly() -> None:
     random = np.random.default_rng(0)
     full = random.standard_normal((1500, 2500), dtype=np.float32)
-    assert factors.find_rank(full, EPS, 900) is None
+    assert exact_factors.find_rank(full, EPS, 900) is None
     low = random.standard_normal((1500, 20), dtype=np.float32) @ random.standard_normal(
         (20, 2500), dtype=np.float32
     )
-    assert factors.find_rank(low, EPS, 900) == 20
-    left, right = factors.thin_factors(low, EPS, 20)
+    assert exact_factors.find_rank(low, EPS, 900) == 20
+    left, right = exact_factors.thin_factors(low, EPS, 20)
     assert np.abs(left @ right - low).max() < 1e-5 * np.abs(low).max()
-    assert factors.find_rank(low + 1e-3 * full, EPS, 900) is None
+    assert exact_factors.find_rank(low + 1e-3 * full, EPS, 900) is None

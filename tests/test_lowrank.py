@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt import fitting, lowrank
-from graphopt.kernel import compose
-from graphopt.lowrank import Factors
-from graphopt.moments import Moments, MomentsAccumulator, relative_error
+from graphopt.numerics.kernels.algebra import compose
+from graphopt.numerics.lowrank import tucker, tucker_fit
+from graphopt.numerics.lowrank.moments import Moments, MomentsAccumulator, relative_error
+from graphopt.numerics.lowrank.tucker import Factors
 
 Float64 = npt.NDArray[np.float64]
 
@@ -33,7 +33,7 @@ def moments_of(rows: Float64) -> Moments:
     return accumulator.result()
 
 
-def measured_error(kernel: Float64, fitted: fitting.Fit, rows: Float64) -> float:
+def measured_error(kernel: Float64, fitted: tucker_fit.Fit, rows: Float64) -> float:
     """E‖y − ŷ‖² / Var(y) by running both maps, with the shifted bias."""
     y = rows @ kernel.reshape(len(kernel), -1).T
     y_hat = rows @ fitted.factors.kernel().reshape(len(kernel), -1).T + fitted.bias_shift
@@ -98,13 +98,13 @@ def test_numerical_rank_of_products(dtype, shape, rank):
     compute = np.float64 if dtype == np.float64 else np.float32
     left, right = rng.standard_normal((shape[0], rank)), rng.standard_normal((rank, shape[1])) / 20
     matrix = (left.astype(compute) @ right.astype(compute)).astype(dtype)
-    assert lowrank.numerical_rank(matrix, float(np.finfo(dtype).eps)) == rank
+    assert tucker.numerical_rank(matrix, float(np.finfo(dtype).eps)) == rank
 
 
 def test_numerical_rank_of_a_product_with_many_inner_channels():
     rng = np.random.default_rng(0)
     left, right = rng.standard_normal((512, 256), np.float32), rng.standard_normal((256, 2304), np.float32)
-    assert lowrank.numerical_rank(left @ right, float(np.finfo(np.float32).eps)) == 256
+    assert tucker.numerical_rank(left @ right, float(np.finfo(np.float32).eps)) == 256
 
 
 @settings(deadline=None, max_examples=80)
@@ -121,8 +121,8 @@ def test_stop_only_caps_the_rank(rows, columns, rank, stop, seed):
     left, right = np.linalg.qr(rng.standard_normal((rows, rank)))[0], rng.standard_normal((rank, columns))
     matrix = left @ np.linalg.qr(right.T)[0].T if rank else np.zeros((rows, columns))
     eps = float(np.finfo(np.float32).eps)
-    assert lowrank.numerical_rank(matrix, eps) == rank
-    assert lowrank.numerical_rank(matrix, eps, stop) == min(rank, stop)
+    assert tucker.numerical_rank(matrix, eps) == rank
+    assert tucker.numerical_rank(matrix, eps, stop) == min(rank, stop)
 
 
 def test_a_high_rank_is_certified_without_svd(monkeypatch):
@@ -130,7 +130,7 @@ def test_a_high_rank_is_certified_without_svd(monkeypatch):
     matrix[::9] = 0  # dead channels are not picked
     monkeypatch.setattr(np.linalg, "svd", lambda *_, **__: pytest.fail("decomposed"))
     for view in (matrix, matrix.T):
-        assert lowrank.numerical_rank(view, float(np.finfo(np.float16).eps), stop=50) == 50
+        assert tucker.numerical_rank(view, float(np.finfo(np.float16).eps), stop=50) == 50
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -138,14 +138,14 @@ def test_a_high_rank_is_certified_without_svd(monkeypatch):
 def test_rounding_norm_bounds_the_rounding(dtype, shape):
     matrix = np.random.default_rng(0).standard_normal(shape)
     noise = np.linalg.norm(matrix.astype(dtype) - matrix, 2)
-    estimate = lowrank.rounding_norm(matrix, float(np.finfo(dtype).eps))
+    estimate = tucker.rounding_norm(matrix, float(np.finfo(dtype).eps))
     assert 0.1 * estimate < noise < 0.5 * estimate
 
 
 def test_rank_of_weights_that_are_zero_or_not_finite():
-    assert lowrank.numerical_rank(np.zeros((4, 9)), 1e-7, stop=2) == 0
+    assert tucker.numerical_rank(np.zeros((4, 9)), 1e-7, stop=2) == 0
     with pytest.raises(ValueError, match="not finite"):
-        lowrank.numerical_rank(np.array([[1.0, np.nan]]), 1e-7)
+        tucker.numerical_rank(np.array([[1.0, np.nan]]), 1e-7)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 3e-7), (np.float16, 1e-3)])
@@ -154,10 +154,10 @@ def test_exact_factors_recover_a_low_rank_kernel(dtype, tolerance, taps):
     eps = float(np.finfo(dtype).eps)
     rank_in, rank_out = (5, 5) if not taps else (5, 7)
     kernel = multilinear(np.random.default_rng(0), (24, 16, *taps), rank_in, rank_out).astype(dtype)
-    assert lowrank.numerical_rank(lowrank.input_unfolding(kernel), eps) == rank_in
-    assert lowrank.numerical_rank(lowrank.output_unfolding(kernel), eps) == rank_out
+    assert tucker.numerical_rank(tucker.input_unfolding(kernel), eps) == rank_in
+    assert tucker.numerical_rank(tucker.output_unfolding(kernel), eps) == rank_out
     for ranks in ((rank_in, rank_out), (rank_in, None), (None, rank_out)):
-        factors = lowrank.exact_factors(kernel, *ranks)
+        factors = tucker.exact_factors(kernel, *ranks)
         stored = Factors(
             *(
                 None if f is None else f.astype(dtype).astype(np.float64)
@@ -178,7 +178,7 @@ def test_exact_factors_recover_a_low_rank_kernel(dtype, tolerance, taps):
 @given(problems())
 def test_exact_factors_of_full_rank_are_the_kernel(problem):
     kernel = problem[0]
-    factors = lowrank.exact_factors(kernel, kernel.shape[1], kernel.shape[0])
+    factors = tucker.exact_factors(kernel, kernel.shape[1], kernel.shape[0])
     np.testing.assert_allclose(factors.kernel(), kernel, atol=1e-12)
 
 
@@ -232,7 +232,7 @@ def test_the_error_of_a_fit_is_the_one_measured(problem, data):
     kernel, rows = problem
     rank_in = data.draw(st.none() | st.integers(1, kernel.shape[1]))
     rank_out = data.draw(st.none() | st.integers(1, kernel.shape[0]))
-    fitted = fitting.fit(kernel, moments_of(rows), rank_in, rank_out)
+    fitted = tucker_fit.fit(kernel, moments_of(rows), rank_in, rank_out)
     assert fitted.factors.kernel().shape == kernel.shape
     assert math.isfinite(fitted.error)
     assert fitted.error <= 1 + 1e-3
@@ -246,7 +246,7 @@ def test_predictions_are_those_of_the_closed_form_and_fall_with_rank(problem):
     kernel, rows = problem
     moments = moments_of(rows)
     ranks_in, ranks_out = [*range(1, kernel.shape[1] + 1), None], [*range(1, kernel.shape[0] + 1), None]
-    predictions = fitting.errors(kernel, moments, ranks_in, ranks_out)
+    predictions = tucker_fit.errors(kernel, moments, ranks_in, ranks_out)
     assert [p[:2] for p in predictions] == list(itertools.product(ranks_in, ranks_out))
     table = np.array([p.error for p in predictions]).reshape(len(ranks_in), len(ranks_out))
     assert table.min() >= 0
@@ -257,9 +257,9 @@ def test_predictions_are_those_of_the_closed_form_and_fall_with_rank(problem):
     if len(rows) < 400:
         return
     for rank_in, rank_out, error in predictions[::3]:
-        closed = fitting.fit(kernel, moments, rank_in, rank_out, refine=0).error
+        closed = tucker_fit.fit(kernel, moments, rank_in, rank_out, refine=0).error
         assert closed == pytest.approx(error, rel=1e-2, abs=2e-4)
-        assert fitting.fit(kernel, moments, rank_in, rank_out).error <= closed + 2e-4
+        assert tucker_fit.fit(kernel, moments, rank_in, rank_out).error <= closed + 2e-4
 
 
 @settings(deadline=None, max_examples=30)
@@ -268,7 +268,7 @@ def test_a_fit_of_full_rank_is_the_kernel(problem):
     kernel, rows = problem
     out, channels = kernel.shape[:2]
     for ranks in ((channels, out), (channels, None), (None, out), (None, None)):
-        fitted = fitting.fit(kernel, moments_of(rows), *ranks)
+        fitted = tucker_fit.fit(kernel, moments_of(rows), *ranks)
         assert fitted.error <= 1e-9
         np.testing.assert_allclose(fitted.factors.kernel(), kernel, atol=1e-5)
 
@@ -278,9 +278,9 @@ def test_fit_beats_truncation_on_correlated_data(rank_in, rank_out):
     rng = np.random.default_rng(0)
     kernel, rows = rng.standard_normal((24, 16, 3, 3)), patches(rng, 6000, 16, 9)
     moments = moments_of(rows.astype(np.float32))
-    truncated = lowrank.exact_factors(kernel, rank_in, rank_out).kernel()
-    closed = fitting.fit(kernel, moments, rank_in, rank_out, refine=0)
-    refined = fitting.fit(kernel, moments, rank_in, rank_out)
+    truncated = tucker.exact_factors(kernel, rank_in, rank_out).kernel()
+    closed = tucker_fit.fit(kernel, moments, rank_in, rank_out, refine=0)
+    refined = tucker_fit.fit(kernel, moments, rank_in, rank_out)
     assert closed.error < 0.8 * relative_error(kernel, truncated, moments)
     assert refined.error == pytest.approx(measured_error(kernel, refined, rows), rel=1e-4)
     if rank_in is None:
@@ -293,7 +293,7 @@ def test_output_cut_is_the_tail_of_the_principal_components():
     rng = np.random.default_rng(1)
     kernel, rows = rng.standard_normal((10, 4, 3)), patches(rng, 3000, 4, 3)
     values = np.linalg.eigvalsh(np.cov((rows @ kernel.reshape(10, -1).T).T, bias=True))
-    fitted = fitting.fit(kernel, moments_of(rows), None, 3)
+    fitted = tucker_fit.fit(kernel, moments_of(rows), None, 3)
     assert fitted.error == pytest.approx(values[:-3].sum() / values.sum(), rel=1e-6)
 
 
@@ -301,18 +301,18 @@ def test_without_taps_either_side_gives_the_same_optimum():
     rng = np.random.default_rng(2)
     kernel, moments = rng.standard_normal((9, 12)), moments_of(patches(rng, 3000, 12, 1))
     for rank in (1, 4, 8):
-        left = fitting.fit(kernel, moments, rank, None, refine=0).error
-        assert left == pytest.approx(fitting.fit(kernel, moments, None, rank).error, rel=1e-3)
+        left = tucker_fit.fit(kernel, moments, rank, None, refine=0).error
+        assert left == pytest.approx(tucker_fit.fit(kernel, moments, None, rank).error, rel=1e-3)
 
 
 def test_white_moments_give_the_singular_value_decomposition():
     kernel = np.random.default_rng(3).standard_normal((12, 8, 3, 3))
     moments = Moments.white(72)
     values = np.linalg.svd(kernel.reshape(12, -1), compute_uv=False) ** 2
-    (prediction,) = fitting.errors(kernel, moments, [None], [5])
+    (prediction,) = tucker_fit.errors(kernel, moments, [None], [5])
     assert prediction.error == pytest.approx(values[5:].sum() / values.sum())
-    fitted = fitting.fit(kernel, moments, 5, 7)
-    truncated = lowrank.exact_factors(kernel, 5, 7).kernel()
+    fitted = tucker_fit.fit(kernel, moments, 5, 7)
+    truncated = tucker.exact_factors(kernel, 5, 7).kernel()
     assert fitted.error <= relative_error(kernel, truncated, moments)
     np.testing.assert_array_equal(fitted.bias_shift, 0)
 
@@ -322,7 +322,7 @@ def test_rows_of_the_kernel_as_channels_fit_a_separable_form():
     column, row = rng.standard_normal((5, 8, 3, 1)), rng.standard_normal((12, 5, 1, 3))
     kernel = compose(column, row).kernel
     moments = moments_of(patches(rng, 2000, 8, 9))
-    fitted = fitting.fit(kernel.reshape(12, 24, 3), moments, 5, None)
+    fitted = tucker_fit.fit(kernel.reshape(12, 24, 3), moments, 5, None)
     assert fitted.error < 1e-8
     assert fitted.factors.reduce is not None
     rebuilt = compose(fitted.factors.reduce.reshape(5, 8, 3, 1), fitted.factors.core.reshape(12, 5, 1, 3))
@@ -348,10 +348,10 @@ def test_degenerate_cases_stay_finite(case, ranks):
         kernel[..., 1:] = 0
         kernel[..., 1:, :] = 0
     moments = moments_of(rows.astype(np.float32))
-    fitted = fitting.fit(kernel, moments, *ranks)
+    fitted = tucker_fit.fit(kernel, moments, *ranks)
     for array in (fitted.factors.kernel(), fitted.bias_shift, fitted.error):
         assert np.isfinite(array).all()
-    predictions = fitting.errors(kernel, moments, [None, 2, 6], [None, 3, 6])
+    predictions = tucker_fit.errors(kernel, moments, [None, 2, 6], [None, 3, 6])
     assert all(0 <= p.error <= 1 for p in predictions)
     if case == "dead channels" and ranks == (2, 3):
         assert fitted.error < 0.7  # two live channels are left, and both are kept
@@ -366,10 +366,10 @@ def test_a_covariance_that_rounding_made_indefinite_is_lifted():
     values[:3] = -1e-4 * values[-1]
     indefinite = Moments(moments.mean, (vectors * values) @ vectors.T, 10)
     for rank_in, rank_out in ((7, None), (3, 2), (None, 2)):
-        fitted = fitting.fit(kernel, indefinite, rank_in, rank_out)
+        fitted = tucker_fit.fit(kernel, indefinite, rank_in, rank_out)
         assert math.isfinite(fitted.error)
         assert np.isfinite(fitted.factors.kernel()).all()
-    assert all(0 <= p.error <= 1 for p in fitting.errors(kernel, indefinite, [1, 7, 8], [None, 3]))
+    assert all(0 <= p.error <= 1 for p in tucker_fit.errors(kernel, indefinite, [1, 7, 8], [None, 3]))
 
 
 def test_an_output_that_does_not_vary_has_no_relative_error():
@@ -382,7 +382,7 @@ def test_an_output_that_does_not_vary_has_no_relative_error():
 def test_the_same_input_gives_the_same_bytes():
     rng = np.random.default_rng(6)
     kernel, moments = rng.standard_normal((16, 16, 3, 3)), moments_of(patches(rng, 1500, 16, 9))
-    first, second = (fitting.fit(kernel, moments, 6, 10) for _ in range(2))
+    first, second = (tucker_fit.fit(kernel, moments, 6, 10) for _ in range(2))
     assert first.factors.kernel().tobytes() == second.factors.kernel().tobytes()
     assert first.error == second.error
 
@@ -390,13 +390,16 @@ def test_the_same_input_gives_the_same_bytes():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda w, m: fitting.fit(w, m, 9, None), "rank_in is 9: expected 1 to 8"),
-        (lambda w, m: fitting.fit(w, m, None, 0), "rank_out is 0: expected 1 to 4"),
-        (lambda w, m: fitting.errors(w, m, [1], [5]), "rank_out is 5"),
-        (lambda w, m: lowrank.exact_factors(w, 9, None), "rank_in is 9"),
-        (lambda w, m: fitting.fit(w, Moments.white(9), 1, 1), "dimension 9 .* expected 24"),
-        (lambda w, m: fitting.fit(w * np.nan, m, 1, 1), "not finite"),
-        (lambda w, m: fitting.errors(w, Moments(m.mean, m.covariance + np.inf, 1), [1], [1]), "not finite"),
+        (lambda w, m: tucker_fit.fit(w, m, 9, None), "rank_in is 9: expected 1 to 8"),
+        (lambda w, m: tucker_fit.fit(w, m, None, 0), "rank_out is 0: expected 1 to 4"),
+        (lambda w, m: tucker_fit.errors(w, m, [1], [5]), "rank_out is 5"),
+        (lambda w, m: tucker.exact_factors(w, 9, None), "rank_in is 9"),
+        (lambda w, m: tucker_fit.fit(w, Moments.white(9), 1, 1), "dimension 9 .* expected 24"),
+        (lambda w, m: tucker_fit.fit(w * np.nan, m, 1, 1), "not finite"),
+        (
+            lambda w, m: tucker_fit.errors(w, Moments(m.mean, m.covariance + np.inf, 1), [1], [1]),
+            "not finite",
+        ),
     ],
 )
 def test_mistakes_are_refused_with_the_numbers(call, message):

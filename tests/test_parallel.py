@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt import parallel
-from graphopt.parallel import Row
+from graphopt.numerics.kernels import overlay
+from graphopt.numerics.kernels.overlay import Row
 from tests.test_kernel import convolve
 
 
@@ -43,8 +43,8 @@ def test_total_is_the_sum_of_the_branches(
         kernels.append(random.standard_normal((8, 4 // group, *taps)))
         groups.append(group)
         rows.append([Row(-p, d, k) for p, d, k in zip(pads, dilations, taps, strict=True)])
-    onto = [parallel.joined(axis) for axis in zip(*rows, strict=True)]
-    whole = parallel.total(kernels, groups, rows)
+    onto = [overlay.joined(axis) for axis in zip(*rows, strict=True)]
+    whole = overlay.total(kernels, groups, rows)
     assert whole.shape[2:] == tuple(row.taps for row in onto)
 
     def run(weight: np.ndarray, group: int, place: list[Row]) -> np.ndarray:
@@ -66,15 +66,15 @@ def test_total_is_the_sum_of_the_branches(
 
 
 def test_rows_join_at_the_largest_step() -> None:
-    assert parallel.joined([Row(-2, 2, 3), Row(0, 1, 1)]) == Row(-2, 2, 3)
-    assert parallel.joined([Row(-2, 2, 3), Row(-1, 1, 1)]) == Row(-2, 1, 5)
-    assert parallel.joined([Row(0, 3, 1)]) == Row(0, 1, 1)
+    assert overlay.joined([Row(-2, 2, 3), Row(0, 1, 1)]) == Row(-2, 2, 3)
+    assert overlay.joined([Row(-2, 2, 3), Row(-1, 1, 1)]) == Row(-2, 1, 5)
+    assert overlay.joined([Row(0, 3, 1)]) == Row(0, 1, 1)
 
 
 def test_taps_that_stand_elsewhere_are_refused() -> None:
     with pytest.raises(ValueError, match="do not stand in"):
-        parallel.laid_out(np.ones((1, 1, 2)), [Row(0, 1, 2)], [Row(0, 2, 2)])
+        overlay.laid_out(np.ones((1, 1, 2)), [Row(0, 1, 2)], [Row(0, 2, 2)])
     with pytest.raises(ValueError, match="1 and 2 rows"):
-        parallel.laid_out(np.ones((1, 1, 2)), [Row(0, 1, 2)], [Row(0, 1, 2), Row(0, 1, 2)])
+        overlay.laid_out(np.ones((1, 1, 2)), [Row(0, 1, 2)], [Row(0, 1, 2), Row(0, 1, 2)])
     with pytest.raises(ValueError, match="do not add up"):
-        parallel.total([np.ones((1, 1)), np.ones((2, 1))], [1, 1], [[], []])
+        overlay.total([np.ones((1, 1)), np.ones((2, 1))], [1, 1], [[], []])

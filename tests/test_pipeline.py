@@ -32,7 +32,7 @@ import graphopt
 from graphopt import exact, rewrites, verification
 from graphopt.analysis import Analysis
 from graphopt.errors import BudgetError, GraphOptError, InputError
-from graphopt.moments import Moments
+from graphopt.numerics.lowrank.moments import Moments
 from graphopt.types import Candidate, Cost, Exactness, NewNode, Rejection, Replacement, Site, Verdict
 from graphopt.verification import Verification
 

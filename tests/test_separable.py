@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphopt import separable
-from graphopt.moments import Moments, relative_error
+from graphopt.numerics.lowrank import separable
+from graphopt.numerics.lowrank.moments import Moments, relative_error
 from tests.builders import Array
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphopt.taps import Span, span, take, used_taps
+from graphopt.numerics.kernels.taps import Span, span, take, used_taps
 from tests.test_kernel import convolve
 
 

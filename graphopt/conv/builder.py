@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from graphopt import kernel as algebra
 from graphopt.conv.form import Form
 from graphopt.conv.linear import Linear
+from graphopt.numerics.kernels import algebra
 from graphopt.types import Array, AttributeValue, NewNode, Replacement
 
 

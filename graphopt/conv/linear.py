@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import kernel as algebra
 from graphopt.constants import Constants
 from graphopt.conv.form import Form
+from graphopt.numerics.kernels import algebra
 from graphopt.types import Array, Shape
 
 

@@ -1,11 +1,11 @@
-"""Operators that add a constant map with border zones to a convolution's output (see `graphopt.borders`)."""
+"""Operators that add a constant map with border zones to a convolution's output (see `numerics.kernels.borders`)."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from graphopt.borders import ZonedMap
 from graphopt.conv import Builder
+from graphopt.numerics.kernels.borders import ZonedMap
 
 SMALL = 4
 """A map is stored in full where that takes at most so many times what its zones take."""

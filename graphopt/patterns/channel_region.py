@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import channels, timing
+from graphopt import timing
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, linear_cost
+from graphopt.numerics.kernels import channels
 from graphopt.patterns.channel_roles import Cat, Flat, Lin, Own, Role, View, constant_slice
 from graphopt.patterns.common import attributes_of
 from graphopt.patterns.liveness import Index, Liveness

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis import Analysis
-from graphopt.channels import Facts, Labeller, merged_labels
+from graphopt.numerics.kernels.channels import Facts, Labeller, merged_labels
 from graphopt.patterns.channel_roles import Own
 from graphopt.patterns.common import is_passthrough
 

@@ -13,7 +13,7 @@ With n input positions, tap t, stride s, dilation d, pads p and extent E = d·(k
 
 The one operator differs where the second reads what the first does not make: zero padding next to more than
 one tap or next to padding, or what a ConvTranspose crops. `join` refuses those. Biases do not enter there;
-`first_uneven` and `constant_term` follow them, by border zones (`graphopt.borders`) where those are needed.
+`first_uneven` and `constant_term` follow them, by border zones (`numerics.kernels.borders`) where those are needed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from graphopt import kernel
-from graphopt.borders import ZonedMap, conv_reads_per_axis, transpose_reads
 from graphopt.conv import Form, Linear
+from graphopt.numerics.kernels import algebra
+from graphopt.numerics.kernels.borders import ZonedMap, conv_reads_per_axis, transpose_reads
 from graphopt.types import Array
 
 FLAT = frozenset({"Gemm", "MatMul"})
@@ -130,11 +130,11 @@ def join_operators(first: Operator, second: Operator) -> Operator:
     elif ops == ("ConvTranspose", "Conv"):
         theirs = _reversed(theirs)
     groups = first.outline.form.group, second.outline.form.group
-    composed = kernel.compose(ours, theirs, group_first=groups[0], group_second=groups[1], **options)
+    composed = algebra.compose(ours, theirs, group_first=groups[0], group_second=groups[1], **options)
     bias = (
         second.bias
         if first.bias is None
-        else kernel.compose_bias(first.bias, second.weight, second.bias, groups[1])
+        else algebra.compose_bias(first.bias, second.weight, second.bias, groups[1])
     )
     return Operator(joined, composed.kernel, bias)
 
@@ -319,9 +319,9 @@ def _steps(first: Outline, second: Outline) -> dict[str, tuple[int, ...]]:
     return {"dilation_first": ours, "dilation_second": theirs}
 
 
-def _composed_shape(first: Outline, second: Outline) -> kernel.ComposedShape:
+def _composed_shape(first: Outline, second: Outline) -> algebra.ComposedShape:
     groups = first.form.group, second.form.group
-    return kernel.composed_shape(first.kernel, second.kernel, groups=groups, **_steps(first, second))
+    return algebra.composed_shape(first.kernel, second.kernel, groups=groups, **_steps(first, second))
 
 
 def _reversed(weight: Array) -> Array:

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from graphopt import factors as exact
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.lowrank import Factors
+from graphopt.numerics.kernels.algebra import blocks
+from graphopt.numerics.lowrank import exact_factors as exact
+from graphopt.numerics.lowrank.tucker import Factors
 from graphopt.patterns.common import pads_hold
 from graphopt.types import Array, Cost, Replacement
 
@@ -44,11 +45,6 @@ def _unusable(linear: Linear) -> str:
     with np.errstate(over="ignore", invalid="ignore"):
         squared = np.dot(wide, wide)
     return "" if np.isfinite(squared) else "its weights are not finite, or their squares are not"
-
-
-def blocks(weight: Array, group: int) -> list[Array]:
-    """The weights of each group, [out/group, in/group, *kernel]."""
-    return np.split(weight, group)
 
 
 def highest_rank(linear: Linear, matrices: Callable[[Array], Iterable[Array]], pays: int) -> int | None:

@@ -11,10 +11,12 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphopt import fitting, patches
+from graphopt import patches
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.moments import Moments, Statistics, losses
+from graphopt.numerics.kernels import algebra
+from graphopt.numerics.lowrank import tucker_fit
+from graphopt.numerics.lowrank.moments import Moments, Statistics, losses
 from graphopt.patterns import factored
 from graphopt.patterns.common import anchor, site
 from graphopt.types import Array, Candidate, Cost, Exactness, Fitted, Rejection, Replacement
@@ -255,7 +257,7 @@ def _front(
 def _errors(split: Split, analysis: Analysis, linear: Linear, choices: Sequence[Choice]) -> list[float]:
     """The relative error of each way, over all groups."""
     statistics = known(linear, analysis.statistics)
-    kernels = counted(factored.blocks(linear.weight(), linear.group), statistics.weighting)
+    kernels = counted(algebra.blocks(linear.weight(), linear.group), statistics.weighting)
     lost, total = np.zeros(len(choices)), 0.0
     for kernel, moments in zip(kernels, statistics.groups, strict=True):
         flat = kernel.reshape(len(kernel), -1)
@@ -275,7 +277,7 @@ def counted(kernels: Sequence[Array], weighting: Sequence[Float64]) -> Sequence[
 def counted_error(linear: Linear, kernel: Array, statistics: Statistics) -> float:
     """E‖R (y − ŷ)‖² / Var(R y) of an approximate kernel ``[out, in / group, *taps]``."""
     lost = total = 0.0
-    both = (factored.blocks(each, linear.group) for each in (linear.weight(), kernel))
+    both = (algebra.blocks(each, linear.group) for each in (linear.weight(), kernel))
     exact, approximate = (counted(each, statistics.weighting) for each in both)
     for ours, theirs, moments in zip(exact, approximate, statistics.groups, strict=True):
         more, variance = losses(ours, theirs, moments)
@@ -310,7 +312,7 @@ def fit(
     linear = anchor(analysis, candidate)
     choice = dict(candidate.choice)
     given = known(linear, analysis.statistics if statistics is None else statistics)
-    weights = factored.blocks(linear.weight(), linear.group)
+    weights = algebra.blocks(linear.weight(), linear.group)
     kernels = counted(given.kernels or weights, given.weighting)
     parts = [
         split.fit_group(kernel, moments, choice, refine)
@@ -326,7 +328,7 @@ def fit(
         if given.targets:
             target = given.targets[number]
             biases.append(target.mean - made)
-            lost += fitting.target_error(part.kernel, moments, target)
+            lost += tucker_fit.target_error(part.kernel, moments, target)
             total += target.variance
         else:
             flat = weight.reshape(len(weight), -1)
@@ -344,7 +346,7 @@ def fit(
 
 def draft(split: Split, linear: Linear, choice: Choice) -> Replacement:
     """What a way of splitting an operator looks like, with weights that mean nothing."""
-    kernels = factored.blocks(linear.weight(), linear.group)
+    kernels = algebra.blocks(linear.weight(), linear.group)
     bias = np.ones(linear.out_channels or 1)
     return split.assemble(linear, choice, [split.blank(kernel, choice) for kernel in kernels], bias)
 

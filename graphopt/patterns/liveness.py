@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import channels
 from graphopt.analysis import Analysis
-from graphopt.channels import Facts, Labeller, Mask, Reading
 from graphopt.conv import Linear
+from graphopt.numerics.kernels import channels
+from graphopt.numerics.kernels.channels import Facts, Labeller, Mask, Reading
 from graphopt.order import topological
 from graphopt.patterns.channel_roles import Cat, Flat, Lin, Own, Roles, View
 from graphopt.patterns.channel_values import facts_of

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis import Analysis
-from graphopt.borders import landing
+from graphopt.numerics.kernels.borders import landing
 from graphopt.patterns.common import is_standard
 from graphopt.types import Shape
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
-from graphopt.lattice import EVERYTHING, Lattice, Window
+from graphopt.numerics.kernels.lattice import EVERYTHING, Lattice, Window
 from graphopt.patterns.common import (
     attributes_of,
     is_inference_normalization,

@@ -38,11 +38,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphopt import blocks, kernel, timing
+from graphopt import timing
 from graphopt.analysis import Analysis
-from graphopt.blocks import Block, Mask
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.moments import Statistics
+from graphopt.numerics.kernels import algebra, blocks
+from graphopt.numerics.kernels.blocks import Block, Mask
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.common import anchor, pads_hold, site
 from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
 
@@ -151,7 +152,7 @@ class _Way:
         builder, axis = Builder(linear.dtype), _axis(linear)
         weight, bias = linear.weight(), linear.bias()
         if linear.group > 1:
-            weight = kernel.to_dense(weight, linear.group)
+            weight = algebra.to_dense(weight, linear.group)
         slices = [weight[np.ix_(part.rows, part.columns)] for part in self.parts]
         if self.grouped:
             x = _gathered(builder, linear.x, self.columns, axis, "/inputs")
@@ -209,7 +210,7 @@ def _ways(linear: Linear) -> list[_Way]:
     """The ways of using the blocks, cheapest first to build."""
     mask = _used(linear.stored_weight())
     if linear.group > 1:
-        mask = kernel.to_dense(mask.astype(np.float32), linear.group) != 0
+        mask = algebra.to_dense(mask.astype(np.float32), linear.group) != 0
     found = blocks.components(mask)
     ways = []
     groups = blocks.equal_groups(mask)

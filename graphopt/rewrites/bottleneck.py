@@ -41,10 +41,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt import fitting
 from graphopt.conv import Linear
-from graphopt.lowrank import Factors
-from graphopt.moments import Moments
+from graphopt.numerics.lowrank import tucker_fit
+from graphopt.numerics.lowrank.moments import Moments
+from graphopt.numerics.lowrank.tucker import Factors
 from graphopt.patterns import factored, fitted
 from graphopt.patterns.fitted import Choice, Part, Split
 from graphopt.types import Array, Cost, Replacement
@@ -94,12 +94,12 @@ class Bottleneck(Split):
         """The predicted relative error of each pair of ranks for one group."""
         wanted = [_ranks(choice) for choice in choices]
         sides = (list(dict.fromkeys(side)) for side in zip(*wanted, strict=True))
-        found = {(a, b): error for a, b, error in fitting.errors(kernel, moments, *sides)}
+        found = {(a, b): error for a, b, error in tucker_fit.errors(kernel, moments, *sides)}
         return [found[pair] for pair in wanted]
 
     def fit_group(self, kernel: Array, moments: Moments, choice: Choice, refine: int) -> Part:
         """The factors of one group."""
-        factors = fitting.fit_factors(kernel, moments, *_ranks(choice), refine=refine)
+        factors = tucker_fit.fit_factors(kernel, moments, *_ranks(choice), refine=refine)
         return Part(factors, factors.kernel())
 
     def blank(self, kernel: Array, choice: Choice) -> Factors:
@@ -114,7 +114,7 @@ class Bottleneck(Split):
 
     def spectra(self, kernel: Array, moments: Moments, choice: Choice) -> dict[str, tuple[float, ...]]:
         """The spectrum of each side that is cut."""
-        sides = {"rank_in": fitting.input_spectrum, "rank_out": fitting.output_spectrum}
+        sides = {"rank_in": tucker_fit.input_spectrum, "rank_out": tucker_fit.output_spectrum}
         return {key: find(kernel, moments) for key, find in sides.items() if choice[key]}
 
     def assemble(self, linear: Linear, choice: Choice, parts: Sequence[Factors], bias: Array) -> Replacement:

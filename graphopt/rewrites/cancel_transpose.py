@@ -41,7 +41,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.common import attributes_of, is_standard, site
 from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 

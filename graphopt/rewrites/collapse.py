@@ -57,7 +57,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns import chains
 from graphopt.patterns.chains import Part, Stage
 from graphopt.patterns.common import anchor, site

@@ -42,11 +42,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import kernel
 from graphopt.analysis import Analysis
-from graphopt.borders import ZonedMap
 from graphopt.conv import Builder, linear_cost
-from graphopt.moments import Statistics
+from graphopt.numerics.kernels import algebra
+from graphopt.numerics.kernels.borders import ZonedMap
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns import chains, composition, concats
 from graphopt.patterns.border_map import add_map
 from graphopt.patterns.common import anchor, site
@@ -294,7 +294,7 @@ def _add_terms(builder: Builder, joint: Joint, terms: _Terms) -> str:
     shift = _shift(joint, terms)
     even = None
     if terms.sizes is None:
-        even = kernel.compose_bias(shift, weight, bias)
+        even = algebra.compose_bias(shift, weight, bias)
     sums = []
     if terms.own:
         kernels = [_kernel(joint, term, weight) for term in terms.own]

@@ -42,9 +42,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis import Analysis
-from graphopt.borders import ZonedMap
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.moments import Statistics
+from graphopt.numerics.kernels.borders import ZonedMap
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns import chains, composition, layouts
 from graphopt.patterns.border_map import add_map
 from graphopt.patterns.chains import Stage

@@ -37,7 +37,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
 from graphopt.conv import Builder, Linear
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.chains import MIN_OPSET_OF_EXPAND, fixed_sizes, pass_over
 from graphopt.patterns.common import anchor, is_standard, pads_hold, site
 from graphopt.types import Candidate, Exactness, Rejection, Replacement

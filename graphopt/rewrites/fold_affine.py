@@ -41,10 +41,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import kernel
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
-from graphopt.moments import Statistics
+from graphopt.numerics.kernels import algebra
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns import affine
 from graphopt.patterns.affine import Affine
 from graphopt.patterns.common import OPEN_PADS, attributes_of, is_passthrough, pads_hold, site
@@ -95,7 +95,7 @@ class FoldAffine:
         y = builder.linear(
             linear.form,
             linear.x,
-            kernel.scale_outputs(linear.stored_weight(), linear.alpha * scale, linear.dtype),
+            algebra.scale_outputs(linear.stored_weight(), linear.alpha * scale, linear.dtype),
             shift if bias is None else scale * bias + shift,
             rank=linear.rank,
         )

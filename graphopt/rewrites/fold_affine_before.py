@@ -44,10 +44,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import kernel
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
-from graphopt.moments import Statistics
+from graphopt.numerics.kernels import algebra
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns import affine
 from graphopt.patterns.affine import Affine
 from graphopt.patterns.common import (
@@ -163,11 +163,11 @@ class FoldAffineBefore:
         for linear, scale, shift in fold.reach.linears:
             weight, bias = linear.weight(), linear.bias()
             if np.any(shift):
-                bias = kernel.compose_bias(shift, weight, bias, linear.group)
+                bias = algebra.compose_bias(shift, weight, bias, linear.group)
             outputs[linear.y] = builder.linear(
                 linear.form,
                 made[linear.x],
-                kernel.scale_inputs(weight, scale, linear.group),
+                algebra.scale_inputs(weight, scale, linear.group),
                 bias,
                 rank=linear.rank,
                 name="" if not outputs else f"/{linear.name}",

@@ -32,9 +32,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis import Analysis
-from graphopt.borders import ZonedMap
 from graphopt.conv import Builder, Linear
-from graphopt.moments import Statistics
+from graphopt.numerics.kernels.borders import ZonedMap
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns import composition
 from graphopt.patterns.common import anchor, site
 from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement

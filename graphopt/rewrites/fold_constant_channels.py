@@ -28,7 +28,7 @@ Cost
     `prune_channels` has removed the constant ones.
 
 References:
-    None; the border zones are those of `graphopt.borders`.
+    None; the border zones are those of `numerics.kernels.borders`.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.analysis import Analysis
-from graphopt.borders import ZonedMap
 from graphopt.conv import Builder, Linear, linear_cost
-from graphopt.moments import Statistics
+from graphopt.numerics.kernels.borders import ZonedMap
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns import chains, composition
 from graphopt.patterns.border_map import add_map
 from graphopt.patterns.channel_roles import Lin

@@ -32,7 +32,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, why_no_constant
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.common import is_standard, site
 from graphopt.types import Candidate, Exactness, Rejection, Replacement
 

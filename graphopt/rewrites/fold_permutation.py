@@ -46,7 +46,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.channel_roles import POOLS
 from graphopt.patterns.common import attributes_of, is_passthrough, is_standard, site
 from graphopt.patterns.position_roles import UNARY

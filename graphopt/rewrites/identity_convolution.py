@@ -34,7 +34,7 @@ import numpy as np
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.common import anchor, site
 from graphopt.patterns.noops import needs_a_copy
 from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement

@@ -40,7 +40,7 @@ import numpy as np
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.common import anchor, pads_hold, site
 from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
 

@@ -9,7 +9,7 @@ What
 Maths
     W[o, c, t] ≈ Σ over r of U[o, r] · D[r, t] · E[r, c], a canonical polyadic decomposition, fitted so that
     E‖y − ŷ‖² is least over the inputs that the convolution sees. U has a closed form for given D and E; those
-    are found by L-BFGS, from the principal directions of input and taps (`graphopt.canonical`).
+    are found by L-BFGS, from the principal directions of input and taps (`numerics.lowrank.canonical_polyadic`).
 
 When it applies
     1. The weights are constants, with more than one tap, the operator is not depthwise, and each group has at
@@ -39,11 +39,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphopt import canonical, patches
+from graphopt import patches
 from graphopt.analysis import Analysis
-from graphopt.canonical import Triple
 from graphopt.conv import Builder, Linear, linear_cost
-from graphopt.moments import Moments
+from graphopt.numerics.lowrank import canonical_polyadic
+from graphopt.numerics.lowrank.canonical_polyadic import Triple
+from graphopt.numerics.lowrank.moments import Moments
 from graphopt.patterns import fitted
 from graphopt.patterns.fitted import Choice, Part, Split
 from graphopt.types import Array, Cost, Replacement
@@ -123,11 +124,11 @@ class InvertedBottleneck(Split):
 
     def errors(self, kernel: Array, moments: Moments, choices: Sequence[Choice]) -> list[float]:
         """The predicted relative error of each rank for one group."""
-        return canonical.errors(kernel, moments, [int(choice["rank"]) for choice in choices])
+        return canonical_polyadic.errors(kernel, moments, [int(choice["rank"]) for choice in choices])
 
     def fit_group(self, kernel: Array, moments: Moments, choice: Choice, refine: int) -> Part:
         """The three kernels of one group."""
-        triple = canonical.fit(kernel, moments, int(choice["rank"]), refine=refine)
+        triple = canonical_polyadic.fit(kernel, moments, int(choice["rank"]), refine=refine)
         return Part(triple, triple.kernel)
 
     def blank(self, kernel: Array, choice: Choice) -> Triple:
@@ -139,7 +140,7 @@ class InvertedBottleneck(Split):
 
     def spectra(self, kernel: Array, moments: Moments, choice: Choice) -> dict[str, tuple[float, ...]]:
         """What each component carries where the fit begins."""
-        return {"rank": canonical.spectrum(kernel, moments)}
+        return {"rank": canonical_polyadic.spectrum(kernel, moments)}
 
     def assemble(self, linear: Linear, choice: Choice, parts: Sequence[Triple], bias: Array) -> Replacement:
         """The nodes: ``…/reduce`` (1x1), ``…/depthwise`` (k×k), and the last 1x1 under the old name."""

@@ -39,7 +39,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.common import attributes_of, is_standard, pads_hold, site
 from graphopt.rewrites.cancel_transpose import ELEMENTWISE
 from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement

@@ -41,10 +41,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphopt import factors, lowrank
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.moments import Statistics
+from graphopt.numerics.kernels import algebra
+from graphopt.numerics.lowrank import exact_factors, tucker
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns import factored
 from graphopt.patterns.common import anchor, site
 from graphopt.types import Candidate, Exactness, Rejection, Replacement
@@ -88,11 +89,11 @@ class LosslessBottleneck:
         rank_in, rank_out = (int(candidate.choice[key]) or None for key in ("rank_in", "rank_out"))
         if not linear.kernel and rank_in is not None:
             eps = float(np.finfo(linear.dtype).eps)
-            expand, reduce = factors.thin_factors(linear.stored_weight(), eps, rank_in)
-            found = lowrank.Factors(reduce, expand * linear.alpha, None)
+            expand, reduce = exact_factors.thin_factors(linear.stored_weight(), eps, rank_in)
+            found = tucker.Factors(reduce, expand * linear.alpha, None)
         else:
-            weights = factored.blocks(linear.weight(), linear.group)
-            found = factored.joined([lowrank.exact_factors(block, rank_in, rank_out) for block in weights])
+            weights = algebra.blocks(linear.weight(), linear.group)
+            found = factored.joined([tucker.exact_factors(block, rank_in, rank_out) for block in weights])
         return factored.replacement(linear, found, linear.bias())
 
 
@@ -100,14 +101,14 @@ def _ranks(linear: Linear, pays_in: int, pays_out: int) -> tuple[int | None, int
     """The rank of the input and the output side; None where it is above what pays."""
     if linear.pointwise:  # both sides are one matrix
         rank = factored.highest_rank(
-            linear, lambda block: [lowrank.input_unfolding(block)], max(pays_in, pays_out)
+            linear, lambda block: [tucker.input_unfolding(block)], max(pays_in, pays_out)
         )
         if rank is None:
             return None, None
         return (rank if rank <= pays_in else None), (rank if rank <= pays_out else None)
     return (
-        factored.highest_rank(linear, lambda block: [lowrank.input_unfolding(block)], pays_in),
-        factored.highest_rank(linear, lambda block: [lowrank.output_unfolding(block)], pays_out),
+        factored.highest_rank(linear, lambda block: [tucker.input_unfolding(block)], pays_in),
+        factored.highest_rank(linear, lambda block: [tucker.output_unfolding(block)], pays_out),
     )
 
 

@@ -32,10 +32,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt import factors
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.moments import Statistics
+from graphopt.numerics.kernels import algebra
+from graphopt.numerics.lowrank import exact_factors
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns import deepened, factored
 from graphopt.patterns.common import anchor, site
 from graphopt.types import Candidate, Exactness, Rejection, Replacement
@@ -72,8 +73,8 @@ class LosslessDepthwise:
         """Both operators."""
         linear = anchor(analysis, candidate)
         multiplier, last = int(candidate.choice["multiplier"]), candidate.choice["pointwise"] == "last"
-        split = factors.depthwise_then_pointwise if last else factors.pointwise_then_depthwise
-        pairs = [split(block, multiplier) for block in factored.blocks(linear.weight(), linear.group)]
+        split = exact_factors.depthwise_then_pointwise if last else exact_factors.pointwise_then_depthwise
+        pairs = [split(block, multiplier) for block in algebra.blocks(linear.weight(), linear.group)]
         return deepened.replacement(linear, pairs, linear.bias(), last=last)
 
 
@@ -82,4 +83,4 @@ def _multiplier(linear: Linear, last: bool) -> int | None:
     unit = deepened.cost(linear, 1, last=last).macs
     assert unit is not None and linear.macs is not None  # MACs are proportional to the multiplier
     pays = (linear.macs - 1) // max(unit, 1)
-    return factored.highest_rank(linear, lambda block: factors.depthwise_slices(block, last=last), pays)
+    return factored.highest_rank(linear, lambda block: exact_factors.depthwise_slices(block, last=last), pays)

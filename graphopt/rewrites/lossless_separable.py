@@ -34,10 +34,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt import factors
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.moments import Statistics
+from graphopt.numerics.kernels import algebra
+from graphopt.numerics.lowrank import exact_factors
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns import factored, separated
 from graphopt.patterns.common import anchor, site
 from graphopt.types import Candidate, Exactness, Rejection, Replacement
@@ -81,7 +82,8 @@ class LosslessSeparable:
         rank = int(candidate.choice["rank"])
         first = separated.axes(candidate.choice["first"])
         pairs = [
-            factors.separate(block, first, rank) for block in factored.blocks(linear.weight(), linear.group)
+            exact_factors.separate(block, first, rank)
+            for block in algebra.blocks(linear.weight(), linear.group)
         ]
         return separated.replacement(linear, first, pairs, linear.bias())
 
@@ -91,5 +93,7 @@ def _rank(linear: Linear, first: tuple[int, ...]) -> int | None:
     unit = separated.cost(linear, first, 1).macs
     assert unit is not None and linear.macs is not None  # MACs are proportional to the rank
     return factored.highest_rank(
-        linear, lambda block: [factors.separable_matrix(block, first)], (linear.macs - 1) // max(unit, 1)
+        linear,
+        lambda block: [exact_factors.separable_matrix(block, first)],
+        (linear.macs - 1) // max(unit, 1),
     )

@@ -10,7 +10,7 @@ What
 
 Maths
     W₁ x + W₂ x = (W₁ + W₂) x. Tap t of a Conv stands at offset −pad_begin + t·dilation of the input; kernels
-    of different size, dilation and pads add up where their taps stand (`graphopt.parallel`). x itself is a
+    of different size, dilation and pads add up where their taps stand (`numerics.kernels.overlay`). x itself is a
     depthwise 1x1 of ones, an affine operator s·x + t a depthwise 1x1 of s with bias t. Groups g₁, g₂ make a
     kernel of gcd(g₁, g₂) groups.
 
@@ -43,11 +43,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import parallel
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.moments import Statistics
-from graphopt.parallel import Row
+from graphopt.numerics.kernels import overlay
+from graphopt.numerics.kernels.overlay import Row
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns import affine
 from graphopt.patterns.affine import Affine
 from graphopt.patterns.common import linear_before, pads_hold, site
@@ -187,7 +187,7 @@ class MergeBranches:
             assert model is not None
             parts = [branch.weight_and_bias(model) for branch in cluster.branches]
             forms = [like for branch in cluster.branches if (like := branch.like(model)) is not None]
-            weight = parallel.total(
+            weight = overlay.total(
                 [weight for weight, _ in parts],
                 [form.group for form, _ in forms],
                 [_rows(form, kernel) for form, kernel in forms],
@@ -316,7 +316,7 @@ def _join(analysis: Analysis, first: _Cluster, second: _Cluster) -> _Cluster | N
     if len(forms) < len(likes) or not _same_sizes(analysis, model, forms):
         return None
     group = math.gcd(*(form.group for form, _ in forms))
-    rows = [parallel.joined(axis) for axis in zip(*(_rows(*like) for like in forms), strict=True)]
+    rows = [overlay.joined(axis) for axis in zip(*(_rows(*like) for like in forms), strict=True)]
     shape = (model.out_channels or 1, (model.in_channels or 1) // group, *(row.taps for row in rows))
     return _Cluster(branches, model, _joined_form(model, forms, rows, group), shape)
 

@@ -41,7 +41,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
 from graphopt.conv import Builder, Linear, linear_cost
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.affine import per_channel
 from graphopt.patterns.common import attributes_of, is_standard, pads_hold, site
 from graphopt.patterns.pixelwise import pass_cost

@@ -49,7 +49,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.constants import default_opset
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.common import attributes_of, is_passthrough, pads_hold, site
 from graphopt.patterns.pixelwise import (
     dying,

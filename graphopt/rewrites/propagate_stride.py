@@ -55,8 +55,8 @@ import onnx_ir as ir
 from graphopt import timing
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, linear_cost
-from graphopt.lattice import EVERYTHING, Cut, Lattice, Window, cut
-from graphopt.moments import Statistics
+from graphopt.numerics.kernels.lattice import EVERYTHING, Cut, Lattice, Window, cut
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.common import attributes_of, joined, site
 from graphopt.patterns.position_roles import Grid, Pointwise, Sample, Windowed
 from graphopt.patterns.positions import Positions, positions

@@ -49,7 +49,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis import Analysis
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.channel_region import Region
 from graphopt.patterns.channel_roles import Lin, View
 from graphopt.patterns.common import joined, site

@@ -39,7 +39,7 @@ import onnx_ir as ir
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder
 from graphopt.cost import QUANTISE
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.common import attributes_of, is_passthrough, is_standard, site
 from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 

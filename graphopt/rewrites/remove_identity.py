@@ -43,7 +43,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.common import is_standard, site
 from graphopt.patterns.noops import (
     HOLDS,

@@ -38,7 +38,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.common import anchor, site
 from graphopt.patterns.pixelwise import pass_cost
 from graphopt.patterns.resized import Resize, elements, resized

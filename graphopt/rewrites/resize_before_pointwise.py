@@ -34,7 +34,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear, linear_cost
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.common import site
 from graphopt.patterns.pixelwise import dying, operators_before, pass_cost, replay, subsampled
 from graphopt.patterns.resized import Resize, elements, resize_cost, resize_of, resized

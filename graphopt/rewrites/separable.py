@@ -35,12 +35,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt import separable
 from graphopt.conv import Linear
-from graphopt.moments import Moments
+from graphopt.numerics.lowrank import separable
+from graphopt.numerics.lowrank.moments import Moments
+from graphopt.numerics.lowrank.separable import Pair
 from graphopt.patterns import fitted, separated
 from graphopt.patterns.fitted import Choice, Part, Split
-from graphopt.separable import Pair
 from graphopt.types import Array, Cost, Replacement
 
 

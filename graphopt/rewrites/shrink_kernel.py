@@ -43,13 +43,13 @@ import numpy.typing as npt
 
 from graphopt import timing
 from graphopt.analysis import Analysis
-from graphopt.borders import conv_reads, transpose_reads
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.lattice import Window
-from graphopt.moments import Statistics
+from graphopt.numerics.kernels.borders import conv_reads, transpose_reads
+from graphopt.numerics.kernels.lattice import Window
+from graphopt.numerics.kernels.taps import Span, span, take, used_taps
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.common import anchor, pads_hold, site
 from graphopt.patterns.slicing import TO_THE_END, add_slice
-from graphopt.taps import Span, span, take, used_taps
 from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 
 

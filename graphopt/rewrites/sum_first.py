@@ -36,7 +36,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Linear
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.common import pads_hold, site
 from graphopt.patterns.pixelwise import pass_cost
 from graphopt.patterns.sums import Sum, emit, sum_at, sum_roots

@@ -37,7 +37,7 @@ import numpy as np
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Builder, Form, Linear, linear_cost
-from graphopt.moments import Statistics
+from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.patterns.common import anchor, site
 from graphopt.types import Candidate, Exactness, Rejection, Replacement
 

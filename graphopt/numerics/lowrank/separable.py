@@ -1,8 +1,8 @@
 """Kernels split along their axes, or into a depthwise and a pointwise one, with the least loss on given data.
 
-Both are the encoder-decoder of `graphopt.fitting`: a linear map z of the patch, then the best map from z to
-the output. For a split along the axes, "channels" are pairs of a channel and a tap on the first axes, and
-"taps" those on the others. A depthwise kernel encodes each channel on its own.
+Both are the encoder-decoder of `numerics.lowrank.tucker_fit`: a linear map z of the patch, then the best map
+from z to the output. For a split along the axes, "channels" are pairs of a channel and a tap on the first
+axes, and "taps" those on the others. A depthwise kernel encodes each channel on its own.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphopt import fitting
-from graphopt.fitting import RIDGE
-from graphopt.linalg import CONJUGATE_GRADIENT_STEPS, FLAT, cholesky, conjugate_gradients, solve_lower
-from graphopt.lowrank import row_norms
-from graphopt.moments import Moments, check_fit
+from graphopt.numerics.lowrank import tucker_fit
+from graphopt.numerics.lowrank.linalg import (
+    CONJUGATE_GRADIENT_STEPS,
+    FLAT,
+    cholesky,
+    conjugate_gradients,
+    solve_lower,
+)
+from graphopt.numerics.lowrank.moments import Moments, check_fit
+from graphopt.numerics.lowrank.tucker import row_norms
+from graphopt.numerics.lowrank.tucker_fit import RIDGE
 from graphopt.types import Array
 
 Float64: TypeAlias = npt.NDArray[np.float64]
@@ -63,7 +69,7 @@ def separable_errors(
         ridge: as in `fitting.fit`.
     """
     folded, turned = _folded(kernel, moments, first)
-    return [p.error for p in fitting.errors(folded, turned, ranks, [None], ridge=ridge)]
+    return [p.error for p in tucker_fit.errors(folded, turned, ranks, [None], ridge=ridge)]
 
 
 def fit_separable(
@@ -71,7 +77,7 @@ def fit_separable(
 ) -> Pair:
     """Return the two one-sided kernels of a given rank that lose least of the output's variance."""
     folded, turned = _folded(kernel, moments, first)
-    factors = fitting.fit_factors(folded, turned, rank, None, refine=refine, ridge=ridge)
+    factors = tucker_fit.fit_factors(folded, turned, rank, None, refine=refine, ridge=ridge)
     assert factors.reduce is not None
     out, inside, *taps = kernel.shape
     ours = [k if axis in first else 1 for axis, k in enumerate(taps)]
@@ -89,7 +95,7 @@ def separable_spectrum(
     kernel: Array, moments: Moments, first: Sequence[int], *, ridge: float = RIDGE
 ) -> tuple[float, ...]:
     """Return `fitting.input_spectrum` of the channels between the two operators."""
-    return fitting.input_spectrum(*_folded(kernel, moments, first), ridge=ridge)
+    return tucker_fit.input_spectrum(*_folded(kernel, moments, first), ridge=ridge)
 
 
 def _axes(kernel: Array, first: Sequence[int]) -> list[int]:
@@ -150,12 +156,12 @@ def fit_depthwise(
     _, directions, inverse = _channel_values(weight, covariance, channels)
     whitened = directions[:, :multiplier]
     encoders = (whitened @ inverse).swapaxes(0, 1)
-    best = fitting.decode(*_encoded(weight, covariance, encoders), None)
+    best = tucker_fit.decode(*_encoded(weight, covariance, encoders), None)
     for _ in range(refine * (2 if weight.shape[1] <= QUICK else 1)):
         point = best.core.reshape(out, multiplier, channels)
         whitened = _improved(weight, covariance, point, whitened, inverse)
         better = (whitened @ inverse).swapaxes(0, 1)
-        solution = fitting.decode(*_encoded(weight, covariance, better), None)
+        solution = tucker_fit.decode(*_encoded(weight, covariance, better), None)
         if not solution.explained > best.explained:
             break
         encoders, best = better, solution

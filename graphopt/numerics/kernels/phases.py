@@ -14,7 +14,7 @@ in the middle of a pixel are the same: ×8 has 3 distinct ones an axis with 2, 1
 With stride 1, all phases together are one transposed convolution of stride s whose kernel is the full
 convolution of s ones with the mirrored kernel: s + dilation·(k − 1) taps an axis.
 
-Kernels are ``[out_channels, in_channels / group, *taps]`` as in `graphopt.kernel`.
+Kernels are ``[out_channels, in_channels / group, *taps]`` as in `numerics.kernels.algebra`.
 Source: Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?" (arXiv 1609.07009).
 """
 
@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from graphopt.kernel import Float64
+from graphopt.numerics.kernels.algebra import Float64
 from graphopt.types import Array
 
 

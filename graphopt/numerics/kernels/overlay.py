@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.kernel import regroup
+from graphopt.numerics.kernels.algebra import regroup
 from graphopt.types import Array
 
 

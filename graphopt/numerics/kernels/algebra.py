@@ -334,3 +334,8 @@ def _per_axis(values: Sequence[int] | None, axes: int, name: str) -> tuple[int, 
 def _check_groups(kernel: npt.NDArray[Any], group: int, name: str) -> None:
     if kernel.ndim < 2 or group < 1 or kernel.shape[0] % group:
         raise ValueError(f"{name} of shape {kernel.shape} cannot have {group} groups")
+
+
+def blocks(weight: Array, group: int) -> list[Array]:
+    """The weights of each group, [out/group, in/group, *kernel]."""
+    return np.split(weight, group)

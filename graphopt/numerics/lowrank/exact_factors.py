@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.lowrank import FLOAT32_EPS, numerical_rank, rounding_norm
+from graphopt.numerics.lowrank.tucker import FLOAT32_EPS, numerical_rank, rounding_norm
 from graphopt.types import Array
 
 Float64 = npt.NDArray[np.float64]

@@ -8,8 +8,8 @@ that is, W[o, c, t] ≈ Σ over p, q of expand[o, q] · core[q, p, t] · reduce[
 "Compression of deep convolutional neural networks", section 3.1).
 
 `numerical_rank` and `exact_factors` go by singular values against the rounding of the stored weights;
-`graphopt.fitting` fits factors to data. All is deterministic and in float64. A kernel may have any number of
-spatial axes.
+`numerics.lowrank.tucker_fit` fits factors to data. All is deterministic and in float64. A kernel may have any
+number of spatial axes.
 """
 
 from __future__ import annotations

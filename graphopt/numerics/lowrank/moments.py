@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.linalg import FLAT
+from graphopt.numerics.lowrank.linalg import FLAT
 from graphopt.types import Array
 
 Float64: TypeAlias = npt.NDArray[np.float64]

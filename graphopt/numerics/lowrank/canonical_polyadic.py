@@ -20,11 +20,11 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.fitting import RIDGE
-from graphopt.linalg import Whitening, cholesky, solve_lower
-from graphopt.lowrank import row_norms
-from graphopt.minimise import lbfgs
-from graphopt.moments import Moments, check_fit
+from graphopt.numerics.lowrank.lbfgs import lbfgs
+from graphopt.numerics.lowrank.linalg import Whitening, cholesky, solve_lower
+from graphopt.numerics.lowrank.moments import Moments, check_fit
+from graphopt.numerics.lowrank.tucker import row_norms
+from graphopt.numerics.lowrank.tucker_fit import RIDGE
 from graphopt.types import Array
 
 Float64: TypeAlias = npt.NDArray[np.float64]

@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.linalg import (
+from graphopt.numerics.lowrank.linalg import (
     CONJUGATE_GRADIENT_STEPS,
     Whitening,
     cholesky,
@@ -31,8 +31,8 @@ from graphopt.linalg import (
     leading_eigenvectors,
     solve_lower,
 )
-from graphopt.lowrank import Factors, check_ranks, output_unfolding
-from graphopt.moments import Moments, Target, check_dimension, check_fit, relative_error
+from graphopt.numerics.lowrank.moments import Moments, Target, check_dimension, check_fit, relative_error
+from graphopt.numerics.lowrank.tucker import Factors, check_ranks, output_unfolding
 from graphopt.types import Array
 
 Float64: TypeAlias = npt.NDArray[np.float64]

@@ -1,0 +1,1 @@
+"""Convolution kernels and their factorisations, in plain NumPy."""
