@@ -21,12 +21,13 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 import graphopt
-from graphopt import edit, gather, patches
+from graphopt import gather, patches
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration, load
 from graphopt.conv import Linear
-from graphopt.model import load as load_model
-from graphopt.model import save
+from graphopt.model import edit
+from graphopt.model.io import load as load_model
+from graphopt.model.io import save
 from graphopt.numerics.lowrank.tucker import Factors
 from graphopt.patterns import factored
 from graphopt.patterns.common import site

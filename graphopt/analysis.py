@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -15,10 +14,10 @@ import onnx_ir as ir
 from graphopt import conv, cost, shapes, timing
 from graphopt.constants import Constants
 from graphopt.conv import Linear
+from graphopt.model.names import graph_paths, node_names
 from graphopt.numerics.lowrank.moments import Statistics
-from graphopt.order import bodies
 from graphopt.shapes import Sizes
-from graphopt.types import MAIN_GRAPH, Array, Cost, Shape, Totals
+from graphopt.types import Array, Cost, Shape, Totals
 
 
 class Analysis:
@@ -200,34 +199,3 @@ class Analysis:
             cost.weight_bytes(self.model),
             len(self._names),
         )
-
-
-def graph_paths(model: ir.Model) -> Iterator[tuple[str, ir.Graph]]:
-    """The model's graphs, outer before inner, with their paths: ``main``, then ``owner/attribute``."""
-    names = node_names(model)
-    yield MAIN_GRAPH, model.graph
-    for node in names:
-        for attribute, graph in bodies(node):
-            yield f"{names[node]}/{attribute}", graph
-
-
-def node_names(model: ir.Model) -> dict[ir.Node, str]:
-    """The name of every node, in the order of the model.
-
-    A node without a unique name is called ``<op>:<first output>``; in a subgraph that is prefixed by
-    ``<owner>/<attribute>/``.
-    """
-    times = Counter(node.name for node in model.graph.all_nodes() if node.name)
-    names: dict[ir.Node, str] = {}
-
-    def walk(graph: ir.Graph, prefix: str) -> None:
-        for node in graph:
-            output = next((value.name for value in node.outputs if value.name), "")
-            unique = node.name is not None and times[node.name] == 1
-            name = f"{node.name}" if unique else f"{prefix}{node.op_type}:{output}"
-            names[node] = name
-            for attribute, body in bodies(node):
-                walk(body, f"{name}/{attribute}/")
-
-    walk(model.graph, "")
-    return names

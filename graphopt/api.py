@@ -11,13 +11,15 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import calibrate, feeds, gates, latency, model_diff, progress, quality, verification
-from graphopt import model as files
 from graphopt import rewrites as catalogue
 from graphopt.calibrate import Given
 from graphopt.compare import is_class_scores
 from graphopt.errors import InputError
 from graphopt.metric import OwnMetric
-from graphopt.model import PathLike, Source
+from graphopt.model import io
+from graphopt.files import PathLike
+from graphopt.model.io import Source
+from graphopt.model.validation import validate
 from graphopt.observe import snapshot
 from graphopt.options import make_budget, make_options
 from graphopt.pipeline import optimize as run_pipeline
@@ -26,7 +28,6 @@ from graphopt.result import Result
 from graphopt.survey import Scan, survey
 from graphopt.tradeoff import sweep as run_sweep
 from graphopt.types import Budget, Rewrite, Shape, Verdict
-from graphopt.validate import validate
 from graphopt.verification import Verification
 
 AnyModel: TypeAlias = "PathLike | onnx.ModelProto | ir.Model"
@@ -158,7 +159,7 @@ def _open(model: AnyModel) -> Source:
         InputError: it can't be read, or is no valid model.
     """
     with progress.step("load"):
-        source = files.load(model)
+        source = io.load(model)
         validate(source.model, source.path)
     return source
 

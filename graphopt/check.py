@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from graphopt import api, files, wire
-from graphopt import model as models
+from graphopt import api, files
 from graphopt.errors import INTERNAL, BudgetError, InputError, gravest, told
+from graphopt.model import io, wire_format
 from graphopt.result import Result
 from graphopt.types import Totals
 
@@ -148,9 +148,9 @@ def _other_reader(data: Path, model: Path) -> Path | None:
     for path in sorted(data.parent.iterdir()):
         if path.name in (data.name, model.name) or not path.is_file():
             continue
-        if path.stat().st_size <= wire.FILE_LIMIT and files.map_file(path).find(name) >= 0:
+        if path.stat().st_size <= wire_format.FILE_LIMIT and files.map_file(path).find(name) >= 0:
             with suppress(InputError):  # it is no model, and only speaks of the file
-                if data.name in models.load(path).data_files:
+                if data.name in io.load(path).data_files:
                     return path
     return None
 

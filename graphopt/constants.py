@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.evaluate import LAYOUT_OPS, SMALL, AnyArray, evaluate, foldable
-from graphopt.order import post_order
+from graphopt.model.traversal import post_order
 
 _LAST_IR_WITH_FORCED_INPUTS = 3
 """Up to this IR version the format lists every initializer among the inputs; later, that makes a default."""

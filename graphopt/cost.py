@@ -14,7 +14,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from graphopt.constants import constant_tensor
-from graphopt.order import graphs
+from graphopt.model.traversal import graphs
 from graphopt.types import Shape
 
 SizeOf: TypeAlias = Callable[["ir.Value | None"], "Shape | None"]

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from graphopt import edit, plan
+from graphopt import plan
 from graphopt.analysis import Analysis
 from graphopt.errors import VerificationError
 from graphopt.journal import worst
+from graphopt.model import edit
 from graphopt.run import Change, Run
 from graphopt.types import Exactness, Rewrite
 

@@ -74,7 +74,7 @@ def same_content(one: Path, other: Path) -> bool:
 
 
 def data_path(path: PathLike) -> Path:
-    """Where `graphopt.model.save` puts external data: ``OUT.data`` beside OUT."""
+    """Where `model.io.save` puts external data: ``OUT.data`` beside OUT."""
     return Path(path).with_name(Path(path).name + ".data")
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from graphopt import model as files
 from graphopt.errors import InputError
+from graphopt.model import io
 
 
 class OwnMetric:
@@ -62,7 +62,7 @@ class OwnMetric:
         function = self.load()
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             path = Path(folder) / "model.onnx"
-            files.save(model, path)
+            io.save(model, path)
             try:
                 value = function(str(path))
             except (Exception, SystemExit) as error:

@@ -25,8 +25,8 @@ import onnx_ir as ir
 from graphopt import cost
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.edit import STAMP_REWRITE, STAMP_SOURCE
-from graphopt.model import Source
+from graphopt.model.edit import STAMP_REWRITE, STAMP_SOURCE
+from graphopt.model.io import Source
 from graphopt.types import Totals
 
 Change: TypeAlias = Literal["changed", "weights", "added", "removed", "same"]

@@ -10,7 +10,7 @@ from graphopt.calibrate import Given
 from graphopt.errors import BudgetError, InputError
 from graphopt.exact import rewrite_exactly
 from graphopt.expand import expand
-from graphopt.model import Source
+from graphopt.model.io import Source
 from graphopt.options import Options
 from graphopt.result import Result
 from graphopt.run import Run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,9 @@ from graphopt.analysis import Analysis
 from graphopt.chunks import chunks
 from graphopt.compare import Difference
 from graphopt.errors import InputError
+from graphopt.model.serde import new_proto
 from graphopt.runtime import Structure
-from graphopt.types import Candidate, NewNode, Replacement, Verdict
+from graphopt.types import Candidate, Replacement, Verdict
 
 REGION_BOUND = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 """Relative difference that a changed region may show, by the type of its output."""
@@ -224,17 +225,3 @@ def _renamed(analysis: Analysis, node: ir.Node, prefix: str) -> onnx.NodeProto:
         field[:] = [f"{prefix}{name}" if name else "" for name in field]
     proto.name = f"{prefix}{analysis.name(node)}"
     return proto
-
-
-def new_proto(node: NewNode, rename: Callable[[str | None], str]) -> onnx.NodeProto:
-    """A new node as it stands in a file, with its values renamed."""
-    attributes: dict[str, Any] = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in node.attributes.items()
-    }
-    return onnx.helper.make_node(
-        node.op_type,
-        [rename(name) for name in node.inputs],
-        [rename(name) for name in node.outputs],
-        domain=node.domain,
-        **attributes,
-    )

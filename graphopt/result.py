@@ -8,8 +8,8 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from graphopt import model as files
 from graphopt.analysis import Analysis
+from graphopt.model import io
 from graphopt.report import Report
 
 
@@ -48,8 +48,8 @@ class Result:
             InputError: the path can't be written, or is the input.
         """
         source = self.report.source
-        files.check_output(path, source.files)
+        io.check_output(path, source.files)
         if not self.report.changed and external_data == "auto":
-            files.copy(source, path)
+            io.copy(source, path)
         else:
-            files.save(self.model, path, external_data=external_data, source=source)
+            io.save(self.model, path, external_data=external_data, source=source)

@@ -11,8 +11,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from graphopt import calibrate, cost, edit, feeds, latency, progress, quality, regions, runtime, verification
-from graphopt import model as files
+from graphopt import calibrate, cost, feeds, latency, progress, quality, regions, runtime, verification
 from graphopt import provenance as records
 from graphopt._version import __version__
 from graphopt.analysis import Analysis
@@ -26,7 +25,8 @@ from graphopt.gates import Judged, judge, of_budget
 from graphopt.journal import Journal
 from graphopt.latency import Timing
 from graphopt.metric import OwnMetric
-from graphopt.model import Source
+from graphopt.model import edit, io
+from graphopt.model.io import Source
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.observe import snapshot
 from graphopt.options import Options
@@ -281,14 +281,14 @@ class Run:
         """What a model costs; its bytes are counted only where the budget asks."""
         if model is self.source.model:
             return self.spent_before
-        size = files.load(model).bytes + self.record_bytes if self.options.budget.bytes else 0
+        size = io.load(model).bytes + self.record_bytes if self.options.budget.bytes else 0
         return Spent(self.analysis(model).totals, size)
 
     def written_bytes(self) -> int:
         """Size of the file that would be written, external data included, by `Result.save`'s defaults."""
         if self.model is self.source.model:
             return self.source.bytes
-        return files.written_bytes(self.model, self.source)
+        return io.written_bytes(self.model, self.source)
 
     # ------------------------------------------------------------ latency and the user's own measure
 

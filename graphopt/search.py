@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import curvature, edit, gather, plan, probe, quality, refit, synthetic
+from graphopt import curvature, gather, plan, probe, quality, refit, synthetic
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
 from graphopt.damage import Sensitivity, unprobed
 from graphopt.errors import InputError, blaming
+from graphopt.model import edit
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.plan import Limit
 from graphopt.quality import Layer

@@ -23,7 +23,7 @@ from graphopt.bindings import BoundInputs, bind, format_shape
 from graphopt.constants import Constants, constant_tensor, default_opset
 from graphopt.errors import InputError
 from graphopt.evaluate import SMALL, node_proto
-from graphopt.order import label, subgraphs, topological
+from graphopt.model.traversal import label, subgraphs, topological
 from graphopt.tensor_types import shape_of, tensor_proto, tensor_shape, tensor_type
 from graphopt.types import Shape
 from graphopt.values import SIZE_RULES, Data, Values

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.edit import STAMP_REWRITE, STAMP_SOURCE
+from graphopt.model.edit import STAMP_REWRITE, STAMP_SOURCE
 from graphopt.model_diff import sources
 from graphopt.report import Applied
 

@@ -9,7 +9,7 @@ from graphopt import progress
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
 from graphopt.errors import blaming
-from graphopt.model import Source
+from graphopt.model.io import Source
 from graphopt.types import Candidate, Exactness, Rewrite, Totals
 
 

@@ -260,10 +260,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _data(task: Task) -> tuple[Path, ...]:
     """The model's file and its external data; nothing where it can't be read, which is told later."""
-    from graphopt import model
+    from graphopt.model import io
 
     try:
-        return model.load(task.model).files
+        return io.load(task.model).files
     except InputError:
         return ()
 

@@ -9,7 +9,7 @@ from graphopt import progress
 from graphopt.approximate import cost_limits, reliable
 from graphopt.calibrate import Given
 from graphopt.exact import rewrite_exactly
-from graphopt.model import Source
+from graphopt.model.io import Source
 from graphopt.options import Options
 from graphopt.report import Point, Sweep
 from graphopt.run import Run

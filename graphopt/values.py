@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from graphopt.constants import Constants
 from graphopt.evaluate import ELEMENTWISE_OPS, MOVING_OPS, SMALL, AnyArray, evaluate, foldable
-from graphopt.order import post_order
+from graphopt.model.traversal import post_order
 from graphopt.types import Shape
 
 

@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import runtime
-from graphopt.regions import new_proto
+from graphopt.model.serde import new_proto
 from graphopt.runtime import Feeds, Structure
 from graphopt.store import Store
 from graphopt.types import Replacement

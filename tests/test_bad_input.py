@@ -15,9 +15,9 @@ import onnx_ir as ir
 import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from graphopt import model as models
 from graphopt.errors import InputError
-from graphopt.validate import validate
+from graphopt.model import io
+from graphopt.model.validation import validate
 
 # --- models -------------------------------------------------------------------------------------------------
 
@@ -327,7 +327,7 @@ def external_files(folder: Path) -> dict[str, tuple[Path, str]]:
 
 def refusal(path: Path, act: Callable[[], object] | None = None) -> str:
     def load_and_validate() -> None:
-        source = models.load(path)
+        source = io.load(path)
         validate(source.model, source.path)
 
     with pytest.raises(InputError) as caught:
@@ -353,7 +353,7 @@ def test_a_bad_model_in_memory_is_refused(case: str) -> None:
     make, part = {**UNCARRIED, **INVALID}[case]
     part = part.replace("not an ONNX model", "holds no graph")
     with pytest.raises(InputError) as caught:
-        validate(models.load(make()).model, None)
+        validate(io.load(make()).model, None)
     assert part in str(caught.value)
     assert str(caught.value).startswith("the model: ")
     assert "\n" not in str(caught.value)
@@ -363,7 +363,7 @@ def test_a_bad_model_in_memory_is_refused(case: str) -> None:
 def test_a_bad_onnx_ir_model_is_refused(case: str) -> None:
     make, part = INVALID[case]
     with pytest.raises(InputError) as caught:
-        validate(models.load(ir.from_proto(make())).model, None)
+        validate(io.load(ir.from_proto(make())).model, None)
     assert part in str(caught.value)
 
 
@@ -397,7 +397,7 @@ def test_a_damaged_file_is_refused_or_read(seed: int, tmp_path: Path) -> None:
     path = tmp_path / "damaged.onnx"
     path.write_bytes(data)
     try:
-        source = models.load(path)
+        source = io.load(path)
         validate(source.model, path)
     except InputError as error:
         assert "\n" not in str(error)
@@ -416,7 +416,7 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_name_with_a_null_character() -> None:
     with pytest.raises(InputError, match="can't be read"):
-        models.load("m\0.onnx")
+        io.load("m\0.onnx")
 
 
 def test_external_data_that_is_refused(tmp_path: Path) -> None:
@@ -454,7 +454,7 @@ def test_external_data_of_a_proto_without_a_folder(tmp_path: Path) -> None:
     constant = build([node("Constant", "", "y", value=proto.graph.initializer[0])])
     for given in (proto, constant):
         with pytest.raises(InputError, match="give the path of the file"):
-            models.load(given)
+            io.load(given)
 
 
 def test_external_data_of_a_model_in_memory_is_checked_too(tmp_path: Path) -> None:
@@ -462,14 +462,14 @@ def test_external_data_of_a_model_in_memory_is_checked_too(tmp_path: Path) -> No
     (tmp_path / "in").mkdir()
     given = ir.load(external(tmp_path / "in" / "m.onnx", "../secret"))
     with pytest.raises(InputError, match="leaves the model's folder"):
-        models.load(given)
+        io.load(given)
 
 
 def test_names_can_not_break_the_line_or_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "two\nlines\x1b[31m.onnx"
     proto = build([helper.make_node("Add", ["x", "gh\nost\x1b[31m"], ["y"], name="a\nb")])
     path.write_bytes(proto.SerializeToString())
-    source = models.load(path)
+    source = io.load(path)
     with pytest.raises(InputError) as caught:
         validate(source.model, source.path)
     assert str(caught.value).isprintable()
@@ -506,12 +506,12 @@ def test_what_looks_odd_but_runs_is_accepted() -> None:
         conv(group=2, dims=(8, 2, 3, 3), pads=[-1, 0, 0, 0]),
         if_model([node("Neg", "a", "t")], "t"),
     ):
-        validate(models.load(proto).model, None)
+        validate(io.load(proto).model, None)
 
 
 def test_standard_domain_has_one_spelling_after_loading() -> None:
     proto = edited(conv(), lambda p: setattr(p.opset_import[0], "domain", "ai.onnx"))
-    assert models.load(proto).model.opset_imports == {"": 17}
+    assert io.load(proto).model.opset_imports == {"": 17}
 
 
 def test_validation_is_quick_on_large_graphs() -> None:
@@ -520,7 +520,7 @@ def test_validation_is_quick_on_large_graphs() -> None:
     count = 20_000
     names = [f"v{i}" for i in range(count)]
     chain = [helper.make_node("Relu", [a], [b]) for a, b in zip(["x", *names], [*names, "y"], strict=True)]
-    source = models.load(build(chain))
+    source = io.load(build(chain))
     start = time.process_time()
     validate(source.model, None)
     assert time.process_time() - start < 2  # 0.1 s here; a quadratic walk takes minutes

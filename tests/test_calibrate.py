@@ -13,11 +13,12 @@ import pytest
 from small_models import classifier, conv_bn, model, node, run_onnx, samples, weight
 
 import graphopt
-from graphopt import calibrate, edit, gather, patches, quality, runtime
+from graphopt import calibrate, gather, patches, quality, runtime
 from graphopt.analysis import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
 from graphopt.errors import InputError
+from graphopt.model import edit
 from graphopt.rewrites import Bottleneck
 from graphopt.types import Candidate, Exactness
 

@@ -13,7 +13,7 @@ import small_models
 from onnx import helper, numpy_helper
 from small_models import conv_bn, info, initializers, node, run_onnx, samples, weight
 
-from graphopt import edit
+from graphopt.model import edit
 from graphopt.types import Candidate, Cost, NewNode, Replacement, Site
 
 SHAPE = [1, 8, 8, 8]

@@ -19,10 +19,9 @@ import onnxruntime as ort
 import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from graphopt import model as models
-from graphopt import wire
 from graphopt.errors import InputError
-from graphopt.validate import validate
+from graphopt.model import io, wire_format
+from graphopt.model.validation import validate
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "models"
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -133,9 +132,9 @@ def plain(message: Any, *, name: str = "") -> Any:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_round_trip_keeps_everything_in_real_models(path: Path, tmp_path: Path) -> None:
-    source = models.load(path)
+    source = io.load(path)
     validate(source.model, path)
-    models.save(source.model, tmp_path / "out.onnx", source=source)
+    io.save(source.model, tmp_path / "out.onnx", source=source)
     assert plain(onnx.load(tmp_path / "out.onnx")) == plain(onnx.load(path))
 
 
@@ -148,7 +147,7 @@ def test_real_models_are_there() -> None:
 def test_round_trip_keeps_everything_and_writes_as_protobuf_does(tmp_path: Path) -> None:
     proto = small_model()
     path = write(proto, tmp_path / "in.onnx")
-    models.save(models.load(path).model, tmp_path / "out.onnx")
+    io.save(io.load(path).model, tmp_path / "out.onnx")
     out = onnx.load(tmp_path / "out.onnx")
     assert plain(out) == plain(proto)
     assert (tmp_path / "out.onnx").read_bytes() == out.SerializeToString(deterministic=True)
@@ -188,9 +187,9 @@ def test_round_trip_keeps_functions_overridable_weights_strings_and_odd_types(tm
     domains = [helper.make_opsetid(name, 17 if name == "" else 1) for name in ("", "my", "other")]
     proto = helper.make_model(graph, opset_imports=domains, functions=[function], ir_version=10)
     path = write(proto, tmp_path / "in.onnx")
-    source = models.load(path)
+    source = io.load(path)
     validate(source.model, path)
-    models.save(source.model, tmp_path / "out.onnx", source=source)
+    io.save(source.model, tmp_path / "out.onnx", source=source)
     assert plain(onnx.load(tmp_path / "out.onnx")) == plain(proto)
     assert source.model.graph.inputs[1].is_initializer()
 
@@ -198,7 +197,7 @@ def test_round_trip_keeps_functions_overridable_weights_strings_and_odd_types(tm
 def test_the_weights_are_those_of_the_file(tmp_path: Path) -> None:
     proto = small_model()
     for external in (False, True):
-        source = models.load(write(proto, tmp_path / f"{external}.onnx", external=external))
+        source = io.load(write(proto, tmp_path / f"{external}.onnx", external=external))
         tensor = source.model.graph.initializers["w2"].const_value
         assert tensor is not None
         np.testing.assert_array_equal(tensor.numpy(), numpy_helper.to_array(proto.graph.initializer[2]))
@@ -212,7 +211,7 @@ def test_unsorted_nodes_are_sorted(tmp_path: Path) -> None:
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     path = write(proto, tmp_path / "in.onnx")
-    source = models.load(path)
+    source = io.load(path)
     validate(source.model, path)
     assert [node.op_type for node in source.model.graph] == ["Conv", "Relu", "Conv", "If"]
 
@@ -230,9 +229,9 @@ def test_a_function_that_passes_a_graph_on(tmp_path: Path) -> None:
     graph = helper.make_graph([call], "g", [_info("x", [], TensorProto.BOOL)], [_info("y", [1])])
     opsets.append(helper.make_opsetid("my", 1))
     proto = helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10)
-    source = models.load(write(proto, tmp_path / "in.onnx"))
+    source = io.load(write(proto, tmp_path / "in.onnx"))
     validate(source.model, source.path)
-    models.save(source.model, tmp_path / "out.onnx", source=source)
+    io.save(source.model, tmp_path / "out.onnx", source=source)
     assert plain(onnx.load(tmp_path / "out.onnx")) == plain(proto)
 
 
@@ -248,7 +247,7 @@ def test_several_graph_fields_are_merged_as_protobuf_does(tmp_path: Path) -> Non
     second.graph.initializer.append(first.graph.initializer.pop())
     path = tmp_path / "in.onnx"
     path.write_bytes(first.SerializeToString() + second.SerializeToString())
-    models.save(models.load(path).model, tmp_path / "out.onnx")
+    io.save(io.load(path).model, tmp_path / "out.onnx")
     assert plain(onnx.load(tmp_path / "out.onnx")) == plain(proto)
 
 
@@ -258,8 +257,8 @@ def test_several_graph_fields_are_merged_as_protobuf_does(tmp_path: Path) -> Non
 def test_a_proto_is_not_changed(tmp_path: Path) -> None:
     proto = small_model()
     before = proto.SerializeToString(deterministic=True)
-    source = models.load(proto)
-    models.save(source.model, tmp_path / "out.onnx", source=source)
+    source = io.load(proto)
+    io.save(source.model, tmp_path / "out.onnx", source=source)
     assert plain(onnx.load(tmp_path / "out.onnx")) == plain(proto)
     source.model.graph.remove(source.model.graph.node(3), safe=False)
     assert proto.SerializeToString(deterministic=True) == before
@@ -272,11 +271,11 @@ def test_a_proto_is_not_changed(tmp_path: Path) -> None:
 def test_a_model_is_cloned(tmp_path: Path, external: bool) -> None:
     path = write(small_model(), tmp_path / "in.onnx", external=external)
     given = ir.load(path)
-    source = models.load(given)
+    source = io.load(given)
     assert source.model is not given
     assert source.bytes > 10_000
-    assert source.sha256 == models.load(given).sha256
-    models.save(source.model, tmp_path / "out.onnx", source=source, external_data="never")
+    assert source.sha256 == io.load(given).sha256
+    io.save(source.model, tmp_path / "out.onnx", source=source, external_data="never")
     expected = onnx.load(path)
     assert expected.graph.value_info.pop().name == "w1"  # says no more than the weight itself
     assert plain(onnx.load(tmp_path / "out.onnx"))["graph"] == plain(expected)["graph"]
@@ -292,13 +291,13 @@ def test_an_unsorted_model_in_memory_is_sorted_in_the_copy() -> None:
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     given = ir.from_proto(proto)
-    assert next(iter(models.load(given).model.graph)).name == "first"
+    assert next(iter(io.load(given).model.graph)).name == "first"
     assert next(iter(given.graph)).op_type == "If"
 
 
 def test_hash_and_size_of_a_file(tmp_path: Path) -> None:
     path = write(small_model(), tmp_path / "in.onnx", external=True)
-    source = models.load(path)
+    source = io.load(path)
     data = tmp_path / "weights.bin"
     assert source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert source.bytes == path.stat().st_size + data.stat().st_size
@@ -314,8 +313,8 @@ def test_external_data_modes_into_another_folder(tmp_path: Path, given: str, mod
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
     path = write(small_model(), tmp_path / "in" / "m.onnx", external=given == "external")
-    source, out = models.load(path), tmp_path / "out" / "n.onnx"
-    models.save(source.model, out, external_data=mode, source=source)
+    source, out = io.load(path), tmp_path / "out" / "n.onnx"
+    io.save(source.model, out, external_data=mode, source=source)
     expected = run(path)
     external = mode == "always" or (mode == "auto" and given == "external")
     assert sorted(content(out.parent)) == (["n.onnx", "n.onnx.data"] if external else ["n.onnx"])
@@ -323,15 +322,15 @@ def test_external_data_modes_into_another_folder(tmp_path: Path, given: str, mod
         file.unlink()  # nothing may refer to them
     np.testing.assert_array_equal(run(out), expected)
     onnx.checker.check_model(str(out))
-    again = models.load(out)
+    again = io.load(out)
     assert again.data_files == (("n.onnx.data",) if external else ())
     plain_model = onnx.load(out)
     assert plain(plain_model)["graph"]["node"] == plain(small_model())["graph"]["node"]
 
 
 def test_only_large_weights_leave_the_file_and_they_start_on_a_page(tmp_path: Path) -> None:
-    source = models.load(small_model())
-    models.save(source.model, tmp_path / "m.onnx", external_data="always")
+    source = io.load(small_model())
+    io.save(source.model, tmp_path / "m.onnx", external_data="always")
     proto = onnx.load(tmp_path / "m.onnx", load_external_data=False)
     places = {
         tensor.name: {entry.key: entry.value for entry in tensor.external_data}
@@ -346,7 +345,7 @@ def test_only_large_weights_leave_the_file_and_they_start_on_a_page(tmp_path: Pa
 
 
 def test_always_without_large_weights_makes_no_data_file(tmp_path: Path) -> None:
-    models.save(models.load(tiny()).model, tmp_path / "m.onnx", external_data="always")
+    io.save(io.load(tiny()).model, tmp_path / "m.onnx", external_data="always")
     assert sorted(content(tmp_path)) == ["m.onnx"]
 
 
@@ -358,20 +357,20 @@ def tiny() -> onnx.ModelProto:
 
 
 def test_above_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "INLINE_LIMIT", 10_000)
-    source = models.load(small_model())
-    models.save(source.model, tmp_path / "auto.onnx")
+    monkeypatch.setattr(io, "INLINE_LIMIT", 10_000)
+    source = io.load(small_model())
+    io.save(source.model, tmp_path / "auto.onnx")
     assert (tmp_path / "auto.onnx.data").exists()
     with pytest.raises(InputError, match=r"never\.onnx: the weights don't fit") as caught:
-        models.save(source.model, tmp_path / "never.onnx", external_data="never")
+        io.save(source.model, tmp_path / "never.onnx", external_data="never")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "never.onnx").exists()
 
 
 def test_a_model_that_outgrows_the_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "FILE_LIMIT", 10_000)
+    monkeypatch.setattr(wire_format, "FILE_LIMIT", 10_000)
     with pytest.raises(InputError, match="2 GiB"):
-        models.save(models.load(small_model()).model, tmp_path / "m.onnx", external_data="never")
+        io.save(io.load(small_model()).model, tmp_path / "m.onnx", external_data="never")
     assert content(tmp_path) == {}
 
 
@@ -392,10 +391,10 @@ def test_external_constants_and_functions_are_found(tmp_path: Path) -> None:
         onnx.external_data_helper.set_external_data(node.attribute[0].t, "k.bin")
         node.attribute[0].t.ClearField("raw_data")
     path = write(proto, tmp_path / "m.onnx")
-    source = models.load(path)
+    source = io.load(path)
     assert source.data_files == ("k.bin",)
     (tmp_path / "out").mkdir()
-    models.save(source.model, tmp_path / "out" / "m.onnx", source=source)
+    io.save(source.model, tmp_path / "out" / "m.onnx", source=source)
     out = onnx.load(tmp_path / "out" / "m.onnx")
     for node in (out.graph.node[0], out.functions[0].node[0]):
         assert node.attribute[0].t.raw_data == data
@@ -415,9 +414,9 @@ def test_loading_reads_no_weights(tmp_path: Path) -> None:
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     path = write(proto, tmp_path / "m.onnx")
     code = (
-        "import resource, sys\nfrom graphopt import model, validate\n"
+        "import resource, sys\nfrom graphopt.model import io, validation\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "source = model.load(sys.argv[1])\nvalidate.validate(source.model, source.path)\n"
+        "source = io.load(sys.argv[1])\nvalidation.validate(source.model, source.path)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     grown = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
@@ -430,13 +429,13 @@ def test_links_within_the_folder_and_of_the_whole_model_are_followed(tmp_path: P
     write(small_model(), store / "m.onnx", external=True)
     (store / "weights.bin").rename(store / "blob")
     (store / "weights.bin").symlink_to("blob")
-    assert models.load(store / "m.onnx").data_files == ("weights.bin",)
+    assert io.load(store / "m.onnx").data_files == ("weights.bin",)
     # The cache of Hugging Face: the model and its data are links into one folder of blobs.
     snapshot = tmp_path / "snapshot"
     snapshot.mkdir()
     (snapshot / "m.onnx").symlink_to(store / "m.onnx")
     (snapshot / "weights.bin").symlink_to(store / "blob")
-    assert models.load(snapshot / "m.onnx").data_files == ("weights.bin",)
+    assert io.load(snapshot / "m.onnx").data_files == ("weights.bin",)
 
 
 # --- atomic writes ------------------------------------------------------------------------------------------
@@ -450,21 +449,21 @@ def test_links_within_the_folder_and_of_the_whole_model_are_followed(tmp_path: P
 def test_a_failing_write_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException, mode: Any, after: int
 ) -> None:
-    source = models.load(small_model())
+    source = io.load(small_model())
     for name in ("m.onnx", "m.onnx.data"):
         (tmp_path / name).write_bytes(b"older")
     calls = itertools.count()
-    genuine = wire.write_data
+    genuine = wire_format.write_data
 
     def failing(*arguments: Any) -> None:
         if next(calls) == min(after, 1 if mode == "never" else 2):
             raise failure
         genuine(*arguments)
 
-    monkeypatch.setattr(wire, "write_data", failing)
+    monkeypatch.setattr(wire_format, "write_data", failing)
     expected = InputError if isinstance(failure, OSError) else type(failure)
     with pytest.raises(expected):
-        models.save(source.model, tmp_path / "m.onnx", external_data=mode)
+        io.save(source.model, tmp_path / "m.onnx", external_data=mode)
     assert content(tmp_path) == {"m.onnx": b"older", "m.onnx.data": b"older"}
     assert isinstance(source.model.graph.initializers["w1"].const_value, ir.serde.TensorProtoTensor)
 
@@ -474,7 +473,7 @@ def test_a_failing_write_leaves_what_was_there(
 def test_a_failing_rename_puts_back_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bool, failing_move: int
 ) -> None:
-    source = models.load(small_model())
+    source = io.load(small_model())
     before = {"m.onnx": b"older", "m.onnx.data": b"data"} if older else {}
     for name, data in before.items():
         (tmp_path / name).write_bytes(data)
@@ -487,16 +486,16 @@ def test_a_failing_rename_puts_back_what_was_there(
 
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(KeyboardInterrupt):
-        models.save(source.model, tmp_path / "m.onnx", external_data="always")
+        io.save(source.model, tmp_path / "m.onnx", external_data="always")
     assert content(tmp_path) == before
 
 
 def test_a_save_replaces_file_and_data_and_keeps_the_mode(tmp_path: Path) -> None:
-    source = models.load(small_model())
+    source = io.load(small_model())
     out = tmp_path / "m.onnx"
     out.write_bytes(b"older")
     out.chmod(0o640)
-    models.save(source.model, out, external_data="always")
+    io.save(source.model, out, external_data="always")
     assert sorted(content(tmp_path)) == ["m.onnx", "m.onnx.data"]
     assert stat.S_IMODE(out.stat().st_mode) == 0o640
     umask = os.umask(0)
@@ -507,23 +506,23 @@ def test_a_save_replaces_file_and_data_and_keeps_the_mode(tmp_path: Path) -> Non
 def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"other")
     (tmp_path / "m.onnx").symlink_to("other")
-    models.save(models.load(tiny()).model, tmp_path / "m.onnx")
+    io.save(io.load(tiny()).model, tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").is_symlink()
     assert (tmp_path / "other").read_bytes() == b"other"
 
 
 def test_a_source_that_changed_is_noticed(tmp_path: Path) -> None:
     path = write(small_model(), tmp_path / "in.onnx", external=True)
-    source = models.load(path)
+    source = io.load(path)
     replacement = tmp_path / "new.bin"
     replacement.write_bytes((tmp_path / "weights.bin").read_bytes())
     os.replace(replacement, tmp_path / "weights.bin")
-    for act in (models.save, models.copy):
+    for act in (io.save, io.copy):
         with pytest.raises(InputError, match=r"weights\.bin: changed while it was in use"):
-            if act is models.save:
-                models.save(source.model, tmp_path / "out.onnx", source=source)
+            if act is io.save:
+                io.save(source.model, tmp_path / "out.onnx", source=source)
             else:
-                models.copy(source, tmp_path / "out.onnx")
+                io.copy(source, tmp_path / "out.onnx")
 
 
 # --- determinism --------------------------------------------------------------------------------------------
@@ -533,8 +532,8 @@ def test_a_source_that_changed_is_noticed(tmp_path: Path) -> None:
 def test_the_same_bytes_in_every_process(tmp_path: Path, mode: str) -> None:
     path = write(small_model(), tmp_path / "in.onnx")
     code = (
-        "import sys\nfrom graphopt import model\nsource = model.load(sys.argv[1])\n"
-        "model.save(source.model, sys.argv[2], external_data=sys.argv[3], source=source)"
+        "import sys\nfrom graphopt.model import io\nsource = io.load(sys.argv[1])\n"
+        "io.save(source.model, sys.argv[2], external_data=sys.argv[3], source=source)"
     )
     results = []
     for seed in ("0", "1", "random"):
@@ -552,7 +551,7 @@ def test_the_same_bytes_in_every_process(tmp_path: Path, mode: str) -> None:
 def test_copy_is_byte_for_byte(tmp_path: Path) -> None:
     path = write(small_model(), tmp_path / "in.onnx")
     (tmp_path / "out").mkdir()
-    models.copy(models.load(path), tmp_path / "out" / "m.onnx")
+    io.copy(io.load(path), tmp_path / "out" / "m.onnx")
     assert content(tmp_path / "out") == {"m.onnx": path.read_bytes()}
 
 
@@ -561,16 +560,16 @@ def test_copy_takes_external_data_along(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     path = write(small_model(), tmp_path / "in" / "m.onnx", external=True, location="parts/w.bin")
     data = (tmp_path / "in" / "parts" / "w.bin").read_bytes()
-    source, out = models.load(path), tmp_path / "out" / "n.onnx"
-    models.copy(source, out)
+    source, out = io.load(path), tmp_path / "out" / "n.onnx"
+    io.copy(source, out)
     assert content(out.parent) == {"n.onnx": path.read_bytes(), "parts/w.bin": data}
-    models.copy(source, out)  # what is there already is the same
-    models.copy(source, path.with_name("beside.onnx"))
+    io.copy(source, out)  # what is there already is the same
+    io.copy(source, path.with_name("beside.onnx"))
     np.testing.assert_array_equal(run(path.with_name("beside.onnx")), run(path))
     (out.parent / "parts" / "w.bin").write_bytes(b"another model's")
     before = content(out.parent)
     with pytest.raises(InputError, match=r"w\.bin: is in the way"):
-        models.copy(source, out)
+        io.copy(source, out)
     assert content(out.parent) == before
 
 
@@ -584,15 +583,15 @@ def test_a_failing_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(shutil, "copyfileobj", failing)
     with pytest.raises(KeyboardInterrupt):
-        models.copy(models.load(path), tmp_path / "out" / "n.onnx")
+        io.copy(io.load(path), tmp_path / "out" / "n.onnx")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_copy_of_a_model_in_memory(tmp_path: Path) -> None:
     proto = small_model()
-    models.copy(models.load(proto), tmp_path / "p.onnx")
+    io.copy(io.load(proto), tmp_path / "p.onnx")
     assert (tmp_path / "p.onnx").read_bytes() == proto.SerializeToString(deterministic=True)
-    models.copy(models.load(ir.from_proto(proto)), tmp_path / "i.onnx")
+    io.copy(io.load(ir.from_proto(proto)), tmp_path / "i.onnx")
     assert proto.graph.value_info.pop().name == "w1"  # says no more than the weight itself
     assert plain(onnx.load(tmp_path / "i.onnx")) == plain(proto)
 
@@ -618,19 +617,19 @@ def test_output_paths_that_are_refused(tmp_path: Path) -> None:
     }
     for name, reason in refused.items():
         with pytest.raises(InputError, match=reason) as caught:
-            models.check_output(f"{tmp_path}/{name}", [path])
+            io.check_output(f"{tmp_path}/{name}", [path])
         assert "\n" not in str(caught.value)
-    models.check_output(tmp_path / "out.onnx", [path])
+    io.check_output(tmp_path / "out.onnx", [path])
 
 
 def test_output_data_that_would_replace_the_input_is_refused(tmp_path: Path) -> None:
     path = write(small_model(), tmp_path / "in.onnx", external=True, location="out.onnx.data")
-    source = models.load(path)
+    source = io.load(path)
     for act in (
-        lambda: models.check_output(tmp_path / "out.onnx", source.files),
-        lambda: models.save(source.model, tmp_path / "out.onnx", source=source),
+        lambda: io.check_output(tmp_path / "out.onnx", source.files),
+        lambda: io.save(source.model, tmp_path / "out.onnx", source=source),
     ):
         with pytest.raises(InputError, match=r"would replace the input .*out\.onnx\.data"):
             act()
     with pytest.raises(InputError, match="is the input"):
-        models.check_output(tmp_path / "out.onnx.data", source.files)
+        io.check_output(tmp_path / "out.onnx.data", source.files)

@@ -34,8 +34,8 @@ from small_models import (
 
 import graphopt
 from graphopt import BudgetError, Candidate, Cost, Exactness, InputError, Site, provenance
-from graphopt import model as files
 from graphopt.integrations.ir_pass import GraphOptPass
+from graphopt.model import io
 from graphopt.provenance import Record, Rewritten
 
 
@@ -165,9 +165,9 @@ def test_a_model_in_memory_is_known_by_its_serialisation(monkeypatch: pytest.Mon
     (record,) = provenance.read(found.model.metadata_props)
     assert record.input_sha256 == hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
     assert record.input_sha256 == found.report.source.sha256
-    monkeypatch.setattr(files, "INLINE_LIMIT", 1000)
-    monkeypatch.setattr(files, "EXTERNAL_FROM", 1000)
-    monkeypatch.setattr("graphopt.wire.FILE_LIMIT", 2500)
+    monkeypatch.setattr(io, "INLINE_LIMIT", 1000)
+    monkeypatch.setattr(io, "EXTERNAL_FROM", 1000)
+    monkeypatch.setattr("graphopt.model.wire_format.FILE_LIMIT", 2500)
     large = [graphopt.optimize(ir.from_proto(conv_bn(**change))) for change in ({}, {}, {"opset": 18})]
     digests = [provenance.read(each.model.metadata_props)[0].input_sha256 for each in large]
     assert digests[0] == digests[1] != digests[2]
@@ -540,7 +540,7 @@ def test_reading_needs_no_weights(tmp_path: Path) -> None:
     path, out = saved(conv_bn(), tmp_path / "m.onnx"), tmp_path / "out.onnx"
     optimized(path, out, "--external-data", "always")
     expected = cli("provenance", out, "--json").out
-    data = files.data_path(out)
+    data = io.data_path(out)
     assert data.exists()
     data.unlink()
     assert cli("provenance", out, "--json").out == expected != "[]\n"
@@ -574,7 +574,7 @@ def test_the_input_is_found_among_the_runs(tmp_path: Path) -> None:
 
 def test_an_input_that_goes_away_is_one_clear_line(tmp_path: Path) -> None:
     path = saved(conv_bn(), tmp_path / "m.onnx")
-    source = files.load(path)
+    source = io.load(path)
     path.unlink()
     with pytest.raises(InputError, match=r"m\.onnx: can't be read"):
         _ = source.sha256

@@ -16,7 +16,7 @@ import graphopt
 from graphopt import BudgetError, InputError, approximate, quality, runtime, stopwatch, types
 from graphopt.analysis import Analysis
 from graphopt.latency import Timing
-from graphopt.model import load
+from graphopt.model.io import load
 from graphopt.rewrites import Bottleneck
 from graphopt.stopwatch import Stopwatch
 from graphopt.types import Candidate, Plan

@@ -177,7 +177,7 @@ SLOW = """
 import signal, sys, time
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so
-import graphopt.__main__ as command, graphopt.model as files
+import graphopt.__main__ as command, graphopt.model.io as files
 def slow(*arguments):
     print("writing", flush=True)
     time.sleep(60)

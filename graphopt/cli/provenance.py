@@ -30,18 +30,18 @@ def provenance(
 
     Example: graphopt provenance smaller.onnx --input model.onnx
     """
-    from graphopt import model as files
     from graphopt import progress
     from graphopt import provenance as records
     from graphopt.errors import VerificationError
+    from graphopt.model import io
     from graphopt.report import json as documents
     from graphopt.report import text
 
-    found = records.read(files.metadata(model), show(model))
+    found = records.read(io.metadata(model), show(model))
     run = None
     if input_ is not None:
         with shown(quiet=quiet, json=json), progress.step("read"):
-            original = files.load(input_)
+            original = io.load(input_)
             run = records.which(found, original.sha256, original.data_sha256)
     if json:
         common.emit(documents.dumps(documents.provenance(found)))

@@ -15,10 +15,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from graphopt import edit
 from graphopt.api import optimize
 from graphopt.calibrate import Given
 from graphopt.errors import GraphOptError
+from graphopt.model import edit
 from graphopt.report import Report
 from graphopt.types import Budget
 

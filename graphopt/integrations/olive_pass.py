@@ -23,9 +23,9 @@ import numpy as np
 
 import graphopt
 from graphopt import files
-from graphopt import model as models
 from graphopt.calibrate import Given
 from graphopt.errors import GraphOptError, InputError
+from graphopt.model import io
 from graphopt.report import json as documents
 from graphopt.result import Result
 
@@ -227,7 +227,7 @@ def _save(result: Result, out: Path, *, external: bool) -> None:
 
 def _handler(model: ONNXModelHandler, out: Path) -> ONNXModelHandler:
     """What Olive knows of the written model: a folder where there are weights beside it."""
-    beside = bool(models.load(out).data_files)
+    beside = bool(io.load(out).data_files)
     attributes = dict(model.model_attributes or {})
     others = [file for file in attributes.get("additional_files") or [] if Path(file).name != REPORT]
     attributes["additional_files"] = sorted([*others, str(out.with_name(REPORT))])

@@ -1,4 +1,4 @@
-"""Operators that add a constant map with border zones to a convolution's output (see `numerics.kernels.borders`)."""
+"""Operators that add a constant map with border zones (`kernels.borders`) to a convolution's output."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
-from graphopt.order import topological
+from graphopt.model.traversal import topological
 from graphopt.patterns.common import (
     attributes_of,
     is_inference_normalization,

@@ -13,7 +13,8 @@ With n input positions, tap t, stride s, dilation d, pads p and extent E = d·(k
 
 The one operator differs where the second reads what the first does not make: zero padding next to more than
 one tap or next to padding, or what a ConvTranspose crops. `join` refuses those. Biases do not enter there;
-`first_uneven` and `constant_term` follow them, by border zones (`numerics.kernels.borders`) where those are needed.
+`first_uneven` and `constant_term` follow them, by border zones (`numerics.kernels.borders`) where those are
+needed.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ import onnx_ir as ir
 
 from graphopt.analysis import Analysis
 from graphopt.conv import Linear
+from graphopt.model.traversal import topological
 from graphopt.numerics.kernels import channels
 from graphopt.numerics.kernels.channels import Facts, Labeller, Mask, Reading
-from graphopt.order import topological
 from graphopt.patterns.channel_roles import Cat, Flat, Lin, Own, Roles, View
 from graphopt.patterns.channel_values import facts_of
 from graphopt.types import Array

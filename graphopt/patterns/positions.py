@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 import onnx_ir as ir
 
 from graphopt.analysis import Analysis
+from graphopt.model.traversal import topological
 from graphopt.numerics.kernels.lattice import EVERYTHING, compose, composes, hull
-from graphopt.order import topological
 from graphopt.patterns.position_roles import Grid, Pointwise, Role, Sample, Windowed, role_of
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from graphopt.gates import Judged
 from graphopt.latency import Timing
-from graphopt.model import Source
+from graphopt.model.io import Source
 from graphopt.types import Candidate, Exactness, Quality, Site, Totals, Verdict
 
 

@@ -15,7 +15,7 @@ from graphopt.check import Checked
 from graphopt.conv import Linear
 from graphopt.gates import Judged
 from graphopt.latency import Timing
-from graphopt.model import Source
+from graphopt.model.io import Source
 from graphopt.model_diff import Diff
 from graphopt.outcome import Outcome, exit_code
 from graphopt.provenance import Record, described

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from graphopt.conv import Linear
-from graphopt.model import Source
+from graphopt.model.io import Source
 from graphopt.types import Candidate, Totals, Verdict
 
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))

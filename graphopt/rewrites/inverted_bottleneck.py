@@ -9,7 +9,8 @@ What
 Maths
     W[o, c, t] ≈ Σ over r of U[o, r] · D[r, t] · E[r, c], a canonical polyadic decomposition, fitted so that
     E‖y − ŷ‖² is least over the inputs that the convolution sees. U has a closed form for given D and E; those
-    are found by L-BFGS, from the principal directions of input and taps (`numerics.lowrank.canonical_polyadic`).
+    are found by L-BFGS, from the principal directions of input and taps
+    (`numerics.lowrank.canonical_polyadic`).
 
 When it applies
     1. The weights are constants, with more than one tap, the operator is not depthwise, and each group has at

@@ -10,9 +10,9 @@ What
 
 Maths
     W₁ x + W₂ x = (W₁ + W₂) x. Tap t of a Conv stands at offset −pad_begin + t·dilation of the input; kernels
-    of different size, dilation and pads add up where their taps stand (`numerics.kernels.overlay`). x itself is a
-    depthwise 1x1 of ones, an affine operator s·x + t a depthwise 1x1 of s with bias t. Groups g₁, g₂ make a
-    kernel of gcd(g₁, g₂) groups.
+    of different size, dilation and pads add up where their taps stand (`numerics.kernels.overlay`). x itself
+    is a depthwise 1x1 of ones, an affine operator s·x + t a depthwise 1x1 of s with bias t. Groups g₁, g₂
+    make a kernel of gcd(g₁, g₂) groups.
 
 When it applies
     1. The operators are of one kind (Conv, ConvTranspose, Gemm or MatMul) with constant weights, read the

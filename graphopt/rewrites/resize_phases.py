@@ -17,7 +17,8 @@ Maths
     Position q·s + r of the output reads, at tap t, pixel q + ⌊(r + t·d − p) / s⌋: for each phase r a fixed
     offset, so taps with the same offset add up; zero padding of the large map is zero padding of the small
     one. A 3x3 at s = 2 has four phases of 2·2 taps, 16 for 36; at s = 8 phases 1 to 6 are the same, so
-    (2 + 1 + 2)² = 25 taps serve 576. As a ConvTranspose: (s + d·(k − 1))² taps. See `numerics.kernels.phases`.
+    (2 + 1 + 2)² = 25 taps serve 576. As a ConvTranspose: (s + d·(k − 1))² taps. See
+    `numerics.kernels.phases`.
 
 When it applies
     1. The factors are whole numbers, and pixel ⌊y / s⌋ stands at y: asymmetric with floor, half_pixel with

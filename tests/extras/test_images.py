@@ -14,8 +14,8 @@ from small_models import classifier, cli, info, model, node, saved, weight
 
 import graphopt
 from graphopt import Images, calibrate, images
-from graphopt import model as models
 from graphopt.errors import InputError
+from graphopt.model import io
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 PHOTOS, SQUEEZENET = DATA / "inputs" / "imagenet", DATA / "models" / "squeezenet1.1-imagenet.onnx"
@@ -35,7 +35,7 @@ def reads(*shape: int | str | None, dtype: type = np.float32) -> onnx.ModelProto
 def loaded(
     folder: Path, proto: onnx.ModelProto, preprocess: str | Path | images.Preprocess
 ) -> npt.NDArray[np.generic]:
-    feeds, _ = calibrate.read(Images(folder, preprocess), models.load(proto).model)
+    feeds, _ = calibrate.read(Images(folder, preprocess), io.load(proto).model)
     return feeds["x"]
 
 
@@ -143,7 +143,7 @@ def test_every_preset_fits_a_model_that_leaves_the_size_open(folder: Path, prese
 def test_memory_is_that_of_the_arrays(tmp_path: Path) -> None:
     for number in range(60):
         Image.fromarray(pixels(100, 100, number)).save(tmp_path / f"{number:03}.png")
-    source = models.load(reads("N", 3, 96, 96)).model
+    source = io.load(reads("N", 3, 96, 96)).model
     Images(tmp_path, "unit").load(source)  # so that imports are not counted
     tracemalloc.start()
     try:
@@ -264,7 +264,7 @@ def test_photographs_for_squeezenet(tmp_path: Path) -> None:
     chosen = sorted(PHOTOS.glob("*.jpg"))[:12]
     for path in chosen:
         (tmp_path / path.name).symlink_to(path)
-    source = models.load(SQUEEZENET)
+    source = io.load(SQUEEZENET)
     (found,) = Images(tmp_path, "imagenet").load(source.model).values()
     assert found.shape == (12, 3, 224, 224)
     for array, path in zip(found, chosen, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from graphopt.model import Source
+from graphopt.model.io import Source
 from graphopt.report.wording import model_name
 
 Facts: TypeAlias = dict[str, Any]

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
-from graphopt.analysis import graph_paths, node_names
 from graphopt.errors import GraphOptError
-from graphopt.order import is_sorted
+from graphopt.model.names import graph_paths, node_names
+from graphopt.model.traversal import is_sorted
 from graphopt.types import Candidate, NewNode, Replacement
 
 STAMP_SOURCE = "graphopt.from"

@@ -1,6 +1,6 @@
 """Between the protobuf form of a model and the in-memory form, without what `onnx_ir` loses or adds.
 
-Graphs are changed in `graphopt.edit`, and besides only here: `from_proto` sorts the one that it makes,
+Graphs are changed in `model.edit`, and besides only here: `from_proto` sorts the one that it makes,
 `replace_tensors` puts the same weights in another form, and so does `to_proto` while it writes.
 """
 
@@ -10,14 +10,16 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import onnx
 import onnx_ir as ir
 
 from graphopt.errors import InputError
 from graphopt.files import reason
-from graphopt.order import graphs, is_sorted
-from graphopt.validate import validate
+from graphopt.model.traversal import graphs, is_sorted
+from graphopt.model.validation import validate
+from graphopt.types import NewNode
 
 _DECLARED = "graphopt.value_info"
 """In `Value.meta` of an initializer: the file describes it in value_info too, so keep that."""
@@ -171,3 +173,17 @@ def _root(error: BaseException) -> BaseException:
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     return error
+
+
+def new_proto(node: NewNode, rename: Callable[[str | None], str]) -> onnx.NodeProto:
+    """A new node as it stands in a file, with its values renamed."""
+    attributes: dict[str, Any] = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in node.attributes.items()
+    }
+    return onnx.helper.make_node(
+        node.op_type,
+        [rename(name) for name in node.inputs],
+        [rename(name) for name in node.outputs],
+        domain=node.domain,
+        **attributes,
+    )

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import onnx
 
 from graphopt.errors import InputError
-from graphopt.validate.operators import plain_domain
+from graphopt.model.validation.operators import plain_domain
 
 _DEVICES_SINCE_IR = 11
 _ATTRIBUTE = onnx.AttributeProto
@@ -122,7 +122,7 @@ def _check_proto_nodes(nodes: Iterable[onnx.NodeProto], defined: set[str], where
 
 
 def _check_reference(tensor: onnx.TensorProto, where: str) -> None:
-    """Whether offset and length of external data are sizes; the file is for `graphopt.model` to check."""
+    """Whether offset and length of external data are sizes; the file is for `model.io` to check."""
     for entry in tensor.external_data:
         if entry.key in ("offset", "length") and not re.fullmatch(r"[0-9]+", entry.value):
             raise InputError(

@@ -15,9 +15,9 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import wire
 from graphopt.errors import InputError
 from graphopt.files import CHUNK, Content, Stamp, map_file, reason, stamp_of
+from graphopt.model import wire_format
 
 EXTERNAL_FROM = 1024
 """Bytes from which a weight goes to the external file; as in `onnx.save`. The small ones may be shapes."""
@@ -66,7 +66,7 @@ class DataFiles:
             raise InputError(f"{name} is of type {tensor.dtype.name}, which can't be external")
         if any(entry < 0 for entry in dims):
             raise InputError(f"{name} has negative dims {dims}")
-        size = wire.byte_size(tensor.dtype, dims)
+        size = wire_format.byte_size(tensor.dtype, dims)
         if tensor.length is not None and tensor.length != size:
             raise InputError(f"{name} has length {tensor.length}, and dims {dims} need {size} bytes")
         offset = tensor.offset or 0
@@ -126,7 +126,7 @@ def _check_location(location: str, name: str) -> None:
 def mapped(tensor: ir.TensorProtocol, content: Content, offset: int) -> ir.TensorProtocol:
     """The tensor with its data taken from a file's bytes, without reading them."""
     dims = tensor.shape.numpy()
-    length = wire.byte_size(tensor.dtype, dims)
+    length = wire_format.byte_size(tensor.dtype, dims)
     name, doc_string, metadata = tensor.name, tensor.doc_string or None, dict(tensor.metadata_props)
     if tensor.dtype.bitwidth < 8:
         return ir.PackedTensor(
@@ -155,7 +155,7 @@ class _MappedTensor(ir.Tensor):  # type: ignore[type-arg]
 
     place: tuple[Content, int, int]
 
-    def tofile(self, file: wire.Sink) -> None:
+    def tofile(self, file: wire_format.Sink) -> None:
         """Write the data, and let go of the pages that this brought into memory."""
         content, start, end = self.place
         view = memoryview(content)
@@ -176,7 +176,9 @@ def is_large(value: ir.Value, limit: int) -> bool:
     return tensor is not None and tensor.dtype is not ir.DataType.STRING and tensor.nbytes >= limit
 
 
-def write(values: Iterable[ir.Value], file: wire.Sink, location: str) -> dict[ir.Value, ir.ExternalTensor]:
+def write(
+    values: Iterable[ir.Value], file: wire_format.Sink, location: str
+) -> dict[ir.Value, ir.ExternalTensor]:
     """Write the data of initializers to an external file, and return the references to it.
 
     Args:
@@ -191,7 +193,7 @@ def write(values: Iterable[ir.Value], file: wire.Sink, location: str) -> dict[ir
         if tensor.nbytes >= _PAGE:
             file.write(bytes(-file.tell() % _PAGE))
         references[value] = reference(value, location, file.tell())
-        wire.write_data(tensor, file)
+        wire_format.write_data(tensor, file)
     return references
 
 

@@ -23,9 +23,7 @@ from typing import Literal, TypeAlias
 import onnx
 import onnx_ir as ir
 
-from graphopt import convert, external, wire
 from graphopt.errors import InputError
-from graphopt.external import EXTERNAL_FROM
 from graphopt.files import (
     CHUNK,
     Content,
@@ -42,9 +40,12 @@ from graphopt.files import (
     staged,
     stamp_of,
 )
-from graphopt.order import graphs
-from graphopt.validate import check_proto
-from graphopt.wire import FILE_LIMIT, MAPPED_FROM
+from graphopt.model import external_data as external
+from graphopt.model import serde, wire_format
+from graphopt.model.external_data import EXTERNAL_FROM
+from graphopt.model.traversal import graphs
+from graphopt.model.validation import check_proto
+from graphopt.model.wire_format import FILE_LIMIT, MAPPED_FROM
 
 __all__ = [
     "EXTERNAL_FROM",
@@ -116,7 +117,7 @@ class Source:
     def _digest(self) -> _Digest:
         digest = _Digest()
         if isinstance(self.given, onnx.ModelProto):
-            digest.write(wire.serialized(self.given))
+            digest.write(wire_format.serialized(self.given))
         elif self.given is not None:
             model = load(self.given).model
             apart = external.write(_apart(model, "auto", None) or [], digest, "model.onnx.data")
@@ -172,8 +173,8 @@ def load(model: PathLike | onnx.ModelProto | ir.Model) -> Source:
     """Load a model without reading its weights.
 
     The argument is never changed: an `onnx_ir.Model` is cloned, and a file or `onnx.ModelProto` deserialised.
-    Nodes out of topological order are sorted. Takes only what `graphopt.validate.check_proto` accepts;
-    whether the graph makes sense is for `graphopt.validate.validate` to say.
+    Nodes out of topological order are sorted. Takes only what `model.validation.check_proto` accepts;
+    whether the graph makes sense is for `model.validation.validate` to say.
 
     Args:
         model: a binary ONNX file, or a model in memory.
@@ -185,25 +186,29 @@ def load(model: PathLike | onnx.ModelProto | ir.Model) -> Source:
     """
     if isinstance(model, onnx.ModelProto):
         check_proto(model, "the model")
-        loaded = convert.from_proto(model, "the model")
-        convert.replace_tensors(loaded, _without_folder)
+        loaded = serde.from_proto(model, "the model")
+        serde.replace_tensors(loaded, _without_folder)
         return Source(loaded, None, given=model)
     if isinstance(model, ir.Model):
-        loaded, data = convert.clone(model), external.DataFiles("the model")
-        convert.replace_tensors(loaded, data.tensor)
+        loaded, data = serde.clone(model), external.DataFiles("the model")
+        serde.replace_tensors(loaded, data.tensor)
         return Source(loaded, None, data.locations, model, data.stamps)
     path = Path(model)
     where = show(path)
     stamp, content = stamp_of(path), _open(path, where)
-    proto, offsets = wire.read(content, where)
+    proto, offsets = wire_format.read(content, where)
     check_proto(proto, where)
-    loaded, data = convert.from_proto(proto, where), external.DataFiles(where, path)
+    loaded, data = serde.from_proto(proto, where), external.DataFiles(where, path)
     inline = {loaded.graph.initializers[name].const_value: offset for name, offset in offsets.items()}
 
     def attached(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        return external.mapped(tensor, content, inline[tensor]) if tensor in inline else data.tensor(tensor)
+        return (
+            external.mapped(tensor, content, inline[tensor])
+            if tensor in inline
+            else data.tensor(tensor)
+        )
 
-    convert.replace_tensors(loaded, attached)
+    serde.replace_tensors(loaded, attached)
     return Source(loaded, path, data.locations, None, {path: stamp, **data.stamps})
 
 
@@ -214,7 +219,7 @@ def metadata(path: PathLike) -> dict[str, str]:
         InputError: the file can't be read, or is no ONNX model.
     """
     file = Path(path)
-    proto, _ = wire.read(_open(file, show(file)), show(file))
+    proto, _ = wire_format.read(_open(file, show(file)), show(file))
     return {entry.key: entry.value for entry in proto.metadata_props}
 
 
@@ -238,7 +243,7 @@ def _open(path: Path, where: str) -> Content:
             raise InputError(f"{where}: is not a regular file; copy the model to one")
         if status.st_size == 0:
             raise InputError(f"{where}: is empty; export or download the model again")
-        if status.st_size > wire.FILE_LIMIT:
+        if status.st_size > wire_format.FILE_LIMIT:
             raise InputError(f"{where}: is over 2 GiB, which protobuf can't hold; save it with external data")
         return map_file(path)
     except FileNotFoundError as error:
@@ -293,7 +298,9 @@ def save(
 def written_bytes(model: ir.Model, source: Source) -> int:
     """Size of what `save` writes by default, external data included, for a file called ``model.onnx``."""
     file, data = _Digest(), _Digest()
-    _write(model, file, external.write(_apart(model, "auto", source) or [], data, "model.onnx.data"))
+    _write(
+        model, file, external.write(_apart(model, "auto", source) or [], data, "model.onnx.data")
+    )
     return file.size + data.size
 
 
@@ -309,7 +316,7 @@ def _apart(model: ir.Model, external_data: ExternalData, source: Source | None) 
 
 
 def _write(
-    model: ir.Model, file: wire.Sink, external_data: Mapping[ir.Value, ir.ExternalTensor] | None = None
+    model: ir.Model, file: wire_format.Sink, external_data: Mapping[ir.Value, ir.ExternalTensor] | None = None
 ) -> None:
     """Write the model, its large initializers straight from their arrays, without a copy in protobuf form.
 
@@ -325,7 +332,7 @@ def _write(
         if tensor is not None and value not in stand_ins and _is_payload(value):
             payloads[value.name or ""] = tensor
             stand_ins[value] = external.reference(value)
-    wire.write(convert.to_proto(model, stand_ins), payloads, file)
+    wire_format.write(serde.to_proto(model, stand_ins), payloads, file)
 
 
 def _is_payload(value: ir.Value) -> bool:
@@ -358,7 +365,7 @@ def copy(source: Source, path: PathLike) -> None:
     if source.path is None:
         if isinstance(source.given, onnx.ModelProto):
             with staged(out) as (file,):
-                file.write(wire.serialized(source.given))
+                file.write(wire_format.serialized(source.given))
         else:
             save(load(source.given).model if source.given is not None else source.model, out, source=source)
         return

@@ -12,9 +12,9 @@ import onnx_ir as ir
 
 from graphopt.errors import InputError
 from graphopt.files import show
-from graphopt.order import label, producers, subgraphs
-from graphopt.validate.operators import plain_domain, runtime_operators, signature_of
-from graphopt.validate.weights import WEIGHT_CHECKS, data_problem
+from graphopt.model.traversal import label, producers, subgraphs
+from graphopt.model.validation.operators import plain_domain, runtime_operators, signature_of
+from graphopt.model.validation.weights import WEIGHT_CHECKS, data_problem
 
 
 def validate(model: ir.Model, path: Path | None) -> None:

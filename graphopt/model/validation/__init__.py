@@ -12,7 +12,7 @@ messages span lines without always naming the node. The signatures of the operat
 
 from __future__ import annotations
 
-from graphopt.validate.graph import validate
-from graphopt.validate.proto import check_proto
+from graphopt.model.validation.graph import validate
+from graphopt.model.validation.proto import check_proto
 
 __all__ = ["check_proto", "validate"]
