@@ -15,9 +15,9 @@ from graphopt import rewrites as catalogue
 from graphopt.calibrate import Given
 from graphopt.compare import is_class_scores
 from graphopt.errors import InputError
+from graphopt.files import PathLike
 from graphopt.metric import OwnMetric
 from graphopt.model import io
-from graphopt.files import PathLike
 from graphopt.model.io import Source
 from graphopt.model.validation import validate
 from graphopt.observe import snapshot
