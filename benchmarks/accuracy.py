@@ -29,8 +29,8 @@ from graphopt.model import edit
 from graphopt.model.io import load as load_model
 from graphopt.model.io import save
 from graphopt.numerics.lowrank.tucker import Factors
-from graphopt.patterns import factored
-from graphopt.patterns.common import site
+from graphopt.rewrites.factoring import factored
+from graphopt.rewrites.patterns.common import site
 from graphopt.types import Candidate
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

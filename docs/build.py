@@ -16,8 +16,8 @@ from pathlib import Path
 from sphinx.cmd.build import build_main
 from typer.testing import CliRunner
 
-from graphopt import rewrites
 from graphopt.cli import typer_app
+from graphopt.rewrites import registry
 from graphopt.types import Exactness, Rewrite
 
 DOCS = Path(__file__).resolve().parent
@@ -53,7 +53,7 @@ def pages() -> dict[str, str]:
 
 
 def _rewrites() -> list[Rewrite]:
-    return [each() for each in rewrites.BUILTIN]
+    return [each() for each in registry.BUILTIN]
 
 
 # ---------------------------------------------------------------- a page a rewrite
@@ -61,12 +61,12 @@ def _rewrites() -> list[Rewrite]:
 
 def rewrite_page(rewrite: Rewrite) -> str:
     """What ``graphopt explain`` prints, as Markdown, with the rewrite's options."""
-    title, _, rest = rewrites.explain(rewrite).partition("\n")
+    title, _, rest = registry.explain(rewrite).partition("\n")
     kind, promise = PROMISES[rewrite.exactness]
     lines = [f"# {rewrite.name}", "", f"**{escaped(title)}**", "", f"{kind}: {promise.lower()}", ""]
     for heading, block in sections(rest):
         lines += [f"## {heading}", "", *markdown(block, items=heading == "References"), ""]
-    options = rewrites.option_types(rewrite)
+    options = registry.option_types(rewrite)
     if options:
         lines += ["## Options", "", "| `--set` | type | default |", "|---|---|---|"]
     for name, (type_, default) in options.items():
@@ -130,7 +130,7 @@ def index_page() -> str:
     for exactness, (kind, promise) in PROMISES.items():
         listed = [each for each in _rewrites() if each.exactness is exactness]
         lines += [f"## {kind}", "", promise, "", "| rewrite | what it does |", "|---|---|"]
-        lines += [f"| [{r.name}]({r.name}.md) | {escaped(rewrites.summary(r))} |" for r in listed]
+        lines += [f"| [{r.name}]({r.name}.md) | {escaped(registry.summary(r))} |" for r in listed]
         lines += ["", "```{toctree}", ":hidden:", "", *(r.name for r in listed), "```", ""]
     return "\n".join(lines)
 

@@ -11,7 +11,6 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import calibrate, feeds, gates, latency, model_diff, progress, quality, verification
-from graphopt import rewrites as catalogue
 from graphopt.calibrate import Given
 from graphopt.compare import is_class_scores
 from graphopt.errors import InputError
@@ -25,6 +24,7 @@ from graphopt.options import make_budget, make_options
 from graphopt.pipeline import optimize as run_pipeline
 from graphopt.report import Sweep
 from graphopt.result import Result
+from graphopt.rewrites import registry as catalogue
 from graphopt.survey import Scan, survey
 from graphopt.tradeoff import sweep as run_sweep
 from graphopt.types import Budget, Rewrite, Shape, Verdict

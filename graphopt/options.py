@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from graphopt import gates
 from graphopt.errors import InputError, hint
 from graphopt.metric import OwnMetric
-from graphopt.rewrites import BUILTIN, option_types, registry, select
+from graphopt.rewrites.registry import BUILTIN, option_types, registry, select
 from graphopt.store import default_bytes
 from graphopt.types import Budget, Exactness, Rewrite
 

@@ -22,8 +22,8 @@ from graphopt.conv import Linear
 from graphopt.damage import Sensitivity
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank.moments import Statistics
-from graphopt.patterns.fitted import counted_error
 from graphopt.refit import Fitting
+from graphopt.rewrites.factoring.fitted import counted_error
 from graphopt.runtime import Feeds
 from graphopt.store import Store
 from graphopt.types import Candidate, Fitted

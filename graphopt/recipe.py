@@ -35,9 +35,9 @@ STEM = "{stem}"
 
 
 def _select(**asked: Any) -> None:
-    from graphopt import rewrites
+    from graphopt.rewrites import registry
 
-    rewrites.select(rewrites.registry(), **asked)
+    registry.select(registry.registry(), **asked)
 
 
 def _options(tables: Mapping[str, Mapping[str, object]]) -> dict[str, str]:

@@ -25,8 +25,8 @@ from graphopt.gather import FITTED_ROWS, positions
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import tucker_fit
 from graphopt.numerics.lowrank.moments import Moments, MomentsAccumulator, Statistics, Target
-from graphopt.patterns.common import anchor
-from graphopt.patterns.fitted import known
+from graphopt.rewrites.factoring.fitted import known
+from graphopt.rewrites.patterns.common import anchor
 from graphopt.runtime import Feeds
 from graphopt.store import Store
 from graphopt.types import Candidate, Fitted

@@ -19,7 +19,7 @@ from graphopt.calibrate import Calibration
 from graphopt.conv import Linear
 from graphopt.errors import InputError
 from graphopt.model import edit
-from graphopt.rewrites import Bottleneck
+from graphopt.rewrites.factoring.bottleneck import Bottleneck
 from graphopt.types import Candidate, Exactness
 
 Array = npt.NDArray[Any]

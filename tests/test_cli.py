@@ -17,8 +17,8 @@ import pytest
 from small_models import classifier, cli, conv_bn, info, model, node, nothing_to_do, samples, saved, weight
 
 import graphopt.api
-from graphopt import rewrites
 from graphopt.errors import GraphOptError
+from graphopt.rewrites import registry
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +118,7 @@ def test_deferred_modules_load_when_they_are_used() -> None:
     assert (done.stdout, done.stderr) == ("True 3\n", "")
 
 
-@pytest.mark.parametrize("name", list(rewrites.registry()))
+@pytest.mark.parametrize("name", list(registry.registry()))
 def test_explain_prints_the_headings(name: str) -> None:
     done = cli("explain", name)
     assert done.code == 0

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from graphopt.rewrites.collapse import LONGEST
+from graphopt.rewrites.collapsing.collapse import LONGEST
 from tests.builders import NEWEST_OPSET, Checked, Net, check, compare_outputs, make_feeds
 
 OPSETS = (7, 9, 11, 13, 17, 18, NEWEST_OPSET)

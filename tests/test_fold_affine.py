@@ -294,7 +294,7 @@ def _matches(model: onnx.ModelProto) -> Any:
     import onnx_ir as ir
 
     from graphopt.analysis import Analysis
-    from graphopt.rewrites.fold_affine import FoldAffine
+    from graphopt.rewrites.folding.fold_affine import FoldAffine
 
     return FoldAffine().match(Analysis(ir.from_proto(model)))
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from graphopt.analysis import Analysis
-from graphopt.rewrites.fold_pad import FoldPad
+from graphopt.rewrites.folding.fold_pad import FoldPad
 from graphopt.types import Rejection
 from tests.builders import NEWEST_OPSET, OLD_RUNTIME, Checked, Net, check
 

@@ -29,10 +29,11 @@ from small_models import (
 )
 
 import graphopt
-from graphopt import exact, rewrites, verification
+from graphopt import exact, verification
 from graphopt.analysis import Analysis
 from graphopt.errors import BudgetError, GraphOptError, InputError
 from graphopt.numerics.lowrank.moments import Moments
+from graphopt.rewrites import registry
 from graphopt.types import Candidate, Cost, Exactness, NewNode, Rejection, Replacement, Site, Verdict
 from graphopt.verification import Verification
 
@@ -143,7 +144,7 @@ def test_a_third_party_rewrite_takes_part() -> None:
 
 def test_a_class_and_an_instance_will_do() -> None:
     for given in (Swap, Swap("Abs")):
-        assert "swap" in {r.name for r in rewrites.registry([given]).values()}
+        assert "swap" in {r.name for r in registry.registry([given]).values()}
 
 
 def test_rewrites_of_the_same_name_clash() -> None:
@@ -174,7 +175,7 @@ def test_installed_packages_add_theirs(monkeypatch: pytest.MonkeyPatch, tmp_path
         def load(self) -> type[Swap]:
             return Swap
 
-    monkeypatch.setattr(rewrites.metadata, "entry_points", lambda group: [Entry()])
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [Entry()])
     assert "swap" in {item["name"] for item in json.loads(cli("rewrites", "--json").out)}
     path = saved(conv_bn(), tmp_path / "m.onnx")
     done = cli("optimize", path, "--dry-run", "--json", "--only", "swap", "--set", "swap.op=Identity")
@@ -232,7 +233,7 @@ def test_the_command_when_no_single_change_is_guilty(tmp_path: Path, monkeypatch
     class Max(Swap):
         op: str = "Max"
 
-    monkeypatch.setattr(rewrites, "BUILTIN", (Max,))
+    monkeypatch.setattr(registry, "BUILTIN", (Max,))
     monkeypatch.setattr(exact, "_first_failing", lambda count, passes: None)
     monkeypatch.setattr(verification.Reference, "check", never_equal)
     path, out = saved(large(nothing_to_do()), tmp_path / "m.onnx"), tmp_path / "out.onnx"
@@ -274,7 +275,7 @@ def test_a_rewrite_that_raises_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         graphopt.optimize(conv_bn(), rewrites=[Failing(in_match=True)])
     with pytest.raises(GraphOptError, match="rewrite failing failed to match"):
         graphopt.scan(conv_bn(), rewrites=[Failing(in_match=True)])
-    monkeypatch.setattr(rewrites, "BUILTIN", (Failing,))
+    monkeypatch.setattr(registry, "BUILTIN", (Failing,))
     monkeypatch.delenv("GRAPHOPT_TRACEBACK", raising=False)
     path = saved(conv_bn(), tmp_path / "m.onnx")
     done = cli("optimize", path, "-o", tmp_path / "out.onnx")

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from graphopt.analysis import Analysis
-from graphopt.rewrites.propagate_stride import PropagateStride
+from graphopt.rewrites.moving.propagate_stride import PropagateStride
 from tests.builders import NEWEST_OPSET, Checked, Net, check
 
 ALONE = {"only": ["propagate_stride"]}

@@ -365,7 +365,7 @@ OTHERS = {
     "graphopt": "a tool of this name",
     "graphopt.version": "not JSON {",
     "graphopt.options": "{",
-    "graphopt.rewrites": "[[[[",
+    "graphopt.rewrites.registry": "[[[[",
     "graphopt.7.note": "written by hand",
     f"graphopt.{'9' * 5000}.version": "a long number",
     "graphopt.١.00000000.version": "a digit of another script",

@@ -16,7 +16,7 @@ from builders import Net, check, low_rank, make_feeds
 from onnx import TensorProto
 
 import graphopt
-from graphopt import rewrites
+from graphopt.rewrites import registry
 
 Case: TypeAlias = tuple[onnx.ModelProto, int | None]
 """A model, and the MACs that have to be left at the sizes of the feeds; None where they stay as they are."""
@@ -511,6 +511,6 @@ def macs_left(model: onnx.ModelProto) -> int | None:
 
 
 def shuffle_registry(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    shuffled = list(rewrites.BUILTIN)
+    shuffled = list(registry.BUILTIN)
     random.Random(seed).shuffle(shuffled)
-    monkeypatch.setattr(rewrites, "BUILTIN", tuple(shuffled))
+    monkeypatch.setattr(registry, "BUILTIN", tuple(shuffled))

@@ -17,7 +17,7 @@ from graphopt import BudgetError, InputError, approximate, quality, runtime, sto
 from graphopt.analysis import Analysis
 from graphopt.latency import Timing
 from graphopt.model.io import load
-from graphopt.rewrites import Bottleneck
+from graphopt.rewrites.factoring.bottleneck import Bottleneck
 from graphopt.stopwatch import Stopwatch
 from graphopt.types import Candidate, Plan
 from tests.builders import Net

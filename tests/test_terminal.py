@@ -14,9 +14,9 @@ import pytest
 import typer
 from small_models import classifier, cli, conv_bn, model, node, saved
 
-from graphopt import rewrites
 from graphopt.cli import typer_app
 from graphopt.report.wording import form
+from graphopt.rewrites import registry
 from graphopt.types import Candidate, Cost, Site
 
 COMMANDS = sorted(
@@ -85,7 +85,7 @@ def completed(*words: str) -> list[str]:
 def test_completion() -> None:
     assert "optimize" in completed("graphopt", "opt")
     assert completed("graphopt", "explain", "bott") == ["bottleneck"]
-    assert set(completed("graphopt", "explain", "")) <= {*rewrites.registry()} and completed(
+    assert set(completed("graphopt", "explain", "")) <= {*registry.registry()} and completed(
         "graphopt", "explain", ""
     )
     assert completed("graphopt", "optimize", "m", "--skip", "fold_pad,fold_p") == [

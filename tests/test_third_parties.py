@@ -13,8 +13,8 @@ import pytest
 from small_models import conv_bn, model, node, saved
 
 import graphopt
-from graphopt import rewrites
-from graphopt.rewrites.collapse import Collapse
+from graphopt.rewrites import registry
+from graphopt.rewrites.collapsing.collapse import Collapse
 
 PROJECT = """
 [build-system]
@@ -25,7 +25,7 @@ build-backend = "setuptools.build_meta"
 name = "{name}"
 version = "1.2"
 
-[project.entry-points."graphopt.rewrites"]
+[project.entry-points."graphopt.rewrites.registry"]
 {entry} = "{module}:{attribute}"
 
 [tool.setuptools]
@@ -167,10 +167,10 @@ def test_packages_that_do_not_go(installed: Path, tmp_path: Path, packages: list
 )
 def test_what_is_no_rewrite(value: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An attribute that isn't there, a function, a method, and a class that needs arguments."""
-    entry = metadata.EntryPoint("theirs", value, "graphopt.rewrites")
+    entry = metadata.EntryPoint("theirs", value, "graphopt.rewrites.registry")
     monkeypatch.setattr(metadata, "entry_points", lambda group: [entry])
     with pytest.raises(graphopt.InputError, match=says):
-        rewrites.registry()
+        registry.registry()
 
 
 def test_a_rewrite_that_is_given_twice() -> None:

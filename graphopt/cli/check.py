@@ -37,9 +37,9 @@ def check(
     names, skipped = common.names(only), common.names(skip)
     shapes = common.shapes(shape)
     from graphopt import check as checking
-    from graphopt import rewrites as catalogue
     from graphopt.report import json as documents
     from graphopt.report import text
+    from graphopt.rewrites import registry as catalogue
     from graphopt.types import Exactness
 
     # A wrong name is no model's fault.

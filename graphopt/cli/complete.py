@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 def rewrite(incomplete: str) -> list[tuple[str, str]]:
     """The rewrites whose names begin like this, with their summaries."""
-    from graphopt import rewrites as catalogue
+    from graphopt.rewrites import registry as catalogue
 
     available = catalogue.registry().values()
     return [(each.name, catalogue.summary(each)) for each in available if each.name.startswith(incomplete)]

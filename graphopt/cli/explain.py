@@ -18,7 +18,7 @@ def explain(
 
     Example: graphopt explain bottleneck
     """
-    from graphopt import rewrites as catalogue
+    from graphopt.rewrites import registry as catalogue
 
     (found,) = catalogue.select(catalogue.registry(), only=[rewrite])
     typer.echo(catalogue.explain(found))

@@ -10,9 +10,9 @@ def rewrites(json: common.Json = False) -> int:
 
     Example: graphopt rewrites
     """
-    from graphopt import rewrites as catalogue
     from graphopt.report import json as documents
     from graphopt.report import text
+    from graphopt.rewrites import registry as catalogue
 
     available = list(catalogue.registry().values())
     if json:

@@ -202,11 +202,7 @@ def load(model: PathLike | onnx.ModelProto | ir.Model) -> Source:
     inline = {loaded.graph.initializers[name].const_value: offset for name, offset in offsets.items()}
 
     def attached(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        return (
-            external.mapped(tensor, content, inline[tensor])
-            if tensor in inline
-            else data.tensor(tensor)
-        )
+        return external.mapped(tensor, content, inline[tensor]) if tensor in inline else data.tensor(tensor)
 
     serde.replace_tensors(loaded, attached)
     return Source(loaded, path, data.locations, None, {path: stamp, **data.stamps})
@@ -298,9 +294,7 @@ def save(
 def written_bytes(model: ir.Model, source: Source) -> int:
     """Size of what `save` writes by default, external data included, for a file called ``model.onnx``."""
     file, data = _Digest(), _Digest()
-    _write(
-        model, file, external.write(_apart(model, "auto", source) or [], data, "model.onnx.data")
-    )
+    _write(model, file, external.write(_apart(model, "auto", source) or [], data, "model.onnx.data"))
     return file.size + data.size
 
 

@@ -20,7 +20,7 @@ from graphopt.model_diff import Diff
 from graphopt.outcome import Outcome, exit_code
 from graphopt.provenance import Record, described
 from graphopt.report import Applied, Left, Point, Report, Sweep
-from graphopt.rewrites import is_default, option_types, summary
+from graphopt.rewrites.registry import is_default, option_types, summary
 from graphopt.survey import Row, Scan
 from graphopt.types import Quality, Rewrite, Totals, Verdict
 from graphopt.verification import Verification

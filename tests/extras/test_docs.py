@@ -10,8 +10,8 @@ import pytest
 from console import comparable, replay
 
 from docs import build
-from graphopt import rewrites
 from graphopt.cli import typer_app
+from graphopt.rewrites import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -19,7 +19,7 @@ PAGES = [
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
     if "```console" in path.read_text("utf-8")
 ]
-NAMES = [each.name for each in rewrites.BUILTIN]
+NAMES = [each.name for each in registry.BUILTIN]
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +70,8 @@ def test_a_command_that_fails_unannounced(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_rewrites_page_says_what_explain_says(name: str, built: Path) -> None:
     """Word by word, drawings included; only numbers of lists and bullets are made by the browser."""
-    (rewrite,) = rewrites.select(rewrites.registry(), only=[name])
-    explained = re.sub(r"(?m)^ *\d+\. ", "", rewrites.explain(rewrite)).replace("`", "")
+    (rewrite,) = registry.select(registry.registry(), only=[name])
+    explained = re.sub(r"(?m)^ *\d+\. ", "", registry.explain(rewrite)).replace("`", "")
     expected = re.sub(r"(?m)^References:", "References", explained).split()
     kind, promise = build.PROMISES[rewrite.exactness]
     said = f"{kind}: {promise.lower()}"
@@ -79,7 +79,7 @@ def test_a_rewrites_page_says_what_explain_says(name: str, built: Path) -> None:
     assert said in shown
     found = shown.replace(said, "", 1).removeprefix(name)
     assert "".join(found.split()).startswith("".join(expected))
-    for option in rewrites.option_types(rewrite):
+    for option in registry.option_types(rewrite):
         assert f"{name}.{option} " in found
 
 

@@ -21,10 +21,10 @@ from selenium.webdriver.remote.webelement import WebElement
 from small_models import classifier, cli, conv_bn, saved
 
 import graphopt
-from graphopt import rewrites
 from graphopt.latency import Timing
 from graphopt.report import Applied, Left, Point, Sweep, html
 from graphopt.result import Result
+from graphopt.rewrites import registry
 from graphopt.types import Candidate, Cost, Exactness, Quality, Site
 
 MEGABYTE = 10**6
@@ -149,7 +149,7 @@ def test_it_fits_the_screen(
 
 def test_no_table_scrolls_sideways_on_a_usual_screen(browser: Chrome, result: Result, tmp_path: Path) -> None:
     """Also with the longest names of rewrites, and figures of four digits."""
-    names = sorted(rewrites.registry(), key=len)[-5:]
+    names = sorted(registry.registry(), key=len)[-5:]
     cost = Cost(123_400_000, 1), Cost(88_880_000, 1)
     site = Site("main", ("/features/stage3/block12/conv2/Conv", "/features/stage3/block12/bn2/BatchNorm"))
     applied = [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 
 from graphopt.report.text.common import terminal
-from graphopt.rewrites import is_default, option_types, summary
+from graphopt.rewrites.registry import is_default, option_types, summary
 from graphopt.types import Rewrite
 
 

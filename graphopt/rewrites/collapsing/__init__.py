@@ -1,0 +1,1 @@
+"""Chains of linear operators that are one linear operator."""

@@ -1,0 +1,1 @@
+"""The same computation in an operator, or a layout, that costs less."""

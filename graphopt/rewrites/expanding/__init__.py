@@ -1,0 +1,1 @@
+"""Layers added on request that leave the function as it is."""

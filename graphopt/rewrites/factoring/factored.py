@@ -1,0 +1,134 @@
+"""A linear operator as a chain of cheaper ones: costs, ranks and nodes for the rewrites that make one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from graphopt.analysis import Analysis
+from graphopt.conv import Builder, Form, Linear, linear_cost
+from graphopt.numerics.kernels.algebra import blocks
+from graphopt.numerics.lowrank import exact_factors as exact
+from graphopt.numerics.lowrank.tucker import Factors
+from graphopt.rewrites.patterns.common import pads_hold
+from graphopt.types import Array, Cost, Replacement
+
+
+def refusal(linear: Linear) -> str:
+    """Why an operator can't be split into factors, whatever its rank; "" when it can."""
+    if linear.obstacle:
+        return linear.obstacle
+    if linear.depthwise:
+        return f"it is depthwise ({linear.group} groups): no channels are mixed that a 1x1 could reduce"
+    if linear.macs is None:
+        return "its size is unknown"
+    return _unusable(linear)
+
+
+def lossless_refusal(analysis: Analysis, linear: Linear) -> str:
+    """Why an operator can't be split without loss, whatever its rank; "" when it can."""
+    if linear.obstacle:
+        return linear.obstacle
+    if linear.macs is None or linear.input_shape is None:
+        return "its size is unknown"
+    if not pads_hold(analysis, linear):
+        return "its pads depend on the size of its input"
+    return _unusable(linear)
+
+
+def _unusable(linear: Linear) -> str:
+    """Why no rank of the weights can be told; "" where it can."""
+    weight = linear.stored_weight().ravel()
+    wide = weight.astype(np.float32) if weight.dtype == np.float16 else weight
+    with np.errstate(over="ignore", invalid="ignore"):
+        squared = np.dot(wide, wide)
+    return "" if np.isfinite(squared) else "its weights are not finite, or their squares are not"
+
+
+def highest_rank(linear: Linear, matrices: Callable[[Array], Iterable[Array]], pays: int) -> int | None:
+    """The highest numerical rank of some matrices of each group; None as soon as one does not pay.
+
+    Args:
+        linear: the operator.
+        matrices: those of one group, from its weights.
+        pays: the largest rank at which the factors are cheaper.
+    """
+    if pays < 1:
+        return None
+    eps, highest = float(np.finfo(linear.dtype).eps), 1
+    for block in blocks(linear.stored_weight(), linear.group):
+        for matrix in matrices(block):
+            rank = exact.find_rank(matrix, eps, min(pays, min(matrix.shape)))
+            if rank is None:
+                return None
+            highest = max(highest, rank)
+    return highest
+
+
+def cost(linear: Linear, rank_in: int | None, rank_out: int | None) -> Cost:
+    """The cost of the factors; None leaves out that side's 1x1. Ranks are those of each group.
+
+    The 1x1 in front runs at the input's resolution, the one behind at the output's. A Gemm or MatMul is cut
+    on the input side only: there is no core between the two.
+    """
+    assert (
+        linear.input_shape is not None and linear.in_channels is not None and linear.out_channels is not None
+    )
+    size, group = linear.dtype.itemsize, linear.group
+    point, ones = _point(linear), (1,) * len(linear.kernel)
+    inside, out = linear.in_channels // group, linear.out_channels // group
+    r_in, r_out = rank_in or inside, rank_out or out
+    biased = linear.bias_elements > 0
+    core = (group * r_out, r_in, *linear.kernel)
+    inner = _with_channels(linear, linear.input_shape, group * r_in)
+    total = linear_cost(linear.form, core, inner, size, biased and not rank_out)
+    if rank_in:
+        total += linear_cost(point, (group * r_in, inside, *ones), linear.input_shape, size, False)
+    if rank_out:
+        sizes = tuple(s for s in linear.input_shape[2:] if s is not None)
+        written = (linear.input_shape[0], group * r_out, *linear.form.output_sizes(sizes, linear.kernel))
+        total += linear_cost(point, (linear.out_channels, r_out, *ones), written, size, biased)
+    return total
+
+
+def joined(parts: Sequence[Factors]) -> Factors:
+    """The factors of all groups as grouped operators."""
+    reduce = [part.reduce for part in parts if part.reduce is not None]
+    expand = [part.expand for part in parts if part.expand is not None]
+    return Factors(
+        np.concatenate(reduce) if reduce else None,
+        np.concatenate([part.core for part in parts]),
+        np.concatenate(expand) if expand else None,
+    )
+
+
+def _with_channels(linear: Linear, shape: tuple[int | None, ...], channels: int) -> tuple[int | None, ...]:
+    """The shape with other channels; those of a Gemm or MatMul are last."""
+    return (shape[0], channels, *shape[2:]) if linear.kernel else (*shape[:-1], channels)
+
+
+def _point(linear: Linear) -> Form:
+    """The form of a factor without taps. A MatMul needs no bias in any opset, a Gemm did up to opset 10."""
+    return replace(linear.form.pointwise(), group=linear.group) if linear.kernel else Form("MatMul")
+
+
+def replacement(linear: Linear, factors: Factors, bias: Array | None) -> Replacement:
+    """The factors as nodes: ``…/reduce`` (1x1), the k×k under the old name, ``…/expand`` (1x1).
+
+    The bias goes onto the last of them: zero padding comes after the first.
+    """
+    builder = Builder(linear.dtype)
+    point, ones = _point(linear), (1,) * len(linear.kernel)
+    form = linear.form if linear.kernel else point
+    y = linear.x
+    if factors.reduce is not None:
+        weight = factors.reduce.reshape(*factors.reduce.shape, *ones)
+        y = builder.linear(point, y, weight, None, rank=linear.rank, name="/reduce")
+    last = factors.expand is None
+    y = builder.linear(form, y, factors.core, bias if last else None, rank=linear.rank)
+    if factors.expand is not None:
+        weight = factors.expand.reshape(*factors.expand.shape, *ones)
+        y = builder.linear(point, y, weight, bias, name="/expand")
+    return builder.replacement({linear.y: y})

@@ -1,0 +1,363 @@
+"""What the approximate rewrites share: their sites, their options, and the fit of each group."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt import patches
+from graphopt.analysis import Analysis
+from graphopt.conv import Linear
+from graphopt.numerics.kernels import algebra
+from graphopt.numerics.lowrank import tucker_fit
+from graphopt.numerics.lowrank.moments import Moments, Statistics, losses
+from graphopt.rewrites.factoring import factored
+from graphopt.rewrites.patterns.common import anchor, site
+from graphopt.types import Array, Candidate, Cost, Exactness, Fitted, Rejection, Replacement
+
+Choice: TypeAlias = "dict[str, int | float | str]"
+Float64: TypeAlias = npt.NDArray[np.float64]
+
+STEPS = 16
+"""Ranks a side from which a plan chooses, at least: the eighths of the channels."""
+BLOCK = 16
+"""Multiples of this are offered besides: kernels compute whole blocks of channels."""
+MOST_BLOCKS = 16
+"""So many of them at the most."""
+THREADS = 2
+"""Operators whose errors are predicted at once."""
+LONG = 7
+"""Taps on an axis from which a kernel is split however few its channels: its taps are many enough."""
+WIDEST = 10_240
+"""Numbers of a patch (channels of a group times taps) at most: a covariance of so many takes 0.8 GB."""
+
+
+class GroupFit(NamedTuple):
+    """The factors of one group, and the kernel ``[o, c, *taps]`` that they amount to."""
+
+    factors: Any
+    kernel: Float64
+
+    def mixed(self, matrix: Float64) -> GroupFit:
+        """The same with outputs that are a matrix ``[o, o]`` times these."""
+        return GroupFit(self.factors.mixed(matrix), mixed(matrix, self.kernel))
+
+
+class Split(ABC):
+    """An approximate way to split a linear operator: a rewrite, by what is its own.
+
+    A subclass is a frozen dataclass whose fields are the rewrite's options.
+    """
+
+    name: ClassVar[str]
+    exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
+    min_channels: int
+
+    def __post_init__(self) -> None:
+        """Checks the options.
+
+        Raises:
+            ValueError: one is not positive.
+        """
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"expected {name} of at least 1")
+
+    # ------------------------------------------------------------ what differs from one way to the next
+
+    @property
+    @abstractmethod
+    def fixed(self) -> bool:
+        """Whether the user chose the ranks."""
+
+    @abstractmethod
+    def takes(self, linear: Linear) -> bool:
+        """Whether the operator is of the kind that is split."""
+
+    @abstractmethod
+    def choices(self, linear: Linear) -> list[Choice]:
+        """The ways of splitting it, dear ones too."""
+
+    @abstractmethod
+    def cost(self, linear: Linear, choice: Choice) -> Cost:
+        """What a way costs."""
+
+    @abstractmethod
+    def errors(self, kernel: Array, moments: Moments, choices: Sequence[Choice]) -> list[float]:
+        """The predicted relative error of each way for one group."""
+
+    @abstractmethod
+    def fit_group(self, kernel: Array, moments: Moments, choice: Choice, refine: int) -> GroupFit:
+        """The factors of one group."""
+
+    @abstractmethod
+    def blank(self, kernel: Array, choice: Choice) -> Any:
+        """Factors of the right shapes for one group, of whatever content: what they cost can be timed."""
+
+    @abstractmethod
+    def spectra(self, kernel: Array, moments: Moments, choice: Choice) -> dict[str, tuple[float, ...]]:
+        """By rank of the choice the part of the output that each direction carries, for one group."""
+
+    @abstractmethod
+    def assemble(self, linear: Linear, choice: Choice, parts: Sequence[Any], bias: Array) -> Replacement:
+        """The nodes, from the factors of all groups."""
+
+    # ------------------------------------------------------------ the rewrite
+
+    def refusal(self, analysis: Analysis, linear: Linear) -> str:
+        """Why an operator is not split, whatever the ranks; "" when it can be."""
+        return refusal(self, analysis, linear)
+
+    def inputs_needed(self, analysis: Analysis) -> Iterator[Linear]:
+        """The linear operators whose input statistics `match` and `build` use."""
+        yield from operators(self, analysis)
+
+    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
+        """For each operator a candidate for every way of splitting it that no other way beats."""
+        yield from matches(self, analysis)
+
+    def priced(self, analysis: Analysis) -> Iterator[Candidate]:
+        """What `match` would yield as far as costs go; it asks for no statistics and takes no time."""
+        yield from priced(self, analysis)
+
+    def build(
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
+    ) -> Replacement:
+        """The fitted factors."""
+        return self.fit(analysis, candidate, statistics).replacement
+
+    def fit(
+        self,
+        analysis: Analysis,
+        candidate: Candidate,
+        statistics: Mapping[str, Statistics] | None = None,
+        *,
+        refine: int = 2,
+    ) -> Fitted:
+        """The factors and what they amount to; ``refine`` rounds of alternation."""
+        return fit(self, analysis, candidate, statistics, refine=refine)
+
+    def draft(self, linear: Linear, candidate: Candidate) -> Replacement:
+        """The nodes of a candidate with weights that mean nothing, to be timed."""
+        return draft(self, linear, dict(candidate.choice))
+
+
+def operators(split: Split, analysis: Analysis) -> Iterator[Linear]:
+    """The operators whose input statistics the rewrite uses."""
+    yield from (each for each in analysis.linears if split.takes(each) and not split.refusal(analysis, each))
+
+
+def matches(split: Split, analysis: Analysis) -> Iterator[Candidate | Rejection]:
+    """For each operator a candidate for every way of splitting it that no other way beats."""
+    linears = [linear for linear in analysis.linears if split.takes(linear)]
+    reasons = [split.refusal(analysis, linear) for linear in linears]
+
+    def options(linear: Linear, reason: str) -> list[tuple[Choice, Cost, float]]:
+        return [] if reason else _options(split, analysis, linear)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        every = pool.map(options, linears, reasons)
+        for linear, reason, found in zip(linears, reasons, every, strict=True):
+            place, before = site(analysis, [linear.node]), analysis.linear_cost(linear)
+            for choice, after, error in found:
+                yield Candidate(split.name, place, before, after, error, choice)
+            if not found:
+                yield Rejection(split.name, place, f"{linear.name}: {reason or 'no such ranks save MACs'}")
+
+
+def priced(split: Split, analysis: Analysis) -> Iterator[Candidate]:
+    """For each operator every way of splitting it that saves MACs, errors unknown: what a scan asks for."""
+    for linear in operators(split, analysis):
+        before, place = analysis.linear_cost(linear), site(analysis, [linear.node])
+        for choice, after in _saving(split, linear):
+            yield Candidate(split.name, place, before, after, math.nan, choice)
+
+
+def refusal(split: Split, analysis: Analysis, linear: Linear) -> str:
+    """Why an operator is not split, whatever the ranks; "" when it can be."""
+    reason = factored.refusal(linear)
+    if reason:
+        return reason
+    inside, out = ((n or 0) // linear.group for n in (linear.in_channels, linear.out_channels))
+    if min(inside, out) < split.min_channels and max(linear.kernel, default=1) < LONG:
+        return f"{inside}→{out} channels are fewer than {split.min_channels}, too few to reduce"
+    dimension = patches.dimension(linear)
+    if dimension > WIDEST:
+        size = f"{8 * dimension**2 / 1e9:.1f} GB"
+        return f"its patches have {dimension:,} numbers, whose covariance takes {size}: at most {WIDEST:,}"
+    seen = (analysis.statistics or {}).get(linear.name)
+    if seen is not None and not all(math.isfinite(np.trace(each.covariance)) for each in seen.groups):
+        return "on some inputs it reads numbers that are too large, or not finite"
+    neighbour = _bottleneck(analysis, linear)
+    if neighbour:
+        return f"it is part of a bottleneck already: nothing stands between it and {neighbour}"
+    return ""
+
+
+def _bottleneck(analysis: Analysis, linear: Linear) -> str:
+    """The linear operator that directly feeds this one or reads it, through fewer channels; "" when none."""
+    x, y = linear.node.inputs[0], linear.node.outputs[0]
+    before = analysis.linear(x.producer()) if x is not None else None
+    after = analysis.linear(analysis.sole_consumer(y))
+    for near, width, other in (
+        (before, linear.in_channels, None if before is None else before.in_channels),
+        (after, linear.out_channels, None if after is None else after.out_channels),
+    ):
+        if (
+            near is not None
+            and (width or 0) < (other or 0)
+            and near.node.inputs[0] is not near.node.inputs[1]
+        ):
+            return near.name
+    return ""
+
+
+def _options(split: Split, analysis: Analysis, linear: Linear) -> list[tuple[Choice, Cost, float]]:
+    """The ways that save MACs, and that no other beats in error and MACs, or in error and expected time."""
+    saving = _saving(split, linear)
+    if not saving:
+        return []
+    found = _errors(split, analysis, linear, [choice for choice, _ in saving])
+    options = [(choice, cost, error) for (choice, cost), error in zip(saving, found, strict=True)]
+    kept = {id(o) for key in (_by_macs, _by_time) for o in _front(options, key)}
+    return [option for option in options if id(option) in kept]
+
+
+def _saving(split: Split, linear: Linear) -> list[tuple[Choice, Cost]]:
+    """The ways that save MACs, with what they cost."""
+    every = [(choice, split.cost(linear, choice)) for choice in split.choices(linear)]
+    return [(choice, cost) for choice, cost in every if (cost.macs or 0) < (linear.macs or 0)]
+
+
+def _by_macs(option: tuple[Choice, Cost, float]) -> float:
+    return option[1].macs or 0
+
+
+def _by_time(option: tuple[Choice, Cost, float]) -> float:
+    return option[1].seconds
+
+
+def _front(
+    options: Sequence[tuple[Choice, Cost, float]], key: Callable[[tuple[Choice, Cost, float]], float]
+) -> Iterator[tuple[Choice, Cost, float]]:
+    """Those with less error than every cheaper one."""
+    best = math.inf
+    for option in sorted(options, key=lambda o: (key(o), o[2])):
+        if option[2] < best:
+            best = option[2]
+            yield option
+
+
+def _errors(split: Split, analysis: Analysis, linear: Linear, choices: Sequence[Choice]) -> list[float]:
+    """The relative error of each way, over all groups."""
+    statistics = known(linear, analysis.statistics)
+    kernels = counted(algebra.blocks(linear.weight(), linear.group), statistics.weighting)
+    lost, total = np.zeros(len(choices)), 0.0
+    for kernel, moments in zip(kernels, statistics.groups, strict=True):
+        flat = kernel.reshape(len(kernel), -1)
+        variance = float(np.sum((flat @ moments.covariance) * flat))
+        lost += variance * np.array(split.errors(kernel, moments, choices))
+        total += variance
+    return [float(part) for part in lost / (total or 1.0)]
+
+
+def counted(kernels: Sequence[Array], weighting: Sequence[Float64]) -> Sequence[Array]:
+    """The kernels of groups whose plain errors are what errors of these count, see `Statistics.weighting`."""
+    if not weighting:
+        return kernels
+    return [mixed(matrix, kernel) for matrix, kernel in zip(weighting, kernels, strict=True)]
+
+
+def counted_error(linear: Linear, kernel: Array, statistics: Statistics) -> float:
+    """E‖R (y − ŷ)‖² / Var(R y) of an approximate kernel ``[out, in / group, *taps]``."""
+    lost = total = 0.0
+    both = (algebra.blocks(each, linear.group) for each in (linear.weight(), kernel))
+    exact, approximate = (counted(each, statistics.weighting) for each in both)
+    for ours, theirs, moments in zip(exact, approximate, statistics.groups, strict=True):
+        more, variance = losses(ours, theirs, moments)
+        lost, total = lost + more, total + variance
+    return lost / total if total > 0 else 0.0
+
+
+def mixed(matrix: Float64, rows: Array) -> Float64:
+    """A matrix ``[o, o]`` times what belongs to each output, ``[o, …]``."""
+    return np.asarray(np.tensordot(matrix, rows, axes=1), np.float64)
+
+
+def known(linear: Linear, statistics: Mapping[str, Statistics] | None) -> Statistics:
+    """The statistics of an operator's inputs; white ones where nothing is known."""
+    found = None if statistics is None else statistics.get(linear.name)
+    if found is not None:
+        return found
+    assert linear.in_channels is not None
+    dimension = linear.in_channels // linear.group * math.prod(linear.kernel)
+    return Statistics.white(dimension, linear.group)
+
+
+def fit(
+    split: Split,
+    analysis: Analysis,
+    candidate: Candidate,
+    statistics: Mapping[str, Statistics] | None,
+    *,
+    refine: int = 2,
+) -> Fitted:
+    """The candidate's factors fitted to statistics, each group alone; a quick fit has no spectra."""
+    linear = anchor(analysis, candidate)
+    choice = dict(candidate.choice)
+    given = known(linear, analysis.statistics if statistics is None else statistics)
+    weights = algebra.blocks(linear.weight(), linear.group)
+    kernels = counted(given.kernels or weights, given.weighting)
+    parts = [
+        split.fit_group(kernel, moments, choice, refine)
+        for kernel, moments in zip(kernels, given.groups, strict=True)
+    ]
+    if given.weighting:
+        back = [np.asarray(np.linalg.inv(matrix), np.float64) for matrix in given.weighting]
+        parts = [part.mixed(matrix) for matrix, part in zip(back, parts, strict=True)]
+    own = linear.bias()
+    biases, lost, total = [], 0.0, 0.0
+    for number, (weight, moments, part) in enumerate(zip(weights, given.groups, parts, strict=True)):
+        made = part.kernel.reshape(len(weight), -1) @ moments.mean
+        if given.targets:
+            target = given.targets[number]
+            biases.append(target.mean - made)
+            lost += tucker_fit.target_error(part.kernel, moments, target)
+            total += target.variance
+        else:
+            flat = weight.reshape(len(weight), -1)
+            rows = slice(number * len(weight), (number + 1) * len(weight))
+            biases.append(flat @ moments.mean - made + (0.0 if own is None else own[rows]))
+            more, variance = losses(weight, part.kernel, moments)
+            lost += more
+            total += variance
+    bias = np.concatenate(biases)
+    replacement = split.assemble(linear, choice, [part.factors for part in parts], bias)
+    spectra = split.spectra(kernels[0], given.groups[0], choice) if refine else {}
+    error = lost / total if total > 0 else 0.0
+    return Fitted(replacement, np.concatenate([part.kernel for part in parts]), bias, error, spectra)
+
+
+def draft(split: Split, linear: Linear, choice: Choice) -> Replacement:
+    """What a way of splitting an operator looks like, with weights that mean nothing."""
+    kernels = algebra.blocks(linear.weight(), linear.group)
+    bias = np.ones(linear.out_channels or 1)
+    return split.assemble(linear, choice, [split.blank(kernel, choice) for kernel in kernels], bias)
+
+
+def noise(*shape: int) -> Float64:
+    """Weights that mean nothing, and that no processor is slow with."""
+    return np.random.default_rng(0).normal(0.0, 0.05, shape)
+
+
+def grid(channels: int) -> list[int]:
+    """Ranks below a number of channels from which a plan chooses, ascending."""
+    step = max(1, channels // STEPS)
+    block = BLOCK * max(1, math.ceil(channels / (BLOCK * MOST_BLOCKS)))
+    return sorted({*range(step, channels, step), *range(block, channels, block)})

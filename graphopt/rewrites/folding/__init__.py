@@ -1,0 +1,1 @@
+"""Operators that disappear into the weights of the linear operator beside them."""

@@ -1,0 +1,1 @@
+"""Parallel branches that become one operator."""

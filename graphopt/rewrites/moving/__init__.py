@@ -1,0 +1,1 @@
+"""Convolutions moved to where the map has fewer pixels."""

@@ -1,0 +1,326 @@
+"""Pool before the convolution instead of behind it.
+
+What
+    A convolution whose output is averaged by an AveragePool, a GlobalAveragePool or a ReduceMean is moved
+    behind the average, where there are fewer positions.
+
+        x ─ 1x1 ─ AveragePool(2x2, stride 2) ─ y     x ─ AveragePool(2x2, stride 2) ─ 1x1 ─ y
+        x ─ 3x3 ─ AveragePool(2x2, stride 2) ─ y     x ─ AveragePool(2x2, stride 1) ─ 3x3, stride 2 ─ y
+        x ─ 3x3 ─ GlobalAveragePool ─ y              x ─ the 3·3 means that its taps see ─ 3x3 ─ y
+
+Maths
+    An average is Σ_j a_j · y[q·s₂ + j], and y[p] = b + Σ_t W_t x[p·s₁ + t·d]. Both sums change places:
+    b · Σ_j a_j + Σ_t W_t (Σ_j a_j x[q·s₁s₂ + j·s₁ + t·d]). The inner sum is the average of x on a window
+    that starts anywhere, so one average of x at stride 1 (or at the greatest common divisor of s₁s₂ and d)
+    serves all taps; the convolution then has stride s₁s₂. A pointwise convolution has one tap: the very same
+    average does. Over a whole axis, tap t averages the positions that it meets: k means an axis, on which a
+    convolution without padding gives one position. 3x3 on n·n positions: 9 products a channel pair, not 9n².
+
+When it applies
+    1. The weights may be anything, also computed at run time. Nobody else reads the convolution's output.
+    2. BatchNormalization and per-channel Mul, Add, Sub, Div and Neg may stand in between, where the average's
+       weights sum to 1.
+    3. With a bias, Σ_j a_j has to be 1. With count_include_pad=1 it is less at the border: the bias is then
+       added as a map of what lands, if the size is static; ceil_mode with pads that count is left alone.
+    4. A convolution of more than one tap, or with padding, needs a pooling without pads: beyond its output
+       the pooling reads zeros, where the convolution would not be zero.
+    5. ReduceMean leaves the channels alone; ReduceSum moves past a 1x1 without bias, and both past a MatMul.
+
+Exactness
+    Exact: sums change their order.
+
+Cost
+    MACs fall by as much as positions do. A window at stride 1 has as many outputs as x, each a few additions.
+
+References:
+    DenseNet's transitions (Huang et al. 2017, arXiv 1608.06993, section 3) are 1x1 → AveragePool.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analysis import Analysis
+from graphopt.constants import default_opset
+from graphopt.conv import Builder, Form, Linear, linear_cost
+from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.moving.pool_taps import box, box_dilations, box_form, box_shape, whole, whole_form
+from graphopt.rewrites.moving.pooling import Pool, PoolWindow, pool_of
+from graphopt.rewrites.patterns.common import attributes_of, is_passthrough, pads_hold, site
+from graphopt.rewrites.patterns.pixelwise import dying, operators_before, pass_cost, replay, subsampled
+from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement, Shape
+
+DILATED_POOLING = 19
+"""The opset from which AveragePool has dilations."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A pooling behind a linear operator.
+
+    Attributes:
+        pool: the pooling.
+        linear: the linear operator.
+        chain: the operators in between, first one first.
+    """
+
+    pool: Pool
+    linear: Linear
+    chain: tuple[ir.Node, ...]
+
+    @property
+    def shifts(self) -> bool:
+        """Whether a constant is added in front of the pooling."""
+        inputs = self.linear.node.inputs
+        return (len(inputs) > 2 and inputs[2] is not None) or any(
+            node.op_type not in ("Identity", "Dropout") for node in self.chain
+        )
+
+    @property
+    def keeps_positions(self) -> bool:
+        """Whether the linear operator reads one position, and never padding."""
+        return self.linear.pointwise and not self.linear.form.padded
+
+    @property
+    def nodes(self) -> list[ir.Node]:
+        """The nodes of the site, the pooling first."""
+        return [self.pool.node, self.linear.node, *self.chain]
+
+
+@dataclass(frozen=True)
+class PoolFirst:
+    """Pools before the convolution instead of behind it."""
+
+    name: ClassVar[str] = "pool_first"
+    exactness: ClassVar[Exactness] = Exactness.EXACT
+
+    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
+        """One candidate for each pooling behind a linear operator."""
+        for node in analysis.nodes.values():
+            place = _place(analysis, node)
+            if place is None:
+                continue
+            where = site(analysis, place.nodes)
+            reason = _refusal(analysis, place)
+            if reason:
+                yield Rejection(self.name, where, f"{place.linear.name} → {analysis.name(node)}: {reason}")
+                continue
+            before, after = _costs(analysis, place)
+            if before.macs is None or after.macs is None:
+                yield Rejection(self.name, where, f"{place.linear.name}: its sizes are unknown")
+            elif after.macs >= before.macs:
+                reason = f"{after.macs:,} MACs behind the pooling, not less than the {before.macs:,} saved"
+                yield Rejection(self.name, where, f"{place.linear.name} → {analysis.name(node)}: {reason}")
+            else:
+                yield Candidate(self.name, where, before, after)
+
+    def build(
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
+    ) -> Replacement:
+        """The average of the input, and the linear operator on it."""
+        place = _place(analysis, analysis.nodes[candidate.site.nodes[0]])
+        assert place is not None
+        linear, pool = place.linear, place.pool
+        builder = Builder(linear.dtype)
+        if place.keeps_positions:
+            y = _pointwise(analysis, builder, place)
+        elif pool.window is not None:
+            x = box(analysis, builder, linear, pool.window)
+            y = builder.like(linear, box_form(linear, pool.window), x)
+        else:
+            x = whole(analysis, builder, linear, pool.axes)
+            y = builder.like(linear, whole_form(linear, pool.axes), x)
+        y = replay(builder, place.chain, linear.node.outputs[0], y)
+        if not pool.keeps_axes:
+            y = _without_axes(analysis, builder, y, pool.axes)
+        return builder.replacement({pool.y.name or "": y})
+
+
+def _place(analysis: Analysis, node: ir.Node) -> _Place | None:
+    pool = pool_of(analysis, node)
+    if pool is None:
+        return None
+    value, chain = operators_before(analysis, pool.x, node.graph, mixing=True)
+    linear = analysis.linear(value.producer())
+    if linear is None or linear.node.graph is not node.graph or linear.op == "Gemm":
+        return None
+    if linear.op == "MatMul" and not all(is_passthrough(analysis, link) for link in chain):
+        return None
+    return _Place(pool, linear, tuple(chain))
+
+
+# ---------------------------------------------------------------- whether
+
+
+def _refusal(analysis: Analysis, place: _Place) -> str:
+    """Why the two may not change places, whatever it costs; "" when they may."""
+    pool, linear = place.pool, place.linear
+    if linear.blocked:
+        return linear.blocked
+    if linear.channel_axis is None or linear.channel_axis in pool.axes:
+        return "it averages over the channels"
+    if linear.op == "MatMul":
+        weight = analysis.shape(linear.node.inputs[1])
+        if pool.window is not None or weight is None or len(weight) != 2:
+            return "only a mean over other axes moves past a product with one matrix"
+    if linear.op == "ConvTranspose" and (not place.keeps_positions or linear.form.strided):
+        return "it is a ConvTranspose of several taps or of a stride"
+    if pool.sums and (place.shifts or not place.keeps_positions):
+        return "a sum counts the bias, or the border, of every position"
+    if not place.keeps_positions:
+        return _why_not_taps(analysis, place)
+    if pool.window is not None and place.shifts and not _is_mean(pool.window):
+        return _why_no_map(analysis, place, pool.window)
+    return ""
+
+
+def _is_mean(window: PoolWindow) -> bool:
+    """Whether the weights of each window sum to 1."""
+    return window.plain or (not window.counts_padding and window.always_lands())
+
+
+def _why_no_map(analysis: Analysis, place: _Place, window: PoolWindow) -> str:
+    """Why the bias can't be added as a map; "" when it can."""
+    if not window.counts_padding:
+        return "a window may lie on padding alone"
+    if any(node.op_type not in ("Identity", "Dropout") for node in place.chain):
+        return "padding counts in its mean, and operators stand in between"
+    if window.overhangs or window.pads is None:
+        return "padding counts in its mean, and its windows hang over (ceil_mode, auto_pad)"
+    if _static_sizes(analysis, place.pool.x) is None or _static_sizes(analysis, place.pool.y) is None:
+        return "padding counts in its mean, which changes the bias at the border, and the size is not static"
+    return ""
+
+
+def _why_not_taps(analysis: Analysis, place: _Place) -> str:
+    """Why a convolution of several taps, or with padding, can't follow; "" when it can."""
+    pool, form = place.pool, place.linear.form
+    if not pads_hold(analysis, place.linear):
+        return "auto_pad=SAME with a stride, and the size is not static"
+    if pool.window is None:
+        if pool.axes[0] < 2:
+            return "it averages over the batch too"
+        needs_steps = any(form.strides[a - 2] != 1 for a in pool.axes)
+        return (
+            "its strides need Slice with steps, from opset 10"
+            if needs_steps and default_opset(analysis.model) < 10
+            else ""
+        )
+    if not pool.window.plain:
+        return "its windows reach beyond the convolution's output (pads or ceil_mode)"
+    dilated = any(d != 1 for d in box_dilations(place.linear, pool.window))
+    if dilated and default_opset(analysis.model) < DILATED_POOLING:
+        return f"it would need an AveragePool with dilations, which there is from opset {DILATED_POOLING}"
+    return ""
+
+
+def _static_sizes(analysis: Analysis, value: ir.Value | None) -> list[int] | None:
+    """The spatial sizes that hold for every run."""
+    shape = analysis.fixed_shape(value)
+    sizes = None if shape is None else [size for size in shape[2:] if size is not None]
+    return sizes if sizes is not None and shape is not None and len(sizes) == len(shape) - 2 else None
+
+
+# ---------------------------------------------------------------- what it costs
+
+
+def _costs(analysis: Analysis, place: _Place) -> tuple[Cost, Cost]:
+    pool, linear = place.pool, place.linear
+    unknown = Cost(None)
+    read, middle, written = (
+        linear.input_shape,
+        analysis.shape(pool.x),
+        _kept_shape(analysis, pool),
+    )
+    weight = analysis.shape(linear.node.inputs[1])
+    if any(s is None or None in s for s in (read, middle, written, weight)):
+        return unknown, unknown
+    assert read is not None and middle is not None and written is not None
+    gone = [node for node in dying(analysis, place.nodes) if node is not pool.node]
+    before = analysis.cost(gone) + pass_cost(linear.itemsize, _size(middle), _size(written))
+    channels, taps = linear.in_channels or 1, linear.kernel
+    if linear.op == "MatMul":
+        form, pooled = linear.form, (*written[:-1], channels)
+    elif place.keeps_positions:
+        form, pooled = _without_stride(linear.form), (written[0], channels, *written[2:])
+    elif pool.window is not None:
+        form, pooled = box_form(linear, pool.window), box_shape(linear, pool.window)
+    else:
+        form = whole_form(linear, pool.axes)
+        sizes = tuple(taps[a - 2] if a in pool.axes else read[a] for a in range(2, len(read)))
+        pooled = (read[0], channels, *sizes)
+    window = math.prod(pool.window.kernel) if pool.window is not None else 1
+    additions = max(_size(read), _size(pooled) * window)
+    cost = linear_cost(form, _weight_shape(linear), pooled, linear.itemsize, linear.bias_elements > 0)
+    kept = replace(cost, params=linear.params, weight_bytes=linear.params * linear.itemsize)
+    return before, kept + pass_cost(linear.itemsize, additions, _size(pooled))
+
+
+def _size(shape: Shape) -> int:
+    return math.prod(size or 0 for size in shape)
+
+
+def _weight_shape(linear: Linear) -> tuple[int, ...]:
+    return (linear.out_channels or 1, (linear.in_channels or 1) // linear.group, *linear.kernel)
+
+
+def _kept_shape(analysis: Analysis, pool: Pool) -> Shape | None:
+    """The pooling's output as it would be with all axes."""
+    shape = analysis.shape(pool.x)
+    if pool.window is not None:
+        return analysis.shape(pool.y)
+    return None if shape is None else tuple(1 if a in pool.axes else n for a, n in enumerate(shape))
+
+
+# ---------------------------------------------------------------- a pointwise operator
+
+
+def _without_stride(form: Form) -> Form:
+    return replace(form, strides=(1,) * len(form.strides), dilations=(1,) * len(form.strides))
+
+
+def _pointwise(analysis: Analysis, builder: Builder, place: _Place) -> str:
+    """The very same pooling on the input, then the operator at stride 1, less what the border takes away."""
+    pool, linear = place.pool, place.linear
+    x = subsampled(analysis, builder, linear.x, linear.form.strides)
+    given = attributes_of(pool.node) or {}
+    if "keepdims" in given:
+        given["keepdims"] = 1
+    others = [None if value is None else value.name for value in pool.node.inputs[1:]]
+    x = builder.node(pool.node.op_type, [x, *others], given, "/pool")
+    if linear.op == "MatMul":
+        weight = linear.node.inputs[1]
+        assert weight is not None
+        return builder.node("MatMul", [x, weight.name])
+    form = _without_stride(linear.form)
+    if pool.window is None or not place.shifts or _is_mean(pool.window):
+        return builder.like(linear, form, x)
+    return _with_bias_map(analysis, builder, place, pool.window, x)
+
+
+def _with_bias_map(analysis: Analysis, builder: Builder, place: _Place, window: PoolWindow, x: str) -> str:
+    """The operator without its bias, and the bias times the part of each window that lands."""
+    linear = place.linear
+    sizes, outputs = _static_sizes(analysis, place.pool.x), _static_sizes(analysis, place.pool.y)
+    assert sizes is not None and outputs is not None
+    lands = window.coverage(sizes, outputs)
+    assert lands is not None
+    weight, bias = linear.node.inputs[1:3]
+    assert weight is not None and bias is not None
+    column = builder.constant(np.array([1, -1, *(1,) * len(sizes)], np.int64), "column")
+    per_channel = builder.node("Reshape", [bias.name, column], {}, "/bias")
+    scaled = builder.node("Mul", [per_channel, builder.constant(lands[None, None], "lands")], {}, "/border")
+    y = builder.like(linear, _without_stride(linear.form), x, bias=False)
+    return builder.node("Add", [y, scaled], {}, "/shift")
+
+
+def _without_axes(analysis: Analysis, builder: Builder, y: str, axes: tuple[int, ...]) -> str:
+    if default_opset(analysis.model) < 13:
+        return builder.node("Squeeze", [y], {"axes": axes}, "/squeeze")
+    return builder.node("Squeeze", [y, builder.constant(np.array(axes, np.int64), "axes")], {}, "/squeeze")

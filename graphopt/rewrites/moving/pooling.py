@@ -1,0 +1,165 @@
+"""One view of the operators that average over positions: AveragePool, GlobalAveragePool and reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.analysis import Analysis
+from graphopt.numerics.kernels.borders import landing
+from graphopt.rewrites.patterns.common import is_standard
+from graphopt.types import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class PoolWindow:
+    """The window of an AveragePool, one entry a spatial axis.
+
+    Attributes:
+        kernel: extents in taps.
+        strides: steps.
+        dilations: distances between taps.
+        pads: (begin…, end…), `auto_pad` resolved; None where that needs an unknown size.
+        counts_padding: whether padding counts in the mean.
+        overhangs: whether the last window may reach behind the padded input (ceil_mode).
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...] | None
+    counts_padding: bool
+    overhangs: bool
+
+    @property
+    def plain(self) -> bool:
+        """Whether each window lies within the input, so that all weights are one over its size."""
+        return self.pads is not None and not any(self.pads) and not self.overhangs
+
+    def always_lands(self) -> bool:
+        """Whether each window has a tap on the input, so that the mean without padding is a mean."""
+        if self.pads is None:
+            return True  # SAME centres the windows on the input
+        axes = range(len(self.kernel))
+        extents = [self.dilations[a] * (self.kernel[a] - 1) + 1 for a in axes]
+        if any(d > 1 and k > 1 for d, k in zip(self.dilations, self.kernel, strict=True)) and any(self.pads):
+            return False
+        begin, end = self.pads[: len(extents)], self.pads[len(extents) :]
+        late = [s if self.overhangs else 1 for s in self.strides]
+        return all(b < e and p + s <= e for b, p, e, s in zip(begin, end, extents, late, strict=True))
+
+    def coverage(self, sizes: Sequence[int], outputs: Sequence[int]) -> np.ndarray | None:
+        """The part of each window that lands on the input, ``[*outputs]``; None where that is not known."""
+        if self.pads is None or self.overhangs:
+            return None
+        result = np.ones(())
+        axes = len(self.kernel)
+        for a, size in enumerate(sizes):
+            taps = landing(
+                size,
+                self.kernel[a],
+                stride=self.strides[a],
+                pad_begin=self.pads[a],
+                pad_end=self.pads[a + axes],
+                dilation=self.dilations[a],
+                outputs=outputs[a],
+            )
+            result = result[..., None] * taps.mean(axis=1)
+        return np.asarray(result)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """An operator that averages over positions.
+
+    Attributes:
+        node: the operator.
+        x: its input.
+        y: its output.
+        window: of an AveragePool; None where whole axes are averaged.
+        axes: those axes, counted from the front.
+        keeps_axes: whether they stay with size 1.
+        sums: whether it adds up instead.
+    """
+
+    node: ir.Node
+    x: ir.Value
+    y: ir.Value
+    window: PoolWindow | None
+    axes: tuple[int, ...]
+    keeps_axes: bool = True
+    sums: bool = False
+
+
+def pool_of(analysis: Analysis, node: ir.Node) -> Pool | None:
+    """The view of an operator; None when it does not average, or over axes that are not known."""
+    x = node.inputs[0] if node.inputs else None
+    shape = analysis.shape(x)
+    if not is_standard(node) or x is None or shape is None:
+        return None
+    y, rank = node.outputs[0], len(shape)
+    if node.op_type == "GlobalAveragePool":
+        return Pool(node, x, y, None, tuple(range(2, rank)))
+    if node.op_type == "AveragePool":
+        window = _window(node, analysis.fixed_shape(x))
+        return None if window is None else Pool(node, x, y, window, tuple(range(2, rank)))
+    if node.op_type not in ("ReduceMean", "ReduceSum"):
+        return None
+    axes = _reduced_axes(analysis, node)
+    if not axes:
+        return None
+    keeps = node.attributes.get_int("keepdims", 1) == 1
+    return Pool(node, x, y, None, tuple(sorted(a % rank for a in axes)), keeps, node.op_type == "ReduceSum")
+
+
+def _reduced_axes(analysis: Analysis, node: ir.Node) -> tuple[int, ...]:
+    """The axes that a reduction names; () where it names none or they are not known."""
+    if "axes" in node.attributes:
+        return tuple(node.attributes["axes"].as_ints())
+    named = analysis.constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    return () if named is None else tuple(int(a) for a in np.asarray(named).reshape(-1))
+
+
+def _window(node: ir.Node, shape: Shape | None) -> PoolWindow | None:
+    kernel = tuple(node.attributes.get_ints("kernel_shape", ()) or ())
+    axes = len(kernel)
+    if not kernel:
+        return None
+    strides = tuple(node.attributes.get_ints("strides", ()) or (1,) * axes)
+    dilations = tuple(node.attributes.get_ints("dilations", ()) or (1,) * axes)
+    pads: tuple[int, ...] | None = tuple(node.attributes.get_ints("pads", ()) or (0,) * 2 * axes)
+    mode = node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
+    sizes = None if shape is None else shape[2:]
+    extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+    if mode == "VALID":
+        pads = (0,) * 2 * axes
+    elif mode != "NOTSET":
+        pads = _same(extents, strides, sizes, upper=mode == "SAME_UPPER")
+    ceil = node.attributes.get_int("ceil_mode", 0) == 1 and mode in ("NOTSET", "VALID")
+    if ceil and pads is not None and sizes is not None:
+        padded = [None if n is None else n + pads[a] + pads[a + axes] for a, n in enumerate(sizes)]
+        ceil = any(n is None or (n - e) % s for n, e, s in zip(padded, extents, strides, strict=True))
+    ceil = ceil and any(s > 1 for s in strides)
+    counts = node.attributes.get_int("count_include_pad", 0) == 1
+    return PoolWindow(kernel, strides, dilations, pads, counts, ceil)
+
+
+def _same(
+    extents: Sequence[int], strides: Sequence[int], sizes: Shape | None, *, upper: bool
+) -> tuple[int, ...] | None:
+    begin, end = [], []
+    for a, (extent, stride) in enumerate(zip(extents, strides, strict=True)):
+        size = None if sizes is None else sizes[a]
+        if stride == 1:
+            total = extent - 1
+        elif size is None:
+            return None
+        else:
+            total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+        small = total // 2
+        begin.append(small if upper else total - small)
+        end.append(total - small if upper else small)
+    return (*begin, *end)

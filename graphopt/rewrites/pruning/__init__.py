@@ -1,0 +1,1 @@
+"""Channels, taps and blocks of weights that contribute nothing."""

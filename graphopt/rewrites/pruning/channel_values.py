@@ -1,0 +1,168 @@
+"""What operators on each channel by itself make of constant channels and of equal ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt.analysis import Analysis
+from graphopt.numerics.kernels.channels import Facts, Labeller, merged_labels
+from graphopt.rewrites.patterns.channel_roles import Own
+from graphopt.rewrites.patterns.common import is_passthrough
+
+Float64: TypeAlias = npt.NDArray[np.float64]
+
+
+def facts_of(
+    analysis: Analysis, node: ir.Node, role: Own, maps: Mapping[int, Facts], labeller: Labeller
+) -> Facts:
+    """What is known of the operator's output channels.
+
+    Args:
+        analysis: tells the constants.
+        node: the operator.
+        role: which inputs have its channels.
+        maps: what is known of those, by input number.
+        labeller: hands out labels.
+    """
+    count = next(iter(maps.values())).channels
+    operands: list[Float64] = []
+    columns: list[Sequence[object] | npt.NDArray[np.generic]] = []
+    for index, value in enumerate(node.inputs):
+        array = analysis.constant(value)
+        if index in maps:
+            operands.append(maps[index].constant)
+            columns.append(maps[index].labels)
+        elif array is not None and array.dtype.kind == "f" and index in role.constants:
+            rows = np.moveaxis(np.asarray(array, np.float64), role.constants[index], 0).reshape(count, -1)
+            equal = (rows == rows[:, :1]).all(axis=1)
+            operands.append(np.where(equal, rows[:, 0], np.nan))
+            columns.append([row.tobytes() for row in rows])
+        elif array is not None and array.dtype.kind == "f" and array.size == 1:
+            operands.append(np.full(count, float(array.reshape(()))))
+        else:
+            operands.append(np.full(count, np.nan))
+    with np.errstate(all="ignore"):
+        constant = _constant(analysis, node, operands)
+    constant = np.where(np.isfinite(constant), constant, np.nan)
+    labels = merged_labels(columns, labeller)
+    return Facts(constant, labels)
+
+
+def _constant(analysis: Analysis, node: ir.Node, operands: Sequence[Float64]) -> Float64:
+    """The value of each output channel, from those of the operands; NaN is unknown."""
+    x, attributes = operands[0], node.attributes
+    if is_passthrough(analysis, node) or node.op_type in KEEPING:
+        return x
+    match node.op_type:
+        case "LeakyRelu":
+            return np.where(x < 0, x * _float(node, "alpha", 0.01), x)
+        case "HardSigmoid":
+            return np.clip(x * _float(node, "alpha", 0.2) + _float(node, "beta", 0.5), 0.0, 1.0)
+        case "Elu":
+            return np.where(x < 0, _float(node, "alpha", 1.0) * np.expm1(x), x)
+        case "PRelu":
+            return np.where(x < 0, x * operands[1], x)
+        case "Clip":
+            return _clip(node, operands)
+        case "BatchNormalization":
+            _, gamma, beta, mean, variance = operands
+            scale = gamma / np.sqrt(variance + _float(node, "epsilon", 1e-5))
+            return np.where(scale == 0, beta, scale * (x - mean) + beta)
+        case "Mul":
+            product = operands[0] * operands[1]
+            return np.where((operands[0] == 0) | (operands[1] == 0), 0.0, product)
+        case "AveragePool":
+            pads = attributes["pads"].as_ints() if "pads" in attributes else ()
+            mode = attributes.get("auto_pad")
+            plain = not any(pads) and (mode is None or mode.as_string() in ("NOTSET", "VALID"))
+            plain = plain and not _int(node, "ceil_mode")
+            return x if plain or not _int(node, "count_include_pad") else np.where(x == 0, x, np.nan)
+        case "Concat":
+            first = operands[0]
+            return np.where(reduce(np.logical_and, [o == first for o in operands]), first, np.nan)
+        case "Pad":
+            return _pad(node, operands)
+        case "Resize" | "Upsample":
+            mode = attributes.get("coordinate_transformation_mode")
+            crops = mode is not None and mode.as_string() == "tf_crop_and_resize"
+            return np.full_like(x, np.nan) if crops else x
+        case "ReduceSum":
+            return np.where(x == 0, x, np.nan)
+        case "Sum" | "Mean":
+            total = reduce(np.add, operands)
+            return total / len(operands) if node.op_type == "Mean" else total
+        case _:
+            function = FUNCTIONS.get(node.op_type)
+            return np.full_like(x, np.nan) if function is None else function(*operands)
+
+
+def _clip(node: ir.Node, operands: Sequence[Float64]) -> Float64:
+    low, high = _float(node, "min", -math.inf), _float(node, "max", math.inf)
+    bounds = list(operands[1:])
+    given = list(node.inputs[1:])
+    lower = bounds[0] if len(given) > 0 and given[0] is not None else np.full_like(operands[0], low)
+    upper = bounds[1] if len(given) > 1 and given[1] is not None else np.full_like(operands[0], high)
+    return np.minimum(np.maximum(operands[0], lower), upper)
+
+
+def _pad(node: ir.Node, operands: Sequence[Float64]) -> Float64:
+    """A constant stays one where it is padded with itself."""
+    x, mode = operands[0], node.attributes.get("mode")
+    if mode is not None and mode.as_string() != "constant":
+        return x
+    fill = np.full_like(x, _float(node, "value", 0.0))
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        fill = operands[2]
+    return np.where(x == fill, x, np.nan)
+
+
+def _float(node: ir.Node, name: str, default: float) -> float:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else float(attribute.as_float())
+
+
+def _int(node: ir.Node, name: str) -> int:
+    attribute = node.attributes.get(name)
+    return 0 if attribute is None else int(attribute.as_int())
+
+
+KEEPING = frozenset(
+    {
+        "MaxPool",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "ReduceMean",
+        "ReduceMax",
+        "ReduceMin",
+        "Slice",
+        "Squeeze",
+    }
+)
+"""Operators that make of a constant channel the same constant."""
+
+FUNCTIONS: Mapping[str, Callable[..., Float64]] = {
+    "Relu": lambda x: np.maximum(x, 0.0),
+    "Sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
+    "Tanh": np.tanh,
+    "Neg": np.negative,
+    "Abs": np.abs,
+    "Exp": np.exp,
+    "Sqrt": np.sqrt,
+    "Softplus": lambda x: np.logaddexp(0.0, x),
+    "HardSwish": lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
+    "Erf": np.vectorize(math.erf, otypes=[np.float64]),
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Div": np.divide,
+    "Pow": np.power,
+    "Max": lambda *values: reduce(np.maximum, values),
+    "Min": lambda *values: reduce(np.minimum, values),
+}
+"""What the other operators compute."""

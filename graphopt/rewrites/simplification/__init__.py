@@ -1,0 +1,1 @@
+"""Operators that do nothing, or the same as another."""

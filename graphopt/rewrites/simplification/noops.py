@@ -1,0 +1,244 @@
+"""Which operators hand on their first input unchanged, as far as a snapshot can tell for every run.
+
+One small function an operator; sizes are those that hold whatever a caller feeds (`Analysis.fixed_shape`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt.analysis import Analysis
+from graphopt.rewrites.patterns.common import is_passthrough, is_standard
+from graphopt.types import Shape
+
+VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+"""Operators that only rename the axes of what they read: the elements and their order stay."""
+IDEMPOTENT = frozenset({"Relu", "Abs", "Ceil", "Floor", "Round", "Sign"})
+"""Operators that change nothing when they are applied a second time."""
+NEUTRAL = {
+    "Add": (0.0, True),
+    "Sub": (0.0, False),
+    "Mul": (1.0, True),
+    "Div": (1.0, False),
+    "Pow": (1.0, False),
+}
+"""Binary operators, with the operand that changes nothing and whether it may also be the first."""
+END = 2**31 - 1
+"""From here on the end of a Slice means the end of the axis."""
+KEEPS_TYPE = (
+    VIEWS
+    | IDEMPOTENT
+    | frozenset(NEUTRAL)
+    | {"BatchNormalization", "Concat", "Conv", "ConvTranspose", "Gemm", "MatMul", "Identity", "Dropout"}
+    | {"AveragePool", "GlobalAveragePool", "MaxPool", "Pad", "Resize", "Slice", "Split", "Transpose"}
+    | {"Clip", "Erf", "Exp", "LeakyRelu", "Neg", "PRelu", "Sigmoid", "Softmax", "Sqrt", "Tanh"}
+)
+"""Operators whose first output has the type of their first input."""
+HOLDS = {
+    ir.DataType.FLOAT16: (ir.DataType.FLOAT, ir.DataType.DOUBLE),
+    ir.DataType.BFLOAT16: (ir.DataType.FLOAT, ir.DataType.DOUBLE),
+    ir.DataType.FLOAT: (ir.DataType.DOUBLE,),
+    ir.DataType.INT32: (ir.DataType.INT64, ir.DataType.DOUBLE),
+}
+"""By type the wider ones that hold each of its numbers, so that a Cast there and back changes nothing."""
+
+
+def handed_on(analysis: Analysis, node: ir.Node) -> ir.Value | None:
+    """The input that the node's only read output equals in value, type and shape; None where none does."""
+    if not is_standard(node) or not node.inputs or node.inputs[0] is None:
+        return None
+    if is_passthrough(analysis, node):
+        return node.inputs[0]
+    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+        return None
+    if node.op_type in NEUTRAL:
+        return _beside_neutral(analysis, node)
+    rule = RULES.get(node.op_type)
+    return node.inputs[0] if rule is not None and rule(analysis, node) else None
+
+
+def needs_a_copy(output: ir.Value, source: ir.Value) -> str:
+    """Why an Identity is needed for `source` to take the place of `output`; "" when none is."""
+    if not output.is_graph_output():
+        return ""
+    maker = source.producer()
+    if maker is None or maker.graph is not output.graph:
+        return f"it makes the output {output.name} of what is no result of this graph, {source.name}"
+    if source.is_graph_output():
+        return f"{source.name} and {output.name} are outputs of the graph, and need a name each"
+    return ""
+
+
+def same_shape(a: Shape | None, b: Shape | None) -> bool:
+    """Whether two views of the same elements have one shape; one open size follows from the others."""
+    if a is None or b is None or len(a) != len(b) or 0 in a:
+        return False
+    unknown = [i for i, (m, n) in enumerate(zip(a, b, strict=True)) if m is None or n is None]
+    if any(a[i] is not None or b[i] is not None for i in unknown):
+        return False
+    return len(unknown) <= 1 and all(m == n for m, n in zip(a, b, strict=True))
+
+
+def constant_input(
+    analysis: Analysis, node: ir.Node, index: int, attribute: str
+) -> npt.NDArray[np.generic] | None:
+    """What an input says, or the attribute that said it in older opsets; None where it is no constant."""
+    if attribute in node.attributes:
+        return np.asarray(node.attributes[attribute].value)
+    return analysis.constant(node.inputs[index]) if len(node.inputs) > index else None
+
+
+def _view(analysis: Analysis, node: ir.Node) -> bool:
+    return same_shape(analysis.fixed_shape(node.inputs[0]), analysis.fixed_shape(node.outputs[0]))
+
+
+def _keeps_all_sizes(analysis: Analysis, node: ir.Node) -> bool:
+    """For operators that change nothing when every size is known and stays."""
+    before, after = analysis.fixed_shape(node.inputs[0]), analysis.fixed_shape(node.outputs[0])
+    return before is not None and None not in before and before == after
+
+
+def _one_input(analysis: Analysis, node: ir.Node) -> bool:
+    return len(node.inputs) == 1
+
+
+def _one_output(analysis: Analysis, node: ir.Node) -> bool:
+    return len(node.outputs) == 1 and _keeps_all_sizes(analysis, node)
+
+
+def _beside_neutral(analysis: Analysis, node: ir.Node) -> ir.Value | None:
+    """The operand of a binary operator whose other operand is its neutral number, such as 0 of Add."""
+    neutral, commutes = NEUTRAL[node.op_type]
+    for value, other in ((0, 1), (1, 0))[: 2 if commutes else 1]:
+        constant = analysis.constant(node.inputs[other])
+        if constant is not None and _adds_nothing(analysis, node.inputs[value], constant, neutral):
+            return node.inputs[value]
+    return None
+
+
+def _adds_nothing(
+    analysis: Analysis, value: ir.Value | None, constant: npt.NDArray[np.generic], neutral: float
+) -> bool:
+    """Whether the constant is the neutral number throughout, and fits into the value's shape."""
+    shape = analysis.fixed_shape(value)
+    if shape is None or constant.ndim > len(shape) or not np.all(constant == neutral):
+        return False
+    tail = shape[len(shape) - constant.ndim :]
+    return all(size in (1, have) for size, have in zip(constant.shape, tail, strict=True))
+
+
+def _transpose(analysis: Analysis, node: ir.Node) -> bool:
+    perm = node.attributes.get("perm")
+    return perm is not None and list(perm.as_ints()) == sorted(perm.as_ints())
+
+
+def _cast(analysis: Analysis, node: ir.Node) -> bool:
+    target = node.attributes.get("to")
+    return target is not None and element_type(node.inputs[0]) == ir.DataType(target.as_int())
+
+
+def element_type(value: ir.Value | None) -> ir.DataType | None:
+    """The type of a value: as the file says, or that of what it was made of; None where neither tells."""
+    while value is not None and value.dtype is None:
+        node = value.producer()
+        if node is None or not is_standard(node) or not node.inputs:
+            return None
+        if node.op_type == "Cast":
+            return ir.DataType(node.attributes["to"].as_int())
+        if node.op_type not in KEEPS_TYPE or value is not node.outputs[0]:
+            return None
+        value = node.inputs[0]
+    return None if value is None else value.dtype
+
+
+def _pad(analysis: Analysis, node: ir.Node) -> bool:
+    amounts = constant_input(analysis, node, 1, "pads")
+    return amounts is not None and not np.any(amounts)
+
+
+def _slice(analysis: Analysis, node: ir.Node) -> bool:
+    starts, ends = (constant_input(analysis, node, i, name) for i, name in ((1, "starts"), (2, "ends")))
+    shape = analysis.fixed_shape(node.inputs[0])
+    if starts is None or ends is None or shape is None:
+        return False
+    axes = constant_input(analysis, node, 3, "axes")
+    if axes is None and len(node.inputs) > 3 and node.inputs[3] is not None:
+        return False
+    steps = constant_input(analysis, node, 4, "steps")
+    if steps is None and len(node.inputs) > 4 and node.inputs[4] is not None:
+        return False
+    named = range(len(starts)) if axes is None else axes.tolist()
+    sizes = [shape[axis] for axis in named]
+    whole = all(
+        end >= END or (size is not None and end >= size) for end, size in zip(ends, sizes, strict=True)
+    )
+    return whole and not np.any(starts) and (steps is None or bool(np.all(steps == 1)))
+
+
+def _gather(analysis: Analysis, node: ir.Node) -> bool:
+    indices, shape = analysis.constant(node.inputs[1]), analysis.fixed_shape(node.inputs[0])
+    axis = node.attributes.get_int("axis", 0) or 0
+    if indices is None or shape is None or indices.ndim != 1:
+        return False
+    return shape[axis] == len(indices) and np.array_equal(indices, np.arange(len(indices)))
+
+
+def _resize(analysis: Analysis, node: ir.Node) -> bool:
+    mode = node.attributes.get("coordinate_transformation_mode")
+    if mode is not None and mode.as_string() == "tf_crop_and_resize":
+        return False
+    if node.op_type == "Upsample" or len(node.inputs) == 2:
+        scales = constant_input(analysis, node, 1, "scales")
+        return scales is not None and bool(np.all(scales == 1))
+    inputs = [*node.inputs, None, None]
+    scales, sizes = analysis.constant(inputs[2]), analysis.constant(inputs[3])
+    if scales is not None and scales.size:
+        return bool(np.all(scales == 1))
+    shape = analysis.fixed_shape(inputs[0])
+    named = "axes" not in node.attributes
+    return sizes is not None and shape is not None and named and sizes.tolist() == list(shape)
+
+
+def _pool(analysis: Analysis, node: ir.Node) -> bool:
+    attributes = [node.attributes.get(name) for name in ("kernel_shape", "strides")]
+    kernel = attributes[0]
+    if kernel is None or any(a is not None and set(a.as_ints()) != {1} for a in attributes):
+        return False
+    pads = node.attributes.get("pads")
+    return pads is None or not any(pads.as_ints())
+
+
+def _block_of_one(analysis: Analysis, node: ir.Node) -> bool:
+    return node.attributes.get_int("blocksize", 0) == 1
+
+
+def _again(analysis: Analysis, node: ir.Node) -> bool:
+    """The second of two operators of which the first has done all."""
+    before = _producer(node)
+    return before is not None and before.op_type == node.op_type and is_standard(before)
+
+
+def _producer(node: ir.Node) -> ir.Node | None:
+    return node.inputs[0].producer() if node.inputs[0] is not None else None
+
+
+RULES: dict[str, Callable[[Analysis, ir.Node], bool]] = {
+    **dict.fromkeys(VIEWS, _view),
+    **dict.fromkeys(IDEMPOTENT, _again),
+    **dict.fromkeys(("Expand", "Tile", "GlobalAveragePool", "GlobalMaxPool"), _keeps_all_sizes),
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"), _keeps_all_sizes),
+    **dict.fromkeys(("Concat", "Sum", "Max", "Min", "Mean"), _one_input),
+    **dict.fromkeys(("AveragePool", "MaxPool"), _pool),
+    **dict.fromkeys(("Resize", "Upsample"), _resize),
+    **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _block_of_one),
+    "Split": _one_output,
+    "Transpose": _transpose,
+    "Cast": _cast,
+    "Pad": _pad,
+    "Slice": _slice,
+    "Gather": _gather,
+}
