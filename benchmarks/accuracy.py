@@ -21,10 +21,10 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 import graphopt
-from graphopt import gather, patches
-from graphopt.analysis import Analysis
+from graphopt import gather
+from graphopt.analysis.linear import Linear, operator
+from graphopt.analysis.snapshot import Analysis
 from graphopt.calibrate import Calibration, load
-from graphopt.conv import Linear
 from graphopt.model import edit
 from graphopt.model.io import load as load_model
 from graphopt.model.io import save
@@ -113,7 +113,7 @@ def balf(model: Path, inputs: Calibration, ratio: float, out: Path) -> None:
             core = (singular[:rank, None] * right[:rank]).reshape(rank, v.in_channels or 1, *v.kernel)
             factors = Factors(None, core, left[:, :rank])
             moments = statistics[v.name].groups[0]
-            gap = (v.weight() - factors.kernel()).reshape(v.out_channels or 1, patches.dimension(v))
+            gap = (v.weight() - factors.kernel()).reshape(v.out_channels or 1, operator.dimension(v))
             bias = gap @ moments.mean + (v.bias() if v.bias() is not None else 0.0)
             candidate = Candidate(
                 "balf", site(analysis, [v.node]), analysis.linear_cost(v), factored.cost(v, None, rank)

@@ -24,7 +24,7 @@ from onnx import helper
 
 import graphopt
 from benchmarks.architectures import MAX_SLOWDOWN, times
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from models.architectures import Graph
 
 MORE = 6

@@ -18,7 +18,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from graphopt.conv import Form, linear_cost
+from graphopt.analysis.linear import Form, linear_cost
 from graphopt.types import Cost
 
 

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from graphopt.api import scan as scan
     from graphopt.api import sweep as sweep
     from graphopt.api import verify as verify
-    from graphopt.conv import Builder as Builder
     from graphopt.errors import BudgetError as BudgetError
     from graphopt.errors import GraphOptError as GraphOptError
     from graphopt.errors import InputError as InputError
     from graphopt.errors import VerificationError as VerificationError
     from graphopt.images import Images as Images
     from graphopt.result import Result as Result
+    from graphopt.rewrites.builder import Builder as Builder
     from graphopt.types import Budget as Budget
     from graphopt.types import Candidate as Candidate
     from graphopt.types import Cost as Cost
@@ -45,7 +45,7 @@ _HOMES = {
     "scan": "graphopt.api",
     "sweep": "graphopt.api",
     "verify": "graphopt.api",
-    "Builder": "graphopt.conv",
+    "Builder": "graphopt.analysis.linear",
     "Budget": "graphopt.types",
     "Candidate": "graphopt.types",
     "Cost": "graphopt.types",

@@ -10,7 +10,8 @@ from typing import Literal, TypeAlias
 import onnx
 import onnx_ir as ir
 
-from graphopt import calibrate, feeds, gates, latency, model_diff, progress, quality, verification
+from graphopt import calibrate, feeds, gates, latency, progress, quality, verification
+from graphopt.analysis import diff as differences
 from graphopt.calibrate import Given
 from graphopt.compare import is_class_scores
 from graphopt.errors import InputError
@@ -375,7 +376,7 @@ def bench(
 
 def diff(
     before: AnyModel, after: AnyModel, *, shapes: Shapes | None = None, seed: int = 0
-) -> model_diff.Diff:
+) -> differences.Diff:
     """Finds what changed between two models, whoever changed it.
 
     Args:
@@ -398,15 +399,15 @@ def diff(
             snapshot(each.model, bindings=sizes, known={}, frozen=True, seed=seed)
             for each in (original, changed)
         ]
-        layers, same = model_diff.compare(*views)
-        return model_diff.Diff(
+        layers, same = differences.compare(*views)
+        return differences.Diff(
             original,
             changed,
             views[0].totals,
             views[1].totals,
             layers,
             same,
-            model_diff.operators(*views),
-            model_diff.others(*views),
+            differences.operators(*views),
+            differences.others(*views),
             "" if different is None else different.note,
         )

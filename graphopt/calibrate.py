@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt import images, runtime
-from graphopt.bindings import fixed
+from graphopt.analysis.shapes.inputs import fixed
 from graphopt.errors import InputError
 from graphopt.images import Images
 from graphopt.runtime import Feeds

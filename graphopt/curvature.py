@@ -19,9 +19,9 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import progress, runtime
-from graphopt.analysis import Analysis
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis
 from graphopt.calibrate import Calibration
-from graphopt.conv import Linear
 from graphopt.gradient import free_prefix, gradients
 from graphopt.numerics.lowrank.linalg import cholesky
 from graphopt.runtime import Feeds

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from graphopt import plan
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import VerificationError
 from graphopt.journal import worst
 from graphopt.model import edit

@@ -9,10 +9,10 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt import runtime
-from graphopt.analysis import Analysis
-from graphopt.bindings import bind, fixed, symbol
+from graphopt.analysis.constants import Constants
+from graphopt.analysis.shapes.inputs import bind, fixed, symbol
+from graphopt.analysis.snapshot import Analysis
 from graphopt.calibrate import Calibration
-from graphopt.constants import Constants
 from graphopt.errors import InputError
 from graphopt.runtime import Feeds
 

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt import patches, progress, runtime
-from graphopt.analysis import Analysis
+from graphopt.analysis.linear import Linear, operator
+from graphopt.analysis.snapshot import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.chunks import chunks
-from graphopt.conv import Linear
 from graphopt.numerics.lowrank.moments import MomentsAccumulator, Statistics
 from graphopt.runtime import Feeds
 from graphopt.types import Array
@@ -81,7 +81,7 @@ class _Gatherer:
         self.linear = linear
         self._most = most
         self._rng = np.random.default_rng(seed)
-        self._totals = [MomentsAccumulator(patches.dimension(linear)) for _ in range(linear.group)]
+        self._totals = [MomentsAccumulator(operator.dimension(linear)) for _ in range(linear.group)]
 
     def add(self, x: npt.NDArray[Any]) -> None:
         at = patches.positions(self.linear, x, self._most, self._rng)
@@ -94,12 +94,12 @@ class _Gatherer:
 
 def positions(linear: Linear, samples: int, rows: int) -> int:
     """Output positions to sample from each of so many inputs, for so many rows a dimension."""
-    return max(POSITIONS, -(-rows * patches.dimension(linear) // samples))
+    return max(POSITIONS, -(-rows * operator.dimension(linear) // samples))
 
 
 def _covariance_bytes(linear: Linear) -> int:
     """Of the total, and of what is added to it."""
-    return 16 * linear.group * patches.dimension(linear) ** 2
+    return 16 * linear.group * operator.dimension(linear) ** 2
 
 
 def extremes(

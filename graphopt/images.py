@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt import files, progress
-from graphopt.bindings import fixed
+from graphopt.analysis.shapes.inputs import fixed
 from graphopt.errors import InputError, hint
 from graphopt.files import show
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt import feeds, progress, regions, runtime
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import InputError
 from graphopt.types import Candidate, Replacement
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from graphopt import runtime
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import InputError
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.types import Array, Shape

@@ -9,16 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.conv import Linear
+from graphopt.analysis.linear import Linear
 
 Values: TypeAlias = npt.NDArray[Any]
 Rows: TypeAlias = npt.NDArray[np.float32]
 Index: TypeAlias = npt.NDArray[np.intp]
-
-
-def dimension(linear: Linear) -> int:
-    """Numbers in the patch of one group: in_channels / group · taps."""
-    return (linear.in_channels or 1) // linear.group * math.prod(linear.kernel)
 
 
 def positions(linear: Linear, x: Values, most: int, rng: np.random.Generator) -> Index:

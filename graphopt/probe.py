@@ -16,14 +16,14 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import progress, runtime
-from graphopt.analysis import Analysis
+from graphopt.analysis.input_statistics import counted_error
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis
 from graphopt.calibrate import Calibration
-from graphopt.conv import Linear
 from graphopt.damage import Sensitivity
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.refit import Fitting
-from graphopt.rewrites.factoring.fitted import counted_error
 from graphopt.runtime import Feeds
 from graphopt.store import Store
 from graphopt.types import Candidate, Fitted

@@ -18,15 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt import patches, progress
-from graphopt.analysis import Analysis
+from graphopt.analysis.input_statistics import known
+from graphopt.analysis.linear import Linear, operator
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.calibrate import Calibration
-from graphopt.conv import Linear
 from graphopt.gather import FITTED_ROWS, positions
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import tucker_fit
 from graphopt.numerics.lowrank.moments import Moments, MomentsAccumulator, Statistics, Target
-from graphopt.rewrites.factoring.fitted import known
-from graphopt.rewrites.patterns.common import anchor
 from graphopt.runtime import Feeds
 from graphopt.store import Store
 from graphopt.types import Candidate, Fitted
@@ -163,7 +162,7 @@ def _gather(
 
     def half(start: int) -> list[Moments]:
         rng = np.random.default_rng((seed, start))
-        totals = [MomentsAccumulator(patches.dimension(linear) + out) for _ in range(linear.group)]
+        totals = [MomentsAccumulator(operator.dimension(linear) + out) for _ in range(linear.group)]
         for number in range(start, len(x), 2):
             at = patches.positions(linear, x[number], most, rng)
             wanted = patches.outputs(linear, y[number], at)
@@ -192,13 +191,13 @@ def _statistics(
     weights = algebra.blocks(linear.weight(), linear.group)
     groups, targets, kernels = [], [], []
     for weight, both in zip(weights, joint, strict=True):
-        inputs, target = _apart(both, patches.dimension(linear))
+        inputs, target = _apart(both, operator.dimension(linear))
         if structured:
             inputs = _structured(inputs, weight.shape[1], structured)
         groups.append(inputs)
         if moved:
             flat = weight.reshape(len(weight), -1)
-            true = _apart(both, patches.dimension(linear))[0]
+            true = _apart(both, operator.dimension(linear))[0]
             drawn = (
                 target.cross + flat @ (inputs.covariance - true.covariance) if structured else target.cross
             )
@@ -247,12 +246,12 @@ def _fit(
     whole = halves[0]
     if len(halves) > 1:
         whole = [first.merged(second) for first, second in zip(*halves, strict=True)]
-    plenty = whole[0].count >= ENOUGH * patches.dimension(linear) and samples >= ENOUGH_INPUTS
+    plenty = whole[0].count >= ENOUGH * operator.dimension(linear) and samples >= ENOUGH_INPUTS
     if plenty or len(halves) < 2:
         fitted = fit(candidate, _statistics(linear, weighting, whole, (0.0, 1.0), moved=moved), 2)
         return Refitted(replace(candidate, error=fitted.error), fitted)
     ways = CAUTION if moved else tuple(way for way in CAUTION if way[1])
-    if min(half[0].count for half in halves) < patches.dimension(linear):
+    if min(half[0].count for half in halves) < operator.dimension(linear):
         ways = tuple(way for way in ways if way[0] >= DRAWN) or ways
     swapped = ((halves[0], halves[1]), (halves[1], halves[0]))
 

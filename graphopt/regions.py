@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import progress, runtime, verification
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.chunks import chunks
 from graphopt.compare import Difference
 from graphopt.errors import InputError

@@ -8,7 +8,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.model import io
 from graphopt.report import Report
 

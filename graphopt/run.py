@@ -11,14 +11,15 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from graphopt import calibrate, cost, feeds, latency, progress, quality, regions, runtime, verification
+from graphopt import calibrate, feeds, latency, progress, quality, regions, runtime, verification
 from graphopt import provenance as records
 from graphopt._version import __version__
-from graphopt.analysis import Analysis
+from graphopt.analysis import costs
+from graphopt.analysis.linear import FREEZE
+from graphopt.analysis.snapshot import Analysis
 from graphopt.budget import Spent
 from graphopt.calibrate import Calibration, Given
 from graphopt.comparer import Comparer
-from graphopt.conv import FREEZE
 from graphopt.errors import InputError, blaming
 from graphopt.feeds import TestInputs
 from graphopt.gates import Judged, judge, of_budget
@@ -350,7 +351,7 @@ class Run:
         self.record()
         after = self.analysis(self.model)
         journal = self.journal
-        quantised = cost.quantised_note(self.original.uncounted_ops)
+        quantised = costs.quantised_note(self.original.uncounted_ops)
         approximate = any(item.exactness is Exactness.APPROXIMATE for item in journal.applied)
         report = Report(
             source=self.source,

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt import curvature, gather, plan, probe, quality, refit, synthetic
-from graphopt.analysis import Analysis
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis
 from graphopt.calibrate import Calibration
-from graphopt.conv import Linear
 from graphopt.damage import Sensitivity, unprobed
 from graphopt.errors import InputError, blaming
 from graphopt.model import edit

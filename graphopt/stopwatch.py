@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt import regions, runtime
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.regions import Region
 from graphopt.runtime import Feeds, Structure
 from graphopt.types import Candidate, Replacement

@@ -12,10 +12,10 @@ from typing import Literal, TypeAlias
 
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Linear
+from graphopt.analysis.diff import sources
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis
 from graphopt.model.edit import STAMP_REWRITE, STAMP_SOURCE
-from graphopt.model_diff import sources
 from graphopt.report import Applied
 
 State: TypeAlias = Literal["kept", "removed", "added", "elsewhere", "port"]

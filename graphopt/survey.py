@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from graphopt import progress
-from graphopt.analysis import Analysis
-from graphopt.conv import Linear
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import blaming
 from graphopt.model.io import Source
 from graphopt.types import Candidate, Exactness, Rewrite, Totals

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt import runtime
+from graphopt.analysis.constants import Constants
 from graphopt.calibrate import BATCH, Calibration
-from graphopt.constants import Constants
 from graphopt.errors import InputError
 from graphopt.runtime import Feeds
 

@@ -16,11 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from graphopt.analysis import Analysis
+    from graphopt.analysis.snapshot import Analysis
     from graphopt.numerics.lowrank.moments import Statistics
 
 Array: TypeAlias = npt.NDArray[np.floating]
 """A float array of any precision."""
+
+Float64: TypeAlias = npt.NDArray[np.float64]
+"""A float array of double precision."""
 
 Shape: TypeAlias = tuple["int | None", ...]
 """A shape of which some sizes may be unknown (None)."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt import progress, runtime
-from graphopt.bindings import fixed
+from graphopt.analysis.shapes.inputs import fixed
 from graphopt.compare import Difference, Output
 from graphopt.errors import InputError
 from graphopt.runtime import Feeds, Structure

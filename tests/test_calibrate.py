@@ -14,9 +14,9 @@ from small_models import classifier, conv_bn, model, node, run_onnx, samples, we
 
 import graphopt
 from graphopt import calibrate, gather, patches, quality, runtime
-from graphopt.analysis import Analysis
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis
 from graphopt.calibrate import Calibration
-from graphopt.conv import Linear
 from graphopt.errors import InputError
 from graphopt.model import edit
 from graphopt.rewrites.factoring.bottleneck import Bottleneck

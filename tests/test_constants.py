@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from graphopt.constants import Constants
+from graphopt.analysis.constants import Constants
 
 
 def build(nodes, initializers, *, opset=17, ir_version=8, also_inputs=()):

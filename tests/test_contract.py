@@ -20,7 +20,7 @@ import pytest
 from onnx import TensorProto
 
 import graphopt
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites import registry as catalogue
 from graphopt.types import Candidate, Exactness, Rejection, Replacement, Rewrite
 from tests.builders import Checked, Net, check, counted_macs, low_rank, make_feeds

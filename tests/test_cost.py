@@ -9,9 +9,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from graphopt import cost
-from graphopt.constants import Constants
-from graphopt.shapes import infer
+from graphopt.analysis import costs
+from graphopt.analysis.constants import Constants
+from graphopt.analysis.shapes.inference import infer
 
 DATA = pathlib.Path(__file__).parents[2] / "shared" / "data" / "models"
 LIGHT = pathlib.Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -24,7 +24,7 @@ def load(path):
 
 
 def total(model, **options):
-    return cost.total_macs(model, infer(model, Constants(model), **options).get)
+    return costs.total_macs(model, infer(model, Constants(model), **options).get)
 
 
 def text(body, *, imports='"" : 17, "custom" : 1, "local" : 1'):
@@ -73,11 +73,11 @@ def test_an_unknown_size_makes_the_count_unknown():
 def test_only_linear_operators_have_a_count():
     model = text("g (float[1,6] x) => (float[] y) { a = Relu (x)  y = custom.Conv (a) }")
     relu, custom = model.graph
-    assert not cost.is_linear(relu)
-    assert not cost.is_linear(custom)
+    assert not costs.is_linear(relu)
+    assert not costs.is_linear(custom)
     with pytest.raises(KeyError):
-        cost.macs(relu, lambda value: (1, 6))
-    assert frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}) == cost.LINEAR_OPS
+        costs.macs(relu, lambda value: (1, 6))
+    assert frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}) == costs.LINEAR_OPS
 
 
 def test_a_subgraph_counts_once():
@@ -102,7 +102,7 @@ def test_a_subgraph_counts_once():
 def test_golden_counts_of_architectures(name, giga, layers):
     model = load(LIGHT / f"light_{name}.onnx")
     assert total(model) == pytest.approx(giga * 1e9, rel=2e-3)
-    assert sum(cost.is_linear(node) for node in cost.nodes(model)) == layers
+    assert sum(costs.is_linear(node) for node in costs.nodes(model)) == layers
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_golden_counts_of_trained_models(name, bindings, expected):
 def test_unbound_sizes_are_named():
     model = load(DATA / "ppocrv3-det.onnx")
     sizes = infer(model, Constants(model))
-    assert cost.total_macs(model, sizes.get) is None
+    assert costs.total_macs(model, sizes.get) is None
     assert sizes.unknown_dims == ("x[2]=p2o.DynamicDimension.1", "x[3]=p2o.DynamicDimension.2")
 
 
@@ -153,7 +153,7 @@ def test_uncounted_lists_every_operator_that_computes():
         <domain: "local", opset_import: ["" : 17]> F (p) => (q) { n = Neg (p)  q = Identity (n) }""",
         imports='"" : 17, "local" : 1, "com.microsoft" : 1',
     )
-    found = cost.uncounted(model)
+    found = costs.uncounted(model)
     assert found == {
         "Cast": 1,
         "Neg": 1,
@@ -169,8 +169,8 @@ def test_uncounted_lists_every_operator_that_computes():
 def test_free_operators_exist_and_are_not_linear():
     known = {schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == ""}
     newer_or_retired = {"BitCast", "Crop", "TensorScatter"}
-    assert known >= cost.FREE_OPS - newer_or_retired
-    assert not cost.FREE_OPS & cost.LINEAR_OPS
+    assert known >= costs.FREE_OPS - newer_or_retired
+    assert not costs.FREE_OPS & costs.LINEAR_OPS
 
 
 # --- parameters ---
@@ -186,8 +186,8 @@ def test_params_and_bytes_count_initializers_and_constant_nodes_alike():
         k = Constant <value_float = 3.0> ()
         a = Mul (x, w)  b = Mul (a, k)  y = Reshape (b, s) }""")
     for model in (lifted, written):
-        assert cost.params(model) == 3
-        assert cost.weight_bytes(model) == 3 * 4 + 8
+        assert costs.params(model) == 3
+        assert costs.weight_bytes(model) == 3 * 4 + 8
 
 
 def test_params_of_subgraphs_functions_and_shared_tensors():
@@ -200,10 +200,10 @@ def test_params_of_subgraphs_functions_and_shared_tensors():
     }
     <domain: "local", opset_import: ["" : 17]> F (p) => (q) {
         k = Constant <value_float = 2.0> ()  q = Mul (p, k) }""")
-    assert cost.params(model) == 2 + 2 + 2 + 3 + 1
+    assert costs.params(model) == 2 + 2 + 2 + 3 + 1
     graph = model.graph
     graph.initializers["v"].const_value = graph.initializers["w"].const_value
-    assert cost.params(model) == 2 + 2 + 3 + 1
+    assert costs.params(model) == 2 + 2 + 3 + 1
 
 
 @pytest.mark.parametrize(
@@ -214,5 +214,5 @@ def test_params_are_floats_and_bytes_are_of_any_type(dtype, params, size):
     model.graph.register_initializer(
         ir.Value(name="w", const_value=ir.tensor(np.zeros((2, 3), dtype), name="w"))
     )
-    assert cost.params(model) == params
-    assert cost.weight_bytes(model) == size
+    assert costs.params(model) == params
+    assert costs.weight_bytes(model) == size

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from small_models import classifier, cli, conv_bn, model, node, saved, weight
 
 import graphopt
-from graphopt.model_diff import Diff
+from graphopt.analysis.diff import Diff
 from models import classic
 
 

@@ -293,7 +293,7 @@ def _matches(model: onnx.ModelProto) -> Any:
     """What the rewrite says of a model that onnxruntime may refuse to load."""
     import onnx_ir as ir
 
-    from graphopt.analysis import Analysis
+    from graphopt.analysis.snapshot import Analysis
     from graphopt.rewrites.folding.fold_affine import FoldAffine
 
     return FoldAffine().match(Analysis(ir.from_proto(model)))

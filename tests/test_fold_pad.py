@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.folding.fold_pad import FoldPad
 from graphopt.types import Rejection
 from tests.builders import NEWEST_OPSET, OLD_RUNTIME, Checked, Net, check

@@ -30,7 +30,7 @@ from small_models import (
 
 import graphopt
 from graphopt import exact, verification
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import BudgetError, GraphOptError, InputError
 from graphopt.numerics.lowrank.moments import Moments
 from graphopt.rewrites import registry

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.moving.propagate_stride import PropagateStride
 from tests.builders import NEWEST_OPSET, Checked, Net, check
 

@@ -14,7 +14,7 @@ from small_models import classifier, cli, samples, saved
 
 import graphopt
 from graphopt import BudgetError, InputError, approximate, quality, runtime, stopwatch, types
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.latency import Timing
 from graphopt.model.io import load
 from graphopt.rewrites.factoring.bottleneck import Bottleneck

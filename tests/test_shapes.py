@@ -12,10 +12,10 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-from graphopt.constants import Constants
-from graphopt.cost import LINEAR_OPS, nodes, total_macs
+from graphopt.analysis.constants import Constants
+from graphopt.analysis.costs import LINEAR_OPS, nodes, total_macs
+from graphopt.analysis.shapes.inference import infer
 from graphopt.errors import InputError
-from graphopt.shapes import infer
 
 DATA = pathlib.Path(__file__).parents[2] / "shared" / "data" / "models"
 

@@ -15,7 +15,7 @@ from small_models import batch_norm, bn_inputs, classifier, conv_bn, info, model
 import graphopt
 from graphopt import feeds, runtime, verification
 from graphopt import regions as changed
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.calibrate import whole
 from graphopt.compare import Difference, agreement, is_class_scores
 from graphopt.errors import InputError

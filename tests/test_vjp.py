@@ -12,7 +12,7 @@ import pytest
 from small_models import batch_norm, bn_inputs, info, model, node, run_onnx, weight
 
 from graphopt import runtime
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.gradient import gradients
 from graphopt.walk import Program
 

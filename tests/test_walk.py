@@ -8,7 +8,8 @@ import onnx_ir as ir
 import pytest
 from small_models import classifier, run_onnx, samples
 
-from graphopt.conv import Builder, Form
+from graphopt.analysis.linear import Form
+from graphopt.rewrites.builder import Builder
 from graphopt.store import Store
 from graphopt.walk import Program, Walk
 from tests.builders import Net

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from graphopt._version import __version__
+from graphopt.analysis.diff import aligned
 from graphopt.errors import InputError
-from graphopt.model_diff import aligned
 from graphopt.report import Sweep
 from graphopt.report.page import common, drawings, figures, layers, rewrites, spectra, tradeoff
 from graphopt.report.page.common import MOST_ROWS, Facts

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from graphopt._version import __version__
+from graphopt.analysis.diff import Diff
+from graphopt.analysis.linear import Linear
 from graphopt.check import Checked
-from graphopt.conv import Linear
 from graphopt.gates import Judged
 from graphopt.latency import Timing
 from graphopt.model.io import Source
-from graphopt.model_diff import Diff
 from graphopt.outcome import Outcome, exit_code
 from graphopt.provenance import Record, described
 from graphopt.report import Applied, Left, Point, Report, Sweep

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from graphopt.conv import Linear
+from graphopt.analysis.linear import Linear
 from graphopt.model.io import Source
 from graphopt.types import Candidate, Totals, Verdict
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from graphopt.conv import Linear
+from graphopt.analysis.linear import Linear
 from graphopt.vjp.tape import Gradient, Tape, UnsupportedError, name_of
 
 

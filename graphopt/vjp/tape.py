@@ -11,9 +11,9 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.constants import default_opset
-from graphopt.values import Values
+from graphopt.analysis.constants import default_opset
+from graphopt.analysis.shapes.data_propagation import DataPropagation
+from graphopt.analysis.snapshot import Analysis
 
 Gradient: TypeAlias = "str | None"
 """The name of a gradient; None where an input has none."""
@@ -44,7 +44,7 @@ class Tape:
         self._moving = moving
         self._prefix = prefix
         self.version = default_opset(analysis.model)
-        self._values = Values(analysis.constants, analysis.shape, self.version)
+        self._values = DataPropagation(analysis.constants, analysis.shape, self.version)
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, npt.NDArray[Any]] = {}
 

@@ -21,14 +21,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.types import Array
-
-Float64: TypeAlias = npt.NDArray[np.float64]
+from graphopt.types import Array, Float64
 
 _AT_ONCE = 1 << 16
 """Elements that are held in float64 at a time, which a cache can hold."""

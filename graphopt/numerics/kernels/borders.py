@@ -22,14 +22,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.types import Array
-
-Float64: TypeAlias = npt.NDArray[np.float64]
+from graphopt.types import Array, Float64
 
 
 class AxisZones(NamedTuple):

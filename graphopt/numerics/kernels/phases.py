@@ -26,8 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from graphopt.numerics.kernels.algebra import Float64
-from graphopt.types import Array
+from graphopt.types import Array, Float64
 
 
 class Phase(NamedTuple):

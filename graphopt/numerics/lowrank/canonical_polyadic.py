@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,7 @@ from graphopt.numerics.lowrank.linalg import Whitening, cholesky, solve_lower
 from graphopt.numerics.lowrank.moments import Moments, check_fit
 from graphopt.numerics.lowrank.tucker import row_norms
 from graphopt.numerics.lowrank.tucker_fit import RIDGE
-from graphopt.types import Array
-
-Float64: TypeAlias = npt.NDArray[np.float64]
+from graphopt.types import Array, Float64
 
 STEPS = (20, 50, 80)
 """Of the minimisation at most, by how often a fit is to be refined."""

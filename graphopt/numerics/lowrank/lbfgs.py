@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-Float64: TypeAlias = npt.NDArray[np.float64]
+from graphopt.types import Float64
 
 MEMORY = 10
 """Steps that the curvature is taken from."""

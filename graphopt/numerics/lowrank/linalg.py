@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Float64: TypeAlias = npt.NDArray[np.float64]
+from graphopt.types import Float64
 
 FLAT = 1e-12
 """Directions whose variance is below this, relative to the largest, carry no signal."""

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.numerics.lowrank.linalg import FLAT
-from graphopt.types import Array
-
-Float64: TypeAlias = npt.NDArray[np.float64]
+from graphopt.types import Array, Float64
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.numerics.lowrank import tucker_fit
 from graphopt.numerics.lowrank.linalg import (
@@ -25,10 +24,7 @@ from graphopt.numerics.lowrank.linalg import (
 from graphopt.numerics.lowrank.moments import Moments, check_fit
 from graphopt.numerics.lowrank.tucker import row_norms
 from graphopt.numerics.lowrank.tucker_fit import RIDGE
-from graphopt.types import Array
-
-Float64: TypeAlias = npt.NDArray[np.float64]
-
+from graphopt.types import Array, Float64
 
 QUICK = 2_048
 """Numbers of a patch up to which a depthwise kernel is improved in twice the rounds."""

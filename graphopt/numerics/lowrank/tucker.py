@@ -17,14 +17,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.types import Array
+from graphopt.types import Array, Float64
 
-Float64: TypeAlias = npt.NDArray[np.float64]
 Scalar = TypeVar("Scalar", bound=np.floating)
 
 FLOAT32_EPS = float(np.finfo(np.float32).eps)

@@ -17,10 +17,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.numerics.lowrank.linalg import (
     CONJUGATE_GRADIENT_STEPS,
@@ -33,9 +32,7 @@ from graphopt.numerics.lowrank.linalg import (
 )
 from graphopt.numerics.lowrank.moments import Moments, Target, check_dimension, check_fit, relative_error
 from graphopt.numerics.lowrank.tucker import Factors, check_ranks, output_unfolding
-from graphopt.types import Array
-
-Float64: TypeAlias = npt.NDArray[np.float64]
+from graphopt.types import Array, Float64
 
 RIDGE = 1e-5
 """Variance added in every direction of the patch, relative to the mean variance."""

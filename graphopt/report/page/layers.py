@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graphopt.conv import Linear
-from graphopt.model_diff import LayerChange
+from graphopt.analysis.diff import LayerChange
+from graphopt.analysis.linear import Linear
 from graphopt.report.page import charts
 from graphopt.report.page.common import MOST_ROWS, Facts, limited
 from graphopt.report.wording import count, layer_form

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from graphopt.conv import Linear
-from graphopt.model_diff import Diff
+from graphopt.analysis.diff import Diff
+from graphopt.analysis.linear import Linear
 from graphopt.report.text.common import print_totals, table_of, terminal
 from graphopt.report.wording import count, layer_form, numbered, shortened
 

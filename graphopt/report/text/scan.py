@@ -6,8 +6,8 @@ from collections import Counter
 
 from rich.markup import escape
 
-from graphopt.conv import Linear
-from graphopt.cost import quantised_note
+from graphopt.analysis.costs import quantised_note
+from graphopt.analysis.linear import Linear
 from graphopt.report.text.common import print_unknown, table_of, terminal
 from graphopt.report.wording import bytes_, count, kind, numbered, shortened
 from graphopt.survey import Row, Scan

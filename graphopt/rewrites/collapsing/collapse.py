@@ -55,12 +55,12 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import chains
 from graphopt.rewrites.patterns.chains import ChainSegment, Stage
-from graphopt.rewrites.patterns.common import anchor, site
+from graphopt.rewrites.patterns.common import site
 from graphopt.types import Candidate, Exactness, Rejection, Replacement
 
 LONGEST = 16

@@ -42,16 +42,17 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, linear_cost
+from graphopt.analysis.linear import linear_cost
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.kernels.borders import ZonedMap
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.collapsing import concats
 from graphopt.rewrites.collapsing.concats import ConcatBranch, Joint
 from graphopt.rewrites.patterns import chains, composition
 from graphopt.rewrites.patterns.border_map import add_map
-from graphopt.rewrites.patterns.common import anchor, site
+from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.patterns.composition import Outline, WeightedOperator
 from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
 

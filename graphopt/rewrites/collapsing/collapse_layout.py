@@ -41,16 +41,17 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Form, Linear, linear_cost
+from graphopt.analysis.linear import Form, Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels.borders import ZonedMap
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.collapsing import layouts
 from graphopt.rewrites.collapsing.layouts import Carried
 from graphopt.rewrites.patterns import chains, composition
 from graphopt.rewrites.patterns.border_map import add_map
 from graphopt.rewrites.patterns.chains import Stage
-from graphopt.rewrites.patterns.common import anchor, is_passthrough, site
+from graphopt.rewrites.patterns.common import is_passthrough, site
 from graphopt.rewrites.patterns.composition import Outline, WeightedOperator
 from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement, Shape
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder
+from graphopt.analysis.snapshot import Analysis
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import attributes_of, is_passthrough, is_standard
 from graphopt.types import Array, Shape
 

@@ -39,9 +39,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Form, Linear, linear_cost
+from graphopt.analysis.linear import Form, Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import attributes_of, is_standard, site
 from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 

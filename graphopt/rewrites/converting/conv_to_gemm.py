@@ -38,11 +38,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphopt import timing
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Form, Linear, linear_cost
+from graphopt.analysis import time_model
+from graphopt.analysis.linear import Form, Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.lowrank.moments import Statistics
-from graphopt.rewrites.patterns.common import anchor, site
+from graphopt.rewrites.builder import Builder
+from graphopt.rewrites.patterns.common import site
 from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 
 
@@ -99,8 +100,8 @@ def _costs(analysis: Analysis, linear: Linear) -> tuple[Cost, Cost]:
     after = linear_cost(
         Form("Gemm"), (out, inside), (samples, inside), linear.itemsize, linear.bias_elements > 0
     )
-    once = before.weight_bytes / timing.BYTES_PER_SECOND
-    calls = 2 * timing.SECONDS_PER_CALL
+    once = before.weight_bytes / time_model.BYTES_PER_SECOND
+    calls = 2 * time_model.SECONDS_PER_CALL
     return (
         replace(before, seconds=before.seconds + samples * once),
         replace(after, seconds=after.seconds + once + calls),

@@ -44,9 +44,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Linear, linear_cost
+from graphopt.analysis.linear import Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.channel_roles import POOLS
 from graphopt.rewrites.patterns.common import attributes_of, is_passthrough, is_standard, site
 from graphopt.rewrites.patterns.position_roles import UNARY

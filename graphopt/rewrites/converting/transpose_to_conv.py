@@ -35,10 +35,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Form, Linear, linear_cost
+from graphopt.analysis.linear import Form, Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.lowrank.moments import Statistics
-from graphopt.rewrites.patterns.common import anchor, site
+from graphopt.rewrites.builder import Builder
+from graphopt.rewrites.patterns.common import site
 from graphopt.types import Candidate, Exactness, Rejection, Replacement
 
 

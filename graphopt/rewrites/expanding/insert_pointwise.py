@@ -38,10 +38,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Linear, linear_cost
+from graphopt.analysis.linear import Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.lowrank.moments import Statistics
-from graphopt.rewrites.patterns.common import anchor, pads_hold, site
+from graphopt.rewrites.builder import Builder
+from graphopt.rewrites.patterns.common import pads_hold, site
 from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
 
 ACTIVATIONS = ("prelu", "leaky_relu", "relu")

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from graphopt.conv import Builder, Linear, linear_cost
+from graphopt.analysis.linear import Linear, linear_cost
+from graphopt.rewrites.builder import Builder
 from graphopt.types import Array, Cost, Replacement
 
 

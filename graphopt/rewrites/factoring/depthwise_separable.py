@@ -35,7 +35,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt.conv import Linear
+from graphopt.analysis.linear import Linear
 from graphopt.numerics.lowrank import separable
 from graphopt.numerics.lowrank.moments import Moments
 from graphopt.numerics.lowrank.separable import Pair

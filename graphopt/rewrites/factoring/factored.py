@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Form, Linear, linear_cost
+from graphopt.analysis.linear import Form, Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.algebra import blocks
 from graphopt.numerics.lowrank import exact_factors as exact
 from graphopt.numerics.lowrank.tucker import Factors
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import pads_hold
 from graphopt.types import Array, Cost, Replacement
 

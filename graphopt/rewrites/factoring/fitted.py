@@ -9,20 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from graphopt import patches
-from graphopt.analysis import Analysis
-from graphopt.conv import Linear
+from graphopt.analysis.input_statistics import counted, known, mixed
+from graphopt.analysis.linear import Linear, operator
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import tucker_fit
 from graphopt.numerics.lowrank.moments import Moments, Statistics, losses
 from graphopt.rewrites.factoring import factored
-from graphopt.rewrites.patterns.common import anchor, site
-from graphopt.types import Array, Candidate, Cost, Exactness, Fitted, Rejection, Replacement
+from graphopt.rewrites.patterns.common import site
+from graphopt.types import Array, Candidate, Cost, Exactness, Fitted, Float64, Rejection, Replacement
 
 Choice: TypeAlias = "dict[str, int | float | str]"
-Float64: TypeAlias = npt.NDArray[np.float64]
 
 STEPS = 16
 """Ranks a side from which a plan chooses, at least: the eighths of the channels."""
@@ -187,7 +185,7 @@ def refusal(split: Split, analysis: Analysis, linear: Linear) -> str:
     inside, out = ((n or 0) // linear.group for n in (linear.in_channels, linear.out_channels))
     if min(inside, out) < split.min_channels and max(linear.kernel, default=1) < LONG:
         return f"{inside}→{out} channels are fewer than {split.min_channels}, too few to reduce"
-    dimension = patches.dimension(linear)
+    dimension = operator.dimension(linear)
     if dimension > WIDEST:
         size = f"{8 * dimension**2 / 1e9:.1f} GB"
         return f"its patches have {dimension:,} numbers, whose covariance takes {size}: at most {WIDEST:,}"
@@ -265,39 +263,6 @@ def _errors(split: Split, analysis: Analysis, linear: Linear, choices: Sequence[
         lost += variance * np.array(split.errors(kernel, moments, choices))
         total += variance
     return [float(part) for part in lost / (total or 1.0)]
-
-
-def counted(kernels: Sequence[Array], weighting: Sequence[Float64]) -> Sequence[Array]:
-    """The kernels of groups whose plain errors are what errors of these count, see `Statistics.weighting`."""
-    if not weighting:
-        return kernels
-    return [mixed(matrix, kernel) for matrix, kernel in zip(weighting, kernels, strict=True)]
-
-
-def counted_error(linear: Linear, kernel: Array, statistics: Statistics) -> float:
-    """E‖R (y − ŷ)‖² / Var(R y) of an approximate kernel ``[out, in / group, *taps]``."""
-    lost = total = 0.0
-    both = (algebra.blocks(each, linear.group) for each in (linear.weight(), kernel))
-    exact, approximate = (counted(each, statistics.weighting) for each in both)
-    for ours, theirs, moments in zip(exact, approximate, statistics.groups, strict=True):
-        more, variance = losses(ours, theirs, moments)
-        lost, total = lost + more, total + variance
-    return lost / total if total > 0 else 0.0
-
-
-def mixed(matrix: Float64, rows: Array) -> Float64:
-    """A matrix ``[o, o]`` times what belongs to each output, ``[o, …]``."""
-    return np.asarray(np.tensordot(matrix, rows, axes=1), np.float64)
-
-
-def known(linear: Linear, statistics: Mapping[str, Statistics] | None) -> Statistics:
-    """The statistics of an operator's inputs; white ones where nothing is known."""
-    found = None if statistics is None else statistics.get(linear.name)
-    if found is not None:
-        return found
-    assert linear.in_channels is not None
-    dimension = linear.in_channels // linear.group * math.prod(linear.kernel)
-    return Statistics.white(dimension, linear.group)
 
 
 def fit(

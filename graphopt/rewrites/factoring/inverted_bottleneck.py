@@ -40,12 +40,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphopt import patches
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Linear, linear_cost
+from graphopt.analysis.linear import Linear, linear_cost, operator
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.lowrank import canonical_polyadic
 from graphopt.numerics.lowrank.canonical_polyadic import Triple
 from graphopt.numerics.lowrank.moments import Moments
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.factoring import fitted
 from graphopt.rewrites.factoring.fitted import Choice, GroupFit, Split
 from graphopt.types import Array, Cost, Replacement
@@ -80,7 +80,7 @@ class InvertedBottleneck(Split):
 
     def refusal(self, analysis: Analysis, linear: Linear) -> str:
         """Why an operator is not split, whatever the rank; "" when it can be."""
-        dimension = patches.dimension(linear)
+        dimension = operator.dimension(linear)
         if dimension > WIDE:
             return f"its patches have {dimension:,} numbers: the search is for {WIDE:,} at most"
         return super().refusal(analysis, linear)

@@ -41,13 +41,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Linear
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import exact_factors, tucker
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.rewrites.factoring import factored
-from graphopt.rewrites.patterns.common import anchor, site
+from graphopt.rewrites.patterns.common import site
 from graphopt.types import Candidate, Exactness, Rejection, Replacement
 
 

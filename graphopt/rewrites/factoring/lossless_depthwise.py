@@ -32,13 +32,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Linear
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import exact_factors
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.rewrites.factoring import deepened, factored
-from graphopt.rewrites.patterns.common import anchor, site
+from graphopt.rewrites.patterns.common import site
 from graphopt.types import Candidate, Exactness, Rejection, Replacement
 
 

@@ -8,7 +8,8 @@ from itertools import combinations
 
 import numpy as np
 
-from graphopt.conv import Builder, Form, Linear, linear_cost
+from graphopt.analysis.linear import Form, Linear, linear_cost
+from graphopt.rewrites.builder import Builder
 from graphopt.types import Array, Cost, Replacement
 
 

@@ -41,10 +41,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Linear
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import affine
 from graphopt.rewrites.patterns.affine import Affine
 from graphopt.rewrites.patterns.common import OPEN_PADS, attributes_of, is_passthrough, pads_hold, site

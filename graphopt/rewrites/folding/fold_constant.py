@@ -31,12 +31,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Linear
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels.borders import ZonedMap
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import composition
-from graphopt.rewrites.patterns.common import anchor, site
+from graphopt.rewrites.patterns.common import site
 from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
 
 SMALL = 4096

@@ -30,9 +30,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Linear, why_no_constant
+from graphopt.analysis.linear import Linear, why_no_constant
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import is_standard, site
 from graphopt.types import Candidate, Exactness, Rejection, Replacement
 

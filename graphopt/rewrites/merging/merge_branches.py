@@ -43,11 +43,12 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Form, Linear, linear_cost
+from graphopt.analysis.linear import Form, Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels import overlay
 from graphopt.numerics.kernels.overlay import Row
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.merging.sums import Sum, emit, sum_at, sum_roots
 from graphopt.rewrites.patterns import affine
 from graphopt.rewrites.patterns.affine import Affine

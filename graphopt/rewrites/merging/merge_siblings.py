@@ -38,10 +38,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.constants import default_opset
-from graphopt.conv import Builder, Linear, linear_cost
+from graphopt.analysis.constants import default_opset
+from graphopt.analysis.linear import Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.affine import per_channel
 from graphopt.rewrites.patterns.common import attributes_of, is_standard, pads_hold, site
 from graphopt.rewrites.patterns.pixelwise import pass_cost

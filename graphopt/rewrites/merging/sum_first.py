@@ -34,9 +34,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Linear
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.merging.sums import Sum, emit, sum_at, sum_roots
 from graphopt.rewrites.patterns.common import pads_hold, site
 from graphopt.rewrites.patterns.pixelwise import pass_cost

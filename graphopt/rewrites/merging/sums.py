@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder
+from graphopt.analysis.snapshot import Analysis
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import is_standard
 
 SUMS = frozenset({"Add", "Sub", "Sum"})

@@ -46,10 +46,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.constants import default_opset
-from graphopt.conv import Builder, Form, Linear, linear_cost
+from graphopt.analysis.constants import default_opset
+from graphopt.analysis.linear import Form, Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.pool_taps import box, box_dilations, box_form, box_shape, whole, whole_form
 from graphopt.rewrites.moving.pooling import Pool, PoolWindow, pool_of
 from graphopt.rewrites.patterns.common import attributes_of, is_passthrough, pads_hold, site

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from graphopt.analysis import Analysis
-from graphopt.constants import default_opset
-from graphopt.conv import Builder, Form, Linear
+from graphopt.analysis.constants import default_opset
+from graphopt.analysis.linear import Form, Linear
+from graphopt.analysis.snapshot import Analysis
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.pooling import PoolWindow
 from graphopt.rewrites.patterns.pixelwise import LAST, sliced
 from graphopt.types import AttributeValue, Shape

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.borders import landing
 from graphopt.rewrites.patterns.common import is_standard
 from graphopt.types import Shape

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.model.traversal import topological
 from graphopt.numerics.kernels.lattice import EVERYTHING, compose, composes, hull
 from graphopt.rewrites.patterns.position_roles import Grid, Pointwise, PositionRole, Sample, Windowed, role_of

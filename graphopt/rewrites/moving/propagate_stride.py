@@ -52,11 +52,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import timing
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, linear_cost
+from graphopt.analysis import time_model
+from graphopt.analysis.linear import linear_cost
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.lattice import EVERYTHING, Cut, Lattice, Window, cut
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.positions import Positions, positions
 from graphopt.rewrites.patterns.common import attributes_of, joined, site
 from graphopt.rewrites.patterns.position_roles import Grid, Pointwise, Sample, Windowed
@@ -272,4 +273,4 @@ class _SampledRegion:
     def _spend(self, size: int) -> None:
         """Counts an operator that is not linear, with so many outputs."""
         moved = ELEMENT_BYTES * size
-        self.cost += Cost(0, 0, 0, moved, timing.seconds(0, 1, 1, 1, 2 * moved))
+        self.cost += Cost(0, 0, 0, moved, time_model.seconds(0, 1, 1, 1, 2 * moved))

@@ -36,12 +36,13 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Linear, linear_cost
+from graphopt.analysis.linear import Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.resized import Resize, elements, resized
 from graphopt.rewrites.moving.resized_parts import ResizedInput, reading
-from graphopt.rewrites.patterns.common import anchor, site
+from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.patterns.pixelwise import pass_cost
 from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 

@@ -32,9 +32,10 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Linear, linear_cost
+from graphopt.analysis.linear import Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.resized import Resize, elements, resize_cost, resize_of, resized
 from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.patterns.pixelwise import dying, operators_before, pass_cost, replay, subsampled

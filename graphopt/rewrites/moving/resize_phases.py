@@ -51,14 +51,15 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import timing
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Form, Linear, linear_cost
+from graphopt.analysis import time_model
+from graphopt.analysis.linear import Form, Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import phases
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.resized import Resize, elements
 from graphopt.rewrites.moving.resized_parts import ChannelRange, ResizedInput, reading
-from graphopt.rewrites.patterns.common import anchor, pads_hold, site
+from graphopt.rewrites.patterns.common import pads_hold, site
 from graphopt.rewrites.patterns.pixelwise import LAST, pass_cost, sliced
 from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement, Shape
 
@@ -283,7 +284,7 @@ def _phase_cost(linear: Linear, axes: tuple[phases.Axis, ...], low: Shape) -> Co
         written = math.prod((low[0] or 0, linear.out_channels or 0, *sizes))
         for _ in range(2 if any(axis.surplus for axis in axes) else 1):  # Concat, Slice
             total += pass_cost(linear.itemsize, written, written)
-        interleaving = 2 * written * linear.itemsize / timing.INTERLEAVED_BYTES_PER_SECOND
+        interleaving = 2 * written * linear.itemsize / time_model.INTERLEAVED_BYTES_PER_SECOND
         total = replace(total, seconds=total.seconds + interleaving)
     return total
 

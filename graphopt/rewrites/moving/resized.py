@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.constants import default_opset
-from graphopt.conv import Builder
-from graphopt.evaluate import FOLDABLE_OPS
+from graphopt.analysis.constants import default_opset
+from graphopt.analysis.evaluation import FOLDABLE_OPS
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels import phases
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import attributes_of, is_standard
 from graphopt.rewrites.patterns.pixelwise import pass_cost
 from graphopt.types import Cost, Shape

@@ -9,8 +9,9 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Linear
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.resized import Resize, resize_cost, resize_of
 from graphopt.rewrites.patterns.common import is_passthrough, is_standard
 from graphopt.rewrites.patterns.pixelwise import dying, is_unary, operators_before, replay

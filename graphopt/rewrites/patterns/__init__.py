@@ -1,1 +1,1 @@
-"""What several rewrites look for in a graph and build: chains, compositions, roles of channels and positions."""
+"""What several rewrites look for in a graph and build: chains, compositions, roles of channels, positions."""

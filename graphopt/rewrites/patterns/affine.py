@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import why_no_constant
+from graphopt.analysis.linear import why_no_constant
+from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.patterns.common import is_passthrough, is_standard
 from graphopt.types import Array, Shape
 

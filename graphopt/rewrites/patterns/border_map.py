@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphopt.conv import Builder
 from graphopt.numerics.kernels.borders import ZonedMap
+from graphopt.rewrites.builder import Builder
 
 SMALL = 4
 """A map is stored in full where that takes at most so many times what its zones take."""

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import timing
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Linear, linear_cost
+from graphopt.analysis import time_model
+from graphopt.analysis.linear import Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import composition
 from graphopt.rewrites.patterns.border_map import add_map
 from graphopt.rewrites.patterns.common import (
@@ -283,4 +284,4 @@ def fixed_sizes(shape: Shape | None) -> tuple[int, ...] | None:
 def pass_over(shape: Shape | None, itemsize: int) -> Cost:
     """One elementwise operator with two inputs and an output of this shape."""
     size = itemsize * math.prod(n or 0 for n in shape) if shape is not None else 0
-    return Cost(0, 0, 0, size, timing.seconds(0, 1, 1, 1, 3 * size))
+    return Cost(0, 0, 0, size, time_model.seconds(0, 1, 1, 1, 3 * size))

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Linear
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis
 from graphopt.model.traversal import topological
 from graphopt.rewrites.patterns.common import (
     attributes_of,

@@ -7,9 +7,9 @@ from collections.abc import Container, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Linear
-from graphopt.types import AttributeValue, Candidate, Site
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis
+from graphopt.types import AttributeValue, Site
 
 OPEN_PADS = "its auto_pad with strides depends on a size that a caller chooses"
 """What is wrong with an operator of which `pads_hold` is not true."""
@@ -18,13 +18,6 @@ OPEN_PADS = "its auto_pad with strides depends on a size that a caller chooses"
 def site(analysis: Analysis, nodes: Sequence[ir.Node]) -> Site:
     """The site of these nodes, anchor first."""
     return Site(analysis.graph_of(nodes[0]), tuple(analysis.name(node) for node in nodes))
-
-
-def anchor(analysis: Analysis, candidate: Candidate) -> Linear:
-    """The linear operator that a candidate's site begins with."""
-    linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
-    assert linear is not None, f"{candidate.site.nodes[0]} is a linear operator where it was proposed"
-    return linear
 
 
 def joined(nodes: Sequence[ir.Node], shared: Container[ir.Value]) -> list[list[ir.Node]]:

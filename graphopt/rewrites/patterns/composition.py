@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from graphopt.conv import Form, Linear
+from graphopt.analysis.linear import Form, Linear
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.kernels.borders import ZonedMap, conv_reads_per_axis, transpose_reads
 from graphopt.types import Array

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.constants import default_opset
-from graphopt.conv import Builder
+from graphopt.analysis.constants import default_opset
+from graphopt.analysis.snapshot import Analysis
+from graphopt.analysis.time_model import seconds
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import (
     attributes_of,
     is_inference_normalization,
     is_passthrough,
     is_standard,
 )
-from graphopt.timing import seconds
 from graphopt.types import AttributeValue, Cost, Shape
 
 UNARY = frozenset(

@@ -9,8 +9,8 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.constants import default_opset
+from graphopt.analysis.constants import default_opset
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.lattice import EVERYTHING, Lattice, Window
 from graphopt.rewrites.patterns.common import (
     attributes_of,

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from graphopt.analysis import Analysis
-from graphopt.constants import default_opset
-from graphopt.conv import Builder
+from graphopt.analysis.constants import default_opset
+from graphopt.analysis.snapshot import Analysis
+from graphopt.rewrites.builder import Builder
 
 LAST_OPSET_WITHOUT_STEPS = 9
 """Up to this opset a Slice has no steps; a MaxPool of kernel 1 has, on the spatial axes."""

@@ -38,13 +38,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphopt import timing
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Form, Linear, linear_cost
+from graphopt.analysis import time_model
+from graphopt.analysis.linear import Form, Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra, blocks
 from graphopt.numerics.kernels.blocks import Block, Mask
 from graphopt.numerics.lowrank.moments import Statistics
-from graphopt.rewrites.patterns.common import anchor, pads_hold, site
+from graphopt.rewrites.builder import Builder
+from graphopt.rewrites.patterns.common import pads_hold, site
 from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
 
 MOST_PARTS = 8
@@ -138,7 +139,7 @@ class _Way:
             total += cost
         steps = self.gathers + int(not self.grouped)
         moved = 2 * copied * min(steps, 2)
-        return total + Cost(0, seconds=timing.seconds(0, 1, 1, 1, moved) * bool(steps))
+        return total + Cost(0, seconds=time_model.seconds(0, 1, 1, 1, moved) * bool(steps))
 
     def _operators(self) -> Iterator[tuple[int, int, int]]:
         """Output channels, input channels and groups of each operator."""

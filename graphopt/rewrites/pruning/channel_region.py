@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import timing
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, linear_cost
+from graphopt.analysis import time_model
+from graphopt.analysis.linear import linear_cost
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels import channels
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.channel_roles import Cat, ChannelRole, Flat, Lin, Own, View, constant_slice
 from graphopt.rewrites.patterns.common import attributes_of
 from graphopt.rewrites.patterns.slicing import add_slice
@@ -195,5 +196,5 @@ class NarrowedRegion:
         shape, total = self._analysis.shape(value) or (), self._found.known(value).channels
         kept = len(self._found.kept(value)) if kept is None else kept
         moved = ELEMENT_BYTES * math.prod(n or 0 for n in shape) * kept // total
-        self.cost += Cost(0, 0, 0, moved, timing.seconds(0, 1, 1, 1, 2 * moved))
+        self.cost += Cost(0, 0, 0, moved, time_model.seconds(0, 1, 1, 1, 2 * moved))
         self.operators += 1

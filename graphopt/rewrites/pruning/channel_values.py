@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.channels import Facts, Labeller, merged_labels
 from graphopt.rewrites.patterns.channel_roles import Own
 from graphopt.rewrites.patterns.common import is_passthrough
-
-Float64: TypeAlias = npt.NDArray[np.float64]
+from graphopt.types import Float64
 
 
 def facts_of(

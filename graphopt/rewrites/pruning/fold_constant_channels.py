@@ -40,14 +40,15 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Linear, linear_cost
+from graphopt.analysis.linear import Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels.borders import ZonedMap
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import chains, composition
 from graphopt.rewrites.patterns.border_map import add_map
 from graphopt.rewrites.patterns.channel_roles import Lin
-from graphopt.rewrites.patterns.common import anchor, site
+from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.pruning.liveness import liveness, witnesses
 from graphopt.types import Candidate, Exactness, Rejection, Replacement
 

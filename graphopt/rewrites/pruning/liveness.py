@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Linear
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis
 from graphopt.model.traversal import topological
 from graphopt.numerics.kernels import channels
 from graphopt.numerics.kernels.channels import Facts, Labeller, Mask, Reading

@@ -48,7 +48,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.rewrites.patterns.channel_roles import Lin, View
 from graphopt.rewrites.patterns.common import joined, site

@@ -41,14 +41,15 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from graphopt import timing
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Form, Linear, linear_cost
+from graphopt.analysis import time_model
+from graphopt.analysis.linear import Form, Linear, linear_cost
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels.borders import conv_reads, transpose_reads
 from graphopt.numerics.kernels.lattice import Window
 from graphopt.numerics.kernels.taps import Span, span, take, used_taps
 from graphopt.numerics.lowrank.moments import Statistics
-from graphopt.rewrites.patterns.common import anchor, pads_hold, site
+from graphopt.rewrites.builder import Builder
+from graphopt.rewrites.patterns.common import pads_hold, site
 from graphopt.rewrites.patterns.slicing import TO_THE_END, add_slice
 from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 
@@ -174,7 +175,7 @@ def _cost(analysis: Analysis, linear: Linear, spans: list[Span]) -> Cost:
         for axis, (start, end, step) in crops.items():
             sizes[axis] = len(range(*slice(start, end, step).indices(sizes[axis])))
         moved = math.prod(sizes) * linear.itemsize
-        cost, shape = Cost(0, 0, 0, moved, timing.seconds(0, 1, 1, 1, 2 * moved)), tuple(sizes)
+        cost, shape = Cost(0, 0, 0, moved, time_model.seconds(0, 1, 1, 1, 2 * moved)), tuple(sizes)
     weights = (linear.out_channels or 1, (linear.in_channels or 1) // linear.group)
     taps = tuple(each.taps for each in spans)
     return cost + linear_cost(form, (*weights, *taps), shape, linear.itemsize, linear.bias_elements > 0)

@@ -34,12 +34,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.constants import default_opset
-from graphopt.conv import Builder, Linear
+from graphopt.analysis.constants import default_opset
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.chains import MIN_OPSET_OF_EXPAND, fixed_sizes, pass_over
-from graphopt.rewrites.patterns.common import anchor, is_standard, pads_hold, site
+from graphopt.rewrites.patterns.common import is_standard, pads_hold, site
 from graphopt.types import Candidate, Exactness, Rejection, Replacement
 
 SAME_SIZE = frozenset(

@@ -32,10 +32,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder, Linear
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.lowrank.moments import Statistics
-from graphopt.rewrites.patterns.common import anchor, site
+from graphopt.rewrites.builder import Builder
+from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.simplification.noops import needs_a_copy
 from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
+from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.patterns.common import is_passthrough, is_standard
 from graphopt.types import Shape
 

@@ -36,10 +36,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis import Analysis
-from graphopt.conv import Builder
-from graphopt.cost import QUANTISE
+from graphopt.analysis.costs import QUANTISE
+from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import attributes_of, is_passthrough, is_standard, site
 from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from graphopt.constants import Constants
+from graphopt.analysis.constants import Constants
+from graphopt.analysis.shapes.tensor_types import tensor_shape
 from graphopt.errors import InputError
-from graphopt.tensor_types import tensor_shape
 from graphopt.types import Shape
 
 _NAMELESS = frozenset({"", "?", "-1", "None", "none"})
@@ -62,7 +62,7 @@ def bind(
     assume_batch: int | None,
     known: Mapping[str, Shape],
 ) -> BoundInputs:
-    """Find the sizes of the inputs; the arguments are those of `graphopt.shapes.infer`.
+    """Find the sizes of the inputs; the arguments are those of `analysis.shapes.inference.infer`.
 
     Raises:
         InputError: a binding names no input, or does not fit the input's shape or another binding.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from graphopt.conv.form import Form
-from graphopt.timing import seconds
+from graphopt.analysis.linear.form import Form
+from graphopt.analysis.time_model import seconds
 from graphopt.types import Cost, Shape
 
 

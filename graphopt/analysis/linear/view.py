@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from graphopt.constants import Constants
-from graphopt.conv.form import Form
-from graphopt.conv.linear import Linear, number
-from graphopt.cost import is_linear
+from graphopt.analysis.constants import Constants
+from graphopt.analysis.costs import is_linear
+from graphopt.analysis.linear.form import Form
+from graphopt.analysis.linear.operator import Linear, number
 from graphopt.types import Shape
 
 

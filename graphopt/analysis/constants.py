@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.evaluate import LAYOUT_OPS, SMALL, AnyArray, evaluate, foldable
+from graphopt.analysis.evaluation import LAYOUT_OPS, SMALL, AnyArray, evaluate, foldable
 from graphopt.model.traversal import post_order
 
 _LAST_IR_WITH_FORCED_INPUTS = 3

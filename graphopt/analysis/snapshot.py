@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import conv, cost, shapes, timing
-from graphopt.constants import Constants
-from graphopt.conv import Linear
+from graphopt.analysis import costs, time_model
+from graphopt.analysis.constants import Constants
+from graphopt.analysis.linear import Linear, linear_cost
+from graphopt.analysis.linear import view as linear_view
+from graphopt.analysis.shapes import inference
+from graphopt.analysis.shapes.inference import Sizes
 from graphopt.model.names import graph_paths, node_names
 from graphopt.numerics.lowrank.moments import Statistics
-from graphopt.shapes import Sizes
-from graphopt.types import Array, Cost, Shape, Totals
+from graphopt.types import Array, Candidate, Cost, Shape, Totals
 
 
 class Analysis:
@@ -50,7 +52,7 @@ class Analysis:
         self.statistics = statistics
         self.extremes = extremes
         self.constants = Constants(model, frozen)
-        self.sizes: Sizes = shapes.infer(model, self.constants, bindings=bindings, known=known)
+        self.sizes: Sizes = inference.infer(model, self.constants, bindings=bindings, known=known)
         self._graphs = {graph: path for path, graph in graph_paths(model)}
         self._names = node_names(model)
         self.nodes: dict[str, ir.Node] = {name: node for node, name in self._names.items()}
@@ -90,7 +92,7 @@ class Analysis:
 
     @cached_property
     def _fixed_sizes(self) -> Sizes:
-        return shapes.infer(self.model, self.constants, assume_batch=None)
+        return inference.infer(self.model, self.constants, assume_batch=None)
 
     def constant(self, value: ir.Value | None) -> npt.NDArray[np.generic] | None:
         """The value's content when it is a constant."""
@@ -118,14 +120,14 @@ class Analysis:
 
     def unsized(self) -> list[str]:
         """Values of the outermost graph that linear operators read or make, whose size is not known."""
-        linear = [node for node in self.model.graph if cost.is_linear(node)]
+        linear = [node for node in self.model.graph if costs.is_linear(node)]
         values = dict.fromkeys(v for node in linear for v in (*node.inputs, *node.outputs) if v is not None)
         return [v.name or "" for v in values if (shape := self.shape(v)) is None or None in shape]
 
     @cached_property
     def uncounted_ops(self) -> dict[str, int]:
         """Operators that do work and whose MACs are not counted, with their number."""
-        return cost.uncounted(self.model)
+        return costs.uncounted(self.model)
 
     def linear(self, node: ir.Node | None) -> Linear | None:
         """The normal view of a Conv, ConvTranspose, Gemm or MatMul; None for any other node."""
@@ -138,12 +140,12 @@ class Analysis:
 
     @cached_property
     def _linears(self) -> dict[ir.Node, Linear]:
-        views = ((node, self._view(node)) for node in self._names if cost.is_linear(node))
+        views = ((node, self._view(node)) for node in self._names if costs.is_linear(node))
         return {node: linear for node, linear in views if linear is not None}
 
     def _view(self, node: ir.Node) -> Linear | None:
         inputs = [*node.inputs, None, None]
-        return conv.view(
+        return linear_view(
             node,
             name=self.name(node),
             graph=self.graph_of(node),
@@ -151,7 +153,7 @@ class Analysis:
             input_shape=self.shape(inputs[0]),
             weight_shape=self.shape(inputs[1]),
             output_shape=self.shape(node.outputs[0]),
-            macs=cost.macs(node, self.shape),
+            macs=costs.macs(node, self.shape),
             quantised=self._quantised(node),
         )
 
@@ -159,7 +161,7 @@ class Analysis:
         """Whether a quantising or dequantising operator feeds the node or reads it."""
         producers = (value.producer() for value in node.inputs if value is not None)
         near = [producer for producer in producers if producer is not None]
-        return any(n.op_type in cost.QUANTISE for n in (*near, *self.consumers(node.outputs[0])))
+        return any(n.op_type in costs.QUANTISE for n in (*near, *self.consumers(node.outputs[0])))
 
     def linear_cost(self, linear: Linear) -> Cost:
         """The cost of a linear operator as it stands."""
@@ -167,7 +169,7 @@ class Analysis:
         if linear.out_channels is None or linear.in_channels is None:
             return Cost(linear.macs, linear.params, stored)
         weights = (linear.out_channels, linear.in_channels // linear.group, *linear.kernel)
-        assumed = conv.linear_cost(linear.form, weights, linear.input_shape, linear.itemsize)
+        assumed = linear_cost(linear.form, weights, linear.input_shape, linear.itemsize)
         return replace(assumed, macs=linear.macs, params=linear.params, weight_bytes=stored)
 
     def cost(self, nodes: Sequence[ir.Node]) -> Cost:
@@ -184,7 +186,7 @@ class Analysis:
         size = math.prod(n or 0 for n in shape) if shape is not None else 0
         params = sum(self.constants.size(value) or 0 for value in node.inputs if value is not None)
         moved = 4 * size
-        return Cost(0, params, 4 * params, moved, timing.seconds(0, 1, 1, 1, 2 * moved))
+        return Cost(0, params, 4 * params, moved, time_model.seconds(0, 1, 1, 1, 2 * moved))
 
     @cached_property
     def totals(self) -> Totals:
@@ -192,10 +194,17 @@ class Analysis:
         counts = [linear.macs for linear in self.linears]
         known = [macs for macs in counts if macs is not None]
         views = {linear.node for linear in self.linears}
-        unseen = any(cost.is_linear(node) and node not in views for node in self._names)
+        unseen = any(costs.is_linear(node) and node not in views for node in self._names)
         return Totals(
             None if unseen or len(known) < len(counts) else sum(known),
-            cost.params(self.model),
-            cost.weight_bytes(self.model),
+            costs.params(self.model),
+            costs.weight_bytes(self.model),
             len(self._names),
         )
+
+
+def anchor(analysis: Analysis, candidate: Candidate) -> Linear:
+    """The linear operator that a candidate's site begins with."""
+    linear = analysis.linear(analysis.nodes[candidate.site.nodes[0]])
+    assert linear is not None, f"{candidate.site.nodes[0]} is a linear operator where it was proposed"
+    return linear

@@ -13,12 +13,12 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from graphopt.constants import constant_tensor
+from graphopt.analysis.constants import constant_tensor
 from graphopt.model.traversal import graphs
 from graphopt.types import Shape
 
 SizeOf: TypeAlias = Callable[["ir.Value | None"], "Shape | None"]
-"""The shape of a value as far as it is known, such as `graphopt.shapes.Sizes.get`."""
+"""The shape of a value as far as it is known, such as `analysis.shapes.inference.Sizes.get`."""
 
 
 def macs(node: ir.Node, size: SizeOf) -> int | None:

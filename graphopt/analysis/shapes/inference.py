@@ -18,15 +18,15 @@ import onnx
 import onnx_ir as ir
 from onnx import shape_inference
 
-from graphopt import control_flow
-from graphopt.bindings import BoundInputs, bind, format_shape
-from graphopt.constants import Constants, constant_tensor, default_opset
+from graphopt.analysis.constants import Constants, constant_tensor, default_opset
+from graphopt.analysis.evaluation import SMALL, node_proto
+from graphopt.analysis.shapes import control_flow
+from graphopt.analysis.shapes.data_propagation import SIZE_RULES, Data, DataPropagation
+from graphopt.analysis.shapes.inputs import BoundInputs, bind, format_shape
+from graphopt.analysis.shapes.tensor_types import shape_of, tensor_proto, tensor_shape, tensor_type
 from graphopt.errors import InputError
-from graphopt.evaluate import SMALL, node_proto
 from graphopt.model.traversal import label, subgraphs, topological
-from graphopt.tensor_types import shape_of, tensor_proto, tensor_shape, tensor_type
 from graphopt.types import Shape
-from graphopt.values import SIZE_RULES, Data, Values
 
 _FAILURES = (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError)
 
@@ -173,7 +173,7 @@ class _Inference:
 
     def forget_values(self) -> None:
         """Find anew what follows from shapes, after shapes that were only tried."""
-        self.values = Values(self._constants, self._shape, self._opset)
+        self.values = DataPropagation(self._constants, self._shape, self._opset)
 
     def _run(self, graph: ir.Graph) -> None:
         for node in topological(graph):

@@ -9,8 +9,8 @@ from typing import Protocol, TypeAlias
 import onnx
 import onnx_ir as ir
 
-from graphopt.tensor_types import merged, sliced, stacked, tensor_type, without_shape
-from graphopt.values import Values
+from graphopt.analysis.shapes.data_propagation import DataPropagation
+from graphopt.analysis.shapes.tensor_types import merged, sliced, stacked, tensor_type, without_shape
 
 Types: TypeAlias = Sequence["onnx.TypeProto | None"]
 """The types of some values; None where nothing is known."""
@@ -19,10 +19,10 @@ _LOOP_PASSES = 4
 """How often a loop's body is inferred before the sizes that it carries count as unknown."""
 
 
-class Walk(Protocol):
+class BodyInference(Protocol):
     """What control flow needs of the inference that meets it."""
 
-    values: Values
+    values: DataPropagation
 
     def type_of(self, value: ir.Value) -> onnx.TypeProto:
         """The value's type; a float of unknown shape where nothing is known."""
@@ -37,7 +37,7 @@ class Walk(Protocol):
         """Within, a node that does not fit is no error."""
 
 
-def rule_of(node: ir.Node, opset: int) -> Callable[[Walk, ir.Node], Types] | None:
+def rule_of(node: ir.Node, opset: int) -> Callable[[BodyInference, ir.Node], Types] | None:
     """What infers the node; None where it is no control flow, or not complete.
 
     The Scan of opset 8, which has a batch besides, is not supported.
@@ -48,7 +48,7 @@ def rule_of(node: ir.Node, opset: int) -> Callable[[Walk, ir.Node], Types] | Non
     return rule if needed <= node.attributes.keys() else None
 
 
-def infer_if(walk: Walk, node: ir.Node) -> Types:
+def infer_if(walk: BodyInference, node: ir.Node) -> Types:
     """What both branches agree on; what the branch gives that is taken, where the condition is known.
 
     An exporter may write a Squeeze that fits only where the If takes it, so other branches may not fit.
@@ -67,7 +67,7 @@ def infer_if(walk: Walk, node: ir.Node) -> Types:
     return [merged(a, b) for a, b in zip(results[True], results[False], strict=False)]
 
 
-def infer_loop(walk: Walk, node: ir.Node) -> Types:
+def infer_loop(walk: BodyInference, node: ir.Node) -> Types:
     """The carried values, then a stack of what each iteration gives, of unknown length."""
     body = node.attributes["body"].as_graph()
     counters = [tensor_type(onnx.TensorProto.INT64, ()), tensor_type(onnx.TensorProto.BOOL, ())]
@@ -76,7 +76,7 @@ def infer_loop(walk: Walk, node: ir.Node) -> Types:
     return [*states, *(stacked(each, 0, None) for each in outputs[1 + len(states) :])]
 
 
-def infer_scan(walk: Walk, node: ir.Node) -> Types:
+def infer_scan(walk: BodyInference, node: ir.Node) -> Types:
     """The carried values, then what the iterations give, joined along the axes that the node names."""
     body = node.attributes["body"].as_graph()
     count = len(node.inputs) - node.attributes["num_scan_inputs"].as_int()
@@ -92,7 +92,7 @@ def infer_scan(walk: Walk, node: ir.Node) -> Types:
 
 
 def _iterate(
-    walk: Walk, body: ir.Graph, leading: Types, states: Types, trailing: Types, skipped: int
+    walk: BodyInference, body: ir.Graph, leading: Types, states: Types, trailing: Types, skipped: int
 ) -> tuple[Types, list[onnx.TypeProto]]:
     """Infer a loop's body until the carried values have just the sizes that no iteration changes.
 
@@ -118,7 +118,7 @@ def _iterate(
     return states, outputs
 
 
-_RULES: dict[str, tuple[Callable[[Walk, ir.Node], Types], frozenset[str]]] = {
+_RULES: dict[str, tuple[Callable[[BodyInference, ir.Node], Types], frozenset[str]]] = {
     "If": (infer_if, frozenset({"then_branch", "else_branch"})),
     "Loop": (infer_loop, frozenset({"body"})),
     "Scan": (infer_scan, frozenset({"body", "num_scan_inputs"})),

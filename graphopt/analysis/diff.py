@@ -22,14 +22,14 @@ from typing import Literal, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import cost
-from graphopt.analysis import Analysis
-from graphopt.conv import Linear
+from graphopt.analysis import costs
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis
 from graphopt.model.edit import STAMP_REWRITE, STAMP_SOURCE
 from graphopt.model.io import Source
 from graphopt.types import Totals
 
-Change: TypeAlias = Literal["changed", "weights", "added", "removed", "same"]
+LayerStatus: TypeAlias = Literal["changed", "weights", "added", "removed", "same"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class LayerChange:
         rewrites: the rewrites of graphopt that made those; empty where none did.
     """
 
-    change: Change
+    change: LayerStatus
     before: tuple[Linear, ...]
     after: tuple[Linear, ...]
     rewrites: tuple[str, ...] = ()
@@ -120,7 +120,7 @@ def aligned(before: Analysis, after: Analysis) -> tuple[LayerChange, ...]:
 
 def _change(
     old: Sequence[Linear], new: Sequence[Linear], before: Mapping[str, str], after: Mapping[str, str]
-) -> Change:
+) -> LayerStatus:
     if not old:
         return "added"
     if not new:
@@ -285,7 +285,7 @@ def others(before: Analysis, after: Analysis) -> tuple[OperatorChange, ...]:
     found = []
     for name, node in before.nodes.items():
         other = after.nodes.get(name)
-        if other is None or cost.is_linear(node) or _op(node) != _op(other):
+        if other is None or costs.is_linear(node) or _op(node) != _op(other):
             continue
         attributes = _attributes(node) != _attributes(other)
         constants = _digest(before, node.inputs) != _digest(after, other.inputs)

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.constants import Constants
-from graphopt.evaluate import ELEMENTWISE_OPS, MOVING_OPS, SMALL, AnyArray, evaluate, foldable
+from graphopt.analysis.constants import Constants
+from graphopt.analysis.evaluation import ELEMENTWISE_OPS, MOVING_OPS, SMALL, AnyArray, evaluate, foldable
 from graphopt.model.traversal import post_order
 from graphopt.types import Shape
 
@@ -55,7 +55,7 @@ class Data:
         return cls(values, np.array([size is not None for size in sizes], dtype=np.bool_))
 
 
-class Values:
+class DataPropagation:
     """What is known of the small tensors of a model, given its shapes; found when asked for, and kept.
 
     Args:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.conv.form import Form
-from graphopt.conv.linear import Linear
+from graphopt.analysis.linear.form import Form
+from graphopt.analysis.linear.operator import Linear
 from graphopt.numerics.kernels import algebra
 from graphopt.types import Array, AttributeValue, NewNode, Replacement
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.constants import Constants
-from graphopt.conv.form import Form
+from graphopt.analysis.constants import Constants
+from graphopt.analysis.linear.form import Form
 from graphopt.numerics.kernels import algebra
 from graphopt.types import Array, Shape
 
@@ -143,3 +144,8 @@ def number(node: ir.Node, name: str, default: int | float) -> int:
     """A scalar attribute; typed int because nearly all of them are."""
     attribute = node.attributes.get(name)
     return default if attribute is None else attribute.value  # type: ignore[return-value]
+
+
+def dimension(linear: Linear) -> int:
+    """Numbers in the patch of one group: in_channels / group · taps."""
+    return (linear.in_channels or 1) // linear.group * math.prod(linear.kernel)

@@ -1,0 +1,46 @@
+"""What is known of the inputs of a linear operator, and what errors in its outputs count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from graphopt.analysis.linear import Linear
+from graphopt.numerics.kernels import algebra
+from graphopt.numerics.lowrank.moments import Statistics, losses
+from graphopt.types import Array, Float64
+
+
+def counted(kernels: Sequence[Array], weighting: Sequence[Float64]) -> Sequence[Array]:
+    """The kernels of groups whose plain errors are what errors of these count, see `Statistics.weighting`."""
+    if not weighting:
+        return kernels
+    return [mixed(matrix, kernel) for matrix, kernel in zip(weighting, kernels, strict=True)]
+
+
+def counted_error(linear: Linear, kernel: Array, statistics: Statistics) -> float:
+    """E‖R (y − ŷ)‖² / Var(R y) of an approximate kernel ``[out, in / group, *taps]``."""
+    lost = total = 0.0
+    both = (algebra.blocks(each, linear.group) for each in (linear.weight(), kernel))
+    exact, approximate = (counted(each, statistics.weighting) for each in both)
+    for ours, theirs, moments in zip(exact, approximate, statistics.groups, strict=True):
+        more, variance = losses(ours, theirs, moments)
+        lost, total = lost + more, total + variance
+    return lost / total if total > 0 else 0.0
+
+
+def mixed(matrix: Float64, rows: Array) -> Float64:
+    """A matrix ``[o, o]`` times what belongs to each output, ``[o, …]``."""
+    return np.asarray(np.tensordot(matrix, rows, axes=1), np.float64)
+
+
+def known(linear: Linear, statistics: Mapping[str, Statistics] | None) -> Statistics:
+    """The statistics of an operator's inputs; white ones where nothing is known."""
+    found = None if statistics is None else statistics.get(linear.name)
+    if found is not None:
+        return found
+    assert linear.in_channels is not None
+    dimension = linear.in_channels // linear.group * math.prod(linear.kernel)
+    return Statistics.white(dimension, linear.group)

@@ -1,0 +1,1 @@
+"""Shapes and types of all values, inferred from the sizes of the inputs."""
