@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from graphopt.errors import InputError as InputError
     from graphopt.errors import VerificationError as VerificationError
     from graphopt.images import Images as Images
+    from graphopt.planning.budget import Budget as Budget
     from graphopt.result import Result as Result
     from graphopt.rewrites.builder import Builder as Builder
-    from graphopt.types import Budget as Budget
     from graphopt.types import Candidate as Candidate
     from graphopt.types import Cost as Cost
     from graphopt.types import Exactness as Exactness

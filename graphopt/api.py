@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import onnx
 import onnx_ir as ir
 
-from graphopt import calibrate, feeds, gates, latency, progress, quality, verification
+from graphopt import calibrate, feeds, latency, progress, quality, verification
 from graphopt.analysis import diff as differences
 from graphopt.calibrate import Given
 from graphopt.compare import is_class_scores
@@ -23,12 +23,14 @@ from graphopt.model.validation import validate
 from graphopt.observe import snapshot
 from graphopt.options import make_budget, make_options
 from graphopt.pipeline import optimize as run_pipeline
+from graphopt.planning import gates
+from graphopt.planning.budget import Budget
 from graphopt.report import Sweep
 from graphopt.result import Result
 from graphopt.rewrites import registry as catalogue
 from graphopt.survey import Scan, survey
 from graphopt.tradeoff import sweep as run_sweep
-from graphopt.types import Budget, Rewrite, Shape, Verdict
+from graphopt.types import Rewrite, Shape, Verdict
 from graphopt.verification import Verification
 
 AnyModel: TypeAlias = "PathLike | onnx.ModelProto | ir.Model"

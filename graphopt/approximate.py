@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from graphopt import budget
 from graphopt.errors import InputError
-from graphopt.plan import Limit
+from graphopt.planning import spending
+from graphopt.planning.budget import Budget
+from graphopt.planning.selection import Limit, Plan
 from graphopt.run import Run
 from graphopt.search import Network, Search
-from graphopt.types import Budget, Candidate, Exactness, Plan
+from graphopt.types import Candidate, Exactness
 
 REPLANS = 5
 """Times that a plan is made again without layers whose measured error was not the predicted one."""
@@ -65,7 +66,7 @@ def cost_limits(run: Run, asked: Budget) -> list[Limit]:
     """What a budget still asks of the run's model, latency apart."""
     unknown = ", ".join(run.unknown_dims)
     record = run.record_bytes if asked.bytes is not None and run.model is run.source.model else 0
-    return budget.limits(asked, run.spent_before, run.spent(), unknown, record)
+    return spending.limits(asked, run.spent_before, run.spent(), unknown, record)
 
 
 def reliable(run: Run, search: Search, limits: Sequence[Limit]) -> Network:
@@ -114,7 +115,7 @@ def _cheapest(run: Run, search: Search) -> Network:
         middle = (low + high) / 2
         network = reliable(run, search, cost_limits(run, Budget(macs=middle)))
         reached = search.costs(network.model)["macs"]
-        if not budget.lacking(run.options.budget, network.quality, network.metric):
+        if not spending.lacking(run.options.budget, network.quality, network.metric):
             best, high = network, min(middle, reached)
         else:
             low = middle

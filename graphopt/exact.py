@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from graphopt import plan
 from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import VerificationError
 from graphopt.journal import worst
 from graphopt.model import edit
+from graphopt.planning import selection
 from graphopt.run import Change, Run
 from graphopt.types import Exactness, Rewrite
 
@@ -81,7 +81,7 @@ def _changes(run: Run, reference: ir.Model, analysis: Analysis, group: Sequence[
     while True:
         candidates = run.match(analysis, group)
         totals = run.original.totals
-        chosen = plan.exact(
+        chosen = selection.exact(
             candidates,
             by_time=run.options.by_time,
             macs=totals.macs,

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from graphopt import progress
+from graphopt.planning.selection import Plan
 from graphopt.report import Applied, Left, Point
-from graphopt.types import Candidate, Plan, Rejection, Site, Verdict
+from graphopt.types import Candidate, Rejection, Site, Verdict
 
 
 @dataclass

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from graphopt import gates
 from graphopt.errors import InputError, hint
 from graphopt.metric import OwnMetric
+from graphopt.planning import gates
+from graphopt.planning.budget import Budget
 from graphopt.rewrites.registry import BUILTIN, option_types, registry, select
 from graphopt.store import default_bytes
-from graphopt.types import Budget, Exactness, Rewrite
+from graphopt.types import Exactness, Rewrite
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from graphopt import budget, gates
 from graphopt.approximate import approximate
 from graphopt.calibrate import Given
 from graphopt.errors import BudgetError, InputError
@@ -12,6 +11,7 @@ from graphopt.exact import rewrite_exactly
 from graphopt.expand import expand
 from graphopt.model.io import Source
 from graphopt.options import Options
+from graphopt.planning import gates, spending
 from graphopt.result import Result
 from graphopt.run import Run
 from graphopt.types import Exactness
@@ -76,7 +76,7 @@ def _judged(run: Run) -> Result:
     if timing is not None:
         before = replace(before, seconds=1.0)
         after = replace(after, seconds=timing.ratio)
-    figures = budget.figures(before, after, quality, metric)
+    figures = spending.figures(before, after, quality, metric)
     if not changed:
         figures.setdefault("latency", 1.0)  # the same file
     kept = gates.judge(gates.of_budget(asked), figures)
@@ -84,7 +84,7 @@ def _judged(run: Run) -> Result:
         figures["bytes"] = run.written_bytes() / run.source.bytes
     passed = gates.judge(required, figures)
     result = run.result(quality, timing, metric, budget=kept, gates=passed)
-    missed = budget.missed(asked, before, after, quality, metric)
+    missed = spending.missed(asked, before, after, quality, metric)
     reasons = [f"the budget was not reached: {missed}"] if missed else []
     if not all(passed):
         reasons.append(f"the result fails what is required: {gates.failed(passed)}")

@@ -20,9 +20,9 @@ from graphopt.analysis.input_statistics import counted_error
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibrate import Calibration
-from graphopt.damage import Sensitivity
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.planning.damage import Sensitivity
 from graphopt.refit import Fitting
 from graphopt.runtime import Feeds
 from graphopt.store import Store

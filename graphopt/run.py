@@ -17,12 +17,10 @@ from graphopt._version import __version__
 from graphopt.analysis import costs
 from graphopt.analysis.linear import FREEZE
 from graphopt.analysis.snapshot import Analysis
-from graphopt.budget import Spent
 from graphopt.calibrate import Calibration, Given
 from graphopt.comparer import Comparer
 from graphopt.errors import InputError, blaming
 from graphopt.feeds import TestInputs
-from graphopt.gates import Judged, judge, of_budget
 from graphopt.journal import Journal
 from graphopt.latency import Timing
 from graphopt.metric import OwnMetric
@@ -31,6 +29,8 @@ from graphopt.model.io import Source
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.observe import snapshot
 from graphopt.options import Options
+from graphopt.planning.gates import Judged, judge, of_budget
+from graphopt.planning.spending import Spent
 from graphopt.report import Applied, Metric, Report
 from graphopt.result import Result
 from graphopt.runtime import Feeds

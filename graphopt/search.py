@@ -10,22 +10,23 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import curvature, gather, plan, probe, quality, refit, synthetic
+from graphopt import curvature, gather, probe, quality, refit, synthetic
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibrate import Calibration
-from graphopt.damage import Sensitivity, unprobed
 from graphopt.errors import InputError, blaming
 from graphopt.model import edit
 from graphopt.numerics.lowrank.moments import Statistics
-from graphopt.plan import Limit
+from graphopt.planning import selection
+from graphopt.planning.damage import Sensitivity, unprobed
+from graphopt.planning.selection import Limit, Plan
 from graphopt.quality import Layer
 from graphopt.refit import Refitted
 from graphopt.report import Applied, Point
 from graphopt.run import Change, Run
 from graphopt.runtime import Feeds
 from graphopt.stopwatch import Stopwatch, cache_path
-from graphopt.types import Candidate, Exactness, Fitted, Plan, Quality, Replacement, Rewrite
+from graphopt.types import Candidate, Exactness, Fitted, Quality, Replacement, Rewrite
 
 PLANNED_ON = 384
 """Inputs whose statistics the plan is made from, at most; the chosen layers are then fitted to all."""
@@ -183,7 +184,7 @@ class Search:
             timed = any(limit.key == "latency" for limit in limits)
             if timed:
                 allowed = self._in_blocks(allowed)
-            found = plan.within(allowed, limits, self.damage)
+            found = selection.within(allowed, limits, self.damage)
         if timed:
             self._stopwatch.save()
         return found

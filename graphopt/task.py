@@ -120,7 +120,7 @@ class Task:
         Raises:
             InputError: a gate is none.
         """
-        from graphopt import gates
+        from graphopt.planning import gates
 
         if self.gate == "latency":
             return "gate latency"
@@ -159,7 +159,7 @@ _OPTION = re.compile(r"(?<!\S)(\(?)--([a-z][a-z-]*)( [a-z_]+(?:\.[a-z_]+)?)?(?![
 
 def _key(option: re.Match[str]) -> str:
     """The key of a recipe that says what an option says; the option itself where there is none."""
-    from graphopt.types import Budget
+    from graphopt.planning.budget import Budget
 
     before, name, word = option[1], option[2].replace("-", "_"), option[3] or ""
     key = {"output": "outputs", "shape": "shapes"}.get(name, name)

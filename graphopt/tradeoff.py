@@ -11,10 +11,12 @@ from graphopt.calibrate import Given
 from graphopt.exact import rewrite_exactly
 from graphopt.model.io import Source
 from graphopt.options import Options
+from graphopt.planning.budget import Budget
+from graphopt.planning.selection import Plan
 from graphopt.report import Point, Sweep
 from graphopt.run import Run
 from graphopt.search import Network, Search
-from graphopt.types import Budget, Exactness, Plan
+from graphopt.types import Exactness
 
 NOTHING = 1e-3
 """Part of the MACs by which two networks differ that are one for a sweep."""

@@ -187,12 +187,18 @@ def test_rewrites_neither_edit_nor_run(name: str) -> None:
 
 
 def test_edit_knows_no_rewrite() -> None:
-    assert imports_any("edit.py", ("graphopt.rewrites.registry", "graphopt.plan", "onnxruntime")) == []
+    assert (
+        imports_any("edit.py", ("graphopt.rewrites.registry", "graphopt.planning.selection", "onnxruntime"))
+        == []
+    )
 
 
 def test_verification_does_not_repair() -> None:
     assert (
-        imports_any("verification.py", ("graphopt.model.edit", "graphopt.rewrites.registry", "graphopt.plan"))
+        imports_any(
+            "verification.py",
+            ("graphopt.model.edit", "graphopt.rewrites.registry", "graphopt.planning.selection"),
+        )
         == []
     )
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphopt.damage import Sensitivity, unprobed
+from graphopt.planning.damage import Sensitivity, unprobed
 
 PROBES = [(0.01, 1e-4), (0.1, 3e-3), (0.3, 2e-2)]
 

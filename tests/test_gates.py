@@ -12,8 +12,10 @@ import pytest
 from small_models import classifier, cli, conv_bn, model, node, nothing_to_do, samples, saved, weight
 
 import graphopt
-from graphopt import exact, gates, verification
-from graphopt.types import Budget, Verdict
+from graphopt import exact, verification
+from graphopt.planning import gates
+from graphopt.planning.budget import Budget
+from graphopt.types import Verdict
 from graphopt.verification import Verification
 
 

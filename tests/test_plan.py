@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt import plan
-from graphopt.damage import unprobed
+from graphopt.planning import selection
+from graphopt.planning.damage import unprobed
 from graphopt.types import Candidate, Cost, Site
 
 WHOLE = 1000
@@ -31,14 +31,14 @@ def saved_params(each: Candidate) -> int:
     return each.before.params - each.after.params
 
 
-def limits(macs: float = 0, params: float = 0) -> list[plan.Limit]:
+def limits(macs: float = 0, params: float = 0) -> list[selection.Limit]:
     return [
-        plan.Limit("macs", macs, lambda each: each.macs_saved),
-        plan.Limit("params", params, saved_params),
+        selection.Limit("macs", macs, lambda each: each.macs_saved),
+        selection.Limit("params", params, saved_params),
     ]
 
 
-def kept(chosen: Sequence[Candidate], wanted: Sequence[plan.Limit]) -> bool:
+def kept(chosen: Sequence[Candidate], wanted: Sequence[selection.Limit]) -> bool:
     return all(sum(map(limit.saving, chosen)) >= limit.needed * (1 - 1e-9) for limit in wanted)
 
 
@@ -46,7 +46,7 @@ def damage(chosen: Sequence[Candidate]) -> float:
     return sum(unprobed(each.error) for each in chosen)
 
 
-def best(sites: Sequence[Sequence[Candidate]], wanted: Sequence[plan.Limit]) -> float | None:
+def best(sites: Sequence[Sequence[Candidate]], wanted: Sequence[selection.Limit]) -> float | None:
     """The least damage of any choice that keeps the limits; None where none does."""
     every = ([each for each in choice if each] for choice in itertools.product(*([None, *s] for s in sites)))
     return min((damage(chosen) for chosen in every if kept(chosen, wanted)), default=None)
@@ -57,31 +57,31 @@ def best(sites: Sequence[Sequence[Candidate]], wanted: Sequence[plan.Limit]) -> 
 
 def test_exact_takes_all_that_do_not_conflict() -> None:
     candidates = [candidate("a", "b", macs=3), candidate("c", macs=1), candidate("d", macs=0)]
-    assert set(plan.exact(candidates, by_time=False).chosen) == set(candidates)
+    assert set(selection.exact(candidates, by_time=False).chosen) == set(candidates)
 
 
 def test_exact_prefers_the_larger_saving_and_says_what_came_first() -> None:
     small, large = candidate("a", "b", macs=3, rewrite="small"), candidate("b", "c", macs=5, rewrite="large")
     alone = candidate("a", macs=1, rewrite="alone")
-    found = plan.exact([small, alone, large], by_time=False)
+    found = selection.exact([small, alone, large], by_time=False)
     assert found.chosen == (large, alone)
     assert [(c, why) for c, why in found.declined] == [(small, "large at b comes first")]
 
 
 def test_exact_prefers_more_nodes_where_savings_are_equal() -> None:
     short, long = candidate("a", "b"), candidate("a", "b", "c")
-    assert plan.exact([short, long], by_time=False).chosen == (long,)
+    assert selection.exact([short, long], by_time=False).chosen == (long,)
 
 
 def test_nodes_of_the_same_name_in_another_graph_do_not_conflict() -> None:
     inner = Candidate("r", Site("if/then_branch", ("a",)), Cost(2), Cost(1))
-    assert len(plan.exact([candidate("a"), inner], by_time=False).chosen) == 2
+    assert len(selection.exact([candidate("a"), inner], by_time=False).chosen) == 2
 
 
 def test_what_is_expected_to_be_slower_is_taken_for_macs_alone() -> None:
     slow = Candidate("r", Site("main", ("a",)), Cost(10, seconds=1e-6), Cost(5, seconds=2e-6))
-    assert plan.exact([slow], by_time=False).chosen == (slow,)
-    found = plan.exact([slow], by_time=True)
+    assert selection.exact([slow], by_time=False).chosen == (slow,)
+    found = selection.exact([slow], by_time=True)
     assert found.chosen == ()
     assert "slower" in found.declined[0][1] and "--aim macs" in found.declined[0][1]
 
@@ -89,7 +89,7 @@ def test_what_is_expected_to_be_slower_is_taken_for_macs_alone() -> None:
 def test_what_is_declined_for_its_time_blocks_nobody() -> None:
     slow = Candidate("slow", Site("main", ("a", "b")), Cost(10, seconds=1e-6), Cost(1, seconds=2e-6))
     fast = candidate("b", macs=1)
-    assert plan.exact([slow, fast], by_time=True).chosen == (fast,)
+    assert selection.exact([slow, fast], by_time=True).chosen == (fast,)
 
 
 # --- under a budget -----------------------------------------------------------------------------------------
@@ -103,33 +103,33 @@ def test_damage_of_several_sites_adds_up() -> None:
 
 
 def test_nothing_is_chosen_without_need() -> None:
-    found = plan.within([candidate("a", macs=5, error=0.1)], limits())
+    found = selection.within([candidate("a", macs=5, error=0.1)], limits())
     assert found.chosen == ()
     assert found.declined[0][1] == "the budget is reached with less damage elsewhere"
 
 
 def test_no_candidates() -> None:
-    assert plan.within([], limits(macs=5)).chosen == ()
+    assert selection.within([], limits(macs=5)).chosen == ()
 
 
 def test_the_largest_savings_where_the_budget_is_out_of_reach() -> None:
     small, large = candidate("a", macs=2, error=0.0), candidate("a", macs=5, error=0.9)
-    assert plan.within([small, large], limits(macs=50)).chosen == (large,)
+    assert selection.within([small, large], limits(macs=50)).chosen == (large,)
 
 
 def test_a_sum_that_only_rounding_keeps_from_being_enough() -> None:
     cheap = [candidate("abc"[i], macs=m, error=0.1) for i, m in enumerate((7, 2, 1))]
     dear = candidate("d", macs=10, error=0.9)
-    assert set(plan.within([*cheap, dear], limits(macs=10)).chosen) == set(cheap)
+    assert set(selection.within([*cheap, dear], limits(macs=10)).chosen) == set(cheap)
 
 
 def test_candidates_that_share_a_node_exclude_each_other() -> None:
     first, second = candidate("a", macs=4, error=0.1), candidate("b", macs=4, error=0.1)
     across, large = candidate("a", "b", macs=6, error=0.1), candidate("b", macs=9, error=0.1)
     for order in itertools.permutations([first, second, across, large]):
-        found = plan.within(order, limits(macs=6)).chosen
+        found = selection.within(order, limits(macs=6)).chosen
         assert kept(found, limits(macs=6))
-        most = plan.within(order, limits(macs=9)).chosen
+        most = selection.within(order, limits(macs=9)).chosen
         assert large in most
         for chosen in (found, most):
             names = [node for each in chosen for node in each.site.nodes]
@@ -164,7 +164,7 @@ def low_rank(draw: st.DrawFn) -> list[list[Candidate]]:
 
 
 def check(
-    found: plan.Plan, sites: Sequence[Sequence[Candidate]], wanted: Sequence[plan.Limit]
+    found: selection.Plan, sites: Sequence[Sequence[Candidate]], wanted: Sequence[selection.Limit]
 ) -> float | None:
     """At most one candidate a site; the limits are kept if they can be. Returns the least damage."""
     assert all(sum(each in site for each in found.chosen) <= 1 for site in sites)
@@ -179,7 +179,7 @@ def check(
 def test_one_limit_against_every_choice(sites: list[list[Candidate]], part: float) -> None:
     total = sum(max(each.macs_saved for each in site) for site in sites)
     wanted = limits(macs=part * total)
-    found = plan.within([each for site in sites for each in site], wanted)
+    found = selection.within([each for site in sites for each in site], wanted)
     least = check(found, sites, wanted)
     largest = max(unprobed(each.error) for site in sites for each in site)
     assert least is not None and damage(found.chosen) <= least + largest + 1e-9
@@ -196,7 +196,7 @@ def test_damage_is_near_the_least_for_low_rank_sites() -> None:
             )
         total = sum(max(each.macs_saved for each in site) for site in sites)
         wanted = limits(macs=random.uniform(0.1, 0.8) * total)
-        found = plan.within([each for site in sites for each in site], wanted)
+        found = selection.within([each for site in sites for each in site], wanted)
         least = check(found, sites, wanted)
         assert least is not None
         excess.append(damage(found.chosen) / least)
@@ -211,7 +211,7 @@ def test_two_limits_at_once(sites: list[list[Candidate]], macs: float, params: f
     most_macs = sum(max(each.macs_saved for each in site) for site in sites)
     most_params = sum(max(map(saved_params, site)) for site in sites)
     wanted = limits(macs * most_macs, params * most_params)
-    check(plan.within(every, wanted), sites, wanted)
+    check(selection.within(every, wanted), sites, wanted)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_two_limits_that_pull_apart(savings: list[list[tuple[int, int]]], needed
         [candidate(f"n{i}", macs=m, params=p, error=0.1) for m, p in ways] for i, ways in enumerate(savings)
     ]
     least = check(
-        plan.within([each for site in sites for each in site], limits(*needed)), sites, limits(*needed)
+        selection.within([each for site in sites for each in site], limits(*needed)), sites, limits(*needed)
     )
     assert least is not None
 
@@ -238,5 +238,5 @@ def test_two_limits_that_pull_apart(savings: list[list[tuple[int, int]]], needed
 def test_the_plan_does_not_depend_on_the_order() -> None:
     sites = [[candidate(f"n{i}", macs=m, error=m / (40 + 9 * i)) for m in (5, 10, 20)] for i in range(4)]
     every = [each for site in sites for each in site]
-    expected = set(plan.within(every, limits(macs=31)).chosen)
-    assert set(plan.within(every[::-1], limits(macs=31)).chosen) == expected
+    expected = set(selection.within(every, limits(macs=31)).chosen)
+    assert set(selection.within(every[::-1], limits(macs=31)).chosen) == expected

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import classifier, cli, conv_bn, samples, saved
 
-from graphopt import files, gates, recipe
+from graphopt import files, recipe
 from graphopt.errors import InputError
+from graphopt.planning import gates
+from graphopt.planning.budget import Budget
 from graphopt.task import Task
-from graphopt.types import Budget
 
 ROOT = Path(__file__).parent.parent
 VALIDATOR = jsonschema.Draft202012Validator(recipe.schema())

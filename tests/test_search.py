@@ -17,9 +17,10 @@ from graphopt import BudgetError, InputError, approximate, quality, runtime, sto
 from graphopt.analysis.snapshot import Analysis
 from graphopt.latency import Timing
 from graphopt.model.io import load
+from graphopt.planning.selection import Plan
 from graphopt.rewrites.factoring.bottleneck import Bottleneck
 from graphopt.stopwatch import Stopwatch
-from graphopt.types import Candidate, Plan
+from graphopt.types import Candidate
 from tests.builders import Net
 
 MODELS = Path(__file__).parent.parent / "models"

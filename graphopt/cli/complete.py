@@ -23,14 +23,14 @@ def budget(incomplete: str) -> Iterator[str]:
     """The keys of a budget, up to the value."""
     from dataclasses import fields
 
-    from graphopt.types import Budget
+    from graphopt.planning.budget import Budget
 
     return (f"{f.name}=" for f in fields(Budget) if f"{f.name}=".startswith(incomplete))
 
 
 def gate(incomplete: str) -> Iterator[str]:
     """The keys of gates with their directions, up to the limit."""
-    from graphopt import gates
+    from graphopt.planning import gates
 
     shown = (f"{key}{gates.sign(key)}" for key in gates.KEYS)
     return (text for text in shown if text.startswith(incomplete))

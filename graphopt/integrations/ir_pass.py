@@ -19,8 +19,8 @@ from graphopt.api import optimize
 from graphopt.calibrate import Given
 from graphopt.errors import GraphOptError
 from graphopt.model import edit
+from graphopt.planning.budget import Budget
 from graphopt.report import Report
-from graphopt.types import Budget
 
 
 @dataclass

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from graphopt.gates import Judged
 from graphopt.latency import Timing
 from graphopt.model.io import Source
+from graphopt.planning.gates import Judged
 from graphopt.types import Candidate, Exactness, Quality, Site, Totals, Verdict
 
 

@@ -14,10 +14,10 @@ from graphopt._version import __version__
 from graphopt.analysis.diff import Diff
 from graphopt.analysis.linear import Linear
 from graphopt.check import Checked
-from graphopt.gates import Judged
 from graphopt.latency import Timing
 from graphopt.model.io import Source
 from graphopt.outcome import Outcome, exit_code
+from graphopt.planning.gates import Judged
 from graphopt.provenance import Record, described
 from graphopt.report import Applied, Left, Point, Report, Sweep
 from graphopt.rewrites.registry import is_default, option_types, summary

@@ -17,8 +17,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from graphopt._version import __version__
-from graphopt.gates import Judged
 from graphopt.outcome import Outcome
+from graphopt.planning.gates import Judged
 from graphopt.report import Report
 from graphopt.report import json as documents
 from graphopt.report.wording import model_name

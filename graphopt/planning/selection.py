@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from graphopt.damage import unprobed
-from graphopt.types import Candidate, Plan, Site
+from graphopt.planning.damage import unprobed
+from graphopt.types import Candidate, Site
 
 ROUNDING = 1e-12
 """What a sum of savings may miss: parts of 0.7, 0.2 and 0.1 are one."""
@@ -216,3 +216,11 @@ def _saved(groups: Sequence[Sequence[_Option]], picks: Sequence[int]) -> list[fl
 
 def _enough(saved: Sequence[float]) -> bool:
     return all(part >= 1.0 - ROUNDING for part in saved)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which candidates are built, and why the others are not."""
+
+    chosen: tuple[Candidate, ...]
+    declined: tuple[tuple[Candidate, str], ...] = ()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphopt.errors import InputError
-from graphopt.plan import Limit
-from graphopt.types import Budget, Candidate, Quality, Totals
+from graphopt.planning.budget import Budget
+from graphopt.planning.selection import Limit
+from graphopt.types import Candidate, Quality, Totals
 
 NODE_BYTES = 400
 """What a new operator adds to a file besides its weights, at most about."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 from graphopt.errors import InputError, hint, percentage
-from graphopt.types import Budget
+from graphopt.planning.budget import Budget
 
 COSTS = ("macs", "params", "bytes", "latency")
 """Keys that are parts of the input's, and have to be at most the limit."""

@@ -1,0 +1,1 @@
+"""Budgets, gates and the choice among candidates, on plain numbers."""
