@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from graphopt.cli import typer_app
 from graphopt.rewrites import registry
-from graphopt.types import Exactness, Rewrite
+from graphopt.rewrites.base import Rewrite
+from graphopt.types import Exactness
 
 DOCS = Path(__file__).resolve().parent
 DEFAULT = DOCS.parent / "build" / "docs"

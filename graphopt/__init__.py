@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from graphopt.images import Images as Images
     from graphopt.planning.budget import Budget as Budget
     from graphopt.result import Result as Result
+    from graphopt.rewrites.base import Rewrite as Rewrite
     from graphopt.rewrites.builder import Builder as Builder
     from graphopt.types import Candidate as Candidate
     from graphopt.types import Cost as Cost
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from graphopt.types import NewNode as NewNode
     from graphopt.types import Rejection as Rejection
     from graphopt.types import Replacement as Replacement
-    from graphopt.types import Rewrite as Rewrite
     from graphopt.types import Site as Site
 
 _HOMES = {

@@ -28,9 +28,10 @@ from graphopt.planning.budget import Budget
 from graphopt.report import Sweep
 from graphopt.result import Result
 from graphopt.rewrites import registry as catalogue
+from graphopt.rewrites.base import Rewrite
 from graphopt.survey import Scan, survey
 from graphopt.tradeoff import sweep as run_sweep
-from graphopt.types import Rewrite, Shape, Verdict
+from graphopt.types import Shape, Verdict
 from graphopt.verification import Verification
 
 AnyModel: TypeAlias = "PathLike | onnx.ModelProto | ir.Model"

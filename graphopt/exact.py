@@ -12,8 +12,9 @@ from graphopt.errors import VerificationError
 from graphopt.journal import worst
 from graphopt.model import edit
 from graphopt.planning import selection
+from graphopt.rewrites.base import Rewrite
 from graphopt.run import Change, Run
-from graphopt.types import Exactness, Rewrite
+from graphopt.types import Exactness
 
 MAX_ROUNDS = 20
 """Exact rounds (match, plan, commit) after which it is left at that."""

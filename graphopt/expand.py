@@ -5,8 +5,9 @@ from __future__ import annotations
 from graphopt import gather
 from graphopt.errors import VerificationError
 from graphopt.journal import worst
+from graphopt.rewrites.base import Rewrite
 from graphopt.run import Run, matches_any
-from graphopt.types import Array, Rewrite
+from graphopt.types import Array
 
 
 def expand(run: Run, rewrite: Rewrite) -> None:

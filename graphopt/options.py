@@ -9,9 +9,10 @@ from graphopt.errors import InputError, hint
 from graphopt.metric import OwnMetric
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
+from graphopt.rewrites.base import Rewrite
 from graphopt.rewrites.registry import BUILTIN, option_types, registry, select
 from graphopt.store import default_bytes
-from graphopt.types import Exactness, Rewrite
+from graphopt.types import Exactness
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,19 +33,9 @@ from graphopt.planning.gates import Judged, judge, of_budget
 from graphopt.planning.spending import Spent
 from graphopt.report import Applied, Metric, Report
 from graphopt.result import Result
+from graphopt.rewrites.base import Rewrite
 from graphopt.runtime import Feeds
-from graphopt.types import (
-    Array,
-    Candidate,
-    Exactness,
-    Quality,
-    Rejection,
-    Replacement,
-    Rewrite,
-    Shape,
-    Site,
-    Totals,
-)
+from graphopt.types import Array, Candidate, Exactness, Quality, Rejection, Replacement, Shape, Site, Totals
 from graphopt.verification import Verification
 
 Change: TypeAlias = tuple[Candidate, Replacement]

@@ -23,10 +23,11 @@ from graphopt.planning.selection import Limit, Plan
 from graphopt.quality import Layer
 from graphopt.refit import Refitted
 from graphopt.report import Applied, Point
+from graphopt.rewrites.base import Rewrite
 from graphopt.run import Change, Run
 from graphopt.runtime import Feeds
 from graphopt.stopwatch import Stopwatch, cache_path
-from graphopt.types import Candidate, Exactness, Fitted, Quality, Replacement, Rewrite
+from graphopt.types import Candidate, Exactness, Fitted, Quality, Replacement
 
 PLANNED_ON = 384
 """Inputs whose statistics the plan is made from, at most; the chosen layers are then fitted to all."""

@@ -10,7 +10,8 @@ from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import blaming
 from graphopt.model.io import Source
-from graphopt.types import Candidate, Exactness, Rewrite, Totals
+from graphopt.rewrites.base import Rewrite
+from graphopt.types import Candidate, Exactness, Totals
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from graphopt.analysis.snapshot import Analysis
-    from graphopt.numerics.lowrank.moments import Statistics
+    pass
 
 Array: TypeAlias = npt.NDArray[np.floating]
 """A float array of any precision."""
@@ -183,34 +182,6 @@ class Fitted:
     bias: npt.NDArray[np.float64]
     error: float
     spectra: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-
-
-@runtime_checkable
-class Rewrite(Protocol):
-    """A way to make operators cheaper: a frozen dataclass whose fields are its options.
-
-    It finds sites and describes what would take their place; it never decides and never edits. Its module's
-    docstring is what ``graphopt explain`` prints.
-    """
-
-    name: ClassVar[str]
-    exactness: ClassVar[Exactness]
-
-    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
-        """Yields a candidate, or the reason against one, for every site whose anchor is there."""
-        ...
-
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
-        """What takes the candidate's place. Pure.
-
-        Args:
-            analysis: a snapshot of the model that holds the candidate's site.
-            candidate: one that `match` yielded.
-            statistics: input statistics of linear operators by name, of the network as rewritten so far.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)

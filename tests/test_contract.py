@@ -22,7 +22,8 @@ from onnx import TensorProto
 import graphopt
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites import registry as catalogue
-from graphopt.types import Candidate, Exactness, Rejection, Replacement, Rewrite
+from graphopt.rewrites.base import Rewrite
+from graphopt.types import Candidate, Exactness, Rejection, Replacement
 from tests.builders import Checked, Net, check, counted_macs, low_rank, make_feeds
 
 HEADINGS = ("What", "Maths", "When it applies", "Exactness", "Cost", "References")

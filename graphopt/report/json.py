@@ -20,9 +20,10 @@ from graphopt.outcome import Outcome, exit_code
 from graphopt.planning.gates import Judged
 from graphopt.provenance import Record, described
 from graphopt.report import Applied, Left, Point, Report, Sweep
+from graphopt.rewrites.base import Rewrite
 from graphopt.rewrites.registry import is_default, option_types, summary
 from graphopt.survey import Row, Scan
-from graphopt.types import Quality, Rewrite, Totals, Verdict
+from graphopt.types import Quality, Totals, Verdict
 from graphopt.verification import Verification
 
 SCHEMA_VERSION = 1

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 
 from graphopt.errors import InputError, hint
+from graphopt.rewrites.base import Rewrite
 from graphopt.rewrites.collapsing.collapse import Collapse
 from graphopt.rewrites.collapsing.collapse_concat import CollapseConcat
 from graphopt.rewrites.collapsing.collapse_fanout import CollapseFanout
@@ -47,7 +48,7 @@ from graphopt.rewrites.simplification.drop_zero_convolution import DropZeroConvo
 from graphopt.rewrites.simplification.identity_convolution import IdentityConvolution
 from graphopt.rewrites.simplification.remove_duplicates import RemoveDuplicates
 from graphopt.rewrites.simplification.remove_identity import RemoveIdentity
-from graphopt.types import Exactness, Rewrite
+from graphopt.types import Exactness
 
 BUILTIN: tuple[type[Rewrite], ...] = (
     FoldPad,

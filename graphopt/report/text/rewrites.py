@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.markup import escape
 
 from graphopt.report.text.common import terminal
+from graphopt.rewrites.base import Rewrite
 from graphopt.rewrites.registry import is_default, option_types, summary
-from graphopt.types import Rewrite
 
 
 def rewrites(available: Sequence[Rewrite]) -> None:
