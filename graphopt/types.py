@@ -10,13 +10,11 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    pass
 
 Array: TypeAlias = npt.NDArray[np.floating]
 """A float array of any precision."""
