@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import onnx
 import onnx_ir as ir
 
-from graphopt import calibrate, feeds, latency, progress, quality, verification
+from graphopt import calibrate, feeds, progress, quality
 from graphopt.analysis import diff as differences
 from graphopt.calibrate import Given
 from graphopt.compare import is_class_scores
@@ -20,7 +20,6 @@ from graphopt.metric import OwnMetric
 from graphopt.model import io
 from graphopt.model.io import Source
 from graphopt.model.validation import validate
-from graphopt.observe import snapshot
 from graphopt.options import make_budget, make_options
 from graphopt.pipeline import optimize as run_pipeline
 from graphopt.planning import gates
@@ -29,10 +28,13 @@ from graphopt.report import Sweep
 from graphopt.result import Result
 from graphopt.rewrites import registry as catalogue
 from graphopt.rewrites.base import Rewrite
+from graphopt.runtime import latency
+from graphopt.runtime.observation import snapshot
 from graphopt.survey import Scan, survey
 from graphopt.tradeoff import sweep as run_sweep
-from graphopt.types import Shape, Verdict
-from graphopt.verification import Verification
+from graphopt.types import Shape
+from graphopt.verification import equivalence
+from graphopt.verification.verdict import Verdict, Verification
 
 AnyModel: TypeAlias = "PathLike | onnx.ModelProto | ir.Model"
 Shapes: TypeAlias = Mapping[str, Sequence[int]]
@@ -277,8 +279,8 @@ def verify(
         raise InputError(f"--budget {other}: verify measures agreement and sqnr")
     original, rewritten = _open(reference), _open(candidate)
     counted = tuple(outputs)
-    verification.check_outputs(original.model, counted)
-    different = verification.interface(original.model, rewritten.model)
+    equivalence.check_outputs(original.model, counted)
+    different = equivalence.interface(original.model, rewritten.model)
     if different is not None:
         return Verification((different,))
     given = None if calibration is None else calibrate.whole(calibration, original.model)
@@ -292,7 +294,7 @@ def verify(
             raise InputError(f"{original.path}: {inputs.problem}")
         compared = inputs.feeds
     with progress.step("verify"):
-        return verification.check_model(original.model, rewritten.model, compared, counted)
+        return equivalence.check_model(original.model, rewritten.model, compared, counted)
 
 
 def _verify_quality(
@@ -368,7 +370,7 @@ def bench(
     if threads < 1 or repeat < 1:
         raise InputError("--threads and --repeat are at least 1")
     original, rewritten = _open(reference), _open(candidate)
-    different = verification.interface(original.model, rewritten.model)
+    different = equivalence.interface(original.model, rewritten.model)
     if different is not None:
         raise InputError(f"the models can't be compared: {different.note}")
     inputs = feeds.choose(original.model, shapes=shapes, seed=seed)
@@ -396,7 +398,7 @@ def diff(
     """
     original, changed = _open(before), _open(after)
     with progress.step("compare"):
-        different = verification.interface(original.model, changed.model)
+        different = equivalence.interface(original.model, changed.model)
         sizes = dict(shapes or {})
         views = [  # an initializer is compared by what it holds, even where a caller may override it
             snapshot(each.model, bindings=sizes, known={}, frozen=True, seed=seed)

@@ -21,11 +21,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import replace
 from typing import IO
 
-from graphopt import progress, threads
+from graphopt import progress
 from graphopt.errors import INTERNAL, InputError, StoppedError
 from graphopt.files import reason
 from graphopt.outcome import Outcome, complete
-from graphopt.store import default_bytes
+from graphopt.runtime import threads
+from graphopt.runtime.memory import default_bytes
 from graphopt.task import Task
 from graphopt.worker import Asked
 

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import images, runtime
+from graphopt import images
 from graphopt.analysis.shapes.inputs import fixed
 from graphopt.errors import InputError
 from graphopt.images import Images
-from graphopt.runtime import Feeds
+from graphopt.runtime import session
+from graphopt.runtime.session import Feeds
 
 Given: TypeAlias = "str | os.PathLike[str] | Mapping[str, npt.NDArray[Any]] | npt.NDArray[Any] | Images"
 """Calibration inputs as a caller may give them: a path, arrays by input name, one array, or images."""
@@ -73,7 +74,7 @@ class Calibration:
 
     def batches(self, feeds: Feeds) -> Iterator[Feeds]:
         """The inputs, as many at once as the model takes."""
-        for part in runtime.batches(feeds, self.batch):
+        for part in session.batches(feeds, self.batch):
             if not self.fixed or _count(part) == self.batch:
                 yield part
 
@@ -201,7 +202,7 @@ def _read_file(path: Path) -> dict[str, npt.NDArray[Any]]:
     except InputError:
         raise
     except Exception as error:  # NumPy raises many kinds for damaged files
-        raise InputError(f"{path}: no readable .npz or .npy file: {runtime.one_line(error)}") from error
+        raise InputError(f"{path}: no readable .npz or .npy file: {session.one_line(error)}") from error
 
 
 def _fitting(where: str, value: ir.Value, array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -8,8 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import onnx_ir as ir
 
 from graphopt import progress
-from graphopt.runtime import Feeds
-from graphopt.verification import Reference, Verification
+from graphopt.runtime.session import Feeds
+from graphopt.verification.equivalence import Reference
+from graphopt.verification.verdict import Verification
 
 
 class Comparer:

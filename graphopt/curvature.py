@@ -18,15 +18,16 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from graphopt import progress, runtime
+from graphopt import progress
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.gradient import free_prefix, gradients
 from graphopt.numerics.lowrank.linalg import cholesky
-from graphopt.runtime import Feeds
+from graphopt.runtime import session
+from graphopt.runtime.program import Program
+from graphopt.runtime.session import Feeds
 from graphopt.vjp import RULES
-from graphopt.walk import Program
 
 Float64 = npt.NDArray[np.float64]
 
@@ -88,10 +89,10 @@ def weightings(
     outputs = [squares[linear.name] for linear in known]
     kinds = {name: array.dtype for name, array in feeds.items()}
     piece = program.piece([*program.nodes, *nodes], kinds, outputs, constants)
-    running = runtime.session(piece, optimised=True)
+    running = session.session(piece, optimised=True)
     totals = [np.zeros((linear.out_channels or 0,) * 2) for linear in known]
     for part in progress.track(list(calibration.batches(feeds)), "inputs"):
-        for total, more in zip(totals, runtime.run(running, part, outputs), strict=True):
+        for total, more in zip(totals, session.run(running, part, outputs), strict=True):
             total += more
     found = {}
     for linear, total in zip(known, totals, strict=True):
@@ -197,7 +198,7 @@ def _sized(analysis: Analysis, calibration: Calibration, feeds: Feeds) -> Analys
     if not unknown:
         return found
     batches = list(calibration.batches(feeds))
-    first, last = (runtime.observe(analysis.model, batches[i], unknown) for i in (0, -1))
+    first, last = (session.observe(analysis.model, batches[i], unknown) for i in (0, -1))
     return analysis.at(sizes, {name: shape for name, shape in first.items() if last[name] == shape})
 
 
@@ -214,7 +215,7 @@ def _sizes(
     if len(watched) < 2:
         return dict.fromkeys(watched, 1.0)
     kinds = {name: array.dtype for name, array in feeds.items()}
-    running = runtime.session(program.piece(program.nodes, kinds, watched), optimised=True)
-    values = runtime.run(running, next(iter(calibration.batches(feeds))), watched)
+    running = session.session(program.piece(program.nodes, kinds, watched), optimised=True)
+    values = session.run(running, next(iter(calibration.batches(feeds))), watched)
     wide = (value.astype(np.float64) for value in values)
     return {name: float(np.linalg.norm(v - v.mean())) for name, v in zip(watched, wide, strict=True)}

@@ -8,13 +8,13 @@ from typing import Any
 
 import onnx_ir as ir
 
-from graphopt import runtime
 from graphopt.analysis.constants import Constants
 from graphopt.analysis.shapes.inputs import bind, fixed, symbol
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.errors import InputError
-from graphopt.runtime import Feeds
+from graphopt.runtime import session
+from graphopt.runtime.session import Feeds
 
 COUNT = 3
 """Inputs on which whole models are compared, at least."""
@@ -66,7 +66,7 @@ def choose(
     slots = {name: batch for name, batch in _symbols(model, given).items() if name not in told}
     if not slots:
         sizes = _resolved(model, given, told)
-        feeds = [runtime.random_feeds(model, sizes, seed + i, ranges) for i in range(COUNT)]
+        feeds = [session.random_feeds(model, sizes, seed + i, ranges) for i in range(COUNT)]
         return TestInputs((*_real(calibration), *feeds), sizes, False)
     guessed = any(not batch for batch in slots.values())
     guesses = [
@@ -74,15 +74,15 @@ def choose(
         for size in (SIZES_TO_TRY if guessed else (1,))
     ]
     try:
-        running = runtime.session(runtime.structure(model), optimised=False)
+        running = session.session(session.structure(model), optimised=False)
     except InputError as error:
         return TestInputs((), _consistent(model, given, guesses), guessed, str(error))
     problem = ""
     for bound in guesses:
         sizes = _resolved(model, given, bound)
-        feeds = [runtime.random_feeds(model, sizes, seed, ranges)]
+        feeds = [session.random_feeds(model, sizes, seed, ranges)]
         try:
-            runtime.run(running, feeds[0])
+            session.run(running, feeds[0])
         except InputError as error:
             problem = problem or str(error)
             continue
@@ -109,7 +109,7 @@ def _real(calibration: Calibration | None) -> Iterator[Feeds]:
     """The first held-out calibration inputs, a batch as the model takes it."""
     if calibration is not None:
         size = calibration.batch if calibration.fixed else min(COUNT, calibration.samples)
-        yield next(runtime.batches(calibration.held_out, size))
+        yield next(session.batches(calibration.held_out, size))
 
 
 def _variations(
@@ -131,9 +131,9 @@ def _variations(
         for odd in ODD
     ]
     for number, change in enumerate([*changes, dict(bound), dict(bound)], start=1):
-        feeds = runtime.random_feeds(model, _resolved(model, given, change), seed + number, ranges)
+        feeds = session.random_feeds(model, _resolved(model, given, change), seed + number, ranges)
         try:
-            runtime.run(running, feeds)
+            session.run(running, feeds)
         except InputError:
             continue
         yield feeds

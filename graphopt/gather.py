@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import patches, progress, runtime
+from graphopt import patches, progress
 from graphopt.analysis.linear import Linear, operator
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibrate import Calibration
-from graphopt.chunks import chunks
 from graphopt.numerics.lowrank.moments import MomentsAccumulator, Statistics
-from graphopt.runtime import Feeds
+from graphopt.runtime import session
+from graphopt.runtime.memory import chunks
+from graphopt.runtime.session import Feeds
 from graphopt.types import Array
 
 PLANNED_ROWS = 24
@@ -37,11 +38,11 @@ def stream(
     """The content of values of the outermost graph, batch by batch."""
     given = [name for name in names if name in feeds]
     wanted = [name for name in names if name not in feeds]
-    running = runtime.session(runtime.structure(model), optimised=True, outputs=wanted) if wanted else None
+    running = session.session(session.structure(model), optimised=True, outputs=wanted) if wanted else None
     for part in progress.track(list(calibration.batches(feeds)), "inputs"):
         values = {name: part[name] for name in given}
         if running is not None:
-            values.update(zip(wanted, runtime.run(running, part, wanted), strict=True))
+            values.update(zip(wanted, session.run(running, part, wanted), strict=True))
         yield values
 
 

@@ -15,9 +15,9 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.analysis.snapshot import Analysis
+from graphopt.runtime.program import Program
 from graphopt.vjp import backward
 from graphopt.vjp.tape import Tape
-from graphopt.walk import Program
 
 
 @dataclass(frozen=True, slots=True)

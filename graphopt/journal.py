@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from graphopt import progress
 from graphopt.planning.selection import Plan
 from graphopt.report import Applied, Left, Point
-from graphopt.types import Candidate, Rejection, Site, Verdict
+from graphopt.types import Candidate, Rejection, Site
+from graphopt.verification.verdict import Verdict
 
 
 @dataclass

@@ -11,7 +11,7 @@ from graphopt.planning import gates
 from graphopt.planning.budget import Budget
 from graphopt.rewrites.base import Rewrite
 from graphopt.rewrites.registry import BUILTIN, option_types, registry, select
-from graphopt.store import default_bytes
+from graphopt.runtime.memory import default_bytes
 from graphopt.types import Exactness
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from graphopt import progress, runtime
+from graphopt import progress
 from graphopt.analysis.input_statistics import counted_error
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
@@ -24,10 +24,12 @@ from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.planning.damage import Sensitivity
 from graphopt.refit import Fitting
-from graphopt.runtime import Feeds
-from graphopt.store import Store
+from graphopt.runtime import session
+from graphopt.runtime.program import Program
+from graphopt.runtime.session import Feeds
+from graphopt.runtime.spill import Store
+from graphopt.runtime.staged import StagedRun
 from graphopt.types import Candidate, Fitted
-from graphopt.walk import Program, Walk
 
 LEVELS = (0.01, 0.05, 0.25)
 """Relative errors of a layer that are probed, about."""
@@ -83,7 +85,7 @@ def sensitivities(
     batches = list(calibration.batches(feeds))
     found: dict[str, Sensitivity] = {}
     with Store(memory // 2) as store:
-        walk = Walk(program, batches, store)
+        walk = StagedRun(program, batches, store)
         linears = {name: analysis.linear(analysis.nodes[name]) for name in candidates}
         ordered = sorted(candidates, key=lambda n: program.index[analysis.nodes[n]])
         for name in progress.track(ordered, "layers", describe=str):
@@ -119,8 +121,8 @@ def _reference(
 ) -> list[list[npt.NDArray[Any]]]:
     """What the original makes, for each batch."""
     kinds = {name: array.dtype for name, array in feeds.items()}
-    running = runtime.session(program.piece(program.nodes, kinds, watched), optimised=True)
-    return [runtime.run(running, part, watched) for part in calibration.batches(feeds)]
+    running = session.session(program.piece(program.nodes, kinds, watched), optimised=True)
+    return [session.run(running, part, watched) for part in calibration.batches(feeds)]
 
 
 def _at_levels(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -132,7 +134,7 @@ def _at_levels(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def _harm(
     program: Program,
-    walk: Walk,
+    walk: StagedRun,
     linear: Linear,
     fits: Sequence[Fitted],
     watched: Sequence[str],
@@ -150,7 +152,7 @@ def _harm(
     given = [name for name in read if name not in made and walk.holds(name)]
     kinds = {name: walk.values(name)[0].dtype for name in given}
     kind = kinds.get(linear.x, np.dtype(np.float32))
-    running = runtime.session(
+    running = session.session(
         program.piece(nodes, {**kinds, weight: kind, bias: kind}, present), optimised=True
     )
     spread = _variances([[batch[watched.index(n)] for n in present] for batch in reference])
@@ -163,7 +165,7 @@ def _harm(
         squares = np.zeros(len(present))
         for number, exact in enumerate(reference):
             inputs = {name: walk.values(name)[number] for name in given}
-            results = runtime.run(running, {**inputs, **damaged}, present)
+            results = session.run(running, {**inputs, **damaged}, present)
             for i, (name, result) in enumerate(zip(present, results, strict=True)):
                 wanted = exact[watched.index(name)]
                 if result.shape != wanted.shape:

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import gather, progress, runtime
+from graphopt import gather, progress
 from graphopt.calibrate import Calibration
-from graphopt.chunks import chunks
 from graphopt.compare import Difference, agreement
-from graphopt.runtime import Feeds
+from graphopt.runtime import session
+from graphopt.runtime.memory import chunks
+from graphopt.runtime.session import Feeds
 from graphopt.types import Quality
 
 COPIES = 6
@@ -141,14 +142,14 @@ def measure(
         kept: names of the outputs that count; all when empty.
     """
     names = [v.name or "" for v in reference.graph.outputs if not kept or v.name in kept]
-    sessions = [runtime.session(runtime.structure(m), optimised=True) for m in (reference, candidate)]
+    sessions = [session.session(session.structure(m), optimised=True) for m in (reference, candidate)]
     gaps = {name: Difference() for name in names}
     equal: dict[str, float] = {}
     count = 0
     for part in progress.track(list(calibration.batches(feeds)), "inputs"):
         size = min(len(array) for array in part.values())
         count += size
-        pairs = zip(*(runtime.run(s, part, names) for s in sessions), strict=True)
+        pairs = zip(*(session.run(s, part, names) for s in sessions), strict=True)
         for name, (exact, approximate) in zip(names, pairs, strict=True):
             gaps[name].add(exact, approximate)
             same = agreement(exact, approximate)

@@ -49,7 +49,7 @@ def _options(tables: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
 
 
 def _size(text: str) -> int:
-    from graphopt.store import parse_bytes
+    from graphopt.runtime.memory import parse_bytes
 
     try:
         return parse_bytes(text)

@@ -26,10 +26,11 @@ from graphopt.gather import FITTED_ROWS, positions
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import tucker_fit
 from graphopt.numerics.lowrank.moments import Moments, MomentsAccumulator, Statistics, Target
-from graphopt.runtime import Feeds
-from graphopt.store import Store
+from graphopt.runtime.program import Program
+from graphopt.runtime.session import Feeds
+from graphopt.runtime.spill import Store
+from graphopt.runtime.staged import StagedRun
 from graphopt.types import Candidate, Fitted
-from graphopt.walk import Program, Walk
 
 ENOUGH, ENOUGH_INPUTS = 40, 128
 """Patches for each dimension of a covariance, and inputs, from which a fit takes the data at their word."""
@@ -103,8 +104,8 @@ def refit(
     places = {c: program.index[analysis.nodes[c.site.nodes[0]]] for c in chosen}
     done: list[Refitted] = []
     with Store(memory // 4) as ours, Store(memory // 4) as theirs, ThreadPoolExecutor(2) as pool:
-        original = Walk(program, batches, ours)
-        compressed = Walk(program, batches, theirs, beside=original)
+        original = StagedRun(program, batches, ours)
+        compressed = StagedRun(program, batches, theirs, beside=original)
         ordered = progress.track(sorted(chosen, key=places.__getitem__), "layers", describe=_layer)
         for number, candidate in enumerate(ordered):
             linear = anchor(analysis, candidate)
@@ -131,7 +132,7 @@ def _layer(candidate: Candidate) -> str:
     return candidate.site.nodes[0]
 
 
-def _partner(analysis: Analysis, linear: Linear, original: Walk) -> str:
+def _partner(analysis: Analysis, linear: Linear, original: StagedRun) -> str:
     """The value that the operator's output is added to, where that is at hand already; "" for none."""
     output = linear.node.outputs[0]
     reader = analysis.sole_consumer(output)
@@ -150,7 +151,12 @@ def _partner(analysis: Analysis, linear: Linear, original: Walk) -> str:
 
 
 def _gather(
-    linear: Linear, original: Walk, compressed: Walk, partner: str, seed: int, pool: ThreadPoolExecutor
+    linear: Linear,
+    original: StagedRun,
+    compressed: StagedRun,
+    partner: str,
+    seed: int,
+    pool: ThreadPoolExecutor,
 ) -> list[list[Moments]]:
     """Moments of patches and wanted outputs together, of each group, of even and of odd batches."""
     x, y = compressed.values(linear.x), original.values(linear.y)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from graphopt import calibrate, feeds, latency, progress, quality, regions, runtime, verification
+from graphopt import calibrate, feeds, progress, quality
 from graphopt import provenance as records
 from graphopt._version import __version__
 from graphopt.analysis import costs
@@ -22,21 +22,23 @@ from graphopt.comparer import Comparer
 from graphopt.errors import InputError, blaming
 from graphopt.feeds import TestInputs
 from graphopt.journal import Journal
-from graphopt.latency import Timing
 from graphopt.metric import OwnMetric
 from graphopt.model import edit, io
 from graphopt.model.io import Source
 from graphopt.numerics.lowrank.moments import Statistics
-from graphopt.observe import snapshot
 from graphopt.options import Options
 from graphopt.planning.gates import Judged, judge, of_budget
 from graphopt.planning.spending import Spent
 from graphopt.report import Applied, Metric, Report
 from graphopt.result import Result
 from graphopt.rewrites.base import Rewrite
-from graphopt.runtime import Feeds
+from graphopt.runtime import latency, session
+from graphopt.runtime.latency import Timing
+from graphopt.runtime.observation import snapshot
+from graphopt.runtime.session import Feeds
 from graphopt.types import Array, Candidate, Exactness, Quality, Rejection, Replacement, Shape, Site, Totals
-from graphopt.verification import Verification
+from graphopt.verification import equivalence, regions
+from graphopt.verification.verdict import Verification
 
 Change: TypeAlias = tuple[Candidate, Replacement]
 
@@ -59,7 +61,7 @@ class Run:
         self._latest: Analysis | None = None
         self._recorded = False
         with self.journal.step("load"):
-            verification.check_outputs(source.model, options.outputs)
+            equivalence.check_outputs(source.model, options.outputs)
             if calibration is not None:
                 self.calibration = calibrate.load(calibration, source.model, options.seed)
         self.model = source.model
@@ -163,7 +165,7 @@ class Run:
             for candidate in chosen:
                 with blaming(candidate.rewrite, f"at {candidate.site.nodes[0]}"):
                     change = named[candidate.rewrite].build(analysis, candidate, statistics)
-                    regions.check_names(analysis, candidate, change)
+                    check_names(analysis, candidate, change)
                 changes.append((candidate, change))
             return changes
 
@@ -234,7 +236,7 @@ class Run:
                 try:
                     if inputs is None and self.comparer is not None:
                         return self.comparer.compare(reference, candidate)
-                    return verification.check_model(
+                    return equivalence.check_model(
                         reference, candidate, inputs or self.inputs.feeds, self.options.outputs
                     )
                 except InputError as error:
@@ -298,7 +300,7 @@ class Run:
         inputs = self.inputs
         if inputs.problem:
             return inputs
-        feed = runtime.random_feeds(self.source.model, inputs.sizes, self.options.seed)
+        feed = session.random_feeds(self.source.model, inputs.sizes, self.options.seed)
         return replace(inputs, feeds=(feed,))
 
     @cached_property
@@ -429,3 +431,17 @@ def _own_metric(own: OwnMetric | None, before: float | None, after: float | None
 def matches_any(name: str, patterns: Iterable[str]) -> bool:
     """Whether a node's name matches one of the user's patterns."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def check_names(analysis: Analysis, candidate: Candidate, change: Replacement) -> None:
+    """Raises ValueError where a replacement names a value that its site neither reads nor makes."""
+    nodes = [analysis.nodes[name] for name in candidate.site.nodes]
+    visible = {value.name for node in nodes for value in (*node.inputs, *node.outputs) if value is not None}
+    local = {*change.constants, *(name for node in change.nodes for name in node.outputs)}
+    used = [name for node in change.nodes for name in node.inputs if name is not None]
+    for name in (*used, *change.outputs.values()):
+        if name not in visible and name not in local:
+            raise ValueError(f"the replacement names {name!r}, which the site neither reads nor makes")
+    for name in change.outputs:
+        if name not in visible:
+            raise ValueError(f"the replacement replaces {name!r}, which the site does not make")

@@ -25,8 +25,8 @@ from graphopt.refit import Refitted
 from graphopt.report import Applied, Point
 from graphopt.rewrites.base import Rewrite
 from graphopt.run import Change, Run
-from graphopt.runtime import Feeds
-from graphopt.stopwatch import Stopwatch, cache_path
+from graphopt.runtime.operator_times import Stopwatch, cache_path
+from graphopt.runtime.session import Feeds
 from graphopt.types import Candidate, Exactness, Fitted, Quality, Replacement
 
 PLANNED_ON = 384

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import runtime
 from graphopt.analysis.constants import Constants
 from graphopt.calibrate import BATCH, Calibration
 from graphopt.errors import InputError
-from graphopt.runtime import Feeds
+from graphopt.runtime import session
+from graphopt.runtime.session import Feeds
 
 INPUTS = 256
 """Inputs that are made, at most; a quarter of them is held out."""
@@ -89,7 +89,7 @@ def _noise(value: ir.Value, shape: Sequence[int], seed: int) -> npt.NDArray[Any]
     rng = np.random.default_rng(seed)
     kind = None if value.dtype is None else np.dtype(value.dtype.numpy())
     if len(shape) != 4 or (kind is not None and kind.kind not in "fV"):
-        return runtime.random_array(rng, tuple(shape), value.dtype)
+        return session.random_array(rng, tuple(shape), value.dtype)
     plain = rng.standard_normal(tuple(shape))
     rows, columns = (np.fft.fftfreq(size) for size in shape[2:])
     frequency = np.hypot(rows[:, None], columns[None, :])
@@ -112,8 +112,8 @@ def _scale(model: ir.Model, feeds: Feeds) -> float:
     value = None if node is None else node.inputs[0]
     expected = None if node is None else constants.array(node.inputs[4])
     names = [] if value is None or expected is None or value.name is None else [value.name]
-    running = runtime.session(runtime.structure(model), optimised=True, outputs=names)
-    results = runtime.run(running, feeds, names or None)
+    running = session.session(session.structure(model), optimised=True, outputs=names)
+    results = session.run(running, feeds, names or None)
     if not names or expected is None:
         return 1.0
     seen = np.moveaxis(results[0].astype(np.float64), 1, 0).reshape(len(expected), -1).var(axis=1)

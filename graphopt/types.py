@@ -15,7 +15,6 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-
 Array: TypeAlias = npt.NDArray[np.floating]
 """A float array of any precision."""
 
@@ -180,45 +179,6 @@ class Fitted:
     bias: npt.NDArray[np.float64]
     error: float
     spectra: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One comparison of two outputs; truthy when it passed.
-
-    Attributes:
-        scope: what was compared: ``model``, ``model (optimised session)``, or ``region NODE``.
-        output: the output's name.
-        passed: whether the difference is within what is allowed.
-        max_abs: largest absolute difference over all feeds.
-        max_rel: largest max|a − b| / max|a| of a feed.
-        sqnr: 10·log10(Σ a² / Σ (a − b)²) in dB; infinite when equal.
-        allowed: the largest `max_rel` that passes (or another bound that `note` names).
-        feeds: number of feeds compared.
-        note: what the figures leave open; "" otherwise.
-    """
-
-    scope: str
-    output: str
-    passed: bool
-    max_abs: float
-    max_rel: float
-    sqnr: float
-    allowed: float
-    feeds: int
-    note: str = ""
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-    @property
-    def why(self) -> str:
-        """What it passed or failed by: the note, or the difference with what is allowed."""
-        return self.note or f"relative difference {self.max_rel:.1e}, allowed {self.allowed:.1e}"
-
-    def __str__(self) -> str:
-        mark = "equal" if math.isinf(self.sqnr) and self.sqnr > 0 else f"relative {self.max_rel:.1e}"
-        return f"{self.scope}: {self.output} {'passed' if self.passed else 'FAILED'}, {mark}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from small_models import classifier, cli, conv_bn, nothing_to_do, samples, saved
 
-from graphopt import batch, outcome, progress, threads, worker
+from graphopt import batch, outcome, progress, worker
 from graphopt.errors import StoppedError
 from graphopt.outcome import Outcome
+from graphopt.runtime import threads
 from graphopt.task import Task
 
 MEASURES = """

@@ -13,13 +13,14 @@ import pytest
 from small_models import classifier, conv_bn, model, node, run_onnx, samples, weight
 
 import graphopt
-from graphopt import calibrate, gather, patches, quality, runtime
+from graphopt import calibrate, gather, patches, quality
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibrate import Calibration
 from graphopt.errors import InputError
 from graphopt.model import edit
 from graphopt.rewrites.factoring.bottleneck import Bottleneck
+from graphopt.runtime import session
 from graphopt.types import Candidate, Exactness
 
 Array = npt.NDArray[Any]
@@ -414,4 +415,4 @@ def test_stream_returns_inputs_and_inner_values() -> None:
     (values,) = gather.stream(network, ["c1", "x"], given, given.held_out)
     np.testing.assert_array_equal(values["x"], samples(5))
     assert values["c1"].shape == (5, 16, 8, 8)
-    assert [len(part["x"]) for part in runtime.batches(given.held_out, 2)] == [2, 2, 1]
+    assert [len(part["x"]) for part in session.batches(given.held_out, 2)] == [2, 2, 1]

@@ -12,11 +12,11 @@ import pytest
 from small_models import classifier, cli, conv_bn, model, node, nothing_to_do, samples, saved, weight
 
 import graphopt
-from graphopt import exact, verification
+from graphopt import exact
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
-from graphopt.types import Verdict
-from graphopt.verification import Verification
+from graphopt.verification import equivalence
+from graphopt.verification.verdict import Verdict, Verification
 
 
 def judged(document: Mapping[str, object], key: str) -> Mapping[str, object]:
@@ -292,7 +292,7 @@ def test_nothing_passes_where_verification_fails(tmp_path: Path, monkeypatch: py
         return Verification((Verdict("model", "y", False, 1.0, 1.0, 0.0, 1e-4, 1),))
 
     monkeypatch.setattr(exact, "_first_failing", lambda count, passes: None)
-    monkeypatch.setattr(verification.Reference, "check", never_equal)
+    monkeypatch.setattr(equivalence.Reference, "check", never_equal)
     with pytest.raises(graphopt.VerificationError) as failure:
         graphopt.optimize(saved(conv_bn(), tmp_path / "m.onnx"), require=["macs<=1", "latency<=9"])
     outcome = [(item.figure, item.passed) for item in failure.value.result.report.gates]

@@ -27,8 +27,7 @@ from small_models import (
 
 import graphopt
 from graphopt.report import json as documents
-from graphopt.types import Verdict
-from graphopt.verification import Verification
+from graphopt.verification.verdict import Verdict, Verification
 
 NUMBER = (int, float)
 TOTALS = {"macs": int, "flops": int, "params": int, "weight_bytes": int, "nodes": int}

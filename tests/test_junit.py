@@ -13,10 +13,10 @@ import pytest
 from small_models import classifier, cli, conv_bn, nothing_to_do, samples, saved
 
 import graphopt
-from graphopt import exact, verification
+from graphopt import exact
 from graphopt.report import junit
-from graphopt.types import Verdict
-from graphopt.verification import Verification
+from graphopt.verification import equivalence
+from graphopt.verification.verdict import Verdict, Verification
 
 COUNT = re.compile(r"\d+")
 SECONDS = re.compile(r"\d+\.\d{3}")
@@ -123,7 +123,7 @@ def test_what_fails_says_by_how_much(tmp_path: Path) -> None:
 
 def test_a_failed_verification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "_first_failing", lambda count, passes: None)
-    monkeypatch.setattr(verification.Reference, "check", never_equal)
+    monkeypatch.setattr(equivalence.Reference, "check", never_equal)
     path = saved(conv_bn(), tmp_path / "m.onnx")
     done = cli(
         *("optimize", path, "-o", tmp_path / "out.onnx", "--junit", tmp_path / "r.xml"),

@@ -25,10 +25,10 @@ from small_models import (
 )
 
 import graphopt
-from graphopt import api, exact, verification
+from graphopt import api, exact
 from graphopt.report import markdown
-from graphopt.types import Verdict
-from graphopt.verification import Verification
+from graphopt.verification import equivalence
+from graphopt.verification.verdict import Verdict, Verification
 
 HOSTILE = [
     "a|b | --- | c",
@@ -160,7 +160,7 @@ def test_a_failed_gate(tmp_path: Path) -> None:
 
 def test_a_failed_verification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "_first_failing", lambda count, passes: None)
-    monkeypatch.setattr(verification.Reference, "check", never_equal)
+    monkeypatch.setattr(equivalence.Reference, "check", never_equal)
     path = saved(conv_bn(), tmp_path / "m.onnx")
     done = cli(
         *("optimize", path, "-o", tmp_path / "out.onnx", "--markdown", tmp_path / "r.md"),

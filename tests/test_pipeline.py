@@ -29,13 +29,14 @@ from small_models import (
 )
 
 import graphopt
-from graphopt import exact, verification
+from graphopt import exact
 from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import BudgetError, GraphOptError, InputError
 from graphopt.numerics.lowrank.moments import Moments
 from graphopt.rewrites import registry
-from graphopt.types import Candidate, Cost, Exactness, NewNode, Rejection, Replacement, Site, Verdict
-from graphopt.verification import Verification
+from graphopt.types import Candidate, Cost, Exactness, NewNode, Rejection, Replacement, Site
+from graphopt.verification import equivalence
+from graphopt.verification.verdict import Verdict, Verification
 
 Statistics = Mapping[str, Moments]
 
@@ -235,7 +236,7 @@ def test_the_command_when_no_single_change_is_guilty(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(registry, "BUILTIN", (Max,))
     monkeypatch.setattr(exact, "_first_failing", lambda count, passes: None)
-    monkeypatch.setattr(verification.Reference, "check", never_equal)
+    monkeypatch.setattr(equivalence.Reference, "check", never_equal)
     path, out = saved(large(nothing_to_do()), tmp_path / "m.onnx"), tmp_path / "out.onnx"
     out.write_bytes(b"older")
     done = cli("optimize", path, "-o", out, "--report", tmp_path / "report.json")

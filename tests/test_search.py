@@ -13,13 +13,14 @@ import pytest
 from small_models import classifier, cli, samples, saved
 
 import graphopt
-from graphopt import BudgetError, InputError, approximate, quality, runtime, stopwatch, types
+from graphopt import BudgetError, InputError, approximate, quality, types
 from graphopt.analysis.snapshot import Analysis
-from graphopt.latency import Timing
 from graphopt.model.io import load
 from graphopt.planning.selection import Plan
 from graphopt.rewrites.factoring.bottleneck import Bottleneck
-from graphopt.stopwatch import Stopwatch
+from graphopt.runtime import operator_times, session
+from graphopt.runtime.latency import Timing
+from graphopt.runtime.operator_times import Stopwatch
 from graphopt.types import Candidate
 from tests.builders import Net
 
@@ -35,7 +36,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def accuracy(model: Any) -> float:
     with np.load(MODELS / "digits-test.npz") as given:
         x, labels = given["input"], given["label"]
-    (scores,) = runtime.run(runtime.session(runtime.structure(model), optimised=True), {"input": x})
+    (scores,) = session.run(session.session(session.structure(model), optimised=True), {"input": x})
     return float((scores.argmax(axis=1) == labels).mean())
 
 
@@ -137,7 +138,7 @@ def test_a_latency_is_reached_or_missed_by_measurement() -> None:
         assert "latency" in str(failure) and report.latency is not None and report.latency.ratio > 0.75
     assert report.latency is not None and report.latency.threads == 1
     assert report.latency.ratio < 0.9
-    assert (stopwatch.cache_path()).is_file()
+    assert (operator_times.cache_path()).is_file()
 
 
 @pytest.mark.parametrize("strange", [{}, {0: 0.99}, {1: 0.99}, {1: 0.98, 2: 0.97}])
@@ -193,7 +194,7 @@ def test_what_was_timed_is_not_timed_again(tmp_path: Path, monkeypatch: pytest.M
     def fails(*_: Any, **__: Any) -> None:
         raise AssertionError("it was timed again")
 
-    monkeypatch.setattr(runtime, "session", fails)
+    monkeypatch.setattr(session, "session", fails)
     assert Stopwatch(tmp_path / "times" / "latency.json").seconds(analysis, candidate, draft) == times
 
 
@@ -212,15 +213,15 @@ def test_ranks_follow_the_channels_that_kernels_compute_at_once(monkeypatch: pyt
 def test_the_block_of_channels_is_found_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for block in (16, 8, 4):
         rounded = [float(-(-count // block)) for count in (32, 24, 28, 30)]
-        monkeypatch.setattr(stopwatch, "_shortest", lambda models, times=rounded: times)
+        monkeypatch.setattr(operator_times, "_shortest", lambda models, times=rounded: times)
         assert Stopwatch(None).block() == block
-    monkeypatch.setattr(stopwatch, "_shortest", lambda models: [32.0, 24.0, 28.0, 30.0])
+    monkeypatch.setattr(operator_times, "_shortest", lambda models: [32.0, 24.0, 28.0, 30.0])
     assert Stopwatch(None).block() == 1
     monkeypatch.undo()
     watch = Stopwatch(tmp_path / "latency.json")
     assert watch.block() in (1, 4, 8, 16)
     watch.save()
-    monkeypatch.setattr(stopwatch, "_shortest", lambda models: pytest.fail("it was timed again"))
+    monkeypatch.setattr(operator_times, "_shortest", lambda models: pytest.fail("it was timed again"))
     assert Stopwatch(tmp_path / "latency.json").block() == watch.block()
 
 

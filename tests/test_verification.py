@@ -13,13 +13,15 @@ from onnx import TensorProto, helper
 from small_models import batch_norm, bn_inputs, classifier, conv_bn, info, model, node, samples, weight
 
 import graphopt
-from graphopt import feeds, runtime, verification
-from graphopt import regions as changed
+from graphopt import feeds
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibrate import whole
 from graphopt.compare import Difference, agreement, is_class_scores
 from graphopt.errors import InputError
+from graphopt.runtime import session as runtime_session
+from graphopt.runtime import subgraph
 from graphopt.types import Candidate, Cost, NewNode, Replacement, Site
+from graphopt.verification import equivalence, regions
 
 
 def difference(a: Any, b: Any) -> Difference:
@@ -173,7 +175,7 @@ def test_only_the_outputs_that_count() -> None:
 
 def test_what_onnxruntime_changes_in_the_original_widens_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     # The original as onnxruntime optimises it stands 1e-3 off: 4e-3 is allowed, and no more.
-    outputs = verification.outputs
+    outputs = equivalence.outputs
     original = scaled(1)
 
     def shifted(parts: Any, given: Any, *, optimised: bool) -> Any:
@@ -181,7 +183,7 @@ def test_what_onnxruntime_changes_in_the_original_widens_the_bound(monkeypatch: 
         is_original = onnx.numpy_helper.to_array(parts.proto.graph.initializer[0]) == 1
         return [[y * 1.001 for y in ys] for ys in found] if optimised and is_original else found
 
-    monkeypatch.setattr(verification, "outputs", shifted)
+    monkeypatch.setattr(equivalence, "outputs", shifted)
     found = graphopt.verify(original, scaled(1.003))
     assert found and all(check.allowed == pytest.approx(4e-3, rel=1e-2) for check in found.checks)
     assert not graphopt.verify(original, scaled(1.005))
@@ -430,7 +432,7 @@ def relu_for(op: str, name: str = "relu") -> tuple[Candidate, Replacement]:
 
 def regions(*changes: tuple[Candidate, Replacement]) -> list[bool]:
     analysis = Analysis(ir.from_proto(conv_bn()))
-    return [bool(verdict) for _, verdict in changed.check_regions(analysis, changes, 0)]
+    return [bool(verdict) for _, verdict in regions.check_regions(analysis, changes, 0)]
 
 
 def test_a_region_alone_tells_right_from_wrong() -> None:
@@ -450,13 +452,13 @@ def test_a_region_that_onnxruntime_refuses_fails_alone() -> None:
     conv = Candidate("swap", Site("main", ("conv",)), Cost(0), Cost(0))
     broken = Replacement((NewNode("Conv", ("x", "%w"), ("%c",)),), {"%w": weight(8, 3, 3, 3)}, {"c": "%c"})
     analysis = Analysis(ir.from_proto(conv_bn()))
-    found = changed.check_regions(analysis, [relu_for("Relu"), (conv, broken)], 0)
+    found = regions.check_regions(analysis, [relu_for("Relu"), (conv, broken)], 0)
     assert [bool(verdict) for _, verdict in found] == [True, False]
     assert "onnxruntime can't" in found[1][1].note
 
 
 def test_regions_in_several_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changed, "REGION_BYTES", 1)
+    monkeypatch.setattr(regions, "REGION_BYTES", 1)
     assert regions(relu_for("Relu"), relu_for("Relu")) == [True, True]
 
 
@@ -465,7 +467,7 @@ def test_a_region_reads_and_makes_values_of_its_own() -> None:
     analysis = Analysis(ir.from_proto(proto))
     candidate = Candidate("swap", Site("main", ("conv", "bn")), Cost(0), Cost(0))
     change = Replacement((NewNode("Identity", ("x",), ("%n",)),), {}, {"n": "%n"})
-    found = changed.region(analysis, candidate, change, "r0/")
+    found = subgraph.region(analysis, candidate, change, "r0/")
     assert set(found.inputs) == {"r0/old/x"}
     assert found.sources == {"r0/old/x": "x"}
     assert {name.split("/", 2)[2] for name in found.constants} == {"w", *batch_norm("bn", 8)}
@@ -474,57 +476,59 @@ def test_a_region_reads_and_makes_values_of_its_own() -> None:
 
 
 def test_an_interpreter_is_fed_the_weights_and_computes_the_same_bits() -> None:
-    parts = runtime.structure(ir.from_proto(classifier()))
-    parts = runtime.Structure(parts.proto, {name: array.copy() for name, array in parts.weights.items()})
+    parts = runtime_session.structure(ir.from_proto(classifier()))
+    parts = runtime_session.Structure(
+        parts.proto, {name: array.copy() for name, array in parts.weights.items()}
+    )
     assert parts.weights
     before = parts.proto.SerializeToString()
     fed: dict[str, Any] = {}
-    interpreter = runtime.Interpreter(parts)
+    interpreter = runtime_session.Interpreter(parts)
     feed = {"x": samples(1)}
-    run = runtime.run
+    run = runtime_session.run
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "run", lambda running, feeds: fed.update(feeds) or run(running, feeds))
+        patch.setattr(runtime_session, "run", lambda running, feeds: fed.update(feeds) or run(running, feeds))
         found = interpreter.run(feed)
     assert all(np.shares_memory(fed[name], array) for name, array in parts.weights.items())
     assert parts.proto.SerializeToString() == before
-    for ours, theirs in zip(found, run(runtime.session(parts, optimised=False), feed), strict=True):
+    for ours, theirs in zip(found, run(runtime_session.session(parts, optimised=False), feed), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_an_interpreter_of_weights_that_a_caller_may_override() -> None:
     proto = classifier()
-    weights = runtime.structure(ir.from_proto(proto)).weights
+    weights = runtime_session.structure(ir.from_proto(proto)).weights
     name = next(iter(weights))
     tensor = next(t for t in proto.graph.initializer if t.name == name)
     proto.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
-    parts = runtime.structure(ir.from_proto(proto))
+    parts = runtime_session.structure(ir.from_proto(proto))
     other = {"x": samples(1), name: 2 * weights[name]}
-    (found,) = runtime.Interpreter(parts).run(other)
-    (expected,) = runtime.run(runtime.session(parts, optimised=False), other)
+    (found,) = runtime_session.Interpreter(parts).run(other)
+    (expected,) = runtime_session.run(runtime_session.session(parts, optimised=False), other)
     np.testing.assert_array_equal(found, expected)
 
 
 def test_an_interpreter_of_a_model_whose_weights_must_be_constant(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = runtime.structure(ir.from_proto(classifier()))
+    parts = runtime_session.structure(ir.from_proto(classifier()))
     feed = {"x": samples(1)}
-    (expected,) = runtime.Interpreter(parts).run(feed)
-    session = runtime.session
+    (expected,) = runtime_session.Interpreter(parts).run(feed)
+    session = runtime_session.session
 
-    def refuses(parts: runtime.Structure, **options: Any) -> Any:
+    def refuses(parts: runtime_session.Structure, **options: Any) -> Any:
         if not parts.weights:
             raise InputError("the weights must be constant")
         return session(parts, **options)
 
-    monkeypatch.setattr(runtime, "session", refuses)
-    (found,) = runtime.Interpreter(parts).run(feed)
+    monkeypatch.setattr(runtime_session, "session", refuses)
+    (found,) = runtime_session.Interpreter(parts).run(feed)
     np.testing.assert_array_equal(found, expected)
 
 
 def test_a_session_of_a_model_as_it_stands_plans_no_memory() -> None:
     """Onnxruntime's plan takes time with the square of the model's size, and is for many runs."""
-    parts = runtime.structure(ir.from_proto(classifier()))
+    parts = runtime_session.structure(ir.from_proto(classifier()))
     planned = [
-        runtime.session(parts, optimised=level).get_session_options().enable_mem_pattern
+        runtime_session.session(parts, optimised=level).get_session_options().enable_mem_pattern
         for level in (False, True)
     ]
     assert planned == [False, True]

@@ -11,10 +11,10 @@ import onnx_ir as ir
 import pytest
 from small_models import batch_norm, bn_inputs, info, model, node, run_onnx, weight
 
-from graphopt import runtime
 from graphopt.analysis.snapshot import Analysis
 from graphopt.gradient import gradients
-from graphopt.walk import Program
+from graphopt.runtime import session
+from graphopt.runtime.program import Program
 
 STEP = 1e-3
 NEAR = 0.03
@@ -53,7 +53,7 @@ def gradient(proto: onnx.ModelProto, x: np.ndarray, r: Mapping[str, np.ndarray])
     feeds = {"x": x, **{f"r/{name}": array for name, array in r.items()}}
     kinds = {name: array.dtype for name, array in feeds.items()}
     piece = program.piece([*program.nodes, *made.nodes], kinds, [made.names["v"]], made.constants)
-    (found,) = runtime.run(runtime.session(piece, optimised=True), feeds)
+    (found,) = session.run(session.session(piece, optimised=True), feeds)
     return np.asarray(found)
 
 

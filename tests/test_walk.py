@@ -10,8 +10,9 @@ from small_models import classifier, run_onnx, samples
 
 from graphopt.analysis.linear import Form
 from graphopt.rewrites.builder import Builder
-from graphopt.store import Store
-from graphopt.walk import Program, Walk
+from graphopt.runtime.program import Program
+from graphopt.runtime.spill import Store
+from graphopt.runtime.staged import StagedRun
 from tests.builders import Net
 
 
@@ -43,7 +44,7 @@ def test_pieces_make_what_the_whole_makes(make: object, limit: int) -> None:
     program = Program(ir.from_proto(proto))
     name = proto.graph.input[0].name
     with Store(limit) as store:
-        walk = Walk(program, [{name: x[:4]}, {name: x[4:]}], store)
+        walk = StagedRun(program, [{name: x[:4]}, {name: x[4:]}], store)
         for place, node in enumerate(proto.graph.node):
             walk.advance(place + 1, node.output)
             found = np.concatenate(walk.values(node.output[0]))
@@ -61,8 +62,8 @@ def test_two_walks_side_by_side() -> None:
     name = proto.graph.input[0].name
     program = Program(ir.from_proto(proto))
     with Store(1 << 30) as ours, Store(1 << 30) as theirs:
-        original = Walk(program, [{name: x}], ours)
-        other = Walk(program, [{name: x}], theirs, beside=original)
+        original = StagedRun(program, [{name: x}], ours)
+        other = StagedRun(program, [{name: x}], theirs, beside=original)
         original.advance(1)
         other.advance(0)
         builder = Builder(np.dtype(np.float32))

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from graphopt import threads
 from graphopt._version import __version__
 from graphopt.cli.batch import batch
 from graphopt.cli.bench import bench
@@ -22,6 +21,7 @@ from graphopt.cli.scan import scan
 from graphopt.cli.sweep import sweep
 from graphopt.cli.verify import verify
 from graphopt.errors import INTERRUPTED, InputError
+from graphopt.runtime import threads
 
 COMMANDS = (scan, optimize, run, batch, sweep, verify, bench, diff, check, provenance, rewrites, explain)
 """In the order in which ``--help`` lists them."""

@@ -150,7 +150,7 @@ def memory(given: str | None) -> int | None:
     """
     if given is None:
         return None
-    from graphopt.store import parse_bytes
+    from graphopt.runtime.memory import parse_bytes
 
     try:
         return parse_bytes(given)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from graphopt.latency import Timing
 from graphopt.model.io import Source
 from graphopt.planning.gates import Judged
-from graphopt.types import Candidate, Exactness, Quality, Site, Totals, Verdict
+from graphopt.runtime.latency import Timing
+from graphopt.types import Candidate, Exactness, Quality, Site, Totals
+from graphopt.verification.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True)

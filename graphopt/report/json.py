@@ -14,7 +14,6 @@ from graphopt._version import __version__
 from graphopt.analysis.diff import Diff
 from graphopt.analysis.linear import Linear
 from graphopt.check import Checked
-from graphopt.latency import Timing
 from graphopt.model.io import Source
 from graphopt.outcome import Outcome, exit_code
 from graphopt.planning.gates import Judged
@@ -22,9 +21,10 @@ from graphopt.provenance import Record, described
 from graphopt.report import Applied, Left, Point, Report, Sweep
 from graphopt.rewrites.base import Rewrite
 from graphopt.rewrites.registry import is_default, option_types, summary
+from graphopt.runtime.latency import Timing
 from graphopt.survey import Row, Scan
-from graphopt.types import Quality, Totals, Verdict
-from graphopt.verification import Verification
+from graphopt.types import Quality, Totals
+from graphopt.verification.verdict import Verdict, Verification
 
 SCHEMA_VERSION = 1
 

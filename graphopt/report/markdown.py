@@ -28,7 +28,8 @@ from graphopt.report.wording import (
     small,
     total_rows,
 )
-from graphopt.types import MAIN_GRAPH, Exactness, Site, Verdict
+from graphopt.types import MAIN_GRAPH, Exactness, Site
+from graphopt.verification.verdict import Verdict
 
 MOST_APPLIED = 20
 """Applied rewrites that are listed; of the others there is the number."""

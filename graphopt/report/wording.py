@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from graphopt.analysis.linear import Linear
 from graphopt.model.io import Source
-from graphopt.types import Candidate, Totals, Verdict
+from graphopt.types import Candidate, Totals
+from graphopt.verification.verdict import Verdict
 
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt import runtime
+from graphopt.runtime import session
 from graphopt.vjp.tape import Gradient, Matrix, Tape, UnsupportedError, name_of
 
 LARGEST = 1 << 24
@@ -287,8 +287,8 @@ def _resized(tape: Tape, node: ir.Node, n: int, m: int, scale: float | None) -> 
     )
     versions = [onnx.helper.make_opsetid("", tape.version)]
     proto = onnx.helper.make_model(graph, opset_imports=versions, ir_version=4)
-    running = runtime.session(runtime.Structure(proto, {}), optimised=False)
-    (found,) = runtime.run(running, {"x": units[None, None]})
+    running = session.session(session.Structure(proto, {}), optimised=False)
+    (found,) = session.run(running, {"x": units[None, None]})
     if found.shape != (1, 1, n, m):
         raise UnsupportedError
     return np.asarray(found[0, 0].T)

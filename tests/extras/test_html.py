@@ -21,10 +21,10 @@ from selenium.webdriver.remote.webelement import WebElement
 from small_models import classifier, cli, conv_bn, saved
 
 import graphopt
-from graphopt.latency import Timing
 from graphopt.report import Applied, Left, Point, Sweep, html
 from graphopt.result import Result
 from graphopt.rewrites import registry
+from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate, Cost, Exactness, Quality, Site
 
 MEGABYTE = 10**6

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from graphopt.calibrate import ALL_PARTS, SMALL_SAMPLE
-from graphopt.latency import Timing
 from graphopt.report import Report
 from graphopt.report.page.common import Facts
 from graphopt.report.wording import bytes_, count, decibels, largest, numbered
+from graphopt.runtime.latency import Timing
 from graphopt.types import Quality
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from graphopt.report import Applied, Left, Report
 from graphopt.report.page.common import Facts
 from graphopt.report.wording import form
-from graphopt.types import MAIN_GRAPH, Candidate, Exactness, Site, Verdict
+from graphopt.types import MAIN_GRAPH, Candidate, Exactness, Site
+from graphopt.verification.verdict import Verdict
 
 MOST_OTHERS = 3
 """Operators of a site that are named besides the first."""

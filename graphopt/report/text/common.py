@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from graphopt.latency import Timing
 from graphopt.report.wording import count, ratio, total_rows
+from graphopt.runtime.latency import Timing
 from graphopt.types import Totals
 
 NARROWEST = 80

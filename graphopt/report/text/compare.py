@@ -6,10 +6,10 @@ import math
 
 from rich.markup import escape
 
-from graphopt.latency import Timing
 from graphopt.report.text.common import table_of, terminal
 from graphopt.report.wording import decibels, numbered
-from graphopt.verification import Verification
+from graphopt.runtime.latency import Timing
+from graphopt.verification.verdict import Verification
 
 
 def verification(result: Verification) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,35 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-"""Bytes of each unit."""
-
-
-def default_bytes() -> int:
-    """A quarter of the machine's memory."""
-    try:
-        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) // 4
-    except (AttributeError, OSError, ValueError):
-        return 2 << 30
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of a size such as 4G or 512M.
-
-    Raises:
-        ValueError: it is none.
-    """
-    number, unit = text.lower().rstrip("ib"), ""
-    if number and number[-1] in UNITS:
-        number, unit = number[:-1], number[-1]
-    try:
-        found = int(float(number) * UNITS[unit])
-    except OverflowError:
-        found = 0
-    if found <= 0:
-        raise ValueError(f"no size: {text}")
-    return found
 
 
 class Store:

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from graphopt import progress, runtime, verification
 from graphopt.analysis.snapshot import Analysis
-from graphopt.chunks import chunks
-from graphopt.compare import Difference
-from graphopt.errors import InputError
 from graphopt.model.serde import new_proto
-from graphopt.runtime import Structure
-from graphopt.types import Candidate, Replacement, Verdict
+from graphopt.runtime import session
+from graphopt.runtime.session import Structure
+from graphopt.types import Candidate, Replacement
 
-REGION_BOUND = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
-"""Relative difference that a changed region may show, by the type of its output."""
-REGION_BYTES = 64 << 20
-"""Regions are checked together in one session up to about this many bytes of weights and values."""
-REGIONS_AT_ONCE = 128
-"""And up to so many of them: the time to make a session grows faster than the model."""
 SMALL_MAP = 40
 """Spatial size to which larger ones are cut down for a first look at a region."""
 UNKNOWN_SIZE = 8
@@ -34,7 +24,7 @@ UNKNOWN_SIZE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class SubgraphPair:
     """A change as two little graphs on the same inputs, with names that clash with no other region's.
 
     Attributes:
@@ -61,19 +51,19 @@ class Region:
         weights = sum(array.nbytes for array in self.constants.values())
         return weights + sum(4 * math.prod(shape) for shape, _ in self.inputs.values())
 
-    def forms(self) -> tuple[Region, Region]:
+    def forms(self) -> tuple[SubgraphPair, SubgraphPair]:
         """The old operators alone and the new ones alone, on inputs and outputs of the same names."""
         old = replace(self, new=(), outputs=tuple((name, old, old) for name, old, _ in self.outputs))
         new = replace(self, old=(), outputs=tuple((name, new, new) for name, _, new in self.outputs))
         return old._without_spare(), new._without_spare()
 
-    def _without_spare(self) -> Region:
+    def _without_spare(self) -> SubgraphPair:
         """The region without constants that nothing reads: onnxruntime fails on those when it optimises."""
         read = {name for node in (*self.old, *self.new) for name in node.input}
         read.update(name for _, *names in self.outputs for name in names)
         return replace(self, constants={n: array for n, array in self.constants.items() if n in read})
 
-    def shrunk(self) -> Region:
+    def shrunk(self) -> SubgraphPair:
         """The same region on small maps."""
         return replace(self, inputs={n: (_smaller(shape), kind) for n, (shape, kind) in self.inputs.items()})
 
@@ -83,71 +73,12 @@ def _smaller(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape[:2], *(size if size <= SMALL_MAP else SMALL_MAP - 8 + size % 8 for size in shape[2:]))
 
 
-def check_regions(
-    analysis: Analysis, changes: Sequence[tuple[Candidate, Replacement]], seed: int
-) -> list[tuple[Candidate, Verdict]]:
-    """Compares each change alone with what it replaces, on seeded random inputs, at ORT_DISABLE_ALL.
-
-    Large maps are compared on a smaller map first, which shows the same; a change that fails there, such as
-    one that depends on the size, is judged at the full size.
-
-    Returns:
-        A verdict for each output of each change.
-    """
-    regions = [region(analysis, candidate, change, f"r{i}/") for i, (candidate, change) in enumerate(changes)]
-    verdicts: list[tuple[Candidate, Verdict]] = []
-    small = list(_together(item.shrunk() for item in regions))
-    for chunk in progress.track(small, "regions", describe=_first):
-        verdicts += _check_chunk(analysis.model, chunk, seed)
-    failed = {candidate for candidate, found in verdicts if not found}
-    verdicts = [pair for pair in verdicts if pair[0] not in failed]
-    for chunk in _together(item for item in regions if item.candidate in failed):
-        verdicts += _check_chunk(analysis.model, chunk, seed)
-    return verdicts
-
-
-def _first(chunk: Sequence[Region]) -> str:
-    return chunk[0].candidate.site.nodes[0]
-
-
-def _together(regions: Iterable[Region]) -> Iterator[list[Region]]:
-    """Regions that are run together."""
-    return chunks(regions, lambda item: item.bytes, REGION_BYTES, REGIONS_AT_ONCE)
-
-
-def _check_chunk(model: ir.Model, chunk: Sequence[Region], seed: int) -> list[tuple[Candidate, Verdict]]:
-    """Checks regions in one session; one by one when that session can't be made."""
-    try:
-        running = runtime.Interpreter(assemble(model, chunk))
-        rng = np.random.default_rng(seed)
-        feeds = {n: runtime.random_array(rng, s, t) for r in chunk for n, (s, t) in r.inputs.items()}
-        results = dict(zip(_output_names(chunk), running.run(feeds), strict=True))
-    except InputError as error:
-        if len(chunk) > 1:
-            return [found for item in chunk for found in _check_chunk(model, [item], seed)]
-        return [
-            (chunk[0].candidate, verification.unrunnable(_scope(chunk[0]), name, error))
-            for name, _, _ in chunk[0].outputs
-        ]
-    verdicts = []
-    for item in chunk:
-        for name, old, new in item.outputs:
-            gap = Difference()
-            gap.add(results[old], results[new])
-            limit = verification.bound(results[old], REGION_BOUND)
-            verdicts.append((item.candidate, verification.verdict(_scope(item), name, gap, limit)))
-    return verdicts
-
-
-def _scope(item: Region) -> str:
-    return f"region {item.candidate.site.nodes[0]}"
-
-
-def _output_names(chunk: Sequence[Region]) -> list[str]:
+def output_names(chunk: Sequence[SubgraphPair]) -> list[str]:
+    """Names of the outputs of some pairs, old and new, each once."""
     return list(dict.fromkeys(name for item in chunk for _, old, new in item.outputs for name in (old, new)))
 
 
-def assemble(model: ir.Model, chunk: Sequence[Region], *, open_batch: bool = False) -> Structure:
+def assemble(model: ir.Model, chunk: Sequence[SubgraphPair], *, open_batch: bool = False) -> Structure:
     """One model of several regions side by side; with ``open_batch`` inputs take any number of samples."""
     inputs = [
         onnx.helper.make_tensor_value_info(name, int(dtype), [None, *shape[1:]] if open_batch else shape)
@@ -155,12 +86,12 @@ def assemble(model: ir.Model, chunk: Sequence[Region], *, open_batch: bool = Fal
         for name, (shape, dtype) in item.inputs.items()
     ]
     constants = {name: array for item in chunk for name, array in item.constants.items()}
-    initializers, weights = runtime.tensors(constants)
+    initializers, weights = session.tensors(constants)
     graph = onnx.helper.make_graph(
         [node for item in chunk for node in (*item.old, *item.new)],
         "regions",
         inputs,
-        [onnx.ValueInfoProto(name=name) for name in _output_names(chunk)],
+        [onnx.ValueInfoProto(name=name) for name in output_names(chunk)],
         initializers,
     )
     opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
@@ -168,21 +99,7 @@ def assemble(model: ir.Model, chunk: Sequence[Region], *, open_batch: bool = Fal
     return Structure(proto, weights)
 
 
-def check_names(analysis: Analysis, candidate: Candidate, change: Replacement) -> None:
-    """Raises ValueError where a replacement names a value that its site neither reads nor makes."""
-    nodes = [analysis.nodes[name] for name in candidate.site.nodes]
-    visible = {value.name for node in nodes for value in (*node.inputs, *node.outputs) if value is not None}
-    local = {*change.constants, *(name for node in change.nodes for name in node.outputs)}
-    used = [name for node in change.nodes for name in node.inputs if name is not None]
-    for name in (*used, *change.outputs.values()):
-        if name not in visible and name not in local:
-            raise ValueError(f"the replacement names {name!r}, which the site neither reads nor makes")
-    for name in change.outputs:
-        if name not in visible:
-            raise ValueError(f"the replacement replaces {name!r}, which the site does not make")
-
-
-def region(analysis: Analysis, candidate: Candidate, change: Replacement, prefix: str) -> Region:
+def region(analysis: Analysis, candidate: Candidate, change: Replacement, prefix: str) -> SubgraphPair:
     """The two forms of a changed region, ready to run side by side."""
     old = [analysis.nodes[name] for name in candidate.site.nodes]
     made = {value for node in old for value in node.outputs}
@@ -208,7 +125,7 @@ def region(analysis: Analysis, candidate: Candidate, change: Replacement, prefix
     in_order = sorted(old, key=analysis.position)
     pairs = [(name, f"{prefix}old/{name}", new(other)) for name, other in change.outputs.items()]
     sources = {name: name.removeprefix(f"{prefix}old/") for name in inputs}
-    return Region(
+    return SubgraphPair(
         candidate,
         tuple(_renamed(analysis, node, f"{prefix}old/") for node in in_order),
         tuple(new_proto(node, new) for node in change.nodes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -30,3 +31,33 @@ def chunks(
         taken += needed
     if chunk:
         yield chunk
+
+
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+"""Bytes of each unit."""
+
+
+def default_bytes() -> int:
+    """A quarter of the machine's memory."""
+    try:
+        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) // 4
+    except (AttributeError, OSError, ValueError):
+        return 2 << 30
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size such as 4G or 512M.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number, unit = text.lower().rstrip("ib"), ""
+    if number and number[-1] in UNITS:
+        number, unit = number[:-1], number[-1]
+    try:
+        found = int(float(number) * UNITS[unit])
+    except OverflowError:
+        found = 0
+    if found <= 0:
+        raise ValueError(f"no size: {text}")
+    return found

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import InputError
-from graphopt.threads import default as default_threads
+from graphopt.runtime.threads import default as default_threads
 from graphopt.types import Shape
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def session(
         parts: the model.
         optimised: whether onnxruntime may rewrite the graph (ORT_ENABLE_ALL or ORT_DISABLE_ALL).
         outputs: names of values of the outermost graph to return besides the model's outputs.
-        threads: for one operator; 0 stands for `graphopt.threads.default`.
+        threads: for one operator; 0 stands for `runtime.threads.default`.
         provider: the execution provider.
 
     Raises:

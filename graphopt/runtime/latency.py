@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import feeds, progress, regions, runtime
+from graphopt import feeds, progress
 from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import InputError
+from graphopt.runtime import session, subgraph
 from graphopt.types import Candidate, Replacement
 
 WARM_UP = 3
@@ -101,7 +102,7 @@ def compare(
         raise InputError(f"the reference can't be timed: {inputs.problem}")
     if provider not in ort.get_available_providers():
         raise InputError(f"no provider {provider}; there are {', '.join(ort.get_available_providers())}")
-    parts = (runtime.structure(reference), runtime.structure(candidate))
+    parts = (session.structure(reference), session.structure(candidate))
     seconds = _paired(parts, inputs.feeds[0], threads, repeat, provider)
     ratios = seconds[:, 0] / seconds[:, 1]
     low, high = np.percentile(ratios, [10, 90])
@@ -126,10 +127,10 @@ def slower(
     """
     found: dict[Candidate, str] = {}
     for candidate, change in progress.track(changes, "regions", describe=lambda c: c[0].site.nodes[0]):
-        region = regions.region(analysis, candidate, change, "r/")
+        region = subgraph.region(analysis, candidate, change, "r/")
         rng = np.random.default_rng(seed)
-        feed = {name: runtime.random_array(rng, *given) for name, given in region.inputs.items()}
-        parts = tuple(regions.assemble(analysis.model, [form]) for form in region.forms())
+        feed = {name: session.random_array(rng, *given) for name, given in region.inputs.items()}
+        parts = tuple(subgraph.assemble(analysis.model, [form]) for form in region.forms())
         seconds = _paired(parts, feed, 1, GATE_REPEAT, "CPUExecutionProvider")
         speedup = float(np.median(seconds[:, 0] / seconds[:, 1]))
         if speedup < (1.0 if candidate.macs_saved else 1.0 - NOISE):
@@ -139,12 +140,12 @@ def slower(
 
 
 def _paired(
-    parts: Sequence[runtime.Structure], feed: runtime.Feeds, threads: int, repeat: int | None, provider: str
+    parts: Sequence[session.Structure], feed: session.Feeds, threads: int, repeat: int | None, provider: str
 ) -> npt.NDArray[np.float64]:
     """Seconds [repeat, 2] of two models on one input, run in turn, the first of a pair changing."""
-    sessions = [runtime.session(p, optimised=True, threads=threads, provider=provider) for p in parts]
+    sessions = [session.session(p, optimised=True, threads=threads, provider=provider) for p in parts]
     for running in sessions * WARM_UP:
-        runtime.run(running, feed)
+        session.run(running, feed)
     if repeat is None:
         start = time.perf_counter()
         for running in sessions:

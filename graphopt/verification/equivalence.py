@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import zip_longest
 from typing import Any
@@ -12,45 +11,18 @@ from typing import Any
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import progress, runtime
+from graphopt import progress
 from graphopt.analysis.shapes.inputs import fixed
-from graphopt.compare import Difference, Output
+from graphopt.compare import Difference
 from graphopt.errors import InputError
-from graphopt.runtime import Feeds, Structure
-from graphopt.types import Verdict
+from graphopt.runtime import session
+from graphopt.runtime.session import Feeds, Structure
+from graphopt.verification.verdict import Verdict, Verification, bound, unrunnable, verdict
 
 MODEL_BOUND = {"float64": 1e-10, "float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
 """Relative difference that a whole model may show, by the type of its output."""
 OWN_DIFFERENCE_FACTOR = 4.0
 """A model may differ as much as this times what onnxruntime's own optimisation changes in the original."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """The result of comparing two models; truthy when every check passed.
-
-    Attributes:
-        checks: the comparisons.
-        notes: what was not compared, and why.
-    """
-
-    checks: tuple[Verdict, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check passed."""
-        return all(self.checks)
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-
-def bound(output: Output, bounds: Mapping[str, float]) -> float:
-    """The relative difference allowed for an output like this; 0 for integers."""
-    if isinstance(output, list):
-        return max((bound(element, bounds) for element in output), default=0.0)
-    return bounds.get(output.dtype.name, 0.0)
 
 
 # ---------------------------------------------------------------- whole models
@@ -111,10 +83,10 @@ def outputs(parts: Structure, feeds: Sequence[Feeds], *, optimised: bool) -> lis
         InputError: onnxruntime can't load or run the model.
     """
     if not optimised:
-        interpreter = runtime.Interpreter(parts)
+        interpreter = session.Interpreter(parts)
         return [interpreter.run(feed) for feed in progress.track(feeds, "inputs")]
-    running = runtime.session(parts, optimised=True)
-    return [runtime.run(running, feed) for feed in progress.track(feeds, "inputs")]
+    running = session.session(parts, optimised=True)
+    return [session.run(running, feed) for feed in progress.track(feeds, "inputs")]
 
 
 class Reference:
@@ -134,7 +106,7 @@ class Reference:
 
     @cached_property
     def _parts(self) -> Structure:
-        return runtime.structure(self.model)
+        return session.structure(self.model)
 
     @cached_property
     def expected(self) -> list[list[npt.NDArray[Any]]]:
@@ -164,7 +136,7 @@ class Reference:
         different = interface(self.model, candidate)
         if different is not None:
             return Verification((different,))
-        expected, rewritten = self.expected, runtime.structure(candidate)
+        expected, rewritten = self.expected, session.structure(candidate)
         checks: list[Verdict] = []
         for optimised in (False, True):
             scope = "model, optimised session" if optimised else "model"
@@ -209,8 +181,8 @@ class Reference:
 
         A new session would draw the same random numbers as the first, so one session runs twice.
         """
-        running = runtime.session(self._parts, optimised=False)
-        first, second = ([runtime.run(running, feed) for feed in self._feeds] for _ in range(2))
+        running = session.session(self._parts, optimised=False)
+        first, second = ([session.run(running, feed) for feed in self._feeds] for _ in range(2))
         again = differences(first, second, self._counted)
         random = {check.output for check, gap in zip(checks, again, strict=False) if gap.max_rel > 0}
         if not random:
@@ -242,14 +214,3 @@ def differences(
         for gap, index in zip(gaps, counted, strict=True):
             gap.add(reference[index], candidate[index])
     return gaps
-
-
-def verdict(scope: str, output: str, gap: Difference, limit: float) -> Verdict:
-    """What a difference means under a bound."""
-    passed = gap.max_rel <= limit
-    return Verdict(scope, output, passed, gap.max_abs, gap.max_rel, gap.sqnr, limit, gap.feeds, gap.note)
-
-
-def unrunnable(scope: str, output: str, error: InputError) -> Verdict:
-    """The verdict on something that onnxruntime refuses."""
-    return Verdict(scope, output, False, math.inf, math.inf, -math.inf, 0.0, 0, str(error))

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from graphopt import runtime
 from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import InputError
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.runtime import session
 from graphopt.types import Array, Shape
 
 
@@ -54,7 +54,7 @@ def snapshot(
         name: tuple(n for n in shape if n is not None) for name, shape in sizes.items() if shape is not None
     }
     try:
-        known.update(runtime.observe(model, runtime.random_feeds(model, concrete, seed), missing))
+        known.update(session.observe(model, session.random_feeds(model, concrete, seed), missing))
     except InputError:  # it can't be run: what inference found is all there is
         return analysis
     return look()

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from graphopt import regions, runtime
 from graphopt.analysis.snapshot import Analysis
-from graphopt.regions import Region
-from graphopt.runtime import Feeds, Structure
+from graphopt.runtime import session, subgraph
+from graphopt.runtime.session import Feeds, Structure
+from graphopt.runtime.subgraph import SubgraphPair
 from graphopt.types import Candidate, Replacement
 
 THREADS = 1
@@ -66,13 +66,13 @@ class Stopwatch:
 
     def seconds(self, analysis: Analysis, candidate: Candidate, change: Replacement) -> tuple[float, float]:
         """Seconds that the operators of a site take, and those in their place, at one thread."""
-        region = regions.region(analysis, candidate, change, "r/")
+        region = subgraph.region(analysis, candidate, change, "r/")
         before, after = (self._time(analysis, form) for form in region.forms())
         return before, after
 
     def whole(self, model: ir.Model, feed: Feeds) -> float:
         """Seconds that a model takes at one thread, timed as its operators are; not remembered."""
-        return _time(runtime.structure(model), feed)
+        return _time(session.structure(model), feed)
 
     def block(self) -> int:
         """Output channels that a convolution computes at once, as measured; 1 where that can't be seen.
@@ -98,12 +98,12 @@ class Stopwatch:
             beside.write_text(json.dumps(self._known, sort_keys=True), encoding="utf-8")
             beside.replace(self._path)
 
-    def _time(self, analysis: Analysis, form: Region) -> float:
+    def _time(self, analysis: Analysis, form: SubgraphPair) -> float:
         key = _key(form)
         if key not in self._known:
-            parts = regions.assemble(analysis.model, [form])
+            parts = subgraph.assemble(analysis.model, [form])
             rng = np.random.default_rng(0)
-            feed = {name: runtime.random_array(rng, *given) for name, given in form.inputs.items()}
+            feed = {name: session.random_array(rng, *given) for name, given in form.inputs.items()}
             self._known[key] = _time(parts, feed)
             self._new = True
         return self._known[key]
@@ -111,15 +111,15 @@ class Stopwatch:
 
 def _time(parts: Structure, feed: Feeds) -> float:
     """The shortest run: others on the machine make runs longer, never shorter."""
-    running = runtime.session(parts, optimised=True, threads=THREADS, provider=PROVIDER)
-    runtime.run(running, feed)
+    running = session.session(parts, optimised=True, threads=THREADS, provider=PROVIDER)
+    session.run(running, feed)
     return min(_runs(lambda: running.run(None, feed)))
 
 
 def _shortest(models: Sequence[Structure]) -> list[float]:
     """Seconds of the shortest run of each model on the same input, run in turn."""
-    sessions = [runtime.session(m, optimised=True, threads=THREADS, provider=PROVIDER) for m in models]
-    feed = {"x": runtime.random_array(np.random.default_rng(0), SAMPLE, None)}
+    sessions = [session.session(m, optimised=True, threads=THREADS, provider=PROVIDER) for m in models]
+    feed = {"x": session.random_array(np.random.default_rng(0), SAMPLE, None)}
     shortest = [math.inf] * len(sessions)
     for turn in range(BLOCK_RUNS):
         for which, running in enumerate(sessions):
@@ -136,7 +136,7 @@ def _convolution(channels: int) -> Structure:
 
     rng = np.random.default_rng(0)
     weight = rng.normal(0.0, 0.05, (channels, SAMPLE[1], 3, 3)).astype(np.float32)
-    tensors, weights = runtime.tensors({"w": weight})
+    tensors, weights = session.tensors({"w": weight})
     x, y = (helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", SAMPLE), ("y", None)))
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
     graph = helper.make_graph([node], "block", [x], [y], tensors)
@@ -162,7 +162,7 @@ def _machine() -> list[object]:
     return [ort.__version__, PROVIDER, THREADS, _processor()]
 
 
-def _key(form: Region) -> str:
+def _key(form: SubgraphPair) -> str:
     """A digest of what the time of some operators depends on."""
     names: dict[str, str] = {}
     described = _machine()

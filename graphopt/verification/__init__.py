@@ -1,0 +1,1 @@
+"""Whether two models compute the same, and how near an approximate one comes."""
