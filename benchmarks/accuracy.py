@@ -21,10 +21,10 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 import graphopt
-from graphopt import gather
 from graphopt.analysis.linear import Linear, operator
 from graphopt.analysis.snapshot import Analysis
-from graphopt.calibrate import Calibration, load
+from graphopt.calibration import statistics as calibration_statistics
+from graphopt.calibration.inputs import Calibration, load
 from graphopt.model import edit
 from graphopt.model.io import load as load_model
 from graphopt.model.io import save
@@ -76,7 +76,7 @@ def balf(model: Path, inputs: Calibration, ratio: float, out: Path) -> None:
     layers = [
         v for v in analysis.linears if not v.pointwise and min(v.in_channels or 0, v.out_channels or 0) >= 8
     ]
-    statistics = gather.statistics(analysis, layers, inputs, inputs.fit, 0)
+    statistics = calibration_statistics.statistics(analysis, layers, inputs, inputs.fit, 0)
     found = {v.name: whitened(v, statistics[v.name].groups[0].covariance) for v in layers}
     fixed = sum(v.macs or 0 for v in analysis.linears) - sum(v.macs or 0 for v in layers)
     total = sum(v.macs or 0 for v in Analysis(source.model, bindings=inputs.sizes()).linears)

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from graphopt.api import scan as scan
     from graphopt.api import sweep as sweep
     from graphopt.api import verify as verify
+    from graphopt.calibration.images import Images as Images
     from graphopt.errors import BudgetError as BudgetError
     from graphopt.errors import GraphOptError as GraphOptError
     from graphopt.errors import InputError as InputError
     from graphopt.errors import VerificationError as VerificationError
-    from graphopt.images import Images as Images
     from graphopt.planning.budget import Budget as Budget
     from graphopt.result import Result as Result
     from graphopt.rewrites.base import Rewrite as Rewrite
@@ -59,7 +59,7 @@ _HOMES = {
     "GraphOptError": "graphopt.errors",
     "InputError": "graphopt.errors",
     "VerificationError": "graphopt.errors",
-    "Images": "graphopt.images",
+    "Images": "graphopt.calibration.images",
     "Result": "graphopt.result",
 }
 

@@ -10,9 +10,11 @@ from typing import Literal, TypeAlias
 import onnx
 import onnx_ir as ir
 
-from graphopt import calibrate, feeds, progress, quality
+from graphopt import progress, quality
 from graphopt.analysis import diff as differences
-from graphopt.calibrate import Given
+from graphopt.calibration import inputs as calibration_inputs
+from graphopt.calibration import test_inputs
+from graphopt.calibration.inputs import Given
 from graphopt.compare import is_class_scores
 from graphopt.errors import InputError
 from graphopt.files import PathLike
@@ -283,13 +285,13 @@ def verify(
     different = equivalence.interface(original.model, rewritten.model)
     if different is not None:
         return Verification((different,))
-    given = None if calibration is None else calibrate.whole(calibration, original.model)
+    given = None if calibration is None else calibration_inputs.whole(calibration, original.model)
     if limits.agreement is not None or limits.sqnr is not None:
         return _verify_quality(original, rewritten, given, limits, counted)
     if given is not None:
         compared = tuple(given.batches(given.held_out))
     else:
-        inputs = feeds.choose(original.model, shapes=shapes, seed=seed)
+        inputs = test_inputs.choose(original.model, shapes=shapes, seed=seed)
         if inputs.problem:
             raise InputError(f"{original.path}: {inputs.problem}")
         compared = inputs.feeds
@@ -300,7 +302,7 @@ def verify(
 def _verify_quality(
     original: Source,
     rewritten: Source,
-    given: calibrate.Calibration | None,
+    given: calibration_inputs.Calibration | None,
     limits: Budget,
     outputs: tuple[str, ...],
 ) -> Verification:
@@ -373,7 +375,7 @@ def bench(
     different = equivalence.interface(original.model, rewritten.model)
     if different is not None:
         raise InputError(f"the models can't be compared: {different.note}")
-    inputs = feeds.choose(original.model, shapes=shapes, seed=seed)
+    inputs = test_inputs.choose(original.model, shapes=shapes, seed=seed)
     return latency.compare(
         original.model, rewritten.model, inputs, threads=threads, repeat=repeat, provider=provider
     )

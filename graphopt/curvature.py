@@ -21,7 +21,7 @@ import onnx_ir as ir
 from graphopt import progress
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
-from graphopt.calibrate import Calibration
+from graphopt.calibration.inputs import Calibration
 from graphopt.gradient import free_prefix, gradients
 from graphopt.numerics.lowrank.linalg import cholesky
 from graphopt.runtime import session

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphopt import gather
+from graphopt.calibration import statistics
 from graphopt.errors import VerificationError
 from graphopt.journal import worst
 from graphopt.rewrites.base import Rewrite
@@ -51,4 +51,4 @@ def _extremes(run: Run, rewrite: Rewrite) -> dict[str, tuple[Array, Array]] | No
         analysis = run.analysis(run.model)
         chosen = [each for each in needs(analysis) if matches_any(each.name, run.options.at)]
         outer = [linear for linear in chosen if analysis.is_outermost(linear.node)]
-        return gather.extremes(analysis, outer, run.calibration)
+        return statistics.extremes(analysis, outer, run.calibration)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from graphopt.approximate import approximate
-from graphopt.calibrate import Given
+from graphopt.calibration.inputs import Given
 from graphopt.errors import BudgetError, InputError
 from graphopt.exact import rewrite_exactly
 from graphopt.expand import expand

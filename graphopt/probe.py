@@ -19,7 +19,7 @@ from graphopt import progress
 from graphopt.analysis.input_statistics import counted_error
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
-from graphopt.calibrate import Calibration
+from graphopt.calibration.inputs import Calibration
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.planning.damage import Sensitivity

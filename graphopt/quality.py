@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import gather, progress
-from graphopt.calibrate import Calibration
+from graphopt import progress
+from graphopt.calibration import statistics
+from graphopt.calibration.inputs import Calibration
 from graphopt.compare import Difference, agreement
 from graphopt.runtime import session
 from graphopt.runtime.memory import chunks
@@ -76,7 +77,7 @@ def layer_errors(
     for chunk in chunks(layers, lambda layer: COPIES * sizes[layer.output], memory):
         names = sorted({n for layer in chunk for n in (layer.output, layer.partner) if n})
         noise, spread = dict.fromkeys(chunk, 0.0), {layer: _Spread() for layer in chunk}
-        both = [gather.stream(m, names, calibration, feeds) for m in (original, compressed)]
+        both = [statistics.stream(m, names, calibration, feeds) for m in (original, compressed)]
         for exact, approximate in zip(*both, strict=True):
             for layer in chunk:
                 wanted = exact[layer.output].astype(np.float64)
@@ -102,7 +103,7 @@ def _part(feeds: Feeds, count: int) -> Feeds:
 def _bytes_of(model: ir.Model, names: Sequence[str], calibration: Calibration) -> dict[str, int]:
     """Bytes of values for one input; for a whole batch where its size is fixed."""
     first = _part(calibration.held_out, calibration.batch if calibration.fixed else 1)
-    (values,) = gather.stream(model, sorted(set(names)), calibration, first)
+    (values,) = statistics.stream(model, sorted(set(names)), calibration, first)
     return {name: array.nbytes for name, array in values.items()}
 
 

@@ -198,6 +198,6 @@ def _task(path: Path, number: int, defaults: Mapping[str, Any], own: Mapping[str
 
 def _preprocess(folder: Path, given: str) -> str:
     """The name of a preset, or the path of a file."""
-    from graphopt.images import PRESETS
+    from graphopt.calibration.preprocessing import PRESETS
 
     return given if given in PRESETS else str(folder / given)

@@ -17,12 +17,13 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from graphopt import patches, progress
+from graphopt import progress
 from graphopt.analysis.input_statistics import known
 from graphopt.analysis.linear import Linear, operator
 from graphopt.analysis.snapshot import Analysis, anchor
-from graphopt.calibrate import Calibration
-from graphopt.gather import FITTED_ROWS, positions
+from graphopt.calibration import patches
+from graphopt.calibration.inputs import Calibration
+from graphopt.calibration.statistics import FITTED_ROWS, positions
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import tucker_fit
 from graphopt.numerics.lowrank.moments import Moments, MomentsAccumulator, Statistics, Target

@@ -11,16 +11,18 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from graphopt import calibrate, feeds, progress, quality
+from graphopt import progress, quality
 from graphopt import provenance as records
 from graphopt._version import __version__
 from graphopt.analysis import costs
 from graphopt.analysis.linear import FREEZE
 from graphopt.analysis.snapshot import Analysis
-from graphopt.calibrate import Calibration, Given
+from graphopt.calibration import inputs as calibration_inputs
+from graphopt.calibration import test_inputs
+from graphopt.calibration.inputs import Calibration, Given
+from graphopt.calibration.test_inputs import TestInputs
 from graphopt.comparer import Comparer
 from graphopt.errors import InputError, blaming
-from graphopt.feeds import TestInputs
 from graphopt.journal import Journal
 from graphopt.metric import OwnMetric
 from graphopt.model import edit, io
@@ -63,7 +65,7 @@ class Run:
         with self.journal.step("load"):
             equivalence.check_outputs(source.model, options.outputs)
             if calibration is not None:
-                self.calibration = calibrate.load(calibration, source.model, options.seed)
+                self.calibration = calibration_inputs.load(calibration, source.model, options.seed)
         self.model = source.model
         with self.journal.step("analyse"):
             self.inputs = self._choose_inputs()
@@ -79,7 +81,7 @@ class Run:
         options = self.options
         probe = Analysis(self.source.model, bindings=options.shapes, frozen=options.freeze_initializers)
         del probe  # refuses shapes that do not fit, before anything is run
-        return feeds.choose(
+        return test_inputs.choose(
             self.source.model, shapes=options.shapes, calibration=self.calibration, seed=options.seed
         )
 

@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import curvature, gather, probe, quality, refit, synthetic
+from graphopt import curvature, probe, quality, refit
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
-from graphopt.calibrate import Calibration
+from graphopt.calibration import statistics as calibration_statistics
+from graphopt.calibration import synthetic
+from graphopt.calibration.inputs import Calibration
 from graphopt.errors import InputError, blaming
 from graphopt.model import edit
 from graphopt.numerics.lowrank.moments import Statistics
@@ -101,7 +103,9 @@ class Search:
             }
             some = _some(calibration, 0, min(PLANNED_ON, self._apart(calibration)))
             linears = list(needed.values())
-            found = gather.statistics(self.analysis, linears, calibration, some, run.options.seed)
+            found = calibration_statistics.statistics(
+                self.analysis, linears, calibration, some, run.options.seed
+            )
         counts = self._weightings(linears, calibration, some)
         return {name: replace(each, weighting=counts.get(name, ())) for name, each in found.items()}
 

@@ -17,7 +17,7 @@ from graphopt.errors import InputError
 from graphopt.files import check_output, data_path, show
 
 if TYPE_CHECKING:
-    from graphopt.calibrate import Given
+    from graphopt.calibration.inputs import Given
 
 WRITTEN = ("out", "report", "html", "markdown", "junit")
 """The fields that name files to write."""
@@ -179,9 +179,9 @@ def given_inputs(calibration: Path | None, preprocess: str | None) -> Given | No
         return calibration
     if calibration is None:
         raise InputError("--preprocess says how images are read: name their folder with --calibration")
-    from graphopt import images
+    from graphopt.calibration import images, preprocessing
 
-    return images.Images(calibration, images.preset(preprocess))
+    return images.Images(calibration, preprocessing.preset(preprocess))
 
 
 # ---------------------------------------------------------------- before any work is done

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from graphopt import progress
 from graphopt.approximate import cost_limits, reliable
-from graphopt.calibrate import Given
+from graphopt.calibration.inputs import Given
 from graphopt.exact import rewrite_exactly
 from graphopt.model.io import Source
 from graphopt.options import Options

@@ -13,10 +13,12 @@ import pytest
 from small_models import classifier, conv_bn, model, node, run_onnx, samples, weight
 
 import graphopt
-from graphopt import calibrate, gather, patches, quality
+from graphopt import quality
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
-from graphopt.calibrate import Calibration
+from graphopt.calibration import inputs as calibration_inputs
+from graphopt.calibration import patches, statistics
+from graphopt.calibration.inputs import Calibration
 from graphopt.errors import InputError
 from graphopt.model import edit
 from graphopt.rewrites.factoring.bottleneck import Bottleneck
@@ -46,7 +48,7 @@ def numbers(part: dict[str, Array]) -> list[int]:
 
 @pytest.mark.parametrize(("count", "held"), [(2, 1), (4, 1), (7, 1), (8, 2), (40, 10), (41, 10)])
 def test_one_of_four_is_held_out(count: int, held: int) -> None:
-    found = calibrate.load(numbered(count), loaded(classifier()), seed=0)
+    found = calibration_inputs.load(numbered(count), loaded(classifier()), seed=0)
     assert found.samples == held
     assert sorted(numbers(found.fit) + numbers(found.held_out)) == list(range(count))
     assert not found.fixed
@@ -54,7 +56,7 @@ def test_one_of_four_is_held_out(count: int, held: int) -> None:
 
 def test_the_seed_chooses_the_split() -> None:
     network = loaded(classifier())
-    splits = [numbers(calibrate.load(numbered(40), network, seed).held_out) for seed in (0, 0, 1)]
+    splits = [numbers(calibration_inputs.load(numbered(40), network, seed).held_out) for seed in (0, 0, 1)]
     assert splits[0] == splits[1] != splits[2]
     assert splits[0] != list(range(10))
 
@@ -65,13 +67,13 @@ def test_all_inputs_of_a_sample_stay_together() -> None:
     network = loaded(model(nodes, {"w": weight(8, 8, 1, 1)}, inputs=shapes))
     x = numbered(12)
     z = np.arange(12, dtype=np.float32).reshape(12, 1, 1, 1)
-    found = calibrate.load({"x": x, "z": z}, network, seed=4)
+    found = calibration_inputs.load({"x": x, "z": z}, network, seed=4)
     for part in (found.fit, found.held_out):
         assert numbers(part) == part["z"].ravel().astype(int).tolist()
 
 
 def test_a_fixed_batch_is_fed_as_it_is() -> None:
-    found = calibrate.load(numbered(22), loaded(classifier(batch=4)), seed=0)
+    found = calibration_inputs.load(numbered(22), loaded(classifier(batch=4)), seed=0)
     assert (found.batch, found.fixed, found.samples) == (4, True, 4)
     sizes = [len(part["x"]) for part in found.batches(found.fit)]
     assert sizes == [4, 4, 4, 4]  # 18 to fit on: the last two make no batch
@@ -80,25 +82,25 @@ def test_a_fixed_batch_is_fed_as_it_is() -> None:
 
 def test_a_fixed_batch_needs_two_batches() -> None:
     with pytest.raises(InputError, match="too few"):
-        calibrate.load(numbered(7), loaded(classifier(batch=4)), seed=0)
-    assert calibrate.load(numbered(8), loaded(classifier(batch=4)), seed=0).samples == 4
+        calibration_inputs.load(numbered(7), loaded(classifier(batch=4)), seed=0)
+    assert calibration_inputs.load(numbered(8), loaded(classifier(batch=4)), seed=0).samples == 4
 
 
 def test_whole_holds_nothing_out() -> None:
-    found = calibrate.whole(numbered(5), loaded(classifier()))
+    found = calibration_inputs.whole(numbered(5), loaded(classifier()))
     assert numbers(found.held_out) == [0, 1, 2, 3, 4] and found.samples == 5
     with pytest.raises(InputError, match="takes 8 at once"):
-        calibrate.whole(numbered(5), loaded(classifier(batch=8)))
+        calibration_inputs.whole(numbered(5), loaded(classifier(batch=8)))
 
 
 def test_an_open_batch_is_cut_into_pieces() -> None:
-    found = calibrate.load(numbered(100), loaded(classifier()), seed=0)
+    found = calibration_inputs.load(numbered(100), loaded(classifier()), seed=0)
     assert [len(part["x"]) for part in found.batches(found.fit)] == [32, 32, 11]
     assert found.sizes() == {"x": (1, 8, 8, 8)}
 
 
 def test_ranges_are_those_of_the_inputs_to_fit_on() -> None:
-    found = calibrate.load(numbered(8), loaded(classifier()), seed=0)
+    found = calibration_inputs.load(numbered(8), loaded(classifier()), seed=0)
     assert found.ranges()["x"] == (float(found.fit["x"].min()), float(found.fit["x"].max()))
 
 
@@ -110,7 +112,7 @@ def test_every_form_that_inputs_may_have(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     np.save(tmp_path / "folder" / "1.npy", x)
     for given in (x, {"x": x}, {"any": x}, *sorted(tmp_path.iterdir()), str(tmp_path / "a.npy")):
-        feeds, batch = calibrate.read(given, network)
+        feeds, batch = calibration_inputs.read(given, network)
         assert batch is None
         np.testing.assert_array_equal(feeds["x"], x)
 
@@ -120,7 +122,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     for name, part in (("b.npy", x[3:5]), ("c.npy", x[5:]), ("a.npy", x[:3])):
         np.save(tmp_path / name, part)
     (tmp_path / "README.txt").write_text("not an array")
-    feeds, _ = calibrate.read(tmp_path, loaded(classifier()))
+    feeds, _ = calibration_inputs.read(tmp_path, loaded(classifier()))
     assert numbers(feeds) == list(range(9))
 
 
@@ -128,7 +130,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wanted", [np.float16, np.float32, np.float64])
 def test_floats_are_cast_to_the_type_of_the_input(given: type, wanted: type) -> None:
     network = loaded(conv_bn(dtype=wanted, inputs={"x": ["N", 8, 8, 8]}))
-    feeds, _ = calibrate.read(samples(4).astype(given), network)
+    feeds, _ = calibration_inputs.read(samples(4).astype(given), network)
     assert feeds["x"].dtype == wanted
     np.testing.assert_array_equal(feeds["x"], samples(4).astype(given).astype(wanted))
 
@@ -136,7 +138,7 @@ def test_floats_are_cast_to_the_type_of_the_input(given: type, wanted: type) -> 
 def test_what_half_precision_can_not_hold_is_refused() -> None:
     network = loaded(conv_bn(dtype=np.float16, inputs={"x": ["N", 8, 8, 8]}))
     with pytest.raises(InputError, match="float16 can't hold"):
-        calibrate.read(np.full((4, 8, 8, 8), 1e5, np.float32), network)
+        calibration_inputs.read(np.full((4, 8, 8, 8), 1e5, np.float32), network)
 
 
 def test_integer_inputs_take_integers_alone() -> None:
@@ -144,10 +146,10 @@ def test_integer_inputs_take_integers_alone() -> None:
         [node("Gather", "table x", "y")], {"table": weight(9, 4)}, inputs={"x": ["N", 3]}, dtype=np.int64
     )
     proto.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    feeds, _ = calibrate.read(np.ones((4, 3), np.int32), loaded(proto))
+    feeds, _ = calibration_inputs.read(np.ones((4, 3), np.int32), loaded(proto))
     assert feeds["x"].dtype == np.int64
     with pytest.raises(InputError, match="the model takes int64"):
-        calibrate.read(np.ones((4, 3), np.float32), loaded(proto))
+        calibration_inputs.read(np.ones((4, 3), np.float32), loaded(proto))
 
 
 def test_a_half_precision_model_is_optimised_with_single_precision_inputs() -> None:
@@ -248,8 +250,8 @@ def test_sampled_patches_are_some_of_all() -> None:
 def test_moments_against_numpy(form: str) -> None:
     analysis, _ = convolution(form)
     x = samples(9, *[int(n) for n in analysis.model.graph.inputs[0].shape[1:]]) + 3  # a mean far from 0
-    given = calibrate.load(x, analysis.model, seed=0)
-    found = gather.statistics(analysis, analysis.linears, given, given.fit, seed=0)["conv"].groups[0]
+    given = calibration_inputs.load(x, analysis.model, seed=0)
+    found = statistics.statistics(analysis, analysis.linears, given, given.fit, seed=0)["conv"].groups[0]
     rows = naive_patches(analysis, given.fit["x"]).astype(np.float64)
     assert found.count == len(rows)
     np.testing.assert_allclose(found.mean, rows.mean(axis=0), rtol=1e-5, atol=1e-6)
@@ -260,8 +262,8 @@ def test_moments_against_numpy(form: str) -> None:
 def test_moments_of_a_value_inside_the_model() -> None:
     network = loaded(classifier())
     analysis = Analysis(network)
-    given = calibrate.load(samples(24), network, seed=0)
-    found = gather.statistics(analysis, analysis.linears[:2], given, given.fit, seed=0)
+    given = calibration_inputs.load(samples(24), network, seed=0)
+    found = statistics.statistics(analysis, analysis.linears[:2], given, given.fit, seed=0)
     proto = classifier()
     proto.graph.output.append(onnx.ValueInfoProto(name="r1"))
     inside = run_onnx(proto, given.fit)[1]
@@ -272,10 +274,10 @@ def test_moments_of_a_value_inside_the_model() -> None:
 def test_moments_gathered_in_several_passes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     network = loaded(classifier())
     analysis = Analysis(network)
-    given = calibrate.load(samples(16), network, seed=0)
-    together = gather.statistics(analysis, analysis.linears[:2], given, given.fit, seed=0)
-    monkeypatch.setattr(gather, "COVARIANCE_BYTES", 1)
-    apart = gather.statistics(analysis, analysis.linears[:2], given, given.fit, seed=0)
+    given = calibration_inputs.load(samples(16), network, seed=0)
+    together = statistics.statistics(analysis, analysis.linears[:2], given, given.fit, seed=0)
+    monkeypatch.setattr(statistics, "COVARIANCE_BYTES", 1)
+    apart = statistics.statistics(analysis, analysis.linears[:2], given, given.fit, seed=0)
     assert together.keys() == apart.keys() == {"conv1", "conv2"}
     first, second = (each["conv2"].groups[0].mean for each in (together, apart))
     np.testing.assert_allclose(first, second, rtol=1e-6, atol=1e-7)
@@ -301,7 +303,7 @@ def errors_of(network: ir.Model, given: Calibration, **ranks: int) -> tuple[ir.M
 
 def test_layer_errors_against_numpy() -> None:
     network = loaded(classifier())
-    given = calibrate.load(samples(40), network, seed=0)
+    given = calibration_inputs.load(samples(40), network, seed=0)
     compressed, found = errors_of(network, given, rank_in=3, rank_out=4)
     assert set(found) == {"conv1", "conv2"}
     for layer, name in (("conv1", "c1"), ("conv2", "c2")):
@@ -315,7 +317,7 @@ def test_layer_errors_against_numpy() -> None:
 
 def test_layer_errors_one_layer_at_a_time_are_the_same() -> None:
     network = loaded(classifier())
-    given = calibrate.load(samples(40), network, seed=0)
+    given = calibration_inputs.load(samples(40), network, seed=0)
     compressed, found = errors_of(network, given, rank_in=3, rank_out=4)
     layers = [quality.Layer("conv1", "c1"), quality.Layer("conv2", "c2")]
     again = quality.layer_errors(network, compressed, layers, given, memory=1)
@@ -324,7 +326,7 @@ def test_layer_errors_one_layer_at_a_time_are_the_same() -> None:
 
 def test_layer_errors_are_small_where_ranks_are_whole() -> None:
     network = loaded(classifier())
-    given = calibrate.load(samples(12), network, seed=0)
+    given = calibration_inputs.load(samples(12), network, seed=0)
     _, fine = errors_of(network, given, rank_in=7, rank_out=12)
     _, coarse = errors_of(network, given, rank_in=2, rank_out=2)
     assert all(fine[name] < coarse[name] for name in coarse)
@@ -336,7 +338,7 @@ def test_quality_against_numpy() -> None:
         if tensor.name == "w2":
             array = onnx.numpy_helper.to_array(tensor) + 0.05 * weight(16, 16, 3, 3, seed=9)
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, "w2"))
-    given = calibrate.whole(samples(70), loaded(first))
+    given = calibration_inputs.whole(samples(70), loaded(first))
     found = quality.measure(loaded(first), loaded(second), given, given.held_out)
     a, b = (run_onnx(proto, given.held_out)[0].astype(np.float64) for proto in (first, second))
     assert found.samples == 70
@@ -358,7 +360,7 @@ def two_outputs(scale: float) -> ir.Model:
 
 
 def test_quality_is_the_lowest_over_the_outputs_that_count() -> None:
-    given = calibrate.whole(samples(6), two_outputs(1.0))
+    given = calibration_inputs.whole(samples(6), two_outputs(1.0))
     first, second = two_outputs(1.0), two_outputs(0.9)
     every = quality.measure(first, second, given, given.held_out)
     assert every.sqnr == pytest.approx(20.0, abs=0.01)
@@ -370,14 +372,14 @@ def test_quality_is_the_lowest_over_the_outputs_that_count() -> None:
 
 def test_quality_of_a_fixed_batch_leaves_the_rest_out() -> None:
     network = loaded(classifier(batch=4))
-    given = calibrate.whole(samples(10), network)
+    given = calibration_inputs.whole(samples(10), network)
     assert quality.measure(network, network, given, given.held_out).samples == 8
 
 
 def test_optimize_fits_on_one_part_and_measures_on_the_other() -> None:
     x = samples(16)
     network = loaded(classifier())
-    given = calibrate.load(x, network, seed=2)
+    given = calibration_inputs.load(x, network, seed=2)
     result = graphopt.optimize(classifier(), {"macs": 0.6}, x, seed=2)
     measured = quality.measure(network, result.model, given, given.held_out)
     assert result.report.quality == measured
@@ -397,7 +399,7 @@ def test_inputs_are_fitted_better_than_weights_alone() -> None:
     # Inputs that vary in three directions only: the fit finds them, the weights alone can't tell.
     x = np.einsum("ncp,cd->ndp", samples(80, 3, 64), weight(3, 8, seed=5)).reshape(80, 8, 8, 8)
     x = x.astype(np.float32)
-    given = calibrate.load(x, loaded(classifier()), seed=0)
+    given = calibration_inputs.load(x, loaded(classifier()), seed=0)
     errors = []
     for inputs in (x, None):
         options = {"bottleneck.rank_in": 3}
@@ -411,8 +413,8 @@ def test_inputs_are_fitted_better_than_weights_alone() -> None:
 
 def test_stream_returns_inputs_and_inner_values() -> None:
     network = loaded(classifier())
-    given = calibrate.whole(samples(5), network)
-    (values,) = gather.stream(network, ["c1", "x"], given, given.held_out)
+    given = calibration_inputs.whole(samples(5), network)
+    (values,) = statistics.stream(network, ["c1", "x"], given, given.held_out)
     np.testing.assert_array_equal(values["x"], samples(5))
     assert values["c1"].shape == (5, 16, 8, 8)
     assert [len(part["x"]) for part in session.batches(given.held_out, 2)] == [2, 2, 1]

@@ -13,7 +13,7 @@ from small_models import model, node, rng, run_onnx, saved, weight
 import graphopt
 from graphopt import curvature
 from graphopt.analysis.snapshot import Analysis
-from graphopt.calibrate import load as load_calibration
+from graphopt.calibration.inputs import load as load_calibration
 
 CHANNELS = 24
 QUIET = np.arange(CHANNELS) % 2 == 0

@@ -10,7 +10,8 @@ import pytest
 from small_models import cli, model, node, saved
 
 import graphopt
-from graphopt.images import Preprocess, normalised, scaled_size
+from graphopt.calibration.images import normalised, scaled_size
+from graphopt.calibration.preprocessing import Preprocess
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 from small_models import batch_norm, bn_inputs, classifier, conv_bn, info, model, node, samples, weight
 
 import graphopt
-from graphopt import feeds
 from graphopt.analysis.snapshot import Analysis
-from graphopt.calibrate import whole
+from graphopt.calibration import test_inputs
+from graphopt.calibration.inputs import whole
 from graphopt.compare import Difference, agreement, is_class_scores
 from graphopt.errors import InputError
 from graphopt.runtime import session as runtime_session
@@ -146,7 +146,7 @@ def test_a_verification_tells_what_was_compared() -> None:
         assert not check and check.output == "y"
         assert check.max_rel == pytest.approx(0.5) and check.max_abs > 0.5
         assert check.allowed == 1e-4
-        assert check.feeds == feeds.COUNT
+        assert check.feeds == test_inputs.COUNT
         assert "FAILED" in str(check)
 
 
@@ -312,11 +312,11 @@ def test_initializers_among_the_inputs_are_no_interface() -> None:
 # --- the inputs that are compared on ------------------------------------------------------------------------
 
 
-def chosen(proto: onnx.ModelProto, **options: Any) -> feeds.TestInputs:
-    return feeds.choose(ir.from_proto(proto), **options)
+def chosen(proto: onnx.ModelProto, **options: Any) -> test_inputs.TestInputs:
+    return test_inputs.choose(ir.from_proto(proto), **options)
 
 
-def shapes(found: feeds.TestInputs, name: str = "x") -> list[tuple[int, ...]]:
+def shapes(found: test_inputs.TestInputs, name: str = "x") -> list[tuple[int, ...]]:
     return [feed[name].shape for feed in found.feeds]
 
 
@@ -430,14 +430,14 @@ def relu_for(op: str, name: str = "relu") -> tuple[Candidate, Replacement]:
     return candidate, Replacement((NewNode(op, ("n",), ("%y",)),), {}, {"y": "%y"})
 
 
-def regions(*changes: tuple[Candidate, Replacement]) -> list[bool]:
+def check(*changes: tuple[Candidate, Replacement]) -> list[bool]:
     analysis = Analysis(ir.from_proto(conv_bn()))
     return [bool(verdict) for _, verdict in regions.check_regions(analysis, changes, 0)]
 
 
 def test_a_region_alone_tells_right_from_wrong() -> None:
-    assert regions(relu_for("Relu")) == [True]
-    assert regions(relu_for("Abs")) == [False]
+    assert check(relu_for("Relu")) == [True]
+    assert check(relu_for("Abs")) == [False]
 
 
 def test_regions_are_judged_one_by_one() -> None:
@@ -445,7 +445,7 @@ def test_regions_are_judged_one_by_one() -> None:
     other = {"%w": weight(8, 8, 3, 3, seed=5)}
     attributes = {"pads": (1, 1, 1, 1)}
     wrong = Replacement((NewNode("Conv", ("x", "%w"), ("%c",), attributes),), other, {"c": "%c"})
-    assert regions(relu_for("Relu"), (conv, wrong)) == [True, False]
+    assert check(relu_for("Relu"), (conv, wrong)) == [True, False]
 
 
 def test_a_region_that_onnxruntime_refuses_fails_alone() -> None:
@@ -459,7 +459,7 @@ def test_a_region_that_onnxruntime_refuses_fails_alone() -> None:
 
 def test_regions_in_several_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regions, "REGION_BYTES", 1)
-    assert regions(relu_for("Relu"), relu_for("Relu")) == [True, True]
+    assert check(relu_for("Relu"), relu_for("Relu")) == [True, True]
 
 
 def test_a_region_reads_and_makes_values_of_its_own() -> None:

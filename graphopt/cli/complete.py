@@ -38,6 +38,6 @@ def gate(incomplete: str) -> Iterator[str]:
 
 def preset(incomplete: str) -> list[str]:
     """The names of image presets."""
-    from graphopt.images import PRESETS
+    from graphopt.calibration.preprocessing import PRESETS
 
     return [name for name in PRESETS if name.startswith(incomplete)]

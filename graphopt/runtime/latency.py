@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import feeds, progress
+from graphopt import progress
 from graphopt.analysis.snapshot import Analysis
+from graphopt.calibration import test_inputs
 from graphopt.errors import InputError
 from graphopt.runtime import session, subgraph
 from graphopt.types import Candidate, Replacement
@@ -77,7 +78,7 @@ class Timing:
 def compare(
     reference: ir.Model,
     candidate: ir.Model,
-    inputs: feeds.TestInputs,
+    inputs: test_inputs.TestInputs,
     *,
     threads: int = 1,
     repeat: int | None = 50,

@@ -13,7 +13,8 @@ from PIL import Image
 from small_models import classifier, cli, info, model, node, saved, weight
 
 import graphopt
-from graphopt import Images, calibrate, images
+from graphopt import Images
+from graphopt.calibration import inputs, preprocessing
 from graphopt.errors import InputError
 from graphopt.model import io
 
@@ -33,9 +34,9 @@ def reads(*shape: int | str | None, dtype: type = np.float32) -> onnx.ModelProto
 
 
 def loaded(
-    folder: Path, proto: onnx.ModelProto, preprocess: str | Path | images.Preprocess
+    folder: Path, proto: onnx.ModelProto, preprocess: str | Path | preprocessing.Preprocess
 ) -> npt.NDArray[np.generic]:
-    feeds, _ = calibrate.read(Images(folder, preprocess), io.load(proto).model)
+    feeds, _ = inputs.read(Images(folder, preprocess), io.load(proto).model)
     return feeds["x"]
 
 
@@ -77,7 +78,7 @@ def test_the_layout_is_the_models(folder: Path, shape: tuple[int, ...], order: t
 
 
 def test_bgr_takes_means_in_its_own_order(folder: Path) -> None:
-    found = loaded(folder, reads("N", 3, 8, 8), images.Preprocess(mean=(1, 2, 3), channels="BGR"))
+    found = loaded(folder, reads("N", 3, 8, 8), preprocessing.Preprocess(mean=(1, 2, 3), channels="BGR"))
     assert found[0, :, 0, 0].tolist() == (pixels(8, 8, 2)[0, 0, ::-1] - np.float32([1, 2, 3])).tolist()
 
 
@@ -110,15 +111,15 @@ def test_a_file_says_everything(folder: Path, tmp_path: Path) -> None:
 
 def test_a_file_builds_on_a_preset(folder: Path, tmp_path: Path) -> None:
     file = toml(tmp_path / "p.toml", 'preset = "imagenet"\nresize = 10\n')
-    found = images.preset(file)
-    assert (found.mean, found.resize, found.crop) == (images.PRESETS["imagenet"].mean, 10, None)
+    found = preprocessing.preset(file)
+    assert (found.mean, found.resize, found.crop) == (preprocessing.PRESETS["imagenet"].mean, 10, None)
 
 
 def test_the_shorter_side_is_scaled_and_the_middle_cut_out(tmp_path: Path) -> None:
     picture = np.zeros((40, 100, 3), np.uint8)
     picture[:, 40:60] = 255
     Image.fromarray(picture).save(tmp_path / "wide.png")
-    found = loaded(tmp_path, reads("N", 3, 20, 20), images.Preprocess(resize=20))
+    found = loaded(tmp_path, reads("N", 3, 20, 20), preprocessing.Preprocess(resize=20))
     assert found[0, :, :, 6:14].min() == 255 and found[0, :, :, :3].max() == 0
     stretched = loaded(tmp_path, reads("N", 3, 20, 20), "raw")
     assert stretched[0, :, :, 9:11].min() == 255 and stretched[0, :, :, :6].max() == 0
@@ -131,11 +132,11 @@ def test_images_stand_upright(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded(tmp_path, reads("N", 8, 8, 3), "raw")[0], pixels(8, 8)[::-1, ::-1])
 
 
-@pytest.mark.parametrize("preset", images.PRESETS)
+@pytest.mark.parametrize("preset", preprocessing.PRESETS)
 def test_every_preset_fits_a_model_that_leaves_the_size_open(folder: Path, preset: str) -> None:
-    wanted = images.preset(preset)
+    wanted = preprocessing.preset(preset)
     size = None if wanted.open_size else 8
-    found = loaded(folder, reads("N", images.CHANNELS[wanted.channels], size, size), preset)
+    found = loaded(folder, reads("N", preprocessing.CHANNELS[wanted.channels], size, size), preset)
     assert found.shape[2] == (wanted.open_size or 8)
     assert np.all(np.isfinite(found))
 
@@ -293,4 +294,4 @@ def test_the_file_that_the_guide_shows(tmp_path: Path) -> None:
 
 def test_the_guide_names_every_preset() -> None:
     guide = (Path(__file__).resolve().parents[2] / "docs" / "inputs.md").read_text(encoding="utf-8")
-    assert all(f"`{name}`" in guide for name in images.PRESETS)
+    assert all(f"`{name}`" in guide for name in preprocessing.PRESETS)

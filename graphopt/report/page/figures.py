@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from graphopt.calibrate import ALL_PARTS, SMALL_SAMPLE
+from graphopt.calibration.inputs import ALL_PARTS, SMALL_SAMPLE
 from graphopt.report import Report
 from graphopt.report.page.common import Facts
 from graphopt.report.wording import bytes_, count, decibels, largest, numbered

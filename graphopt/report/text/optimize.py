@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from graphopt.calibrate import ALL_PARTS, SMALL_SAMPLE
+from graphopt.calibration.inputs import ALL_PARTS, SMALL_SAMPLE
 from graphopt.files import show
 from graphopt.report import Applied, Left, Report
 from graphopt.report.text.common import print_totals, print_unknown, table_of, terminal

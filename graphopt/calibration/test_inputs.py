@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphopt.analysis.constants import Constants
 from graphopt.analysis.shapes.inputs import bind, fixed, symbol
 from graphopt.analysis.snapshot import Analysis
-from graphopt.calibrate import Calibration
+from graphopt.calibration.inputs import Calibration
 from graphopt.errors import InputError
 from graphopt.runtime import session
 from graphopt.runtime.session import Feeds

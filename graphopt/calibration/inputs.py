@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import images
 from graphopt.analysis.shapes.inputs import fixed
+from graphopt.calibration import images
+from graphopt.calibration.images import Images
 from graphopt.errors import InputError
-from graphopt.images import Images
 from graphopt.runtime import session
 from graphopt.runtime.session import Feeds
 

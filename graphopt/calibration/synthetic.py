@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.constants import Constants
-from graphopt.calibrate import BATCH, Calibration
+from graphopt.calibration.inputs import BATCH, Calibration
 from graphopt.errors import InputError
 from graphopt.runtime import session
 from graphopt.runtime.session import Feeds

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import patches, progress
+from graphopt import progress
 from graphopt.analysis.linear import Linear, operator
 from graphopt.analysis.snapshot import Analysis
-from graphopt.calibrate import Calibration
+from graphopt.calibration import patches
+from graphopt.calibration.inputs import Calibration
 from graphopt.numerics.lowrank.moments import MomentsAccumulator, Statistics
 from graphopt.runtime import session
 from graphopt.runtime.memory import chunks

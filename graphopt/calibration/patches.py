@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from graphopt.analysis.linear import Linear
 
-Values: TypeAlias = npt.NDArray[Any]
+Activations: TypeAlias = npt.NDArray[Any]
 Rows: TypeAlias = npt.NDArray[np.float32]
 Index: TypeAlias = npt.NDArray[np.intp]
 
 
-def positions(linear: Linear, x: Values, most: int, rng: np.random.Generator) -> Index:
+def positions(linear: Linear, x: Activations, most: int, rng: np.random.Generator) -> Index:
     """Output positions to sample from an input, ascending; all where there are no more than ``most``.
 
     Args:
@@ -31,7 +31,7 @@ def positions(linear: Linear, x: Values, most: int, rng: np.random.Generator) ->
     return np.sort(rng.choice(count, most, replace=False))
 
 
-def inputs(linear: Linear, x: Values, at: Index) -> list[Rows]:
+def inputs(linear: Linear, x: Activations, at: Index) -> list[Rows]:
     """The patches of each group at output positions, [samples, d], channel-major, then tap.
 
     Args:
@@ -55,7 +55,7 @@ def inputs(linear: Linear, x: Values, at: Index) -> list[Rows]:
     return groups
 
 
-def outputs(linear: Linear, y: Values, at: Index) -> Rows:
+def outputs(linear: Linear, y: Activations, at: Index) -> Rows:
     """The outputs [samples, out_channels] at the same positions, in the same order as `inputs`."""
     if not linear.kernel:
         return _rows(y, at)
@@ -63,19 +63,19 @@ def outputs(linear: Linear, y: Values, at: Index) -> Rows:
     return np.ascontiguousarray(flat.swapaxes(1, 2), np.float32).reshape(-1, y.shape[1])
 
 
-def _rows(x: Values, at: Index) -> Rows:
+def _rows(x: Activations, at: Index) -> Rows:
     """Rows of a matrix for each sample."""
     samples = x.reshape(len(x), -1, x.shape[-1])[:, at]
     return np.ascontiguousarray(samples, np.float32).reshape(-1, x.shape[-1])
 
 
-def _output_sizes(linear: Linear, x: Values) -> tuple[int, ...]:
+def _output_sizes(linear: Linear, x: Activations) -> tuple[int, ...]:
     if not linear.kernel:
         return x.shape[1:-1]
     return linear.form.output_sizes(x.shape[2:], linear.kernel)
 
 
-def _channels_last(linear: Linear, x: Values) -> Rows:
+def _channels_last(linear: Linear, x: Activations) -> Rows:
     """The input with its zeros around it, [N, *sizes, C]; for a ConvTranspose also those between its pixels.
 
     A tap of an output channel of all pixels in a row is then one copy, not one for each input channel.
@@ -98,7 +98,7 @@ def _channels_last(linear: Linear, x: Values) -> Rows:
     return padded
 
 
-def _taps(linear: Linear, x: Values, at: Index, sizes: Sequence[int]) -> Index:
+def _taps(linear: Linear, x: Activations, at: Index, sizes: Sequence[int]) -> Index:
     """Where each tap of each output position reads, [P, T], as flat positions of a padded input.
 
     Tap t of a Conv reads q·stride + t·dilation of the padded input for output q. Output q of a ConvTranspose

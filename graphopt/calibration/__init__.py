@@ -1,0 +1,1 @@
+"""What is fed: calibration inputs, images, synthetic and test ones, and the statistics of what layers read."""
