@@ -10,15 +10,13 @@ from typing import Literal, TypeAlias
 import onnx
 import onnx_ir as ir
 
-from graphopt import progress, quality
+from graphopt import progress
 from graphopt.analysis import diff as differences
 from graphopt.calibration import inputs as calibration_inputs
 from graphopt.calibration import test_inputs
 from graphopt.calibration.inputs import Given
-from graphopt.compare import is_class_scores
 from graphopt.errors import InputError
 from graphopt.files import PathLike
-from graphopt.metric import OwnMetric
 from graphopt.model import io
 from graphopt.model.io import Source
 from graphopt.model.validation import validate
@@ -35,7 +33,9 @@ from graphopt.runtime.observation import snapshot
 from graphopt.survey import Scan, survey
 from graphopt.tradeoff import sweep as run_sweep
 from graphopt.types import Shape
-from graphopt.verification import equivalence
+from graphopt.verification import equivalence, quality
+from graphopt.verification.difference import is_class_scores
+from graphopt.verification.user_metric import OwnMetric
 from graphopt.verification.verdict import Verdict, Verification
 
 AnyModel: TypeAlias = "PathLike | onnx.ModelProto | ir.Model"
@@ -115,8 +115,8 @@ def optimize(
         gate: ``latency`` measures each changed region and drops what is not faster.
         freeze_initializers: treat initializers that are graph inputs too as constants.
         metric: ``package.module:function``, the user's own measure: from the path of a model to a number, the
-            larger the better. It is reported, and is the budget key ``metric``. A `graphopt.metric.OwnMetric`
-            says in which folder its module lies.
+            larger the better. It is reported, and is the budget key ``metric``. A
+            `verification.user_metric.OwnMetric` says in which folder its module lies.
         memory: bytes that activations may take while networks are fitted, a quarter of the machine's where
             not given; what is beyond lies in temporary files.
         require: gates, such as ``["macs<=0.8", "agreement>=0.99"]``: what the finished result has to keep,

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from graphopt.errors import InputError, hint
-from graphopt.metric import OwnMetric
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
 from graphopt.rewrites.base import Rewrite
 from graphopt.rewrites.registry import BUILTIN, option_types, registry, select
 from graphopt.runtime.memory import default_bytes
 from graphopt.types import Exactness
+from graphopt.verification.user_metric import OwnMetric
 
 
 @dataclass(frozen=True, slots=True)

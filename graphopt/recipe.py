@@ -58,7 +58,7 @@ def _size(text: str) -> int:
 
 
 def _measure(name: str) -> str:
-    from graphopt.metric import OwnMetric
+    from graphopt.verification.user_metric import OwnMetric
 
     return OwnMetric(name).name
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from graphopt import progress, quality
+from graphopt import progress
 from graphopt import provenance as records
 from graphopt._version import __version__
 from graphopt.analysis import costs
@@ -21,10 +21,8 @@ from graphopt.calibration import inputs as calibration_inputs
 from graphopt.calibration import test_inputs
 from graphopt.calibration.inputs import Calibration, Given
 from graphopt.calibration.test_inputs import TestInputs
-from graphopt.comparer import Comparer
 from graphopt.errors import InputError, blaming
 from graphopt.journal import Journal
-from graphopt.metric import OwnMetric
 from graphopt.model import edit, io
 from graphopt.model.io import Source
 from graphopt.numerics.lowrank.moments import Statistics
@@ -39,7 +37,9 @@ from graphopt.runtime.latency import Timing
 from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import Feeds
 from graphopt.types import Array, Candidate, Exactness, Quality, Rejection, Replacement, Shape, Site, Totals
-from graphopt.verification import equivalence, regions
+from graphopt.verification import equivalence, quality, regions
+from graphopt.verification.background import Comparer
+from graphopt.verification.user_metric import OwnMetric
 from graphopt.verification.verdict import Verification
 
 Change: TypeAlias = tuple[Candidate, Replacement]

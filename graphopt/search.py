@@ -10,19 +10,20 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import curvature, probe, quality, refit
+from graphopt import curvature, probe, refit
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import statistics as calibration_statistics
 from graphopt.calibration import synthetic
 from graphopt.calibration.inputs import Calibration
+from graphopt.compression import layer_errors
+from graphopt.compression.layer_errors import Layer
 from graphopt.errors import InputError, blaming
 from graphopt.model import edit
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.planning import selection
 from graphopt.planning.damage import Sensitivity, unprobed
 from graphopt.planning.selection import Limit, Plan
-from graphopt.quality import Layer
 from graphopt.refit import Refitted
 from graphopt.report import Applied, Point
 from graphopt.rewrites.base import Rewrite
@@ -226,7 +227,7 @@ class Search:
         layers = [self._layer(name, fit) for name, fit in fits.items()]
         with run.journal.step("measure"):
             memory, macs = run.options.memory // 4, self.analysis.totals.macs
-            errors = quality.layer_errors(self.model, model, layers, self._inputs, memory, macs)
+            errors = layer_errors.layer_errors(self.model, model, layers, self._inputs, memory, macs)
         metric = run.metric_of(model)
         return Network(chosen, fits, tuple(changes), model, errors, run.quality_of(model), metric)
 

@@ -132,7 +132,7 @@ class Task:
 
     def options(self) -> dict[str, Any]:
         """The arguments of `graphopt.optimize` besides the model and the inputs."""
-        from graphopt.metric import OwnMetric
+        from graphopt.verification.user_metric import OwnMetric
 
         return {
             "budget": self.budget,

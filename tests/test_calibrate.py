@@ -13,17 +13,18 @@ import pytest
 from small_models import classifier, conv_bn, model, node, run_onnx, samples, weight
 
 import graphopt
-from graphopt import quality
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import inputs as calibration_inputs
 from graphopt.calibration import patches, statistics
 from graphopt.calibration.inputs import Calibration
+from graphopt.compression import layer_errors
 from graphopt.errors import InputError
 from graphopt.model import edit
 from graphopt.rewrites.factoring.bottleneck import Bottleneck
 from graphopt.runtime import session
 from graphopt.types import Candidate, Exactness
+from graphopt.verification import quality
 
 Array = npt.NDArray[Any]
 
@@ -297,8 +298,8 @@ def cut(network: ir.Model, given: Calibration, **ranks: int) -> tuple[Analysis, 
 def errors_of(network: ir.Model, given: Calibration, **ranks: int) -> tuple[ir.Model, dict[str, float]]:
     _, changes = cut(network, given, **ranks)
     compressed = edit.apply(network, changes)
-    layers = [quality.Layer("conv1", "c1"), quality.Layer("conv2", "c2")]
-    return compressed, quality.layer_errors(network, compressed, layers, given, memory=1 << 20)
+    layers = [layer_errors.Layer("conv1", "c1"), layer_errors.Layer("conv2", "c2")]
+    return compressed, layer_errors.layer_errors(network, compressed, layers, given, memory=1 << 20)
 
 
 def test_layer_errors_against_numpy() -> None:
@@ -319,8 +320,8 @@ def test_layer_errors_one_layer_at_a_time_are_the_same() -> None:
     network = loaded(classifier())
     given = calibration_inputs.load(samples(40), network, seed=0)
     compressed, found = errors_of(network, given, rank_in=3, rank_out=4)
-    layers = [quality.Layer("conv1", "c1"), quality.Layer("conv2", "c2")]
-    again = quality.layer_errors(network, compressed, layers, given, memory=1)
+    layers = [layer_errors.Layer("conv1", "c1"), layer_errors.Layer("conv2", "c2")]
+    again = layer_errors.layer_errors(network, compressed, layers, given, memory=1)
     assert again == pytest.approx(found, rel=1e-6)
 
 

@@ -13,8 +13,9 @@ import pytest
 from small_models import classifier, cli, samples, saved
 
 import graphopt
-from graphopt import BudgetError, InputError, approximate, quality, types
+from graphopt import BudgetError, InputError, approximate, types
 from graphopt.analysis.snapshot import Analysis
+from graphopt.compression import layer_errors
 from graphopt.model.io import load
 from graphopt.planning.selection import Plan
 from graphopt.rewrites.factoring.bottleneck import Bottleneck
@@ -22,6 +23,7 @@ from graphopt.runtime import operator_times, session
 from graphopt.runtime.latency import Timing
 from graphopt.runtime.operator_times import Stopwatch
 from graphopt.types import Candidate
+from graphopt.verification import quality
 from tests.builders import Net
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -101,7 +103,7 @@ def test_what_was_found_is_told(tmp_path: Path) -> None:
 def test_a_layer_whose_error_is_not_the_predicted_one_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     first = graphopt.optimize(RESNET, {"macs": 0.7}, INPUTS).report
     strange = next(a.candidate for a in first.applied if a.error_measured is not None)
-    real = quality.layer_errors
+    real = layer_errors.layer_errors
 
     def measured(*given: Any) -> dict[str, float]:
         errors = real(*given)

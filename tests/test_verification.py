@@ -16,12 +16,12 @@ import graphopt
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import test_inputs
 from graphopt.calibration.inputs import whole
-from graphopt.compare import Difference, agreement, is_class_scores
 from graphopt.errors import InputError
 from graphopt.runtime import session as runtime_session
 from graphopt.runtime import subgraph
 from graphopt.types import Candidate, Cost, NewNode, Replacement, Site
 from graphopt.verification import equivalence, regions
+from graphopt.verification.difference import Difference, agreement, is_class_scores
 
 
 def difference(a: Any, b: Any) -> Difference:

@@ -1,1 +1,1 @@
-"""What is fed: calibration inputs, images, synthetic and test ones, and the statistics of what layers read."""
+"""What is fed: calibration inputs, images, synthetic and test ones, and statistics of what layers read."""

@@ -13,10 +13,10 @@ import onnx_ir as ir
 
 from graphopt import progress
 from graphopt.analysis.shapes.inputs import fixed
-from graphopt.compare import Difference
 from graphopt.errors import InputError
 from graphopt.runtime import session
 from graphopt.runtime.session import Feeds, Structure
+from graphopt.verification.difference import Difference
 from graphopt.verification.verdict import Verdict, Verification, bound, unrunnable, verdict
 
 MODEL_BOUND = {"float64": 1e-10, "float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}

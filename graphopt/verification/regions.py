@@ -9,13 +9,13 @@ import onnx_ir as ir
 
 from graphopt import progress
 from graphopt.analysis.snapshot import Analysis
-from graphopt.compare import Difference
 from graphopt.errors import InputError
 from graphopt.runtime import session
 from graphopt.runtime.memory import chunks
 from graphopt.runtime.subgraph import SubgraphPair, assemble, output_names, region
 from graphopt.types import Candidate, Replacement
 from graphopt.verification import verdict
+from graphopt.verification.difference import Difference
 from graphopt.verification.verdict import Verdict
 
 REGION_BOUND = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}

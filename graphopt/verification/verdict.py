@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from graphopt.compare import Difference, Output
 from graphopt.errors import InputError
+from graphopt.verification.difference import Difference, Output
 
 
 @dataclass(frozen=True, slots=True)

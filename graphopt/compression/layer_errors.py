@@ -1,4 +1,4 @@
-"""How near an approximate model comes to the original, measured on inputs that it was not fitted to."""
+"""The error of each fitted layer, measured on held-out inputs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import progress
 from graphopt.calibration import statistics
 from graphopt.calibration.inputs import Calibration
-from graphopt.compare import Difference, agreement
-from graphopt.runtime import session
 from graphopt.runtime.memory import chunks
 from graphopt.runtime.session import Feeds
-from graphopt.types import Quality
 
 COPIES = 6
 """Arrays of the size of an output that comparing it takes: of both networks, with partners."""
+
+
 MACS = 2e12
 """Multiply-accumulates that measuring the errors of layers may take, about."""
+
+
 FEWEST_INPUTS = 16
 """Inputs that they are measured on at the least."""
 
@@ -128,33 +128,3 @@ class _Spread:
         if self._sum is None:
             return 0.0
         return max(self._squares - float(np.vdot(self._sum, self._sum)) / self._count, 0.0)
-
-
-def measure(
-    reference: ir.Model, candidate: ir.Model, calibration: Calibration, feeds: Feeds, kept: Sequence[str] = ()
-) -> Quality:
-    """Measures the candidate against the reference, both as onnxruntime optimises them.
-
-    Args:
-        reference: the original.
-        candidate: the rewritten model.
-        calibration: how to batch.
-        feeds: the inputs to measure on.
-        kept: names of the outputs that count; all when empty.
-    """
-    names = [v.name or "" for v in reference.graph.outputs if not kept or v.name in kept]
-    sessions = [session.session(session.structure(m), optimised=True) for m in (reference, candidate)]
-    gaps = {name: Difference() for name in names}
-    equal: dict[str, float] = {}
-    count = 0
-    for part in progress.track(list(calibration.batches(feeds)), "inputs"):
-        size = min(len(array) for array in part.values())
-        count += size
-        pairs = zip(*(session.run(s, part, names) for s in sessions), strict=True)
-        for name, (exact, approximate) in zip(names, pairs, strict=True):
-            gaps[name].add(exact, approximate)
-            same = agreement(exact, approximate)
-            if same is not None:
-                equal[name] = equal.get(name, 0.0) + same * size
-    lowest = min(equal.values()) / count if equal else None
-    return Quality(lowest, min(gap.sqnr for gap in gaps.values()), count)
