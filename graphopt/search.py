@@ -10,21 +10,21 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import curvature, probe, refit
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import statistics as calibration_statistics
 from graphopt.calibration import synthetic
 from graphopt.calibration.inputs import Calibration
-from graphopt.compression import layer_errors
+from graphopt.compression import curvature, layer_errors, sequential_fit
+from graphopt.compression import sensitivity as compression_sensitivity
 from graphopt.compression.layer_errors import Layer
+from graphopt.compression.sequential_fit import Refitted
 from graphopt.errors import InputError, blaming
 from graphopt.model import edit
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.planning import selection
 from graphopt.planning.damage import Sensitivity, unprobed
 from graphopt.planning.selection import Limit, Plan
-from graphopt.refit import Refitted
 from graphopt.report import Applied, Point
 from graphopt.rewrites.base import Rewrite
 from graphopt.run import Change, Run
@@ -146,7 +146,7 @@ class Search:
     def _watched(self) -> list[str]:
         """The values that stand for the outputs that count."""
         names = [v.name or "" for v in self.model.graph.outputs if self._run.counts(v.name or "")]
-        return [probe.before_normalising(self.analysis, name) for name in names]
+        return [compression_sensitivity.before_normalising(self.analysis, name) for name in names]
 
     # ------------------------------------------------------------ damage
 
@@ -163,9 +163,9 @@ class Search:
                 layers.setdefault(name, []).append(candidate)
         macs = self.analysis.totals.macs
         left = self._inputs.fitted - self._apart(self._inputs)
-        count = probe.inputs_to_probe(macs, left, len(layers))
+        count = compression_sensitivity.inputs_to_probe(macs, left, len(layers))
         with run.journal.step("probe"):
-            return probe.sensitivities(
+            return compression_sensitivity.sensitivities(
                 self.analysis,
                 layers,
                 self._statistics,
@@ -326,7 +326,7 @@ class Search:
         if not chosen or self._inputs is None:
             return {}
         with run.journal.step("fit"):
-            found = refit.refit(
+            found = sequential_fit.refit(
                 self.analysis,
                 chosen,
                 self._fit,

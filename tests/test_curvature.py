@@ -11,9 +11,9 @@ import pytest
 from small_models import model, node, rng, run_onnx, saved, weight
 
 import graphopt
-from graphopt import curvature
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.inputs import load as load_calibration
+from graphopt.compression import curvature
 
 CHANNELS = 24
 QUIET = np.arange(CHANNELS) % 2 == 0

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from small_models import batch_norm, bn_inputs, info, model, node, rng, weight
 
 import graphopt
-from graphopt import curvature
+from graphopt.compression import curvature
 
 Part: TypeAlias = "tuple[list[onnx.NodeProto], dict[str, np.ndarray]]"
 WIDTH = 24

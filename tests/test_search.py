@@ -23,7 +23,6 @@ from graphopt.runtime import operator_times, session
 from graphopt.runtime.latency import Timing
 from graphopt.runtime.operator_times import Stopwatch
 from graphopt.types import Candidate
-from graphopt.verification import quality
 from tests.builders import Net
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -109,7 +108,7 @@ def test_a_layer_whose_error_is_not_the_predicted_one_is_dropped(monkeypatch: py
         errors = real(*given)
         return {name: e * (3 if name == strange.site.nodes[0] else 1) for name, e in errors.items()}
 
-    monkeypatch.setattr(quality, "layer_errors", measured)
+    monkeypatch.setattr(layer_errors, "layer_errors", measured)
     monkeypatch.setattr(approximate, "REPLANS", 2)
     try:
         report = graphopt.optimize(RESNET, {"macs": 0.7}, INPUTS).report

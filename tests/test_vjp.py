@@ -12,7 +12,7 @@ import pytest
 from small_models import batch_norm, bn_inputs, info, model, node, run_onnx, weight
 
 from graphopt.analysis.snapshot import Analysis
-from graphopt.gradient import gradients
+from graphopt.compression.autodiff.gradients import gradients
 from graphopt.runtime import session
 from graphopt.runtime.program import Program
 

@@ -137,7 +137,7 @@ class Statistics:
         kernels: of each group the kernel ``[o / group, c / group, *taps]`` that comes nearest to its target;
             empty where that is the operator's own.
         weighting: of each group R ``[o / group, o / group]``: an error e in the outputs counts ‖R e‖²
-            (`graphopt.curvature`). Empty where all count the same.
+            (`compression.curvature`). Empty where all count the same.
     """
 
     groups: tuple[Moments, ...]

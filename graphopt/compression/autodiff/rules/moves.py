@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from graphopt.compression.autodiff.tape import Gradient, Matrix, Tape, UnsupportedError, name_of
 from graphopt.runtime import session
-from graphopt.vjp.tape import Gradient, Matrix, Tape, UnsupportedError, name_of
 
 LARGEST = 1 << 24
 """Numbers of a matrix by which an axis is multiplied, at most."""

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.vjp.linear import window_back
-from graphopt.vjp.tape import Gradient, Tape, UnsupportedError, ends
+from graphopt.compression.autodiff.rules.linear import window_back
+from graphopt.compression.autodiff.tape import Gradient, Tape, UnsupportedError, ends
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
+class _PoolWindow:
     """A sliding window; all tuples have one entry a spatial axis, ``pads`` two.
 
     Attributes:
@@ -45,7 +45,7 @@ class _Window:
             **window_back(*sizes, self.strides, self.dilations, self.pads),
         }
 
-    def axes(self) -> list[_Window]:
+    def axes(self) -> list[_PoolWindow]:
         """Windows along one axis each, which together are this one."""
         rank, found = len(self.kernel), []
         for axis in range(rank):
@@ -56,7 +56,7 @@ class _Window:
             inside = (*self.outside[:axis], *self.inside[axis:])
             outside = (*self.outside[: axis + 1], *self.inside[axis + 1 :])
             forms = (alone(self.kernel), alone(self.strides), alone(self.dilations))
-            found.append(_Window(*forms, alone(self.pads, other=0), inside, outside))
+            found.append(_PoolWindow(*forms, alone(self.pads, other=0), inside, outside))
         return found
 
     def pooling(self) -> dict[str, list[int]]:
@@ -88,7 +88,7 @@ class _Window:
         return np.asarray(reduce(np.multiply.outer, counts), np.float64)
 
 
-def _window(tape: Tape, node: ir.Node) -> _Window:
+def _window(tape: Tape, node: ir.Node) -> _PoolWindow:
     attributes = node.attributes
     (inside, outside), rank = (shape[2:] for shape in tape.sizes(node)), len(tape.shape(node.inputs[0])) - 2
     if "kernel_shape" not in attributes or len(attributes["kernel_shape"].as_ints()) != rank:
@@ -102,7 +102,7 @@ def _window(tape: Tape, node: ir.Node) -> _Window:
             spare = max((m - 1) * strides[axis] + dilations[axis] * (k - 1) + 1 - n, 0)
             pads[axis] = spare // 2 if mode == "SAME_UPPER" else spare - spare // 2
             pads[axis + rank] = spare - pads[axis]
-    return _Window(kernel, strides, dilations, tuple(pads), inside, outside)
+    return _PoolWindow(kernel, strides, dilations, tuple(pads), inside, outside)
 
 
 def average_pool(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
@@ -127,7 +127,7 @@ def max_pool(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
     return [g]
 
 
-def _largest_back(tape: Tape, window: _Window, x: str, y: str, g: str, leading: tuple[int, int]) -> str:
+def _largest_back(tape: Tape, window: _PoolWindow, x: str, y: str, g: str, leading: tuple[int, int]) -> str:
     """Each place of the window in turn: its inputs, where they are the largest, take the gradient."""
     (batch, channels), taps, back = leading, math.prod(window.kernel), window.back
     places = np.tile(np.eye(taps), (channels, 1)).reshape(channels * taps, 1, *window.kernel)

@@ -1,7 +1,7 @@
 """The gradient of a network's outputs in values on the way, as operators that onnxruntime runs.
 
 Reverse-mode differentiation (Linnainmaa 1976): from the outputs towards the inputs every operator turns the
-gradient of its output into that of what it reads, by the rules in `graphopt.vjp`.
+gradient of its output into that of what it reads, by the rules in `compression.autodiff.rules`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.analysis.snapshot import Analysis
+from graphopt.compression.autodiff.rules import backward
+from graphopt.compression.autodiff.tape import Tape
 from graphopt.runtime.program import Program
-from graphopt.vjp import backward
-from graphopt.vjp.tape import Tape
 
 
 @dataclass(frozen=True, slots=True)

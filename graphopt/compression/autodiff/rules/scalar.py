@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.vjp.tape import Gradient, Tape, UnsupportedError, ends, name_of
+from graphopt.compression.autodiff.tape import Gradient, Tape, UnsupportedError, ends, name_of
 
 Slope: TypeAlias = Callable[[Tape, ir.Node], str]
 """Makes the derivative of an operator's output in its first input."""

@@ -13,8 +13,8 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from graphopt.vjp import arithmetic, linear, moves, pool, scalar, statistic
-from graphopt.vjp.tape import Gradient, Tape, UnsupportedError
+from graphopt.compression.autodiff.rules import arithmetic, linear, moves, normalisation, pool, scalar
+from graphopt.compression.autodiff.tape import Gradient, Tape, UnsupportedError
 
 Rule: TypeAlias = Callable[[Tape, ir.Node, str], Sequence[Gradient]]
 
@@ -39,25 +39,25 @@ RULES: dict[str, Rule] = {
     "Expand": arithmetic.expand,
     "Tile": moves.tile,
     **dict.fromkeys(scalar.SLOPES, scalar.elementwise),
-    "Softmax": statistic.softmax,
-    "LogSoftmax": statistic.log_softmax,
-    "BatchNormalization": statistic.batch_norm,
-    "InstanceNormalization": statistic.instance_norm,
-    "GroupNormalization": statistic.group_norm,
-    "LayerNormalization": statistic.layer_norm,
-    "RMSNormalization": statistic.layer_norm,
-    "MeanVarianceNormalization": statistic.variance_norm,
-    "LpNormalization": statistic.unit_norm,
-    "LRN": statistic.local_norm,
-    "GlobalAveragePool": statistic.reduce,
-    "GlobalMaxPool": statistic.reduce,
-    "ReduceL2": statistic.reduce,
-    "ReduceLogSumExp": statistic.reduce,
-    "ReduceMax": statistic.reduce,
-    "ReduceMean": statistic.reduce,
-    "ReduceMin": statistic.reduce,
-    "ReduceSum": statistic.reduce,
-    "ReduceSumSquare": statistic.reduce,
+    "Softmax": normalisation.softmax,
+    "LogSoftmax": normalisation.log_softmax,
+    "BatchNormalization": normalisation.batch_norm,
+    "InstanceNormalization": normalisation.instance_norm,
+    "GroupNormalization": normalisation.group_norm,
+    "LayerNormalization": normalisation.layer_norm,
+    "RMSNormalization": normalisation.layer_norm,
+    "MeanVarianceNormalization": normalisation.variance_norm,
+    "LpNormalization": normalisation.unit_norm,
+    "LRN": normalisation.local_norm,
+    "GlobalAveragePool": normalisation.reduce,
+    "GlobalMaxPool": normalisation.reduce,
+    "ReduceL2": normalisation.reduce,
+    "ReduceLogSumExp": normalisation.reduce,
+    "ReduceMax": normalisation.reduce,
+    "ReduceMean": normalisation.reduce,
+    "ReduceMin": normalisation.reduce,
+    "ReduceSum": normalisation.reduce,
+    "ReduceSumSquare": normalisation.reduce,
     "AveragePool": pool.average_pool,
     "MaxPool": pool.max_pool,
     "Identity": moves.same,

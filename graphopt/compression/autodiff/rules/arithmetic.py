@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
-from graphopt.vjp.tape import Gradient, Tape, ends, name_of
+from graphopt.compression.autodiff.tape import Gradient, Tape, ends, name_of
 
 
 def _each(tape: Tape, node: ir.Node, part: Callable[[int], str], places: Sequence[int]) -> Sequence[Gradient]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.vjp.tape import Gradient, Tape, UnsupportedError, count, ends, name_of
+from graphopt.compression.autodiff.tape import Gradient, Tape, UnsupportedError, count, ends, name_of
 
 # ---------------------------------------------------------------- reductions
 

@@ -22,12 +22,12 @@ from graphopt import progress
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.inputs import Calibration
-from graphopt.gradient import free_prefix, gradients
+from graphopt.compression.autodiff.gradients import free_prefix, gradients
+from graphopt.compression.autodiff.rules import RULES
 from graphopt.numerics.lowrank.linalg import cholesky
 from graphopt.runtime import session
 from graphopt.runtime.program import Program
 from graphopt.runtime.session import Feeds
-from graphopt.vjp import RULES
 
 Float64 = npt.NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from graphopt.analysis.linear import Linear
-from graphopt.vjp.tape import Gradient, Tape, UnsupportedError, name_of
+from graphopt.compression.autodiff.tape import Gradient, Tape, UnsupportedError, name_of
 
 
 def convolution(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:

@@ -20,10 +20,10 @@ from graphopt.analysis.input_statistics import counted_error
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.inputs import Calibration
+from graphopt.compression.sequential_fit import Fitting
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.planning.damage import Sensitivity
-from graphopt.refit import Fitting
 from graphopt.runtime import session
 from graphopt.runtime.program import Program
 from graphopt.runtime.session import Feeds

@@ -1,0 +1,1 @@
+"""Derivatives of a network, as operators that onnxruntime runs."""
