@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from graphopt.errors import InputError as InputError
     from graphopt.errors import VerificationError as VerificationError
     from graphopt.planning.budget import Budget as Budget
-    from graphopt.result import Result as Result
+    from graphopt.report.results import Result as Result
     from graphopt.rewrites.base import Rewrite as Rewrite
     from graphopt.rewrites.builder import Builder as Builder
     from graphopt.types import Candidate as Candidate
@@ -60,7 +60,7 @@ _HOMES = {
     "InputError": "graphopt.errors",
     "VerificationError": "graphopt.errors",
     "Images": "graphopt.calibration.images",
-    "Result": "graphopt.result",
+    "Result": "graphopt.report.results",
 }
 
 __all__ = ["__version__", *_HOMES]

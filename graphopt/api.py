@@ -24,13 +24,12 @@ from graphopt.options import make_budget, make_options
 from graphopt.pipeline import optimize as run_pipeline
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
-from graphopt.report import Sweep
-from graphopt.result import Result
+from graphopt.report.results import Result, Scan, Sweep
 from graphopt.rewrites import registry as catalogue
 from graphopt.rewrites.base import Rewrite
 from graphopt.runtime import latency
 from graphopt.runtime.observation import snapshot
-from graphopt.survey import Scan, survey
+from graphopt.survey import survey
 from graphopt.tradeoff import sweep as run_sweep
 from graphopt.types import Shape
 from graphopt.verification import equivalence, quality

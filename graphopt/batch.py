@@ -24,7 +24,8 @@ from typing import IO
 from graphopt import progress
 from graphopt.errors import INTERNAL, InputError, StoppedError
 from graphopt.files import reason
-from graphopt.outcome import Outcome, complete
+from graphopt.outcome import complete
+from graphopt.report.outcomes import Outcome
 from graphopt.runtime import threads
 from graphopt.runtime.memory import default_bytes
 from graphopt.task import Task

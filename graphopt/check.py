@@ -7,48 +7,18 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from graphopt import api, files
 from graphopt.errors import INTERNAL, BudgetError, InputError, gravest, told
 from graphopt.model import io, wire_format
-from graphopt.result import Result
-from graphopt.types import Totals
+from graphopt.report.results import Checked, Result
 
 MISSED = BudgetError.exit_code
 """The exit code where a model could be made cheaper: a gate that it does not pass."""
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What became of one model; truthy when nothing is left to do.
-
-    Attributes:
-        path: its file.
-        before: its figures; None where it could not be read.
-        after: the figures that exact rewrites give it.
-        rewrites: how often each of them applies, by name.
-        fixed: whether the file was rewritten.
-        note: what was left undone about its files; "" where nothing was.
-        error: why it could not be checked, or not be rewritten; "" where it was.
-        exit_code: of this model alone.
-    """
-
-    path: Path
-    before: Totals | None = None
-    after: Totals | None = None
-    rewrites: Mapping[str, int] = field(default_factory=dict)
-    fixed: bool = False
-    note: str = ""
-    error: str = ""
-    exit_code: int = 0
-
-    def __bool__(self) -> bool:
-        return self.exit_code == 0
 
 
 def check(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from graphopt import progress
 from graphopt.planning.selection import Plan
-from graphopt.report import Applied, Left, Point
+from graphopt.report.results import Applied, Left, Point
 from graphopt.types import Candidate, Rejection, Site
 from graphopt.verification.verdict import Verdict
 

@@ -10,20 +10,21 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graphopt import interrupts
-from graphopt.errors import BudgetError, VerificationError, gravest, told
+from graphopt.errors import BudgetError, VerificationError, told
 from graphopt.files import same_file, show, together, write_text
+from graphopt.report.outcomes import Outcome
 from graphopt.task import Task, given_inputs
 
 if TYPE_CHECKING:
-    from graphopt.result import Result
+    from graphopt.report.results import Result
 
 
 @dataclass(frozen=True)
@@ -153,34 +154,6 @@ def own_summary(path: Path | None) -> Path | None:
 # ---------------------------------------------------------------- how it ended
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a task ended, as plain data.
-
-    Attributes:
-        task: what was to be done.
-        exit_code: of the command that does this task alone.
-        error: why that is not 0, in one line; "" when it is.
-        seconds: how long it took.
-        written: the model that was written.
-        report: the report's document; None where there is none.
-        markdown: the summary of the report; "" where there is none.
-        junit: the same as test results.
-    """
-
-    task: Task
-    exit_code: int
-    error: str = ""
-    seconds: float = 0.0
-    written: Path | None = None
-    report: Mapping[str, Any] | None = None
-    markdown: str = ""
-    junit: str = ""
-
-    def __bool__(self) -> bool:
-        return self.exit_code == 0
-
-
 def complete(task: Task, beside: int = 0) -> Outcome:
     """Does a task and writes what it asks for; whatever goes wrong is in the outcome.
 
@@ -223,8 +196,3 @@ def labels(tasks: Sequence[Task]) -> list[str]:
         else f"{show(task.model)} ({number})"
         for number, task in enumerate(tasks, start=1)
     ]
-
-
-def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """Of many tasks: 0 when all are done, else the gravest."""
-    return gravest(outcome.exit_code for outcome in outcomes)

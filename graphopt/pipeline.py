@@ -12,7 +12,7 @@ from graphopt.expand import expand
 from graphopt.model.io import Source
 from graphopt.options import Options
 from graphopt.planning import gates, spending
-from graphopt.result import Result
+from graphopt.report.results import Result
 from graphopt.run import Run
 from graphopt.types import Exactness
 

@@ -12,7 +12,6 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from graphopt import progress
-from graphopt import provenance as records
 from graphopt._version import __version__
 from graphopt.analysis import costs
 from graphopt.analysis.linear import FREEZE
@@ -29,8 +28,8 @@ from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.options import Options
 from graphopt.planning.gates import Judged, judge, of_budget
 from graphopt.planning.spending import Spent
-from graphopt.report import Applied, Metric, Report
-from graphopt.result import Result
+from graphopt.report import provenance as records
+from graphopt.report.results import Applied, Metric, Report, Result
 from graphopt.rewrites.base import Rewrite
 from graphopt.runtime import latency, session
 from graphopt.runtime.latency import Timing

@@ -25,7 +25,7 @@ from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.planning import selection
 from graphopt.planning.damage import Sensitivity, unprobed
 from graphopt.planning.selection import Limit, Plan
-from graphopt.report import Applied, Point
+from graphopt.report.results import Applied, Point
 from graphopt.rewrites.base import Rewrite
 from graphopt.run import Change, Run
 from graphopt.runtime.operator_times import Stopwatch, cache_path

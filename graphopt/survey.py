@@ -2,61 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from graphopt import progress
-from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import blaming
 from graphopt.model.io import Source
+from graphopt.report.results import LayerRow, Opportunity, Scan
 from graphopt.rewrites.base import Rewrite
-from graphopt.types import Candidate, Exactness, Totals
-
-
-@dataclass(frozen=True, slots=True)
-class Opportunity:
-    """Something that could be done to an operator, and the MACs that would be left."""
-
-    rewrite: str
-    exactness: Exactness
-    macs_after: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One linear operator.
-
-    Attributes:
-        linear: the operator.
-        share: its part of the model's MACs, 0 to 1; None where it is unknown.
-        opportunities: what could be done to it.
-    """
-
-    linear: Linear
-    share: float | None
-    opportunities: tuple[Opportunity, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """The figures of a model.
-
-    Attributes:
-        source: the model.
-        totals: its figures.
-        rows: its linear operators, the dearest first.
-        uncounted_ops: operators that do work and whose MACs are not counted.
-        unknown_dims: sizes that nothing told.
-        observed_shapes: values whose shape was seen by running the model.
-    """
-
-    source: Source
-    totals: Totals
-    rows: tuple[Row, ...]
-    uncounted_ops: Mapping[str, int]
-    unknown_dims: tuple[str, ...]
-    observed_shapes: tuple[str, ...]
+from graphopt.types import Candidate, Exactness
 
 
 def survey(source: Source, analysis: Analysis, rewrites: Iterable[Rewrite], observed: Iterable[str]) -> Scan:
@@ -66,7 +20,7 @@ def survey(source: Source, analysis: Analysis, rewrites: Iterable[Rewrite], obse
     known = [linear.macs for linear in analysis.linears if linear.macs is not None]
     whole = total if total is not None else sum(known)
     rows = [
-        Row(
+        LayerRow(
             linear,
             linear.macs / whole if total and linear.macs is not None else None,
             tuple(found.get(linear.name, ())),

@@ -13,7 +13,7 @@ from graphopt.model.io import Source
 from graphopt.options import Options
 from graphopt.planning.budget import Budget
 from graphopt.planning.selection import Plan
-from graphopt.report import Point, Sweep
+from graphopt.report.results import Point, Sweep
 from graphopt.run import Run
 from graphopt.search import Network, Search
 from graphopt.types import Exactness

@@ -19,7 +19,8 @@ from typing import IO
 
 from graphopt import progress
 from graphopt.errors import INTERRUPTED
-from graphopt.outcome import Outcome, complete
+from graphopt.outcome import complete
+from graphopt.report.outcomes import Outcome
 from graphopt.task import Task
 
 OFTEN = 0.2

@@ -30,7 +30,7 @@ from small_models import (
 import graphopt
 from graphopt import api
 from graphopt.errors import GraphOptError
-from graphopt.result import Result
+from graphopt.report.results import Result
 from models import classic
 
 ROOT = Path(__file__).parent.parent

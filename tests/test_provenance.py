@@ -33,10 +33,11 @@ from small_models import (
 )
 
 import graphopt
-from graphopt import BudgetError, Candidate, Cost, Exactness, InputError, Site, provenance
+from graphopt import BudgetError, Candidate, Cost, Exactness, InputError, Site
 from graphopt.integrations.ir_pass import GraphOptPass
 from graphopt.model import io
-from graphopt.provenance import Record, Rewritten
+from graphopt.report import provenance
+from graphopt.report.provenance import Record, Rewritten
 
 
 def metadata(path: Path) -> dict[str, str]:

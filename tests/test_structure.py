@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from small_models import batch_norm, bn_inputs, classifier, conv_bn, model, node, nothing_to_do, weight
 
 import graphopt
+from graphopt.report.page.changes import MOST_NEIGHBOURS, DrawnChange, DrawnOperator, Piece, regions
 from graphopt.report.page.drawing import BOX, layout
-from graphopt.structure import MOST_NEIGHBOURS, Operator, Piece, Region, regions
 
 
-def found(proto: onnx.ModelProto, **options: object) -> tuple[Region, ...]:
+def found(proto: onnx.ModelProto, **options: object) -> tuple[DrawnChange, ...]:
     result = graphopt.optimize(proto, **options)  # type: ignore[arg-type]
     return regions(result.before, result.after, result.report.applied)
 
@@ -100,7 +100,7 @@ def test_many_neighbours_are_counted() -> None:
 def test_alike_changes_have_one_shape() -> None:
     """Folds look alike whatever their size; what saves MACs is told apart by its numbers."""
 
-    def label(operator: Operator) -> str:
+    def label(operator: DrawnOperator) -> str:
         linear = operator.linear
         return f"{operator.op} {linear.in_channels if linear else ''}"
 

@@ -36,8 +36,9 @@ def check(
     """
     names, skipped = common.names(only), common.names(skip)
     shapes = common.shapes(shape)
-    from graphopt import check as checking
+    from graphopt import check
     from graphopt.report import json as documents
+    from graphopt.report import results as checking
     from graphopt.report import text
     from graphopt.rewrites import registry as catalogue
     from graphopt.types import Exactness
@@ -52,7 +53,7 @@ def check(
     for path in models:
         try:
             with shown(quiet=quiet, json=json):
-                each = checking.check(
+                each = check.check(
                     path,
                     fix=fix,
                     aim=aim.value,
@@ -73,7 +74,7 @@ def check(
             text.checked(each)
         if each.error:
             common.complain(each.error)
-    code = checking.exit_code(found)
+    code = check.exit_code(found)
     if json:
         common.emit(documents.dumps(documents.check(found, code)))
     else:

@@ -15,7 +15,8 @@ from graphopt.cli import common
 from graphopt.cli.progress import shown
 from graphopt.errors import SomeFailedError
 from graphopt.files import make_folders, together, write_text
-from graphopt.outcome import Outcome, exit_code, labels, own_summary
+from graphopt.outcome import labels, own_summary
+from graphopt.report.outcomes import Outcome, exit_code
 from graphopt.task import Task, check_files, check_options
 
 MOST = 4

@@ -31,10 +31,10 @@ def provenance(
     Example: graphopt provenance smaller.onnx --input model.onnx
     """
     from graphopt import progress
-    from graphopt import provenance as records
     from graphopt.errors import VerificationError
     from graphopt.model import io
     from graphopt.report import json as documents
+    from graphopt.report import provenance as records
     from graphopt.report import text
 
     found = records.read(io.metadata(model), show(model))

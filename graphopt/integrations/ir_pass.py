@@ -20,7 +20,7 @@ from graphopt.calibration.inputs import Given
 from graphopt.errors import GraphOptError
 from graphopt.model import edit
 from graphopt.planning.budget import Budget
-from graphopt.report import Report
+from graphopt.report.results import Report
 
 
 @dataclass

@@ -27,7 +27,7 @@ from graphopt.calibration.inputs import Given
 from graphopt.errors import GraphOptError, InputError
 from graphopt.model import io
 from graphopt.report import json as documents
-from graphopt.result import Result
+from graphopt.report.results import Result
 
 try:
     from olive.common.config_utils import ParamCategory, validate_config

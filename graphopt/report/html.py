@@ -13,12 +13,11 @@ from pathlib import Path
 from graphopt._version import __version__
 from graphopt.analysis.diff import aligned
 from graphopt.errors import InputError
-from graphopt.report import Sweep
 from graphopt.report.page import common, drawings, figures, layers, rewrites, spectra, tradeoff
 from graphopt.report.page.common import MOST_ROWS, Facts
 from graphopt.report.page.drawing import BOX
+from graphopt.report.results import Result, Sweep
 from graphopt.report.wording import count, decibels, model_name, percent, small
-from graphopt.result import Result
 from graphopt.types import Exactness
 
 TEMPLATES = Path(__file__).parent / "page" / "templates"

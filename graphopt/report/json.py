@@ -13,16 +13,14 @@ import numpy as np
 from graphopt._version import __version__
 from graphopt.analysis.diff import Diff
 from graphopt.analysis.linear import Linear
-from graphopt.check import Checked
 from graphopt.model.io import Source
-from graphopt.outcome import Outcome, exit_code
 from graphopt.planning.gates import Judged
-from graphopt.provenance import Record, described
-from graphopt.report import Applied, Left, Point, Report, Sweep
+from graphopt.report.outcomes import Outcome, exit_code
+from graphopt.report.provenance import Record, described
+from graphopt.report.results import Applied, Checked, LayerRow, Left, Point, Report, Scan, Sweep
 from graphopt.rewrites.base import Rewrite
 from graphopt.rewrites.registry import is_default, option_types, summary
 from graphopt.runtime.latency import Timing
-from graphopt.survey import Row, Scan
 from graphopt.types import Quality, Totals
 from graphopt.verification.verdict import Verdict, Verification
 
@@ -82,7 +80,7 @@ def scan(result: Scan) -> dict[str, Any]:
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: LayerRow) -> dict[str, Any]:
     return {
         **_linear(row.linear),
         "share": row.share,

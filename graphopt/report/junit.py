@@ -17,10 +17,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 from graphopt._version import __version__
-from graphopt.outcome import Outcome
 from graphopt.planning.gates import Judged
-from graphopt.report import Report
 from graphopt.report import json as documents
+from graphopt.report.outcomes import Outcome
+from graphopt.report.results import Report
 from graphopt.report.wording import model_name
 
 FIGURES = ("graphopt", "model", "before", "after", "changed", "quality", "latency", "metric", "seconds")

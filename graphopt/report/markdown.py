@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from graphopt._version import __version__
-from graphopt.outcome import Outcome
-from graphopt.report import Applied, Left, Report
+from graphopt.report.outcomes import Outcome
 from graphopt.report.page import figures
+from graphopt.report.results import Applied, Left, Report
 from graphopt.report.wording import (
     count,
     decibels,

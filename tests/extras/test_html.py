@@ -21,8 +21,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from small_models import classifier, cli, conv_bn, saved
 
 import graphopt
-from graphopt.report import Applied, Left, Point, Sweep, html
-from graphopt.result import Result
+from graphopt.report import html
+from graphopt.report.results import Applied, Left, Point, Result, Sweep
 from graphopt.rewrites import registry
 from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate, Cost, Exactness, Quality, Site
@@ -482,7 +482,7 @@ import re, sys
 sys.path.insert(0, sys.argv[1])
 import graphopt
 from small_models import classifier
-from graphopt.report import html
+from graphopt.report.results import html
 text = html.report(graphopt.optimize(classifier()))
 sys.stdout.write(re.sub(r"<dt>seconds</dt><dd>.*?</dd>", "", text))
 """

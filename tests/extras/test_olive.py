@@ -24,9 +24,10 @@ from olive.workflows import run
 from small_models import classifier, conv_bn, samples, saved
 
 import graphopt
-from graphopt import BudgetError, InputError, provenance
+from graphopt import BudgetError, InputError
 from graphopt.integrations import olive_pass
 from graphopt.integrations.olive_pass import GraphOpt, OliveError, package_config, write_package_config
+from graphopt.report import provenance
 
 MODELS = Path(__file__).parents[2] / "models"
 

@@ -11,8 +11,8 @@ from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common
 
 import graphopt
-from graphopt import provenance
 from graphopt.integrations.ir_pass import GraphOptPass
+from graphopt.report import provenance
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data" / "models"

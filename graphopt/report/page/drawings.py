@@ -6,11 +6,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from graphopt.report.page.changes import DrawnChange, DrawnOperator, Piece, regions
 from graphopt.report.page.common import Facts, limited
 from graphopt.report.page.drawing import Layout, layout
+from graphopt.report.results import Result
 from graphopt.report.wording import count, kind
-from graphopt.result import Result
-from graphopt.structure import Operator, Piece, Region, regions
 
 MOST_DRAWINGS = 40
 """Changes that are drawn; alike ones are one."""
@@ -25,14 +25,14 @@ class _Side:
     """One side of a drawing: where things are, and what is written on them."""
 
     layout: Layout
-    operators: tuple[tuple[Operator, str, str], ...]
+    operators: tuple[tuple[DrawnOperator, str, str], ...]
     text: str
     hidden: int
 
 
 def drawings(result: Result, most: int) -> tuple[list[Facts], int, int]:
     """The changes, alike ones as one, those that save most first; how many are left out, and their sites."""
-    alike: dict[Any, list[Region]] = {}
+    alike: dict[Any, list[DrawnChange]] = {}
     for region in regions(result.before, result.after, result.report.applied):
         alike.setdefault(region.shape(_label), []).append(region)
     groups = sorted(alike.values(), key=lambda group: -sum(region.macs_saved for region in group))
@@ -53,11 +53,11 @@ def drawings(result: Result, most: int) -> tuple[list[Facts], int, int]:
     return shown, len(rest), sum(len(group) for group in rest)
 
 
-def _label(operator: Operator) -> str:
+def _label(operator: DrawnOperator) -> str:
     return "\n".join(_lines(operator)) if operator.state != "port" else operator.op
 
 
-def _lines(operator: Operator) -> tuple[str, str]:
+def _lines(operator: DrawnOperator) -> tuple[str, str]:
     """What is written on an operator: what it is, and its channels and MACs."""
     linear = operator.linear
     if operator.state == "port":

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from graphopt.calibration.inputs import ALL_PARTS, SMALL_SAMPLE
-from graphopt.report import Report
 from graphopt.report.page.common import Facts
+from graphopt.report.results import Report
 from graphopt.report.wording import bytes_, count, decibels, largest, numbered
 from graphopt.runtime.latency import Timing
 from graphopt.types import Quality

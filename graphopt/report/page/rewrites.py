@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from graphopt.report import Applied, Left, Report
 from graphopt.report.page.common import Facts
+from graphopt.report.results import Applied, Left, Report
 from graphopt.report.wording import form
 from graphopt.types import MAIN_GRAPH, Candidate, Exactness, Site
 from graphopt.verification.verdict import Verdict

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from graphopt.report import Report
 from graphopt.report.page import charts
 from graphopt.report.page.common import Facts
+from graphopt.report.results import Report
 
 MOST_SPECTRA = 24
 """Layers whose spectrum is shown."""

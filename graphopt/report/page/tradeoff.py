@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from graphopt.report import Point
 from graphopt.report.page import charts
 from graphopt.report.page.common import MOST_ROWS, Facts, limited
+from graphopt.report.results import Point
 from graphopt.report.wording import form, percent
 from graphopt.types import Totals
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from graphopt.calibration.inputs import ALL_PARTS, SMALL_SAMPLE
 from graphopt.files import show
-from graphopt.report import Applied, Left, Report
+from graphopt.report.results import Applied, Left, Report
 from graphopt.report.text.common import print_totals, print_unknown, table_of, terminal
 from graphopt.report.wording import count, decibels, form, largest, numbered, shortened
 from graphopt.runtime.latency import Timing

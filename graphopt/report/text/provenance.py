@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from graphopt.files import show
-from graphopt.provenance import Record
+from graphopt.report.provenance import Record
 from graphopt.report.text.common import table_of, terminal
 
 MOST_PLACES = 5

@@ -8,9 +8,9 @@ from rich.markup import escape
 
 from graphopt.analysis.costs import quantised_note
 from graphopt.analysis.linear import Linear
+from graphopt.report.results import LayerRow, Scan
 from graphopt.report.text.common import print_unknown, table_of, terminal
 from graphopt.report.wording import bytes_, count, kind, numbered, shortened
-from graphopt.survey import Row, Scan
 from graphopt.types import Exactness
 
 
@@ -61,7 +61,7 @@ def _spatial(linear: Linear) -> str:
     return "×".join("?" if s is None else str(s) for s in sizes)
 
 
-def _opportunities(row: Row) -> str:
+def _opportunities(row: LayerRow) -> str:
     """The ways to fewer MACs; ≈ marks an approximate one, of which the cheapest stands for all."""
     saving = [o for o in row.opportunities if (o.macs_after or 0) < (row.linear.macs or 0)]
     exact = [o for o in saving if o.exactness is Exactness.EXACT]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from graphopt.report import Point, Sweep
+from graphopt.report.results import Point, Sweep
 from graphopt.report.text.common import table_of, terminal
 from graphopt.report.wording import count, decibels
 

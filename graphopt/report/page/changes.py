@@ -16,7 +16,7 @@ from graphopt.analysis.diff import sources
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.model.edit import STAMP_REWRITE, STAMP_SOURCE
-from graphopt.report import Applied
+from graphopt.report.results import Applied
 
 State: TypeAlias = Literal["kept", "removed", "added", "elsewhere", "port"]
 
@@ -25,7 +25,7 @@ MOST_NEIGHBOURS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Operator:
+class DrawnOperator:
     """An operator as drawn, or an input or output of the graph.
 
     Attributes:
@@ -52,11 +52,11 @@ class Piece:
         hidden: neighbours that are left out.
     """
 
-    operators: tuple[Operator, ...]
+    operators: tuple[DrawnOperator, ...]
     edges: tuple[tuple[int, int], ...]
     hidden: int = 0
 
-    def changed(self) -> tuple[Operator, ...]:
+    def changed(self) -> tuple[DrawnOperator, ...]:
         """The operators that are on this side alone."""
         return tuple(item for item in self.operators if item.state in ("removed", "added"))
 
@@ -69,7 +69,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class DrawnChange:
     """A change.
 
     Attributes:
@@ -90,7 +90,7 @@ class Region:
         before, after = self.before.macs, self.after.macs
         return 0 if before is None or after is None else before - after
 
-    def shape(self, describe: Callable[[Operator], str]) -> Hashable:
+    def shape(self, describe: Callable[[DrawnOperator], str]) -> Hashable:
         """What two changes have in common when one drawing will do for both.
 
         Those that save MACs look the same, to every number; of others the operators alone are the same.
@@ -112,7 +112,7 @@ class Region:
         return self.rewrites, *sides
 
 
-def regions(before: Analysis, after: Analysis, applied: Sequence[Applied]) -> tuple[Region, ...]:
+def regions(before: Analysis, after: Analysis, applied: Sequence[Applied]) -> tuple[DrawnChange, ...]:
     """The changes between a model and what graphopt made of it, in the order of the input.
 
     Args:
@@ -151,7 +151,7 @@ def regions(before: Analysis, after: Analysis, applied: Sequence[Applied]) -> tu
         by = dict.fromkeys(rewrite for name in old for rewrite in rewrites.get(name, ()))
         by.update(dict.fromkeys(str(after.nodes[name].metadata_props[STAMP_REWRITE]) for name in new))
         sides = _sides(before, after, old, new, gone, made)
-        found.append(Region(tuple(by), old or new, *sides))
+        found.append(DrawnChange(tuple(by), old or new, *sides))
     return tuple(found)
 
 
@@ -236,7 +236,7 @@ def _piece(
     names = sorted({*own, *shown}, key=lambda name: analysis.position(analysis.nodes[name]))
     place = {analysis.nodes[name]: i for i, name in enumerate(names)}
     operators = [
-        Operator(
+        DrawnOperator(
             name,
             analysis.nodes[name].op_type,
             analysis.linear(analysis.nodes[name]),
@@ -252,7 +252,7 @@ def _piece(
     }
     ports = _ports(place, {analysis.nodes[name] for name in own} or set(place))
     for value, is_input, at in ports:
-        operators.append(Operator(value, "input" if is_input else "output", None, "port"))
+        operators.append(DrawnOperator(value, "input" if is_input else "output", None, "port"))
         end = len(operators) - 1
         edges[(end, at) if is_input else (at, end)] = None
     return Piece(tuple(operators), tuple(edges), len(context) - len(shown))

@@ -1,0 +1,281 @@
+"""The report: one object, and its faces: JSON, text for a terminal, HTML, Markdown and JUnit XML."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import onnx_ir as ir
+
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis
+from graphopt.model import io
+from graphopt.model.io import Source
+from graphopt.planning.gates import Judged
+from graphopt.runtime.latency import Timing
+from graphopt.types import Candidate, Exactness, Quality, Site, Totals
+from graphopt.verification.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A rewrite that is in the result.
+
+    Attributes:
+        candidate: the rewrite, its site, its figures and its choice.
+        exactness: what it promises.
+        error_measured: E‖y − ŷ‖² / Var(y) on held-out inputs; None where it was not measured.
+        sized: whether the MACs hold for the model's real sizes.
+        sensitivity: what a relative error of 1 in this layer alone costs the network's output, in the same
+            measure, at the error chosen; None where it was not probed.
+        spectra: by rank of the choice (``rank_in``, …) the part of the layer's output that each direction
+            explains, descending; the choice keeps that many of them. Empty for exact rewrites.
+    """
+
+    candidate: Candidate
+    exactness: Exactness
+    error_measured: float | None = None
+    sized: bool = True
+    sensitivity: float | None = None
+    spectra: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A rewrite that is not in the result, and why."""
+
+    rewrite: str
+    site: Site
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A network that a search tried: one point of the trade-off between cost and quality.
+
+    Attributes:
+        costs: fraction of the input by budget key (``macs``, ``params``, ``bytes``, ``latency``); those
+            that were counted or measured.
+        quality: figures on held-out inputs; None where none were measured.
+        chosen: the approximate rewrites that make it, with the error that each was fitted to.
+        planned: the same as the plan had them.
+        metric: what the user's own measure says; None without one.
+        taken: whether it is the result.
+    """
+
+    costs: Mapping[str, float]
+    quality: Quality | None
+    chosen: tuple[Candidate, ...] = ()
+    planned: tuple[Candidate, ...] = ()
+    metric: float | None = None
+    taken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """The user's own measure of the input and of the result.
+
+    Attributes:
+        name: ``package.module:function``.
+        before: of the input.
+        after: of the result.
+    """
+
+    name: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run did.
+
+    Attributes:
+        source: the input.
+        before: the input's figures.
+        after: the result's figures.
+        changed: whether the result differs from the input.
+        applied: rewrites in the result.
+        declined: candidates that the plan or verification dropped.
+        rejected: sites whose anchor matched and where a condition failed.
+        checks: comparisons of regions and of the whole model.
+        notes: what the reader has to know besides.
+        quality: figures on held-out inputs; None without calibration inputs.
+        latency: of the input and the result in onnxruntime, interleaved; None where it was not measured.
+        metric: the user's own measure; None where none was named.
+        budget: the keys of the budget, with the result's figures.
+        gates: what the result was required to keep, with its figures.
+        curve: the networks that the search tried, by falling cost; empty without approximate rewrites.
+        unmeasured: whether approximate rewrites were applied without inputs to measure their error on.
+        uncounted_ops: operators that do work and whose MACs are not counted.
+        unknown_dims: sizes that nothing told.
+        observed_shapes: values whose shape was seen by running the model.
+        seconds: wall time by step.
+        options: the options of the run.
+    """
+
+    source: Source
+    before: Totals
+    after: Totals
+    changed: bool
+    applied: tuple[Applied, ...] = ()
+    declined: tuple[Left, ...] = ()
+    rejected: tuple[Left, ...] = ()
+    checks: tuple[Verdict, ...] = ()
+    notes: tuple[str, ...] = ()
+    quality: Quality | None = None
+    latency: Timing | None = None
+    metric: Metric | None = None
+    budget: tuple[Judged, ...] = ()
+    gates: tuple[Judged, ...] = ()
+    curve: tuple[Point, ...] = ()
+    unmeasured: bool = False
+    uncounted_ops: Mapping[str, int] = field(default_factory=dict)
+    unknown_dims: tuple[str, ...] = ()
+    observed_shapes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every comparison passed."""
+        return all(self.checks)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The whole trade-off of one model between cost and quality.
+
+    Attributes:
+        source: the input.
+        before: the input's figures.
+        points: the networks that were made, by falling cost.
+        notes: what the reader has to know besides.
+        seconds: wall time by step.
+        options: the options of the run.
+    """
+
+    source: Source
+    before: Totals
+    points: tuple[Point, ...]
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A rewritten model and the report of how it came about; truthy when something changed.
+
+    Attributes:
+        model: the model in memory.
+        report: what was done, with its figures.
+        before: the snapshot of the input that the figures were read off.
+        after: the same of the result.
+    """
+
+    model: ir.Model
+    report: Report
+    before: Analysis = field(repr=False)
+    after: Analysis = field(repr=False)
+
+    def __bool__(self) -> bool:
+        return self.report.changed
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        external_data: Literal["auto", "always", "never"] = "auto",
+    ) -> None:
+        """Writes the model; it is there whole or not at all. An unchanged model is copied byte for byte.
+
+        Args:
+            path: the file to write. It must not be the file that was read.
+            external_data: whether weights go to ``PATH.data``: where they must, always, or never.
+
+        Raises:
+            InputError: the path can't be written, or is the input.
+        """
+        source = self.report.source
+        io.check_output(path, source.files)
+        if not self.report.changed and external_data == "auto":
+            io.copy(source, path)
+        else:
+            io.save(self.model, path, external_data=external_data, source=source)
+
+
+@dataclass(frozen=True, slots=True)
+class Opportunity:
+    """Something that could be done to an operator, and the MACs that would be left."""
+
+    rewrite: str
+    exactness: Exactness
+    macs_after: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One linear operator.
+
+    Attributes:
+        linear: the operator.
+        share: its part of the model's MACs, 0 to 1; None where it is unknown.
+        opportunities: what could be done to it.
+    """
+
+    linear: Linear
+    share: float | None
+    opportunities: tuple[Opportunity, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """The figures of a model.
+
+    Attributes:
+        source: the model.
+        totals: its figures.
+        rows: its linear operators, the dearest first.
+        uncounted_ops: operators that do work and whose MACs are not counted.
+        unknown_dims: sizes that nothing told.
+        observed_shapes: values whose shape was seen by running the model.
+    """
+
+    source: Source
+    totals: Totals
+    rows: tuple[LayerRow, ...]
+    uncounted_ops: Mapping[str, int]
+    unknown_dims: tuple[str, ...]
+    observed_shapes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What became of one model; truthy when nothing is left to do.
+
+    Attributes:
+        path: its file.
+        before: its figures; None where it could not be read.
+        after: the figures that exact rewrites give it.
+        rewrites: how often each of them applies, by name.
+        fixed: whether the file was rewritten.
+        note: what was left undone about its files; "" where nothing was.
+        error: why it could not be checked, or not be rewritten; "" where it was.
+        exit_code: of this model alone.
+    """
+
+    path: Path
+    before: Totals | None = None
+    after: Totals | None = None
+    rewrites: Mapping[str, int] = field(default_factory=dict)
+    fixed: bool = False
+    note: str = ""
+    error: str = ""
+    exit_code: int = 0
+
+    def __bool__(self) -> bool:
+        return self.exit_code == 0
