@@ -20,8 +20,10 @@ from graphopt.files import PathLike
 from graphopt.model import io
 from graphopt.model.io import Source
 from graphopt.model.validation import validate
-from graphopt.options import make_budget, make_options
-from graphopt.pipeline import optimize as run_pipeline
+from graphopt.pipeline.optimize import optimize as run_pipeline
+from graphopt.pipeline.options import make_budget, make_options
+from graphopt.pipeline.scan import survey
+from graphopt.pipeline.sweep import sweep as run_sweep
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
 from graphopt.report.results import Result, Scan, Sweep
@@ -29,8 +31,6 @@ from graphopt.rewrites import registry as catalogue
 from graphopt.rewrites.base import Rewrite
 from graphopt.runtime import latency
 from graphopt.runtime.observation import snapshot
-from graphopt.survey import survey
-from graphopt.tradeoff import sweep as run_sweep
 from graphopt.types import Shape
 from graphopt.verification import equivalence, quality
 from graphopt.verification.difference import is_class_scores

@@ -284,7 +284,7 @@ def check_options(tasks: Sequence[Task]) -> None:
     Raises:
         InputError: a file is not there, or an option has a value that it can't have, or lacks another.
     """
-    from graphopt.options import make_options
+    from graphopt.pipeline.options import make_options
 
     for task in tasks:
         with task.blamed("model"):

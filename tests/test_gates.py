@@ -12,7 +12,7 @@ import pytest
 from small_models import classifier, cli, conv_bn, model, node, nothing_to_do, samples, saved, weight
 
 import graphopt
-from graphopt import exact
+from graphopt.pipeline import exact_rounds
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
 from graphopt.verification import equivalence
@@ -291,7 +291,7 @@ def test_nothing_passes_where_verification_fails(tmp_path: Path, monkeypatch: py
     def never_equal(*arguments: object) -> Verification:
         return Verification((Verdict("model", "y", False, 1.0, 1.0, 0.0, 1e-4, 1),))
 
-    monkeypatch.setattr(exact, "_first_failing", lambda count, passes: None)
+    monkeypatch.setattr(exact_rounds, "_first_failing", lambda count, passes: None)
     monkeypatch.setattr(equivalence.Reference, "check", never_equal)
     with pytest.raises(graphopt.VerificationError) as failure:
         graphopt.optimize(saved(conv_bn(), tmp_path / "m.onnx"), require=["macs<=1", "latency<=9"])

@@ -13,7 +13,7 @@ import pytest
 from small_models import classifier, cli, conv_bn, nothing_to_do, samples, saved
 
 import graphopt
-from graphopt import exact
+from graphopt.pipeline import exact_rounds
 from graphopt.report import junit
 from graphopt.verification import equivalence
 from graphopt.verification.verdict import Verdict, Verification
@@ -122,7 +122,7 @@ def test_what_fails_says_by_how_much(tmp_path: Path) -> None:
 
 
 def test_a_failed_verification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact, "_first_failing", lambda count, passes: None)
+    monkeypatch.setattr(exact_rounds, "_first_failing", lambda count, passes: None)
     monkeypatch.setattr(equivalence.Reference, "check", never_equal)
     path = saved(conv_bn(), tmp_path / "m.onnx")
     done = cli(

@@ -25,7 +25,8 @@ from small_models import (
 )
 
 import graphopt
-from graphopt import api, exact
+from graphopt import api
+from graphopt.pipeline import exact_rounds
 from graphopt.report import markdown
 from graphopt.verification import equivalence
 from graphopt.verification.verdict import Verdict, Verification
@@ -159,7 +160,7 @@ def test_a_failed_gate(tmp_path: Path) -> None:
 
 
 def test_a_failed_verification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact, "_first_failing", lambda count, passes: None)
+    monkeypatch.setattr(exact_rounds, "_first_failing", lambda count, passes: None)
     monkeypatch.setattr(equivalence.Reference, "check", never_equal)
     path = saved(conv_bn(), tmp_path / "m.onnx")
     done = cli(

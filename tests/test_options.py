@@ -14,7 +14,7 @@ from small_models import classifier, samples
 import graphopt
 from graphopt import InputError
 from graphopt.cli import typer_app
-from graphopt.options import make_options
+from graphopt.pipeline.options import make_options
 from graphopt.task import Task
 
 OLIVE = Path(graphopt.__file__).parent / "integrations" / "olive_pass.py"

@@ -29,10 +29,10 @@ from small_models import (
 )
 
 import graphopt
-from graphopt import exact
 from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import BudgetError, GraphOptError, InputError
 from graphopt.numerics.lowrank.moments import Moments
+from graphopt.pipeline import exact_rounds
 from graphopt.rewrites import registry
 from graphopt.types import Candidate, Cost, Exactness, NewNode, Rejection, Replacement, Site
 from graphopt.verification import equivalence
@@ -235,7 +235,7 @@ def test_the_command_when_no_single_change_is_guilty(tmp_path: Path, monkeypatch
         op: str = "Max"
 
     monkeypatch.setattr(registry, "BUILTIN", (Max,))
-    monkeypatch.setattr(exact, "_first_failing", lambda count, passes: None)
+    monkeypatch.setattr(exact_rounds, "_first_failing", lambda count, passes: None)
     monkeypatch.setattr(equivalence.Reference, "check", never_equal)
     path, out = saved(large(nothing_to_do()), tmp_path / "m.onnx"), tmp_path / "out.onnx"
     out.write_bytes(b"older")

@@ -365,7 +365,7 @@ def test_onnxruntime_shows_it(tmp_path: Path) -> None:
 OTHERS = {
     "graphopt": "a tool of this name",
     "graphopt.version": "not JSON {",
-    "graphopt.options": "{",
+    "graphopt.pipeline.options": "{",
     "graphopt.rewrites.registry": "[[[[",
     "graphopt.7.note": "written by hand",
     f"graphopt.{'9' * 5000}.version": "a long number",

@@ -13,10 +13,11 @@ import pytest
 from small_models import classifier, cli, samples, saved
 
 import graphopt
-from graphopt import BudgetError, InputError, approximate, types
+from graphopt import BudgetError, InputError, types
 from graphopt.analysis.snapshot import Analysis
 from graphopt.compression import layer_errors
 from graphopt.model.io import load
+from graphopt.pipeline import approximate
 from graphopt.planning.selection import Plan
 from graphopt.rewrites.factoring.bottleneck import Bottleneck
 from graphopt.runtime import operator_times, session

@@ -36,10 +36,10 @@ def check(
     """
     names, skipped = common.names(only), common.names(skip)
     shapes = common.shapes(shape)
-    from graphopt import check
+    from graphopt import check as checking
     from graphopt.report import json as documents
-    from graphopt.report import results as checking
     from graphopt.report import text
+    from graphopt.report.results import Checked
     from graphopt.rewrites import registry as catalogue
     from graphopt.types import Exactness
 
@@ -49,11 +49,11 @@ def check(
             raise InputError(
                 f"--only {rewrite.name}: it is {rewrite.exactness.value}, and check is about exact ones"
             )
-    found: list[checking.Checked] = []
+    found: list[Checked] = []
     for path in models:
         try:
             with shown(quiet=quiet, json=json):
-                each = check.check(
+                each = checking.check(
                     path,
                     fix=fix,
                     aim=aim.value,
@@ -74,7 +74,7 @@ def check(
             text.checked(each)
         if each.error:
             common.complain(each.error)
-    code = check.exit_code(found)
+    code = checking.exit_code(found)
     if json:
         common.emit(documents.dumps(documents.check(found, code)))
     else:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from graphopt.calibration import statistics
 from graphopt.errors import VerificationError
-from graphopt.journal import worst
+from graphopt.pipeline.journal import worst
+from graphopt.pipeline.run import Run, matches_any
 from graphopt.rewrites.base import Rewrite
-from graphopt.run import Run, matches_any
 from graphopt.types import Array
 
 

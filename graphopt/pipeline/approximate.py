@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from graphopt.errors import InputError
+from graphopt.pipeline.networks import Network, Search
+from graphopt.pipeline.run import Run
 from graphopt.planning import spending
 from graphopt.planning.budget import Budget
 from graphopt.planning.selection import Limit, Plan
-from graphopt.run import Run
-from graphopt.search import Network, Search
 from graphopt.types import Candidate, Exactness
 
 REPLANS = 5

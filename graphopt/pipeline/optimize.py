@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from graphopt.approximate import approximate
 from graphopt.calibration.inputs import Given
 from graphopt.errors import BudgetError, InputError
-from graphopt.exact import rewrite_exactly
-from graphopt.expand import expand
 from graphopt.model.io import Source
-from graphopt.options import Options
+from graphopt.pipeline.approximate import approximate
+from graphopt.pipeline.exact_rounds import rewrite_exactly
+from graphopt.pipeline.expand import expand
+from graphopt.pipeline.options import Options
+from graphopt.pipeline.run import Run
 from graphopt.planning import gates, spending
 from graphopt.report.results import Result
-from graphopt.run import Run
 from graphopt.types import Exactness
 
 

@@ -9,11 +9,11 @@ import onnx_ir as ir
 
 from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import VerificationError
-from graphopt.journal import worst
 from graphopt.model import edit
+from graphopt.pipeline.journal import worst
+from graphopt.pipeline.run import Change, Run
 from graphopt.planning import selection
 from graphopt.rewrites.base import Rewrite
-from graphopt.run import Change, Run
 from graphopt.types import Exactness
 
 MAX_ROUNDS = 20

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from graphopt import progress
-from graphopt.approximate import cost_limits, reliable
 from graphopt.calibration.inputs import Given
-from graphopt.exact import rewrite_exactly
 from graphopt.model.io import Source
-from graphopt.options import Options
+from graphopt.pipeline.approximate import cost_limits, reliable
+from graphopt.pipeline.exact_rounds import rewrite_exactly
+from graphopt.pipeline.networks import Network, Search
+from graphopt.pipeline.options import Options
+from graphopt.pipeline.run import Run
 from graphopt.planning.budget import Budget
 from graphopt.planning.selection import Plan
 from graphopt.report.results import Point, Sweep
-from graphopt.run import Run
-from graphopt.search import Network, Search
 from graphopt.types import Exactness
 
 NOTHING = 1e-3

@@ -1,4 +1,4 @@
-"""One run over one model: what its steps share. The flow is in `graphopt.pipeline`."""
+"""One run over one model: what its steps share. The flow is in `pipeline.optimize`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from graphopt.calibration import test_inputs
 from graphopt.calibration.inputs import Calibration, Given
 from graphopt.calibration.test_inputs import TestInputs
 from graphopt.errors import InputError, blaming
-from graphopt.journal import Journal
 from graphopt.model import edit, io
 from graphopt.model.io import Source
 from graphopt.numerics.lowrank.moments import Statistics
-from graphopt.options import Options
+from graphopt.pipeline.journal import Journal
+from graphopt.pipeline.options import Options
 from graphopt.planning.gates import Judged, judge, of_budget
 from graphopt.planning.spending import Spent
 from graphopt.report import provenance as records

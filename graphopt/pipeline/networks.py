@@ -22,12 +22,12 @@ from graphopt.compression.sequential_fit import Refitted
 from graphopt.errors import InputError, blaming
 from graphopt.model import edit
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.pipeline.run import Change, Run
 from graphopt.planning import selection
 from graphopt.planning.damage import Sensitivity, unprobed
 from graphopt.planning.selection import Limit, Plan
 from graphopt.report.results import Applied, Point
 from graphopt.rewrites.base import Rewrite
-from graphopt.run import Change, Run
 from graphopt.runtime.operator_times import Stopwatch, cache_path
 from graphopt.runtime.session import Feeds
 from graphopt.types import Candidate, Exactness, Fitted, Quality, Replacement

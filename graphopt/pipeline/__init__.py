@@ -1,0 +1,1 @@
+"""The flows: scan, exact rounds, approximate, expanding, sweep; their options and journal."""
