@@ -9,9 +9,9 @@ import signal
 import sys
 import warnings
 
-from graphopt import interrupts, streams
-from graphopt.deferred import defer
+from graphopt import streams
 from graphopt.errors import INTERRUPTED, GraphOptError, told
+from graphopt.jobs import process
 
 # NumPy's threads wait for each other on a busy machine, and mostly cost more than they give.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -19,21 +19,18 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # A command makes many objects that live until it ends; looking through them often finds nothing to free.
 gc.set_threshold(50_000, 20, 20)
 
-DEFERRED = ("sympy", "onnx_ir._symbolic_shapes")
-"""What `onnx_ir` imports for arithmetic on symbolic sizes, which is rare. SymPy takes as long as the rest."""
-
 
 def run() -> None:
     """Runs the command line; no traceback reaches the user."""
-    defer(*DEFERRED)
+    process.defer(*process.DEFERRED)
     streams.prepare()
     if not sys.warnoptions:  # what a model's numbers do to ours is in the result, where it matters
         warnings.filterwarnings("ignore", category=RuntimeWarning, module="graphopt|numpy")
-    for number in interrupts.SIGNALS:
+    for number in process.SIGNALS:
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one
             signal.signal(number, signal.default_int_handler)
     code = main()
-    interrupts.ignore()  # what was done stands
+    process.ignore()  # what was done stands
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(GraphOptError):  # it was told
             stream.flush()

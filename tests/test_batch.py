@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 from small_models import classifier, cli, conv_bn, nothing_to_do, samples, saved
 
-from graphopt import batch, progress, worker
+from graphopt import progress
 from graphopt.errors import StoppedError
+from graphopt.jobs import batch, worker
+from graphopt.jobs.task import Task
 from graphopt.report.outcomes import Outcome, exit_code
 from graphopt.runtime import threads
-from graphopt.task import Task
 
 MEASURES = """
 import os, signal, sys, time

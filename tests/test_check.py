@@ -286,7 +286,7 @@ def test_fix_in_a_folder_that_is_read_only(folded: Path, monkeypatch: pytest.Mon
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("graphopt.check.tempfile.TemporaryDirectory", refuse)
+    monkeypatch.setattr("graphopt.jobs.check.tempfile.TemporaryDirectory", refuse)
     before = folded.read_bytes()
     done = cli("check", "--fix", folded)
     assert done.code == 2

@@ -110,7 +110,7 @@ def test_a_command_leaves_out_what_takes_long(folded: Path, tmp_path: Path) -> N
 
 def test_deferred_modules_load_when_they_are_used() -> None:
     code = (
-        "import sys; from graphopt.__main__ import DEFERRED, defer; defer(*DEFERRED); "
+        "import sys; from graphopt.jobs.process import DEFERRED, defer; defer(*DEFERRED); "
         "import onnx_ir as ir; "
         "late = 'sympy.core' not in sys.modules; print(late, (ir.SymbolicDim('n') + 1).evaluate({'n': 2}))"
     )

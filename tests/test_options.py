@@ -14,8 +14,8 @@ from small_models import classifier, samples
 import graphopt
 from graphopt import InputError
 from graphopt.cli import typer_app
+from graphopt.jobs.task import Task
 from graphopt.pipeline.options import make_options
-from graphopt.task import Task
 
 OLIVE = Path(graphopt.__file__).parent / "integrations" / "olive_pass.py"
 GIVEN = {"model", "calibration", "rewrites"}

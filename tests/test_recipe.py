@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import classifier, cli, conv_bn, samples, saved
 
-from graphopt import files, recipe
+from graphopt import files
 from graphopt.errors import InputError
+from graphopt.jobs import recipe
+from graphopt.jobs.task import Task
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
-from graphopt.task import Task
 
 ROOT = Path(__file__).parent.parent
 VALIDATOR = jsonschema.Draft202012Validator(recipe.schema())

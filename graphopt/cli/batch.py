@@ -10,7 +10,7 @@ import typer
 from graphopt.cli import common, many
 from graphopt.errors import InputError
 from graphopt.files import show
-from graphopt.task import Task
+from graphopt.jobs.task import Task
 
 
 def batch(
@@ -89,6 +89,6 @@ def _of_recipe(path: Path, said: list[str]) -> list[Task]:
     """The tasks of a recipe, with which no other option says what is to be done."""
     if said:
         raise InputError(f"{said[0]} goes with models: a recipe says it itself")
-    from graphopt import recipe
+    from graphopt.jobs import recipe
 
     return recipe.read(path)

@@ -36,7 +36,7 @@ def check(
     """
     names, skipped = common.names(only), common.names(skip)
     shapes = common.shapes(shape)
-    from graphopt import check as checking
+    from graphopt.jobs import check as checking
     from graphopt.report import json as documents
     from graphopt.report import text
     from graphopt.report.results import Checked

@@ -13,7 +13,7 @@ import typer
 from graphopt.cli import complete
 from graphopt.errors import InputError, percentage
 from graphopt.files import reason, show
-from graphopt.outcome import step_summary
+from graphopt.jobs.outcome import step_summary
 
 
 class ExternalData(str, Enum):

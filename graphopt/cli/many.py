@@ -10,14 +10,14 @@ from typing import Annotated
 
 import typer
 
-from graphopt import interrupts
 from graphopt.cli import common
 from graphopt.cli.progress import shown
 from graphopt.errors import SomeFailedError
 from graphopt.files import make_folders, together, write_text
-from graphopt.outcome import labels, own_summary
+from graphopt.jobs import process
+from graphopt.jobs.outcome import labels, own_summary
+from graphopt.jobs.task import Task, check_files, check_options
 from graphopt.report.outcomes import Outcome, exit_code
-from graphopt.task import Task, check_files, check_options
 
 MOST = 4
 """Names of failed models in the error; the table and the report have all."""
@@ -58,7 +58,7 @@ def run(
         InputError: a task can't be done as given; then none was begun.
         SomeFailedError: a task failed.
     """
-    from graphopt import batch
+    from graphopt.jobs import batch
     from graphopt.report import json as documents
     from graphopt.report import text
 
@@ -76,7 +76,7 @@ def run(
     with shown(quiet=quiet, json=json):
         outcomes = batch.in_order(tasks) if jobs is None else batch.side_by_side(tasks, jobs)
     names = labels(tasks)
-    with interrupts.ignored():
+    with process.ignored():
         document = documents.dumps(documents.batch(outcomes, jobs or 1))
         _write(names, outcomes, document, wanted)
         if json:

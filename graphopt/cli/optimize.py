@@ -11,8 +11,8 @@ import typer
 from graphopt.cli import common
 from graphopt.cli.progress import shown
 from graphopt.errors import InputError
-from graphopt.outcome import perform, written
-from graphopt.task import Task, check_files
+from graphopt.jobs.outcome import perform, written
+from graphopt.jobs.task import Task, check_files
 
 
 def optimize(

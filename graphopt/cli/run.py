@@ -12,7 +12,7 @@ from graphopt.cli import common, many
 
 def _schema(wanted: bool) -> None:
     if wanted:
-        from graphopt import recipe
+        from graphopt.jobs.recipe import read
         from graphopt.report import json as documents
 
         common.emit(documents.dumps(recipe.schema()))
@@ -39,10 +39,10 @@ def run(
 
     Example: graphopt run recipe.toml
     """
-    from graphopt import recipe as recipes
+    from graphopt.jobs.recipe import read
 
     return many.run(
-        recipes.read(recipe),
+        read(recipe),
         dry_run=dry_run,
         files={"--report": report, "--markdown": markdown, "--junit": junit},
         json=json,

@@ -10,7 +10,7 @@ from graphopt.cli import common
 from graphopt.cli.progress import shown
 from graphopt.errors import InputError
 from graphopt.files import write_text
-from graphopt.task import Task, check_files, given_inputs
+from graphopt.jobs.task import Task, check_files, given_inputs
 
 
 def sweep(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphopt.cli import common
 from graphopt.cli.progress import shown
-from graphopt.task import given_inputs
+from graphopt.jobs.task import given_inputs
 
 
 def verify(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.errors import gravest
-from graphopt.task import Task
+from graphopt.jobs.task import Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from graphopt.outcome import labels
+from graphopt.jobs.outcome import labels
 from graphopt.report.outcomes import Outcome
 from graphopt.report.text.common import table_of, terminal
 from graphopt.report.wording import count, ratio, shortened

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from graphopt.check import MISSED
 from graphopt.files import show
+from graphopt.jobs.check import MISSED
 from graphopt.report.results import Checked
 from graphopt.report.text.common import terminal
 from graphopt.report.wording import count, numbered

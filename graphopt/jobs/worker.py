@@ -19,9 +19,9 @@ from typing import IO
 
 from graphopt import progress
 from graphopt.errors import INTERRUPTED
-from graphopt.outcome import complete
+from graphopt.jobs.outcome import complete
+from graphopt.jobs.task import Task
 from graphopt.report.outcomes import Outcome
-from graphopt.task import Task
 
 OFTEN = 0.2
 """Seconds between two texts, at least."""
@@ -44,8 +44,8 @@ class Asked:
 
 def main() -> None:
     """Does the task; ends the process."""
-    from graphopt import __main__ as command
-    from graphopt.deferred import defer
+    from graphopt.jobs import process as command
+    from graphopt.jobs.process import defer
 
     defer(*command.DEFERRED)
     asked = os.fdopen(os.dup(sys.stdin.fileno()), "rb")

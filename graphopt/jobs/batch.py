@@ -24,16 +24,18 @@ from typing import IO
 from graphopt import progress
 from graphopt.errors import INTERNAL, InputError, StoppedError
 from graphopt.files import reason
-from graphopt.outcome import complete
+from graphopt.jobs.outcome import complete
+from graphopt.jobs.task import Task
+from graphopt.jobs.worker import Asked
 from graphopt.report.outcomes import Outcome
 from graphopt.runtime import threads
 from graphopt.runtime.memory import default_bytes
-from graphopt.task import Task
-from graphopt.worker import Asked
 
 GRACE = 10.0
 """Seconds that a child has to tidy up in before it is killed."""
-START = "import sys; sys.path[:] = sys.argv[1].split(sys.argv[2]); from graphopt.worker import main; main()"
+START = (
+    "import sys; sys.path[:] = sys.argv[1].split(sys.argv[2]); from graphopt.jobs.worker import main; main()"
+)
 """What a child runs: this process's path first, whatever lies in the current folder."""
 SEPARATOR = "\n"
 """Between the folders of the path."""

@@ -23,10 +23,10 @@ from typing import Any
 from graphopt import files
 from graphopt.errors import InputError
 from graphopt.files import show
+from graphopt.jobs.schema import Flag, Kind, List, Mapped, Number, OneOf, Table, Text
+from graphopt.jobs.task import WRITTEN, Task
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
-from graphopt.schema import Flag, Kind, List, Mapped, Number, OneOf, Table, Text
-from graphopt.task import WRITTEN, Task
 
 STEM = "{stem}"
 """What stands for the name of the model's file, without its suffix, in the names of files to write."""

@@ -1,6 +1,6 @@
 """One model's work: what to do with it and what to write, and how that is checked before it is begun.
 
-The command line makes one of its options, a recipe one for each of its models; `graphopt.outcome` does it.
+The command line makes one of its options, a recipe one for each of its models; `jobs.outcome` does it.
 """
 
 from __future__ import annotations

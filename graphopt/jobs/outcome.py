@@ -17,11 +17,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphopt import interrupts
 from graphopt.errors import BudgetError, VerificationError, told
 from graphopt.files import same_file, show, together, write_text
+from graphopt.jobs import process
+from graphopt.jobs.task import Task, given_inputs
 from graphopt.report.outcomes import Outcome
-from graphopt.task import Task, given_inputs
 
 if TYPE_CHECKING:
     from graphopt.report.results import Result
@@ -134,7 +134,7 @@ def written(task: Task, done: Done) -> Iterator[Path | None]:
                 write_text(path, getattr(done, kind))
         if out is not None:
             done.result.save(out, external_data=task.external_data)
-        with interrupts.ignored():
+        with process.ignored():
             yield out
             stack.close()
 

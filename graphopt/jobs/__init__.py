@@ -1,0 +1,1 @@
+"""One or many models as files: tasks, recipes, worker processes, and what is written."""
