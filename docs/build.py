@@ -16,7 +16,7 @@ from pathlib import Path
 from sphinx.cmd.build import build_main
 from typer.testing import CliRunner
 
-from graphopt.cli import typer_app
+from graphopt.cli.app import typer_app
 from graphopt.rewrites import registry
 from graphopt.rewrites.base import Rewrite
 from graphopt.types import Exactness

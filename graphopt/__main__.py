@@ -9,7 +9,7 @@ import signal
 import sys
 import warnings
 
-from graphopt import streams
+from graphopt.cli import streams
 from graphopt.errors import INTERRUPTED, GraphOptError, told
 from graphopt.jobs import process
 
@@ -42,7 +42,7 @@ def run() -> None:
 def main() -> int:
     """Runs the command line and returns its exit code."""
     try:
-        from graphopt.cli import app
+        from graphopt.cli.app import app
 
         code = app()
         sys.stdout.flush()

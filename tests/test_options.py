@@ -13,7 +13,7 @@ from small_models import classifier, samples
 
 import graphopt
 from graphopt import InputError
-from graphopt.cli import typer_app
+from graphopt.cli.app import typer_app
 from graphopt.jobs.task import Task
 from graphopt.pipeline.options import make_options
 

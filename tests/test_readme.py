@@ -66,7 +66,7 @@ def test_the_classic_example(tmp_path: Path) -> None:
 
 
 def test_the_readme_names_every_command() -> None:
-    from graphopt.cli import typer_app
+    from graphopt.cli.app import typer_app
 
     for command in typer_app.registered_commands:
         assert command.callback is not None

@@ -14,7 +14,7 @@ import pytest
 import typer
 from small_models import classifier, cli, conv_bn, model, node, saved
 
-from graphopt.cli import typer_app
+from graphopt.cli.app import typer_app
 from graphopt.report.wording import form
 from graphopt.rewrites import registry
 from graphopt.types import Candidate, Cost, Site

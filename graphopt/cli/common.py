@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graphopt.cli import complete
+from graphopt.cli import completion
 from graphopt.errors import InputError, percentage
 from graphopt.files import reason, show
 from graphopt.jobs.outcome import step_summary
@@ -51,7 +51,7 @@ Preprocess = Annotated[
     str | None,
     typer.Option(
         metavar="PRESET|FILE.toml",
-        autocompletion=complete.preset,
+        autocompletion=completion.preset,
         help="How images become inputs, such as imagenet.",
     ),
 ]
@@ -59,7 +59,7 @@ Budget = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=VALUE",
-        autocompletion=complete.budget,
+        autocompletion=completion.budget,
         help="What the result has to reach, such as macs=0.7. Repeatable.",
     ),
 ]
@@ -67,17 +67,17 @@ Require = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY<=VALUE",
-        autocompletion=complete.gate,
+        autocompletion=completion.gate,
         help="What the result has to keep, such as 'macs<=0.8' or 'agreement>=0.99'. Repeatable.",
     ),
 ]
 Only = Annotated[
     list[str] | None,
-    typer.Option(metavar="A,B", autocompletion=complete.rewrites, help="Only these rewrites."),
+    typer.Option(metavar="A,B", autocompletion=completion.rewrites, help="Only these rewrites."),
 ]
 Skip = Annotated[
     list[str] | None,
-    typer.Option(metavar="A,B", autocompletion=complete.rewrites, help="Not these rewrites."),
+    typer.Option(metavar="A,B", autocompletion=completion.rewrites, help="Not these rewrites."),
 ]
 Aim = Annotated[
     Aims, typer.Option(help="Exact rewrites that are expected to be faster, or all that save MACs.")

@@ -10,7 +10,7 @@ import pytest
 from console import comparable, replay
 
 from docs import build
-from graphopt.cli import typer_app
+from graphopt.cli.app import typer_app
 from graphopt.rewrites import registry
 
 ROOT = Path(__file__).resolve().parents[2]

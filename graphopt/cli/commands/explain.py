@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from graphopt.cli import complete
+from graphopt.cli import completion
 
 
 def explain(
     rewrite: Annotated[
-        str, typer.Argument(metavar="REWRITE", autocompletion=complete.rewrite, help="The rewrite's name.")
+        str, typer.Argument(metavar="REWRITE", autocompletion=completion.rewrite, help="The rewrite's name.")
     ],
 ) -> int:
     """Explain a rewrite: its maths, conditions, exactness and cost.

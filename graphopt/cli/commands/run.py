@@ -12,7 +12,7 @@ from graphopt.cli import common, many
 
 def _schema(wanted: bool) -> None:
     if wanted:
-        from graphopt.jobs.recipe import read
+        from graphopt.jobs import recipe
         from graphopt.report import json as documents
 
         common.emit(documents.dumps(recipe.schema()))
