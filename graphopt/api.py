@@ -375,8 +375,10 @@ def bench(
     if different is not None:
         raise InputError(f"the models can't be compared: {different.note}")
     inputs = test_inputs.choose(original.model, shapes=shapes, seed=seed)
+    if inputs.problem:
+        raise InputError(f"the reference can't be timed: {inputs.problem}")
     return latency.compare(
-        original.model, rewritten.model, inputs, threads=threads, repeat=repeat, provider=provider
+        original.model, rewritten.model, inputs.feeds[0], threads=threads, repeat=repeat, provider=provider
     )
 
 

@@ -326,7 +326,7 @@ def test_a_bug_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> 
     [([0, 0], 0), ([0, 3], 3), ([3, 2, 0], 2), ([2, 1, 3], 1), ([1, 70, 2], 70), ([], 0)],
 )
 def test_the_gravest_exit_code_counts(codes: list[int], expected: int) -> None:
-    assert exit_code([Outcome(Task(model=Path("m")), code) for code in codes]) == expected
+    assert exit_code([Outcome(Path("m"), code) for code in codes]) == expected
 
 
 def test_the_page_of_a_job_tells_of_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -487,7 +487,7 @@ def test_a_child_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch)
 def test_a_task_and_its_outcome_travel() -> None:
     given = Task(model=Path("m.onnx"), budget={"macs": 0.5}, said={"": "here"})
     assert pickle.loads(pickle.dumps(given)) == given
-    assert pickle.loads(pickle.dumps(Outcome(given, 3, "why"))) == Outcome(given, 3, "why")
+    assert pickle.loads(pickle.dumps(Outcome(given.model, 3, "why"))) == Outcome(given.model, 3, "why")
 
 
 def test_a_file_in_the_current_folder_is_no_module_of_a_child() -> None:
@@ -536,7 +536,7 @@ def test_nothing_comes_after_the_outcome(tmp_path: Path) -> None:
     """A thread that is still at work when the outcome is sent would be heard in the middle of it."""
     with open(tmp_path / "answers", "wb") as file:
         answers = worker._Answers(file)
-        for answer in ("first", Outcome(Task(model=Path("m")), 3), "late"):
+        for answer in ("first", Outcome(Path("m"), 3), "late"):
             answers.send(answer)
     with open(tmp_path / "answers", "rb") as file:
         assert pickle.load(file) == "first"
@@ -547,7 +547,9 @@ def test_nothing_comes_after_the_outcome(tmp_path: Path) -> None:
 def test_memory_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int | None] = []
     monkeypatch.setattr(batch, "default_bytes", lambda: 900)
-    monkeypatch.setattr(batch._Workers, "complete", lambda self, t: asked.append(t.memory) or Outcome(t, 0))
+    monkeypatch.setattr(
+        batch._Workers, "complete", lambda self, t: asked.append(t.memory) or Outcome(t.model, 0)
+    )
     work = Task(model=Path("m.onnx"))
     batch.side_by_side([work, work, replace(work, memory=5)], 8)
     batch.side_by_side([work], 8)

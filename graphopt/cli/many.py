@@ -82,7 +82,7 @@ def run(
         if json:
             common.emit(document)
         else:
-            text.batch(outcomes)
+            text.batch(names, outcomes)
     failed = [name for name, outcome in zip(names, outcomes, strict=True) if not outcome]
     if failed:
         more = f" and {len(failed) - MOST} more" if len(failed) > MOST else ""

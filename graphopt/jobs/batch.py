@@ -126,7 +126,7 @@ class _Workers:
             try:
                 child = self._start(words)
             except OSError as error:
-                return Outcome(task, INTERNAL, f"no process could be started: {reason(error)}")
+                return Outcome(task.model, INTERNAL, f"no process could be started: {reason(error)}")
             try:
                 outcome, code = self._ask(child, task, tell)
             finally:
@@ -134,7 +134,7 @@ class _Workers:
                     self._running.discard(child)
             if outcome is None:
                 seconds = time.perf_counter() - began
-                outcome = Outcome(task, INTERNAL, _end(code, words), seconds)
+                outcome = Outcome(task.model, INTERNAL, _end(code, words), seconds)
         return outcome
 
     def _start(self, words: IO[bytes]) -> subprocess.Popen[bytes]:

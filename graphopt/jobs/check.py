@@ -17,9 +17,6 @@ from graphopt.errors import INTERNAL, BudgetError, InputError, gravest, told
 from graphopt.model import io, wire_format
 from graphopt.report.results import Checked, Result
 
-MISSED = BudgetError.exit_code
-"""The exit code where a model could be made cheaper: a gate that it does not pass."""
-
 
 def check(
     path: Path,
@@ -49,7 +46,9 @@ def check(
         result = api.optimize(path, aim=aim, only=only, skip=skip, keep=keep, shapes=shapes, seed=seed)
         report = result.report
         applied = Counter(item.candidate.rewrite for item in report.applied)
-        found = Checked(path, report.before, report.after, applied, exit_code=MISSED if result else 0)
+        found = Checked(
+            path, report.before, report.after, applied, exit_code=BudgetError.exit_code if result else 0
+        )
         if not result or not fix:
             return found
         note = replace(result, path)

@@ -165,7 +165,7 @@ def complete(task: Task, beside: int = 0) -> Outcome:
     try:
         done = perform(task, beside)
         outcome = Outcome(
-            task,
+            task.model,
             done.exit_code,
             "" if done.error is None else _told(task, done.error)[1],
             report=json.loads(done.document),
@@ -175,7 +175,7 @@ def complete(task: Task, beside: int = 0) -> Outcome:
         with written(task, done) as out:
             outcome = replace(outcome, written=out)
     except Exception as failure:
-        outcome = Outcome(task, *_told(task, failure))
+        outcome = Outcome(task.model, *_told(task, failure))
     return replace(outcome, seconds=time.perf_counter() - began)
 
 

@@ -262,7 +262,7 @@ class Search:
     @cached_property
     def _reference_seconds(self) -> float:
         """Seconds that the input takes, timed as the candidates are."""
-        return self._stopwatch.whole(self._run.source.model, self._run.timed_inputs.feeds[0])
+        return self._stopwatch.whole(self._run.source.model, self._run.timed_feed)
 
     @cached_property
     def _saved(self) -> dict[Candidate, float]:

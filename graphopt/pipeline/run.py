@@ -293,16 +293,18 @@ class Run:
             InputError: the model can't be run.
         """
         with self.journal.step("time"):
-            return latency.compare(self.source.model, model, self.timed_inputs, repeat=None)
+            return latency.compare(self.source.model, model, self.timed_feed, repeat=None)
 
     @cached_property
-    def timed_inputs(self) -> TestInputs:
-        """One seeded sample."""
-        inputs = self.inputs
-        if inputs.problem:
-            return inputs
-        feed = session.random_feeds(self.source.model, inputs.sizes, self.options.seed)
-        return replace(inputs, feeds=(feed,))
+    def timed_feed(self) -> Feeds:
+        """One seeded sample.
+
+        Raises:
+            InputError: the model can't be run.
+        """
+        if self.inputs.problem:
+            raise InputError(f"the reference can't be timed: {self.inputs.problem}")
+        return session.random_feeds(self.source.model, self.inputs.sizes, self.options.seed)
 
     @cached_property
     def metric_before(self) -> float | None:

@@ -153,7 +153,7 @@ def batch(outcomes: Sequence[Outcome], jobs: int) -> dict[str, Any]:
         "jobs": jobs,
         "models": [
             {
-                "model": str(outcome.task.model),
+                "model": str(outcome.model),
                 "out": None if outcome.written is None else str(outcome.written),
                 "exit_code": outcome.exit_code,
                 "error": outcome.error or None,

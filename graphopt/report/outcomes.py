@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.errors import gravest
-from graphopt.jobs.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +15,7 @@ class Outcome:
     """How a task ended, as plain data.
 
     Attributes:
-        task: what was to be done.
+        model: the model that the task was about.
         exit_code: of the command that does this task alone.
         error: why that is not 0, in one line; "" when it is.
         seconds: how long it took.
@@ -26,7 +25,7 @@ class Outcome:
         junit: the same as test results.
     """
 
-    task: Task
+    model: Path
     exit_code: int
     error: str = ""
     seconds: float = 0.0

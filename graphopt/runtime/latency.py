@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from graphopt import progress
 from graphopt.analysis.snapshot import Analysis
-from graphopt.calibration import test_inputs
 from graphopt.errors import InputError
 from graphopt.runtime import session, subgraph
 from graphopt.types import Candidate, Replacement
@@ -78,7 +77,7 @@ class Timing:
 def compare(
     reference: ir.Model,
     candidate: ir.Model,
-    inputs: test_inputs.TestInputs,
+    feed: session.Feeds,
     *,
     threads: int = 1,
     repeat: int | None = 50,
@@ -89,7 +88,7 @@ def compare(
     Args:
         reference: the original.
         candidate: the rewritten model.
-        inputs: the first of them is run.
+        feed: the input, by name.
         threads: threads that one operator may use.
         repeat: pairs of runs; None for as many as fit into `SECONDS`.
         provider: onnxruntime's execution provider.
@@ -99,12 +98,10 @@ def compare(
     """
     import onnxruntime as ort
 
-    if inputs.problem or not inputs.feeds:
-        raise InputError(f"the reference can't be timed: {inputs.problem}")
     if provider not in ort.get_available_providers():
         raise InputError(f"no provider {provider}; there are {', '.join(ort.get_available_providers())}")
     parts = (session.structure(reference), session.structure(candidate))
-    seconds = _paired(parts, inputs.feeds[0], threads, repeat, provider)
+    seconds = _paired(parts, feed, threads, repeat, provider)
     ratios = seconds[:, 0] / seconds[:, 1]
     low, high = np.percentile(ratios, [10, 90])
     before, after = np.median(seconds, axis=0) * 1e3

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from graphopt.jobs.outcome import labels
 from graphopt.report.outcomes import Outcome
 from graphopt.report.text.common import table_of, terminal
 from graphopt.report.wording import count, ratio, shortened
 
 
-def batch(outcomes: Sequence[Outcome]) -> None:
-    """Prints a model a line, then why each that failed did."""
+def batch(names: Sequence[str], outcomes: Sequence[Outcome]) -> None:
+    """Prints a model a line, by the name that it has for people, then why each that failed did."""
     console = terminal()
     table = table_of("model", ">MACs", ">to", ">ratio", ">agreement", "outcome")
-    names = labels([outcome.task for outcome in outcomes])
     for name, outcome in zip(names, outcomes, strict=True):
         table.add_row(escape(shortened(name, 30)), *_batch_figures(outcome), _state(outcome))
     console.print(table)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
+from graphopt.errors import BudgetError
 from graphopt.files import show
-from graphopt.jobs.check import MISSED
 from graphopt.report.results import Checked
 from graphopt.report.text.common import terminal
 from graphopt.report.wording import count, numbered
@@ -35,7 +35,7 @@ def _change(before: str, after: str, what: str) -> str:
 
 def check(models: Sequence[Checked]) -> None:
     """Prints the outcome for all models."""
-    cheaper = sum(each.exit_code == MISSED for each in models)
+    cheaper = sum(each.exit_code == BudgetError.exit_code for each in models)
     fixed = sum(each.fixed for each in models)
     failed = sum(bool(each.error) for each in models)
     parts = [

@@ -43,16 +43,9 @@ from graphopt.analysis.linear import Form, Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import attributes_of, is_standard, site
+from graphopt.rewrites.patterns.common import ELEMENTWISE, attributes_of, is_standard, site
 from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
 
-ELEMENTWISE = frozenset(
-    {"Abs", "Ceil", "Celu", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish"}
-    | {"Identity", "LeakyRelu", "Log", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid"}
-    | {"Sign", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu", "Cast", "Cos", "Sin"}
-    | {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu", "Where"}
-)
-"""Operators of which each output element depends on the elements at its own place only."""
 ALONG_AN_AXIS = frozenset({"Concat", "Softmax", "LogSoftmax"})
 """Operators that work along the axis that an attribute names."""
 FIRST_SOFTMAX_OF_ONE_AXIS = 13

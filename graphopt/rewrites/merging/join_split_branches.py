@@ -41,8 +41,7 @@ from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.converting.cancel_transpose import ELEMENTWISE
-from graphopt.rewrites.patterns.common import attributes_of, is_standard, pads_hold, site
+from graphopt.rewrites.patterns.common import ELEMENTWISE, attributes_of, is_standard, pads_hold, site
 from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
 
 

@@ -14,6 +14,14 @@ from graphopt.types import AttributeValue, Site
 OPEN_PADS = "its auto_pad with strides depends on a size that a caller chooses"
 """What is wrong with an operator of which `pads_hold` is not true."""
 
+ELEMENTWISE = frozenset(
+    {"Abs", "Ceil", "Celu", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish"}
+    | {"Identity", "LeakyRelu", "Log", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid"}
+    | {"Sign", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu", "Cast", "Cos", "Sin"}
+    | {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu", "Where"}
+)
+"""Operators of which each output element depends on the elements at its own place only."""
+
 
 def site(analysis: Analysis, nodes: Sequence[ir.Node]) -> Site:
     """The site of these nodes, anchor first."""
