@@ -13,11 +13,11 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
+from places import DATA
 
 import graphopt
 from tests.builders import counted_macs, interface, make_feeds, session
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MODELS, INPUTS = DATA / "models", DATA / "inputs"
 
 pytestmark = pytest.mark.skipif(not MODELS.is_dir(), reason="the real models are not there (../shared/data)")

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(
     r"(?:^`(?P<file>[\w./-]+)`:\n\n)?(?P<varies><!-- (?:figures|details) vary -->\n)?"
     r"^```(?P<language>\w+)\n(?P<body>.*?)^```$",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from places import ROOT
+
 PARTS = ("pyproject.toml", "README.md", "action.yml", ".pre-commit-hooks.yaml", "graphopt")
 
 

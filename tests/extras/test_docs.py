@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from console import comparable, replay
+from places import ROOT
 
 from docs import build
 from graphopt.cli.app import typer_app
 from graphopt.rewrites import registry
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     path
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

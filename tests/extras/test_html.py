@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Missing, chromium, show
+from places import ROOT
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -490,7 +491,7 @@ sys.stdout.write(re.sub(r"<dt>seconds</dt><dd>.*?</dd>", "", text))
 
 def test_the_same_again() -> None:
     """Two processes that order sets differently write the same bytes, but for the seconds."""
-    tests = str(Path(__file__).resolve().parents[1])
+    tests = str(ROOT / "tests")
     pages = [
         subprocess.run(
             [sys.executable, "-c", SCRIPT, tests],

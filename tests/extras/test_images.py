@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 from PIL import Image
+from places import DATA, ROOT
 from small_models import classifier, cli, info, model, node, saved, weight
 
 import graphopt
@@ -18,7 +19,6 @@ from graphopt.calibration import inputs, preprocessing
 from graphopt.errors import InputError
 from graphopt.model import io
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 PHOTOS, SQUEEZENET = DATA / "inputs" / "imagenet", DATA / "models" / "squeezenet1.1-imagenet.onnx"
 
 
@@ -285,7 +285,7 @@ def test_photographs_for_squeezenet(tmp_path: Path) -> None:
 
 
 def test_the_file_that_the_guide_shows(tmp_path: Path) -> None:
-    guide = (Path(__file__).resolve().parents[2] / "docs" / "inputs.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "inputs.md").read_text(encoding="utf-8")
     text = guide.split("```toml\n", 1)[1].split("```", 1)[0]
     Image.fromarray(pixels(300, 400)).save(tmp_path / "a.png")
     found = loaded(tmp_path, reads("N", None, None, 3), toml(tmp_path / "photos.toml", text))
@@ -293,5 +293,5 @@ def test_the_file_that_the_guide_shows(tmp_path: Path) -> None:
 
 
 def test_the_guide_names_every_preset() -> None:
-    guide = (Path(__file__).resolve().parents[2] / "docs" / "inputs.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "inputs.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in guide for name in preprocessing.PRESETS)

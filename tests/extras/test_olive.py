@@ -12,6 +12,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from places import MODELS
+
 os.environ["OLIVE_DISABLE_TELEMETRY"] = "1"  # before Olive is imported: tests reach nothing
 
 import numpy as np
@@ -28,8 +30,6 @@ from graphopt import BudgetError, InputError
 from graphopt.integrations import olive_pass
 from graphopt.integrations.olive_pass import GraphOpt, OliveError, package_config, write_package_config
 from graphopt.report import provenance
-
-MODELS = Path(__file__).parents[2] / "models"
 
 
 def workflow(model: Path, folder: Path, **parameters: Any) -> dict[str, Any]:

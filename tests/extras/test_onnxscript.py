@@ -9,12 +9,12 @@ import onnx_ir as ir
 import pytest
 from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common
+from places import ROOT
 
 import graphopt
 from graphopt.integrations.ir_pass import GraphOptPass
 from graphopt.report import provenance
 
-ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data" / "models"
 REAL = [
     ROOT / "models" / "inception-digits.onnx",

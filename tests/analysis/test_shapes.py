@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 import time
 
 import numpy as np
@@ -11,17 +10,16 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import helper
+from places import DATA
 
 from graphopt.analysis.constants import Constants
 from graphopt.analysis.costs import LINEAR_OPS, nodes, total_macs
 from graphopt.analysis.shapes.inference import infer
 from graphopt.errors import InputError
 
-DATA = pathlib.Path(__file__).parents[2] / "shared" / "data" / "models"
-
 
 def real_model(name):
-    path = DATA / f"{name}.onnx"
+    path = DATA / "models" / f"{name}.onnx"
     if not path.is_file():
         pytest.skip(f"the real models are not here: {path}")
     return ir.load(path)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import pathlib
-
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from places import DATA, LIGHT
 
 from graphopt.analysis import costs
 from graphopt.analysis.constants import Constants
 from graphopt.analysis.shapes.inference import infer
-
-DATA = pathlib.Path(__file__).parents[2] / "shared" / "data" / "models"
-LIGHT = pathlib.Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
 
 def load(path):
@@ -120,11 +116,13 @@ def test_golden_counts_of_architectures(name, giga, layers):
     ],
 )
 def test_golden_counts_of_trained_models(name, bindings, expected):
-    assert total(load(DATA / f"{name}.onnx"), bindings=bindings) == pytest.approx(expected, rel=1e-2)
+    assert total(load(DATA / "models" / f"{name}.onnx"), bindings=bindings) == pytest.approx(
+        expected, rel=1e-2
+    )
 
 
 def test_unbound_sizes_are_named():
-    model = load(DATA / "ppocrv3-det.onnx")
+    model = load(DATA / "models" / "ppocrv3-det.onnx")
     sizes = infer(model, Constants(model))
     assert costs.total_macs(model, sizes.get) is None
     assert sizes.unknown_dims == ("x[2]=p2o.DynamicDimension.1", "x[3]=p2o.DynamicDimension.2")

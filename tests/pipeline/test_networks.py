@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from places import MODELS
 from small_models import classifier, cli, samples, saved
 
 import graphopt
@@ -26,7 +27,6 @@ from graphopt.runtime.operator_times import Stopwatch
 from graphopt.types import Candidate
 from tests.builders import Net
 
-MODELS = Path(__file__).parent.parent / "models"
 RESNET, INPUTS = MODELS / "resnet-digits.onnx", MODELS / "digits-calibration.npz"
 
 

@@ -18,14 +18,13 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
+from places import DATA, LIGHT
 
 from graphopt.errors import InputError
 from graphopt.model import io, wire_format
 from graphopt.model.validation import validate
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "models"
-LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-FILES = sorted([*SHARED.glob("*.onnx"), *LIGHT.glob("*.onnx")])
+FILES = sorted([*DATA / "models".glob("*.onnx"), *LIGHT.glob("*.onnx")])
 
 
 def small_model(seed: int = 0) -> onnx.ModelProto:
@@ -139,9 +138,9 @@ def test_round_trip_keeps_everything_in_real_models(path: Path, tmp_path: Path) 
 
 
 def test_real_models_are_there() -> None:
-    if not SHARED.exists():
+    if not DATA / "models".exists():
         pytest.skip("the folder of real models is not there; only those of the onnx wheel are tested")
-    assert len(list(SHARED.glob("*.onnx"))) >= 10
+    assert len(list(DATA / "models".glob("*.onnx"))) >= 10
 
 
 def test_round_trip_keeps_everything_and_writes_as_protobuf_does(tmp_path: Path) -> None:

@@ -12,13 +12,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx_ir.passes import common
+from places import MODELS
 from small_models import classifier, conv_bn, model, node, nothing_to_do, samples, weight
 
 import graphopt
 from graphopt import BudgetError, Candidate, Cost, Exactness, NewNode, Replacement, Site, VerificationError
 from graphopt.integrations.ir_pass import GraphOptPass
-
-MODELS = Path(__file__).parent.parent / "models"
 
 
 def content(given: ir.Model) -> bytes:

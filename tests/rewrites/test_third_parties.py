@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from places import ROOT
 from small_models import conv_bn, model, node, saved
 
 import graphopt
@@ -101,7 +102,7 @@ def run(installed: Path, packages: list[str], *arguments: object) -> subprocess.
     return subprocess.run(
         [sys.executable, "-m", "graphopt", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": path},
-        cwd=Path(graphopt.__file__).parent.parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,

@@ -6,7 +6,6 @@ import importlib.util
 import random
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +13,7 @@ import onnx
 import pytest
 from builders import Net, check, low_rank, make_feeds
 from onnx import TensorProto
+from places import SHARED
 
 import graphopt
 from graphopt.rewrites import registry
@@ -28,7 +28,6 @@ OTHER_SIZES = {"sum_that_broadcasts": ({"H": 1, "W": 1}, {"H": 8, "W": 1}, {"H":
 SAVINGS: dict[str, Callable[[], Case]] = {}
 TRAPS: dict[str, Callable[[], Case]] = {}
 SHUFFLES = (1, 2)
-PUBLIC = Path(__file__).parents[2] / "shared" / "cases" / "cases.py"
 
 
 def saving(build: Callable[[], Case]) -> Callable[[], Case]:
@@ -491,10 +490,10 @@ def test_order_of_the_registry_does_not_matter(name: str, monkeypatch: pytest.Mo
         assert macs_left(model) == usual
 
 
-@pytest.mark.skipif(not PUBLIC.exists(), reason="the public cases are not at hand")
+@pytest.mark.skipif(not (SHARED / "cases" / "cases.py").exists(), reason="the public cases are not at hand")
 @pytest.mark.parametrize("part", range(4))
 def test_public_cases_in_any_order(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("public_cases", PUBLIC)
+    spec = importlib.util.spec_from_file_location("public_cases", (SHARED / "cases" / "cases.py"))
     assert spec is not None and spec.loader is not None
     cases: Any = importlib.util.module_from_spec(spec)
     sys.modules["public_cases"] = cases

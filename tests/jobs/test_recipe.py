@@ -14,6 +14,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import ROOT
 from small_models import classifier, cli, conv_bn, samples, saved
 
 from graphopt import files
@@ -23,7 +24,6 @@ from graphopt.jobs.task import Task
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
 
-ROOT = Path(__file__).parent.parent
 VALIDATOR = jsonschema.Draft202012Validator(recipe.schema())
 
 

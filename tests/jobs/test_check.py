@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from places import ROOT
 from small_models import (
     classifier,
     cli,
@@ -32,8 +33,6 @@ from graphopt import api
 from graphopt.errors import GraphOptError
 from graphopt.report.results import Result
 from models import classic
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
