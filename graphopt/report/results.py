@@ -42,6 +42,16 @@ class Applied:
     sensitivity: float | None = None
     spectra: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
+    @property
+    def macs_before(self) -> int | None:
+        """MACs of what went away; None where they are not known for the model's real sizes."""
+        return self.candidate.before.macs if self.sized else None
+
+    @property
+    def macs_after(self) -> int | None:
+        """MACs of what took its place, likewise."""
+        return self.candidate.after.macs if self.sized else None
+
 
 @dataclass(frozen=True, slots=True)
 class Left:

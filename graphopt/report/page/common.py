@@ -25,7 +25,7 @@ def model(source: Source) -> Facts:
         "name": model_name(source),
         "sha256": source.sha256,
         "bytes": source.bytes,
-        "opset": source.model.opset_imports.get(""),
+        "opset": source.opset,
     }
 
 

@@ -24,14 +24,16 @@ def rewrites(data: Report) -> list[Facts]:
 
 def _applied(item: Applied) -> Facts:
     candidate = item.candidate
-    sized = item.sized and candidate.before.macs is not None and candidate.after.macs is not None
+    before, after = item.macs_before, item.macs_after
+    if before is None or after is None:
+        before = after = None
     approximate = item.exactness is Exactness.APPROXIMATE
     return {
         **_site("applied", candidate.rewrite, candidate.site),
         "exactness": item.exactness.value,
-        "macs_before": candidate.before.macs if sized else None,
-        "macs_after": candidate.after.macs if sized else None,
-        "saved": candidate.macs_saved if sized else None,
+        "macs_before": before,
+        "macs_after": after,
+        "saved": None if before is None or after is None else before - after,
         "predicted": candidate.error if approximate else None,
         "measured": item.error_measured,
         "reason": _choice(candidate),
