@@ -18,9 +18,10 @@ import numpy as np
 from graphopt._version import __version__
 from graphopt.analysis.diff import Diff, LayerChange
 from graphopt.analysis.linear import Linear
+from graphopt.errors import gravest
 from graphopt.model.io import Source
 from graphopt.planning.gates import Judged
-from graphopt.report.outcomes import Outcome, exit_code
+from graphopt.report.outcomes import Outcome
 from graphopt.report.provenance import Record, described
 from graphopt.report.results import Applied, Checked, LayerRow, Left, Point, Report, Scan, Sweep
 from graphopt.rewrites.base import Rewrite
@@ -130,7 +131,12 @@ def batch(outcomes: Sequence[Outcome], jobs: int) -> dict[str, Any]:
         {**plain(outcome), "error": outcome.error or None, "seconds": round(outcome.seconds, 4)}
         for outcome in outcomes
     ]
-    return {**_head(), "exit_code": exit_code(outcomes), "jobs": jobs, "models": models}
+    return {
+        **_head(),
+        "exit_code": gravest(outcome.exit_code for outcome in outcomes),
+        "jobs": jobs,
+        "models": models,
+    }
 
 
 def verification(result: Verification) -> dict[str, Any]:
@@ -143,10 +149,10 @@ def timing(result: Timing) -> dict[str, Any]:
     return {"schema_version": SCHEMA_VERSION, **plain(result)}
 
 
-def check(models: Sequence[Checked], exit_code: int) -> dict[str, Any]:
+def check(models: Sequence[Checked]) -> dict[str, Any]:
     """The document of ``graphopt check --json``."""
     found = [{**plain(each), "note": each.note or None, "error": each.error or None} for each in models]
-    return {**_head(), "exit_code": exit_code, "models": found}
+    return {**_head(), "exit_code": gravest(each.exit_code for each in models), "models": found}
 
 
 def rewrites(available: Sequence[Rewrite]) -> list[dict[str, Any]]:

@@ -20,12 +20,12 @@ DIGEST = 64
 """Characters of a SHA-256."""
 
 
-def provenance(model: Path, records: Sequence[Record], original: Path | None, run: int | None) -> None:
+def provenance(records: Sequence[Record], model: Path, original: Path | None, run: int | None) -> None:
     """Prints what is recorded of each run, oldest first.
 
     Args:
-        model: the file.
-        records: what it has recorded.
+        records: the runs.
+        model: the file that they are recorded in.
         original: a file that a run may have read.
         run: the number of the run that did; None when there was none.
     """
