@@ -115,7 +115,7 @@ def _report(result: Result, problem: str, scale: float) -> Facts:
         "box": BOX,
         "spectra": spectra.spectra(data, int(spectra.MOST_SPECTRA * scale)),
         "curve": tradeoff.curve(data.curve, data.before, None) if len(data.curve) > 1 else None,
-        "checks": [rewrites.check(check) for check in shown],
+        "checks": shown,
         "checks_hidden": checks_hidden,
         "notes": any(check.note for check in data.checks),
         "failed": sum(not check for check in data.checks),

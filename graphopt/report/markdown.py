@@ -172,15 +172,12 @@ def _applied(applied: Sequence[Applied]) -> Lines:
     rows = []
     for item in shown:
         candidate, error = item.candidate, item.error_measured
+        sizes = (item.macs_before, item.macs_after)
         predicted = small(candidate.error) if item.exactness is Exactness.APPROXIMATE else ""
         errors = (predicted, "" if error is None else small(error))
         chosen = prose(form(candidate)) if candidate.choice else ""
         rows.append(
-            (
-                *(code(candidate.rewrite), _site(candidate.site), chosen),
-                *(count(item.macs_before), count(item.macs_after)),
-                *errors * fitted,
-            )
+            (code(candidate.rewrite), _site(candidate.site), chosen, *map(count, sizes), *errors * fitted)
         )
     columns = ("rewrite", "layer", "form", ">MACs", ">to", *(">predicted", ">error") * fitted)
     by_name = _by_name(item.candidate.rewrite for item in others)
