@@ -36,17 +36,17 @@ def provenance(records: Sequence[Record], model: Path, original: Path | None, ru
         if number > 1:
             console.print()
         console.print(escape(f"run {number} of {len(records)}, graphopt {record.version}"), style="bold")
-        facts = _facts(record)
+        asked = _input_and_options(record)
         names = max(map(len, record.options), default=0)
         wide = max(console.width, DIGEST + 2 + names)  # a digest in one piece can be copied
-        Console(highlight=False, width=wide).print(facts)
+        Console(highlight=False, width=wide).print(asked)
         if record.rewrites:
             console.print(_rewritten(record))
     if run is not None and original is not None:
         console.print(escape(f"run {run} read {show(original)}"), soft_wrap=True)
 
 
-def _facts(record: Record) -> Table:
+def _input_and_options(record: Record) -> Table:
     """What a run read and was asked for."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
