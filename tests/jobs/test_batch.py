@@ -20,10 +20,10 @@ import pytest
 from small_models import classifier, cli, conv_bn, nothing_to_do, samples, saved
 
 from graphopt import progress
-from graphopt.errors import StoppedError
+from graphopt.errors import StoppedError, gravest
 from graphopt.jobs import batch, worker
 from graphopt.jobs.task import Task
-from graphopt.report.outcomes import Outcome, exit_code
+from graphopt.report.outcomes import Outcome
 from graphopt.runtime import threads
 
 MEASURES = """
@@ -326,7 +326,7 @@ def test_a_bug_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> 
     [([0, 0], 0), ([0, 3], 3), ([3, 2, 0], 2), ([2, 1, 3], 1), ([1, 70, 2], 70), ([], 0)],
 )
 def test_the_gravest_exit_code_counts(codes: list[int], expected: int) -> None:
-    assert exit_code([Outcome(Path("m"), code) for code in codes]) == expected
+    assert gravest(codes) == expected
 
 
 def test_the_page_of_a_job_tells_of_every_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,6 @@ def bench(
     Example: graphopt bench model.onnx smaller.onnx
     """
     from graphopt import api
-    from graphopt.report import json as documents
-    from graphopt.report import text
 
     with shown(quiet=quiet, json=json):
         found = api.bench(
@@ -43,8 +41,5 @@ def bench(
             shapes=common.shapes(shape),
             seed=seed,
         )
-    if json:
-        common.emit(documents.dumps(documents.timing(found)))
-    else:
-        text.timing(found)
+    common.tell("timing", found, json=json)
     return 0

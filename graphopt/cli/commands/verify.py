@@ -27,8 +27,6 @@ def verify(
     """
     options = common.parse(budget, None, shape)
     from graphopt import api
-    from graphopt.report import json as documents
-    from graphopt.report import text
 
     with shown(quiet=quiet, json=json):
         found = api.verify(
@@ -40,8 +38,5 @@ def verify(
             shapes=options["shapes"],
             seed=seed,
         )
-    if json:
-        common.emit(documents.dumps(documents.verification(found)))
-    else:
-        text.verification(found)
+    common.tell("verification", found, json=json)
     return 0 if found else 1
