@@ -21,7 +21,7 @@ os.environ.pop("GITHUB_STEP_SUMMARY", None)
 @pytest.fixture
 def scores(tmp_path: Path) -> Path:
     """A classifier with convolutions that a budget can cut."""
-    from small_models import classifier, saved
+    from tests.builders import classifier, saved
 
     return saved(classifier(), tmp_path / "scores.onnx")
 
@@ -30,7 +30,8 @@ def scores(tmp_path: Path) -> Path:
 def inputs(tmp_path: Path) -> Path:
     """Calibration inputs of the classifier."""
     import numpy as np
-    from small_models import samples
+
+    from tests.builders import samples
 
     np.save(tmp_path / "inputs.npy", samples(16))
     return tmp_path / "inputs.npy"

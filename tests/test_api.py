@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from small_models import classifier, conv_bn, nothing_to_do, run_onnx, samples, saved
 
 import graphopt
 from graphopt import Budget, GraphOptError, InputError
+from tests.builders import classifier, conv_bn, nothing_to_do, run, samples, saved
 
 
 def every_form(proto: onnx.ModelProto, folder: Path) -> dict[str, Any]:
@@ -53,8 +53,8 @@ def test_nothing_to_do_returns_the_given_model(tmp_path: Path) -> None:
         assert not result
         result.save(tmp_path / f"{name}.out")
         np.testing.assert_array_equal(
-            run_onnx(onnx.load(tmp_path / f"{name}.out"), {"x": samples(1)})[0],
-            run_onnx(nothing_to_do(), {"x": samples(1)})[0],
+            run(onnx.load(tmp_path / f"{name}.out"), {"x": samples(1)})[0],
+            run(nothing_to_do(), {"x": samples(1)})[0],
         )
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from places import ROOT
-from small_models import cli, saved
 
 import graphopt
 from models import classic
+from tests.builders import saved
+from tests.command import cli
+from tests.places import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
-from places import DATA
 
 import graphopt
 from tests.builders import counted_macs, interface, make_feeds, session
+from tests.places import DATA
 
 MODELS, INPUTS = DATA / "models", DATA / "inputs"
 

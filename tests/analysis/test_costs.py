@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from places import DATA, LIGHT
 
 from graphopt.analysis import costs
 from graphopt.analysis.constants import Constants
 from graphopt.analysis.shapes.inference import infer
+from tests.places import DATA, LIGHT
 
 
 def load(path):

@@ -9,11 +9,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from small_models import classifier, cli, conv_bn, model, node, saved, weight
 
 import graphopt
 from graphopt.analysis.diff import Diff
 from models import classic
+from tests.builders import classifier, conv_bn, model, node, saved, weight
+from tests.command import cli
 
 
 def chain(*names: str, channels: int = 8, seeds: tuple[int, ...] = ()) -> onnx.ModelProto:

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import classifier, cli, conv_bn, info, model, node, nothing_to_do, samples, saved, weight
 
 import graphopt.api
 from graphopt.errors import GraphOptError
 from graphopt.rewrites import registry
+from tests.builders import classifier, conv_bn, info, model, node, nothing_to_do, samples, saved, weight
+from tests.command import cli
 
 
 @pytest.fixture(autouse=True)

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from small_models import classifier, samples, saved
 
 import graphopt
 from graphopt import progress
+from tests.builders import classifier, samples, saved
 
 COMMAND = (sys.executable, "-m", "graphopt")
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from small_models import batch_norm, bn_inputs, info, model, node, rng, weight
 
 import graphopt
 from graphopt.compression import curvature
+from tests.builders import batch_norm, bn_inputs, info, model, node, rng, weight
 
 Part: TypeAlias = "tuple[list[onnx.NodeProto], dict[str, np.ndarray]]"
 WIDTH = 24

@@ -17,7 +17,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from small_models import classifier, cli, conv_bn, nothing_to_do, samples, saved
 
 from graphopt import progress
 from graphopt.errors import StoppedError
@@ -25,6 +24,8 @@ from graphopt.jobs import batch, worker
 from graphopt.jobs.task import Task
 from graphopt.report.outcomes import Outcome, exit_code
 from graphopt.runtime import threads
+from tests.builders import classifier, conv_bn, nothing_to_do, samples, saved
+from tests.command import cli
 
 MEASURES = """
 import os, signal, sys, time

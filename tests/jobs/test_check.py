@@ -14,25 +14,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from places import ROOT
-from small_models import (
-    classifier,
-    cli,
-    conv_bn,
-    model,
-    node,
-    nothing_to_do,
-    run_onnx,
-    samples,
-    saved,
-    weight,
-)
 
 import graphopt
 from graphopt import api
 from graphopt.errors import GraphOptError
 from graphopt.report.results import Result
 from models import classic
+from tests.builders import classifier, conv_bn, model, node, nothing_to_do, run, samples, saved, weight
+from tests.command import cli
+from tests.places import ROOT
 
 
 @pytest.fixture
@@ -172,12 +162,12 @@ def test_json(folded: Path, clean: Path, tmp_path: Path) -> None:
 def test_fix_of_external_data(tmp_path: Path) -> None:
     path = outside(tmp_path / "model.onnx", location="model.onnx.data")
     feeds = {"x": samples(1)}
-    wanted = run_onnx(path, feeds)[0]
+    wanted = run(path, feeds)[0]
     done = cli("check", "--fix", path)
     assert (done.code, done.err) == (0, "")
     assert {each.name for each in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
     assert "BatchNormalization" not in [n.op_type for n in onnx.load(path).graph.node]
-    np.testing.assert_allclose(run_onnx(path, feeds)[0], wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run(path, feeds)[0], wanted, rtol=1e-4, atol=1e-5)
     assert cli("check", path).code == 0
 
 
@@ -204,11 +194,11 @@ def emptied(tmp_path: Path) -> Path:
 def test_fix_removes_data_that_is_not_read_any_more(emptied: Path, clean: Path) -> None:
     emptied.with_name("README").write_text("The weights are in m.onnx.data.")
     feeds = {"x": samples(1)}
-    wanted = run_onnx(emptied, feeds)[0]
+    wanted = run(emptied, feeds)[0]
     done = cli("check", "--fix", emptied)
     assert (done.code, done.err) == (0, "") and "note" not in done.out
     assert {each.name for each in emptied.parent.iterdir()} == {"m.onnx", "clean.onnx", "README"}
-    np.testing.assert_array_equal(run_onnx(emptied, feeds)[0], wanted)
+    np.testing.assert_array_equal(run(emptied, feeds)[0], wanted)
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -216,13 +206,13 @@ def test_fix_leaves_data_that_another_model_reads(emptied: Path, form: str) -> N
     other = emptied.with_name("other.onnx")
     other.write_bytes(emptied.read_bytes())
     feeds = {"x": samples(1)}
-    wanted = run_onnx(other, feeds)[0]
+    wanted = run(other, feeds)[0]
     done = cli("check", "--fix", emptied, *["--json"] * (form == "json"))
     note = f"{emptied}.data is left, as other.onnx reads it too"
     assert (done.code, done.err) == (0, "")
     told = json.loads(done.out)["models"][0]["note"] if form == "json" else done.out.splitlines()[1]
     assert told == (note if form == "json" else f"note: {note}")
-    np.testing.assert_array_equal(run_onnx(other, feeds)[0], wanted)
+    np.testing.assert_array_equal(run(other, feeds)[0], wanted)
     assert {each.name for each in emptied.parent.iterdir()} == {"m.onnx", "other.onnx", "m.onnx.data"}
 
 

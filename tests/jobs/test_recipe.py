@@ -14,8 +14,6 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from places import ROOT
-from small_models import classifier, cli, conv_bn, samples, saved
 
 from graphopt import files
 from graphopt.errors import InputError
@@ -23,6 +21,9 @@ from graphopt.jobs import recipe
 from graphopt.jobs.task import Task
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
+from tests.builders import classifier, conv_bn, samples, saved
+from tests.command import cli
+from tests.places import ROOT
 
 VALIDATOR = jsonschema.Draft202012Validator(recipe.schema())
 

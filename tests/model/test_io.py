@@ -18,11 +18,11 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
-from places import DATA, LIGHT
 
 from graphopt.errors import InputError
 from graphopt.model import io, wire_format
 from graphopt.model.validation import validate
+from tests.places import DATA, LIGHT
 
 FILES = sorted([*(DATA / "models").glob("*.onnx"), *LIGHT.glob("*.onnx")])
 

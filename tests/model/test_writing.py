@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import cli, conv_bn, saved
 
 from graphopt import files
 from graphopt.errors import InputError
+from tests.builders import conv_bn, saved
+from tests.command import cli
 
 FULL = "graphopt: standard output: can't be written: No space left on device\n"
 

@@ -13,20 +13,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper
-from small_models import (
-    classifier,
-    cli,
-    conv_bn,
-    info,
-    initializers,
-    model,
-    node,
-    nothing_to_do,
-    run_onnx,
-    samples,
-    saved,
-    weight,
-)
 
 import graphopt
 from graphopt.analysis.snapshot import Analysis
@@ -37,6 +23,20 @@ from graphopt.rewrites import registry
 from graphopt.types import Candidate, Cost, Exactness, NewNode, Rejection, Replacement, Site
 from graphopt.verification import equivalence
 from graphopt.verification.verdict import Verdict, Verification
+from tests.builders import (
+    classifier,
+    conv_bn,
+    info,
+    initializers,
+    model,
+    node,
+    nothing_to_do,
+    run,
+    samples,
+    saved,
+    weight,
+)
+from tests.command import cli
 
 Statistics = Mapping[str, Moments]
 
@@ -193,9 +193,7 @@ def test_a_wrong_rewrite_is_dropped_and_the_rest_is_kept() -> None:
     for reason in declined.values():
         assert reason.startswith("failed verification: relative difference")
     x = {"x": samples(1)}
-    np.testing.assert_allclose(
-        run_onnx(ir.to_proto(result.model), x)[0], run_onnx(proto, x)[0], atol=1e-4, rtol=1e-4
-    )
+    np.testing.assert_allclose(run(ir.to_proto(result.model), x)[0], run(proto, x)[0], atol=1e-4, rtol=1e-4)
 
 
 def test_one_site_of_a_rewrite_is_dropped_and_another_is_kept() -> None:

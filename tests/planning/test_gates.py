@@ -9,7 +9,6 @@ from pathlib import Path
 
 import onnx
 import pytest
-from small_models import classifier, cli, conv_bn, model, node, nothing_to_do, samples, saved, weight
 
 import graphopt
 from graphopt.pipeline import exact_rounds
@@ -17,6 +16,8 @@ from graphopt.planning import gates
 from graphopt.planning.budget import Budget
 from graphopt.verification import equivalence
 from graphopt.verification.verdict import Verdict, Verification
+from tests.builders import classifier, conv_bn, model, node, nothing_to_do, samples, saved, weight
+from tests.command import cli
 
 
 def judged(document: Mapping[str, object], key: str) -> Mapping[str, object]:

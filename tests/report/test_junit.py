@@ -10,13 +10,14 @@ from xml.etree import ElementTree
 import numpy as np
 import onnx
 import pytest
-from small_models import classifier, cli, conv_bn, nothing_to_do, samples, saved
 
 import graphopt
 from graphopt.pipeline import exact_rounds
 from graphopt.report import junit
 from graphopt.verification import equivalence
 from graphopt.verification.verdict import Verdict, Verification
+from tests.builders import classifier, conv_bn, nothing_to_do, samples, saved
+from tests.command import cli
 
 COUNT = re.compile(r"\d+")
 SECONDS = re.compile(r"\d+\.\d{3}")

@@ -11,18 +11,6 @@ from pathlib import Path
 import onnx
 import pytest
 from markdown_it import MarkdownIt
-from small_models import (
-    batch_norm,
-    bn_inputs,
-    classifier,
-    cli,
-    conv_bn,
-    model,
-    node,
-    nothing_to_do,
-    saved,
-    weight,
-)
 
 import graphopt
 from graphopt import api
@@ -30,6 +18,18 @@ from graphopt.pipeline import exact_rounds
 from graphopt.report import markdown
 from graphopt.verification import equivalence
 from graphopt.verification.verdict import Verdict, Verification
+from tests.builders import (
+    batch_norm,
+    bn_inputs,
+    classifier,
+    conv_bn,
+    model,
+    node,
+    nothing_to_do,
+    saved,
+    weight,
+)
+from tests.command import cli
 
 HOSTILE = [
     "a|b | --- | c",

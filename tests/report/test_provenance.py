@@ -18,11 +18,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import compose
-from small_models import (
+
+import graphopt
+from graphopt import BudgetError, Candidate, Cost, Exactness, InputError, Site
+from graphopt.integrations.ir_pass import GraphOptPass
+from graphopt.model import io
+from graphopt.report import provenance
+from graphopt.report.provenance import Record, Rewritten
+from tests.builders import (
     batch_norm,
     bn_inputs,
     classifier,
-    cli,
     conv_bn,
     model,
     node,
@@ -31,13 +37,7 @@ from small_models import (
     saved,
     weight,
 )
-
-import graphopt
-from graphopt import BudgetError, Candidate, Cost, Exactness, InputError, Site
-from graphopt.integrations.ir_pass import GraphOptPass
-from graphopt.model import io
-from graphopt.report import provenance
-from graphopt.report.provenance import Record, Rewritten
+from tests.command import cli
 
 
 def metadata(path: Path) -> dict[str, str]:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import typer
-from small_models import classifier, cli, conv_bn, model, node, saved
 
 from graphopt.cli.app import typer_app
 from graphopt.report.wording import form
 from graphopt.rewrites import registry
 from graphopt.types import Candidate, Cost, Site
+from tests.builders import classifier, conv_bn, model, node, saved
+from tests.command import cli
 
 COMMANDS = sorted(
     str(command.callback.__name__) for command in typer_app.registered_commands if command.callback

@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from small_models import batch_norm, bn_inputs, info, model, node, run_onnx, weight
 
 from graphopt.analysis.snapshot import Analysis
 from graphopt.compression.autodiff.gradients import gradients
 from graphopt.runtime import session
 from graphopt.runtime.program import Program
+from tests.builders import batch_norm, bn_inputs, info, model, node, run, weight
 
 STEP = 1e-3
 NEAR = 0.03
@@ -63,13 +63,13 @@ def drawn(proto: onnx.ModelProto) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     shape = [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
     x = rng.standard_normal(shape).astype(np.float32)
     names = [v.name for v in proto.graph.output]
-    outputs = zip(names, run_onnx(proto, {"x": x}), strict=True)
+    outputs = zip(names, run(proto, {"x": x}), strict=True)
     return x, {name: rng.standard_normal(y.shape).astype(np.float32) for name, y in outputs}
 
 
 def slope(proto: onnx.ModelProto, x: np.ndarray, r: Mapping[str, np.ndarray], way: np.ndarray) -> float:
     """Σ r · (change of the outputs) along a way, for a small step."""
-    ends = [run_onnx(proto, {"x": (x + step * way).astype(np.float32)}) for step in (STEP, -STEP)]
+    ends = [run(proto, {"x": (x + step * way).astype(np.float32)}) for step in (STEP, -STEP)]
     change = [(a.astype(np.float64) - b) / (2 * STEP) for a, b in zip(*ends, strict=True)]
     return sum(float(np.vdot(each, c)) for each, c in zip(r.values(), change, strict=True))
 
