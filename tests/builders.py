@@ -76,6 +76,15 @@ def node(op: str, inputs: str, outputs: str, name: str = "", **attributes: Any) 
     return helper.make_node(op, names, outputs.split(), name=name, **attributes)
 
 
+def parsed(*nodes: onnx.NodeProto | str) -> list[onnx.NodeProto]:
+    """Nodes, some of them in the text form of onnx, such as ``y = Conv <pads = [1, 1]> (x, w)``."""
+    found: list[onnx.NodeProto] = []
+    for part in nodes:
+        text = isinstance(part, str)
+        found += onnx.parser.parse_graph(f"g () => () {{ {part} }}").node if text else [part]
+    return found
+
+
 def model(
     nodes: Sequence[onnx.NodeProto],
     weights: Mapping[str, Array] | None = None,

@@ -83,7 +83,7 @@ def test_save_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("graphopt.model.io._write", full)
+    monkeypatch.setattr("graphopt.model.wire_format.write", full)
     with pytest.raises(InputError, match="No space left"):
         result.save(out)
     assert out.read_bytes() == b"older"

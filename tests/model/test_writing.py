@@ -178,11 +178,12 @@ SLOW = """
 import signal, sys, time
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so
-import graphopt.__main__ as command, graphopt.model.io as files
+import graphopt.__main__ as command
+from graphopt.model import wire_format
 def slow(*arguments):
     print("writing", flush=True)
     time.sleep(60)
-files._write = slow
+wire_format.write = slow
 command.run()
 """
 
