@@ -70,11 +70,6 @@ def test_the_result_is_the_callers_own() -> None:
 # --- results ------------------------------------------------------------------------------------------------
 
 
-def test_a_result_is_true_when_something_changed() -> None:
-    assert graphopt.optimize(conv_bn())
-    assert not graphopt.optimize(nothing_to_do())
-
-
 def test_save_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = graphopt.optimize(conv_bn())
     out = tmp_path / "out.onnx"
