@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_models import classifier, samples
 
 import graphopt
 from graphopt import InputError
 from graphopt.cli.app import typer_app
 from graphopt.jobs.task import Task
 from graphopt.pipeline.options import make_options
+from tests.builders import classifier, samples
 
 OLIVE = Path(graphopt.__file__).parent / "integrations" / "olive_pass.py"
 GIVEN = {"model", "calibration", "rewrites"}
