@@ -24,7 +24,7 @@ from graphopt.errors import InputError
 from graphopt.model import io, wire_format
 from graphopt.model.validation import validate
 
-FILES = sorted([*DATA / "models".glob("*.onnx"), *LIGHT.glob("*.onnx")])
+FILES = sorted([*(DATA / "models").glob("*.onnx"), *LIGHT.glob("*.onnx")])
 
 
 def small_model(seed: int = 0) -> onnx.ModelProto:
@@ -138,9 +138,9 @@ def test_round_trip_keeps_everything_in_real_models(path: Path, tmp_path: Path) 
 
 
 def test_real_models_are_there() -> None:
-    if not DATA / "models".exists():
+    if not (DATA / "models").exists():
         pytest.skip("the folder of real models is not there; only those of the onnx wheel are tested")
-    assert len(list(DATA / "models".glob("*.onnx"))) >= 10
+    assert len(list((DATA / "models").glob("*.onnx"))) >= 10
 
 
 def test_round_trip_keeps_everything_and_writes_as_protobuf_does(tmp_path: Path) -> None:
