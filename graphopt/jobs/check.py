@@ -15,6 +15,7 @@ from typing import Literal
 from graphopt import api, files
 from graphopt.errors import INTERNAL, BudgetError, InputError, gravest, told
 from graphopt.model import io, wire_format
+from graphopt.pipeline.option_table import as_flag
 from graphopt.report.results import Checked, Result
 
 
@@ -53,7 +54,7 @@ def check(
             return found
         note = replace(result, path)
     except Exception as error:  # also a bug: the others have nothing to do with it
-        code, text = told(error)
+        code, text = told(error, as_flag)
         if code == INTERNAL:
             text = f"{files.show(path)}: {text}"
         return Checked(path, found.before, found.after, found.rewrites, error=text, exit_code=code)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from graphopt.cli import common
 from graphopt.cli.progress import shown
 
 
-def scan(
-    model: common.Model,
-    json: common.Json = False,
-    quiet: common.Quiet = False,
-    shape: common.Shapes = None,
-    seed: common.Seed = 0,
-) -> int:
+@common.takes("model json quiet shapes seed")
+def scan(*, model: Path, json: bool, quiet: bool, **asked: Any) -> int:
     """Show what each convolution costs, and what could be done.
 
     Example: graphopt scan model.onnx
@@ -22,7 +20,7 @@ def scan(
     from graphopt.report import text
 
     with shown(quiet=quiet, json=json):
-        found = api.scan(model, shapes=common.shapes(shape), seed=seed)
+        found = api.scan(model, **asked)
     if json:
         common.emit(documents.dumps(documents.scan(found)))
     else:
