@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from enum import Enum
-from functools import wraps
+from functools import partial, wraps
 from typing import Annotated, Any, TypeAlias, get_origin
 
 import typer
@@ -58,8 +58,9 @@ def _parameter(option: Option) -> inspect.Parameter:
     """An option of the table as a parameter that typer understands."""
     words: dict[str, Any] = {"metavar": option.shown, "help": option.brief or option.sentence}
     kind, default = option.typed or option.type, option.default
-    if option.argument:
-        return _keyword(option.name, Annotated[kind, typer.Argument(**words)])
+    made = partial(inspect.Parameter, option.name, inspect.Parameter.KEYWORD_ONLY)
+    if default is ...:
+        return made(annotation=Annotated[kind, typer.Argument(**words)])
     if option.choices:
         kind = StrChoice(option.name, {choice: choice for choice in option.choices})  # type: ignore[call-overload]
         default = kind(default)
@@ -68,12 +69,9 @@ def _parameter(option: Option) -> inspect.Parameter:
     elif kind == list[str]:
         default = None
     completed = COMPLETED.get(option.name)
-    info = typer.Option(*option.flags, min=option.least, autocompletion=completed, **words)
-    return _keyword(option.name, Annotated[kind if default is not None else kind | None, info], default)
-
-
-def _keyword(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    flags = [flag for flag in (option.short, option.spelled) if flag]
+    info = typer.Option(*flags, min=option.least, autocompletion=completed, **words)
+    return made(default=default, annotation=Annotated[kind if default is not None else kind | None, info])
 
 
 def _plain(value: Any) -> Any:

@@ -17,22 +17,21 @@ from graphopt.errors import Named
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option, or an argument of commands.
+    """An option, or an argument of commands. Without a flag of its own it is spelled like its name.
 
     Attributes:
         name: what Python calls it.
         type: of its value in Python.
-        default: what holds where nothing is said.
+        default: what holds where nothing is said; ``...`` where something has to be.
         help: what it is, as recipes have it.
-        shown: what the command line shows of its value.
         brief: what it is, as the command line has it; ``help`` as a sentence where "".
+        shown: what the command line shows of its value.
         typed: the type of what is typed on the command line; that of the value where None.
-        flag: what the command line calls it; "" makes it of the name.
-        short: the same in one letter.
+        flag: what the command line calls it.
+        short: the same in one letter; "" where there is none.
         key: what a recipe calls it; the name where "".
         choices: what its value may be; anything where empty.
         least: the smallest number that the command line takes.
-        argument: whether the command line takes it by its place.
         recorded: whether it decides the result, so that the model itself tells it.
         described: whether the report tells it.
     """
@@ -41,15 +40,14 @@ class Option:
     type: Any
     default: Any
     help: str
-    shown: str | None = None
     brief: str = ""
+    shown: str | None = None
     typed: Any = None
     flag: str = ""
     short: str = ""
     key: str = ""
     choices: tuple[str, ...] = ()
     least: int | None = None
-    argument: bool = False
     recorded: bool = True
     described: bool = True
 
@@ -59,191 +57,84 @@ class Option:
         return self.flag or f"--{self.name.replace('_', '-')}"
 
     @property
-    def flags(self) -> tuple[str, ...]:
-        """The flag in one letter, where there is one, and the flag."""
-        return (self.short, self.spelled) if self.short else (self.spelled,)
-
-    @property
     def sentence(self) -> str:
         """What it is, as a sentence."""
         return f"{self.help[0].upper()}{self.help[1:]}."
 
 
-_NAMES = list[str]
 SWEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Parts of the MACs that a sweep makes networks for."""
+TEXTS = list[str]
 
 RUN = (
-    Option(
-        "budget",
-        dict[str, float],
-        None,
-        "what the result has to reach: parts of the input's cost, or a quality",
-        "KEY=VALUE",
-        "What the result has to reach, such as macs=0.7. Repeatable.",
-        _NAMES,
-    ),
-    Option(
-        "options",
-        dict[str, Any],
-        None,
-        "options of rewrites, such as { bottleneck = { rank_in = 16 } }",
-        "REWRITE.OPTION=VALUE",
-        "An option of a rewrite. Repeatable.",
-        _NAMES,
-        flag="--set",
-        key="set",
-    ),
-    Option(
-        "aim",
-        str,
-        "time",
-        "exact rewrites that are expected to be faster, or all that save MACs",
-        choices=("time", "macs"),
-    ),
-    Option(
-        "gate",
-        str,
-        None,
-        "measure each changed region, and drop what is slower",
-        "latency",
-        "Measure each changed region, drop what is slower.",
-    ),
-    Option("only", _NAMES, (), "only these rewrites", "A,B", described=False),
-    Option("skip", _NAMES, (), "not these rewrites", "A,B", described=False),
-    Option(
-        "at",
-        _NAMES,
-        (),
-        "rewrite only nodes whose names match one of these patterns",
-        "NODE_GLOB",
-        "Rewrite only these nodes. Repeatable.",
-    ),
-    Option(
-        "keep",
-        _NAMES,
-        (),
-        "never rewrite nodes whose names match one of these patterns",
-        "NODE_GLOB",
-        "Never rewrite these nodes. Repeatable.",
-    ),
-    Option(
-        "outputs",
-        _NAMES,
-        (),
-        "the model's outputs that count",
-        "NAME",
-        "An output that counts. Repeatable.",
-        flag="--output",
-    ),
-    Option(
-        "shapes",
-        dict[str, list[int]],
-        None,
-        "sizes of inputs, such as { image = [1, 3, 224, 224] }",
-        "NAME=1x3x224x224",
-        "Size of an input. Repeatable.",
-        _NAMES,
-        flag="--shape",
-    ),
-    Option("seed", int, 0, "of everything random", "N", least=0),
-    Option(
-        "freeze_initializers",
-        bool,
-        False,
-        "whether initializers that are inputs too are constants",
-        brief="Initializers that are also inputs are constants.",
-    ),
-    Option(
-        "metric",
-        str,
-        None,
-        "your own measure, module:function: from a model's path to a number",
-        "MODULE:FUNCTION",
-        "Your own measure: a function from a model's path to a number.",
-    ),
-    Option(
-        "memory",
-        int,
-        None,
-        "for activations while fitting, such as 4G; more lies in files",
-        "BYTES",
-        typed=str,
-        recorded=False,
-        described=False,
-    ),
-    Option(
-        "require",
-        _NAMES,
-        (),
-        "what the result has to keep, whatever it was made for, such as agreement>=0.98",
-        "KEY<=VALUE",
-        "What the result has to keep, such as 'macs<=0.8' or 'agreement>=0.99'. Repeatable.",
-        recorded=False,
-    ),
-)
+    Option("budget", dict[str, float], None, shown="KEY=VALUE", typed=TEXTS,
+           help="what the result has to reach: parts of the input's cost, or a quality",
+           brief="What the result has to reach, such as macs=0.7. Repeatable."),
+    Option("options", dict[str, Any], None, shown="REWRITE.OPTION=VALUE", typed=TEXTS, flag="--set",
+           key="set", help="options of rewrites, such as { bottleneck = { rank_in = 16 } }",
+           brief="An option of a rewrite. Repeatable."),
+    Option("aim", str, "time", choices=("time", "macs"),
+           help="exact rewrites that are expected to be faster, or all that save MACs"),
+    Option("gate", str, None, shown="latency", help="measure each changed region, and drop what is slower",
+           brief="Measure each changed region, drop what is slower."),
+    Option("only", TEXTS, (), shown="A,B", described=False, help="only these rewrites"),
+    Option("skip", TEXTS, (), shown="A,B", described=False, help="not these rewrites"),
+    Option("at", TEXTS, (), shown="NODE_GLOB", brief="Rewrite only these nodes. Repeatable.",
+           help="rewrite only nodes whose names match one of these patterns"),
+    Option("keep", TEXTS, (), shown="NODE_GLOB", brief="Never rewrite these nodes. Repeatable.",
+           help="never rewrite nodes whose names match one of these patterns"),
+    Option("outputs", TEXTS, (), shown="NAME", flag="--output", help="the model's outputs that count",
+           brief="An output that counts. Repeatable."),
+    Option("shapes", dict[str, list[int]], None, shown="NAME=1x3x224x224", typed=TEXTS, flag="--shape",
+           help="sizes of inputs, such as { image = [1, 3, 224, 224] }",
+           brief="Size of an input. Repeatable."),
+    Option("seed", int, 0, shown="N", least=0, help="of everything random"),
+    Option("freeze_initializers", bool, False, help="whether initializers that are inputs too are constants",
+           brief="Initializers that are also inputs are constants."),
+    Option("metric", str, None, shown="MODULE:FUNCTION",
+           help="your own measure, module:function: from a model's path to a number",
+           brief="Your own measure: a function from a model's path to a number."),
+    Option("memory", int, None, shown="BYTES", typed=str, recorded=False, described=False,
+           help="for activations while fitting, such as 4G; more lies in files"),
+    Option("require", TEXTS, (), shown="KEY<=VALUE", recorded=False,
+           help="what the result has to keep, whatever it was made for, such as agreement>=0.98",
+           brief="What the result has to keep, such as 'macs<=0.8' or 'agreement>=0.99'. Repeatable."),
+)  # fmt: skip
 """The options of `graphopt.optimize`, in the order in which the report tells them."""
 
 OTHERS = (
-    Option("model", Path, ..., "the ONNX model", "MODEL", argument=True),
-    Option("reference", Path, ..., "the original model", "REFERENCE", argument=True),
-    Option("candidate", Path, ..., "the rewritten model", "CANDIDATE", argument=True),
-    Option("before", Path, ..., "the model as it was", "A", argument=True),
-    Option("after", Path, ..., "the model as it is", "B", argument=True),
-    Option("out", Path, None, "the model to write", "OUT", short="-o"),
-    Option(
-        "calibration",
-        Path,
-        None,
-        "preprocessed inputs: .npz, .npy, or a folder of them or of images",
-        "FILE",
-    ),
-    Option(
-        "preprocess",
-        str,
-        None,
-        "how images become inputs: a preset such as imagenet, or a TOML file",
-        "PRESET|FILE.toml",
-        "How images become inputs, such as imagenet.",
-    ),
-    Option("budgets", list[float], SWEPT, "parts of the MACs to make networks for", "0.9,0.8,…", typed=str),
-    Option(
-        "external_data",
-        str,
-        "auto",
-        "whether weights go to OUT.data",
-        choices=("auto", "always", "never"),
-    ),
-    Option("report", Path, None, "where the report is written as JSON", "FILE.json", "Write the report."),
-    Option(
-        "html",
-        Path,
-        None,
-        "where the report is written as a page",
-        "FILE.html",
-        "Write the report as a page.",
-    ),
-    Option(
-        "markdown", Path, None, "where its summary is written", "FILE.md", "Write a summary of the report."
-    ),
-    Option(
-        "junit",
-        Path,
-        None,
-        "where checks and gates are written as test results",
-        "FILE.xml",
-        "Write checks and gates as test results.",
-    ),
-    Option("threads", int, 1, "threads that one operator may use", "N"),
-    Option("repeat", int, 50, "pairs of runs", "N"),
-    Option(
-        "provider", str, "CPUExecutionProvider", "onnxruntime's provider", "NAME", "onnxruntime's provider."
-    ),
-    Option("dry_run", bool, False, "plan and verify, and write no model"),
-    Option("json", bool, False, "print one JSON document and nothing else"),
-    Option("quiet", bool, False, "show no progress: the result and errors alone", short="-q"),
-)
-"""Whatever else more than one way of asking knows, and the arguments of commands."""
+    Option("model", Path, ..., shown="MODEL", help="the ONNX model"),
+    Option("reference", Path, ..., shown="REFERENCE", help="the original model"),
+    Option("candidate", Path, ..., shown="CANDIDATE", help="the rewritten model"),
+    Option("before", Path, ..., shown="A", help="the model as it was"),
+    Option("after", Path, ..., shown="B", help="the model as it is"),
+    Option("out", Path, None, shown="OUT", short="-o", help="the model to write"),
+    Option("calibration", Path, None, shown="FILE",
+           help="preprocessed inputs: .npz, .npy, or a folder of them or of images"),
+    Option("preprocess", str, None, shown="PRESET|FILE.toml",
+           help="how images become inputs: a preset such as imagenet, or a TOML file",
+           brief="How images become inputs, such as imagenet."),
+    Option("budgets", list[float], SWEPT, shown="0.9,0.8,…", typed=str,
+           help="parts of the MACs to make networks for"),
+    Option("external_data", str, "auto", choices=("auto", "always", "never"),
+           help="whether weights go to OUT.data"),
+    Option("report", Path, None, shown="FILE.json", help="where the report is written as JSON",
+           brief="Write the report."),
+    Option("html", Path, None, shown="FILE.html", help="where the report is written as a page",
+           brief="Write the report as a page."),
+    Option("markdown", Path, None, shown="FILE.md", help="where its summary is written",
+           brief="Write a summary of the report."),
+    Option("junit", Path, None, shown="FILE.xml", help="where checks and gates are written as test results",
+           brief="Write checks and gates as test results."),
+    Option("threads", int, 1, shown="N", help="threads that one operator may use"),
+    Option("repeat", int, 50, shown="N", help="pairs of runs"),
+    Option("provider", str, "CPUExecutionProvider", shown="NAME", help="onnxruntime's provider",
+           brief="onnxruntime's provider."),
+    Option("dry_run", bool, False, help="plan and verify, and write no model"),
+    Option("json", bool, False, help="print one JSON document and nothing else"),
+    Option("quiet", bool, False, short="-q", help="show no progress: the result and errors alone"),
+)  # fmt: skip
+"""Whatever else more than one way of asking knows; what has no default is an argument."""
 
 TABLE: Mapping[str, Option] = {option.name: option for option in (*RUN, *OTHERS)}
 

@@ -120,12 +120,11 @@ def make_options(
     plain: dict[str, Any] = {
         name: tuple(value) if TABLE[name].default == () else value for name, value in others.items()
     }
-    own = OwnMetric(metric) if isinstance(metric, str) else metric
     asked = Options(
         budget=make_budget(budget),
         shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
         rewrites=(),
-        metric=own,
+        metric=OwnMetric(metric) if isinstance(metric, str) else metric,
         memory=memory or default_bytes(),
         require=gates.parse(require),
         **plain,
@@ -134,8 +133,7 @@ def make_options(
         raise InputError(f"{Named('gate', asked.gate)}: it is latency")
     if asked.aim not in TABLE["aim"].choices:
         raise InputError(f"{Named('aim', asked.aim)}: it is {' or '.join(TABLE['aim'].choices)}")
-    _check_gates(asked.require, own, calibrated=calibrated)
-    _check_measures(asked.budget, own, calibrated=calibrated)
+    _check_measures(asked, calibrated=calibrated)
     chosen = select(registry(rewrites), only=asked.only, skip=asked.skip, options=options)
     chosen = _check_selection(chosen, asked.budget, asked.only)
     _check_expanding(chosen, asked.budget, at=bool(asked.at), calibrated=calibrated)
@@ -171,31 +169,18 @@ def _check_selection(chosen: Sequence[Rewrite], limits: Budget, only: Sequence[s
     return [r for r in chosen if r.exactness is not Exactness.EXPANDING or r.name in only]
 
 
-def _check_measures(limits: Budget, metric: OwnMetric | None, *, calibrated: bool) -> None:
-    """A quality key needs inputs to measure on, the user's own measure a name."""
-    if metric is None and limits.metric is not None:
-        raise InputError(
-            f"{Named('budget', key='metric')} needs {Named('metric', 'package.module:function')}, "
-            "the measure that it is of"
-        )
-    for key in gates.MEASURED:
-        if getattr(limits, key) is not None and not calibrated:
-            raise InputError(
-                f"{Named('budget', key=key)}: a quality is measured on inputs: give {Named('calibration')}"
-            )
-
-
-def _check_gates(required: Sequence[gates.Gate], metric: OwnMetric | None, *, calibrated: bool) -> None:
-    """For each of the gates there will be a figure."""
-    for gate in required:
-        if gate.key in gates.MEASURED and not calibrated:
-            raise InputError(
-                f"{Named('require', gate)}: a quality is measured on inputs: give {Named('calibration')}"
-            )
-        if gate.key == "metric" and metric is None:
-            raise InputError(
-                f"{Named('require', gate)}: needs {Named('metric', 'package.module:function')}, its measure"
-            )
+def _check_measures(asked: Options, *, calibrated: bool) -> None:
+    """A quality needs inputs to measure on, the user's own measure a name."""
+    measure = Named("metric", "package.module:function")
+    if asked.metric is None and asked.budget.metric is not None:
+        raise InputError(f"{Named('budget', key='metric')} needs {measure}, the measure that it is of")
+    named = [(gate.key, Named("budget", key=gate.key)) for gate in gates.of_budget(asked.budget)]
+    named += [(gate.key, Named("require", gate)) for gate in asked.require]
+    for key, name in named:
+        if key in gates.MEASURED and not calibrated:
+            raise InputError(f"{name}: a quality is measured on inputs: give {Named('calibration')}")
+        if key == "metric" and asked.metric is None:
+            raise InputError(f"{name}: needs {measure}, its measure")
 
 
 def _check_expanding(chosen: Sequence[Rewrite], limits: Budget, *, at: bool, calibrated: bool) -> None:
