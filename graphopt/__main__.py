@@ -12,6 +12,7 @@ import warnings
 from graphopt.cli import streams
 from graphopt.errors import INTERRUPTED, GraphOptError, told
 from graphopt.jobs import process
+from graphopt.pipeline.option_table import as_flag
 
 # NumPy's threads wait for each other on a busy machine, and mostly cost more than they give.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -51,7 +52,7 @@ def main() -> int:
         print("graphopt: interrupted; nothing was written", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
     except Exception as error:
-        code, line = told(error)
+        code, line = told(error, as_flag)
         print(f"graphopt: {line}", file=sys.stderr)  # noqa: T201
         return code
 

@@ -15,12 +15,13 @@ from graphopt.analysis import diff as differences
 from graphopt.calibration import inputs as calibration_inputs
 from graphopt.calibration import test_inputs
 from graphopt.calibration.inputs import Given
-from graphopt.errors import InputError
+from graphopt.errors import InputError, Named
 from graphopt.files import PathLike
 from graphopt.model import io
 from graphopt.model.io import Source
 from graphopt.model.validation import validate
 from graphopt.pipeline.optimize import optimize as run_pipeline
+from graphopt.pipeline.option_table import SWEPT
 from graphopt.pipeline.options import make_budget, make_options
 from graphopt.pipeline.scan import survey
 from graphopt.pipeline.sweep import sweep as run_sweep
@@ -31,6 +32,7 @@ from graphopt.rewrites import registry as catalogue
 from graphopt.rewrites.base import Rewrite
 from graphopt.runtime import latency
 from graphopt.runtime.observation import snapshot
+from graphopt.runtime.session import PROVIDER, THREADS
 from graphopt.types import Shape
 from graphopt.verification import equivalence, quality
 from graphopt.verification.difference import is_class_scores
@@ -39,9 +41,6 @@ from graphopt.verification.verdict import Verdict, Verification
 
 AnyModel: TypeAlias = "PathLike | onnx.ModelProto | ir.Model"
 Shapes: TypeAlias = Mapping[str, Sequence[int]]
-
-SWEPT = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-"""Parts of the MACs that a sweep makes networks for."""
 
 
 def scan(
@@ -153,9 +152,9 @@ def optimize(
         asked.metric.load()
     source = _open(model)
     if asked.budget.agreement is not None:
-        _check_scores(source, asked.outputs)
+        _check_scores(source, asked.outputs, Named("budget", key="agreement"))
     if any(gate.key == "agreement" for gate in asked.require):
-        _check_scores(source, asked.outputs, "--require")
+        _check_scores(source, asked.outputs, Named("require", "agreement"))
     return run_pipeline(source, asked, calibration)
 
 
@@ -171,10 +170,10 @@ def _open(model: AnyModel) -> Source:
     return source
 
 
-def _check_scores(source: Source, outputs: tuple[str, ...], option: str = "--budget") -> None:
+def _check_scores(source: Source, outputs: tuple[str, ...], asked: Named) -> None:
     counted = [v for v in source.model.graph.outputs if not outputs or v.name in outputs]
     if not any(_may_be_scores(value) for value in counted):
-        raise InputError(f"{option} agreement: no output holds class scores ([N, K] or [N, K, 1, 1])")
+        raise InputError(f"{asked}: no output holds class scores ([N, K] or [N, K, 1, 1])")
 
 
 def sweep(
@@ -220,7 +219,7 @@ def sweep(
         VerificationError: the exactly rewritten model computes something else.
     """
     if not budgets:
-        raise InputError("--budgets names no part of the MACs")
+        raise InputError(f"{Named('budgets')} names no part of the MACs")
     for part in budgets:
         make_budget({"macs": part})
     asked = make_options(
@@ -277,7 +276,7 @@ def verify(
     limits = make_budget(budget)
     other = next((gate.key for gate in gates.of_budget(limits) if gate.key not in gates.MEASURED), None)
     if other is not None:
-        raise InputError(f"--budget {other}: verify measures agreement and sqnr")
+        raise InputError(f"{Named('budget', key=other)}: verify measures agreement and sqnr")
     original, rewritten = _open(reference), _open(candidate)
     counted = tuple(outputs)
     equivalence.check_outputs(original.model, counted)
@@ -306,10 +305,10 @@ def _verify_quality(
     outputs: tuple[str, ...],
 ) -> Verification:
     if given is None:
-        raise InputError("a quality is measured on inputs: give --calibration")
+        raise InputError(f"a quality is measured on inputs: give {Named('calibration')}")
     scores = [v for v in original.model.graph.outputs if not outputs or v.name in outputs]
     if limits.agreement is not None:
-        _check_scores(original, outputs)
+        _check_scores(original, outputs, Named("budget", key="agreement"))
     found = quality.measure(original.model, rewritten.model, given, given.held_out, outputs)
     checks = []
     for key, measured, wanted in (
@@ -319,7 +318,9 @@ def _verify_quality(
         if wanted is None:
             continue
         if measured is None:
-            raise InputError("--budget agreement: no output holds class scores ([N, K] or [N, K, 1, 1])")
+            raise InputError(
+                f"{Named('budget', key='agreement')}: no output holds class scores ([N, K] or [N, K, 1, 1])"
+            )
         figure = "of equal outputs" if measured == math.inf else f"{measured:.4f}"
         note = f"{key} {figure} on {found.samples} inputs, at least {wanted:g} asked for"
         checks.append(
@@ -348,9 +349,9 @@ def bench(
     reference: AnyModel,
     candidate: AnyModel,
     *,
-    threads: int = 1,
+    threads: int = THREADS,
     repeat: int = 50,
-    provider: str = "CPUExecutionProvider",
+    provider: str = PROVIDER,
     shapes: Shapes | None = None,
     seed: int = 0,
 ) -> latency.Timing:
@@ -369,7 +370,7 @@ def bench(
         InputError: a model can't be used, or the provider is not there.
     """
     if threads < 1 or repeat < 1:
-        raise InputError("--threads and --repeat are at least 1")
+        raise InputError(f"{Named('threads')} and {Named('repeat')} are at least 1")
     original, rewritten = _open(reference), _open(candidate)
     different = equivalence.interface(original.model, rewritten.model)
     if different is not None:

@@ -7,18 +7,61 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 INTERNAL, INTERRUPTED = 70, 130
 """Exit codes of a bug, and of Ctrl-C."""
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An option in a message. As text it is a mark, which whoever tells the message puts in words.
+
+    Attributes:
+        name: what Python calls the option.
+        value: the one value that the message is about; "" where it is none.
+        key: the key of its value, where that is a mapping.
+    """
+
+    name: str
+    value: object = ""
+    key: str = ""
+
+    @property
+    def said(self) -> str:
+        """Key and value, as far as they are named."""
+        return f"{self.key}={self.value}" if self.key and self.value else f"{self.key or self.value}"
+
+    def __str__(self) -> str:
+        return f"\x01{self.name}\x02{self.value}\x02{self.key}\x03"
+
+
+Words: TypeAlias = "Callable[[Named], str]"
+_MARK = re.compile("\x01([^\x02]*)\x02([^\x02]*)\x02([^\x03]*)\x03")
+
+
+def as_argument(named: Named) -> str:
+    """An option of a message as Python has it, such as ``budget={'macs': 0.7}``."""
+    if not named.key:
+        return f"{named.name}={repr(named.value) if named.value else '…'}"
+    return f"{named.name}={{{named.key!r}: {named.value or '…'}}}"
+
+
 class GraphOptError(Exception):
-    """The root of every error that graphopt raises on purpose."""
+    """The root of every error that graphopt raises on purpose. As text it has Python's words for options."""
 
     exit_code = INTERNAL
+
+    def __str__(self) -> str:
+        return self.worded(as_argument)
+
+    def worded(self, words: Words) -> str:
+        """The message, with its options in somebody's words."""
+        return _MARK.sub(lambda found: words(Named(*found.groups())), super().__str__())
 
 
 class InputError(GraphOptError):
@@ -78,17 +121,22 @@ def gravest(codes: Iterable[int]) -> int:
     return max(codes, key=SEVERITY.index, default=0)
 
 
-def told(error: Exception) -> tuple[int, str]:
-    """An error as an exit code and one line; with ``GRAPHOPT_TRACEBACK`` set, a bug is raised again."""
+def told(error: Exception, words: Words) -> tuple[int, str]:
+    """An error as an exit code and one line; with ``GRAPHOPT_TRACEBACK`` set, a bug is raised again.
+
+    Args:
+        error: what went wrong.
+        words: for the options in it.
+    """
     code = error.exit_code if isinstance(error, GraphOptError) else INTERNAL
     if isinstance(error, MemoryError):
         return code, "out of memory"
     ours = code == INTERNAL and not isinstance(error, SomeFailedError)  # which only counts what was told
     if ours and os.environ.get("GRAPHOPT_TRACEBACK"):
         raise error
-    line = " ".join(str(error).split())
     if isinstance(error, GraphOptError):
-        return code, line
+        return code, " ".join(error.worded(words).split())
+    line = " ".join(str(error).split())
     text = f"internal error{_place(error)}: {type(error).__name__}: {line}"
     return code, f"{text} (GRAPHOPT_TRACEBACK=1 shows more)"
 

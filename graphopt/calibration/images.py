@@ -29,7 +29,7 @@ from graphopt.calibration.preprocessing import (
     check,
     preset,
 )
-from graphopt.errors import InputError
+from graphopt.errors import InputError, Named
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 """What names of image files end with, in lower case."""
@@ -68,7 +68,9 @@ class Images:
         if not found:
             listed = ", ".join(sorted(SUFFIXES))
             what = (
-                f"arrays ({arrays[0].name}), which take no --preprocess" if arrays else f"no image ({listed})"
+                f"arrays ({arrays[0].name}), which take no {Named('preprocess')}"
+                if arrays
+                else f"no image ({listed})"
             )
             raise InputError(f"{folder}: the folder holds {what}")
         return found
@@ -107,8 +109,8 @@ def refuse(folder: Path) -> None:
     if found:
         names = ", ".join(PRESETS)
         raise InputError(
-            f"{folder}: holds images ({found[0].name}): say how the network sees them with --preprocess "
-            f"({names}, or a TOML file)"
+            f"{folder}: holds images ({found[0].name}): say how the network sees them with "
+            f"{Named('preprocess')} ({names}, or a TOML file)"
         )
 
 
@@ -126,7 +128,7 @@ def normalised(pixels: npt.NDArray[np.uint8], wanted: Preprocess) -> npt.NDArray
 def _fitted(wanted: Preprocess, model: ir.Model) -> tuple[str, np.dtype[Any], str, tuple[int, int]]:
     """Name and type of the model's input, its layout, and height and width of the images for it."""
     inputs = [value for value in model.graph.inputs if not value.is_initializer()]
-    where = f"--preprocess {wanted.name}".rstrip()
+    where = Named("preprocess", wanted.name)
     if len(inputs) != 1:
         listed = ", ".join(str(value.name) for value in inputs)
         raise InputError(f"{where}: images feed a model with one input, this one has {listed}: give an .npz")
@@ -177,7 +179,7 @@ def _size(wanted: Preprocess, sides: Sequence[int | None], lead: str) -> tuple[i
 # ---------------------------------------------------------------- reading
 
 
-def _missing(what: str) -> InputError:
+def _missing(what: object) -> InputError:
     return InputError(f"{what} needs graphopt[images]: pip install 'graphopt[images]'")
 
 
@@ -190,7 +192,7 @@ def _pixels(path: Path, wanted: Preprocess, size: tuple[int, int]) -> npt.NDArra
     try:
         from PIL import Image, ImageOps
     except ModuleNotFoundError as error:
-        raise _missing("--preprocess") from error
+        raise _missing(Named("preprocess")) from error
     try:
         with Image.open(path) as opened:
             if opened.mode.startswith(DEEP_MODES):

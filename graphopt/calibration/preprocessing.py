@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt import files
-from graphopt.errors import InputError, hint
+from graphopt.errors import InputError, Named, hint
 from graphopt.files import show
 
 CHANNELS = {"RGB": 3, "BGR": 3, "GRAY": 1}
@@ -86,7 +86,7 @@ def preset(given: str | os.PathLike[str]) -> Preprocess:
         return replace(PRESETS[text], name=text)
     path = Path(given)
     if path.suffix != ".toml" and not path.is_file():
-        raise InputError(f"--preprocess {text}: no such preset or TOML file; {hint(text, PRESETS)}")
+        raise InputError(f"{Named('preprocess', text)}: no such preset or TOML file; {hint(text, PRESETS)}")
     found = replace(_from_table(files.read_toml(path), show(path)), name=str(path))
     check(found)
     return found
@@ -149,7 +149,7 @@ def check(wanted: Preprocess) -> None:
     Raises:
         InputError: one does.
     """
-    where = f"--preprocess {wanted.name}".rstrip()
+    where = Named("preprocess", wanted.name)
     choices: tuple[tuple[str, str | None, Sequence[str]], ...] = (
         ("channels", wanted.channels, list(CHANNELS)),
         ("layout", wanted.layout, list(LAYOUTS)),

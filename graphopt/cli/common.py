@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
-from pathlib import Path
-from typing import Annotated, Any
+from functools import partial, wraps
+from typing import Annotated, Any, TypeAlias, get_origin
 
 import typer
 
@@ -14,124 +15,92 @@ from graphopt.cli import completion
 from graphopt.errors import InputError, percentage
 from graphopt.files import reason, show
 from graphopt.jobs.outcome import step_summary
-
-
-class ExternalData(str, Enum):
-    """Where weights go."""
-
-    auto = "auto"
-    always = "always"
-    never = "never"
-
-
-class Aims(str, Enum):
-    """Which exact rewrites are taken."""
-
-    time = "time"
-    macs = "macs"
-
-
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model.")]
-Reference = Annotated[Path, typer.Argument(metavar="REFERENCE", help="The original model.")]
-Candidate = Annotated[Path, typer.Argument(metavar="CANDIDATE", help="The rewritten model.")]
-Before = Annotated[Path, typer.Argument(metavar="A", help="The model as it was.")]
-After = Annotated[Path, typer.Argument(metavar="B", help="The model as it is.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress: the result and errors alone.")]
-Seed = Annotated[int, typer.Option(metavar="N", help="Of everything random.", min=0)]
-Shapes = Annotated[
-    list[str] | None,
-    typer.Option("--shape", metavar="NAME=1x3x224x224", help="Size of an input. Repeatable."),
-]
-Calibration = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Preprocessed inputs: .npz, .npy, or a folder of them or of images."),
-]
-Preprocess = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PRESET|FILE.toml",
-        autocompletion=completion.preset,
-        help="How images become inputs, such as imagenet.",
-    ),
-]
-Budget = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="KEY=VALUE",
-        autocompletion=completion.budget,
-        help="What the result has to reach, such as macs=0.7. Repeatable.",
-    ),
-]
-Require = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="KEY<=VALUE",
-        autocompletion=completion.gate,
-        help="What the result has to keep, such as 'macs<=0.8' or 'agreement>=0.99'. Repeatable.",
-    ),
-]
-Only = Annotated[
-    list[str] | None,
-    typer.Option(metavar="A,B", autocompletion=completion.rewrites, help="Only these rewrites."),
-]
-Skip = Annotated[
-    list[str] | None,
-    typer.Option(metavar="A,B", autocompletion=completion.rewrites, help="Not these rewrites."),
-]
-Aim = Annotated[
-    Aims, typer.Option(help="Exact rewrites that are expected to be faster, or all that save MACs.")
-]
-Keep = Annotated[
-    list[str] | None, typer.Option(metavar="NODE_GLOB", help="Never rewrite these nodes. Repeatable.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan and verify, and write no model.")]
-Html = Annotated[Path | None, typer.Option("--html", metavar="FILE.html", help="Write the report as a page.")]
-Metric = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MODULE:FUNCTION", help="Your own measure: a function from a model's path to a number."
-    ),
-]
-Memory = Annotated[
-    str | None,
-    typer.Option(metavar="BYTES", help="For activations while fitting, such as 4G; more lies in files."),
-]
-Outputs = Annotated[
-    list[str] | None, typer.Option("--output", metavar="NAME", help="An output that counts. Repeatable.")
-]
-
+from graphopt.jobs.task import parse_size
+from graphopt.pipeline.option_table import TABLE, Option
 
 # ---------------------------------------------------------------- options
 
 
-def names(lists: list[str] | None) -> list[str]:
+class StrChoice(str, Enum):
+    """One of several words."""
+
+
+Command: TypeAlias = Callable[..., int]
+
+
+def takes(names: str) -> Callable[[Command], Command]:
+    """Gives a command what it takes, made of the table of options unless the command declares it itself.
+
+    It gets values as the library has them. What was not given and has no value by default is left to the
+    default of whoever takes it.
+
+    Args:
+        names: what it takes, in the order of ``--help``.
+    """
+
+    def decorate(command: Command) -> Command:
+        declared = inspect.signature(command, eval_str=True).parameters
+        own = {name: each for name, each in declared.items() if get_origin(each.annotation) is Annotated}
+        taken = [own.get(name) or _parameter(TABLE[name]) for name in names.split()]
+
+        @wraps(command)
+        def run(**given: Any) -> int:
+            kept = {name: value for name, value in given.items() if name in declared or value is not None}
+            return command(**{name: READ.get(name, _plain)(value) for name, value in kept.items()})
+
+        run.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]  # typer reads it
+        return run
+
+    return decorate
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    """An option of the table as a parameter that typer understands."""
+    words: dict[str, Any] = {"metavar": option.shown, "help": option.brief or option.sentence}
+    kind, default = option.typed or option.type, option.default
+    made = partial(inspect.Parameter, option.name, inspect.Parameter.KEYWORD_ONLY)
+    if default is ...:
+        return made(annotation=Annotated[kind, typer.Argument(**words)])
+    if option.choices:
+        kind = StrChoice(option.name, {choice: choice for choice in option.choices})  # type: ignore[call-overload]
+        default = kind(default)
+    elif option.name == "budgets":
+        default = ",".join(f"{part:g}" for part in default)
+    elif kind == list[str]:
+        default = None
+    completed = COMPLETED.get(option.name)
+    flags = [flag for flag in (option.short, option.spelled) if flag]
+    info = typer.Option(*flags, min=option.least, autocompletion=completed, **words)
+    return made(default=default, annotation=Annotated[kind if default is not None else kind | None, info])
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
+def names(lists: list[str]) -> list[str]:
     """Names of comma-separated lists."""
-    return [name for part in lists or () for name in part.split(",") if name]
+    return [name for part in lists for name in part.split(",") if name]
 
 
-def parse(budget: list[str] | None, settings: list[str] | None, shape: list[str] | None) -> dict[str, Any]:
-    """The values of --budget, --set and --shape.
+def limits(given: list[str]) -> dict[str, float]:
+    """The keys of a budget, from KEY=VALUE.
 
     Raises:
         InputError: one can't be read.
     """
-    limits: dict[str, float] = {}
-    for key, text in pairs("--budget", budget):
+    found: dict[str, float] = {}
+    for key, text in pairs("--budget", given):
         try:
-            limits[key] = float(text)
+            found[key] = float(text)
         except ValueError:
             part = percentage(text)
             meant = "" if part is None else f"; did you mean {key}={part:g}?"
             raise InputError(f"--budget {key}={text}: {text!r} is no number{meant}") from None
-    return {
-        "budget": limits,
-        "set": dict(pairs("--set", settings)),
-        "shapes": shapes(shape),
-    }
+    return found
 
 
-def shapes(given: list[str] | None) -> dict[str, tuple[int, ...]]:
+def shapes(given: list[str]) -> dict[str, tuple[int, ...]]:
     """Input sizes by name, from NAME=1x3x224x224."""
     found: dict[str, tuple[int, ...]] = {}
     for name, text in pairs("--shape", given):
@@ -142,26 +111,18 @@ def shapes(given: list[str] | None) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def memory(given: str | None) -> int | None:
-    """Bytes of a size such as 4G or 512M.
-
-    Raises:
-        InputError: it can't be read.
-    """
-    if given is None:
-        return None
-    from graphopt.runtime.memory import parse_bytes
-
+def parts(budgets: str) -> list[float]:
+    """Parts of the MACs, from 0.8,0.6."""
     try:
-        return parse_bytes(given)
+        return [float(part) for part in budgets.split(",") if part.strip()]
     except ValueError:
-        raise InputError(f"--memory {given}: expected a size such as 4G or 512M") from None
+        raise InputError(f"--budgets {budgets}: expected numbers such as 0.8,0.6") from None
 
 
-def pairs(option: str, given: list[str] | None) -> list[tuple[str, str]]:
+def pairs(option: str, given: list[str]) -> list[tuple[str, str]]:
     """The (NAME, VALUE) of each NAME=VALUE of an option."""
     found: dict[str, str] = {}
-    for item in given or ():
+    for item in given:
         key, equals, value = item.rpartition("=") if option == "--shape" else item.partition("=")
         if not (key and equals and value):
             raise InputError(f"{option} {item}: expected NAME=VALUE")
@@ -169,6 +130,26 @@ def pairs(option: str, given: list[str] | None) -> list[tuple[str, str]]:
             raise InputError(f"{option} {item}: {key}={found[key]} is given already; give each once")
         found[key] = value
     return list(found.items())
+
+
+READ: Mapping[str, Callable[[Any], Any]] = {
+    "budget": limits,
+    "budgets": parts,
+    "memory": parse_size,
+    "only": names,
+    "options": lambda given: dict(pairs("--set", given)),
+    "shapes": shapes,
+    "skip": names,
+}
+"""What makes values of what is typed."""
+COMPLETED: Mapping[str, Callable[[str], Any]] = {
+    "budget": completion.budget,
+    "only": completion.rewrites,
+    "preprocess": completion.preset,
+    "require": completion.gate,
+    "skip": completion.rewrites,
+}
+"""What a shell may complete."""
 
 
 # ---------------------------------------------------------------- files and streams

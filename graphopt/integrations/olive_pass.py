@@ -26,6 +26,7 @@ from graphopt import files
 from graphopt.calibration.inputs import Given
 from graphopt.errors import GraphOptError, InputError
 from graphopt.model import io
+from graphopt.pipeline.option_table import RUN
 from graphopt.report import json as documents
 from graphopt.report.results import Result
 
@@ -58,37 +59,8 @@ ENTRY: dict[str, Any] = {
 """What Olive is told about the pass."""
 
 PARAMETERS: Mapping[str, tuple[Any, Any, str]] = {
-    "budget": (
-        dict[str, float],
-        None,
-        "What the result has to reach, such as {'macs': 0.7}; without one only exact rewrites are applied.",
-    ),
-    "aim": (
-        str,
-        "time",
-        "Exact rewrites that are expected to be faster ('time'), or all that save MACs ('macs').",
-    ),
-    "only": (list[str], None, "Names of the rewrites that take part; all when empty."),
-    "skip": (list[str], None, "Names of rewrites that do not take part."),
-    "at": (list[str], None, "Patterns of node names; rewrites apply only where one of their nodes matches."),
-    "keep": (list[str], None, "Patterns of node names that no rewrite may touch."),
-    "outputs": (list[str], None, "Names of the outputs that count; all when empty."),
-    "options": (dict[str, Any], None, "Options of rewrites, such as {'bottleneck.rank_in': 16}."),
-    "shapes": (dict[str, list[int]], None, "Sizes of inputs whose shape leaves some open."),
-    "seed": (int, 0, "Of everything random."),
-    "gate": (str, None, "'latency' measures each changed region and drops what is not faster."),
-    "require": (
-        list[str],
-        None,
-        "Gates that the result has to pass, such as ['macs<=0.8', 'agreement>=0.99'].",
-    ),
-    "freeze_initializers": (bool, False, "Treat initializers that are graph inputs too as constants."),
-    "metric": (
-        str,
-        None,
-        "package.module:function, the user's own measure, which is the budget key 'metric'.",
-    ),
-    "memory": (int, None, "Bytes that activations may take while fitting; what is beyond lies in files."),
+    option.name: (option.type, None if option.default == () else option.default, option.sentence)
+    for option in RUN
 }
 """Type, default and description of what goes to `graphopt.optimize` as it is."""
 

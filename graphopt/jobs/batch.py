@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import IO
 
 from graphopt import progress
-from graphopt.errors import INTERNAL, InputError, StoppedError
+from graphopt.errors import INTERNAL, InputError, Named, StoppedError
 from graphopt.files import reason
 from graphopt.jobs.outcome import complete
 from graphopt.jobs.task import Task
@@ -52,7 +52,9 @@ def check(tasks: Sequence[Task], jobs: int) -> None:
     for task in tasks if jobs > 1 else ():
         if task.timed:
             with task.blamed(""):
-                raise InputError(f"{task.timed} needs a machine that does nothing else: use --jobs 1")
+                raise InputError(
+                    f"{task.timed} needs a machine that does nothing else: use {Named('jobs', 1)}"
+                )
 
 
 def in_order(tasks: Sequence[Task]) -> list[Outcome]:

@@ -7,43 +7,28 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from graphopt import api, files
 from graphopt.errors import INTERNAL, BudgetError, InputError, told
 from graphopt.model import io, wire_format
+from graphopt.pipeline.option_table import as_flag
 from graphopt.report.results import Checked, Result
 
 
-def check(
-    path: Path,
-    *,
-    fix: bool = False,
-    aim: Literal["time", "macs"] = "time",
-    only: Iterable[str] = (),
-    skip: Iterable[str] = (),
-    keep: Iterable[str] = (),
-    shapes: api.Shapes | None = None,
-    seed: int = 0,
-) -> Checked:
+def check(path: Path, *, fix: bool = False, **asked: Any) -> Checked:
     """Finds out whether exact rewrites would change a model. What goes wrong is in what is returned.
 
     Args:
         path: the model.
         fix: whether to put the rewritten model in its place.
-        aim: ``time`` or ``macs``, as for `graphopt.optimize`.
-        only: names of the rewrites that take part; all when empty.
-        skip: names of rewrites that do not take part.
-        keep: patterns of node names that no rewrite may touch.
-        shapes: sizes of inputs whose shape leaves some open, by input name.
-        seed: of everything random.
+        asked: options of `graphopt.optimize`.
     """
     found = Checked(path)
     try:
-        result = api.optimize(path, aim=aim, only=only, skip=skip, keep=keep, shapes=shapes, seed=seed)
+        result = api.optimize(path, **asked)
         report = result.report
         applied = Counter(item.candidate.rewrite for item in report.applied)
         found = Checked(
@@ -53,7 +38,7 @@ def check(
             return found
         note = replace(result, path)
     except Exception as error:  # also a bug: the others have nothing to do with it
-        code, text = told(error)
+        code, text = told(error, as_flag)
         if code == INTERNAL:
             text = f"{files.show(path)}: {text}"
         return Checked(path, found.before, found.after, found.rewrites, error=text, exit_code=code)

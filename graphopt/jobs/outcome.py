@@ -76,7 +76,7 @@ def perform(task: Task, beside: int = 0) -> Done:
     error: BudgetError | VerificationError | None = None
     try:
         result = api.optimize(
-            task.model, calibration=given_inputs(task.calibration, task.preprocess), **task.options()
+            task.model, calibration=given_inputs(task.calibration, task.preprocess), **task.arguments()
         )
     except (BudgetError, VerificationError) as failure:
         error, result = failure, failure.result
@@ -143,7 +143,7 @@ def complete(task: Task, beside: int = 0) -> Outcome:
         outcome = Outcome(
             task.model,
             done.exit_code,
-            "" if done.error is None else _told(task, done.error)[1],
+            done.problem,
             report=json.loads(done.face("report")),
             markdown=done.face("markdown"),
             junit=done.face("junit"),
@@ -151,14 +151,8 @@ def complete(task: Task, beside: int = 0) -> Outcome:
         with written(task, done) as out:
             outcome = replace(outcome, written=out)
     except Exception as failure:
-        outcome = Outcome(task.model, *_told(task, failure))
+        outcome = Outcome(task.model, *told(failure, task.words))
     return replace(outcome, seconds=time.perf_counter() - began)
-
-
-def _told(task: Task, error: Exception) -> tuple[int, str]:
-    """An error as an exit code and one line, in the words of what says the task."""
-    code, line = told(error)
-    return code, task.worded(line)
 
 
 def labels(tasks: Sequence[Task]) -> list[str]:

@@ -24,7 +24,8 @@ from graphopt import files
 from graphopt.errors import InputError
 from graphopt.files import show
 from graphopt.jobs.schema import Flag, Kind, List, Mapped, Number, OneOf, Table, Text
-from graphopt.jobs.task import WRITTEN, Task
+from graphopt.jobs.task import WRITTEN, Task, parse_size
+from graphopt.pipeline.option_table import TABLE
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
 
@@ -46,15 +47,6 @@ def _options(tables: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
     found = {f"{rewrite}.{key}": str(v) for rewrite, each in tables.items() for key, v in each.items()}
     _select(options=found)
     return found
-
-
-def _size(text: str) -> int:
-    from graphopt.runtime.memory import parse_bytes
-
-    try:
-        return parse_bytes(text)
-    except ValueError:
-        raise InputError(f"{text}: expected a size such as 4G or 512M") from None
 
 
 def _measure(name: str) -> str:
@@ -85,49 +77,39 @@ GATES = "|".join(rf"{key}\s*{gates.sign(key)}" for key in gates.KEYS)
 GATE = rf"^\s*({GATES})\s*[0-9.eE+-]+\s*$"
 OPTION = OneOf((Flag(), Number(), Text()), "a number, a text, true or false")
 
+KINDS: Mapping[str, Kind] = {
+    "model": FILE,
+    "out": MADE,
+    "calibration": FILE,
+    "preprocess": Text(),
+    "budget": BUDGET,
+    "require": List(Text('a gate such as "macs<=0.8"', pattern=GATE), "a list of gates", parse=gates.parse),
+    "only": List(Text(), TEXTS, parse=lambda names: _select(only=names)),
+    "skip": List(Text(), TEXTS, parse=lambda names: _select(skip=names)),
+    "at": NAMES,
+    "keep": NAMES,
+    "outputs": NAMES,
+    "options": Mapped(Mapped(OPTION, "a table of options"), "a table of rewrites", _options),
+    "shapes": Mapped(List(Number(least=1, whole=True), "a list of sizes", 1), "a table of inputs"),
+    "aim": Text(choices=TABLE["aim"].choices),
+    "gate": Text(choices=("latency",)),
+    "freeze_initializers": Flag(),
+    "external_data": Text(choices=TABLE["external_data"].choices),
+    "metric": Text("module:function", pattern="^[^:]+:.+$", parse=_measure),
+    "memory": Text(
+        "a size such as 4G", pattern=r"^[0-9]+(\.[0-9]+)?[kKmMgGtT]?[iI]?[bB]?$", parse=parse_size
+    ),
+    "seed": Number(least=0, whole=True),
+    **dict.fromkeys(("report", "html", "markdown", "junit"), MADE),
+}
+"""What a recipe's options may hold, by their names in `TABLE`."""
+STEMS = f"; {STEM} stands for the name of the model's file without its suffix"
 KEYS: Mapping[str, tuple[Kind, str]] = {
-    "model": (FILE, "the ONNX model"),
-    "out": (MADE, f"the model to write; {STEM} stands for the name of the model's file without its suffix"),
-    "calibration": (FILE, "preprocessed inputs: .npz, .npy, or a folder of them or of images"),
-    "preprocess": (Text(), "how images become inputs: a preset such as imagenet, or a TOML file"),
-    "budget": (BUDGET, "what the result has to reach: parts of the input's cost, or a quality"),
-    "require": (
-        List(Text('a gate such as "macs<=0.8"', pattern=GATE), "a list of gates", parse=gates.parse),
-        "what the result has to keep, whatever it was made for, such as agreement>=0.98",
-    ),
-    "only": (List(Text(), TEXTS, parse=lambda names: _select(only=names)), "only these rewrites"),
-    "skip": (List(Text(), TEXTS, parse=lambda names: _select(skip=names)), "not these rewrites"),
-    "at": (NAMES, "rewrite only nodes whose names match one of these patterns"),
-    "keep": (NAMES, "never rewrite nodes whose names match one of these patterns"),
-    "outputs": (NAMES, "the model's outputs that count"),
-    "set": (
-        Mapped(Mapped(OPTION, "a table of options"), "a table of rewrites", _options),
-        "options of rewrites, such as { bottleneck = { rank_in = 16 } }",
-    ),
-    "shapes": (
-        Mapped(List(Number(least=1, whole=True), "a list of sizes", 1), "a table of inputs"),
-        "sizes of inputs, such as { image = [1, 3, 224, 224] }",
-    ),
-    "aim": (
-        Text(choices=("time", "macs")),
-        "exact rewrites that are expected to be faster, or all that save MACs",
-    ),
-    "gate": (Text(choices=("latency",)), "measure each changed region, and drop what is slower"),
-    "freeze_initializers": (Flag(), "whether initializers that are inputs too are constants"),
-    "external_data": (Text(choices=("auto", "always", "never")), "whether weights go to OUT.data"),
-    "metric": (
-        Text("module:function", pattern="^[^:]+:.+$", parse=_measure),
-        "your own measure, module:function: from a model's path to a number",
-    ),
-    "memory": (
-        Text("a size such as 4G", pattern=r"^[0-9]+(\.[0-9]+)?[kKmMgGtT]?[iI]?[bB]?$", parse=_size),
-        "for activations while fitting, such as 4G; more lies in files",
-    ),
-    "seed": (Number(least=0, whole=True), "of everything random"),
-    "report": (MADE, f"where the report is written as JSON; with {STEM}, as for out"),
-    "html": (MADE, f"where the report is written as a page; with {STEM}, as for out"),
-    "markdown": (MADE, f"where its summary is written; with {STEM}, as for out"),
-    "junit": (MADE, f"where checks and gates are written as test results; with {STEM}, as for out"),
+    TABLE[name].key or name: (
+        kind,
+        TABLE[name].help + (STEMS if name == "out" else f"; with {STEM}, as for out" if kind is MADE else ""),
+    )
+    for name, kind in KINDS.items()
 }
 """What can be said of a model, under the names that the command line and `graphopt.optimize` use."""
 MEANT = {
@@ -193,6 +175,8 @@ def _task(path: Path, number: int, defaults: Mapping[str, Any], own: Mapping[str
             values[key] = folder / values[key]
     if "preprocess" in values:
         values["preprocess"] = _preprocess(folder, values["preprocess"])
+    if "set" in values:
+        values["options"] = values.pop("set")
     return Task(**values, folder=folder, recipe=path, said={**said, "": here})
 
 

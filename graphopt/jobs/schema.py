@@ -43,11 +43,11 @@ def _refuse(where: str, wanted: str, value: object) -> InputError:
 
 
 def _parsed(parse: Callable[[Any], Any], value: object, where: str) -> Any:
-    """What a function of the command line makes of a value; its errors name the key in place of an option."""
+    """What a function makes of a value; its errors name the key in place of the option."""
     try:
         return parse(value)
     except InputError as error:
-        raise InputError(f"{where}: {re.sub('^--[a-z-]+ ', '', str(error))}") from error
+        raise InputError(f"{where}: {error.worded(lambda option: option.said)}") from error
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ The command line makes one of its options, a recipe one for each of its models; 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, Named, Words
 from graphopt.files import check_output, data_path, show
+from graphopt.pipeline.option_table import RUN, as_flag, as_key
 from graphopt.report.faces import FACES
 
 if TYPE_CHECKING:
@@ -26,29 +26,14 @@ WRITTEN = ("out", *FACES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What to do with one model; see `graphopt.optimize`.
+    """What to do with one model. What is not listed here is an option of `graphopt.optimize`, under its name.
 
     Attributes:
         model: the model's file.
         out: the model to write; None where none is to be written.
         calibration: a file or folder of inputs.
         preprocess: how images become inputs: a preset or a TOML file.
-        budget: what the result has to reach.
-        require: gates that it has to pass.
-        only: rewrites that take part.
-        skip: rewrites that do not.
-        at: patterns of nodes to rewrite.
-        keep: patterns of nodes to leave.
-        outputs: the model's outputs that count.
-        set: options of rewrites, by ``rewrite.option``.
-        shapes: sizes of inputs.
-        aim: which exact rewrites are taken.
-        gate: ``latency``, or None.
-        freeze_initializers: whether initializers that are inputs too are constants.
         external_data: whether weights go to ``OUT.data``.
-        metric: the user's own measure.
-        memory: bytes that activations may take.
-        seed: of everything random.
         report: where the report is written as JSON.
         html: where it is written as a page.
         markdown: where its summary is written.
@@ -69,7 +54,7 @@ class Task:
     at: Sequence[str] = ()
     keep: Sequence[str] = ()
     outputs: Sequence[str] = ()
-    set: Mapping[str, object] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     aim: Literal["time", "macs"] = "time"
     gate: str | None = None
@@ -92,12 +77,13 @@ class Task:
         try:
             yield
         except InputError as error:
-            where, message = self.said.get(key), self.worded(str(error))
+            where, message = self.said.get(key), error.worded(self.words)
             raise InputError(f"{where}: {message}" if where else message) from error
 
-    def worded(self, message: str) -> str:
-        """A message that names options, with the recipe's keys in their place where there is a recipe."""
-        return message if self.recipe is None else _OPTION.sub(_key, message)
+    @property
+    def words(self) -> Words:
+        """What messages call options: a recipe's keys where there is a recipe."""
+        return as_flag if self.recipe is None else as_key
 
     @property
     def reads(self) -> list[Path]:
@@ -131,43 +117,14 @@ class Task:
             return "require latency"
         return ""
 
-    def options(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """The arguments of `graphopt.optimize` besides the model and the inputs."""
         from graphopt.verification.user_metric import OwnMetric
 
-        return {
-            "budget": self.budget,
-            "aim": self.aim,
-            "only": self.only,
-            "skip": self.skip,
-            "at": self.at,
-            "keep": self.keep,
-            "outputs": self.outputs,
-            "options": self.set,
-            "shapes": self.shapes,
-            "seed": self.seed,
-            "gate": self.gate,
-            "freeze_initializers": self.freeze_initializers,
-            "metric": None if self.metric is None else OwnMetric(self.metric, self.folder),
-            "memory": self.memory,
-            "require": self.require,
-        }
-
-
-_OPTION = re.compile(r"(?<!\S)(\(?)--([a-z][a-z-]*)( [a-z_]+(?:\.[a-z_]+)?)?(?![a-z_])")
-"""An option in a message, and the word behind it, which with some is a key below."""
-
-
-def _key(option: re.Match[str]) -> str:
-    """The key of a recipe that says what an option says; the option itself where there is none."""
-    from graphopt.planning.budget import Budget
-
-    before, name, word = option[1], option[2].replace("-", "_"), option[3] or ""
-    key = {"output": "outputs", "shape": "shapes"}.get(name, name)
-    if key not in Task.__dataclass_fields__:
-        return option[0]
-    below = (key == "budget" and word[1:] in Budget.__dataclass_fields__) or (key == "set" and "." in word)
-    return f"{before}{key}{'.' + word[1:] if below else word}"
+        asked = {option.name: getattr(self, option.name) for option in RUN}
+        if self.metric is not None:
+            asked["metric"] = OwnMetric(self.metric, self.folder)
+        return asked
 
 
 def given_inputs(calibration: Path | None, preprocess: str | None) -> Given | None:
@@ -179,10 +136,26 @@ def given_inputs(calibration: Path | None, preprocess: str | None) -> Given | No
     if preprocess is None:
         return calibration
     if calibration is None:
-        raise InputError("--preprocess says how images are read: name their folder with --calibration")
+        raise InputError(
+            f"{Named('preprocess')} says how images are read: name their folder with {Named('calibration')}"
+        )
     from graphopt.calibration import images, preprocessing
 
     return images.Images(calibration, preprocessing.preset(preprocess))
+
+
+def parse_size(given: str) -> int:
+    """Bytes of a size such as 4G or 512M.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    from graphopt.runtime.memory import parse_bytes
+
+    try:
+        return parse_bytes(given)
+    except ValueError:
+        raise InputError(f"{Named('memory', given)}: expected a size such as 4G or 512M") from None
 
 
 # ---------------------------------------------------------------- before any work is done
@@ -218,7 +191,7 @@ def check_files(tasks: Sequence[Task], others: Mapping[str, Path] | None = None)
                 if key == "html":
                     from graphopt.report import html
 
-                    html.require("--html")
+                    html.require(Named("html"))
                 check_output(path, read.as_one(path))
                 for file in (path, data_path(path)) if key == "out" else (path,):
                     other = taken.setdefault(os.path.realpath(file), owner)
@@ -299,4 +272,4 @@ def check_options(tasks: Sequence[Task]) -> None:
         with task.blamed("preprocess"):
             given_inputs(task.calibration, task.preprocess)
         with task.blamed(""):
-            make_options(**task.options(), calibrated=task.calibration is not None)
+            make_options(**task.arguments(), calibrated=task.calibration is not None)

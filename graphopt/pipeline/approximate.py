@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, Named
 from graphopt.pipeline.networks import Network, Search
 from graphopt.pipeline.run import Run
 from graphopt.planning import spending
@@ -107,7 +107,9 @@ def _cheapest(run: Run, search: Search) -> Network:
     """The cheapest network that keeps the quality, by bisection of its MACs."""
     before = run.spent_before.totals.macs
     if before is None:
-        raise InputError("a quality alone asks for the fewest MACs, and a size is unknown: give --shape")
+        raise InputError(
+            f"a quality alone asks for the fewest MACs, and a size is unknown: give {Named('shapes')}"
+        )
     best = search.network(Plan(()))
     run.journal.curve.append(search.point(best))
     high, low = (run.spent().totals.macs or 0) / before, CHEAPEST

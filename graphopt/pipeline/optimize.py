@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from graphopt.calibration.inputs import Given
-from graphopt.errors import BudgetError, InputError
+from graphopt.errors import BudgetError, InputError, Named
 from graphopt.model.io import Source
 from graphopt.pipeline.approximate import approximate
 from graphopt.pipeline.exact_rounds import rewrite_exactly
@@ -53,9 +53,11 @@ def _check_gates(run: Run) -> None:
     for gate in run.options.require:
         if gate.key == "macs" and (run.inputs.assumed or run.original.totals.macs is None):
             unknown = ", ".join(run.unknown_dims) or "a size"
-            raise InputError(f"--require {gate}: {unknown} is unknown: give --shape or inputs")
+            raise InputError(
+                f"{Named('require', gate)}: {unknown} is unknown: give {Named('shapes')} or inputs"
+            )
         if gate.key in ("latency", *gates.MEASURED) and run.inputs.problem:
-            raise InputError(f"--require {gate}: the model can't be run: {run.inputs.problem}")
+            raise InputError(f"{Named('require', gate)}: the model can't be run: {run.inputs.problem}")
 
 
 def _judged(run: Run) -> Result:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
-from graphopt.errors import InputError, hint
+from graphopt.errors import InputError, Named, hint
+from graphopt.pipeline.option_table import RUN, TABLE
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
 from graphopt.rewrites.base import Rewrite
@@ -15,68 +17,76 @@ from graphopt.types import Exactness
 from graphopt.verification.user_metric import OwnMetric
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the user asked for; see `graphopt.optimize`."""
+    """What the user asked for: the options of `RUN`, each under its name; see `graphopt.optimize`."""
 
-    budget: Budget = field(default_factory=Budget)
-    rewrites: tuple[Rewrite, ...] = ()
+    budget: Budget
+    rewrites: tuple[Rewrite, ...]
+    metric: OwnMetric | None
+    memory: int
+    require: tuple[gates.Gate, ...]
+    aim: str = "time"
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
-    by_time: bool = True
     at: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
-    metric: OwnMetric | None = None
-    memory: int = field(default_factory=default_bytes)
-    gate_latency: bool = False
+    gate: str | None = None
     freeze_initializers: bool = False
-    require: tuple[gates.Gate, ...] = ()
+
+    @property
+    def by_time(self) -> bool:
+        """Whether exact rewrites that are expected to be slower are left out."""
+        return self.aim == "time"
+
+    @property
+    def gate_latency(self) -> bool:
+        """Whether each changed region is timed."""
+        return self.gate == "latency"
 
     def recorded(self) -> dict[str, object]:
         """What decides the result, as the model itself tells it: spelled one way, and without defaults."""
         builtin = {each.name for each in BUILTIN}
-        options = {
+        asked = {option.name: self._plain(option.name) for option in RUN if option.recorded}
+        asked["options"] = {
             f"{rewrite.name}.{name}": getattr(rewrite, name)
             for rewrite in self.rewrites
             for name, (_, default) in option_types(rewrite).items()
             if getattr(rewrite, name) != default
         }
-        asked = {
-            "budget": {key: float(v) for key, v in asdict(self.budget).items() if v is not None},
-            "only": sorted(set(self.only)),
-            "skip": sorted(set(self.skip)),
-            "at": sorted(set(self.at)),
-            "keep": sorted(set(self.keep)),
-            "outputs": sorted(set(self.outputs)),
-            "options": options,
-            "shapes": {name: [int(size) for size in shape] for name, shape in self.shapes.items()},
-            "gate": "latency" if self.gate_latency else None,
-            "freeze_initializers": self.freeze_initializers,
-            "metric": None if self.metric is None else self.metric.name,
-            "others": sorted(rewrite.name for rewrite in self.rewrites if rewrite.name not in builtin),
-        }
-        aim = "time" if self.by_time else "macs"
-        return {"aim": aim, "seed": int(self.seed), **{key: value for key, value in asked.items() if value}}
+        asked["others"] = sorted(rewrite.name for rewrite in self.rewrites if rewrite.name not in builtin)
+        asked["budget"] = {key: float(limit) for key, limit in _limits(self.budget).items()}
+        asked["shapes"] = {name: [int(size) for size in shape] for name, shape in self.shapes.items()}
+        spelled = {name: sorted(set(v)) if isinstance(v, tuple) else v for name, v in asked.items() if v}
+        return {**spelled, "seed": int(self.seed)}
 
     def described(self) -> dict[str, object]:
         """The options as the report gives them."""
         return {
-            "budget": {key: value for key, value in asdict(self.budget).items() if value is not None},
-            "rewrites": {r.name: {name: getattr(r, name) for name in option_types(r)} for r in self.rewrites},
-            "aim": "time" if self.by_time else "macs",
-            "gate": "latency" if self.gate_latency else None,
-            "at": self.at,
-            "keep": self.keep,
-            "outputs": self.outputs,
-            "shapes": dict(self.shapes),
-            "seed": self.seed,
-            "freeze_initializers": self.freeze_initializers,
-            "metric": None if self.metric is None else self.metric.name,
-            "require": [str(gate) for gate in self.require],
+            "rewrites" if option.name == "options" else option.name: self._plain(option.name)
+            for option in RUN
+            if option.described
         }
+
+    def _plain(self, name: str) -> object:
+        """What an option holds, without objects of ours."""
+        if name == "budget":
+            return _limits(self.budget)
+        if name == "options":
+            return {r.name: {key: getattr(r, key) for key in option_types(r)} for r in self.rewrites}
+        if name == "metric":
+            return None if self.metric is None else self.metric.name
+        if name == "require":
+            return [str(gate) for gate in self.require]
+        return dict(self.shapes) if name == "shapes" else getattr(self, name)
+
+
+def _limits(budget: Budget) -> dict[str, float]:
+    """The keys of a budget that ask for something."""
+    return {key: limit for key, limit in asdict(budget).items() if limit is not None}
 
 
 def make_options(
@@ -84,20 +94,12 @@ def make_options(
     *,
     calibrated: bool = False,
     rewrites: Iterable[Rewrite | type[Rewrite]] = (),
-    aim: str = "time",
-    only: Iterable[str] = (),
-    skip: Iterable[str] = (),
-    at: Iterable[str] = (),
-    keep: Iterable[str] = (),
-    outputs: Iterable[str] = (),
     options: Mapping[str, object] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
-    seed: int = 0,
-    gate: str | None = None,
-    freeze_initializers: bool = False,
     metric: str | OwnMetric | None = None,
     memory: int | None = None,
     require: Iterable[str | gates.Gate] = (),
+    **others: Any,
 ) -> Options:
     """The options of a run, from what `graphopt.optimize` takes.
 
@@ -105,53 +107,37 @@ def make_options(
         budget: what the result has to reach.
         calibrated: whether there are calibration inputs.
         rewrites: rewrites that take part besides the built-in ones.
-        aim: ``time`` or ``macs``.
-        only: names of the rewrites that take part.
-        skip: names of rewrites that do not.
-        at: patterns of node names.
-        keep: patterns of node names.
-        outputs: names of the outputs that count.
         options: options of rewrites.
         shapes: sizes of inputs, by input name.
-        seed: of everything random.
-        gate: ``latency`` or None.
-        freeze_initializers: whether initializers that are inputs too are constants.
         metric: the user's own measure, which is not loaded yet.
         memory: bytes that activations may take.
         require: gates.
+        others: whatever else stands in `RUN`.
 
     Raises:
         InputError: an option is unknown, has a value that it can't have, or lacks another.
     """
-    if gate not in (None, "latency"):
-        raise InputError(f"--gate {gate}: it is latency")
-    if aim not in ("time", "macs"):
-        raise InputError(f"--aim {aim}: it is time or macs")
-    only, skip, at = tuple(only), tuple(skip), tuple(at)
-    limits = make_budget(budget)
-    own = OwnMetric(metric) if isinstance(metric, str) else metric
-    required = _check_gates(gates.parse(require), own, calibrated=calibrated)
-    _check_measures(limits, own, calibrated=calibrated)
-    chosen = select(registry(rewrites), only=only, skip=skip, options=options)
-    chosen = _check_selection(chosen, limits, only)
-    _check_expanding(chosen, limits, at=bool(at), calibrated=calibrated)
-    return Options(
-        budget=limits,
-        rewrites=tuple(chosen),
-        only=only,
-        skip=skip,
-        by_time=aim == "time",
-        at=at,
-        keep=tuple(keep),
-        outputs=tuple(outputs),
+    plain: dict[str, Any] = {
+        name: tuple(value) if TABLE[name].default == () else value for name, value in others.items()
+    }
+    asked = Options(
+        budget=make_budget(budget),
         shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
-        seed=seed,
-        metric=own,
+        rewrites=(),
+        metric=OwnMetric(metric) if isinstance(metric, str) else metric,
         memory=memory or default_bytes(),
-        gate_latency=gate == "latency",
-        freeze_initializers=freeze_initializers,
-        require=required,
+        require=gates.parse(require),
+        **plain,
     )
+    if asked.gate not in (None, "latency"):
+        raise InputError(f"{Named('gate', asked.gate)}: it is latency")
+    if asked.aim not in TABLE["aim"].choices:
+        raise InputError(f"{Named('aim', asked.aim)}: it is {' or '.join(TABLE['aim'].choices)}")
+    _check_measures(asked, calibrated=calibrated)
+    chosen = select(registry(rewrites), only=asked.only, skip=asked.skip, options=options)
+    chosen = _check_selection(chosen, asked.budget, asked.only)
+    _check_expanding(chosen, asked.budget, at=bool(asked.at), calibrated=calibrated)
+    return replace(asked, rewrites=tuple(chosen))
 
 
 def make_budget(given: Budget | Mapping[str, float] | None) -> Budget:
@@ -163,10 +149,10 @@ def make_budget(given: Budget | Mapping[str, float] | None) -> Budget:
     values = asdict(given) if isinstance(given, Budget) else dict(given or {})
     for key, value in values.items():
         if key not in gates.KEYS:
-            raise InputError(f"--budget {key}: no such key; {hint(key, gates.KEYS)}")
+            raise InputError(f"{Named('budget', key=key)}: no such key; {hint(key, gates.KEYS)}")
         expected = "" if value is None else gates.refused(key, value, 1.0, "=")
         if expected:
-            raise InputError(f"--budget {key}={value:g}: {expected}")
+            raise InputError(f"{Named('budget', f'{value:g}', key)}: {expected}")
     return Budget(**values)
 
 
@@ -177,31 +163,24 @@ def _check_selection(chosen: Sequence[Rewrite], limits: Budget, only: Sequence[s
         fixed = getattr(rewrite, "fixed", False)
         if rewrite.name in only and rewrite.exactness is Exactness.APPROXIMATE and not (has_budget or fixed):
             raise InputError(
-                f"--only {rewrite.name} needs a budget (--budget macs=0.7) or fixed ranks "
-                f"(--set {rewrite.name}.rank_in=16)"
+                f"{Named('only', rewrite.name)} needs a budget ({Named('budget', 0.7, 'macs')}) "
+                f"or fixed ranks ({Named('options', 16, f'{rewrite.name}.rank_in')})"
             )
     return [r for r in chosen if r.exactness is not Exactness.EXPANDING or r.name in only]
 
 
-def _check_measures(limits: Budget, metric: OwnMetric | None, *, calibrated: bool) -> None:
-    """A quality key needs inputs to measure on, the user's own measure a name."""
-    if metric is None and limits.metric is not None:
-        raise InputError("--budget metric needs --metric package.module:function, the measure that it is of")
-    for key in gates.MEASURED:
-        if getattr(limits, key) is not None and not calibrated:
-            raise InputError(f"--budget {key}: a quality is measured on inputs: give --calibration")
-
-
-def _check_gates(
-    required: tuple[gates.Gate, ...], metric: OwnMetric | None, *, calibrated: bool
-) -> tuple[gates.Gate, ...]:
-    """The gates, for each of which there will be a figure."""
-    for gate in required:
-        if gate.key in gates.MEASURED and not calibrated:
-            raise InputError(f"--require {gate}: a quality is measured on inputs: give --calibration")
-        if gate.key == "metric" and metric is None:
-            raise InputError(f"--require {gate}: needs --metric package.module:function, its measure")
-    return required
+def _check_measures(asked: Options, *, calibrated: bool) -> None:
+    """A quality needs inputs to measure on, the user's own measure a name."""
+    measure = Named("metric", "package.module:function")
+    if asked.metric is None and asked.budget.metric is not None:
+        raise InputError(f"{Named('budget', key='metric')} needs {measure}, the measure that it is of")
+    named = [(gate.key, Named("budget", key=gate.key)) for gate in gates.of_budget(asked.budget)]
+    named += [(gate.key, Named("require", gate)) for gate in asked.require]
+    for key, name in named:
+        if key in gates.MEASURED and not calibrated:
+            raise InputError(f"{name}: a quality is measured on inputs: give {Named('calibration')}")
+        if key == "metric" and asked.metric is None:
+            raise InputError(f"{name}: needs {measure}, its measure")
 
 
 def _check_expanding(chosen: Sequence[Rewrite], limits: Budget, *, at: bool, calibrated: bool) -> None:
@@ -213,9 +192,12 @@ def _check_expanding(chosen: Sequence[Rewrite], limits: Budget, *, at: bool, cal
         others = ", ".join(r.name for r in chosen if r is not rewrite)
         raise InputError(f"{rewrite.name} makes the model dearer and runs alone, not with {others}")
     if gates.of_budget(limits):
-        raise InputError(f"{rewrite.name} makes the model dearer: it keeps no --budget")
+        raise InputError(f"{rewrite.name} makes the model dearer: it keeps no {Named('budget')}")
     if not at:
-        raise InputError(f"--only {rewrite.name} needs --at NODE_GLOB, the nodes behind which to insert")
+        raise InputError(
+            f"{Named('only', rewrite.name)} needs {Named('at', 'NODE_GLOB')}, "
+            "the nodes behind which to insert"
+        )
     refusal = getattr(rewrite, "refusal", None)
     reason = refusal(calibrated=calibrated) if refusal is not None else ""
     if reason:

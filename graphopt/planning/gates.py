@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
-from graphopt.errors import InputError, hint, percentage
+from graphopt.errors import InputError, Named, hint, percentage
 from graphopt.planning.budget import Budget
 
 COSTS = ("macs", "params", "bytes", "latency")
@@ -105,7 +105,9 @@ def parse(given: Iterable[str | Gate]) -> tuple[Gate, ...]:
     for item in (given,) if isinstance(given, str) else given:
         gate = _checked(item, item.key, item.limit) if isinstance(item, Gate) else _parse(item)
         if gate.key in found:
-            raise InputError(f"--require {gate}: {found[gate.key]} is required already; give each key once")
+            raise InputError(
+                f"{Named('require', gate)}: {found[gate.key]} is required already; give each key once"
+            )
         found[gate.key] = gate
     return tuple(found.values())
 
@@ -134,31 +136,38 @@ def sign(key: str) -> str:
 def _parse(text: str) -> Gate:
     match = _FORM.fullmatch(text)
     if text in KEYS:  # without quotes, > or < and what follows it go to the shell
-        raise InputError(f"--require {text}: has no limit; write it in quotes: '{text}{sign(text)}LIMIT'")
+        raise InputError(
+            f"{Named('require', text)}: has no limit; write it in quotes: '{text}{sign(text)}LIMIT'"
+        )
     if match is None:
-        raise InputError(f"--require {text}: expected a key, <= or >=, and a number, such as macs<=0.8")
+        raise InputError(
+            f"{Named('require', text or repr(text))}: "
+            "expected a key, <= or >=, and a number, such as macs<=0.8"
+        )
     key, given_sign = match["key"], match["sign"]
     if key not in KEYS:
-        raise InputError(f"--require {text}: no such key; {hint(key, KEYS)}")
+        raise InputError(f"{Named('require', text)}: no such key; {hint(key, KEYS)}")
     if given_sign != sign(key):
         kind, most = ("cost", "at most") if key in COSTS else ("quality", "at least")
         meant = f"{key}{sign(key)}{match['limit']}"
-        raise InputError(f"--require {text}: a {kind} has to be {most} its limit; did you mean {meant}?")
+        raise InputError(
+            f"{Named('require', text)}: a {kind} has to be {most} its limit; did you mean {meant}?"
+        )
     try:
         limit = float(match["limit"])
     except ValueError:
         part = percentage(match["limit"])
         meant = "" if part is None else f"; did you mean {key}{given_sign}{part:g}?"
-        raise InputError(f"--require {text}: {match['limit']!r} is no number{meant}") from None
+        raise InputError(f"{Named('require', text)}: {match['limit']!r} is no number{meant}") from None
     return _checked(text, key, limit)
 
 
 def _checked(given: object, key: str, limit: float) -> Gate:
     if key not in KEYS:
-        raise InputError(f"--require {given}: no such key; {hint(key, KEYS)}")
+        raise InputError(f"{Named('require', given)}: no such key; {hint(key, KEYS)}")
     expected = refused(key, limit, MOST, sign(key))
     if expected:
-        raise InputError(f"--require {given}: {expected}")
+        raise InputError(f"{Named('require', given)}: {expected}")
     return Gate(key, limit)
 
 

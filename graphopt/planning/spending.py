@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, Named
 from graphopt.planning.budget import Budget
 from graphopt.planning.selection import Limit
 from graphopt.types import Candidate, Quality, Totals
@@ -49,7 +49,10 @@ def limits(budget: Budget, before: Spent, now: Spent, unknown: str, record: int 
     if budget.macs is not None:
         if before.totals.macs is None or now.totals.macs is None or unknown:
             size = unknown or "a size"
-            raise InputError(f"--budget macs needs every size, and {size} is unknown: give --shape or inputs")
+            raise InputError(
+                f"{Named('budget', key='macs')} needs every size, and {size} is unknown: "
+                f"give {Named('shapes')} or inputs"
+            )
         needed = now.totals.macs - budget.macs * before.totals.macs
         found.append(Limit("macs", needed, lambda c: c.macs_saved))
     if budget.params is not None:

@@ -25,7 +25,7 @@ LIMIT = 1_900_000
 """Bytes of a page: what stands in long lists is left out until it fits."""
 
 
-def require(what: str = "a page") -> None:
+def require(what: object = "a page") -> None:
     """Makes sure that the libraries which make pages are there.
 
     Args:

@@ -79,9 +79,9 @@ def compare(
     candidate: ir.Model,
     feed: session.Feeds,
     *,
-    threads: int = 1,
-    repeat: int | None = 50,
-    provider: str = "CPUExecutionProvider",
+    threads: int = session.THREADS,
+    repeat: int | None = None,
+    provider: str = session.PROVIDER,
 ) -> Timing:
     """Times both models on the same input, one run of each in turn, the first of a pair changing.
 

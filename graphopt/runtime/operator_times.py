@@ -22,14 +22,10 @@ import onnx_ir as ir
 
 from graphopt.analysis.snapshot import Analysis
 from graphopt.runtime import session, subgraph
-from graphopt.runtime.session import Feeds, Structure
+from graphopt.runtime.session import PROVIDER, THREADS, Feeds, Structure
 from graphopt.runtime.subgraph import SubgraphPair
 from graphopt.types import Candidate, Replacement
 
-THREADS = 1
-"""Threads that an operator gets."""
-PROVIDER = "CPUExecutionProvider"
-"""Where it runs."""
 SECONDS = 0.03
 """How long a form is run, at least."""
 RUNS = 5

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 Feeds: TypeAlias = dict[str, npt.NDArray[Any]]
 """One array a model input, by name."""
 
+PROVIDER = "CPUExecutionProvider"
+"""What runs models where nothing else is asked for."""
+THREADS = 1
+"""Threads that an operator gets where time is measured."""
+
 INLINE_BYTES = 1024
 """Weights up to this size travel inside the model that a session parses."""
 DRAWN = 65_521
@@ -93,7 +98,7 @@ def session(
     optimised: bool,
     outputs: Sequence[str] = (),
     threads: int = 0,
-    provider: str = "CPUExecutionProvider",
+    provider: str = PROVIDER,
 ) -> onnxruntime.InferenceSession:
     """An onnxruntime session.
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from graphopt import progress
 from graphopt.analysis.shapes.inputs import fixed
-from graphopt.errors import InputError
+from graphopt.errors import InputError, Named
 from graphopt.runtime import session
 from graphopt.runtime.session import Feeds, Structure
 from graphopt.verification.difference import Difference
@@ -73,7 +73,9 @@ def check_outputs(model: ir.Model, names: Iterable[str]) -> None:
     present = [value.name for value in model.graph.outputs]
     for name in names:
         if name not in present:
-            raise InputError(f"--output {name}: the model's outputs are {', '.join(str(p) for p in present)}")
+            raise InputError(
+                f"{Named('outputs', name)}: the model's outputs are {', '.join(str(p) for p in present)}"
+            )
 
 
 def outputs(parts: Structure, feeds: Sequence[Feeds], *, optimised: bool) -> list[list[npt.NDArray[Any]]]:

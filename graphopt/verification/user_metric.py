@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, Named
 from graphopt.model import io
 
 
@@ -33,7 +33,7 @@ class OwnMetric:
         self._folder = folder
         module, _, function = name.partition(":")
         if not module or not function:
-            raise InputError(f"--metric {name}: expected package.module:function")
+            raise InputError(f"{Named('metric', name)}: expected package.module:function")
 
     def load(self) -> Callable[[str], float]:
         """The function itself.
@@ -47,7 +47,7 @@ class OwnMetric:
         try:
             found: Callable[[str], float] = getattr(importlib.import_module(module), function)
         except (Exception, SystemExit) as error:  # whatever a user's code does
-            raise InputError(f"--metric {self.name}: {type(error).__name__}: {error}") from error
+            raise InputError(f"{Named('metric', self.name)}: {type(error).__name__}: {error}") from error
         finally:
             with suppress(ValueError):  # the module may have changed the path
                 sys.path.remove(here)
@@ -66,13 +66,15 @@ class OwnMetric:
             try:
                 value = function(str(path))
             except (Exception, SystemExit) as error:
-                raise InputError(f"--metric {self.name} failed: {type(error).__name__}: {error}") from error
+                raise InputError(
+                    f"{Named('metric', self.name)} failed: {type(error).__name__}: {error}"
+                ) from error
         try:
             number = float(value)
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
             raise InputError(
-                f"--metric {self.name} returned {reprlib.repr(value)}, which is no finite number"
+                f"{Named('metric', self.name)} returned {reprlib.repr(value)}, which is no finite number"
             )
         return number

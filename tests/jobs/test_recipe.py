@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import graphopt
 from graphopt import files
 from graphopt.errors import InputError
 from graphopt.jobs import recipe
 from graphopt.jobs.task import Task
+from graphopt.pipeline.option_table import TABLE
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
 from tests.command import cli
@@ -99,7 +101,7 @@ def test_every_key_reaches_its_task() -> None:
         at=("conv*",),
         keep=("conv1",),
         outputs=("scores",),
-        set={"bottleneck.rank_in": "16"},
+        options={"bottleneck.rank_in": "16"},
         shapes={"x": (1, 8, 8, 8)},
         aim="macs",
         gate="latency",
@@ -122,7 +124,8 @@ def test_every_key_reaches_its_task() -> None:
 
 
 def test_every_option_of_a_task_can_be_said() -> None:
-    assert set(recipe.KEYS) == {f.name for f in fields(Task)} - {"folder", "recipe", "said"}
+    keys = {TABLE[f.name].key or f.name for f in fields(Task) if f.name not in ("folder", "recipe", "said")}
+    assert set(recipe.KEYS) == keys
     assert set(recipe.BUDGET.keys) == {f.name for f in fields(Budget)}
     used = files.read_toml(written(EVERYTHING))
     assert set(recipe.KEYS) == set(used["defaults"]) | set(used["models"][1])
@@ -402,23 +405,59 @@ def test_what_the_models_refuse_is_told_in_the_words_of_the_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("options", "said", "flags", "told"),
     [
-        ("give --shape or inputs", "give shapes or inputs"),
         (
-            "--budget macs needs (--set bottleneck.rank_in=16)",
-            "budget.macs needs (set.bottleneck.rank_in=16)",
+            {"require": ["sqnr>=20"]},
+            'require = ["sqnr>=20"]',
+            ["--require", "sqnr>=20"],
+            "{require='sqnr>=20'|require sqnr>=20|--require sqnr>=20}: a quality is measured on inputs: "
+            "give {calibration=…|calibration|--calibration}",
         ),
-        ("it keeps no --budget", "it keeps no budget"),
-        ("--freeze-initializers makes it one", "freeze_initializers makes it one"),
-        ("use --jobs 1", "use --jobs 1"),
-        ("a--budget.onnx: no such file", "a--budget.onnx: no such file"),
+        (
+            {"budget": {"sqnr": 20}},
+            "budget = { sqnr = 20 }",
+            ["--budget", "sqnr=20"],
+            "{budget={'sqnr': …}|budget.sqnr|--budget sqnr}: a quality is measured on inputs: "
+            "give {calibration=…|calibration|--calibration}",
+        ),
+        (
+            {"only": ["bottleneck"]},
+            'only = ["bottleneck"]',
+            ["--only", "bottleneck"],
+            "{only='bottleneck'|only bottleneck|--only bottleneck} needs a budget "
+            "({budget={'macs': 0.7}|budget.macs=0.7|--budget macs=0.7}) or fixed ranks "
+            "({options={'bottleneck.rank_in': 16}|set.bottleneck.rank_in=16|--set bottleneck.rank_in=16})",
+        ),
+        (
+            {"only": ["insert_pointwise"], "budget": {"macs": 0.7}},
+            'only = ["insert_pointwise"]\nbudget = { macs = 0.7 }',
+            ["--only", "insert_pointwise", "--budget", "macs=0.7"],
+            "insert_pointwise makes the model dearer: it keeps no {budget=…|budget|--budget}",
+        ),
+        (
+            {"outputs": ["--shape"]},  # a name that looks like an option stays what it is
+            'outputs = ["--shape"]',
+            ["--output", "--shape"],
+            "{outputs='--shape'|outputs --shape|--output --shape}: the model's outputs are y",
+        ),
     ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_options_in_a_message_become_keys(message: str, told: str) -> None:
-    model = Path("m.onnx")
-    assert Task(model=model, recipe=Path("recipe.toml")).worded(message) == told
-    assert Task(model=model).worded(message) == message
+def test_a_mistake_is_told_in_the_words_of_who_made_it(
+    options: dict[str, Any], said: str, flags: list[str], told: str
+) -> None:
+    """``{in Python|in a recipe|on the command line}``"""
+    words = re.compile(r"\{([^|]*)\|([^|]*)\|([^|]*?)\}(?=[ :)]|$)")
+    python, key, flag = (words.sub(rf"\{place}", told) for place in (1, 2, 3))
+    with pytest.raises(InputError) as error:
+        graphopt.optimize("folded.onnx", **options)
+    assert str(error.value) == python
+    written(f"{MINIMAL}{said}")
+    done = cli("run", "recipe.toml")
+    assert done.code == 2 and key in " ".join((done.out + done.err).split())
+    done = cli("optimize", "folded.onnx", "--dry-run", *flags)
+    assert (done.code, done.err.splitlines()[-1]) == (2, f"graphopt: {flag}")
 
 
 def test_a_dry_run_writes_no_model() -> None:

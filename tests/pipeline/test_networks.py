@@ -76,7 +76,7 @@ def test_a_cost_and_a_quality_together() -> None:
 
 @pytest.mark.parametrize("budget", [{"agreement": 0.9}, {"sqnr": 20.0}])
 def test_a_quality_is_measured_on_inputs(budget: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="give --calibration"):
+    with pytest.raises(InputError, match="give calibration=…"):
         graphopt.optimize(classifier(), budget)
 
 

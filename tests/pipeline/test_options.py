@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 from collections.abc import Callable
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,53 +14,61 @@ import graphopt
 from graphopt import InputError
 from graphopt.cli.app import typer_app
 from graphopt.jobs.task import Task
-from graphopt.pipeline.options import make_options
+from graphopt.pipeline.option_table import RUN, TABLE
+from graphopt.pipeline.options import Options
 from tests.builders import classifier, samples
 
-OLIVE = Path(graphopt.__file__).parent / "integrations" / "olive_pass.py"
+FUNCTIONS = (graphopt.scan, graphopt.optimize, graphopt.sweep, graphopt.verify, graphopt.bench, graphopt.diff)
+OPTIONS = {option.name for option in RUN}
 GIVEN = {"model", "calibration", "rewrites"}
 """What `graphopt.optimize` takes besides options."""
 
 
-def parameters(function: Callable[..., Any]) -> set[str]:
-    return set(inspect.signature(function).parameters)
+def parameters(function: Callable[..., Any]) -> dict[str, Any]:
+    """Names and defaults; ``...`` where there is none."""
+    found = inspect.signature(function).parameters.values()
+    return {each.name: ... if each.default is each.empty else each.default for each in found}
 
 
-OPTIONS = parameters(graphopt.optimize) - GIVEN
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_a_signature_is_what_the_table_says(function: Callable[..., Any]) -> None:
+    taken = parameters(function)
+    listed = {name: TABLE[name].default for name in taken if name != "rewrites"}
+    taken.pop("rewrites", None)
+    if function is graphopt.sweep:  # which can't do without
+        assert taken.pop("calibration") is ... and listed.pop("calibration") is None
+    assert taken == listed
+
+
+def test_optimize_takes_every_option_and_a_sweep_all_that_concern_it() -> None:
+    assert parameters(graphopt.optimize).keys() - GIVEN == OPTIONS
+    elsewhere = {"budget", "gate", "freeze_initializers", "require"}
+    assert parameters(graphopt.sweep).keys() - GIVEN - {"budgets"} == OPTIONS - elsewhere
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_a_command_takes_what_its_function_takes(function: Callable[..., Any]) -> None:
+    callbacks = [command.callback for command in typer_app.registered_commands]
+    (command,) = [each for each in callbacks if each is not None and each.__name__ == function.__name__]
+    assert parameters(command).keys() >= parameters(function).keys() - {"rewrites"}
 
 
 def test_a_task_passes_every_option_on() -> None:
-    assert set(Task(model=Path("m.onnx")).options()) == OPTIONS
-    assert parameters(make_options) == OPTIONS | {"rewrites", "calibrated"}
-
-
-def test_the_command_takes_every_option() -> None:
-    spelled = {"set_": "options", "shape": "shapes", "output": "outputs"}
-    (command,) = [c.callback for c in typer_app.registered_commands if c.callback.__name__ == "optimize"]  # type: ignore[union-attr]
-    assert command is not None
-    assert {spelled.get(name, name) for name in parameters(command)} >= OPTIONS
-
-
-def test_olive_takes_every_option() -> None:
-    """Read off the source: Olive need not be installed."""
-    tree = ast.parse(OLIVE.read_text(encoding="utf-8"))
-    assigned = [node for node in tree.body if isinstance(node, ast.AnnAssign)]
-    (table,) = [node.value for node in assigned if ast.unparse(node.target) == "PARAMETERS"]
-    assert isinstance(table, ast.Dict)
-    assert {ast.literal_eval(key) for key in table.keys if key is not None} == OPTIONS
-
-
-def test_a_sweep_takes_the_options_of_optimize() -> None:
-    assert parameters(graphopt.sweep) - GIVEN - {"budgets"} <= OPTIONS
+    assert Task(model=Path("m.onnx")).arguments().keys() == OPTIONS
+    asked = {f.name: f.default for f in fields(Task) if f.default is not MISSING and f.name in TABLE}
+    assert asked == {name: TABLE[name].default for name in asked}
+    assert {f.name for f in fields(Options)} == OPTIONS - {"options"} | {"rewrites"}
+    kept = {f.name: f.default for f in fields(Options) if f.default is not MISSING}
+    assert kept == {name: TABLE[name].default for name in kept}
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"aim": "speed"}, "--aim speed: it is time or macs"),
+        ({"aim": "speed"}, "aim='speed': it is time or macs"),
         ({"only": ["insert_pointwise"]}, "insert_pointwise makes the model dearer"),
-        ({"budgets": [0.8, 1.5]}, "--budget macs=1.5: expected a fraction"),
-        ({"budgets": []}, "--budgets names no part"),
+        ({"budgets": [0.8, 1.5]}, "budget={'macs': 1.5}: expected a fraction"),
+        ({"budgets": []}, "budgets=… names no part"),
     ],
 )
 def test_a_sweep_refuses_what_optimize_refuses(options: dict[str, Any], says: str) -> None:

@@ -120,7 +120,7 @@ def test_what_a_gate_is_measured_with_has_to_be_there(scores: Path, text: str, m
 
 def test_agreement_needs_class_scores(tmp_path: Path) -> None:
     path = saved(conv_bn(), tmp_path / "m.onnx")
-    with pytest.raises(graphopt.InputError, match="--require agreement: no output holds class scores"):
+    with pytest.raises(graphopt.InputError, match="require='agreement': no output holds class scores"):
         graphopt.optimize(path, calibration=samples(8), require=["agreement>=0.9"])
 
 
@@ -130,7 +130,7 @@ def test_macs_need_every_size() -> None:
         {"w": weight(8, 8, 3, 3)},
         inputs={"x": [1, 8, "H", "W"]},
     )
-    with pytest.raises(graphopt.InputError, match=r"--require macs<=1: .*--shape"):
+    with pytest.raises(graphopt.InputError, match=r"require='macs<=1': .*shapes=…"):
         graphopt.optimize(sized, require=["macs<=1"])
     assert graphopt.optimize(sized, require=["macs<=1"], shapes={"x": (1, 8, 9, 9)}).report.gates[0]
 
@@ -252,7 +252,7 @@ def test_an_own_metric_returns_a_number(
     path = saved(conv_bn(), tmp_path / "m.onnx")
     shown = returned.replace("float('nan')", "nan")
     with pytest.raises(
-        graphopt.InputError, match=re.escape(f"{name}:of returned {shown}, which is no finite")
+        graphopt.InputError, match=re.escape(f"metric='{name}:of' returned {shown}, which is no finite")
     ):
         graphopt.optimize(path, metric=f"{name}:of")
 

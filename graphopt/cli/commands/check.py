@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,19 +13,16 @@ from graphopt.errors import InputError, StoppedError, gravest
 from graphopt.files import show
 
 
+@common.takes("models fix aim only skip keep json quiet shapes seed")
 def check(
+    *,
     models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="The ONNX models.")],
     fix: Annotated[
         bool, typer.Option("--fix", help="Put the rewritten models in the place of their files.")
     ] = False,
-    aim: common.Aim = common.Aims.time,
-    only: common.Only = None,
-    skip: common.Skip = None,
-    keep: common.Keep = None,
-    json: common.Json = False,
-    quiet: common.Quiet = False,
-    shape: common.Shapes = None,
-    seed: common.Seed = 0,
+    json: bool,
+    quiet: bool,
+    **asked: Any,
 ) -> int:
     """Find models that exact rewrites would make cheaper.
 
@@ -34,8 +31,7 @@ def check(
 
     Example: graphopt check model.onnx other.onnx
     """
-    names, skipped = common.names(only), common.names(skip)
-    shapes = common.shapes(shape)
+    only = asked.get("only", ())
     from graphopt.jobs import check as checking
     from graphopt.report import text
     from graphopt.report.results import Checked
@@ -43,8 +39,8 @@ def check(
     from graphopt.types import Exactness
 
     # A wrong name is no model's fault.
-    for rewrite in catalogue.select(catalogue.registry(), only=names, skip=skipped):
-        if rewrite.name in names and rewrite.exactness is not Exactness.EXACT:
+    for rewrite in catalogue.select(catalogue.registry(), only=only, skip=asked.get("skip", ())):
+        if rewrite.name in only and rewrite.exactness is not Exactness.EXACT:
             raise InputError(
                 f"--only {rewrite.name}: it is {rewrite.exactness.value}, and check is about exact ones"
             )
@@ -52,16 +48,7 @@ def check(
     for path in models:
         try:
             with shown(quiet=quiet, json=json):
-                each = checking.check(
-                    path,
-                    fix=fix,
-                    aim=aim.value,
-                    only=names,
-                    skip=skipped,
-                    keep=keep or (),
-                    shapes=shapes,
-                    seed=seed,
-                )
+                each = checking.check(path, fix=fix, **asked)
         except KeyboardInterrupt as error:
             rewritten = sum(earlier.fixed for earlier in found)
             if not rewritten:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from graphopt.cli import common
 from graphopt.cli.progress import shown
 
 
-def diff(
-    before: common.Before,
-    after: common.After,
-    json: common.Json = False,
-    quiet: common.Quiet = False,
-    shape: common.Shapes = None,
-    seed: common.Seed = 0,
-) -> int:
+@common.takes("before after json quiet shapes seed")
+def diff(*, before: Path, after: Path, json: bool, quiet: bool, **asked: Any) -> int:
     """Show what changed between two models.
 
     Layer by layer and operator by operator, with MACs. Exits 0 when both were read, whether
@@ -24,6 +21,6 @@ def diff(
     from graphopt import api
 
     with shown(quiet=quiet, json=json):
-        found = api.diff(before, after, shapes=common.shapes(shape), seed=seed)
+        found = api.diff(before, after, **asked)
     common.tell("diff", found, json=json)
     return 0

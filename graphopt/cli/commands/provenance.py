@@ -12,16 +12,18 @@ from graphopt.cli.progress import shown
 from graphopt.files import show
 
 
+@common.takes("model input_ json quiet")
 def provenance(
-    model: common.Model,
+    *,
+    model: Path,
     input_: Annotated[
         Path | None,
         typer.Option(
             "--input", metavar="ORIGINAL", help="Check that a run recorded in MODEL read this file."
         ),
     ] = None,
-    json: common.Json = False,
-    quiet: common.Quiet = False,
+    json: bool,
+    quiet: bool,
 ) -> int:
     """Show what graphopt recorded in a model.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from graphopt.cli import common
 
 
-def rewrites(json: common.Json = False) -> int:
+@common.takes("json")
+def rewrites(*, json: bool) -> int:
     """List the rewrites and their options.
 
     Example: graphopt rewrites

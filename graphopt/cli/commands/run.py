@@ -19,14 +19,16 @@ def _schema(wanted: bool) -> None:
         raise typer.Exit
 
 
+@common.takes("recipe dry_run report markdown junit json quiet schema")
 def run(
+    *,
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a TOML file.")],
-    dry_run: common.DryRun = False,
+    dry_run: bool,
     report: many.Report = None,
     markdown: many.Markdown = None,
     junit: many.Junit = None,
-    json: common.Json = False,
-    quiet: common.Quiet = False,
+    json: bool,
+    quiet: bool,
     schema: Annotated[
         bool,
         typer.Option("--schema", callback=_schema, is_eager=True, help="Print the JSON schema of recipes."),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from graphopt.cli import common
 from graphopt.cli.progress import shown
 
 
-def scan(
-    model: common.Model,
-    json: common.Json = False,
-    quiet: common.Quiet = False,
-    shape: common.Shapes = None,
-    seed: common.Seed = 0,
-) -> int:
+@common.takes("model json quiet shapes seed")
+def scan(*, model: Path, json: bool, quiet: bool, **asked: Any) -> int:
     """Show what each convolution costs, and what could be done.
 
     Example: graphopt scan model.onnx
@@ -20,6 +18,6 @@ def scan(
     from graphopt import api
 
     with shown(quiet=quiet, json=json):
-        found = api.scan(model, shapes=common.shapes(shape), seed=seed)
+        found = api.scan(model, **asked)
     common.tell("scan", found, json=json)
     return 0

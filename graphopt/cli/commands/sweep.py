@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
+from pathlib import Path
+from typing import Any
 
 from graphopt.cli import common
 from graphopt.cli.progress import shown
@@ -13,23 +12,20 @@ from graphopt.files import write_text
 from graphopt.jobs.task import Task, check_files, given_inputs
 
 
+@common.takes(
+    "model calibration preprocess budgets only skip options at keep outputs aim metric memory html json "
+    "quiet shapes seed"
+)
 def sweep(
-    model: common.Model,
-    calibration: common.Calibration = None,
-    preprocess: common.Preprocess = None,
-    budgets: Annotated[
-        str, typer.Option(metavar="0.9,0.8,…", help="Parts of the MACs to make networks for.")
-    ] = "0.9,0.8,0.7,0.6,0.5,0.4,0.3",
-    only: common.Only = None,
-    skip: common.Skip = None,
-    output: common.Outputs = None,
-    metric: common.Metric = None,
-    memory: common.Memory = None,
-    html: common.Html = None,
-    json: common.Json = False,
-    quiet: common.Quiet = False,
-    shape: common.Shapes = None,
-    seed: common.Seed = 0,
+    *,
+    model: Path,
+    calibration: Path | None,
+    preprocess: str | None,
+    metric: str | None,
+    html: Path | None,
+    json: bool,
+    quiet: bool,
+    **asked: Any,
 ) -> int:
     """Show the trade-off between cost and quality, measured.
 
@@ -40,27 +36,12 @@ def sweep(
     inputs = given_inputs(calibration, preprocess)
     if inputs is None:
         raise InputError("sweep measures quality on inputs: give --calibration")
-    try:
-        parts = [float(part) for part in budgets.split(",") if part.strip()]
-    except ValueError:
-        raise InputError(f"--budgets {budgets}: expected numbers such as 0.8,0.6") from None
     read = Task(model=model, calibration=calibration, preprocess=preprocess, metric=metric, html=html)
     check_files([read])
     from graphopt import api
 
     with shown(quiet=quiet, json=json):
-        found = api.sweep(
-            model,
-            inputs,
-            parts,
-            only=common.names(only),
-            skip=common.names(skip),
-            outputs=output or (),
-            shapes=common.shapes(shape),
-            seed=seed,
-            metric=metric,
-            memory=common.memory(memory),
-        )
+        found = api.sweep(model, inputs, metric=metric, **asked)
     if html is not None:
         from graphopt.report import html as pages
 

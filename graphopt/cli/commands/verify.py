@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from graphopt.cli import common
 from graphopt.cli.progress import shown
 from graphopt.jobs.task import given_inputs
 
 
+@common.takes("reference candidate calibration preprocess budget outputs json quiet shapes seed")
 def verify(
-    reference: common.Reference,
-    candidate: common.Candidate,
-    calibration: common.Calibration = None,
-    preprocess: common.Preprocess = None,
-    budget: common.Budget = None,
-    output: common.Outputs = None,
-    json: common.Json = False,
-    quiet: common.Quiet = False,
-    shape: common.Shapes = None,
-    seed: common.Seed = 0,
+    *,
+    reference: Path,
+    candidate: Path,
+    calibration: Path | None,
+    preprocess: str | None,
+    json: bool,
+    quiet: bool,
+    **asked: Any,
 ) -> int:
     """Compare two models by running both.
 
@@ -25,18 +27,9 @@ def verify(
 
     Example: graphopt verify model.onnx smaller.onnx --calibration inputs.npz --budget agreement=0.98
     """
-    options = common.parse(budget, None, shape)
     from graphopt import api
 
     with shown(quiet=quiet, json=json):
-        found = api.verify(
-            reference,
-            candidate,
-            given_inputs(calibration, preprocess),
-            budget=options["budget"],
-            outputs=output or (),
-            shapes=options["shapes"],
-            seed=seed,
-        )
+        found = api.verify(reference, candidate, given_inputs(calibration, preprocess), **asked)
     common.tell("verification", found, json=json)
     return 0 if found else 1

@@ -40,6 +40,7 @@ import numpy as np
 
 from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis, anchor
+from graphopt.errors import Named
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import pads_hold, site
@@ -74,7 +75,7 @@ class InsertPointwise:
         if self.activation not in ACTIVATIONS:
             return f"{self.name}.activation={self.activation}: expected {', '.join(ACTIVATIONS)}"
         if self.activation == "relu" and not calibrated:
-            return f"{self.name}.activation=relu needs calibration inputs: give --calibration"
+            return f"{self.name}.activation=relu needs calibration inputs: give {Named('calibration')}"
         return ""
 
     def outputs_needed(self, analysis: Analysis) -> list[Linear]:

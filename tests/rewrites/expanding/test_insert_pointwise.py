@@ -77,10 +77,10 @@ def test_the_layer_is_kept_apart_from_the_other_rewrites(tmp_path: Path) -> None
     ("changes", "words"),
     [
         ({"only": ["insert_pointwise", "collapse"]}, "alone"),
-        ({"at": []}, "--at"),
-        ({"budget": {"macs": 0.9}}, "--budget"),
+        ({"at": []}, "needs at="),
+        ({"budget": {"macs": 0.9}}, "keeps no budget=…"),
         ({"options": {"insert_pointwise.activation": "gelu"}}, "prelu, leaky_relu, relu"),
-        ({"options": {"insert_pointwise.activation": "relu"}}, "--calibration"),
+        ({"options": {"insert_pointwise.activation": "relu"}}, "give calibration=…"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
