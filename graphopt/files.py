@@ -1,4 +1,4 @@
-"""Files on disk: mapped to be read, checked before and replaced whole when written. Knows no models.
+"""Files on disk: read or mapped, checked before and replaced whole when written. Knows no models.
 
 Every failure is an `InputError` of one line that names the file.
 """
@@ -19,6 +19,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, TypeGuard
 
 from graphopt.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 Content: TypeAlias = "mmap.mmap | bytes"
@@ -68,6 +73,33 @@ def same_content(one: Path, other: Path) -> bool:
             if chunk != b.read(CHUNK):
                 return False
     return True
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        InputError: it can't be read, or is no valid TOML; the message then names line and column.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # as some editors write it, with a mark in front
+        return tomllib.loads(text)
+    except OSError as error:
+        raise InputError(f"{show(path)}: can't be read: {reason(error)}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{show(path)}: no valid TOML: no UTF-8 text (at byte {error.start})") from error
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets
+        raise InputError(f"{show(path)}: no valid TOML: {reason(error)}") from error
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a number that a float can hold, neither infinite nor true or false."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # whole numbers have no limit
+        return False
 
 
 # --- output paths -------------------------------------------------------------------------------------------
@@ -289,36 +321,3 @@ def reason(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     line = " ".join((text or type(error).__name__).split())
     return line if len(line) <= 200 else line[:199] + "…"
-
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
-
-    Raises:
-        InputError: it can't be read, or is no valid TOML; the message then names line and column.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")  # as some editors write it, with a mark in front
-        return tomllib.loads(text)
-    except OSError as error:
-        raise InputError(f"{show(path)}: can't be read: {reason(error)}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{show(path)}: no valid TOML: no UTF-8 text (at byte {error.start})") from error
-    except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets
-        raise InputError(f"{show(path)}: no valid TOML: {reason(error)}") from error
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a number that a float can hold, neither infinite nor true or false."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # whole numbers have no limit
-        return False

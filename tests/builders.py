@@ -1,11 +1,14 @@
-"""Small models for tests, and the check → rewrite → check → compare → recount habit as one function."""
+"""Models and inputs for tests, and the check → rewrite → check → compare → recount habit as one function.
+
+`model` takes nodes and weights by name, `Net` adds operators one behind the other.
+"""
 
 from __future__ import annotations
 
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,6 +24,7 @@ from graphopt.report.results import Report
 
 Array: TypeAlias = npt.NDArray[Any]
 Feeds: TypeAlias = dict[str, Array]
+Shape: TypeAlias = "Sequence[int | str | None] | None"
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3}
 """Largest difference relative to max|y| that exact rewrites may make, by the type of the output."""
@@ -43,13 +47,139 @@ def _newest_opset() -> int:
 
 
 NEWEST_OPSET = _newest_opset()
+"""The newest opset of the installed onnx, as far as onnxruntime is known to load it."""
 OLD_RUNTIME = tuple(int(part) for part in ort.__version__.split(".")[:2]) < (1, 24)
 """Whether onnxruntime is older than 1.24, the newest one for Python 3.10 being 1.23."""
-"""The newest opset of the installed onnx, as far as onnxruntime is known to load it."""
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
-# ---------------------------------------------------------------- models
+# ---------------------------------------------------------------- models by name
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def weight(*shape: int, seed: int = 0) -> Array:
+    """Random weights that neither raise nor lower the variance by much."""
+    fan_in = max(1, int(np.prod(shape[1:])))
+    return (rng(seed).standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32)
+
+
+def info(name: str, shape: Shape, dtype: Any = np.float32) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+
+
+def node(op: str, inputs: str, outputs: str, name: str = "", **attributes: Any) -> onnx.NodeProto:
+    """A node; "-" stands for an optional input that is left out."""
+    names = ["" if part == "-" else part for part in inputs.split()]
+    return helper.make_node(op, names, outputs.split(), name=name, **attributes)
+
+
+def parsed(*nodes: onnx.NodeProto | str) -> list[onnx.NodeProto]:
+    """Nodes, some of them in the text form of onnx, such as ``y = Conv <pads = [1, 1]> (x, w)``."""
+    found: list[onnx.NodeProto] = []
+    for part in nodes:
+        text = isinstance(part, str)
+        found += onnx.parser.parse_graph(f"g () => () {{ {part} }}").node if text else [part]
+    return found
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto],
+    weights: Mapping[str, Array] | None = None,
+    *,
+    inputs: Mapping[str, Shape] | Sequence[onnx.ValueInfoProto] | None = None,
+    outputs: Mapping[str, Shape] | Sequence[onnx.ValueInfoProto] | None = None,
+    overridable: Sequence[str] = (),
+    dtype: Any = np.float32,
+    opset: int = 17,
+    ir_version: int = 8,
+    domains: Sequence[str] = (),
+) -> onnx.ModelProto:
+    """A model; `overridable` names initializers that are listed among the inputs too."""
+    weights = weights or {}
+    inputs = {"x": [1, 8, 8, 8]} if inputs is None else inputs
+    outputs = {"y": None} if outputs is None else outputs
+    if isinstance(inputs, Mapping):
+        inputs = [info(name, shape, dtype) for name, shape in inputs.items()]
+    if isinstance(outputs, Mapping):
+        outputs = [info(name, shape, dtype) for name, shape in outputs.items()]
+    extra = [info(name, weights[name].shape, weights[name].dtype) for name in overridable]
+    tensors = [numpy_helper.from_array(np.ascontiguousarray(w), name) for name, w in weights.items()]
+    graph = helper.make_graph(list(nodes), "net", [*inputs, *extra], list(outputs), tensors)
+    opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="tests")
+
+
+def batch_norm(prefix: str, channels: int, dtype: Any = np.float32, seed: int = 1) -> dict[str, Array]:
+    """Scale, shift, mean and variance of a BatchNormalization, by name."""
+    random = rng(seed)
+    values = (random.uniform(0.5, 2, channels), random.standard_normal(channels))
+    moments = (random.standard_normal(channels), random.uniform(0.5, 2, channels))
+    names = ("scale", "shift", "mean", "var")
+    return {f"{prefix}/{n}": v.astype(dtype) for n, v in zip(names, (*values, *moments), strict=True)}
+
+
+def bn_inputs(value: str, prefix: str) -> str:
+    return " ".join([value, *(f"{prefix}/{n}" for n in ("scale", "shift", "mean", "var"))])
+
+
+def initializers(proto: onnx.ModelProto) -> dict[str, Array]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+
+
+def conv_bn(**options: Any) -> onnx.ModelProto:
+    """Conv → BatchNormalization → Relu: one exact rewrite folds the second into the first."""
+    dtype = options.get("dtype", np.float32)
+    weights = {"w": weight(8, 8, 3, 3).astype(dtype), **batch_norm("bn", 8, dtype)}
+    nodes = [
+        node("Conv", "x w", "c", "conv", pads=[1, 1, 1, 1]),
+        node("BatchNormalization", bn_inputs("c", "bn"), "n", "bn"),
+        node("Relu", "n", "y", "relu"),
+    ]
+    return model(nodes, weights, **{"outputs": {"y": [1, 8, 8, 8]}, **options})
+
+
+def nothing_to_do(**options: Any) -> onnx.ModelProto:
+    """A Conv that no exact rewrite improves."""
+    nodes = [node("Conv", "x w", "c", "conv", pads=[1, 1, 1, 1]), node("Relu", "c", "y", "relu")]
+    return model(nodes, {"w": weight(8, 8, 3, 3)}, **options)
+
+
+def classifier(batch: int | str = "N", channels: int = 16, prefix: str = "") -> onnx.ModelProto:
+    """Two 3x3 convolutions and a Gemm: class scores [N, 5], and something for a budget to cut."""
+    nodes = [
+        node("Conv", "x w1 b1", "c1", f"{prefix}conv1", pads=[1, 1, 1, 1]),
+        node("Relu", "c1", "r1", f"{prefix}relu1"),
+        node("Conv", "r1 w2", "c2", f"{prefix}conv2", pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("BatchNormalization", bn_inputs("c2", "bn"), "n2", f"{prefix}bn"),
+        node("Relu", "n2", "r2", f"{prefix}relu2"),
+        node("GlobalAveragePool", "r2", "p", f"{prefix}pool"),
+        node("Flatten", "p", "f", f"{prefix}flatten"),
+        node("Gemm", "f wg bg", "scores", f"{prefix}gemm", transB=1),
+    ]
+    weights = {
+        "w1": weight(channels, 8, 3, 3, seed=1),
+        "b1": weight(channels, seed=2),
+        "w2": weight(channels, channels, 3, 3, seed=3),
+        "wg": weight(5, channels, seed=4),
+        "bg": weight(5, seed=5),
+        **batch_norm("bn", channels),
+    }
+    return model(nodes, weights, inputs={"x": [batch, 8, 8, 8]}, outputs={"scores": [batch, 5]})
+
+
+def samples(count: int, *shape: int, seed: int = 7) -> Array:
+    return rng(seed).standard_normal((count, *(shape or (8, 8, 8)))).astype(np.float32)
+
+
+def saved(proto: onnx.ModelProto, path: Path, **options: Any) -> Path:
+    onnx.save(proto, path, **options)
+    return path
+
+
+# ---------------------------------------------------------------- models operator by operator
 
 
 class Net:
@@ -89,16 +219,19 @@ class Net:
 
     def input(self, shape: Sequence[int | str | None], name: str = "x", kind: int | None = None) -> str:
         """A graph input; axis 1 (the last one at rank 2 and 3 means nothing special) holds the channels."""
-        element = helper.np_dtype_to_tensor_dtype(self.dtype) if kind is None else kind
-        self.inputs.append(helper.make_tensor_value_info(name, element, list(shape)))
+        dtype = self.dtype if kind is None else helper.tensor_dtype_to_np_dtype(kind)
+        self.inputs.append(info(name, list(shape), dtype))
         if len(shape) > 1 and isinstance(shape[1], int):
             self.channels[name] = shape[1]
         return name
 
     def const(self, array: npt.ArrayLike, name: str | None = None, *, overridable: bool = False) -> str:
-        """An initializer; floats get the model's type."""
-        name = name or self._fresh("w")
-        self.initializers.append(numpy_helper.from_array(self._cast(array), name))
+        """An initializer; floats get the model's type. Axis 1 holds the channels."""
+        name = name or self.fresh("w")
+        values = self._cast(array)
+        self.initializers.append(numpy_helper.from_array(values, name))
+        if values.ndim > 1:
+            self.channels[name] = values.shape[1]
         if overridable:
             self.overridable.append(name)
         return name
@@ -125,15 +258,22 @@ class Net:
         outputs: int = 1,
         name: str | None = None,
         domain: str = "",
+        channels: int | None = None,
         **attrs: Any,
     ) -> str:
-        """Any operator; of several outputs the first is returned, and the n-th is called ``<first>_n``."""
-        first = self._fresh("t")
+        """Any operator; of several outputs the first is returned, and the n-th is called ``<first>_n``.
+
+        It has the channels of its first input where it is not told, and those of all its inputs in a Concat.
+        """
+        first = self.fresh("t")
         outs = [first, *(f"{first}_{i}" for i in range(1, outputs))]
-        name = self._fresh(kind) if name is None else name
+        name = self.fresh(kind) if name is None else name
         self.nodes.append(helper.make_node(kind, list(inputs), outs, name=name, domain=domain, **attrs))
-        if inputs and inputs[0] in self.channels:
-            self.channels[first] = self.channels[inputs[0]]
+        known = [self.channels.get(value) for value in inputs[: None if kind == "Concat" else 1]]
+        if channels is not None:
+            self.channels[first] = channels
+        elif known and None not in known:
+            self.channels[first] = sum(known) if attrs.get("axis") in (1, -3) else known[0]
         if domain and domain not in self.domains:
             self.domains.append(domain)
         return first
@@ -221,30 +361,78 @@ class Net:
             inputs.append(self.const(np.array(value)))
         return self.op("Pad", *inputs, **attrs)
 
-    def number_from(self, first: int) -> None:
-        """Lets names count on from a number, so that those of a body clash with no others."""
-        self._first = first
+    def split(self, x: str, *sizes: int, axis: int = 1) -> list[str]:
+        """A Split into channels of these sizes, in the form that the opset has."""
+        if self.opset < 13:
+            y = self.op("Split", x, outputs=len(sizes), axis=axis, split=list(sizes))
+        else:
+            y = self.op("Split", x, self.const(np.array(sizes)), outputs=len(sizes), axis=axis)
+        parts = [y, *(f"{y}_{i}" for i in range(1, len(sizes)))]
+        self.channels.update(zip(parts, sizes, strict=True))
+        return parts
 
-    def body(self, name: str, outputs: Sequence[str], **parts: Any) -> onnx.GraphProto:
+    def scales(self, *factors: float) -> str:
+        """Scales of a Resize, which are float32 whatever the model's type."""
+        name = self.fresh("scales")
+        self.initializers.append(numpy_helper.from_array(np.array(factors, np.float32), name))
+        return name
+
+    def resize(
+        self, x: str, scales: Sequence[float], *, sizes: Sequence[int] | None = None, **attrs: Any
+    ) -> str:
+        """A Resize or Upsample in the form that the opset has; scales of the spatial axes."""
+        factors = [*([] if "axes" in attrs else [1, 1]), *scales]
+        if self.opset < 9:
+            return self.op("Upsample", x, scales=[float(v) for v in factors], **attrs)
+        if self.opset < 11:
+            return self.op("Upsample" if self.opset == 9 else "Resize", x, self.scales(*factors), **attrs)
+        if sizes is not None:
+            return self.op("Resize", x, "", "", self.const(np.array(sizes, np.int64)), **attrs)
+        crops = attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+        roi = self.scales(0, 0, -0.2, 0.1, 1, 1, 1.3, 0.8) if crops else ""
+        return self.op("Resize", x, roi, self.scales(*factors), **attrs)
+
+    def quantised(self, x: str) -> str:
+        """A QuantizeLinear and its DequantizeLinear."""
+        scale, zero = self.const(np.array(0.05)), self.const(np.array(0, np.int8))
+        return self.op("DequantizeLinear", self.op("QuantizeLinear", x, scale, zero), scale, zero)
+
+    def inside(self, number: int) -> Net:
+        """A net for a body in this one: the same channels, other weights, and new names."""
+        inner = Net(self.opset, self.dtype, seed=number)
+        inner.channels.update(self.channels)
+        inner._first = 100 * number
+        return inner
+
+    def body(
+        self,
+        name: str,
+        *outputs: str,
+        inputs: Sequence[onnx.ValueInfoProto] = (),
+        infos: Sequence[onnx.ValueInfoProto] = (),
+    ) -> onnx.GraphProto:
         """The operators added so far as a subgraph; what it reads and does not make it captures."""
-        kind = helper.np_dtype_to_tensor_dtype(self.dtype)
-        outs = parts.pop("output_infos", None) or [
-            helper.make_tensor_value_info(output, kind, None) for output in outputs
-        ]
-        return helper.make_graph(
-            self.nodes, name, parts.pop("inputs", []), outs, self.initializers if self.initializers else []
-        )
+        infos = infos or [info(output, None, self.dtype) for output in outputs]
+        return helper.make_graph(self.nodes, name, inputs, infos, self.initializers)
+
+    def choose(self, branch: Callable[[Net], str], otherwise: Callable[[Net], str] | None = None) -> str:
+        """An If on an input "flag"; both branches are made alike where only one is given."""
+        self.input([], "flag", TensorProto.BOOL)
+        bodies = []
+        for number, make in enumerate((branch, otherwise or branch), start=1):
+            inner = self.inside(number)
+            bodies.append(inner.body("branch", make(inner)))
+        return self.op("If", "flag", then_branch=bodies[0], else_branch=bodies[1], name="choice")
 
     # -------------------------------------------------- the model
 
     def model(self, *outputs: str) -> onnx.ModelProto:
         """The finished model, its outputs with inferred shapes."""
-        kind = helper.np_dtype_to_tensor_dtype(self.dtype)
         inputs = list(self.inputs)
         for tensor in self.initializers:
             if self.ir_version < 4 or tensor.name in self.overridable:
                 inputs.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-        infos = [helper.make_tensor_value_info(output, kind, None) for output in outputs]
+        infos = [info(output, None, self.dtype) for output in outputs]
         graph = helper.make_graph(self.nodes, "net", inputs, infos, self.initializers)
         opsets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(d, 1) for d in self.domains)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=self.ir_version)
@@ -255,10 +443,14 @@ class Net:
         else:  # the checker wants a shape; what inference does not know is left open
             arrays = run(model, make_feeds(model))
             del model.graph.output[:]
-            model.graph.output.extend(_info(n, a, open=True) for n, a in zip(outputs, arrays, strict=True))
+            model.graph.output.extend(
+                info(name, [None] * array.ndim, array.dtype)
+                for name, array in zip(outputs, arrays, strict=True)
+            )
         return model
 
-    def _fresh(self, prefix: str) -> str:
+    def fresh(self, prefix: str) -> str:
+        """A name that is not taken."""
         self._count[prefix] += 1
         return f"{prefix}{self._first + self._count[prefix]}"
 
@@ -288,19 +480,20 @@ def low_rank(
 # ---------------------------------------------------------------- running and counting
 
 
-def session(model: onnx.ModelProto, *, optimised: bool = False) -> ort.InferenceSession:
+def session(model: onnx.ModelProto | Path, *, optimised: bool = False) -> ort.InferenceSession:
     """A quiet single-threaded session."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    given = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+    return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
 
-def run(model: onnx.ModelProto, feeds: Feeds, *, optimised: bool = False) -> list[Array]:
+def run(model: onnx.ModelProto | Path, feeds: Mapping[str, Array], *, optimised: bool = False) -> list[Array]:
     """The outputs of one run."""
-    return list(session(model, optimised=optimised).run(None, feeds))
+    return list(session(model, optimised=optimised).run(None, dict(feeds)))
 
 
 def make_feeds(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None, number: int = 0) -> Feeds:
@@ -353,7 +546,7 @@ def _graph_macs(
         helper.make_graph(
             graph.node,
             "probe",
-            [_info(name, known[name]) for name in (*own, *captured) if name in known],
+            [info(name, known[name].shape, known[name].dtype) for name in (*own, *captured) if name in known],
             [onnx.ValueInfoProto(name=name) for name in made],
             graph.initializer,
         ),
@@ -393,11 +586,6 @@ def _captured(graph: onnx.GraphProto) -> set[str]:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 read |= _captured(attribute.g)
     return read - own
-
-
-def _info(name: str, array: Array, *, open: bool = False) -> onnx.ValueInfoProto:
-    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
-    return helper.make_tensor_value_info(name, kind, [None] * array.ndim if open else array.shape)
 
 
 def _node_macs(node: onnx.NodeProto, values: Feeds) -> int:
@@ -465,6 +653,7 @@ def check(
     sizes: Mapping[str, int] | None = None,
     compare: bool = True,
     again: bool = True,
+    saves: bool | None = None,
     feeds: Iterable[Feeds] | None = None,
     **options: Any,
 ) -> Checked:
@@ -477,6 +666,7 @@ def check(
         sizes: of symbolic dimensions, in the inputs that are run; 1 where not given.
         compare: whether the outputs have to be equal up to rounding.
         again: whether a second run has to find nothing and to write the same bytes.
+        saves: whether what is applied has to leave fewer MACs (True), or as many (False).
         feeds: inputs to compare on; seeded ones of two sizes where not given.
         options: of `graphopt.optimize`; ``aim`` is ``macs`` where not given.
     """
@@ -509,8 +699,39 @@ def check(
     if macs_after is not None:
         assert counted[1] == macs_after == result.report.after.macs
     assert counted[1] <= counted[0]
+    assert saves is None or not found or (counted[1] < counted[0]) is saves
     assert bool(found) == result.report.changed or options.get("freeze_initializers")
     return Checked(model, after, result.report, counted[0], counted[1], found)
+
+
+def alone(
+    rewrite: str,
+    given: Net | onnx.ModelProto,
+    *outputs: str,
+    number: int = 1,
+    because: Sequence[str] | None = None,
+    together: bool = False,
+    **options: Any,
+) -> Checked:
+    """`check` with one rewrite alone.
+
+    Args:
+        rewrite: its name.
+        given: the model, or a net and the ``outputs`` that its model has.
+        number: how often it has to be applied, unless ``applied`` says it.
+        because: parts of one reason against it; where empty, there must be no reason.
+        together: whether all rewrites have to leave no more MACs than this one alone.
+        options: of `check`.
+    """
+    model = given.model(*outputs) if isinstance(given, Net) else given
+    limits = {"only": [rewrite], "applied": {rewrite: number} if number else {}}
+    result = check(model, **{**limits, **options})
+    if because is not None:
+        assert result.refused(rewrite, *because) if because else result.reasons(rewrite) == []
+    if together:
+        others = {k: v for k, v in options.items() if k not in ("only", "applied", "macs_after", "saves")}
+        assert check(model, **others).macs_after <= result.macs_after
+    return result
 
 
 def interface(model: onnx.ModelProto) -> tuple[list[bytes], list[bytes]]:

@@ -1,4 +1,4 @@
-"""Settings of all tests."""
+"""Settings of all tests, and what many of them read."""
 
 from __future__ import annotations
 
@@ -17,11 +17,31 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # What is run here is not what a job that runs the tests should show.
 os.environ.pop("GITHUB_STEP_SUMMARY", None)
 
+# As wide as the narrowest terminal that is promised, and no traceback asked for.
+os.environ["COLUMNS"] = "80"
+os.environ.pop("GRAPHOPT_TRACEBACK", None)
+
+
+@pytest.fixture
+def folded(tmp_path: Path) -> Path:
+    """A model of which exact rewrites improve something."""
+    from tests.builders import conv_bn, saved
+
+    return saved(conv_bn(), tmp_path / "folded.onnx")
+
+
+@pytest.fixture
+def same(tmp_path: Path) -> Path:
+    """A model that no exact rewrite improves."""
+    from tests.builders import nothing_to_do, saved
+
+    return saved(nothing_to_do(), tmp_path / "same.onnx")
+
 
 @pytest.fixture
 def scores(tmp_path: Path) -> Path:
     """A classifier with convolutions that a budget can cut."""
-    from small_models import classifier, saved
+    from tests.builders import classifier, saved
 
     return saved(classifier(), tmp_path / "scores.onnx")
 
@@ -30,7 +50,20 @@ def scores(tmp_path: Path) -> Path:
 def inputs(tmp_path: Path) -> Path:
     """Calibration inputs of the classifier."""
     import numpy as np
-    from small_models import samples
+
+    from tests.builders import samples
 
     np.save(tmp_path / "inputs.npy", samples(16))
     return tmp_path / "inputs.npy"
+
+
+@pytest.fixture
+def differing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole model differs, and no single change is guilty of it."""
+    from graphopt.pipeline import exact_rounds
+    from graphopt.verification import equivalence
+    from graphopt.verification.verdict import Verdict, Verification
+
+    found = Verification((Verdict("model", "a|b", False, 1.0, 1.0, 0.0, 1e-4, 1),))
+    monkeypatch.setattr(exact_rounds, "_first_failing", lambda count, passes: None)
+    monkeypatch.setattr(equivalence.Reference, "check", lambda *_: found)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
-from places import ROOT
-from small_models import cli, saved
 
 import graphopt
 from models import classic
+from tests.builders import model, parsed, saved
+from tests.command import cli
+from tests.places import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -22,14 +22,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 def double_neg() -> onnx.ModelProto:
     """Relu(Neg(Neg(x)))."""
-    nodes = [
-        helper.make_node("Neg", ["x"], ["a"], "inner"),
-        helper.make_node("Neg", ["a"], ["b"], "outer"),
-        helper.make_node("Relu", ["b"], ["y"], "relu"),
-    ]
-    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in "xy"]
-    graph = helper.make_graph(nodes, "g", info[:1], info[1:])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    nodes = parsed("[inner] a = Neg (x)  [outer] b = Neg (a)  [relu] y = Relu (b)")
+    return model(nodes, inputs={"x": [1, 3]}, outputs={"y": [1, 3]})
 
 
 def test_the_rewrite_that_the_readme_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,8 +67,7 @@ def test_the_readme_names_every_command() -> None:
         assert f"graphopt {command.callback.__name__}" in README
 
 
-def test_the_diff_that_the_readme_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+def test_the_diff_that_the_readme_shows(tmp_path: Path) -> None:
     before = saved(classic.build(), tmp_path / "classic.onnx")
     graphopt.optimize(before).save(tmp_path / "smaller.onnx")
     printed = cli("diff", before, tmp_path / "smaller.onnx").out.replace("\u00a0", " ")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from graphopt.analysis.linear import Linear
+from graphopt.analysis.linear import Linear, operator
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank.moments import Statistics, losses
 from graphopt.types import Array, Float64
@@ -41,6 +40,4 @@ def known(linear: Linear, statistics: Mapping[str, Statistics] | None) -> Statis
     found = None if statistics is None else statistics.get(linear.name)
     if found is not None:
         return found
-    assert linear.in_channels is not None
-    dimension = linear.in_channels // linear.group * math.prod(linear.kernel)
-    return Statistics.white(dimension, linear.group)
+    return Statistics.white(operator.dimension(linear), linear.group)

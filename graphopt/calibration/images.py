@@ -122,9 +122,6 @@ def normalised(pixels: npt.NDArray[np.uint8], wanted: Preprocess) -> npt.NDArray
     return result
 
 
-# ---------------------------------------------------------------- presets and files
-
-
 # ---------------------------------------------------------------- against the model
 
 

@@ -14,15 +14,9 @@ from graphopt.files import show
 
 CHANNELS = {"RGB": 3, "BGR": 3, "GRAY": 1}
 """Number of channels by order."""
-
-
 LAYOUTS = {"NCHW": (1, (2, 3)), "NHWC": (3, (1, 2))}
 """Axis of the channels, and axes of height and width, by layout."""
-
-
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest")
-
-
 DEEP_MODES = ("I", "F")
 """What Pillow's modes of more than 8 bits a channel begin with."""
 

@@ -171,6 +171,24 @@ def summarise(markdown: Callable[[], str]) -> None:
         complain(f"$GITHUB_STEP_SUMMARY {show(path)}: can't be written: {reason(error)}")
 
 
+def tell(kind: str, result: object, *aside: object, json: bool) -> None:
+    """Prints a result as one JSON document, or as text.
+
+    Args:
+        kind: the function's name that makes either, in `graphopt.report.json` and `graphopt.report.text`.
+        result: what is told.
+        aside: what the text says besides.
+        json: whether the document is printed.
+    """
+    from graphopt.report import json as documents
+    from graphopt.report import text
+
+    if json:
+        emit(documents.dumps(getattr(documents, kind)(result)))
+    else:
+        getattr(text, kind)(result, *aside)
+
+
 def emit(document: str) -> None:
     """Prints a document to standard output."""
     sys.stdout.write(document + "\n")

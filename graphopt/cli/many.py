@@ -12,12 +12,12 @@ import typer
 
 from graphopt.cli import common
 from graphopt.cli.progress import shown
-from graphopt.errors import SomeFailedError
+from graphopt.errors import SomeFailedError, gravest
 from graphopt.files import make_folders, together, write_text
 from graphopt.jobs import process
 from graphopt.jobs.outcome import labels, own_summary
 from graphopt.jobs.task import Task, check_files, check_options
-from graphopt.report.outcomes import Outcome, exit_code
+from graphopt.report.outcomes import Outcome
 
 MOST = 4
 """Names of failed models in the error; the table and the report have all."""
@@ -87,7 +87,7 @@ def run(
     if failed:
         more = f" and {len(failed) - MOST} more" if len(failed) > MOST else ""
         message = f"{len(failed)} of {len(tasks)} models failed: {', '.join(failed[:MOST])}{more}"
-        raise SomeFailedError(message, exit_code(outcomes))
+        raise SomeFailedError(message, gravest(outcome.exit_code for outcome in outcomes))
     return 0
 
 

@@ -16,12 +16,8 @@ from graphopt.runtime.session import Feeds
 
 COPIES = 6
 """Arrays of the size of an output that comparing it takes: of both networks, with partners."""
-
-
 MACS = 2e12
 """Multiply-accumulates that measuring the errors of layers may take, about."""
-
-
 FEWEST_INPUTS = 16
 """Inputs that they are measured on at the least."""
 

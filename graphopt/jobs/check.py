@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from graphopt import api, files
-from graphopt.errors import INTERNAL, BudgetError, InputError, gravest, told
+from graphopt.errors import INTERNAL, BudgetError, InputError, told
 from graphopt.model import io, wire_format
 from graphopt.pipeline.option_table import as_flag
 from graphopt.report.results import Checked, Result
@@ -108,8 +107,3 @@ def _other_reader(data: Path, model: Path) -> Path | None:
                 if data.name in io.load(path).data_files:
                     return path
     return None
-
-
-def exit_code(found: Iterable[Checked]) -> int:
-    """The exit code for several models: the gravest of theirs."""
-    return gravest(each.exit_code for each in found)

@@ -12,8 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from graphopt.errors import BudgetError, VerificationError, told
 from graphopt.files import same_file, show, together, write_text
 from graphopt.jobs import process
 from graphopt.jobs.task import Task, given_inputs
+from graphopt.report.faces import FACES
 from graphopt.report.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Done:
 
     result: Result
     error: BudgetError | VerificationError | None = None
+    _made: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def exit_code(self) -> int:
@@ -49,37 +50,15 @@ class Done:
         """The error's text; "" where there is none."""
         return "" if self.error is None else str(self.error)
 
-    @cached_property
-    def document(self) -> str:
-        """The report as JSON."""
-        from graphopt.report import json as documents
-
-        return documents.dumps(documents.report(self.result.report, self.exit_code))
-
-    @cached_property
-    def html(self) -> str:
-        """The report as a page.
+    def face(self, name: str) -> str:
+        """One of `FACES`, made once.
 
         Raises:
-            InputError: `graphopt[html]` is not installed.
+            InputError: what it needs is not installed.
         """
-        from graphopt.report import html
-
-        return html.report(self.result, self.problem)
-
-    @cached_property
-    def markdown(self) -> str:
-        """The summary of the report."""
-        from graphopt.report import markdown
-
-        return markdown.report(self.result.report, self.problem)
-
-    @cached_property
-    def junit(self) -> str:
-        """Comparisons, budget and gates as test results."""
-        from graphopt.report import junit
-
-        return junit.report(self.result.report, self.problem)
+        if name not in self._made:
+            self._made[name] = FACES[name](self.result, self.problem, self.exit_code)
+        return self._made[name]
 
 
 def perform(task: Task, beside: int = 0) -> Done:
@@ -121,17 +100,14 @@ def written(task: Task, done: Done) -> Iterator[Path | None]:
         InputError: a file can't be written.
     """
     out = None if done.error is not None else task.out
-    reports = (
-        ("document", task.report),
-        ("html", task.html),
-        ("markdown", own_summary(task.markdown)),
-        ("junit", task.junit),
-    )
     with ExitStack() as stack:
         stack.enter_context(together())
-        for kind, path in reports:
+        for name in FACES:
+            path = getattr(task, name)
+            if name == "markdown":
+                path = own_summary(path)
             if path is not None:
-                write_text(path, getattr(done, kind))
+                write_text(path, done.face(name))
         if out is not None:
             done.result.save(out, external_data=task.external_data)
         with process.ignored():
@@ -168,9 +144,9 @@ def complete(task: Task, beside: int = 0) -> Outcome:
             task.model,
             done.exit_code,
             done.problem,
-            report=json.loads(done.document),
-            markdown=done.markdown,
-            junit=done.junit,
+            report=json.loads(done.face("report")),
+            markdown=done.face("markdown"),
+            junit=done.face("junit"),
         )
         with written(task, done) as out:
             outcome = replace(outcome, written=out)

@@ -11,6 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 
+DEFERRED = ("sympy", "onnx_ir._symbolic_shapes")
+"""What `onnx_ir` imports for arithmetic on symbolic sizes, which is rare. SymPy takes as long as the rest."""
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Ctrl-C, what a service or a cancelled job sends, and a terminal that was closed."""
+
 
 class _Finder(importlib.abc.MetaPathFinder):
     """Finds some modules where they always are, and loads them late."""
@@ -37,10 +42,6 @@ def defer(*names: str) -> None:
     sys.meta_path.insert(0, _Finder(names))
 
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""Ctrl-C, what a service or a cancelled job sends, and a terminal that was closed."""
-
-
 @contextmanager
 def ignored() -> Iterator[None]:
     """Lets them come too late: what was written stays, and the exit code has to say so."""
@@ -57,7 +58,3 @@ def ignore() -> None:
     """Lets them have no effect from now on."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-
-
-DEFERRED = ("sympy", "onnx_ir._symbolic_shapes")
-"""What `onnx_ir` imports for arithmetic on symbolic sizes, which is rare. SymPy takes as long as the rest."""

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from graphopt.errors import InputError, Named, Words
 from graphopt.files import check_output, data_path, show
 from graphopt.pipeline.option_table import RUN, as_flag, as_key
+from graphopt.report.faces import FACES
 
 if TYPE_CHECKING:
     from graphopt.calibration.inputs import Given
 
-WRITTEN = ("out", "report", "html", "markdown", "junit")
+WRITTEN = ("out", *FACES)
 """The fields that name files to write."""
 
 

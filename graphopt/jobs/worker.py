@@ -19,6 +19,7 @@ from typing import IO
 
 from graphopt import progress
 from graphopt.errors import INTERRUPTED
+from graphopt.jobs import process
 from graphopt.jobs.outcome import complete
 from graphopt.jobs.task import Task
 from graphopt.report.outcomes import Outcome
@@ -44,10 +45,7 @@ class Asked:
 
 def main() -> None:
     """Does the task; ends the process."""
-    from graphopt.jobs import process as command
-    from graphopt.jobs.process import defer
-
-    defer(*command.DEFERRED)
+    process.defer(*process.DEFERRED)
     asked = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
     answers = _Answers(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
     os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())

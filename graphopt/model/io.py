@@ -92,6 +92,11 @@ class Source:
         """The file and its external data: what an output must not overwrite."""
         return tuple(self._stamps)
 
+    @property
+    def opset(self) -> int | None:
+        """The version of the standard operators; None where the model uses none."""
+        return self.model.opset_imports.get("")
+
     @functools.cached_property
     def sha256(self) -> str:
         """Of the file without external data; of the serialisation for a model in memory."""

@@ -98,7 +98,8 @@ def _report(result: Result, problem: str, scale: float) -> Facts:
     drawn, drawings_hidden, undrawn = drawings.drawings(result, int(drawings.MOST_DRAWINGS * scale))
     return {
         "title": f"graphopt: {model_name(data.source)}",
-        "model": common.model(data.source),
+        "name": model_name(data.source),
+        "model": data.source,
         "alerts": figures.alerts(data, problem),
         "remarks": figures.remarks(data),
         "cards": figures.cards(data),
@@ -115,7 +116,7 @@ def _report(result: Result, problem: str, scale: float) -> Facts:
         "box": BOX,
         "spectra": spectra.spectra(data, int(spectra.MOST_SPECTRA * scale)),
         "curve": tradeoff.curve(data.curve, data.before, None) if len(data.curve) > 1 else None,
-        "checks": [rewrites.check(check) for check in shown],
+        "checks": shown,
         "checks_hidden": checks_hidden,
         "notes": any(check.note for check in data.checks),
         "failed": sum(not check for check in data.checks),
@@ -128,7 +129,8 @@ def _report(result: Result, problem: str, scale: float) -> Facts:
 def _sweep(result: Sweep, scale: float) -> Facts:
     return {
         "title": f"graphopt sweep: {model_name(result.source)}",
-        "model": common.model(result.source),
+        "name": model_name(result.source),
+        "model": result.source,
         "alerts": [],
         "remarks": list(result.notes),
         "before": result.before,

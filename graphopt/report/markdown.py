@@ -172,7 +172,7 @@ def _applied(applied: Sequence[Applied]) -> Lines:
     rows = []
     for item in shown:
         candidate, error = item.candidate, item.error_measured
-        sizes = (candidate.before.macs, candidate.after.macs) if item.sized else (None, None)
+        sizes = (item.macs_before, item.macs_after)
         predicted = small(candidate.error) if item.exactness is Exactness.APPROXIMATE else ""
         errors = (predicted, "" if error is None else small(error))
         chosen = prose(form(candidate)) if candidate.choice else ""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from graphopt.errors import gravest
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +34,3 @@ class Outcome:
 
     def __bool__(self) -> bool:
         return self.exit_code == 0
-
-
-def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """Of many tasks: 0 when all are done, else the gravest."""
-    return gravest(outcome.exit_code for outcome in outcomes)

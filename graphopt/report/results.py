@@ -1,4 +1,4 @@
-"""The report: one object, and its faces: JSON, text for a terminal, HTML, Markdown and JUnit XML."""
+"""The results as plain data: of a scan, of a run, of a sweep over budgets, and of a check."""
 
 from __future__ import annotations
 
@@ -18,6 +18,51 @@ from graphopt.planning.gates import Judged
 from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate, Exactness, Quality, Site, Totals
 from graphopt.verification.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Opportunity:
+    """Something that could be done to an operator, and the MACs that would be left."""
+
+    rewrite: str
+    exactness: Exactness
+    macs_after: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One linear operator.
+
+    Attributes:
+        linear: the operator.
+        share: its part of the model's MACs, 0 to 1; None where it is unknown.
+        opportunities: what could be done to it.
+    """
+
+    linear: Linear
+    share: float | None
+    opportunities: tuple[Opportunity, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """The figures of a model.
+
+    Attributes:
+        source: the model.
+        totals: its figures.
+        rows: its linear operators, the dearest first.
+        uncounted_ops: operators that do work and whose MACs are not counted.
+        unknown_dims: sizes that nothing told.
+        observed_shapes: values whose shape was seen by running the model.
+    """
+
+    source: Source
+    totals: Totals
+    rows: tuple[LayerRow, ...]
+    uncounted_ops: Mapping[str, int]
+    unknown_dims: tuple[str, ...]
+    observed_shapes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +86,16 @@ class Applied:
     sized: bool = True
     sensitivity: float | None = None
     spectra: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def macs_before(self) -> int | None:
+        """MACs of what went away; None where they are not known for the model's real sizes."""
+        return self.candidate.before.macs if self.sized else None
+
+    @property
+    def macs_after(self) -> int | None:
+        """MACs of what took its place, likewise."""
+        return self.candidate.after.macs if self.sized else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,27 +200,6 @@ class Report:
         return all(self.checks)
 
 
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """The whole trade-off of one model between cost and quality.
-
-    Attributes:
-        source: the input.
-        before: the input's figures.
-        points: the networks that were made, by falling cost.
-        notes: what the reader has to know besides.
-        seconds: wall time by step.
-        options: the options of the run.
-    """
-
-    source: Source
-    before: Totals
-    points: tuple[Point, ...]
-    notes: tuple[str, ...] = ()
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    options: Mapping[str, object] = field(default_factory=dict)
-
-
 @dataclass(frozen=True)
 class Result:
     """A rewritten model and the report of how it came about; truthy when something changed.
@@ -209,48 +243,24 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Opportunity:
-    """Something that could be done to an operator, and the MACs that would be left."""
-
-    rewrite: str
-    exactness: Exactness
-    macs_after: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRow:
-    """One linear operator.
+class Sweep:
+    """The whole trade-off of one model between cost and quality.
 
     Attributes:
-        linear: the operator.
-        share: its part of the model's MACs, 0 to 1; None where it is unknown.
-        opportunities: what could be done to it.
-    """
-
-    linear: Linear
-    share: float | None
-    opportunities: tuple[Opportunity, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """The figures of a model.
-
-    Attributes:
-        source: the model.
-        totals: its figures.
-        rows: its linear operators, the dearest first.
-        uncounted_ops: operators that do work and whose MACs are not counted.
-        unknown_dims: sizes that nothing told.
-        observed_shapes: values whose shape was seen by running the model.
+        source: the input.
+        before: the input's figures.
+        points: the networks that were made, by falling cost.
+        notes: what the reader has to know besides.
+        seconds: wall time by step.
+        options: the options of the run.
     """
 
     source: Source
-    totals: Totals
-    rows: tuple[LayerRow, ...]
-    uncounted_ops: Mapping[str, int]
-    unknown_dims: tuple[str, ...]
-    observed_shapes: tuple[str, ...]
+    before: Totals
+    points: tuple[Point, ...]
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

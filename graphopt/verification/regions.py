@@ -20,12 +20,8 @@ from graphopt.verification.verdict import Verdict
 
 REGION_BOUND = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 """Relative difference that a changed region may show, by the type of its output."""
-
-
 REGION_BYTES = 64 << 20
 """Regions are checked together in one session up to about this many bytes of weights and values."""
-
-
 REGIONS_AT_ONCE = 128
 """And up to so many of them: the time to make a session grows faster than the model."""
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
 from onnx import numpy_helper
-from small_models import classifier, cli, conv_bn, model, node, saved, weight
 
 import graphopt
 from graphopt.analysis.diff import Diff
 from models import classic
+from tests.builders import classifier, conv_bn, model, node, saved, weight
+from tests.command import cli
 
 
 def chain(*names: str, channels: int = 8, seeds: tuple[int, ...] = ()) -> onnx.ModelProto:
@@ -105,12 +105,8 @@ def test_operators_that_are_no_layers() -> None:
     scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 2, "bn/scale"))
     after.graph.node[1].attribute.add(name="epsilon", type=onnx.AttributeProto.FLOAT, f=0.5)
     (other,) = graphopt.diff(before, after).other
-    assert (other.name, other.op, other.attributes, other.constants) == (
-        "bn",
-        "BatchNormalization",
-        True,
-        True,
-    )
+    assert (other.name, other.op) == ("bn", "BatchNormalization")
+    assert (other.attributes, other.constants) == (True, True)
 
 
 def test_initializers_that_are_inputs_too_count_by_what_they_hold() -> None:
@@ -138,8 +134,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert cli("diff", before, tmp_path / "missing.onnx").code == 2
 
 
-def test_long_names_fit_80_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+def test_long_names_fit_80_columns(tmp_path: Path) -> None:
     names = tuple(f"/backbone/stages.{i}/blocks.0/very/long/name/of/a/layer/conv/Conv" for i in range(3))
     paths = [saved(chain(*names, channels=c), tmp_path / f"{c}.onnx") for c in (8, 4)]
     lines = cli("diff", *paths).out.splitlines()

@@ -10,12 +10,12 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import helper
-from places import DATA
 
 from graphopt.analysis.constants import Constants
 from graphopt.analysis.costs import LINEAR_OPS, nodes, total_macs
 from graphopt.analysis.shapes.inference import infer
 from graphopt.errors import InputError
+from tests.places import DATA
 
 
 def real_model(name):

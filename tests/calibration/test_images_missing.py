@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import cli, model, node, saved
 
 import graphopt
 from graphopt.calibration.images import normalised, scaled_size
 from graphopt.calibration.preprocessing import Preprocess
+from tests.builders import model, node, saved
+from tests.command import cli
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import pytest
-from small_models import classifier, conv_bn, model, node, run_onnx, samples, weight
 
 import graphopt
 from graphopt.analysis.linear import Linear
@@ -25,6 +24,7 @@ from graphopt.rewrites.factoring.bottleneck import Bottleneck
 from graphopt.runtime import session
 from graphopt.types import Candidate, Exactness
 from graphopt.verification import quality
+from tests.builders import classifier, conv_bn, model, node, run, samples, weight
 
 Array = npt.NDArray[Any]
 
@@ -233,7 +233,7 @@ def test_weights_times_patches_are_the_output(form: str) -> None:
     (linear,) = analysis.linears
     rows = all_patches(linear, x)
     y = rows @ linear.weight().reshape(5, -1).T + linear.bias()
-    (expected,) = run_onnx(ir.to_proto(analysis.model), {"x": x})
+    (expected,) = run(ir.to_proto(analysis.model), {"x": x})
     np.testing.assert_allclose(y, np.moveaxis(expected, 1, -1).reshape(-1, 5), rtol=1e-4, atol=1e-5)
 
 
@@ -267,7 +267,7 @@ def test_moments_of_a_value_inside_the_model() -> None:
     found = statistics.statistics(analysis, analysis.linears[:2], given, given.fit, seed=0)
     proto = classifier()
     proto.graph.output.append(onnx.ValueInfoProto(name="r1"))
-    inside = run_onnx(proto, given.fit)[1]
+    inside = run(proto, given.fit)[1]
     rows = im2col(inside, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
     np.testing.assert_allclose(found["conv2"].groups[0].mean, rows.mean(axis=0), rtol=1e-4, atol=1e-5)
 
@@ -311,7 +311,7 @@ def test_layer_errors_against_numpy() -> None:
         protos = [ir.to_proto(m) for m in (network, compressed)]
         for proto in protos:
             proto.graph.output.append(onnx.ValueInfoProto(name=name))
-        y, approximate = (run_onnx(proto, given.held_out)[1].astype(np.float64) for proto in protos)
+        y, approximate = (run(proto, given.held_out)[1].astype(np.float64) for proto in protos)
         variance = ((y - y.mean(axis=(0, 2, 3), keepdims=True)) ** 2).sum()
         assert found[layer] == pytest.approx(((y - approximate) ** 2).sum() / variance, rel=1e-4)
 
@@ -341,7 +341,7 @@ def test_quality_against_numpy() -> None:
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, "w2"))
     given = calibration_inputs.whole(samples(70), loaded(first))
     found = quality.measure(loaded(first), loaded(second), given, given.held_out)
-    a, b = (run_onnx(proto, given.held_out)[0].astype(np.float64) for proto in (first, second))
+    a, b = (run(proto, given.held_out)[0].astype(np.float64) for proto in (first, second))
     assert found.samples == 70
     assert found.sqnr == pytest.approx(10 * np.log10((a**2).sum() / ((a - b) ** 2).sum()), abs=0.05)
     assert found.agreement == pytest.approx((a.argmax(1) == b.argmax(1)).mean())

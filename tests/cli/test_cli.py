@@ -14,39 +14,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import classifier, cli, conv_bn, info, model, node, nothing_to_do, samples, saved, weight
 
 import graphopt.api
 from graphopt.errors import GraphOptError
 from graphopt.rewrites import registry
-
-
-@pytest.fixture(autouse=True)
-def _terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As wide as the narrowest terminal that is promised, and no traceback asked for."""
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.delenv("GRAPHOPT_TRACEBACK", raising=False)
-
-
-@pytest.fixture
-def folded(tmp_path: Path) -> Path:
-    """A model of which exact rewrites improve something."""
-    return saved(conv_bn(), tmp_path / "model.onnx")
-
-
-def assert_one_line(err: str) -> None:
-    assert err.startswith("graphopt: ")
-    assert err.count("\n") == 1 and err.endswith("\n")
-    assert "Traceback" not in err
+from tests.builders import classifier, conv_bn, info, model, node, nothing_to_do, samples, saved, weight
+from tests.command import Ran, cli
 
 
 def refused(*arguments: object, naming: str) -> None:
-    """Exit code 2, nothing on standard output, and one line on standard error that holds `naming`."""
-    done = cli(*arguments)
-    assert done.code == 2, done
-    assert done.out == ""
-    assert_one_line(done.err)
-    assert naming in done.err
+    cli(*arguments).refused(naming)
 
 
 # --- exit code 0 --------------------------------------------------------------------------------------------
@@ -61,20 +38,16 @@ def test_optimize_writes_a_model_that_verifies(folded: Path, tmp_path: Path) -> 
     assert cli("verify", folded, out).code == 0
 
 
-def test_nothing_to_do_is_success(tmp_path: Path) -> None:
-    path, out = saved(nothing_to_do(), tmp_path / "m.onnx"), tmp_path / "out.onnx"
-    done = cli("optimize", path, "-o", out)
+def test_nothing_to_do_is_success(same: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    done = cli("optimize", same, "-o", out)
     assert done.code == 0
     assert "nothing to do" in done.out
-    assert out.read_bytes() == path.read_bytes()
+    assert out.read_bytes() == same.read_bytes()
 
 
-def test_version_and_help() -> None:
+def test_version() -> None:
     assert cli("--version").out.startswith("graphopt ")
-    for command in ("scan", "optimize", "verify", "bench", "rewrites", "explain"):
-        done = cli(command, "--help")
-        assert done.code == 0
-        assert command in done.out and "Example: graphopt" in done.out
 
 
 def test_help_needs_no_heavy_import() -> None:
@@ -158,54 +131,49 @@ def test_verify_of_a_quality_that_is_not_kept(scores: Path, inputs: Path, tmp_pa
 
 # --- exit code 2 --------------------------------------------------------------------------------------------
 
+OPTIMIZE = ("optimize", "MODEL", "-o", "OUT")
 USAGE = {
-    "unknown option": (["optimize", "MODEL", "-o", "OUT", "--fast"], "--fast"),
+    "unknown option": ([*OPTIMIZE, "--fast"], "--fast"),
     "unknown command": (["shrink", "MODEL"], "shrink"),
     "no model": (["optimize", "-o", "OUT"], "MODEL"),
     "one model for verify": (["verify", "MODEL"], "CANDIDATE"),
     "no OUT": (["optimize", "MODEL"], "-o OUT"),
-    "unknown rewrite": (
-        ["optimize", "MODEL", "-o", "OUT", "--only", "fold_afine"],
-        "did you mean fold_affine",
-    ),
-    "unknown rewrite to skip": (
-        ["optimize", "MODEL", "-o", "OUT", "--skip", "colapse"],
-        "did you mean collapse",
-    ),
-    "unknown rewrite far off": (["optimize", "MODEL", "-o", "OUT", "--only", "zzz"], "there are fold_pad"),
+    "unknown rewrite": ([*OPTIMIZE, "--only", "fold_afine"], "did you mean fold_affine"),
+    "unknown rewrite to skip": ([*OPTIMIZE, "--skip", "colapse"], "did you mean collapse"),
+    "unknown rewrite far off": ([*OPTIMIZE, "--only", "zzz"], "there are fold_pad"),
     "unknown rewrite to explain": (["explain", "botleneck"], "did you mean bottleneck"),
-    "budget key": (["optimize", "MODEL", "-o", "OUT", "--budget", "speed=0.5"], "macs, params, bytes"),
-    "budget without value": (["optimize", "MODEL", "-o", "OUT", "--budget", "macs"], "NAME=VALUE"),
-    "budget that is text": (["optimize", "MODEL", "-o", "OUT", "--budget", "macs=half"], "'half'"),
-    "budget 0": (["optimize", "MODEL", "-o", "OUT", "--budget", "macs=0"], "(0, 1]"),
-    "budget below 0": (["optimize", "MODEL", "-o", "OUT", "--budget", "params=-0.5"], "(0, 1]"),
-    "budget above 1": (["optimize", "MODEL", "-o", "OUT", "--budget", "bytes=1.5"], "(0, 1]"),
-    "budget as percentage": (["optimize", "MODEL", "-o", "OUT", "--budget", "macs=50%"], "mean macs=0.5?"),
-    "budget in percent": (["optimize", "MODEL", "-o", "OUT", "--budget", "macs=50"], "mean macs=0.5?"),
+    "budget key": ([*OPTIMIZE, "--budget", "speed=0.5"], "macs, params, bytes"),
+    "budget without value": ([*OPTIMIZE, "--budget", "macs"], "NAME=VALUE"),
+    "budget that is text": ([*OPTIMIZE, "--budget", "macs=half"], "'half'"),
+    "budget 0": ([*OPTIMIZE, "--budget", "macs=0"], "(0, 1]"),
+    "budget below 0": ([*OPTIMIZE, "--budget", "params=-0.5"], "(0, 1]"),
+    "budget above 1": ([*OPTIMIZE, "--budget", "bytes=1.5"], "(0, 1]"),
+    "budget as percentage": ([*OPTIMIZE, "--budget", "macs=50%"], "mean macs=0.5?"),
+    "budget in percent": ([*OPTIMIZE, "--budget", "macs=50"], "mean macs=0.5?"),
     "budget twice": (
-        ["optimize", "MODEL", "-o", "OUT", "--budget", "macs=0.5", "--budget", "macs=0.6"],
+        [*OPTIMIZE, "--budget", "macs=0.5", "--budget", "macs=0.6"],
         "--budget macs=0.6: macs=0.5 is given already",
     ),
     "shape twice": (["scan", "MODEL", "--shape", "x=1x8x8x8", "--shape", "x=2x8x8x8"], "given already"),
-    "set without rewrite": (["optimize", "MODEL", "-o", "OUT", "--set", "rank_in=4"], "REWRITE.OPTION=VALUE"),
+    "set without rewrite": ([*OPTIMIZE, "--set", "rank_in=4"], "REWRITE.OPTION=VALUE"),
     "help of the command": (["optimize", "MODEL", "--fast"], "(see graphopt optimize --help)"),
-    "a choice": (["optimize", "MODEL", "-o", "OUT", "--aim", "tim"], "'--aim': 'tim' is not one of"),
-    "budget nan": (["optimize", "MODEL", "-o", "OUT", "--budget", "macs=nan"], "(0, 1]"),
-    "latency budget": (["optimize", "MODEL", "-o", "OUT", "--budget", "latency=1.5"], "latency"),
-    "agreement budget": (["optimize", "MODEL", "-o", "OUT", "--budget", "agreement=0.9"], "agreement"),
-    "sqnr budget": (["optimize", "MODEL", "-o", "OUT", "--budget", "sqnr=20"], "sqnr"),
+    "a choice": ([*OPTIMIZE, "--aim", "tim"], "'--aim': 'tim' is not one of"),
+    "budget nan": ([*OPTIMIZE, "--budget", "macs=nan"], "(0, 1]"),
+    "latency budget": ([*OPTIMIZE, "--budget", "latency=1.5"], "latency"),
+    "agreement budget": ([*OPTIMIZE, "--budget", "agreement=0.9"], "agreement"),
+    "sqnr budget": ([*OPTIMIZE, "--budget", "sqnr=20"], "sqnr"),
     "sqnr infinite": (["verify", "MODEL", "MODEL", "--budget", "sqnr=inf"], "dB"),
-    "gate": (["optimize", "MODEL", "-o", "OUT", "--gate", "memory"], "--gate"),
-    "aim": (["optimize", "MODEL", "-o", "OUT", "--aim", "size"], "--aim"),
-    "external data": (["optimize", "MODEL", "-o", "OUT", "--external-data", "maybe"], "--external-data"),
-    "seed": (["optimize", "MODEL", "-o", "OUT", "--seed", "-1"], "--seed"),
-    "set of no option": (["optimize", "MODEL", "-o", "OUT", "--set", "bottleneck.rank=4"], "rank_in"),
-    "set of no rewrite": (["optimize", "MODEL", "-o", "OUT", "--set", "squeeze.rank_in=4"], "squeeze"),
-    "set to text": (["optimize", "MODEL", "-o", "OUT", "--set", "bottleneck.rank_in=few"], "rank_in"),
-    "set to 0": (["optimize", "MODEL", "-o", "OUT", "--set", "bottleneck.rank_in=0"], "rank_in"),
-    "set without value": (["optimize", "MODEL", "-o", "OUT", "--set", "bottleneck.rank_in"], "NAME=VALUE"),
-    "bottleneck alone": (["optimize", "MODEL", "-o", "OUT", "--only", "bottleneck"], "--budget macs=0.7"),
-    "unknown output": (["optimize", "MODEL", "-o", "OUT", "--output", "z"], "outputs are scores"),
+    "gate": ([*OPTIMIZE, "--gate", "memory"], "--gate"),
+    "aim": ([*OPTIMIZE, "--aim", "size"], "--aim"),
+    "external data": ([*OPTIMIZE, "--external-data", "maybe"], "--external-data"),
+    "seed": ([*OPTIMIZE, "--seed", "-1"], "--seed"),
+    "set of no option": ([*OPTIMIZE, "--set", "bottleneck.rank=4"], "rank_in"),
+    "set of no rewrite": ([*OPTIMIZE, "--set", "squeeze.rank_in=4"], "squeeze"),
+    "set to text": ([*OPTIMIZE, "--set", "bottleneck.rank_in=few"], "rank_in"),
+    "set to 0": ([*OPTIMIZE, "--set", "bottleneck.rank_in=0"], "rank_in"),
+    "set without value": ([*OPTIMIZE, "--set", "bottleneck.rank_in"], "NAME=VALUE"),
+    "bottleneck alone": ([*OPTIMIZE, "--only", "bottleneck"], "--budget macs=0.7"),
+    "unknown output": ([*OPTIMIZE, "--output", "z"], "outputs are scores"),
     "unknown output in verify": (["verify", "MODEL", "MODEL", "--output", "z"], "outputs are scores"),
     "cost budget in verify": (["verify", "MODEL", "MODEL", "--budget", "macs=0.5"], "agreement and sqnr"),
     "quality without inputs": (["verify", "MODEL", "MODEL", "--budget", "agreement=0.9"], "--calibration"),
@@ -213,15 +181,15 @@ USAGE = {
     "shape with letters": (["scan", "MODEL", "--shape", "x=1xax8x8"], "positive sizes"),
     "shape with 0": (["scan", "MODEL", "--shape", "x=0x8x8x8"], "positive sizes"),
     "shape that contradicts": (["scan", "MODEL", "--shape", "x=1x8x9x8"], "dimension 2 is 8"),
-    "shape of too few": (["optimize", "MODEL", "-o", "OUT", "--shape", "x=1x8x8"], "4 dimensions"),
-    "shape of no input": (["optimize", "MODEL", "-o", "OUT", "--shape", "image=1x8x8x8"], "'x'"),
+    "shape of too few": ([*OPTIMIZE, "--shape", "x=1x8x8"], "4 dimensions"),
+    "shape of no input": ([*OPTIMIZE, "--shape", "image=1x8x8x8"], "'x'"),
     "shape of no input in verify": (["verify", "MODEL", "MODEL", "--shape", "image=1x8x8x8"], "'x'"),
     "shape of no input in bench": (["bench", "MODEL", "MODEL", "--shape", "image=1x8x8x8"], "'x'"),
     "no threads": (["bench", "MODEL", "MODEL", "--threads", "0"], "--threads"),
     "no repeats": (["bench", "MODEL", "MODEL", "--repeat", "0"], "--repeat"),
     "unknown provider": (["bench", "MODEL", "MODEL", "--provider", "Abacus"], "CPUExecutionProvider"),
-    "report in no folder": (["optimize", "MODEL", "-o", "OUT", "--report", "absent/r.json"], "absent"),
-    "report over the model": (["optimize", "MODEL", "-o", "OUT", "--report", "MODEL"], "is the input"),
+    "report in no folder": ([*OPTIMIZE, "--report", "absent/r.json"], "absent"),
+    "report over the model": ([*OPTIMIZE, "--report", "MODEL"], "is the input"),
     "missing model": (["scan", "absent.onnx"], "absent.onnx"),
 }
 
@@ -284,23 +252,14 @@ def _text(folder: Path) -> Path:
     return folder / "inputs.npz"
 
 
-def _empty_folder(folder: Path) -> Path:
-    (folder / "none").mkdir()
-    return folder / "none"
+def _folder(**files: dict[str, np.ndarray]) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / "given").mkdir()
+        for name, arrays in files.items():
+            np.savez(folder / "given" / f"{name}.npz", **arrays)
+        return folder / "given"
 
-
-def _mixed_folder(folder: Path) -> Path:
-    (folder / "mixed").mkdir()
-    np.savez(folder / "mixed" / "a.npz", x=samples(8))
-    np.savez(folder / "mixed" / "b.npz", y=samples(8))
-    return folder / "mixed"
-
-
-def _sizes_folder(folder: Path) -> Path:
-    (folder / "sizes").mkdir()
-    np.save(folder / "sizes" / "a.npy", samples(8))
-    np.save(folder / "sizes" / "b.npy", samples(8, 8, 4, 4))
-    return folder / "sizes"
+    return write
 
 
 def _truncated(folder: Path) -> Path:
@@ -329,9 +288,12 @@ BAD_CALIBRATION = {
     "one sample": (_npy(samples(1)), "too few"),
     "a model": (lambda folder: saved(nothing_to_do(), folder / "m.onnx"), "m.onnx: no readable .npz or .npy"),
     "pickled objects": (_npy(np.array([{"a": 1}], dtype=object)), "no readable .npz or .npy file"),
-    "empty folder": (_empty_folder, "no .npy or .npz file"),
-    "folder of different names": (_mixed_folder, "b.npz"),
-    "folder of different sizes": (_sizes_folder, "don't fit together"),
+    "empty folder": (_folder(), "no .npy or .npz file"),
+    "folder of different names": (_folder(a={"x": samples(8)}, b={"y": samples(8)}), "b.npz"),
+    "folder of different sizes": (
+        _folder(a={"x": samples(8)}, b={"x": samples(8, 8, 4, 4)}),
+        "don't fit together",
+    ),
 }
 
 
@@ -380,8 +342,8 @@ def test_out_may_not_be_the_input(
         "itself": folded,
         "symbolic link": tmp_path / "soft.onnx",
         "hard link": tmp_path / "hard.onnx",
-        "relative": Path("again") / ".." / tmp_path.name / "model.onnx",
-        "folder link": tmp_path / "again" / "model.onnx",
+        "relative": Path("again") / ".." / tmp_path.name / "folded.onnx",
+        "folder link": tmp_path / "again" / "folded.onnx",
     }[how]
     before = folded.read_bytes()
     refused("optimize", folded, "-o", out, naming="is the input")
@@ -401,7 +363,7 @@ def test_dry_run_writes_no_model(folded: Path, tmp_path: Path) -> None:
     assert "wrote" not in done.out
     assert json.loads(report.read_text())["changed"] is True
     assert cli("optimize", folded, "--dry-run").code == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "report.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folded.onnx", "report.json"]
 
 
 def test_external_data(folded: Path, tmp_path: Path) -> None:
@@ -435,26 +397,21 @@ def test_a_budget_out_of_reach(scores: Path, inputs: Path, tmp_path: Path) -> No
     arguments = ("optimize", scores, "-o", out, "--budget", "macs=0.001", "--report", report)
     done = cli(*arguments, "--calibration", inputs)
     assert done.code == 3
-    assert_one_line(done.err)
-    assert "0.001 asked for" in done.err
+    done.one_line("0.001 asked for")
     assert out.read_bytes() == b"older"
     document = json.loads(report.read_text())
     assert document["exit_code"] == 3
     assert document["after"]["macs"] < 0.2 * document["before"]["macs"]
     assert document["applied"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "inputs.npy",
-        "out.onnx",
-        "report.json",
-        "scores.onnx",
-    ]
+    names = ["inputs.npy", "out.onnx", "report.json", "scores.onnx"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
 
 
 def test_the_json_of_a_budget_out_of_reach(scores: Path, tmp_path: Path) -> None:
     done = cli("optimize", scores, "-o", tmp_path / "out.onnx", "--budget", "macs=0.001", "--json")
     assert done.code == 3
     assert json.loads(done.out)["exit_code"] == 3
-    assert_one_line(done.err)
+    done.one_line()
     assert not (tmp_path / "out.onnx").exists()
 
 
@@ -490,10 +447,7 @@ def test_what_nobody_expected(
 ) -> None:
     monkeypatch.setattr(graphopt.api, command, _raising(error))
     out = () if command == "scan" else ("-o", tmp_path / "out.onnx")
-    done = cli(command, folded, *out)
-    assert (done.code, done.out) == (code, "")
-    assert_one_line(done.err)
-    assert naming in done.err
+    cli(command, folded, *out).refused(naming, code=code)
     assert not (tmp_path / "out.onnx").exists()
 
 
@@ -506,13 +460,14 @@ def test_a_traceback_for_those_who_ask(folded: Path, monkeypatch: pytest.MonkeyP
 
 SLOW = """
 import sys, time
-import graphopt.__main__, graphopt.model.io as files
-write = files._write
+import graphopt.__main__
+from graphopt.model import wire_format
+write = wire_format.write
 def slow(*arguments):
     write(*arguments)
     print("writing", flush=True)
     time.sleep(60)
-files._write = slow
+wire_format.write = slow
 sys.exit(graphopt.__main__.main())
 """
 
@@ -529,8 +484,7 @@ def test_ctrl_c_while_the_model_is_written(older: bytes | None, folded: Path, tm
         assert running.stdout.readline() == "writing\n"
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=30)
-    assert running.returncode == 130
-    assert_one_line(err)
+    Ran(running.returncode, "", err).refused("interrupted", code=130)
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     assert (out.read_bytes() if out.exists() else None) == older
 
@@ -673,27 +627,12 @@ def test_fixed_ranks_need_no_budget(scores: Path, tmp_path: Path) -> None:
 
 
 def test_shape_gives_open_sizes(tmp_path: Path) -> None:
-    proto = nothing_to_do(inputs={"x": ["N", 8, "H", "W"]})
-    path = saved(proto, tmp_path / "m.onnx")
+    path = saved(nothing_to_do(inputs={"x": ["N", 8, "H", "W"]}), tmp_path / "m.onnx")
     unknown = json.loads(cli("scan", path, "--json").out)
     assert unknown["totals"]["macs"] is None
     known = json.loads(cli("scan", path, "--json", "--shape", "x=1x8x20x10").out)
     assert known["totals"]["macs"] == 8 * 20 * 10 * 8 * 9
     assert known["unknown_dims"] == []
-
-
-@pytest.mark.parametrize("hash_seed", ["0", "1"])
-def test_the_same_seed_gives_the_same_bytes(
-    hash_seed: str, scores: Path, inputs: Path, tmp_path: Path
-) -> None:
-    arguments = ["optimize", str(scores), "--budget", "macs=0.5", "--calibration", str(inputs), "--seed", "3"]
-    here, there = tmp_path / "here.onnx", tmp_path / "there.onnx"
-    assert cli(*arguments, "-o", here).code == 0
-    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-    call = [sys.executable, "-m", "graphopt", *arguments, "-o", str(there)]
-    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert here.read_bytes() == there.read_bytes()
 
 
 def test_another_seed_gives_another_split(scores: Path, inputs: Path, tmp_path: Path) -> None:

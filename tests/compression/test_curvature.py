@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from small_models import model, node, rng, run_onnx, saved, weight
 
 import graphopt
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.inputs import load as load_calibration
 from graphopt.compression import curvature
+from tests.builders import model, node, rng, run, saved, weight
 
 CHANNELS = 24
 QUIET = np.arange(CHANNELS) % 2 == 0
@@ -143,7 +143,7 @@ def lost(path: Any, out: Any) -> tuple[np.ndarray, float]:
     for name in (path, out):
         proto = onnx.load(name)
         proto.graph.output.append(onnx.ValueInfoProto(name="c"))
-        found.append(run_onnx(proto, {"x": inputs(32, seed=5)}))
+        found.append(run(proto, {"x": inputs(32, seed=5)}))
     (y, c), (other, changed) = found
     power = ((c - changed) ** 2).mean(axis=(0, 2, 3)) / c.var(axis=(0, 2, 3))
     return power, float(((y - other) ** 2).mean() / y.var())

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from small_models import batch_norm, bn_inputs, info, model, node, rng, weight
 
 import graphopt
 from graphopt.compression import curvature
+from tests.builders import batch_norm, bn_inputs, info, model, node, parsed, rng, weight
 
 Part: TypeAlias = "tuple[list[onnx.NodeProto], dict[str, np.ndarray]]"
 WIDTH = 24
@@ -27,8 +27,8 @@ def one(value: float, dtype: Any = np.float32) -> np.ndarray:
     return np.array(value, dtype)
 
 
-def only(*nodes: onnx.NodeProto, **weights: np.ndarray) -> Part:
-    return list(nodes), weights
+def only(*nodes: onnx.NodeProto | str, **weights: np.ndarray) -> Part:
+    return parsed(*nodes), weights
 
 
 def conv(x: str, y: str, inside: int = WIDTH, out: int = WIDTH, **options: Any) -> Part:
@@ -67,45 +67,38 @@ def inputs(*shape: int, count: int = 48) -> np.ndarray:
     return found.astype(np.float32)
 
 
-def detector(*more: onnx.NodeProto, **weights: np.ndarray) -> onnx.ModelProto:
+def detector(*more: onnx.NodeProto | str, **weights: np.ndarray) -> onnx.ModelProto:
     """Two levels, joined by upsampling, and heads whose outputs are boxes, scores and classes."""
     return network(
         conv("x", "stem", 8),
         only(node("Relu", "stem", "r1")),
         conv("r1", "down", strides=[2, 2]),
         only(
-            node("Sigmoid", "down", "s"),
-            node("Mul", "down s", "r2"),
-            node("Resize", "r2 - two", "up", mode="nearest", coordinate_transformation_mode="asymmetric"),
-            node("Concat", "up r1", "both", axis=1),
+            """s = Sigmoid (down)  r2 = Mul (down, s)
+            up = Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric"> (r2, , two)
+            both = Concat <axis = 1> (up, r1)""",
             two=np.array([1, 1, 2, 2], np.float32),
         ),
         conv("both", "neck", 2 * WIDTH),
         only(node("Split", "neck halves", "a b", axis=1), halves=numbers(12, 12)),
-        only(node("Relu", "a", "ra"), node("Concat", "b ra", "mixed", axis=1)),
+        only("ra = Relu (a)  mixed = Concat <axis = 1> (b, ra)"),
         conv("mixed", "fine", out=12),
         conv("r2", "coarse", out=12),
         only(
-            node("Reshape", "fine flat", "f1"),
-            node("Reshape", "coarse flat", "f2"),
-            node("Concat", "f1 f2", "f", axis=2),
-            node("Transpose", "f", "t", perm=[0, 2, 1]),
-            node("Slice", "t from0 from4 last", "boxes"),
-            node("Slice", "t from4 end last", "logits"),
-            node("Sigmoid", "logits", "scores"),
-            node("ArgMax", "scores", "classes", axis=2),
+            """f1 = Reshape (fine, flat)  f2 = Reshape (coarse, flat)  f = Concat <axis = 2> (f1, f2)
+            t = Transpose <perm = [0, 2, 1]> (f)  boxes = Slice (t, from0, from4, last)
+            logits = Slice (t, from4, end, last)  scores = Sigmoid (logits)
+            classes = ArgMax <axis = 2> (scores)""",
             flat=numbers(0, 6, -1),
             from0=numbers(0),
             from4=numbers(4),
             end=numbers(99),
             last=numbers(2),
         ),
-        (list(more), weights),
+        only(*more, **weights),
         outputs=[
-            info("boxes", None),
-            info("scores", None),
-            info("classes", None, np.int64),
-            *(info(each.output[0], None) for each in more[-1:]),
+            *(info("boxes", None), info("scores", None), info("classes", None, np.int64)),
+            *(info(each.output[0], None) for each in parsed(*more)[-1:]),
         ],
     )
 
@@ -113,8 +106,8 @@ def detector(*more: onnx.NodeProto, **weights: np.ndarray) -> onnx.ModelProto:
 def suppressed() -> onnx.ModelProto:
     """The same with what is left of its boxes, which are as many as they are."""
     return detector(
-        node("Transpose", "scores", "st", perm=[0, 2, 1]),
-        node("NonMaxSuppression", "boxes st most overlap least", "kept"),
+        """st = Transpose <perm = [0, 2, 1]> (scores)
+        kept = NonMaxSuppression (boxes, st, most, overlap, least)""",
         node("Cast", "kept", "numbers", to=onnx.TensorProto.FLOAT),
         most=numbers(20),
         overlap=np.array([0.5], np.float32),
@@ -127,16 +120,11 @@ def transformer() -> onnx.ModelProto:
     width, tokens = 48, 10
     return network(
         only(
-            node("Conv", "x pw pb", "p", "patch", strides=[4, 4]),
-            node("Reshape", "p rows", "pr"),
-            node("Transpose", "pr", "t", perm=[0, 2, 1]),
-            node("Shape", "t", "size"),
-            node("Gather", "size at0", "batch", axis=0),
-            node("Unsqueeze", "batch axis0", "batch1"),
-            node("Concat", "batch1 single", "wanted", axis=0),
-            node("Expand", "class wanted", "classes"),
-            node("Concat", "classes t", "tokens", axis=1),
-            node("Add", "tokens places", "h0"),
+            """[patch] p = Conv <strides = [4, 4]> (x, pw, pb)  pr = Reshape (p, rows)
+            t = Transpose <perm = [0, 2, 1]> (pr)  size = Shape (t)
+            batch = Gather <axis = 0> (size, at0)  batch1 = Unsqueeze (batch, axis0)
+            wanted = Concat <axis = 0> (batch1, single)  classes = Expand (class, wanted)
+            tokens = Concat <axis = 1> (classes, t)  h0 = Add (tokens, places)""",
             pw=weight(width, 8, 4, 4),
             pb=weight(width),
             rows=numbers(0, width, -1),
@@ -148,16 +136,12 @@ def transformer() -> onnx.ModelProto:
         layer_norm("h0", "n1", width),
         dense("n1", "qkv", width, 3 * width),
         only(
-            node("Reshape", "qkv heads", "parts"),
-            node("Transpose", "parts", "apart", perm=[2, 0, 3, 1, 4]),
+            "parts = Reshape (qkv, heads)  apart = Transpose <perm = [2, 0, 3, 1, 4]> (parts)",
             *(node("Gather", f"apart at{i}", "qkv"[i] + "_", axis=0) for i in range(3)),
-            node("Transpose", "k_", "kt", perm=[0, 1, 3, 2]),
-            node("MatMul", "q_ kt", "products"),
-            node("Where", "mask products low", "masked"),
-            node("Softmax", "masked", "weights", axis=-1),
-            node("MatMul", "weights v_", "seen"),
-            node("Transpose", "seen", "turned", perm=[0, 2, 1, 3]),
-            node("Reshape", "turned joined", "all"),
+            """kt = Transpose <perm = [0, 1, 3, 2]> (k_)  products = MatMul (q_, kt)
+            masked = Where (mask, products, low)  weights = Softmax <axis = -1> (masked)
+            seen = MatMul (weights, v_)  turned = Transpose <perm = [0, 2, 1, 3]> (seen)
+            all = Reshape (turned, joined)""",
             heads=numbers(0, tokens, 3, 4, 12),
             joined=numbers(0, tokens, width),
             at1=one(1, np.int64),
@@ -170,15 +154,12 @@ def transformer() -> onnx.ModelProto:
         layer_norm("h1", "n2", width),
         dense("n2", "wide", width, 4 * width),
         only(
-            node("Div", "wide root", "e1"),
-            node("Erf", "e1", "e2"),
-            node("Add", "e2 unit", "e3"),
-            node("Mul", "wide e3", "gelu"),
+            "e1 = Div (wide, root)  e2 = Erf (e1)  e3 = Add (e2, unit)  gelu = Mul (wide, e3)",
             root=one(2**0.5),
             unit=one(1),
         ),
         dense("gelu", "narrow", 4 * width, width),
-        only(node("Add", "narrow h1", "h2"), node("Gather", "h2 at0", "h3", axis=1)),
+        only("h2 = Add (narrow, h1)  h3 = Gather <axis = 1> (h2, at0)"),
         dense("h3", "y", width, 10),
         outputs={"y": ["N", 10]},
     )
@@ -193,14 +174,10 @@ def sequence_first() -> onnx.ModelProto:
         only(
             node("Split", "qkv thirds", "q k v", axis=2),
             *(node("Reshape", f"{n} heads", f"{n}h") for n in "qkv"),
-            node("Transpose", "qh", "qt", perm=[1, 0, 2]),
-            node("Transpose", "kh", "kt", perm=[1, 2, 0]),
-            node("Transpose", "vh", "vt", perm=[1, 0, 2]),
-            node("MatMul", "qt kt", "products"),
-            node("Softmax", "products", "weights", axis=-1),
-            node("MatMul", "weights vt", "seen"),
-            node("Transpose", "seen", "turned", perm=[1, 0, 2]),
-            node("Reshape", "turned joined", "all"),
+            """qt = Transpose <perm = [1, 0, 2]> (qh)  kt = Transpose <perm = [1, 2, 0]> (kh)
+            vt = Transpose <perm = [1, 0, 2]> (vh)  products = MatMul (qt, kt)
+            weights = Softmax <axis = -1> (products)  seen = MatMul (weights, vt)
+            turned = Transpose <perm = [1, 0, 2]> (seen)  all = Reshape (turned, joined)""",
             thirds=numbers(width, width, width),
             heads=numbers(length, -1, 8),
             joined=numbers(length, -1, width),
@@ -218,22 +195,17 @@ def windows() -> onnx.ModelProto:
     return network(
         conv("x", "stem", 8),
         only(
-            node("Transpose", "stem", "t", perm=[0, 2, 3, 1]),
-            node("Reshape", "t cut", "r1"),
-            node("Transpose", "r1", "r2", perm=[0, 1, 3, 2, 4, 5]),
-            node("Reshape", "r2 rows", "win"),
+            """t = Transpose <perm = [0, 2, 3, 1]> (stem)  r1 = Reshape (t, cut)
+            r2 = Transpose <perm = [0, 1, 3, 2, 4, 5]> (r1)  win = Reshape (r2, rows)""",
             cut=numbers(-1, 3, 4, 3, 4, WIDTH),
             rows=numbers(-1, 16, WIDTH),
         ),
         dense("win", "mix", WIDTH, WIDTH),
         only(
-            node("Reshape", "mix cut", "b1"),
-            node("Transpose", "b1", "b2", perm=[0, 1, 3, 2, 4, 5]),
-            node("Reshape", "b2 whole", "b3"),
-            node("Slice", "b3 from2 end rowwise", "lower"),
-            node("Slice", "b3 from0 from2 rowwise", "upper"),
-            node("Concat", "lower upper", "rolled", axis=1),
-            node("Transpose", "rolled", "back", perm=[0, 3, 1, 2]),
+            """b1 = Reshape (mix, cut)  b2 = Transpose <perm = [0, 1, 3, 2, 4, 5]> (b1)
+            b3 = Reshape (b2, whole)  lower = Slice (b3, from2, end, rowwise)
+            upper = Slice (b3, from0, from2, rowwise)  rolled = Concat <axis = 1> (lower, upper)
+            back = Transpose <perm = [0, 3, 1, 2]> (rolled)""",
             whole=numbers(-1, 12, 12, WIDTH),
             from0=numbers(0),
             from2=numbers(2),
@@ -244,12 +216,12 @@ def windows() -> onnx.ModelProto:
     )
 
 
-def between(*nodes: onnx.NodeProto, halved: bool = False, **weights: np.ndarray) -> onnx.ModelProto:
+def between(*nodes: onnx.NodeProto | str, halved: bool = False, **weights: np.ndarray) -> onnx.ModelProto:
     """Operators from "r" to "i" between two convolutions."""
     return network(
         conv("x", "first", 8),
         only(node("Relu", "first", "r")),
-        (list(nodes), weights),
+        only(*nodes, **weights),
         conv("i", "y", WIDTH // 2 if halved else WIDTH),
     )
 
@@ -257,12 +229,8 @@ def between(*nodes: onnx.NodeProto, halved: bool = False, **weights: np.ndarray)
 def chunked() -> onnx.ModelProto:
     """Half of the channels gate the others; where the halves lie follows from a shape."""
     return between(
-        node("Shape", "r", "size"),
-        node("Gather", "size at1", "channels"),
-        node("Div", "channels two", "half"),
-        node("Slice", "r start half at1", "low"),
-        node("Slice", "r half channels at1", "high"),
-        node("Mul", "low high", "i"),
+        """size = Shape (r)  channels = Gather (size, at1)  half = Div (channels, two)
+        low = Slice (r, start, half, at1)  high = Slice (r, half, channels, at1)  i = Mul (low, high)""",
         halved=True,
         at1=numbers(1),
         two=numbers(2),
@@ -372,8 +340,7 @@ SOME = {
     "a part in half precision": half_precision(),
     "a body": body(),
     "a sequence": between(
-        node("SplitToSequence", "r size", "s", axis=1),
-        node("SequenceAt", "s at", "i"),
+        "s = SplitToSequence <axis = 1> (r, size)  i = SequenceAt (s, at)",
         size=one(WIDTH, np.int64),
         at=one(0, np.int64),
     ),
@@ -390,7 +357,7 @@ def test_what_stands_in_the_way_of_one_layer_leaves_the_others(name: str, monkey
 @pytest.mark.parametrize("factor", [0.0, 1e-25, 1e18, 1e35])
 @pytest.mark.filterwarnings("error")
 def test_numbers_at_the_ends_of_their_range_are_survived(factor: float) -> None:
-    proto = between(node("Mul", "r f", "m"), node("Softsign", "m", "i"), f=np.float32([factor]))
+    proto = between("m = Mul (r, f)  i = Softsign (m)", f=np.float32([factor]))
     proto.graph.node.append(node("Mul", "y f", "z", "far"))
     proto.graph.output.append(info("z", None))
     result = graphopt.optimize(proto, {"macs": 0.7}, PICTURE)
@@ -399,7 +366,7 @@ def test_numbers_at_the_ends_of_their_range_are_survived(factor: float) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_what_reads_numbers_too_large_for_statistics_is_left_alone() -> None:
-    proto = between(node("Mul", "r f", "m"), node("Abs", "m", "i"), f=np.float32([1e25]))
+    proto = between("m = Mul (r, f)  i = Abs (m)", f=np.float32([1e25]))
     with pytest.raises(graphopt.BudgetError) as caught:
         graphopt.optimize(proto, {"macs": 0.3}, PICTURE)
     reasons = {left.site.nodes[0]: left.reason for left in caught.value.result.report.rejected}

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from places import ROOT
+
+from tests.places import ROOT
 
 BLOCK = re.compile(
     r"(?:^`(?P<file>[\w./-]+)`:\n\n)?(?P<varies><!-- (?:figures|details) vary -->\n)?"

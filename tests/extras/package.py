@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from places import ROOT
+from tests.places import ROOT
 
 PARTS = ("pyproject.toml", "README.md", "action.yml", ".pre-commit-hooks.yaml", "graphopt")
 

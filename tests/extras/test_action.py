@@ -22,10 +22,10 @@ import pytest
 import yaml
 from console import yaml_blocks
 from package import ROOT, copied
-from small_models import classifier, conv_bn, nothing_to_do, samples, saved
 
 import graphopt
 from models import classic
+from tests.builders import classifier, conv_bn, nothing_to_do, samples, saved
 
 BIN = Path(sys.executable).parent
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))

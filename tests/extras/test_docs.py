@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from console import comparable, replay
-from places import ROOT
 
 from docs import build
 from graphopt.cli.app import typer_app
 from graphopt.rewrites import registry
+from tests.places import ROOT
 
 PAGES = [
     path

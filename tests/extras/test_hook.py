@@ -14,10 +14,10 @@ import pytest
 import yaml
 from console import yaml_blocks
 from package import ROOT, copied
-from small_models import conv_bn, nothing_to_do, saved
 
 import graphopt
 from models import classic
+from tests.builders import conv_bn, nothing_to_do, saved
 
 BIN = Path(sys.executable).parent
 GUIDE = ROOT / "docs" / "pipelines.md"

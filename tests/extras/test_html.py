@@ -15,11 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Missing, chromium, show
-from places import ROOT
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
-from small_models import classifier, cli, conv_bn, saved
 
 import graphopt
 from graphopt.report import html
@@ -27,6 +25,9 @@ from graphopt.report.results import Applied, Left, Point, Result, Sweep
 from graphopt.rewrites import registry
 from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate, Cost, Exactness, Quality, Site
+from tests.builders import classifier, conv_bn, saved
+from tests.command import cli
+from tests.places import ROOT
 
 MEGABYTE = 10**6
 TWO_RANKS = {"bottleneck.rank_in": 8, "bottleneck.rank_out": 8}
@@ -482,7 +483,6 @@ SCRIPT = """
 import re, sys
 sys.path.insert(0, sys.argv[1])
 import graphopt
-from small_models import classifier
 from graphopt.report.results import html
 text = html.report(graphopt.optimize(classifier()))
 sys.stdout.write(re.sub(r"<dt>seconds</dt><dd>.*?</dd>", "", text))

@@ -10,14 +10,15 @@ import numpy.typing as npt
 import onnx
 import pytest
 from PIL import Image
-from places import DATA, ROOT
-from small_models import classifier, cli, info, model, node, saved, weight
 
 import graphopt
 from graphopt import Images
 from graphopt.calibration import inputs, preprocessing
 from graphopt.errors import InputError
 from graphopt.model import io
+from tests.builders import classifier, info, model, node, saved, weight
+from tests.command import cli
+from tests.places import DATA, ROOT
 
 PHOTOS, SQUEEZENET = DATA / "inputs" / "imagenet", DATA / "models" / "squeezenet1.1-imagenet.onnx"
 

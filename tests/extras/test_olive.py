@@ -12,7 +12,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from places import MODELS
+from tests.places import MODELS
 
 os.environ["OLIVE_DISABLE_TELEMETRY"] = "1"  # before Olive is imported: tests reach nothing
 
@@ -23,13 +23,13 @@ import pytest
 from olive.model import ModelConfig, ONNXModelHandler, PyTorchModelHandler
 from olive.passes.olive_pass import create_pass_from_dict
 from olive.workflows import run
-from small_models import classifier, conv_bn, samples, saved
 
 import graphopt
 from graphopt import BudgetError, InputError
 from graphopt.integrations import olive_pass
 from graphopt.integrations.olive_pass import GraphOpt, OliveError, package_config, write_package_config
 from graphopt.report import provenance
+from tests.builders import classifier, conv_bn, samples, saved
 
 
 def workflow(model: Path, folder: Path, **parameters: Any) -> dict[str, Any]:

@@ -9,11 +9,11 @@ import onnx_ir as ir
 import pytest
 from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules import common
-from places import ROOT
 
 import graphopt
 from graphopt.integrations.ir_pass import GraphOptPass
 from graphopt.report import provenance
+from tests.places import ROOT
 
 DATA = ROOT.parent / "shared" / "data" / "models"
 REAL = [

@@ -12,12 +12,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx_ir.passes import common
-from places import MODELS
-from small_models import classifier, conv_bn, model, node, nothing_to_do, samples, weight
 
 import graphopt
 from graphopt import BudgetError, Candidate, Cost, Exactness, NewNode, Replacement, Site, VerificationError
 from graphopt.integrations.ir_pass import GraphOptPass
+from tests.builders import classifier, conv_bn, model, node, nothing_to_do, samples, weight
+from tests.places import MODELS
 
 
 def content(given: ir.Model) -> bytes:

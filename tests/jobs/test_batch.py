@@ -7,7 +7,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,16 +14,16 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
-from small_models import classifier, cli, conv_bn, nothing_to_do, samples, saved
 
 from graphopt import progress
-from graphopt.errors import StoppedError
+from graphopt.errors import StoppedError, gravest
 from graphopt.jobs import batch, worker
 from graphopt.jobs.task import Task
-from graphopt.report.outcomes import Outcome, exit_code
+from graphopt.report.outcomes import Outcome
 from graphopt.runtime import threads
+from tests.builders import conv_bn, saved
+from tests.command import COMMAND, Recorder, cli
 
 MEASURES = """
 import os, signal, sys, time
@@ -32,10 +31,6 @@ from pathlib import Path
 
 def fine(path):
     print("printed to standard output")
-    return 1.0
-
-def slow(path):
-    time.sleep(0.5)
     return 1.0
 
 def killed(path):
@@ -75,18 +70,11 @@ def waits_for_another(path):
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with models, good ones and bad ones, and inputs; 80 columns."""
+def _here(tmp_path: Path, folded: Path, scores: Path, same: Path, inputs: Path, monkeypatch: Any) -> None:
+    """A folder with models, good ones and bad ones, and inputs."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.delenv("GRAPHOPT_TRACEBACK", raising=False)
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    saved(conv_bn(), Path("folded.onnx"))
-    saved(classifier(), Path("scores.onnx"))
-    saved(nothing_to_do(), Path("same.onnx"))
     Path("broken.onnx").write_bytes(b"no model")
     Path("measures.py").write_text(MEASURES, encoding="utf-8")
-    np.save("inputs.npy", samples(16))
 
 
 def recipe(*models: str, defaults: str = "", name: str = "recipe.toml") -> Path:
@@ -326,7 +314,7 @@ def test_a_bug_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> 
     [([0, 0], 0), ([0, 3], 3), ([3, 2, 0], 2), ([2, 1, 3], 1), ([1, 70, 2], 70), ([], 0)],
 )
 def test_the_gravest_exit_code_counts(codes: list[int], expected: int) -> None:
-    assert exit_code([Outcome(Path("m"), code) for code in codes]) == expected
+    assert gravest(codes) == expected
 
 
 def test_the_page_of_a_job_tells_of_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,9 +381,7 @@ def test_usage(arguments: Sequence[object], says: str) -> None:
     recipe('model = "folded.onnx"\nout = "b.onnx"\ngate = "latency"', name="timed.toml")
     before = sorted(Path().rglob("*"))
     done = cli(*arguments)
-    assert (done.code, done.out) == (2, ""), done
-    assert done.err.startswith("graphopt: ") and done.err.count("\n") == 1
-    assert says in done.err
+    done.refused(says)
     assert sorted(Path().rglob("*")) == before
 
 
@@ -437,7 +423,7 @@ def gone(pid: int) -> bool:
 def test_the_children_end_with_their_parent(number: int, code: int, err: str) -> None:
     models = ['model = "folded.onnx"\nout = "a.onnx"', *(measured("slow", n) for n in (1, 2, 3))]
     before = {path.name for path in Path().iterdir()} | {"recipe.toml", "a.onnx"}
-    call = [sys.executable, "-m", "graphopt", "batch", str(recipe(*models)), "--jobs", "2", "--report", "r"]
+    call = [*COMMAND, "batch", str(recipe(*models)), "--jobs", "2", "--report", "r"]
     with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         children = started(2)
         running.send_signal(number)
@@ -451,7 +437,7 @@ def test_the_children_end_with_their_parent(number: int, code: int, err: str) ->
 
 def test_ctrl_c_in_one_process() -> None:
     models = ['model = "folded.onnx"\nout = "a.onnx"', measured("slow")]
-    call = [sys.executable, "-m", "graphopt", "run", str(recipe(*models))]
+    call = [*COMMAND, "run", str(recipe(*models))]
     with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         started(1)
         running.send_signal(signal.SIGINT)
@@ -498,28 +484,8 @@ def test_a_file_in_the_current_folder_is_no_module_of_a_child() -> None:
     assert outcome.written == Path("a.onnx")
 
 
-class Shown:
-    """A display that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.begun: list[tuple[str, int | None]] = []
-        self.items: dict[str, list[str]] = {}
-        self.open: set[int] = set()
-
-    def begin(self, name: str, total: int | None) -> int:
-        self.begun.append((name, total))
-        self.open.add(len(self.begun) - 1)
-        return len(self.begun) - 1
-
-    def at(self, handle: int, done: int, item: str) -> None:
-        self.items.setdefault(self.begun[handle][0], []).append(item)
-
-    def end(self, handle: int) -> None:
-        self.open.remove(handle)
-
-
 def test_a_line_of_progress_for_each_model() -> None:
-    display = Shown()
+    display = Recorder()
     work = [
         Task(model=Path("scores.onnx"), metric="measures:slow"),
         Task(model=Path("same.onnx"), metric="measures:killed"),
@@ -527,9 +493,11 @@ def test_a_line_of_progress_for_each_model() -> None:
     with progress.shown_by(display):
         done = batch.side_by_side(work, 2)
     assert [outcome.exit_code for outcome in done] == [0, 70]
-    assert sorted(display.begun) == [("models", 2), ("same.onnx", None), ("scores.onnx", None)]
+    begun = sorted(event[1:] for event in display.events if event[0] == "begin")
+    assert begun == [("models", 2), ("same.onnx", None), ("scores.onnx", None)]
     assert not display.open
-    assert display.items["scores.onnx"][0] == "load" and len(display.items["scores.onnx"]) > 1
+    items = [event[3] for event in display.events if event[:2] == ("at", "scores.onnx")]
+    assert items[0] == "load" and len(items) > 1
 
 
 def test_nothing_comes_after_the_outcome(tmp_path: Path) -> None:

@@ -14,35 +14,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from places import ROOT
-from small_models import (
-    classifier,
-    cli,
-    conv_bn,
-    model,
-    node,
-    nothing_to_do,
-    run_onnx,
-    samples,
-    saved,
-    weight,
-)
 
 import graphopt
 from graphopt import api
 from graphopt.errors import GraphOptError
 from graphopt.report.results import Result
 from models import classic
-
-
-@pytest.fixture
-def clean(tmp_path: Path) -> Path:
-    return saved(nothing_to_do(), tmp_path / "clean.onnx")
-
-
-@pytest.fixture
-def folded(tmp_path: Path) -> Path:
-    return saved(conv_bn(), tmp_path / "folded.onnx")
+from tests.builders import classifier, conv_bn, model, node, nothing_to_do, run, samples, saved, weight
+from tests.command import cli
+from tests.places import ROOT
 
 
 def outside(path: Path, **options: object) -> Path:
@@ -52,19 +32,19 @@ def outside(path: Path, **options: object) -> Path:
     return path
 
 
-def test_a_clean_model_passes(clean: Path) -> None:
-    done = cli("check", clean)
+def test_a_clean_model_passes(same: Path) -> None:
+    done = cli("check", same)
     assert (done.code, done.err) == (0, "")
-    assert done.out.splitlines() == [f"{clean}: nothing to do", "1 model: nothing to do"]
+    assert done.out.splitlines() == [f"{same}: nothing to do", "1 model: nothing to do"]
 
 
-def test_a_line_a_model_says_what_and_how_many_macs(tmp_path: Path, clean: Path, folded: Path) -> None:
+def test_a_line_a_model_says_what_and_how_many_macs(tmp_path: Path, same: Path, folded: Path) -> None:
     big = saved(classic.build(), tmp_path / "classic.onnx")
-    before = {path: path.read_bytes() for path in (clean, folded, big)}
-    done = cli("check", clean, folded, big)
+    before = {path: path.read_bytes() for path in (same, folded, big)}
+    done = cli("check", same, folded, big)
     assert (done.code, done.err) == (3, "")
     assert done.out.replace("\u00a0", " ").splitlines() == [
-        f"{clean}: nothing to do",
+        f"{same}: nothing to do",
         f"{folded}: 36.86 k MACs as before, 3 → 2 operators: 1 fold_affine",
         f"{big}: 120.4 M → 12.44 M MACs, 1 → 2 operators: 1 lossless_bottleneck",
         "3 models: 2 could be made cheaper exactly (--fix does it)",
@@ -73,20 +53,20 @@ def test_a_line_a_model_says_what_and_how_many_macs(tmp_path: Path, clean: Path,
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_fix_puts_what_optimize_writes_in_its_place(tmp_path: Path, clean: Path, folded: Path) -> None:
-    original, untouched = conv_bn(), clean.read_bytes()
+def test_fix_puts_what_optimize_writes_in_its_place(tmp_path: Path, same: Path, folded: Path) -> None:
+    original, untouched = conv_bn(), same.read_bytes()
     assert cli("optimize", folded, "-o", tmp_path / "wanted.onnx").code == 0
     folded.chmod(0o640)
-    done = cli("check", "--fix", clean, folded)
+    done = cli("check", "--fix", same, folded)
     assert (done.code, done.err) == (0, "")
     assert f"{folded}: rewritten, 36.86 k MACs as before, 3 → 2 operators: 1 fold_affine" in done.out
     assert done.out.splitlines()[-1] == "2 models: 1 rewritten"
     assert folded.read_bytes() == (tmp_path / "wanted.onnx").read_bytes()
-    assert clean.read_bytes() == untouched
+    assert same.read_bytes() == untouched
     assert folded.stat().st_mode & 0o777 == 0o640
     assert graphopt.verify(original, folded)
-    assert {path.name for path in tmp_path.iterdir()} == {"clean.onnx", "folded.onnx", "wanted.onnx"}
-    again = cli("check", clean, folded)
+    assert {path.name for path in tmp_path.iterdir()} == {"same.onnx", "folded.onnx", "wanted.onnx"}
+    again = cli("check", same, folded)
     assert again.code == 0 and again.out.splitlines()[-1] == "2 models: nothing to do"
 
 
@@ -106,30 +86,30 @@ def test_the_choice_of_rewrites(folded: Path) -> None:
     assert cli("check", folded, "--only", "fold_affine").code == 3
 
 
-def test_a_wrong_name_is_told_once(folded: Path, clean: Path) -> None:
-    done = cli("check", folded, clean, "--only", "fold_afine")
+def test_a_wrong_name_is_told_once(folded: Path, same: Path) -> None:
+    done = cli("check", folded, same, "--only", "fold_afine")
     assert (done.code, done.out) == (2, "")
     assert "did you mean fold_affine?" in done.err and done.err.count("\n") == 1
-    done = cli("check", folded, clean, "--only", "fold_affine,bottleneck")
+    done = cli("check", folded, same, "--only", "fold_affine,bottleneck")
     assert (done.code, done.out) == (2, "")
     assert done.err == "graphopt: --only bottleneck: it is approximate, and check is about exact ones\n"
 
 
-def test_a_model_that_fails_does_not_stop_the_others(tmp_path: Path, folded: Path, clean: Path) -> None:
+def test_a_model_that_fails_does_not_stop_the_others(tmp_path: Path, folded: Path, same: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
-    done = cli("check", tmp_path / "none.onnx", folded, broken, clean)
+    done = cli("check", tmp_path / "none.onnx", folded, broken, same)
     assert done.code == 2
     none, second = done.err.splitlines()
     assert none == f"graphopt: {tmp_path / 'none.onnx'}: no such file"
     assert second.startswith(f"graphopt: {broken}: ")
     assert done.out.splitlines()[-1] == "4 models: 1 could be made cheaper exactly (--fix does it), 2 failed"
-    assert f"{clean}: nothing to do" in done.out
+    assert f"{same}: nothing to do" in done.out
 
 
 @pytest.mark.parametrize("bug", [KeyError("a bug"), GraphOptError("rewrite x failed at y")])
 def test_a_bug_does_not_stop_the_others(
-    bug: Exception, tmp_path: Path, folded: Path, clean: Path, monkeypatch: pytest.MonkeyPatch
+    bug: Exception, tmp_path: Path, folded: Path, same: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     optimize, poor = api.optimize, saved(conv_bn(), tmp_path / "poor.onnx")
 
@@ -139,7 +119,7 @@ def test_a_bug_does_not_stop_the_others(
         return optimize(path, **options)
 
     monkeypatch.setattr(api, "optimize", failing)
-    done = cli("check", poor, "--fix", folded, clean)
+    done = cli("check", poor, "--fix", folded, same)
     assert done.code == 70
     assert done.err.startswith(f"graphopt: {poor}: ") and done.err.count("\n") == 1
     assert done.out.splitlines()[-1] == "3 models: 1 rewritten, 1 failed"
@@ -150,8 +130,8 @@ def test_no_model_is_bad_usage() -> None:
     assert (done.code, done.out) == (2, "")
 
 
-def test_json(folded: Path, clean: Path, tmp_path: Path) -> None:
-    done = cli("check", "--json", folded, clean, tmp_path / "none.onnx")
+def test_json(folded: Path, same: Path, tmp_path: Path) -> None:
+    done = cli("check", "--json", folded, same, tmp_path / "none.onnx")
     found = json.loads(done.out)
     assert (found["schema_version"], found["exit_code"], done.code) == (1, 2, 2)
     first, second, third = found["models"]
@@ -172,12 +152,12 @@ def test_json(folded: Path, clean: Path, tmp_path: Path) -> None:
 def test_fix_of_external_data(tmp_path: Path) -> None:
     path = outside(tmp_path / "model.onnx", location="model.onnx.data")
     feeds = {"x": samples(1)}
-    wanted = run_onnx(path, feeds)[0]
+    wanted = run(path, feeds)[0]
     done = cli("check", "--fix", path)
     assert (done.code, done.err) == (0, "")
     assert {each.name for each in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
     assert "BatchNormalization" not in [n.op_type for n in onnx.load(path).graph.node]
-    np.testing.assert_allclose(run_onnx(path, feeds)[0], wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run(path, feeds)[0], wanted, rtol=1e-4, atol=1e-5)
     assert cli("check", path).code == 0
 
 
@@ -201,14 +181,14 @@ def emptied(tmp_path: Path) -> Path:
     return tmp_path / "m.onnx"
 
 
-def test_fix_removes_data_that_is_not_read_any_more(emptied: Path, clean: Path) -> None:
+def test_fix_removes_data_that_is_not_read_any_more(emptied: Path, same: Path) -> None:
     emptied.with_name("README").write_text("The weights are in m.onnx.data.")
     feeds = {"x": samples(1)}
-    wanted = run_onnx(emptied, feeds)[0]
+    wanted = run(emptied, feeds)[0]
     done = cli("check", "--fix", emptied)
     assert (done.code, done.err) == (0, "") and "note" not in done.out
-    assert {each.name for each in emptied.parent.iterdir()} == {"m.onnx", "clean.onnx", "README"}
-    np.testing.assert_array_equal(run_onnx(emptied, feeds)[0], wanted)
+    assert {each.name for each in emptied.parent.iterdir()} == {"m.onnx", "same.onnx", "README"}
+    np.testing.assert_array_equal(run(emptied, feeds)[0], wanted)
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -216,13 +196,13 @@ def test_fix_leaves_data_that_another_model_reads(emptied: Path, form: str) -> N
     other = emptied.with_name("other.onnx")
     other.write_bytes(emptied.read_bytes())
     feeds = {"x": samples(1)}
-    wanted = run_onnx(other, feeds)[0]
+    wanted = run(other, feeds)[0]
     done = cli("check", "--fix", emptied, *["--json"] * (form == "json"))
     note = f"{emptied}.data is left, as other.onnx reads it too"
     assert (done.code, done.err) == (0, "")
     told = json.loads(done.out)["models"][0]["note"] if form == "json" else done.out.splitlines()[1]
     assert told == (note if form == "json" else f"note: {note}")
-    np.testing.assert_array_equal(run_onnx(other, feeds)[0], wanted)
+    np.testing.assert_array_equal(run(other, feeds)[0], wanted)
     assert {each.name for each in emptied.parent.iterdir()} == {"m.onnx", "other.onnx", "m.onnx.data"}
 
 

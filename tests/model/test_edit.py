@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-import small_models
 from onnx import helper, numpy_helper
-from small_models import conv_bn, info, initializers, node, run_onnx, samples, weight
 
 from graphopt.model import edit
 from graphopt.types import Candidate, Cost, NewNode, Replacement, Site
+from tests import builders
+from tests.builders import conv_bn, info, initializers, node, run, samples, weight
 
 SHAPE = [1, 8, 8, 8]
 
@@ -22,7 +22,7 @@ SHAPE = [1, 8, 8, 8]
 def model(nodes: Sequence[onnx.NodeProto], *given: Any, **options: Any) -> onnx.ModelProto:
     """A model that onnx's checker accepts: its outputs have shapes."""
     outputs = {name: shape or SHAPE for name, shape in options.pop("outputs", {"y": SHAPE}).items()}
-    return small_models.model(nodes, *given, outputs=outputs, **options)
+    return builders.model(nodes, *given, outputs=outputs, **options)
 
 
 def at(*nodes: str, graph: str = "main", rewrite: str = "swap") -> Candidate:
@@ -113,7 +113,7 @@ def test_an_output_that_an_input_takes_the_place_of() -> None:
     assert ops(found.graph) == ["Identity"]
     assert list(found.graph.output) == list(proto.graph.output)
     x = samples(1)
-    np.testing.assert_array_equal(run_onnx(found, {"x": x})[0], x)
+    np.testing.assert_array_equal(run(found, {"x": x})[0], x)
 
 
 def test_an_output_that_another_output_takes_the_place_of() -> None:
@@ -140,7 +140,7 @@ def test_changes_in_a_row_meet() -> None:
         found = applied(chain("Relu", "Abs"), *changes)
         x = np.abs(samples(1)) + 1
         expected = np.log(x) if len(found.graph.node) == 1 else x
-        np.testing.assert_allclose(run_onnx(found, {"x": x})[0], expected, rtol=1e-5)
+        np.testing.assert_allclose(run(found, {"x": x})[0], expected, rtol=1e-5)
 
 
 def test_several_readers_follow() -> None:
@@ -224,9 +224,7 @@ def test_freeze_takes_initializers_off_the_inputs() -> None:
     assert [value.name for value in frozen.graph.input] == ["x"]
     assert set(initializers(frozen)) == set(initializers(proto))
     assert len(network.graph.inputs) == 3
-    np.testing.assert_array_equal(
-        run_onnx(frozen, {"x": samples(1)})[0], run_onnx(proto, {"x": samples(1)})[0]
-    )
+    np.testing.assert_array_equal(run(frozen, {"x": samples(1)})[0], run(proto, {"x": samples(1)})[0])
 
 
 # --- names --------------------------------------------------------------------------------------------------
@@ -290,7 +288,7 @@ def test_an_operator_in_a_branch() -> None:
     assert [tensor.name for tensor in body(found).initializer] == ["conv/w"]
     assert set(initializers(found)) == {"flag", "outer"}
     expected = np.einsum("oi,nihw->nohw", new[:, :, 0, 0], samples(1))
-    np.testing.assert_allclose(run_onnx(found, {"x": samples(1)})[0], expected, atol=1e-5)
+    np.testing.assert_allclose(run(found, {"x": samples(1)})[0], expected, atol=1e-5)
 
 
 def test_fresh_names_in_a_branch_stay_clear_of_the_outer_graph() -> None:
@@ -311,7 +309,7 @@ def test_a_branch_that_reads_a_value_follows_its_replacement() -> None:
     proto = _if([node("Neg", "v0", "t", "neg")])
     proto.graph.node.insert(0, node("Relu", "x", "v0", "n0"))
     found = applied(proto, (at("n0"), swap("v0", "Exp", "x")))
-    np.testing.assert_allclose(run_onnx(found, {"x": samples(1)})[0], -np.exp(samples(1)), rtol=1e-5)
+    np.testing.assert_allclose(run(found, {"x": samples(1)})[0], -np.exp(samples(1)), rtol=1e-5)
 
 
 # --- stamps -------------------------------------------------------------------------------------------------

@@ -18,11 +18,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
-from places import DATA, LIGHT
 
 from graphopt.errors import InputError
 from graphopt.model import io, wire_format
 from graphopt.model.validation import validate
+from tests.builders import info, model, parsed
+from tests.places import DATA, LIGHT
 
 FILES = sorted([*(DATA / "models").glob("*.onnx"), *LIGHT.glob("*.onnx")])
 
@@ -45,11 +46,11 @@ def small_model(seed: int = 0) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "net",
-        [_info("x", [1, 8, "H", 12])],
-        [_info("y", [1, 8, "H", 12])],
+        [info("x", [1, 8, "H", 12])],
+        [info("y", [1, 8, "H", 12])],
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
         doc_string="a graph",
-        value_info=[_info("a", [1, 16, "H", 12]), _info("w1", [16, 8, 3, 3])],
+        value_info=[info("a", [1, 16, "H", 12]), info("w1", [16, 8, 3, 3])],
     )
     graph.initializer.append(numpy_helper.from_array(np.array(True), "flag"))
     graph.initializer[0].doc_string = "the first weight"
@@ -74,11 +75,7 @@ def _branch(op: str) -> onnx.GraphProto:
         helper.make_node("Mul", ["c", f"mean_{op}"], [f"scaled_{op}"]),
         helper.make_node(op, [f"scaled_{op}"], [f"out_{op}"]),
     ]
-    return helper.make_graph(nodes, op, [], [_info(f"out_{op}", None)], [weight])
-
-
-def _info(name: str, shape: Any, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
+    return helper.make_graph(nodes, op, [], [info(f"out_{op}", None)], [weight])
 
 
 def write(proto: onnx.ModelProto, path: Path, *, external: bool = False, **options: Any) -> Path:
@@ -179,11 +176,11 @@ def test_round_trip_keeps_functions_overridable_weights_strings_and_odd_types(tm
             helper.make_node("Fused", ["y", "", "words"], ["z", "", "zz"], domain="other", level=3),
         ],
         "g",
-        [_info("x", [4000]), _info("w", [4000])],
-        [_info("y", [4000])],
+        [info("x", [4000]), info("w", [4000])],
+        [info("y", [4000])],
         weights,
     )
-    domains = [helper.make_opsetid(name, 17 if name == "" else 1) for name in ("", "my", "other")]
+    domains = [helper.make_opsetid("", 17), helper.make_opsetid("my", 1), helper.make_opsetid("other", 1)]
     proto = helper.make_model(graph, opset_imports=domains, functions=[function], ir_version=10)
     path = write(proto, tmp_path / "in.onnx")
     source = io.load(path)
@@ -225,7 +222,7 @@ def test_a_function_that_passes_a_graph_on(tmp_path: Path) -> None:
     call = helper.make_node(
         "Choice", ["x"], ["y"], domain="my", then_branch=_constant(1.0), else_branch=_constant(2.0)
     )
-    graph = helper.make_graph([call], "g", [_info("x", [], TensorProto.BOOL)], [_info("y", [1])])
+    graph = helper.make_graph([call], "g", [info("x", [], np.bool_)], [info("y", [1])])
     opsets.append(helper.make_opsetid("my", 1))
     proto = helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10)
     source = io.load(write(proto, tmp_path / "in.onnx"))
@@ -236,7 +233,7 @@ def test_a_function_that_passes_a_graph_on(tmp_path: Path) -> None:
 
 def _constant(number: float) -> onnx.GraphProto:
     node = helper.make_node("Constant", [], ["k"], value_floats=[number])
-    return helper.make_graph([node], "branch", [], [_info("k", [1])])
+    return helper.make_graph([node], "branch", [], [info("k", [1])])
 
 
 def test_several_graph_fields_are_merged_as_protobuf_does(tmp_path: Path) -> None:
@@ -349,10 +346,7 @@ def test_always_without_large_weights_makes_no_data_file(tmp_path: Path) -> None
 
 
 def tiny() -> onnx.ModelProto:
-    graph = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["y"])], "g", [_info("x", [1])], [_info("y", [1])]
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model(parsed("y = Relu (x)"), inputs={"x": [1]}, outputs={"y": [1]})
 
 
 def test_above_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,7 +374,7 @@ def test_external_constants_and_functions_are_found(tmp_path: Path) -> None:
     body = [constant, helper.make_node("Add", ["a", "k"], ["b"])]
     function = helper.make_function("my", "AddK", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
     graph = helper.make_graph(
-        [constant, helper.make_node("AddK", ["k"], ["y"], domain="my")], "g", [], [_info("y", [2000])]
+        [constant, helper.make_node("AddK", ["k"], ["y"], domain="my")], "g", [], [info("y", [2000])]
     )
     domains = [helper.make_opsetid("", 17), helper.make_opsetid("my", 1)]
     proto = helper.make_model(graph, opset_imports=domains, functions=[function], ir_version=10)
@@ -408,7 +402,7 @@ def test_loading_reads_no_weights(tmp_path: Path) -> None:
     weight.data_location = TensorProto.EXTERNAL
     weight.external_data.add(key="location", value="big.bin")
     graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "w"], ["y"])], "g", [_info("x", [1])], [_info("y", None)], [weight]
+        [helper.make_node("Add", ["x", "w"], ["y"])], "g", [info("x", [1])], [info("y", None)], [weight]
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     path = write(proto, tmp_path / "m.onnx")

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_models import cli, conv_bn, saved
 
 from graphopt import files
 from graphopt.errors import InputError
+from tests.builders import conv_bn, saved
+from tests.command import cli
 
 FULL = "graphopt: standard output: can't be written: No space left on device\n"
 
@@ -90,12 +91,8 @@ def test_no_warning_of_a_library_is_shown(home: Path) -> None:
     saved(proto, home / "m.onnx")
     done = shell("graphopt optimize m.onnx -o out.onnx")
     assert (done.returncode, done.stderr) == (0, "")
-    assert (
-        "Warning"
-        in shell(
-            "python -W default -m graphopt optimize m.onnx -o out.onnx".replace("python", sys.executable)
-        ).stderr
-    )
+    asked = f"{sys.executable} -W default -m graphopt optimize m.onnx -o out.onnx"
+    assert "Warning" in shell(asked).stderr
 
 
 def test_names_that_are_no_text(home: Path) -> None:
@@ -111,6 +108,18 @@ def test_names_that_are_no_text(home: Path) -> None:
 # --- reports and the model: all or none ---------------------------------------------------------------------
 
 
+def refuse(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file of this name can be put in its place."""
+    replace = os.replace
+
+    def refusing(origin: Path, target: Path) -> None:
+        if Path(target).name == name:
+            raise OSError(28, "No space left on device", str(origin), None, str(target))
+        replace(origin, target)
+
+    monkeypatch.setattr(os, "replace", refusing)
+
+
 @pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize("what", ["--report", "--markdown", "--junit"])
 def test_no_model_where_a_report_cant_be_written(
@@ -120,33 +129,17 @@ def test_no_model_where_a_report_cant_be_written(
         Path("out.onnx").write_text("older")
     others = {"--report": "a", "--markdown": "b", "--junit": "c"}
     before = names(home)
-    replace = os.replace
-
-    def refusing(origin: Path, target: Path) -> None:
-        if Path(target).name == others[what]:
-            raise OSError(28, "No space left on device", str(origin), None, str(target))
-        replace(origin, target)
-
-    monkeypatch.setattr(os, "replace", refusing)
+    refuse(others[what], monkeypatch)
     done = cli("optimize", "m.onnx", "-o", "out.onnx", *(part for pair in others.items() for part in pair))
-    assert (done.code, done.err) == (
-        2,
-        f"graphopt: {others[what]}: can't be written: No space left on device\n",
-    )
+    done.one_line(f"graphopt: {others[what]}: can't be written: No space left on device\n")
+    assert done.code == 2
     assert names(home) == before
     assert not older or Path("out.onnx").read_text() == "older"
 
 
 def test_a_recipes_report_that_cant_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("recipe.toml").write_text('[[models]]\nmodel = "m.onnx"\nout = "out.onnx"\nreport = "r.json"\n')
-    replace = os.replace
-
-    def refusing(origin: Path, target: Path) -> None:
-        if Path(target).name == "r.json":
-            raise OSError(28, "No space left on device", str(origin), None, str(target))
-        replace(origin, target)
-
-    monkeypatch.setattr(os, "replace", refusing)
+    refuse("r.json", monkeypatch)
     done = cli("run", "recipe.toml", "--json")
     (outcome,) = json.loads(done.out)["models"]
     assert (done.code, outcome["exit_code"], outcome["out"], outcome["report"]) == (2, 2, None, None)
@@ -177,11 +170,12 @@ SLOW = """
 import signal, sys, time
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so
-import graphopt.__main__ as command, graphopt.model.io as files
+import graphopt.__main__ as command
+from graphopt.model import wire_format
 def slow(*arguments):
     print("writing", flush=True)
     time.sleep(60)
-files._write = slow
+wire_format.write = slow
 command.run()
 """
 
@@ -243,8 +237,5 @@ def test_a_report_never_replaces_its_recipe(home: Path, command: tuple[str, ...]
     recipe.write_text('[[models]]\nmodel = "m.onnx"\nout = "out.onnx"\n')
     before = recipe.read_bytes()
     done = cli(*command, "recipe.toml", "--report", "recipe.toml")
-    assert (done.code, done.err) == (
-        2,
-        "graphopt: recipe.toml: is the input recipe.toml; name another output\n",
-    )
+    done.refused("graphopt: recipe.toml: is the input recipe.toml; name another output\n")
     assert recipe.read_bytes() == before and names(home) == {"m.onnx", "recipe.toml"}

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from places import MODELS
-from small_models import classifier, cli, samples, saved
 
 import graphopt
 from graphopt import BudgetError, InputError, types
@@ -25,7 +23,9 @@ from graphopt.runtime import operator_times, session
 from graphopt.runtime.latency import Timing
 from graphopt.runtime.operator_times import Stopwatch
 from graphopt.types import Candidate
-from tests.builders import Net
+from tests.builders import Net, classifier, samples, saved
+from tests.command import cli
+from tests.places import MODELS
 
 RESNET, INPUTS = MODELS / "resnet-digits.onnx", MODELS / "digits-calibration.npz"
 
@@ -349,8 +349,7 @@ def two_layers(site: Any) -> onnx.ModelProto:
     """A layer, and one behind a Relu whose inputs change when the first is compressed."""
     net = Net()
     x = net.input([None, 16, 9, 8])
-    y = net.op("Relu", site(net, x))
-    net.channels[y] = 24
+    y = net.op("Relu", site(net, x), channels=24)
     return net.model(net.conv(y, 16, pads=[1] * 4))
 
 
@@ -393,8 +392,7 @@ def test_from_few_inputs_the_error_is_predicted_as_it_is_measured() -> None:
 def test_pointwise_operators_become_two_thinner_ones() -> None:
     net = Net()
     x = net.input([None, 32, 6, 6])
-    y = net.op("Relu", net.conv(x, 32, (1, 1)))
-    net.channels[y] = 32
+    y = net.op("Relu", net.conv(x, 32, (1, 1)), channels=32)
     y = net.op("Flatten", net.op("GlobalAveragePool", net.conv(y, 48, (1, 1))))
     bias = net.const(np.ones(40, np.float32))
     y = net.op("Relu", net.op("Gemm", y, net.const(net.weights(40, 48)), bias, transB=1))

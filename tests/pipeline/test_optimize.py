@@ -13,30 +13,27 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper
-from small_models import (
+
+import graphopt
+from graphopt.analysis.snapshot import Analysis
+from graphopt.errors import BudgetError, GraphOptError, InputError
+from graphopt.numerics.lowrank.moments import Moments
+from graphopt.rewrites import registry
+from graphopt.types import Candidate, Cost, Exactness, NewNode, Rejection, Replacement, Site
+from tests.builders import (
     classifier,
-    cli,
     conv_bn,
     info,
     initializers,
     model,
     node,
     nothing_to_do,
-    run_onnx,
+    run,
     samples,
     saved,
     weight,
 )
-
-import graphopt
-from graphopt.analysis.snapshot import Analysis
-from graphopt.errors import BudgetError, GraphOptError, InputError
-from graphopt.numerics.lowrank.moments import Moments
-from graphopt.pipeline import exact_rounds
-from graphopt.rewrites import registry
-from graphopt.types import Candidate, Cost, Exactness, NewNode, Rejection, Replacement, Site
-from graphopt.verification import equivalence
-from graphopt.verification.verdict import Verdict, Verification
+from tests.command import cli
 
 Statistics = Mapping[str, Moments]
 
@@ -193,9 +190,7 @@ def test_a_wrong_rewrite_is_dropped_and_the_rest_is_kept() -> None:
     for reason in declined.values():
         assert reason.startswith("failed verification: relative difference")
     x = {"x": samples(1)}
-    np.testing.assert_allclose(
-        run_onnx(ir.to_proto(result.model), x)[0], run_onnx(proto, x)[0], atol=1e-4, rtol=1e-4
-    )
+    np.testing.assert_allclose(run(ir.to_proto(result.model), x)[0], run(proto, x)[0], atol=1e-4, rtol=1e-4)
 
 
 def test_one_site_of_a_rewrite_is_dropped_and_another_is_kept() -> None:
@@ -225,18 +220,13 @@ def test_a_rewrite_that_fools_its_region_is_found_and_dropped() -> None:
     assert dropped.rewrite == "swap" and "with it the whole model differs" in dropped.reason
 
 
-def never_equal(*arguments: object) -> Verification:
-    return Verification((Verdict("model", "y", False, 1.0, 1.0, 0.0, 1e-4, 1),))
-
-
+@pytest.mark.usefixtures("differing")
 def test_the_command_when_no_single_change_is_guilty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclass(frozen=True)
     class Max(Swap):
         op: str = "Max"
 
     monkeypatch.setattr(registry, "BUILTIN", (Max,))
-    monkeypatch.setattr(exact_rounds, "_first_failing", lambda count, passes: None)
-    monkeypatch.setattr(equivalence.Reference, "check", never_equal)
     path, out = saved(large(nothing_to_do()), tmp_path / "m.onnx"), tmp_path / "out.onnx"
     out.write_bytes(b"older")
     done = cli("optimize", path, "-o", out, "--report", tmp_path / "report.json")
@@ -277,7 +267,6 @@ def test_a_rewrite_that_raises_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(GraphOptError, match="rewrite failing failed to match"):
         graphopt.scan(conv_bn(), rewrites=[Failing(in_match=True)])
     monkeypatch.setattr(registry, "BUILTIN", (Failing,))
-    monkeypatch.delenv("GRAPHOPT_TRACEBACK", raising=False)
     path = saved(conv_bn(), tmp_path / "m.onnx")
     done = cli("optimize", path, "-o", tmp_path / "out.onnx")
     assert (done.code, done.err.count("\n")) == (70, 1)

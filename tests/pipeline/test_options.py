@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_models import classifier, samples
 
 import graphopt
 from graphopt import InputError
@@ -17,6 +16,7 @@ from graphopt.cli.app import typer_app
 from graphopt.jobs.task import Task
 from graphopt.pipeline.option_table import RUN, TABLE
 from graphopt.pipeline.options import Options
+from tests.builders import classifier, samples
 
 FUNCTIONS = (graphopt.scan, graphopt.optimize, graphopt.sweep, graphopt.verify, graphopt.bench, graphopt.diff)
 OPTIONS = {option.name for option in RUN}

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import onnx
 import pytest
-from small_models import classifier, cli, conv_bn, model, node, nothing_to_do, samples, saved, weight
 
 import graphopt
-from graphopt.pipeline import exact_rounds
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
-from graphopt.verification import equivalence
-from graphopt.verification.verdict import Verdict, Verification
+from tests.builders import classifier, conv_bn, model, node, nothing_to_do, samples, saved, weight
+from tests.command import cli
 
 
 def judged(document: Mapping[str, object], key: str) -> Mapping[str, object]:
@@ -67,9 +65,7 @@ def test_spaces_do_not_matter() -> None:
 def test_what_is_no_gate_is_refused_with_a_suggestion(
     scores: Path, tmp_path: Path, text: str, hint: str
 ) -> None:
-    done = cli("optimize", scores, "-o", tmp_path / "out.onnx", "--require", text)
-    assert (done.code, done.out) == (2, "")
-    assert hint in done.err and f"--require {text}" in done.err and done.err.count("\n") == 1
+    cli("optimize", scores, "-o", tmp_path / "out.onnx", "--require", text).refused(hint, f"--require {text}")
     assert not (tmp_path / "out.onnx").exists()
 
 
@@ -287,14 +283,10 @@ def test_an_expanding_rewrite_is_judged_too(tmp_path: Path) -> None:
         graphopt.optimize(path, require=["macs<=1"], **options)
 
 
-def test_nothing_passes_where_verification_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never_equal(*arguments: object) -> Verification:
-        return Verification((Verdict("model", "y", False, 1.0, 1.0, 0.0, 1e-4, 1),))
-
-    monkeypatch.setattr(exact_rounds, "_first_failing", lambda count, passes: None)
-    monkeypatch.setattr(equivalence.Reference, "check", never_equal)
+@pytest.mark.usefixtures("differing")
+def test_nothing_passes_where_verification_fails(folded: Path) -> None:
     with pytest.raises(graphopt.VerificationError) as failure:
-        graphopt.optimize(saved(conv_bn(), tmp_path / "m.onnx"), require=["macs<=1", "latency<=9"])
+        graphopt.optimize(folded, require=["macs<=1", "latency<=9"])
     outcome = [(item.figure, item.passed) for item in failure.value.result.report.gates]
     assert outcome == [("not measured", False)] * 2
 

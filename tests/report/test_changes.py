@@ -7,11 +7,11 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import batch_norm, bn_inputs, classifier, conv_bn, model, node, nothing_to_do, weight
 
 import graphopt
 from graphopt.report.page.changes import MOST_NEIGHBOURS, DrawnChange, DrawnOperator, Piece, regions
 from graphopt.report.page.drawing import BOX, layout
+from tests.builders import batch_norm, bn_inputs, classifier, conv_bn, model, node, nothing_to_do, weight
 
 
 def found(proto: onnx.ModelProto, **options: object) -> tuple[DrawnChange, ...]:

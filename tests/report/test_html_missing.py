@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_models import cli, conv_bn, saved
 
 import graphopt
 from graphopt import api
 from graphopt.report import html
+from tests.builders import conv_bn, saved
+from tests.command import cli
 
 
 @pytest.mark.parametrize("library", ["jinja2", "vl_convert"])

@@ -11,11 +11,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from small_models import (
+
+import graphopt
+from graphopt.report import json as documents
+from graphopt.verification.verdict import Verdict, Verification
+from tests.builders import (
     batch_norm,
     bn_inputs,
     classifier,
-    cli,
     conv_bn,
     info,
     model,
@@ -24,10 +27,7 @@ from small_models import (
     saved,
     weight,
 )
-
-import graphopt
-from graphopt.report import json as documents
-from graphopt.verification.verdict import Verdict, Verification
+from tests.command import cli
 
 NUMBER = (int, float)
 TOTALS = {"macs": int, "flops": int, "params": int, "weight_bytes": int, "nodes": int}

@@ -7,16 +7,12 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
-import onnx
 import pytest
-from small_models import classifier, cli, conv_bn, nothing_to_do, samples, saved
 
 import graphopt
-from graphopt.pipeline import exact_rounds
 from graphopt.report import junit
-from graphopt.verification import equivalence
-from graphopt.verification.verdict import Verdict, Verification
+from tests.builders import classifier, conv_bn, saved
+from tests.command import cli
 
 COUNT = re.compile(r"\d+")
 SECONDS = re.compile(r"\d+\.\d{3}")
@@ -64,22 +60,19 @@ def group(suite: ElementTree.Element, name: str) -> dict[str, str | None]:
     return found
 
 
-def never_equal(*arguments: object) -> Verification:
-    return Verification((Verdict("model", "y", False, 1.0, 1.0, 0.0, 1e-4, 1),))
+def suite_of(path: Path, *options: object, code: int = 0) -> ElementTree.Element:
+    """The suite that the command writes of a model."""
+    out = path.with_name("out.onnx")
+    done = cli("optimize", path, "-o", out, "--junit", path.with_name("r.xml"), *options)
+    assert done.code == code, done.err
+    return parsed(path.with_name("r.xml").read_text("utf-8"))
 
 
-def test_a_case_for_each_check_key_and_gate(tmp_path: Path) -> None:
-    np.save(tmp_path / "inputs.npy", samples(16))
-    path, out = saved(classifier(), tmp_path / "my.model.onnx"), tmp_path / "out.onnx"
-    done = cli(
-        *("optimize", path, "-o", out, "--budget", "macs=0.6", "--calibration", tmp_path / "inputs.npy"),
-        *("--require", "sqnr>=1", "--report", tmp_path / "r.json", "--junit", tmp_path / "r.xml"),
-    )
-    assert done.code == 0, done.err
-    suite, document = (
-        parsed((tmp_path / "r.xml").read_text("utf-8")),
-        json.loads((tmp_path / "r.json").read_text()),
-    )
+def test_a_case_for_each_check_key_and_gate(tmp_path: Path, inputs: Path) -> None:
+    path = saved(classifier(), tmp_path / "my.model.onnx")
+    budget = ("--budget", "macs=0.6", "--calibration", inputs, "--require", "sqnr>=1")
+    suite = suite_of(path, *budget, "--report", tmp_path / "r.json")
+    document = json.loads((tmp_path / "r.json").read_text())
     assert suite.get("name") == "graphopt optimize my.model.onnx" and suite.get("failures") == "0"
     checks = group(suite, "verification")
     assert len(checks) == len(document["verification"]["checks"])
@@ -102,15 +95,9 @@ def test_a_case_for_each_check_key_and_gate(tmp_path: Path) -> None:
     assert not any(name and name.startswith("metric") for name in properties)
 
 
-def test_what_fails_says_by_how_much(tmp_path: Path) -> None:
-    path = saved(classifier(), tmp_path / "m.onnx")
-    done = cli(
-        *("optimize", path, "-o", tmp_path / "out.onnx", "--budget", "params=0.001"),
-        *("--require", "macs<=0.001", "--require", "params<=1"),
-        *("--report", tmp_path / "r.json", "--junit", tmp_path / "r.xml"),
-    )
-    assert done.code == 3
-    suite = parsed((tmp_path / "r.xml").read_text("utf-8"))
+def test_what_fails_says_by_how_much(scores: Path, tmp_path: Path) -> None:
+    asked = ("--budget", "params=0.001", "--require", "macs<=0.001", "--require", "params<=1")
+    suite = suite_of(scores, *asked, "--report", tmp_path / "r.json", code=3)
     document = json.loads((tmp_path / "r.json").read_text())
     macs, params = (document["gates"][n]["measured"] for n in (0, 1))
     assert group(suite, "gate") == {
@@ -121,27 +108,17 @@ def test_what_fails_says_by_how_much(tmp_path: Path) -> None:
     assert suite.get("failures") == "2"
 
 
-def test_a_failed_verification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact_rounds, "_first_failing", lambda count, passes: None)
-    monkeypatch.setattr(equivalence.Reference, "check", never_equal)
-    path = saved(conv_bn(), tmp_path / "m.onnx")
-    done = cli(
-        *("optimize", path, "-o", tmp_path / "out.onnx", "--junit", tmp_path / "r.xml"),
-        *("--require", "latency<=1"),
-    )
-    assert done.code == 1
-    suite = parsed((tmp_path / "r.xml").read_text("utf-8"))
-    assert group(suite, "verification")["model: y"] == "relative difference 1.0e+00, allowed 1.0e-04"
+@pytest.mark.usefixtures("differing")
+def test_a_failed_verification(folded: Path) -> None:
+    suite = suite_of(folded, "--require", "latency<=1", code=1)
+    assert group(suite, "verification")["model: a|b"] == "relative difference 1.0e+00, allowed 1.0e-04"
     assert group(suite, "gate") == {"latency<=1": "latency is not measured; asked for: latency<=1"}
 
 
-def test_there_is_always_a_case(tmp_path: Path) -> None:
+def test_there_is_always_a_case(same: Path) -> None:
     """Jenkins takes a file without any for an error."""
-    path = saved(nothing_to_do(), tmp_path / "m.onnx")
-    assert cli("optimize", path, "--dry-run", "--junit", tmp_path / "r.xml").code == 0
-    suite = parsed((tmp_path / "r.xml").read_text("utf-8"))
-    assert group(suite, "run") == {"optimize": None}
-    result = graphopt.optimize(path)
+    assert group(suite_of(same, "--dry-run"), "run") == {"optimize": None}
+    result = graphopt.optimize(same)
     assert group(parsed(junit.report(result.report, "no room")), "run") == {"optimize": "no room"}
 
 
@@ -160,10 +137,8 @@ def test_there_is_always_a_case(tmp_path: Path) -> None:
 def test_a_name_is_text(name: str, shown: str, tmp_path: Path) -> None:
     proto = conv_bn()
     proto.graph.node[0].name = name
-    onnx.save(proto, tmp_path / "m.onnx")
-    done = cli("optimize", tmp_path / "m.onnx", "--dry-run", "--junit", tmp_path / "r.xml")
-    assert done.code == 0, done.err
-    assert f"region {shown}: n" in group(parsed((tmp_path / "r.xml").read_text("utf-8")), "verification")
+    suite = suite_of(saved(proto, tmp_path / "m.onnx"), "--dry-run")
+    assert f"region {shown}: n" in group(suite, "verification")
 
 
 def test_a_files_name_that_is_no_text(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 import pytest
-from builders import Net, check, low_rank, make_feeds
 from onnx import TensorProto
-from places import SHARED
 
 import graphopt
 from graphopt.rewrites import registry
+from tests.builders import Net, check, low_rank, make_feeds
+from tests.places import SHARED
 
 Case: TypeAlias = tuple[onnx.ModelProto, int | None]
 """A model, and the MACs that have to be left at the sizes of the feeds; None where they stay as they are."""
@@ -94,8 +94,7 @@ def bias_at_a_border_of_open_size() -> Case:
 def split_behind_a_wide_one() -> Case:
     net = Net(13)
     y = net.conv(image(net), 60, (1, 1))
-    first = named(net, net.op("Split", y, net.const(np.array([20, 40])), axis=1, outputs=2), 20)
-    second = named(net, f"{first}_1", 40)
+    first, second = net.split(y, 20, 40)
     return net.model(net.conv(first, 3, (1, 1)), net.conv(second, 4, bias=False)), (12 * 72 + 144 * 42)
 
 
@@ -434,20 +433,15 @@ def custom_operator() -> Case:
 def body_that_captures() -> Case:
     """Channels that the outer graph ignores are read in a branch; weights are shared with the other one."""
     net = Net(13)
-    x, choice = net.input([1, 4, 8, 8]), net.input([], "choice", TensorProto.BOOL)
+    x = net.input([1, 4, 8, 8])
     shared = net.const(net.weights(12, 4, 1, 1), "shared")
     y = relu(net, net.bn(net.conv(x, 12, weight=shared)))
     weight = net.weights(4, 12, 1, 1)
     weight[:, :6] = 0
-    then, other = Net(13), Net(13, seed=5)
-    then.number_from(100)
-    other.number_from(200)
-    other.channels[x] = 4
-    bodies = [
-        then.body("then", [then.op("ReduceMean", y, axes=[1])]),
-        other.body("else", [other.op("ReduceMax", other.bn(other.conv(x, 12, weight="shared")), axes=[1])]),
-    ]
-    branch = net.op("If", choice, then_branch=bodies[0], else_branch=bodies[1])
+    branch = net.choose(
+        lambda then: then.op("ReduceMean", y, axes=[1]),
+        lambda other: other.op("ReduceMax", other.bn(other.conv(x, 12, weight=shared)), axes=[1]),
+    )
     return net.model(branch, net.conv(y, 4, weight=weight)), None
 
 
@@ -455,8 +449,7 @@ def body_that_captures() -> Case:
 def statistics_of_the_batch() -> Case:
     net = Net(15)
     y = net.bn(net.conv(net.input([2, 4, 8, 8]), 4, (1, 1)), training_mode=1)
-    node = net.nodes[-1]
-    node.output.extend(["mean", "variance"])
+    net.nodes[-1].output.extend(["mean", "variance"])
     return net.model(y), None
 
 

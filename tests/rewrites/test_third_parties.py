@@ -10,12 +10,12 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from places import ROOT
-from small_models import conv_bn, model, node, saved
 
 import graphopt
 from graphopt.rewrites import registry
 from graphopt.rewrites.collapsing.collapse import Collapse
+from tests.builders import conv_bn, model, node, saved
+from tests.places import ROOT
 
 PROJECT = """
 [build-system]

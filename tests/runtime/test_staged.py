@@ -6,14 +6,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from small_models import classifier, run_onnx, samples
 
 from graphopt.analysis.linear import Form
 from graphopt.rewrites.builder import Builder
 from graphopt.runtime.program import Program
 from graphopt.runtime.spill import Store
 from graphopt.runtime.staged import StagedRun
-from tests.builders import Net
+from tests.builders import Net, classifier, run, samples
 
 
 def chain() -> onnx.ModelProto:
@@ -31,7 +30,7 @@ def inner(proto: onnx.ModelProto, x: np.ndarray) -> dict[str, np.ndarray]:
     seen = onnx.ModelProto.FromString(proto.SerializeToString())
     del seen.graph.output[:]
     seen.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    return dict(zip(names, run_onnx(seen, {proto.graph.input[0].name: x}), strict=True))
+    return dict(zip(names, run(seen, {proto.graph.input[0].name: x}), strict=True))
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 0], ids=["in memory", "in files"])
@@ -86,7 +85,7 @@ def test_two_walks_side_by_side() -> None:
     for tensor in alone.graph.initializer:
         if len(own.input) > 2 and tensor.name == own.input[2]:
             tensor.CopyFrom(onnx.numpy_helper.from_array(bias, tensor.name))
-    (expected,) = run_onnx(alone, {alone.graph.input[0].name: x})
+    (expected,) = run(alone, {alone.graph.input[0].name: x})
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 

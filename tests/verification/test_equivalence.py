@@ -10,7 +10,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
-from small_models import batch_norm, bn_inputs, classifier, conv_bn, info, model, node, samples, weight
 
 import graphopt
 from graphopt.analysis.snapshot import Analysis
@@ -22,6 +21,7 @@ from graphopt.runtime import subgraph
 from graphopt.types import Candidate, Cost, NewNode, Replacement, Site
 from graphopt.verification import equivalence, regions
 from graphopt.verification.difference import Difference, agreement, is_class_scores
+from tests.builders import batch_norm, bn_inputs, classifier, conv_bn, info, model, node, samples, weight
 
 
 def difference(a: Any, b: Any) -> Difference:

@@ -66,6 +66,11 @@ class Linear:
         return self.form.group
 
     @property
+    def flops(self) -> int | None:
+        """Floating-point operations: 2 × MACs."""
+        return None if self.macs is None else 2 * self.macs
+
+    @property
     def pointwise(self) -> bool:
         """Whether each output position reads one input position."""
         return all(k == 1 for k in self.kernel)

@@ -18,13 +18,8 @@ def bench(*, reference: Path, candidate: Path, json: bool, quiet: bool, **asked:
     Example: graphopt bench model.onnx smaller.onnx
     """
     from graphopt import api
-    from graphopt.report import json as documents
-    from graphopt.report import text
 
     with shown(quiet=quiet, json=json):
         found = api.bench(reference, candidate, **asked)
-    if json:
-        common.emit(documents.dumps(documents.timing(found)))
-    else:
-        text.timing(found)
+    common.tell("timing", found, json=json)
     return 0

@@ -9,7 +9,7 @@ import typer
 
 from graphopt.cli import common
 from graphopt.cli.progress import shown
-from graphopt.errors import InputError, StoppedError
+from graphopt.errors import InputError, StoppedError, gravest
 from graphopt.files import show
 
 
@@ -33,7 +33,6 @@ def check(
     """
     only = asked.get("only", ())
     from graphopt.jobs import check as checking
-    from graphopt.report import json as documents
     from graphopt.report import text
     from graphopt.report.results import Checked
     from graphopt.rewrites import registry as catalogue
@@ -61,9 +60,5 @@ def check(
             text.checked(each)
         if each.error:
             common.complain(each.error)
-    code = checking.exit_code(found)
-    if json:
-        common.emit(documents.dumps(documents.check(found, code)))
-    else:
-        text.check(found)
-    return code
+    common.tell("check", found, json=json)
+    return gravest(each.exit_code for each in found)

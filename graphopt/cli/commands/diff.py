@@ -19,13 +19,8 @@ def diff(*, before: Path, after: Path, json: bool, quiet: bool, **asked: Any) ->
     Example: graphopt diff model.onnx smaller.onnx
     """
     from graphopt import api
-    from graphopt.report import json as documents
-    from graphopt.report import text
 
     with shown(quiet=quiet, json=json):
         found = api.diff(before, after, **asked)
-    if json:
-        common.emit(documents.dumps(documents.diff(found)))
-    else:
-        text.diff(found)
+    common.tell("diff", found, json=json)
     return 0

@@ -44,12 +44,12 @@ def optimize(
         done = perform(task)
     with written(task, done) as made:
         if json:
-            common.emit(done.document)
+            common.emit(done.face("report"))
         else:
             from graphopt.report import text
 
             text.report(done.result.report, made, report)
-        common.summarise(lambda: done.markdown)
+        common.summarise(lambda: done.face("markdown"))
     if done.error is not None:
         raise done.error
     return 0

@@ -35,9 +35,7 @@ def provenance(
     from graphopt import progress
     from graphopt.errors import VerificationError
     from graphopt.model import io
-    from graphopt.report import json as documents
     from graphopt.report import provenance as records
-    from graphopt.report import text
 
     found = records.read(io.metadata(model), show(model))
     run = None
@@ -45,10 +43,7 @@ def provenance(
         with shown(quiet=quiet, json=json), progress.step("read"):
             original = io.load(input_)
             run = records.which(found, original.sha256, original.data_sha256)
-    if json:
-        common.emit(documents.dumps(documents.provenance(found)))
-    else:
-        text.provenance(model, found, input_, run)
+    common.tell("provenance", found, model, input_, run, json=json)
     if input_ is not None and run is None:
         raise VerificationError(f"{show(model)}: no run recorded in it read {show(input_)}")
     return 0

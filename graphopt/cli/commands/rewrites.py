@@ -11,13 +11,8 @@ def rewrites(*, json: bool) -> int:
 
     Example: graphopt rewrites
     """
-    from graphopt.report import json as documents
-    from graphopt.report import text
     from graphopt.rewrites import registry as catalogue
 
     available = list(catalogue.registry().values())
-    if json:
-        common.emit(documents.dumps(documents.rewrites(available)))
-    else:
-        text.rewrites(available)
+    common.tell("rewrites", available, json=json)
     return 0

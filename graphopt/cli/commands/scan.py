@@ -16,13 +16,8 @@ def scan(*, model: Path, json: bool, quiet: bool, **asked: Any) -> int:
     Example: graphopt scan model.onnx
     """
     from graphopt import api
-    from graphopt.report import json as documents
-    from graphopt.report import text
 
     with shown(quiet=quiet, json=json):
         found = api.scan(model, **asked)
-    if json:
-        common.emit(documents.dumps(documents.scan(found)))
-    else:
-        text.scan(found)
+    common.tell("scan", found, json=json)
     return 0

@@ -39,8 +39,6 @@ def sweep(
     read = Task(model=model, calibration=calibration, preprocess=preprocess, metric=metric, html=html)
     check_files([read])
     from graphopt import api
-    from graphopt.report import json as documents
-    from graphopt.report import text
 
     with shown(quiet=quiet, json=json):
         found = api.sweep(model, inputs, metric=metric, **asked)
@@ -48,8 +46,5 @@ def sweep(
         from graphopt.report import html as pages
 
         write_text(html, pages.sweep(found))
-    if json:
-        common.emit(documents.dumps(documents.sweep(found)))
-    else:
-        text.sweep(found)
+    common.tell("sweep", found, json=json)
     return 0

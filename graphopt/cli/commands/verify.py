@@ -28,13 +28,8 @@ def verify(
     Example: graphopt verify model.onnx smaller.onnx --calibration inputs.npz --budget agreement=0.98
     """
     from graphopt import api
-    from graphopt.report import json as documents
-    from graphopt.report import text
 
     with shown(quiet=quiet, json=json):
         found = api.verify(reference, candidate, given_inputs(calibration, preprocess), **asked)
-    if json:
-        common.emit(documents.dumps(documents.verification(found)))
-    else:
-        text.verification(found)
+    common.tell("verification", found, json=json)
     return 0 if found else 1

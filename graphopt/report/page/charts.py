@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-Row: TypeAlias = Mapping[str, object]
+Mark: TypeAlias = Mapping[str, object]
+"""Where a mark of a chart stands, what it is a part of, and the text of its tooltip."""
 Spec: TypeAlias = dict[str, Any]
 
 WIDE, NARROW = 950, 280
@@ -45,7 +46,7 @@ def _svg(spec: Spec) -> str:
     return text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
 
 
-def layers(rows: Sequence[Row], narrow: bool = False) -> str:
+def layers(rows: Sequence[Mark], narrow: bool = False) -> str:
     """A column a layer: what is left of its MACs, and what was cut.
 
     Args:
@@ -145,7 +146,7 @@ def spectrum(values: Sequence[float], rank: int) -> str:
     )
 
 
-def tradeoff(rows: Sequence[Row], quality: str, unit: str, narrow: bool = False) -> str:
+def tradeoff(rows: Sequence[Mark], quality: str, unit: str, narrow: bool = False) -> str:
     """Quality over cost, a point a network; the one that became the result stands out.
 
     Args:

@@ -1,12 +1,9 @@
-"""What the pages share: how much they show, and what they say of a model and of options."""
+"""What the pages share: how much they show, and what they say of options."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
-
-from graphopt.model.io import Source
-from graphopt.report.wording import model_name
 
 Facts: TypeAlias = dict[str, Any]
 
@@ -17,16 +14,6 @@ MOST_ROWS = 2000
 def limited(items: Sequence[Any], most: int) -> tuple[Sequence[Any], int]:
     """The first of some, and how many are left out."""
     return items[:most], max(len(items) - most, 0)
-
-
-def model(source: Source) -> Facts:
-    """What the head of a page says of the input."""
-    return {
-        "name": model_name(source),
-        "sha256": source.sha256,
-        "bytes": source.bytes,
-        "opset": source.model.opset_imports.get(""),
-    }
 
 
 def options(options: Mapping[str, object]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from graphopt.calibration.inputs import ALL_PARTS, SMALL_SAMPLE
 from graphopt.report.page.common import Facts
@@ -47,7 +48,16 @@ def judged(data: Report) -> list[Facts]:
     ]
 
 
-def cards(data: Report) -> list[Facts]:
+class Card(NamedTuple):
+    """A headline figure."""
+
+    name: str
+    value: str
+    change: str
+    note: str = ""
+
+
+def cards(data: Report) -> list[Card]:
     """The headline figures."""
     before, after = data.before, data.after
     cards = [
@@ -60,38 +70,20 @@ def cards(data: Report) -> list[Facts]:
     if data.quality is not None:
         cards.append(_quality(data.quality))
     if data.metric is not None:
-        metric = data.metric
-        cards.append(
-            {
-                "name": metric.name,
-                "value": f"{metric.after:.4g}",
-                "change": f"{metric.before:.4g} → {metric.after:.4g}",
-                "note": "your own measure",
-            }
-        )
+        old, new = f"{data.metric.before:.4g}", f"{data.metric.after:.4g}"
+        cards.append(Card(data.metric.name, new, f"{old} → {new}", "your own measure"))
     if data.checks:
-        cards.append(
-            {
-                "name": "Verification",
-                "value": "passed" if data.passed else "failed",
-                "change": f"{numbered(len(data.checks), 'comparison')} in onnxruntime",
-                "note": largest(data.checks),
-            }
-        )
+        run = f"{numbered(len(data.checks), 'comparison')} in onnxruntime"
+        cards.append(Card("Verification", "passed" if data.passed else "failed", run, largest(data.checks)))
     return cards
 
 
 def _card(
     name: str, before: int | None, after: int | None, *, note: str = "", write: Callable[[float], str] = count
-) -> Facts:
+) -> Card:
     if before is None or after is None:
-        return {"name": name, "value": "?", "change": "a size is unknown", "note": ""}
-    return {
-        "name": name,
-        "value": _change(before, after),
-        "change": f"{write(before)} → {write(after)}",
-        "note": note,
-    }
+        return Card(name, "?", "a size is unknown")
+    return Card(name, _change(before, after), f"{write(before)} → {write(after)}", note)
 
 
 def _change(before: float, after: float) -> str:
@@ -104,33 +96,23 @@ def _change(before: float, after: float) -> str:
     return f"{'+' if part > 0 else '−'}{abs(part) * 100:.3g} %"
 
 
-def _latency(timing: Timing | None) -> Facts:
+def _latency(timing: Timing | None) -> Card:
     if timing is None:
-        return {
-            "name": "Latency",
-            "value": "not measured",
-            "change": "graphopt bench measures it",
-            "note": "MACs are not time",
-        }
+        return Card("Latency", "not measured", "graphopt bench measures it", "MACs are not time")
     low, high = timing.spread
-    threads = numbered(timing.threads, "thread")
-    return {
-        "name": "Latency",
-        "value": f"{timing.speedup:.2f} × as fast" if timing.clear else "no clear difference",
-        "change": f"{timing.reference_ms:.3f} → {timing.candidate_ms:.3f} ms, {threads}",
-        "note": f"median of {timing.repeat} pairs, 10–90 %: {low:.2f}–{high:.2f}",
-    }
+    return Card(
+        "Latency",
+        f"{timing.speedup:.2f} × as fast" if timing.clear else "no clear difference",
+        f"{timing.reference_ms:.3f} → {timing.candidate_ms:.3f} ms, {numbered(timing.threads, 'thread')}",
+        f"median of {timing.repeat} pairs, 10–90 %: {low:.2f}–{high:.2f}",
+    )
 
 
-def _quality(quality: Quality) -> Facts:
+def _quality(quality: Quality) -> Card:
     few = "; few, so uncertain" if quality.samples < SMALL_SAMPLE else ""
     inputs = f"on {quality.samples} held-out inputs (1 in {ALL_PARTS}){few}"
     if quality.agreement is None or quality.interval is None:
-        return {"name": "Quality", "value": decibels(quality.sqnr), "change": "SQNR", "note": inputs}
+        return Card("Quality", decibels(quality.sqnr), "SQNR", inputs)
     low, high = quality.interval
-    return {
-        "name": "Quality",
-        "value": f"{quality.agreement:.2%} agreement",
-        "change": f"95 % interval {low:.1%} to {high:.1%}; SQNR {decibels(quality.sqnr)}",
-        "note": inputs,
-    }
+    interval = f"95 % interval {low:.1%} to {high:.1%}; SQNR {decibels(quality.sqnr)}"
+    return Card("Quality", f"{quality.agreement:.2%} agreement", interval, inputs)

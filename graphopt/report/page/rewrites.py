@@ -1,4 +1,4 @@
-"""Every rewrite of a run, and every comparison that verified it, as the rows of tables."""
+"""Every rewrite of a run, as the rows of a table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from graphopt.report.page.common import Facts
 from graphopt.report.results import Applied, Left, Report
 from graphopt.report.wording import form
 from graphopt.types import MAIN_GRAPH, Candidate, Exactness, Site
-from graphopt.verification.verdict import Verdict
 
 MOST_OTHERS = 3
 """Operators of a site that are named besides the first."""
@@ -24,14 +23,16 @@ def rewrites(data: Report) -> list[Facts]:
 
 def _applied(item: Applied) -> Facts:
     candidate = item.candidate
-    sized = item.sized and candidate.before.macs is not None and candidate.after.macs is not None
+    before, after = item.macs_before, item.macs_after
+    if before is None or after is None:
+        before = after = None
     approximate = item.exactness is Exactness.APPROXIMATE
     return {
         **_site("applied", candidate.rewrite, candidate.site),
         "exactness": item.exactness.value,
-        "macs_before": candidate.before.macs if sized else None,
-        "macs_after": candidate.after.macs if sized else None,
-        "saved": candidate.macs_saved if sized else None,
+        "macs_before": before,
+        "macs_after": after,
+        "saved": None if before is None or after is None else before - after,
         "predicted": candidate.error if approximate else None,
         "measured": item.error_measured,
         "reason": _choice(candidate),
@@ -55,19 +56,4 @@ def _site(status: str, rewrite: str, site: Site) -> Facts:
         "others": site.nodes[1 : MOST_OTHERS + 1],
         "more": max(len(site.nodes) - 1 - MOST_OTHERS, 0),
         "graph": "" if site.graph == MAIN_GRAPH else site.graph,
-    }
-
-
-def check(verdict: Verdict) -> Facts:
-    """A comparison."""
-    return {
-        "scope": verdict.scope,
-        "output": verdict.output,
-        "passed": verdict.passed,
-        "relative": verdict.max_rel,
-        "absolute": verdict.max_abs,
-        "allowed": verdict.allowed,
-        "sqnr": verdict.sqnr,
-        "feeds": verdict.feeds,
-        "note": verdict.note,
     }

@@ -20,12 +20,12 @@ DIGEST = 64
 """Characters of a SHA-256."""
 
 
-def provenance(model: Path, records: Sequence[Record], original: Path | None, run: int | None) -> None:
+def provenance(records: Sequence[Record], model: Path, original: Path | None, run: int | None) -> None:
     """Prints what is recorded of each run, oldest first.
 
     Args:
-        model: the file.
-        records: what it has recorded.
+        records: the runs.
+        model: the file that they are recorded in.
         original: a file that a run may have read.
         run: the number of the run that did; None when there was none.
     """
@@ -36,17 +36,17 @@ def provenance(model: Path, records: Sequence[Record], original: Path | None, ru
         if number > 1:
             console.print()
         console.print(escape(f"run {number} of {len(records)}, graphopt {record.version}"), style="bold")
-        facts = _facts(record)
+        asked = _input_and_options(record)
         names = max(map(len, record.options), default=0)
         wide = max(console.width, DIGEST + 2 + names)  # a digest in one piece can be copied
-        Console(highlight=False, width=wide).print(facts)
+        Console(highlight=False, width=wide).print(asked)
         if record.rewrites:
             console.print(_rewritten(record))
     if run is not None and original is not None:
         console.print(escape(f"run {run} read {show(original)}"), soft_wrap=True)
 
 
-def _facts(record: Record) -> Table:
+def _input_and_options(record: Record) -> Table:
     """What a run read and was asked for."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)

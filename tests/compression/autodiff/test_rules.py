@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from small_models import batch_norm, bn_inputs, info, model, node, run_onnx, weight
 
 from graphopt.analysis.snapshot import Analysis
 from graphopt.compression.autodiff.gradients import gradients
 from graphopt.runtime import session
 from graphopt.runtime.program import Program
+from tests.builders import batch_norm, bn_inputs, info, model, node, parsed, run, weight
 
 STEP = 1e-3
 NEAR = 0.03
@@ -25,13 +25,16 @@ def ints(*values: int) -> np.ndarray:
 
 
 def network(
-    nodes: Sequence[onnx.NodeProto],
+    nodes: Sequence[onnx.NodeProto] | str,
     weights: Mapping[str, np.ndarray] | None = None,
     shape: Sequence[int | str] = (2, 6, 8, 8),
     **options: Any,
 ) -> onnx.ModelProto:
     """The nodes behind "v", which is the input."""
-    return model([node("Identity", "x", "v", "first"), *nodes], weights, inputs={"x": list(shape)}, **options)
+    given = [nodes] if isinstance(nodes, str) else nodes
+    return model(
+        [node("Identity", "x", "v", "first"), *parsed(*given)], weights, inputs={"x": list(shape)}, **options
+    )
 
 
 def branches(value: str) -> onnx.NodeProto:
@@ -63,13 +66,13 @@ def drawn(proto: onnx.ModelProto) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     shape = [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
     x = rng.standard_normal(shape).astype(np.float32)
     names = [v.name for v in proto.graph.output]
-    outputs = zip(names, run_onnx(proto, {"x": x}), strict=True)
+    outputs = zip(names, run(proto, {"x": x}), strict=True)
     return x, {name: rng.standard_normal(y.shape).astype(np.float32) for name, y in outputs}
 
 
 def slope(proto: onnx.ModelProto, x: np.ndarray, r: Mapping[str, np.ndarray], way: np.ndarray) -> float:
     """Σ r · (change of the outputs) along a way, for a small step."""
-    ends = [run_onnx(proto, {"x": (x + step * way).astype(np.float32)}) for step in (STEP, -STEP)]
+    ends = [run(proto, {"x": (x + step * way).astype(np.float32)}) for step in (STEP, -STEP)]
     change = [(a.astype(np.float64) - b) / (2 * STEP) for a, b in zip(*ends, strict=True)]
     return sum(float(np.vdot(each, c)) for each, c in zip(r.values(), change, strict=True))
 
@@ -105,12 +108,8 @@ CASES: dict[str, onnx.ModelProto] = {
     "matmul": network([node("MatMul", "v w", "y")], {"w": weight(6, 4)}, [3, 5, 6]),
     "matmul, repeated": network([node("MatMul", "w v", "y")], {"w": weight(2, 3, 4, 5)}, [5, 6]),
     "attention": network(
-        [
-            node("Transpose", "v", "t", perm=[0, 2, 1]),
-            node("MatMul", "v t", "s"),
-            node("Softmax", "s", "a", axis=-1),
-            node("MatMul", "a v", "y"),
-        ],
+        """t = Transpose <perm = [0, 2, 1]> (v)  s = MatMul (v, t)  a = Softmax <axis = -1> (s)
+            y = MatMul (a, v)""",
         shape=[2, 5, 6],
     ),
     "relu": network([node("Relu", "v", "y")]),
@@ -131,12 +130,7 @@ CASES: dict[str, onnx.ModelProto] = {
     "sub": network([node("Sigmoid", "v", "s"), node("Sub", "s v", "y")]),
     "sum": network([node("Relu", "v", "r"), node("Sum", "v r v", "y")]),
     "squeeze-and-excite": network(
-        [
-            node("GlobalAveragePool", "v", "p"),
-            node("Conv", "p w", "c"),
-            node("Sigmoid", "c", "s"),
-            node("Mul", "v s", "y"),
-        ],
+        "p = GlobalAveragePool (v)  c = Conv (p, w)  s = Sigmoid (c)  y = Mul (v, s)",
         {"w": weight(6, 6, 1, 1)},
     ),
     "div": network([node("Exp", "v", "e"), node("Div", "v e", "y")]),
@@ -155,19 +149,15 @@ CASES: dict[str, onnx.ModelProto] = {
     ),
     "max pool": network([node("MaxPool", "v", "y", kernel_shape=[2, 2], strides=[2, 2])]),
     "max pool, overlapping": network(
-        [
-            node("Relu", "v", "r"),
-            node("MaxPool", "r", "y", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
-        ]
+        """r = Relu (v)
+            y = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (r)"""
     ),
     "max pool, ceil": network(
         [node("Exp", "v", "e"), node("MaxPool", "e", "y", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)]
     ),
     "max pool, same": network(
-        [
-            node("Exp", "v", "e"),
-            node("MaxPool", "e", "y", kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER"),
-        ]
+        """e = Exp (v)
+            y = MaxPool <kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER"> (e)"""
     ),
     "global max": network([node("GlobalMaxPool", "v", "y")]),
     "mean": network([node("ReduceMean", "v", "y", axes=[2, 3], keepdims=0)]),
@@ -248,33 +238,17 @@ CASES: dict[str, onnx.ModelProto] = {
     "mish": network([node("Mish", "v", "y")], opset=18),
     "gelu": network([node("Gelu", "v", "y")], opset=20),
     "gelu, by erf": network(
-        [
-            node("Div", "v root", "d"),
-            node("Erf", "d", "e"),
-            node("Add", "e one", "f"),
-            node("Mul", "v f", "y"),
-        ],
+        "d = Div (v, root)  e = Erf (d)  f = Add (e, one)  y = Mul (v, f)",
         {"root": np.float32(2**0.5), "one": np.float32(1)},
     ),
     "waves": network([node("Sin", "v", "s"), node("Cos", "v", "c"), node("Mul", "s c", "y")]),
     "abs, neg": network([node("Abs", "v", "a"), node("Neg", "v", "n"), node("Mul", "a n", "y")]),
     "log, root": network(
-        [
-            node("Exp", "v", "e"),
-            node("Add", "e e", "d"),
-            node("Log", "d", "l"),
-            node("Sqrt", "d", "s"),
-            node("Reciprocal", "d", "i"),
-            node("Sum", "l s i", "y"),
-        ]
+        """e = Exp (v)  d = Add (e, e)  l = Log (d)  s = Sqrt (d)  i = Reciprocal (d)
+            y = Sum (l, s, i)"""
     ),
     "generalised mean": network(
-        [
-            node("Clip", "v low", "c"),
-            node("Pow", "c three", "p"),
-            node("GlobalAveragePool", "p", "m"),
-            node("Pow", "m third", "y"),
-        ],
+        "c = Clip (v, low)  p = Pow (c, three)  m = GlobalAveragePool (p)  y = Pow (m, third)",
         {"low": np.float32(1e-6), "three": np.float32(3), "third": np.float32(1 / 3)},
     ),
     "a whole exponent": network([node("Pow", "v w", "y")], {"w": np.array([3], np.int64)}),
@@ -284,21 +258,12 @@ CASES: dict[str, onnx.ModelProto] = {
     "min": network([node("Tanh", "v", "t"), node("Min", "v t", "y")]),
     "mean of several": network([node("Tanh", "v", "t"), node("Mean", "v t v", "y")]),
     "where": network(
-        [
-            node("Greater", "v zero", "c"),
-            node("GlobalAveragePool", "v", "p"),
-            node("Where", "c v p", "y"),
-        ],
+        "c = Greater (v, zero)  p = GlobalAveragePool (v)  y = Where (c, v, p)",
         {"zero": np.float32(0)},
     ),
     "masked attention": network(
-        [
-            node("Transpose", "v", "t", perm=[0, 2, 1]),
-            node("MatMul", "v t", "s"),
-            node("Where", "mask s low", "m"),
-            node("Softmax", "m", "a", axis=-1),
-            node("MatMul", "a v", "y"),
-        ],
+        """t = Transpose <perm = [0, 2, 1]> (v)  s = MatMul (v, t)  m = Where (mask, s, low)
+            a = Softmax <axis = -1> (m)  y = MatMul (a, v)""",
         {"mask": np.tri(5, dtype=bool), "low": np.float32(-np.inf)},
         [2, 5, 6],
     ),
@@ -433,11 +398,7 @@ CASES: dict[str, onnx.ModelProto] = {
         {"big": np.float32(1e7), "small": np.float32(1e-7)},
     ),
     "a cut that is read as a number": network(
-        [
-            node("Greater", "v zero", "c"),
-            node("Cast", "c", "f", to=1),
-            node("Mul", "v f", "y"),
-        ],
+        "c = Greater (v, zero)  f = Cast <to = 1> (c)  y = Mul (v, f)",
         {"zero": np.float32(0)},
     ),
     "the best class beside": network(
@@ -445,12 +406,7 @@ CASES: dict[str, onnx.ModelProto] = {
         outputs={"y": None},
     ),
     "sizes from the value itself": network(
-        [
-            node("Shape", "v", "s"),
-            node("Gather", "s zero", "n"),
-            node("Concat", "n rest", "t", axis=0),
-            node("Reshape", "v t", "y"),
-        ],
+        "s = Shape (v)  n = Gather (s, zero)  t = Concat <axis = 0> (n, rest)  y = Reshape (v, t)",
         {"zero": ints(0), "rest": ints(-1)},
     ),
 }
@@ -473,31 +429,17 @@ def test_a_gradient_is_the_slope_of_the_outputs(name: str) -> None:
     follows(CASES[name])
 
 
-OLD: dict[str, tuple[int, list[onnx.NodeProto], dict[str, np.ndarray]]] = {
+OLD: dict[str, tuple[int, str, dict[str, np.ndarray]]] = {
     "rectifiers": (
         7,
-        [
-            node("LeakyRelu", "v", "a", alpha=0.3),
-            node("PRelu", "a w", "b"),
-            node("Elu", "b", "c"),
-            node("Sigmoid", "c", "d"),
-            node("Relu", "c", "e"),
-            node("Sum", "d e a", "f"),
-            node("Softplus", "f", "g"),
-            node("Abs", "g", "y"),
-        ],
+        """a = LeakyRelu <alpha = 0.3> (v)  b = PRelu (a, w)  c = Elu (b)  d = Sigmoid (c)
+            e = Relu (c)  f = Sum (d, e, a)  g = Softplus (f)  y = Abs (g)""",
         {"w": weight(6, 1, 1)},
     ),
     "repeated": (
         7,
-        [
-            node("GlobalAveragePool", "v", "p"),
-            node("Mul", "p v", "a"),
-            node("Sub", "a p", "b"),
-            node("Div", "b w", "c"),
-            node("Tanh", "c", "t"),
-            node("Add", "t p", "y"),
-        ],
+        """p = GlobalAveragePool (v)  a = Mul (p, v)  b = Sub (a, p)  c = Div (b, w)  t = Tanh (c)
+            y = Add (t, p)""",
         {"w": np.linspace(1, 2, 6, dtype=np.float32).reshape(6, 1, 1)},
     ),
     "normalised": (
@@ -512,25 +454,15 @@ OLD: dict[str, tuple[int, list[onnx.NodeProto], dict[str, np.ndarray]]] = {
     ),
     "taken apart": (
         8,
-        [
-            node("Relu", "v", "r"),
-            node("Concat", "r v", "c", axis=1),
-            node("MaxPool", "c", "m", kernel_shape=[2, 2], strides=[1, 1]),
-            node("Transpose", "m", "t", perm=[0, 2, 3, 1]),
-            node("Expand", "t shape", "e"),
-            node("Max", "e w", "y"),
-        ],
+        """r = Relu (v)  c = Concat <axis = 1> (r, v)
+            m = MaxPool <kernel_shape = [2, 2], strides = [1, 1]> (c)
+            t = Transpose <perm = [0, 2, 3, 1]> (m)  e = Expand (t, shape)  y = Max (e, w)""",
         {"shape": ints(2, 7, 7, 12), "w": weight(12, seed=4)},
     ),
     "matrices": (
         9,
-        [
-            node("Transpose", "v", "t", perm=[0, 1, 3, 2]),
-            node("MatMul", "v t", "s"),
-            node("Softmax", "s", "a", axis=-1),
-            node("Erf", "a", "b"),
-            node("Where", "c b w", "y"),
-        ],
+        """t = Transpose <perm = [0, 1, 3, 2]> (v)  s = MatMul (v, t)  a = Softmax <axis = -1> (s)
+            b = Erf (a)  y = Where (c, b, w)""",
         {"c": np.tri(8, dtype=bool), "w": weight(8)},
     ),
 }
@@ -589,11 +521,7 @@ NONE: dict[str, onnx.ModelProto] = {
     "a moving kernel": network([node("Conv", "z v", "y")], {"z": weight(1, 6, 9, 9)}),
     "its own kernel": network([node("Conv", "v v", "y")]),
     "a moving scale": network(
-        [
-            node("GlobalAveragePool", "v", "p"),
-            node("Squeeze", "p", "s"),
-            node("InstanceNormalization", "v s s", "y"),
-        ],
+        "p = GlobalAveragePool (v)  s = Squeeze (p)  y = InstanceNormalization (v, s, s)",
         shape=[1, 6, 8, 8],
     ),
     "scattered twice": network(
@@ -608,10 +536,8 @@ NONE: dict[str, onnx.ModelProto] = {
     ),
     "its largest few": network([node("TopK", "v k", "y i")], {"k": ints(3)}),
     "where the largest are": network(
-        [
-            node("MaxPool", "v", "y i", kernel_shape=[2, 2], strides=[2, 2]),
-            node("MaxUnpool", "y i", "z", kernel_shape=[2, 2], strides=[2, 2]),
-        ],
+        """y, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (v)
+            z = MaxUnpool <kernel_shape = [2, 2], strides = [2, 2]> (y, i)""",
         outputs={"z": None},
     ),
     "a body": network([branches("v")], {"c": np.array([True])}),

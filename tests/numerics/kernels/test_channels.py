@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.test_kernel import convolve
 
 from graphopt.numerics.kernels import channels
 from graphopt.numerics.kernels.channels import Facts, Labeller
+from tests.numerics.kernels.test_algebra import convolve
 
 
 @given(st.integers(0, 2**20), st.booleans())

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.test_kernel import convolve
 
 from graphopt.numerics.kernels import overlay
 from graphopt.numerics.kernels.overlay import Row
+from tests.numerics.kernels.test_algebra import convolve
 
 
 @st.composite

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.test_kernel import convolve, transposed_convolve
 
 from graphopt.numerics.kernels import phases
+from tests.numerics.kernels.test_algebra import convolve, transposed_convolve
 
 
 def repeated(x: np.ndarray, scales: tuple[int, ...]) -> np.ndarray:

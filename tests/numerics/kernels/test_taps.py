@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.test_kernel import convolve
 
 from graphopt.numerics.kernels.taps import Span, span, take, used_taps
+from tests.numerics.kernels.test_algebra import convolve
 
 
 @given(st.integers(0, 2**20), st.lists(st.integers(1, 5), min_size=1, max_size=2), st.integers(1, 3))

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.builders import Checked, Net, check
+from tests.builders import Checked, Net, alone
 
-ALONE = {"only": ["fold_permutation"]}
+left_alone = partial(alone, "fold_permutation", number=0)
 
 
-def folded(net: Net, *outputs: str, **options: Any) -> Checked:
+def folded(net: Net, *outputs: str) -> Checked:
     """Checks a model whose only permutation goes."""
-    model = net.model(*outputs)
-    result = check(model, applied={"fold_permutation": 1}, **ALONE, **options)
-    assert result.macs_after <= result.macs_before
+    result = alone("fold_permutation", net, *outputs, together=True)
     assert not {"Gather", "Reshape", "Transpose"} & set(result.ops)
-    assert check(model, **options).macs_after <= result.macs_after
     return result
 
 
 def shuffle(net: Net, x: str, groups: int, size: int) -> str:
     channels = net.channels[x]
     y = net.op("Reshape", x, net.const(np.array([-1, groups, channels // groups, size, size])))
-    y = net.op(
-        "Reshape",
-        net.op("Transpose", y, perm=[0, 2, 1, 3, 4]),
-        net.const(np.array([-1, channels, size, size])),
-    )
-    net.channels[y] = channels
-    return y
+    y = net.op("Transpose", y, perm=[0, 2, 1, 3, 4])
+    return net.op("Reshape", y, net.const(np.array([-1, channels, size, size])), channels=channels)
 
 
 @pytest.mark.parametrize("opset", [7, 13, 18])
@@ -44,8 +37,7 @@ def test_behind(opset: int, dtype: Any) -> None:
 
 def test_duplicates_become_one_channel() -> None:
     net = Net()
-    y = net.op("Gather", net.input(["N", 3, 6, 6]), net.const(np.array([2, 0, 1, -1, 2])), axis=1)
-    net.channels[y] = 5
+    y = net.op("Gather", net.input(["N", 3, 6, 6]), net.const(np.array([2, 0, 1, -1, 2])), axis=1, channels=5)
     assert folded(net, net.conv(y, 6)).macs_after == 16 * 9 * 3 * 6
 
 
@@ -68,8 +60,7 @@ def test_within_groups() -> None:
 def test_what_stays() -> None:
     net = Net()
     y = shuffle(net, net.conv(net.input([1, 8, 6, 6]), 8, (1, 1), group=2), 2, 6)
-    result = check(net.model(net.conv(y, 8, (1, 1), group=2)), applied={}, **ALONE)
-    assert result.refused("fold_permutation", "no convolution")
+    left_alone(net, net.conv(y, 8, (1, 1), group=2), because=("no convolution",))
     net = Net()
     y = net.op("Gather", net.input([1, 4, 6, 6]), net.const(np.array([2, 0, 3, 1])), axis=1)
-    check(net.model(net.conv(y, 6), y), applied={}, **ALONE)
+    left_alone(net, net.conv(y, 6), y)

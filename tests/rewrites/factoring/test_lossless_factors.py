@@ -9,13 +9,9 @@ import numpy.typing as npt
 import pytest
 
 from graphopt.numerics.lowrank import exact_factors
-from tests.builders import Array, Checked, Net, check, low_rank
+from tests.builders import Array, Net, alone, check, low_rank
 
 EPS = float(np.finfo(np.float32).eps)
-
-
-def only(name: str, net: Net, *outputs: str, number: int = 1, **options: Any) -> Checked:
-    return check(net.model(*outputs), applied={name: number} if number else {}, only=[name], **options)
 
 
 def separable(net: Net, out: int, inside: int, taps: tuple[int, int], rank: int) -> Array:
@@ -64,7 +60,7 @@ def convolution(net: Net, weight: Array, form: str, group: int = 1, **changes: A
 def test_separable(form: str, group: int) -> None:
     net = Net()
     weight = np.concatenate([separable(net, 8, 9, (3, 4), 3) for _ in range(group)])
-    result = only("lossless_separable", net, convolution(net, weight, form, group))
+    result = alone("lossless_separable", net, convolution(net, weight, form, group))
     assert sum(result.ops.values()) == 2
     assert result.report.applied[0].candidate.choice["rank"] == 3
 
@@ -75,13 +71,13 @@ def test_a_blur_of_each_channel() -> None:
     y = net.conv(
         net.input([1, 6, 9, 9]), 6, (5, 5), weight=np.tile(kernel, (6, 1, 1, 1)), group=6, pads=[2] * 4
     )
-    only("lossless_separable", net, y, macs_after=2 * 81 * 6 * 5)
+    alone("lossless_separable", net, y, macs_after=2 * 81 * 6 * 5)
 
 
 def test_three_axes_split_twice() -> None:
     net = Net()
     weight = np.einsum("orz,rsy,six->oizyx", net.weights(8, 2, 3), net.weights(2, 2, 3), net.weights(2, 8, 3))
-    result = only(
+    result = alone(
         "lossless_separable", net, net.conv(net.input([1, 8, 6, 6, 6]), 8, (3, 3, 3), weight=weight), number=2
     )
     assert result.ops == {"Conv": 3}
@@ -105,7 +101,7 @@ def test_depthwise_and_pointwise(form: str, last: bool, group: int) -> None:
     net = Net()
     weight = np.concatenate([decoupled(net, 12, 12, (3, 3), 1, last=last) for _ in range(group)])
     changes = {} if last else {"strides": [1, 1]}  # the pointwise in front of a stride does not pay
-    result = only("lossless_depthwise", net, convolution(net, weight, form, group, **changes))
+    result = alone("lossless_depthwise", net, convolution(net, weight, form, group, **changes))
     choice = result.report.applied[0].candidate.choice
     assert choice == {"pointwise": "last" if last else "first", "multiplier": 1}
 
@@ -115,14 +111,14 @@ def test_several_kernels_a_channel(axes: int) -> None:
     net = Net()
     weight = decoupled(net, 32, 8, (3,) * axes, 2, last=True)
     y = net.conv(net.input([1, 8, *(5,) * axes]), 32, (3,) * axes, weight=weight)
-    result = only("lossless_depthwise", net, y)
+    result = alone("lossless_depthwise", net, y)
     assert result.report.applied[0].candidate.choice["multiplier"] == 2
 
 
 def test_a_transposed_one() -> None:
     net = Net()
     weight = decoupled(net, 3, 24, (5, 5), 1, last=False)
-    only("lossless_depthwise", net, convolution(net, weight, "transposed"))
+    alone("lossless_depthwise", net, convolution(net, weight, "transposed"))
 
 
 # ---------------------------------------------------------------- bottleneck
@@ -139,7 +135,7 @@ def test_fully_connected(kind: str, opset: int) -> None:
         )
     else:
         y = net.op("MatMul", net.input(["N", 3, 32]), net.const(weight.T))
-    only("lossless_bottleneck", net, y, macs_after=(3 if kind == "matmul" else 1) * 4 * 72)
+    alone("lossless_bottleneck", net, y, macs_after=(3 if kind == "matmul" else 1) * 4 * 72)
 
 
 @pytest.mark.parametrize("cuts", [{"rank_in": 2}, {"rank_out": 3}, {"rank_in": 3, "rank_out": 2}])
@@ -147,15 +143,14 @@ def test_fully_connected(kind: str, opset: int) -> None:
 def test_groups(cuts: dict[str, int], form: str) -> None:
     net = Net()
     weight = np.concatenate([low_rank(net, 12, 10, (3, 3), **cuts) for _ in range(3)])
-    result = only("lossless_bottleneck", net, convolution(net, weight, form, 3))
+    result = alone("lossless_bottleneck", net, convolution(net, weight, form, 3))
     assert {k: v for k, v in result.report.applied[0].candidate.choice.items() if v} == cuts
 
 
 def test_full_rank_stays() -> None:
     net = Net()
     y = net.conv(net.input([1, 16, 8, 8]), 16, group=2)
-    y = net.op("Flatten", net.conv(net.op("Relu", y), 16, (6, 6)))
-    net.channels[y] = 16
+    y = net.op("Flatten", net.conv(net.op("Relu", y), 16, (6, 6)), channels=16)
     check(net.model(net.gemm(net.op("Relu", y), 12)), applied={"conv_to_gemm": 1, "remove_identity": 1})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,28 +10,20 @@ import numpy.typing as npt
 import pytest
 from onnx import helper
 
-from tests.builders import NEWEST_OPSET, Checked, Net, check
+from tests.builders import NEWEST_OPSET, Checked, Net, alone, check
 
 GONE = ("BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg")
-ONLY = ["fold_affine_before"]
 OPSETS = (7, 11, 13, 17, NEWEST_OPSET)
 
 
-def folded(net: Net, *outputs: str, number: int = 1, gone: tuple[str, ...] = GONE, **options: Any) -> Checked:
+left_alone = partial(alone, "fold_affine_before", number=0)
+
+
+def folded(net: Net, *outputs: str, gone: tuple[str, ...] = GONE, **options: Any) -> Checked:
     """Checks, alone and with all rewrites, that the affine operators go away at unchanged MACs."""
-    model = net.model(*outputs)
-    result = check(model, applied={"fold_affine_before": number}, only=ONLY, **options)
-    assert result.macs_after == result.macs_before
-    assert not any(result.ops[kind] for kind in gone), result.ops
-    every = check(model, **options)
-    assert not any(every.ops[kind] for kind in gone), every.ops
-    return result
-
-
-def left_alone(net: Net, *outputs: str, because: tuple[str, ...]) -> Checked:
-    """Checks a model that stays as it is, with a reason that holds these texts."""
-    result = check(net.model(*outputs), applied={}, only=ONLY)
-    assert result.refused("fold_affine_before", *because)
+    result = alone("fold_affine_before", net, *outputs, saves=False, **options)
+    for each in (result, check(result.before, **options)):
+        assert not any(each.ops[kind] for kind in gone), each.ops
     return result
 
 
@@ -129,8 +122,7 @@ def test_constant_that_widens_its_input() -> None:
     net = Net()
     x = net.affine("Mul", net.input([2, 1, 9, 9]), net.per_channel(4))
     net.channels[x] = 4
-    result = check(net.model(net.conv(x, 6)), applied={})
-    assert result.ops == {"Mul": 1, "Conv": 1}
+    assert check(net.model(net.conv(x, 6)), applied={}).ops == {"Mul": 1, "Conv": 1}
 
 
 # ---------------------------------------------------------------- through operators
@@ -166,8 +158,7 @@ def test_negative_scale_does_not_pass(kind: str) -> None:
     net = Net()
     x = net.affine("Mul", net.input([1, 4, 9, 9]), -net.per_channel(4))
     y = net.op(kind, x, **({"kernel_shape": [2, 2]} if kind == "MaxPool" else {}))
-    result = check(net.model(net.conv(y, 6)), applied={})
-    assert result.ops["Mul"] == 1
+    assert check(net.model(net.conv(y, 6)), applied={}).ops["Mul"] == 1
 
 
 def test_shift_does_not_pass_relu_but_passes_pooling() -> None:
@@ -184,7 +175,7 @@ def test_shift_does_not_pass_an_average_that_counts_padding() -> None:
     net = Net()
     x = net.affine("Add", net.input([1, 4, 9, 9]), net.per_channel(4))
     y = net.op("AveragePool", x, kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1)
-    assert check(net.model(net.conv(y, 6)), applied={}, only=ONLY).ops["Add"] == 1
+    assert left_alone(net, net.conv(y, 6)).ops["Add"] == 1
 
 
 def test_through_concat_flatten_and_several_readers() -> None:
@@ -192,9 +183,7 @@ def test_through_concat_flatten_and_several_readers() -> None:
     x, z = net.input([1, 4, 6, 6]), net.input([1, 3, 6, 6], "z")
     y = net.bn(x)
     joined = net.op("Concat", z, y, axis=1)
-    net.channels[joined] = 7
-    flat = net.op("Flatten", y)
-    net.channels[flat] = 144
+    flat = net.op("Flatten", y, channels=144)
     folded(net, net.conv(joined, 5), net.gemm(flat, 5), net.conv(y, 6, (1, 1)))
 
 
@@ -220,16 +209,14 @@ def test_training_mode_stays() -> None:
     y = net.bn(x)
     net.nodes[-1].attribute.append(helper.make_attribute("training_mode", 1))
     net.nodes[-1].output.extend(["mean", "variance"])
-    result = check(net.model(net.conv(y, 6)), applied={})
-    assert result.ops["BatchNormalization"] == 1
+    assert check(net.model(net.conv(y, 6)), applied={}).ops["BatchNormalization"] == 1
 
 
 def test_open_padding_of_a_strided_same_convolution_stays() -> None:
     net = Net()
     x = net.affine("Mul", net.input([1, 4, "H", "W"]), net.per_channel(4))
     y = net.conv(x, 6, strides=[2, 2], auto_pad="SAME_UPPER")
-    result = check(net.model(y), sizes={"H": 8, "W": 9}, only=ONLY)
-    assert result.refused("fold_affine_before", "auto_pad")
+    left_alone(net, y, applied=None, sizes={"H": 8, "W": 9}, because=("auto_pad",))
 
 
 # ---------------------------------------------------------------- fold_affine, backwards through operators
@@ -247,15 +234,13 @@ def test_scale_goes_back_through_operators(kind: str, attributes: dict[str, Any]
     net = Net()
     y = net.op(kind, net.conv(net.input([1, 4, 9, 9]), 6), **attributes)
     y = net.op("Sigmoid", net.affine("Mul", y, net.per_channel(6)))
-    result = check(net.model(y), applied={"fold_affine": 1}, only=["fold_affine"])
-    assert result.ops == {"Conv": 1, kind: 1, "Sigmoid": 1}
+    assert alone("fold_affine", net, y).ops == {"Conv": 1, kind: 1, "Sigmoid": 1}
 
 
 def test_shift_goes_back_through_an_average() -> None:
     net = Net()
     y = net.op("GlobalAveragePool", net.conv(net.input([1, 4, 9, 9]), 6))
-    result = check(net.model(net.bn(y)), applied={"fold_affine": 1}, only=["fold_affine"])
-    assert result.ops == {"Conv": 1, "GlobalAveragePool": 1}
+    assert alone("fold_affine", net, net.bn(y)).ops == {"Conv": 1, "GlobalAveragePool": 1}
 
 
 @pytest.mark.parametrize("kind", ["Relu", "MaxPool"])
@@ -263,5 +248,4 @@ def test_negative_scale_does_not_go_back(kind: str) -> None:
     net = Net()
     y = net.conv(net.input([1, 4, 9, 9]), 6)
     y = net.op(kind, y, **({"kernel_shape": [2, 2]} if kind == "MaxPool" else {}))
-    result = check(net.model(net.affine("Mul", y, -net.per_channel(6))), applied={})
-    assert result.ops["Mul"] == 1
+    assert check(net.model(net.affine("Mul", y, -net.per_channel(6))), applied={}).ops["Mul"] == 1

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.builders import NEWEST_OPSET, Checked, Net, check
+from tests.builders import NEWEST_OPSET, Checked, Net, alone, check
 
-ONLY = ["merge_branches"]
+checked = partial(alone, "merge_branches")
 
 
 def merged(
     net: Net, y: str, *, taps: int, group: int = 1, shape: tuple[int, int] = (6, 6), **options: Any
 ) -> Checked:
     """Checks that one operator with so many taps is left, with this rewrite alone and with all."""
-    model = net.model(y)
-    result = check(model, applied={"merge_branches": 1}, only=ONLY, **options)
+    result = checked(net, y, saves=True, together=True, **options)
     assert result.ops in ({"Conv": 1}, {"ConvTranspose": 1}), result.ops
     (weight,) = [t for t in result.after.graph.initializer if len(t.dims) > 1]
     assert int(np.prod(weight.dims)) == shape[0] * shape[1] // group * taps
-    every = check(model, **options)
-    assert every.macs_after <= result.macs_after < result.macs_before
     return result
 
 
@@ -101,8 +99,7 @@ def test_asymmetric_convolutions_join_a_square_one_alone() -> None:
     net = Net()
     x = net.input([1, 6, 9, 9])
     row, column = net.conv(x, 6, (1, 3), pads=[0, 1, 0, 1]), net.conv(x, 6, (3, 1), pads=[1, 0, 1, 0])
-    result = check(net.model(net.op("Add", row, column)), applied={}, only=ONLY)
-    assert result.refused("merge_branches", "Conv1", "Conv2", "as few weights")
+    checked(net, net.op("Add", row, column), number=0, because=("Conv1", "Conv2", "as few weights"))
 
 
 def test_mobileone_block() -> None:
@@ -116,8 +113,7 @@ def test_groups_that_do_not_nest() -> None:
     net = Net()
     x = net.input([1, 12, 9, 9])
     y = net.op("Add", net.conv(x, 12, group=4), net.conv(x, 12, group=6))
-    result = check(net.model(y), applied={}, only=ONLY)  # 12·6 weights a tap for 12·(3 + 2)
-    assert result.ops["Conv"] == 2
+    assert checked(net, y, number=0).ops["Conv"] == 2  # 12·6 weights a tap for 12·(3 + 2)
     net = Net()
     x = net.input([1, 12, 9, 9])
     y = net.op("Add", net.conv(x, 12, (3, 3), group=2), net.conv(x, 12, (3, 3), group=6))
@@ -129,23 +125,21 @@ def test_nested_sums_differences_and_other_terms() -> None:
     x, z = net.input([1, 6, 9, 9]), net.input([1, 6, 1, 1], "z")
     inner = net.op("Sub", z, net.conv(x, 6, pads=[1] * 4))
     outer = net.op("Sub", net.op("Add", net.conv(x, 6, (1, 1)), x), inner)
-    result = check(net.model(net.op("Add", outer, net.affine("Mul", x, net.per_channel(6)))), only=ONLY)
-    assert result.ops == {"Conv": 1, "Sub": 1}
+    y = net.op("Add", outer, net.affine("Mul", x, net.per_channel(6)))
+    assert checked(net, y, applied=None).ops == {"Conv": 1, "Sub": 1}
 
 
 def test_sum_of_two_sources() -> None:
     net = Net()
     x, z = net.input([1, 6, 9, 9]), net.input([1, 5, 9, 9], "z")
     terms = [net.conv(v, 6, k, pads=[k[0] // 2] * 4) for v in (x, z) for k in ((3, 3), (1, 1))]
-    result = check(net.model(net.op("Sum", *terms)), applied={"merge_branches": 1}, only=ONLY)
-    assert result.ops == {"Conv": 2, "Add": 1}
+    assert checked(net, net.op("Sum", *terms)).ops == {"Conv": 2, "Add": 1}
 
 
 def test_a_value_added_twice() -> None:
     net = Net()
     y = net.conv(net.input([1, 6, 9, 9]), 6)
-    result = check(net.model(net.op("Add", y, y)), applied={"merge_branches": 1}, only=ONLY)
-    assert result.ops == {"Conv": 1}
+    assert checked(net, net.op("Add", y, y)).ops == {"Conv": 1}
 
 
 @pytest.mark.parametrize("strides", [[1, 1], [2, 2]])
@@ -162,20 +156,17 @@ def test_gemm_and_matmul() -> None:
     net = Net()
     x = net.input([5, 8])
     y = net.op("Add", net.op("Add", net.gemm(x, 8), net.gemm(x, 8, trans=0)), x)
-    assert check(net.model(y), applied={"merge_branches": 1}, only=ONLY).ops == {"Gemm": 1}
+    assert checked(net, y).ops == {"Gemm": 1}
     net = Net()
     x = net.input(["N", 5, 8])
     y = net.op("Add", net.op("Sub", net.matmul(x, 8, 8), net.matmul(x, 8, 8)), x)
-    assert check(net.model(y), applied={"merge_branches": 1}, only=ONLY).ops == {"MatMul": 1}
+    assert checked(net, y).ops == {"MatMul": 1}
 
 
 # ---------------------------------------------------------------- what stays
 
 
-def stays(net: Net, *outputs: str, **options: Any) -> None:
-    model = net.model(*outputs)
-    result = check(model, applied={}, only=ONLY, **options)
-    assert result.macs_after == result.macs_before
+stays = partial(checked, number=0, saves=False)
 
 
 def test_branch_that_is_read_elsewhere_or_an_output() -> None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 
-from tests.builders import Checked, Net, check
+from tests.builders import Net, alone
 
-ONLY = ["sum_first"]
+checked = partial(alone, "sum_first")
 
 
-def shared(net: Net, y: str, **options: object) -> Checked:
+def shared(net: Net, y: str, **options: Any) -> None:
     """Checks, alone and with all rewrites, that one operator is left."""
-    model = net.model(y)
-    result = check(model, applied={"sum_first": 1}, only=ONLY, **options)
+    result = checked(net, y, saves=True, together=True, **options)
     assert sum(result.ops[kind] for kind in ("Conv", "ConvTranspose", "Gemm", "MatMul")) == 1
-    assert check(model, **options).macs_after <= result.macs_after < result.macs_before
-    return result
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -38,19 +38,15 @@ def test_three_of_four_terms_with_signs() -> None:
     y = rest
     for value in inputs:
         y = net.op("Sub", y, net.conv(value, 6, weight=weight))
-    result = check(net.model(y), applied={"sum_first": 1}, only=ONLY)
-    assert result.ops == {"Conv": 1, "Add": 3}
+    assert checked(net, y).ops == {"Conv": 1, "Add": 3}
 
 
 def test_symbolic_sizes_of_one_name() -> None:
     net = Net()
     x, z = net.input(["N", 4, "H", "W"]), net.input(["N", 4, "H", "W"], "z")
     weight = net.const(net.weights(6, 4, 3, 3))
-    shared(
-        net,
-        net.op("Add", net.conv(x, 6, weight=weight), net.conv(z, 6, weight=weight)),
-        sizes={"H": 7, "W": 9},
-    )
+    y = net.op("Add", net.conv(x, 6, weight=weight), net.conv(z, 6, weight=weight))
+    shared(net, y, sizes={"H": 7, "W": 9})
 
 
 def test_matmul_and_transposed_convolution() -> None:
@@ -65,17 +61,12 @@ def test_matmul_and_transposed_convolution() -> None:
     shared(net, net.op("Add", *parts))
 
 
-@pytest.mark.parametrize(
-    "why",
-    ["weights", "pads", "size", "open", "read", "run time"],
-)
+@pytest.mark.parametrize("why", ["weights", "pads", "size", "open", "read", "run time"])
 def test_what_stays(why: str) -> None:
     net = Net()
     sizes: list[int | str] = ["H", 9] if why == "open" else [9, 9]
-    x, z = (
-        net.input([1, 4, *sizes]),
-        net.input([1, 4, *([1, 1] if why == "size" else ["V" if why == "open" else 9, 9])], "z"),
-    )
+    others = [1, 1] if why == "size" else ["V" if why == "open" else 9, 9]
+    x, z = net.input([1, 4, *sizes]), net.input([1, 4, *others], "z")
     weight = net.weights(6, 4, 3, 3)
     first = net.input([6, 4, 3, 3], "w") if why == "run time" else net.const(weight)
     other = net.const(weight + np.eye(3)) if why == "weights" else first
@@ -84,5 +75,4 @@ def test_what_stays(why: str) -> None:
     b = net.conv(z, 6, weight=other, pads=pads)
     y = net.op("Add", a, b)
     outputs = [y, a] if why == "read" else [y]
-    result = check(net.model(*outputs), applied={}, only=ONLY, sizes={"H": 9, "V": 9})
-    assert result.ops["Conv"] == 2
+    assert checked(net, *outputs, number=0, sizes={"H": 9, "V": 9}).ops["Conv"] == 2

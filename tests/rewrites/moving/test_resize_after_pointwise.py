@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
-from tests.builders import Net, check
+from tests.builders import Net, alone
 
-ONLY: dict[str, Any] = {"only": ["resize_after_pointwise"]}
-APPLIED = {"resize_after_pointwise": 1}
-
-
-def resize(
-    net: Net, x: str, scales: Sequence[float], *, sizes: Sequence[int] | None = None, **attrs: Any
-) -> str:
-    """A Resize or Upsample in the form that the opset has; scales of the spatial axes."""
-    factors = np.array([*([] if "axes" in attrs else [1, 1]), *scales], np.float32)
-    if net.opset < 9:
-        return net.op("Upsample", x, scales=[float(v) for v in factors], **attrs)
-    name = net._fresh("scales")
-    net.initializers.append(numpy_helper.from_array(factors, name))
-    if net.opset < 11:
-        return net.op("Upsample" if net.opset == 9 else "Resize", x, name, **attrs)
-    if sizes is not None:
-        net.initializers.pop()
-        return net.op("Resize", x, "", "", net.const(np.array(sizes, np.int64)), **attrs)
-    roi = ""
-    if attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
-        roi = net._fresh("roi")
-        region = np.array([0, 0, -0.2, 0.1, 1, 1, 1.3, 0.8], np.float32)
-        net.initializers.append(numpy_helper.from_array(region, roi))
-    return net.op("Resize", x, roi, name, **attrs)
+checked = partial(alone, "resize_after_pointwise")
+left_alone = partial(checked, number=0)
 
 
 def enlarged(
@@ -48,7 +26,7 @@ def enlarged(
     **attrs: Any,
 ) -> onnx.ModelProto:
     net = Net(opset)
-    y = resize(net, net.input(shape), scales, **attrs)
+    y = net.resize(net.input(shape), scales, **attrs)
     if between == "affine":
         y = net.bn(net.affine("Mul", y, net.per_channel(4)))
     elif between:
@@ -59,7 +37,7 @@ def enlarged(
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 @pytest.mark.parametrize("opset", [7, 9, 10, 13, 18])
 def test_every_form_of_resizing(opset: int, mode: str) -> None:
-    done = check(enlarged(opset, mode=mode), applied=APPLIED, macs_after=4 * 6 * 30, **ONLY)
+    done = checked(enlarged(opset, mode=mode), macs_after=4 * 6 * 30)
     assert done.after.graph.node[0].op_type == "Conv"
 
 
@@ -79,7 +57,7 @@ def test_every_form_of_resizing(opset: int, mode: str) -> None:
 )
 def test_attributes(attrs: dict[str, Any]) -> None:
     """The resizing keeps its attributes; sizes that name the channels get the new number."""
-    check(enlarged(18, **attrs), applied=APPLIED, **ONLY)
+    checked(enlarged(18, **attrs))
 
 
 def test_sizes_computed_at_run_time() -> None:
@@ -90,28 +68,25 @@ def test_sizes_computed_at_run_time() -> None:
         net.op("Slice", net.op("Shape", v), net.const(np.array([a])), net.const(np.array([b])))
         for v, a, b in ((x, 0, 2), (other, 2, 4))
     ]
-    y = net.op("Resize", x, "", "", net.op("Concat", *parts, axis=0), mode="linear")
-    net.channels[y] = 4
+    y = net.op("Resize", x, "", "", net.op("Concat", *parts, axis=0), mode="linear", channels=4)
     model = net.model(net.conv(y, 6, (1, 1)))
-    check(
+    checked(
         model,
-        applied=APPLIED,
         sizes={"h": 3, "w": 4, "p": 7, "q": 9},
         shapes={"x": (1, 4, 3, 4), "other": (1, 4, 7, 9)},
-        **ONLY,
     )
 
 
 @pytest.mark.parametrize("between", ["Relu", "Sigmoid", "affine", "Identity"])
 def test_nearest_passes_what_works_pixel_by_pixel(between: str) -> None:
-    check(enlarged(between=between, mode="nearest"), applied=APPLIED, macs_after=4 * 6 * 30, **ONLY)
+    checked(enlarged(between=between, mode="nearest"), macs_after=4 * 6 * 30)
 
 
 def test_dynamic_sizes_groups_and_other_numbers_of_axes() -> None:
-    check(enlarged(shape=("n", 4, "h", "w"), mode="linear"), applied=APPLIED, sizes={"h": 3, "w": 5}, **ONLY)
-    check(enlarged(conv={"group": 2}), applied=APPLIED, **ONLY)
-    check(enlarged(shape=(1, 4, 5), scales=(3,)), applied=APPLIED, macs_after=4 * 6 * 5, **ONLY)
-    check(enlarged(shape=(1, 4, 2, 3, 4), scales=(2, 1, 2)), applied=APPLIED, macs_after=4 * 6 * 24, **ONLY)
+    checked(enlarged(shape=("n", 4, "h", "w"), mode="linear"), sizes={"h": 3, "w": 5})
+    checked(enlarged(conv={"group": 2}))
+    checked(enlarged(shape=(1, 4, 5), scales=(3,)), macs_after=4 * 6 * 5)
+    checked(enlarged(shape=(1, 4, 2, 3, 4), scales=(2, 1, 2)), macs_after=4 * 6 * 24)
 
 
 # ---------------------------------------------------------------- through a Concat
@@ -125,11 +100,10 @@ def neck(
     parts = []
     for i, scale in enumerate(scales):
         x = net.input([1, 4, 12 // scale, 12 // scale], f"x{i}")
-        parts.append(x if scale == 1 else resize(net, x, (scale, scale), mode=mode))
+        parts.append(x if scale == 1 else net.resize(x, (scale, scale), mode=mode))
     y = net.op("Concat", *parts, axis=1)
     if behind:
-        y = net.op(behind, y)
-    net.channels[y] = 4 * len(scales)
+        y = net.op(behind, y, channels=4 * len(scales))
     weight: Any = None
     if weights:
         weight = net.input([6, 4 * len(scales), 1, 1], "w")
@@ -141,74 +115,61 @@ def neck(
 def test_parts_of_a_concat(scales: tuple[int, ...], mode: str) -> None:
     """Each part at its own size."""
     expected = sum(4 * 6 * (12 // scale) ** 2 for scale in scales)
-    done = check(neck(scales, mode=mode), applied=APPLIED, macs_after=expected, **ONLY)
+    done = checked(neck(scales, mode=mode), macs_after=expected)
     assert done.ops["Resize"] == len(set(scales) - {1})
 
 
 def test_all_parts_enlarged_alike_are_joined_first() -> None:
-    done = check(neck((3, 3)), applied=APPLIED, macs_after=2 * 4 * 6 * 16, **ONLY)
+    done = checked(neck((3, 3)), macs_after=2 * 4 * 6 * 16)
     assert done.ops == {"Concat": 1, "Conv": 1, "Resize": 1}
 
 
 def test_weights_computed_at_run_time() -> None:
     """Their columns are gathered."""
-    check(neck((2, 1), weights="w"), applied=APPLIED, **ONLY)
+    checked(neck((2, 1), weights="w"))
 
 
 def test_relu_behind_the_concat() -> None:
-    check(neck((2, 1), behind="Relu"), applied=APPLIED, macs_after=4 * 6 * (36 + 144), **ONLY)
-    done = check(neck((2, 1), behind="Relu", mode="linear"), applied={}, **ONLY)
-    assert done.refused("resize_after_pointwise", "is not linear")
+    checked(neck((2, 1), behind="Relu"), macs_after=4 * 6 * (36 + 144))
+    left_alone(neck((2, 1), behind="Relu", mode="linear"), because=("is not linear",))
 
 
 def test_a_concat_that_others_read_stays() -> None:
     net = Net()
     x, z = net.input([1, 4, 6, 6]), net.input([1, 4, 12, 12], "z")
-    y = net.op("Concat", resize(net, x, (2, 2), mode="nearest"), z, axis=1)
-    net.channels[y] = 8
+    y = net.op("Concat", net.resize(x, (2, 2), mode="nearest"), z, axis=1)
     model = net.model(net.conv(y, 6, (1, 1)), net.op("Relu", y))
-    assert check(model, applied=APPLIED, macs_after=4 * 6 * (36 + 144), **ONLY).ops["Resize"] == 2
+    assert checked(model, macs_after=4 * 6 * (36 + 144)).ops["Resize"] == 2
 
 
 # ---------------------------------------------------------------- traps
+
+CROPPED = {"coordinate_transformation_mode": "tf_crop_and_resize"}
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
         ({"mode": "linear", "between": "Relu"}, "does not commute"),
-        (
-            {
-                "mode": "linear",
-                "coordinate_transformation_mode": "tf_crop_and_resize",
-                "extrapolation_value": 3.0,
-            },
-            "tf_crop",
-        ),
+        ({**CROPPED, "mode": "linear", "extrapolation_value": 3.0}, "tf_crop"),
         ({"conv": {"pads": [1, 1, 1, 1]}}, "it pads"),
         ({"conv": {"strides": [2, 2]}}, "skips pixels"),
         ({"scales": (0.5, 0.5)}, "makes no more pixels"),
     ],
 )
 def test_refused(options: dict[str, Any], reason: str) -> None:
-    assert check(enlarged(**options), applied={}, **ONLY).refused("resize_after_pointwise", reason)
+    left_alone(enlarged(**options), because=(reason,))
 
 
 def test_scaled_channels_stay() -> None:
     net = Net()
-    name = net._fresh("scales")
-    net.initializers.append(numpy_helper.from_array(np.array([1, 2, 2, 2], np.float32), name))
-    y = net.op("Resize", net.input([1, 4, 5, 6]), "", name, mode="nearest")
-    net.channels[y] = 8
-    done = check(net.model(net.conv(y, 6, (1, 1))), applied={}, **ONLY)
-    assert done.refused("resize_after_pointwise", "scales the channels")
+    y = net.op("Resize", net.input([1, 4, 5, 6]), "", net.scales(1, 2, 2, 2), mode="nearest", channels=8)
+    left_alone(net.model(net.conv(y, 6, (1, 1))), because=("scales the channels",))
 
 
 def test_groups_across_a_concat_stay() -> None:
-    assert check(neck((2, 1), group=1), **ONLY).applied
+    checked(neck((2, 1), group=1))
     net = Net()
     x, z = net.input([1, 4, 6, 6]), net.input([1, 4, 12, 12], "z")
-    y = net.op("Concat", resize(net, x, (2, 2), mode="nearest"), z, axis=1)
-    net.channels[y] = 8
-    done = check(net.model(net.conv(y, 6, (1, 1), group=2)), applied={}, **ONLY)
-    assert done.refused("resize_after_pointwise", "2 groups")
+    y = net.op("Concat", net.resize(x, (2, 2), mode="nearest"), z, axis=1)
+    left_alone(net.model(net.conv(y, 6, (1, 1), group=2)), because=("2 groups",))

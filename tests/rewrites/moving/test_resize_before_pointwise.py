@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import onnx
 import pytest
-from tests.test_resize_after_pointwise import resize
 
-from tests.builders import Net, check
+from tests.builders import Net, alone
 
-ONLY: dict[str, Any] = {"only": ["resize_before_pointwise"]}
-APPLIED = {"resize_before_pointwise": 1}
+checked = partial(alone, "resize_before_pointwise")
+left_alone = partial(checked, number=0)
 
 
 def reduced(
@@ -30,7 +30,7 @@ def reduced(
         y = net.affine("Mul", y, net.per_channel(6))
     elif between:
         y = net.op(between, y)
-    return net.model(resize(net, y, scales, **attrs))
+    return net.model(net.resize(y, scales, **attrs))
 
 
 @pytest.mark.parametrize(
@@ -48,16 +48,16 @@ def reduced(
     ],
 )
 def test_fewer_pixels_first(attrs: dict[str, Any]) -> None:
-    done = check(reduced(**attrs), applied=APPLIED, **ONLY)
+    done = checked(reduced(**attrs))
     size = done.after.graph.output[0].type.tensor_type.shape.dim
     assert done.macs_after == 4 * 6 * size[2].dim_value * size[3].dim_value
 
 
 def test_opset_10_strides_and_dynamic_sizes() -> None:
-    check(reduced(10, mode="nearest"), applied=APPLIED, **ONLY)
-    check(reduced(mode="linear", conv={"strides": [2, 1]}), applied=APPLIED, **ONLY)
-    check(reduced(mode="linear", shape=("n", 4, "h", "w")), applied=APPLIED, sizes={"h": 9, "w": 6}, **ONLY)
-    check(reduced(mode="nearest", shape=(1, 4, 9), scales=(0.4,)), applied=APPLIED, **ONLY)
+    checked(reduced(10, mode="nearest"))
+    checked(reduced(mode="linear", conv={"strides": [2, 1]}))
+    checked(reduced(mode="linear", shape=("n", 4, "h", "w")), sizes={"h": 9, "w": 6})
+    checked(reduced(mode="nearest", shape=(1, 4, 9), scales=(0.4,)))
 
 
 @pytest.mark.parametrize(
@@ -68,19 +68,20 @@ def test_opset_10_strides_and_dynamic_sizes() -> None:
     ],
 )
 def test_refused(options: dict[str, Any], reason: str) -> None:
-    assert check(reduced(**options), applied={}, **ONLY).refused("resize_before_pointwise", reason)
+    left_alone(reduced(**options), because=(reason,))
 
 
 def test_relu_in_front_of_a_mean_stays() -> None:
-    check(reduced(mode="linear", between="Relu"), applied={}, **ONLY)
+    left_alone(reduced(mode="linear", between="Relu"))
 
 
 def test_enlarging_stays() -> None:
-    check(reduced(scales=(2, 2)), applied={}, **ONLY)
+    left_alone(reduced(scales=(2, 2)))
 
 
 def test_another_reader_keeps_the_convolution() -> None:
     net = Net()
     y = net.conv(net.input([1, 4, 8, 8]), 6, (1, 1))
-    done = check(net.model(resize(net, y, (0.5, 0.5), mode="nearest"), net.op("Relu", y)), applied={}, **ONLY)
-    assert done.refused("resize_before_pointwise", "other readers")
+    left_alone(
+        net.model(net.resize(y, (0.5, 0.5), mode="nearest"), net.op("Relu", y)), because=("other readers",)
+    )

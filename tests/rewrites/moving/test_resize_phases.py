@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import onnx
 import pytest
-from tests.test_resize_after_pointwise import resize
 
-from tests.builders import Net, check
+from tests.builders import Net, alone, check
 
-ONLY: dict[str, Any] = {"only": ["resize_phases"]}
-APPLIED = {"resize_phases": 1}
+checked = partial(alone, "resize_phases")
+left_alone = partial(checked, number=0)
 
 
 def repeated(
@@ -26,7 +26,7 @@ def repeated(
     **attrs: Any,
 ) -> onnx.ModelProto:
     net = Net(opset)
-    y = resize(net, net.input(shape), scales, **{"mode": "nearest", **attrs})
+    y = net.resize(net.input(shape), scales, **{"mode": "nearest", **attrs})
     if between:
         y = net.op(between, y)
     return net.model(net.conv(y, 6, kernel, **(conv or {})))
@@ -38,16 +38,14 @@ SAME = {"pads": [1, 1, 1, 1]}
 @pytest.mark.parametrize("opset", [7, 9, 10, 13, 22])
 def test_doubled_pixels_are_one_transposed_convolution(opset: int) -> None:
     """Sixteen taps a pixel where there were 36."""
-    done = check(repeated(opset=opset, conv=SAME), applied=APPLIED, macs_after=16 * 4 * 6 * 20, **ONLY)
+    done = checked(repeated(opset=opset, conv=SAME), macs_after=16 * 4 * 6 * 20)
     assert done.ops == {"ConvTranspose": 1}
 
 
 @pytest.mark.parametrize("scale", [4, 8])
 def test_equal_phases_are_done_once(scale: int) -> None:
     """25 taps a pixel, whatever the factor."""
-    done = check(
-        repeated(scales=(scale, scale), conv=SAME), applied=APPLIED, macs_after=25 * 4 * 6 * 20, **ONLY
-    )
+    done = checked(repeated(scales=(scale, scale), conv=SAME), macs_after=25 * 4 * 6 * 20)
     assert done.ops == {"Conv": 9, "Concat": 1, "DepthToSpace": 1}
 
 
@@ -56,22 +54,19 @@ def test_equal_phases_are_done_once(scale: int) -> None:
 @pytest.mark.parametrize("scales", [(2, 2), (5, 5), (3, 2)])
 def test_pads_and_dilations(pads: list[int], dilations: list[int], scales: tuple[int, int]) -> None:
     """Borders, odd surplus outputs, padding wider than the kernel."""
-    check(repeated(scales=scales, conv={"pads": pads, "dilations": dilations}), applied=APPLIED, **ONLY)
+    checked(repeated(scales=scales, conv={"pads": pads, "dilations": dilations}))
 
 
 @pytest.mark.parametrize(("strides", "applied"), [([2, 2], 1), ([4, 2], 1), ([1, 2], 1), ([3, 3], 0)])
 def test_strides(strides: list[int], applied: int) -> None:
     """A stride that divides the factor or is a multiple of it keeps fewer phases."""
     model = repeated(scales=(4, 4), shape=(1, 4, 5, 3), conv={"strides": strides, **SAME})
-    done = check(model, applied={"resize_phases": 1} if applied else {}, **ONLY)
-    assert applied or done.refused("resize_phases", "no common period")
+    checked(model, number=applied, because=None if applied else ("no common period",))
 
 
 def test_one_phase_needs_no_interleaving() -> None:
     """A stride equal to the factor: 2x2 taps of stride 1."""
-    done = check(
-        repeated(conv={"strides": [2, 2], **SAME}), applied=APPLIED, macs_after=4 * 4 * 6 * 20, **ONLY
-    )
+    done = checked(repeated(conv={"strides": [2, 2], **SAME}), macs_after=4 * 4 * 6 * 20)
     assert done.ops == {"Conv": 1}
 
 
@@ -85,7 +80,7 @@ def test_one_phase_needs_no_interleaving() -> None:
     ],
 )
 def test_equivalent_modes(attrs: dict[str, Any]) -> None:
-    check(repeated(conv=SAME, **attrs), applied=APPLIED, macs_after=16 * 4 * 6 * 20, **ONLY)
+    checked(repeated(conv=SAME, **attrs), macs_after=16 * 4 * 6 * 20)
 
 
 @pytest.mark.parametrize(
@@ -100,23 +95,20 @@ def test_equivalent_modes(attrs: dict[str, Any]) -> None:
     ],
 )
 def test_other_mappings_stay(attrs: dict[str, Any]) -> None:
-    done = check(repeated(conv=SAME, **attrs), applied={}, **ONLY)
-    assert done.reasons("resize_phases")
+    assert left_alone(repeated(conv=SAME, **attrs)).reasons("resize_phases")
 
 
 def test_relu_groups_dynamic_sizes_and_other_numbers_of_axes() -> None:
-    check(repeated(between="Relu", conv=SAME), applied=APPLIED, macs_after=16 * 4 * 6 * 20, **ONLY)
-    check(repeated(conv={"group": 2, **SAME}), applied=APPLIED, macs_after=16 * 2 * 6 * 20, **ONLY)
+    checked(repeated(between="Relu", conv=SAME), macs_after=16 * 4 * 6 * 20)
+    checked(repeated(conv={"group": 2, **SAME}), macs_after=16 * 2 * 6 * 20)
     for scales in ((2, 2), (4, 4), (2, 3)):
         model = repeated(shape=("n", 4, "h", "w"), scales=scales, conv=SAME)
-        check(model, applied=APPLIED, sizes={"h": 3, "w": 5}, **ONLY)
-    check(
+        checked(model, sizes={"h": 3, "w": 5})
+    checked(
         repeated((3,), shape=(1, 4, 5), scales=(6,), conv={"pads": [1, 1]}),
-        applied=APPLIED,
         macs_after=600,
-        **ONLY,
     )
-    check(repeated((2, 1, 3), shape=(1, 4, 2, 3, 4), scales=(2, 2, 4)), applied=APPLIED, **ONLY)
+    checked(repeated((2, 1, 3), shape=(1, 4, 2, 3, 4), scales=(2, 2, 4)))
 
 
 def head(scales: Sequence[int], kernel: int = 3, **conv: Any) -> onnx.ModelProto:
@@ -125,9 +117,8 @@ def head(scales: Sequence[int], kernel: int = 3, **conv: Any) -> onnx.ModelProto
     parts = []
     for i, scale in enumerate(scales):
         x = net.input([1, 4, 16 // scale, 16 // scale], f"x{i}")
-        parts.append(x if scale == 1 else resize(net, x, (scale, scale), mode="nearest"))
+        parts.append(x if scale == 1 else net.resize(x, (scale, scale), mode="nearest"))
     y = net.op("Concat", *parts, axis=1)
-    net.channels[y] = 4 * len(scales)
     return net.model(net.conv(y, 6, (kernel, kernel), pads=[kernel // 2] * 4, **conv))
 
 
@@ -136,11 +127,11 @@ def test_parts_of_a_concat(scales: tuple[int, ...]) -> None:
     """Each part at its own size: nine taps, or 16, or 25 a small pixel."""
     taps = {1: 9, 2: 16, 4: 25, 8: 25}
     expected = sum(taps[scale] * 4 * 6 * (16 // scale) ** 2 for scale in scales)
-    check(head(scales), applied=APPLIED, macs_after=expected, **ONLY)
+    checked(head(scales), macs_after=expected)
 
 
 def test_groups_across_a_concat_stay() -> None:
-    assert check(head((2, 1), group=2), applied={}, **ONLY).refused("resize_phases", "2 groups")
+    left_alone(head((2, 1), group=2), because=("2 groups",))
 
 
 def test_all_rewrites_together() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.numerics.kernels import blocks
-from tests.builders import NEWEST_OPSET, Array, Checked, Net, check
+from tests.builders import NEWEST_OPSET, Array, Net, alone, check
 
-ONLY = {"only": ["block_diagonal"]}
+grouped = partial(alone, "block_diagonal")
 
 
 def diagonal(net: Net, parts: list[tuple[int, int]], *taps: int) -> Array:
@@ -24,12 +24,6 @@ def diagonal(net: Net, parts: list[tuple[int, int]], *taps: int) -> Array:
         weight[row : row + o, column : column + i] = net.weights(o, i, *taps)
         row, column = row + o, column + i
     return weight
-
-
-def grouped(net: Net, *outputs: str, macs_after: int | None = None, **options: Any) -> Checked:
-    return check(
-        net.model(*outputs), applied={"block_diagonal": 1}, macs_after=macs_after, **{**ONLY, **options}
-    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -116,13 +110,13 @@ def test_no_blocks(case: str) -> None:
         weight[7, 0] = 1e-6  # type: ignore[index]
     if case == "dynamic":
         weight = net.input([8, 8, 1, 1], "weight")
-    check(net.model(net.conv(net.input([1, 8, 5, 5]), 8, (1, 1), weight=weight)), applied={}, **ONLY)
+    grouped(net, net.conv(net.input([1, 8, 5, 5]), 8, (1, 1), weight=weight), number=0)
 
 
 def test_many_unequal_blocks() -> None:
     net = Net()
     weight = diagonal(net, [(1, 2), (2, 1)] * 5, 1, 1)
-    result = check(net.model(net.conv(net.input([1, 15, 5, 5]), 15, (1, 1), weight=weight)), **ONLY)
+    result = grouped(net, net.conv(net.input([1, 15, 5, 5]), 15, (1, 1), weight=weight), applied=None)
     assert result.applied in ({}, {"block_diagonal": 1})
 
 
@@ -130,8 +124,7 @@ def test_pads_that_depend_on_an_open_size() -> None:
     net = Net()
     weight = diagonal(net, [(4, 4)] * 2, 3, 3)
     y = net.conv(net.input([1, 8, "H", "W"]), 8, weight=weight, strides=[2, 2], auto_pad="SAME_UPPER")
-    result = check(net.model(y), applied={}, sizes={"H": 6, "W": 7}, **ONLY)
-    assert result.refused("block_diagonal", "depend on the size")
+    grouped(net, y, number=0, sizes={"H": 6, "W": 7}, because=("depend on the size",))
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.builders import Checked, Net, check
+from tests.builders import Net, alone
 
-ALONE = {"only": ["prune_channels"]}
-
-
-def pruned(net: Net, *outputs: str, macs: int, **options: Any) -> Checked:
-    """Checks a model in which one region loses channels, alone and with all other rewrites."""
-    model = net.model(*outputs)
-    result = check(model, applied={"prune_channels": 1}, macs_after=macs, **ALONE, **options)
-    assert check(model, **options).macs_after <= macs
-    return result
+pruned = partial(alone, "prune_channels", together=True)
 
 
 def zeros(net: Net, out: int, inside: int, taps: tuple[int, ...], count: int) -> np.ndarray[Any, Any]:
@@ -42,7 +35,7 @@ def test_output_channels_that_nobody_reads(kind: str, opset: int) -> None:
         y = net.op(
             "Gather", y, net.const(np.array([1, 3, 4, 7] if kind == "gather" else [7, 1, 4, 3])), axis=1
         )
-    result = pruned(net, y, macs=16 * 9 * 4 * 4)
+    result = pruned(net, y, macs_after=16 * 9 * 4 * 4)
     assert sum(result.ops[k] for k in ("Slice", "Split", "Gather")) == (kind == "unsorted")
 
 
@@ -55,7 +48,7 @@ def test_zero_filters(dtype: Any, pads: int, axes: int) -> None:
     y = net.conv(x, 8, taps, weight=zeros(net, 8, 4, taps, 3), bias=False, pads=[1] * 2 * axes)
     y = net.conv(net.op("Relu", y), 6, taps, pads=[pads] * 2 * axes)
     after = 2 * 3**axes * (6**axes * 4 * 5 + (4 + 2 * pads) ** axes * 5 * 6)
-    pruned(net, y, macs=after)
+    pruned(net, y, macs_after=after)
 
 
 @pytest.mark.parametrize(("pads", "left"), [(0, 5), (1, 6)])
@@ -64,7 +57,7 @@ def test_constant_channels(pads: int, left: int) -> None:
     net = Net()
     y = net.conv(net.input([1, 4, 6, 6]), 8, weight=zeros(net, 8, 4, (3, 3), 3), pads=[1] * 4)
     y = net.conv(net.op("Sigmoid", y), 6, pads=[pads] * 4)
-    pruned(net, y, macs=9 * (36 * 4 * left + (4 + 2 * pads) ** 2 * left * 6))
+    pruned(net, y, macs_after=9 * (36 * 4 * left + (4 + 2 * pads) ** 2 * left * 6))
 
 
 def test_slimmed_residual_network() -> None:
@@ -82,7 +75,7 @@ def test_slimmed_residual_network() -> None:
     y = net.op("Relu", normalised(net.conv(x, 8, pads=[1] * 4), [3, 4, 5, 6]))
     y = net.op("Relu", normalised(net.conv(y, 8, pads=[1] * 4), [1, 2, 7]))
     y = net.op("Add", x, y)
-    pruned(net, net.conv(y, 5), macs=9 * 36 * (4 * 6 + 5 * 4 + 4 * 6) + 9 * 16 * 6 * 5)
+    pruned(net, net.conv(y, 5), macs_after=9 * 36 * (4 * 6 + 5 * 4 + 4 * 6) + 9 * 16 * 6 * 5)
 
 
 def test_duplicate_filters() -> None:
@@ -92,7 +85,7 @@ def test_duplicate_filters() -> None:
     y = net.op(
         "Relu", net.conv(net.input([1, 4, 6, 6]), 8, weight=weight, bias=net.const(bias), pads=[1] * 4)
     )
-    pruned(net, net.conv(y, 6, pads=[1] * 4), macs=9 * 36 * (4 * 6 + 6 * 6))
+    pruned(net, net.conv(y, 6, pads=[1] * 4), macs_after=9 * 36 * (4 * 6 + 6 * 6))
 
 
 def test_depthwise_pools_concat_and_a_dense_head() -> None:
@@ -102,12 +95,11 @@ def test_depthwise_pools_concat_and_a_dense_head() -> None:
     a = net.conv(a, 8, group=8, pads=[1] * 4, bias=False)
     b = net.op("AveragePool", net.conv(x, 4, (1, 1)), kernel_shape=[3, 3], strides=[1, 1], pads=[1] * 4)
     y = net.op("MaxPool", net.op("Concat", a, b, axis=1), kernel_shape=[2, 2], strides=[2, 2])
-    y = net.op("Flatten", y)
-    net.channels[y] = 12 * 9
+    y = net.op("Flatten", y, channels=12 * 9)
     weight = net.weights(5, 108)
     weight[:, 10 * 9 :] = 0  # the head ignores two channels
     y = net.op("Gemm", y, net.const(weight), net.const(net.normal(5)), transB=1)
-    pruned(net, y, macs=36 * (4 * 6 + 9 * 6 + 4 * 2) + 8 * 9 * 5)
+    pruned(net, y, macs_after=36 * (4 * 6 + 9 * 6 + 4 * 2) + 8 * 9 * 5)
 
 
 def test_grouped_convolutions_keep_equal_groups() -> None:
@@ -116,7 +108,7 @@ def test_grouped_convolutions_keep_equal_groups() -> None:
         "Relu", net.conv(net.input([1, 4, 6, 6]), 8, (1, 1), weight=zeros(net, 8, 4, (1, 1), 5), bias=False)
     )
     y = net.conv(y, 8, group=4, pads=[1] * 4, bias=False)
-    result = check(net.model(net.conv(y, 6, (1, 1))), **ALONE)
+    result = alone("prune_channels", net, net.conv(y, 6, (1, 1)), applied=None)
     assert result.macs_after == 36 * (4 * 4 + 2 * 2 * 2 * 9 + 4 * 6)
 
 
@@ -124,18 +116,17 @@ def test_convolution_that_ignores_inputs_and_zero_parts_of_a_concat() -> None:
     net = Net()
     weight = net.weights(6, 4, 3, 3)
     weight[:, [0, 3]] = 0
-    pruned(net, net.conv(net.input([1, 4, 6, 6]), 6, weight=weight), macs=16 * 9 * 2 * 6)
+    pruned(net, net.conv(net.input([1, 4, 6, 6]), 6, weight=weight), macs_after=16 * 9 * 2 * 6)
     net = Net()
     y = net.op("Concat", net.input([1, 4, 6, 6]), net.const(np.zeros((1, 3, 6, 6))), axis=1)
-    net.channels[y] = 7
-    assert "Concat" not in pruned(net, net.conv(y, 6, pads=[1] * 4), macs=36 * 9 * 4 * 6).ops
+    assert "Concat" not in pruned(net, net.conv(y, 6, pads=[1] * 4), macs_after=36 * 9 * 4 * 6).ops
 
 
 def test_what_has_to_stay() -> None:
     net = Net()
     y = net.conv(net.input([1, 4, 6, 6]), 8, weight=zeros(net, 8, 4, (3, 3), 3))
-    check(net.model(y, net.op("Softmax", y, axis=1)), applied={}, **ALONE)
+    alone("prune_channels", net, y, net.op("Softmax", y, axis=1), number=0)
     net = Net()
     y = net.conv(net.input([1, 4, 6, 6]), 8, weight=net.input([8, 4, 3, 3], "w"))
     y = net.op("Slice", y, *(net.const(np.array([v])) for v in (2, 6, 1)))
-    check(net.model(y), applied={}, **ALONE)
+    alone("prune_channels", net, y, number=0)

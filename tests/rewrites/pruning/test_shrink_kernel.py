@@ -7,18 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.builders import Checked, Net, check
-
-ALONE = {"only": ["shrink_kernel"]}
+from tests.builders import Net, alone
 
 
-def shrunk(net: Net, y: str, taps: int, whole: int, **options: Any) -> Checked:
+def shrunk(net: Net, y: str, taps: int, whole: int, **options: Any) -> None:
     """Checks a model whose only convolution keeps so many of its taps."""
-    model = net.model(y)
-    result = check(model, applied={"shrink_kernel": 1}, **ALONE, **options)
+    result = alone("shrink_kernel", net, y, together=True, **options)
     assert result.macs_after * whole == result.macs_before * taps
-    assert check(model, **options).macs_after <= result.macs_after
-    return result
 
 
 def kept(net: Net, shape: tuple[int, ...], index: tuple[Any, ...]) -> np.ndarray[Any, Any]:
@@ -96,9 +91,9 @@ def test_taps_that_never_land(
 
 def test_what_stays() -> None:
     net = Net()
-    model = net.model(net.conv(net.input([1, 4, "h", "w"]), 6, pads=[12] * 4, dilations=[12, 12]))
-    check(model, applied={}, sizes={"h": 7, "w": 7}, shapes={"x": [1, 4, 7, 7]}, **ALONE)
+    y = net.conv(net.input([1, 4, "h", "w"]), 6, pads=[12] * 4, dilations=[12, 12])
+    alone("shrink_kernel", net, y, number=0, sizes={"h": 7, "w": 7}, shapes={"x": [1, 4, 7, 7]})
     net, same = Net(), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}
     y = net.conv(net.input([1, 4, "h", "w"]), 6, weight=kept(net, (6, 4, 3, 3), (1, 1)), **same)
-    result = check(net.model(y), applied={}, sizes={"h": 7, "w": 8}, shapes={"x": [1, 4, 7, 8]}, **ALONE)
-    assert result.refused("shrink_kernel", "auto_pad")
+    sizes = {"sizes": {"h": 7, "w": 8}, "shapes": {"x": [1, 4, 7, 8]}}
+    alone("shrink_kernel", net, y, number=0, because=("auto_pad",), **sizes)

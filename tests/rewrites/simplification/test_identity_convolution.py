@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
-from tests.builders import Array, Checked, Net, check
+from tests.builders import Array, Net, alone
 
-ONLY = {"only": ["identity_convolution"]}
+checked = partial(alone, "identity_convolution")
 
 
 def dirac(channels: int, taps: tuple[int, ...], at: tuple[int, ...], group: int = 1) -> Array:
@@ -31,28 +33,19 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-def build(form: str, bias: bool, **changes: Any) -> Net:
+def build(form: str, bias: bool, **changes: Any) -> onnx.ModelProto:
     options = {**FORMS[form], **changes}
     taps, at = options.pop("taps"), options.pop("at")
     net = Net()
     x = net.op("Relu", net.input(["N", 4, *(6,) * len(taps)]))
     weight = dirac(4, taps, at, options.get("group", 1)) * options.pop("scale", 1)
-    y = net.conv(x, 4, taps, weight=weight, bias=bias, **options)
-    net.op("Tanh", y)
-    return net
-
-
-def checked(net: Net, number: int, **options: Any) -> Checked:
-    last = net.nodes[-1].output[0]
-    return check(
-        net.model(last), applied={"identity_convolution": number} if number else {}, **ONLY, **options
-    )
+    return net.model(net.op("Tanh", net.conv(x, 4, taps, weight=weight, bias=bias, **options)))
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("form", FORMS)
 def test_identities(form: str, bias: bool) -> None:
-    result = checked(build(form, bias), 1, macs_after=0)
+    result = checked(build(form, bias), macs_after=0)
     assert result.ops == {"Relu": 1, "Tanh": 1, **({"Add": 1} if bias else {})}
 
 
@@ -62,26 +55,18 @@ def test_identities(form: str, bias: bool) -> None:
     ids=str,
 )
 def test_what_is_none(changes: dict[str, Any]) -> None:
-    checked(build("3x3", False, **changes), 0)
+    checked(build("3x3", False, **changes), number=0)
 
 
 def test_between_an_input_and_an_output() -> None:
     net = Net()
     y = net.conv(net.input([1, 4, 5, 5]), 4, (1, 1), weight=dirac(4, (1, 1), (0, 0)), bias=False)
-    result = check(net.model(y), applied={"identity_convolution": 1}, macs_after=0, **ONLY)
-    assert result.ops == {"Identity": 1}
+    assert checked(net, y, macs_after=0).ops == {"Identity": 1}
 
 
 def test_fully_connected() -> None:
     net = Net()
-    y = net.op(
-        "Gemm",
-        net.op("Relu", net.input([3, 4])),
-        net.const(np.eye(4) * 2),
-        net.const(net.normal(4)),
-        alpha=0.5,
-    )
-    result = check(
-        net.model(net.op("MatMul", y, net.const(np.eye(4)))), applied={"identity_convolution": 2}, **ONLY
-    )
+    x = net.op("Relu", net.input([3, 4]))
+    y = net.op("Gemm", x, net.const(np.eye(4) * 2), net.const(net.normal(4)), alpha=0.5)
+    result = checked(net, net.op("MatMul", y, net.const(np.eye(4))), number=2)
     assert result.ops == {"Relu": 1, "Add": 1}

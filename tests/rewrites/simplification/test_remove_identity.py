@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 from onnx import TensorProto
 
-from tests.builders import NEWEST_OPSET, Checked, Net, check
+from tests.builders import NEWEST_OPSET, Net, alone
 
-ONLY = {"only": ["remove_identity"]}
+removed = partial(alone, "remove_identity")
+left_alone = partial(removed, number=0)
 
 
 def ints(net: Net, *values: int) -> str:
     return net.const(np.array(values, np.int64))
-
-
-def removed(net: Net, *outputs: str, number: int = 1, **options: object) -> Checked:
-    return check(net.model(*outputs), applied={"remove_identity": number}, **ONLY, **options)  # type: ignore[arg-type]
-
-
-def left_alone(net: Net, *outputs: str, **options: object) -> Checked:
-    return check(net.model(*outputs), applied={}, **ONLY, **options)  # type: ignore[arg-type]
 
 
 NOTHING: dict[str, Callable[[Net, str], str]] = {
@@ -50,13 +44,8 @@ NOTHING: dict[str, Callable[[Net, str], str]] = {
     "twice Relu": lambda n, x: n.op("Relu", n.op("Relu", x)),
     "wider and back": lambda n, x: n.op("Cast", n.op("Cast", x, to=TensorProto.DOUBLE), to=TensorProto.FLOAT),
     "Flatten and back": lambda n, x: n.op("Reshape", n.op("Flatten", x), ints(n, 2, 4, 6, 6)),
-    "Split and Concat": lambda n, x: _split_and_concat(n, x),
+    "Split and Concat": lambda n, x: n.op("Concat", *n.split(x, 1, 3), axis=1),
 }
-
-
-def _split_and_concat(net: Net, x: str) -> str:
-    first = net.op("Split", x, ints(net, 1, 3), outputs=2, axis=1)
-    return net.op("Concat", first, f"{first}_1", axis=1)
 
 
 @pytest.mark.parametrize("kind", NOTHING)
@@ -83,26 +72,24 @@ def test_a_chain_between_others_in_one_round() -> None:
     for _ in range(3):
         x = net.op("Identity", net.op("Dropout", x))
     y = net.bn(x)
-    result = check(
-        net.model(net.conv(y, 2), y), applied={"remove_identity": 6}, **ONLY, sizes={"H": 7, "W": 8}
-    )
-    assert result.ops == {"Conv": 2, "BatchNormalization": 1}
+    assert removed(net, net.conv(y, 2), y, number=6, sizes={"H": 7, "W": 8}).ops == {
+        "Conv": 2,
+        "BatchNormalization": 1,
+    }
 
 
 def test_concat_and_split_back() -> None:
     net = Net()
     x, y = (net.op("Relu", net.input([1, c, 5, 5], f"in{c}")) for c in (3, 2))
     first = net.op("Split", net.op("Concat", x, y, axis=1), ints(net, 3, 2), outputs=2, axis=-3)
-    result = removed(net, net.op("Tanh", first), net.op("Tanh", f"{first}_1"))
-    assert result.ops == {"Relu": 2, "Tanh": 2}
+    assert removed(net, net.op("Tanh", first), net.op("Tanh", f"{first}_1")).ops == {"Relu": 2, "Tanh": 2}
 
 
 def test_views_become_one_reshape() -> None:
     net = Net()
     y = net.op("Flatten", net.op("Relu", net.input(["N", 4, 3, 2])))
     y = net.op("Unsqueeze", net.op("Reshape", y, ints(net, -1, 12, 2)), ints(net, 1))
-    result = removed(net, net.op("Relu", y), number=2)
-    assert result.ops == {"Relu": 2, "Reshape": 1}
+    assert removed(net, net.op("Relu", y), number=2).ops == {"Relu": 2, "Reshape": 1}
 
 
 # ---------------------------------------------------------------- what stays
@@ -123,17 +110,12 @@ TRAPS: dict[str, Callable[[Net, str], str]] = {
         "Resize", x, n.const(np.array([0, 0, 0.2, 0, 1, 1, 0.8, 1])), n.const(np.ones(4)), mode="linear",
         coordinate_transformation_mode="tf_crop_and_resize",
     ),
-    "parts exchanged": lambda n, x: _exchanged(n, x),
+    "parts exchanged": lambda n, x: n.op("Concat", *n.split(x, 2, 2)[::-1], axis=1),
 }  # fmt: skip
 
 
 def _there_and_back(net: Net, x: str, kind: int) -> str:
     return net.op("Cast", net.op("Cast", x, to=kind), to=TensorProto.FLOAT)
-
-
-def _exchanged(net: Net, x: str) -> str:
-    first = net.op("Split", x, ints(net, 2, 2), outputs=2, axis=1)
-    return net.op("Concat", f"{first}_1", first, axis=1)
 
 
 @pytest.mark.parametrize("kind", TRAPS)
@@ -145,8 +127,7 @@ def test_what_only_seems_to_change_nothing(kind: str) -> None:
 def test_a_reshape_whose_zero_copies_the_size_before_it() -> None:
     net = Net()
     y = net.op("Reshape", net.op("Reshape", net.input([4, 6, 10]), ints(net, 24, 10)), ints(net, 0, 5, 2))
-    result = removed(net, net.op("Relu", y))
-    assert result.ops == {"Reshape": 1, "Relu": 1}
+    assert removed(net, net.op("Relu", y)).ops == {"Reshape": 1, "Relu": 1}
 
 
 def test_two_open_sizes_are_not_taken_for_each_other() -> None:
@@ -163,17 +144,11 @@ def test_a_mask_that_is_read() -> None:
 
 def test_an_input_that_is_an_output_keeps_its_identity() -> None:
     net = Net()
-    result = left_alone(net, net.op("Identity", net.input([2, 4])))
-    assert result.refused("remove_identity", "Identity1", "is no result of this graph")
+    because = ("Identity1", "is no result of this graph")
+    left_alone(net, net.op("Identity", net.input([2, 4])), because=because)
 
 
 def test_a_body_that_hands_on_an_outer_value() -> None:
-    outer = Net()
-    x = outer.op("Relu", outer.input([2, 4]))
-    outer.input([], "flag", TensorProto.BOOL)
-    bodies = []
-    for seed in (1, 2):
-        inner = Net()
-        inner._count.update(dict.fromkeys(("t", "w", "Identity"), 100 * seed))
-        bodies.append(inner.body("branch", [inner.op("Identity", x)]))
-    left_alone(outer, outer.op("If", "flag", then_branch=bodies[0], else_branch=bodies[1]))
+    net = Net()
+    x = net.op("Relu", net.input([2, 4]))
+    left_alone(net, net.choose(lambda inner: inner.op("Identity", x)))
