@@ -11,10 +11,10 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import VerificationError
 from graphopt.model import edit
 from graphopt.pipeline.journal import worst
-from graphopt.pipeline.run import Change, Run
+from graphopt.pipeline.run import Run
 from graphopt.planning import selection
 from graphopt.rewrites.base import Rewrite
-from graphopt.types import Exactness
+from graphopt.types import Change, Exactness
 
 MAX_ROUNDS = 20
 """Exact rounds (match, plan, commit) after which it is left at that."""
@@ -115,7 +115,7 @@ def _drop_guilty(run: Run, reference: ir.Model, rounds: list[Round], why: str) -
     number = _first_failing(len(guilty_round.changes), passes)
     if number is None:
         return False
-    candidate = guilty_round.changes[number - 1][0]
+    candidate = guilty_round.changes[number - 1].candidate
     run.journal.back(guilty_round.mark)
     run.journal.ban(candidate, f"failed verification: with it the whole model differs, {why}")
     run.model = guilty_round.model

@@ -23,7 +23,7 @@ def expand(run: Run, rewrite: Rewrite) -> None:
     condition = getattr(rewrite, "condition", "")
     if not condition:  # what holds on some inputs only is compared on those, in the whole model
         run.failing(analysis, changes)
-        changes = [change for change in changes if run.journal.allows(change[0])]
+        changes = [change for change in changes if run.journal.allows(change.candidate)]
     if not changes:
         return
     run.commit(changes)

@@ -22,7 +22,7 @@ from graphopt.compression.sequential_fit import Refitted
 from graphopt.errors import InputError, blaming
 from graphopt.model import edit
 from graphopt.numerics.lowrank.moments import Statistics
-from graphopt.pipeline.run import Change, Run
+from graphopt.pipeline.run import Run
 from graphopt.planning import selection
 from graphopt.planning.damage import Sensitivity, unprobed
 from graphopt.planning.selection import Limit, Plan
@@ -30,7 +30,7 @@ from graphopt.report.results import Applied, Point
 from graphopt.rewrites.base import Rewrite
 from graphopt.runtime.operator_times import Stopwatch, cache_path
 from graphopt.runtime.session import Feeds
-from graphopt.types import Candidate, Exactness, Fitted, Quality, Replacement
+from graphopt.types import Candidate, Change, Exactness, Fitted, Quality, Replacement
 
 PLANNED_ON = 384
 """Inputs whose statistics the plan is made from, at most; the chosen layers are then fitted to all."""
@@ -217,9 +217,11 @@ class Search:
         run = self._run
         fits = self._refitted([c for c in chosen.chosen if self._in_order(c)])
         rest = [c for c in chosen.chosen if c.site.nodes[0] not in fits]
-        changes: list[Change] = [(f.candidate, f.fitted.replacement) for f in fits.values()]
+        changes = [Change(f.candidate, f.fitted.replacement) for f in fits.values()]
         changes += run.build(self.analysis, rest, self._statistics)
-        changes.sort(key=lambda change: self.analysis.position(self.analysis.nodes[change[0].site.nodes[0]]))
+        changes.sort(
+            key=lambda change: self.analysis.position(self.analysis.nodes[change.candidate.site.nodes[0]])
+        )
         with run.journal.step("commit"):
             model = edit.apply(self.model, changes) if changes else self.model
         if self._inputs is None:
@@ -233,7 +235,7 @@ class Search:
 
     def draft(self, chosen: Plan) -> ir.Model:
         """The network of a plan with weights that mean nothing in the new operators, to be timed."""
-        changes = [(c, change) for c in chosen.chosen if (change := self._draft(c)) is not None]
+        changes = [Change(c, change) for c in chosen.chosen if (change := self._draft(c)) is not None]
         return edit.apply(self.model, changes)
 
     def _draft(self, candidate: Candidate) -> Replacement | None:

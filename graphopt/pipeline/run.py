@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
-from typing import TypeAlias
 
 import onnx_ir as ir
 
@@ -35,13 +34,22 @@ from graphopt.runtime import latency, session
 from graphopt.runtime.latency import Timing
 from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import Feeds
-from graphopt.types import Array, Candidate, Exactness, Quality, Rejection, Replacement, Shape, Site, Totals
+from graphopt.types import (
+    Array,
+    Candidate,
+    Change,
+    Exactness,
+    Quality,
+    Rejection,
+    Replacement,
+    Shape,
+    Site,
+    Totals,
+)
 from graphopt.verification import equivalence, quality, regions
 from graphopt.verification.background import Comparer
 from graphopt.verification.user_metric import OwnMetric
 from graphopt.verification.verdict import Verification
-
-Change: TypeAlias = tuple[Candidate, Replacement]
 
 
 class Run:
@@ -167,7 +175,7 @@ class Run:
                 with blaming(candidate.rewrite, f"at {candidate.site.nodes[0]}"):
                     change = named[candidate.rewrite].build(analysis, candidate, statistics)
                     check_names(analysis, candidate, change)
-                changes.append((candidate, change))
+                changes.append(Change(candidate, change))
             return changes
 
     def failing(self, analysis: Analysis, changes: Sequence[Change]) -> bool:
@@ -195,7 +203,7 @@ class Run:
         failed = {candidate: verdict.note for candidate, verdict in verdicts if verdict.note}
         for candidate, note in failed.items():
             self.journal.ban(candidate, f"failed verification: {note}")
-        return [change for change in changes if change[0] not in failed]
+        return [change for change in changes if change.candidate not in failed]
 
     def commit(self, changes: Sequence[Change], applied: Sequence[Applied] = ()) -> None:
         """Puts the changes into the model; ``applied`` describes them where there is more to tell."""

@@ -14,7 +14,7 @@ from graphopt import progress
 from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import InputError
 from graphopt.runtime import session, subgraph
-from graphopt.types import Candidate, Replacement
+from graphopt.types import Candidate, Change
 
 WARM_UP = 3
 """Runs of each model before the clock counts."""
@@ -116,15 +116,13 @@ def compare(
     )
 
 
-def slower(
-    analysis: Analysis, changes: Sequence[tuple[Candidate, Replacement]], seed: int
-) -> dict[Candidate, str]:
+def slower(analysis: Analysis, changes: Sequence[Change], seed: int) -> dict[Candidate, str]:
     """The changes that did not make their region faster, each timed alone at one thread, with the figures.
 
     A change without a saving of MACs has to be at least as fast, give or take `NOISE`.
     """
     found: dict[Candidate, str] = {}
-    for candidate, change in progress.track(changes, "regions", describe=lambda c: c[0].site.nodes[0]):
+    for candidate, change in progress.track(changes, "regions", describe=lambda c: c.candidate.site.nodes[0]):
         region = subgraph.region(analysis, candidate, change, "r/")
         rng = np.random.default_rng(seed)
         feed = {name: session.random_array(rng, *given) for name, given in region.inputs.items()}
