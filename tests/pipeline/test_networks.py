@@ -156,12 +156,12 @@ def test_drafts_come_near_to_the_latency_whatever_one_measurement_says(
         measured.append(true)
         return SimpleNamespace(ratio=strange.get(len(measured) - 1, true))
 
-    search = SimpleNamespace(
-        time_saved=None,
+    networks = SimpleNamespace(
+        clock=SimpleNamespace(saved=None),
         planned=lambda limits: Plan((limits[-1].needed,)),
         draft=lambda plan: plan.chosen[0],
     )
-    plan, scale = approximate._drafted(SimpleNamespace(latency=latency), search, [], 0.6, 1.0, 1.0)  # type: ignore[arg-type]
+    plan, scale = approximate._drafted(networks, latency, [], 0.6, 1.0, 1.0)  # type: ignore[arg-type]
     assert 0.5 <= 1 - part * plan.chosen[0] <= 0.6  # type: ignore[operator]
     assert scale == pytest.approx(plan.chosen[0] / 0.4)  # type: ignore[operator]
 
