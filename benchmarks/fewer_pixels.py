@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 import onnx
 import onnx_ir as ir
-from tests.test_resize_after_pointwise import resize
 
 import graphopt
 from tests.builders import Net, make_feeds, session
+from tests.test_resize_after_pointwise import resize
 
 REWRITES = ["pool_first", "resize_after_pointwise", "resize_before_pointwise", "resize_phases"]
 

@@ -16,6 +16,7 @@ from graphopt.pipeline.reporting import applied, point
 from graphopt.pipeline.workspace import Measures, Workspace
 from graphopt.planning import gates, spending
 from graphopt.planning.budget import Budget
+from graphopt.planning.gates import Judged
 from graphopt.planning.selection import Limit, Plan
 from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate, Exactness
@@ -123,17 +124,21 @@ def _cheapest(networks: Networks, measures: Measures, journal: Journal, budget: 
     best = networks.network(Plan(()))
     journal.curve.append(point(best, measures.costs(best.model)))
     high, low = measures.costs(networks.model).get("macs", 0.0), CHEAPEST
-    asked = gates.of_budget(budget)
+
+    def judged(network: Network) -> tuple[Judged, ...]:
+        return gates.judge(gates.of_budget(budget), spending.measured(network.quality, network.metric))
+
+    if any(item.measured is None for item in judged(best)):  # nor will there be a figure of another network
+        return best
     while high - low > NARROW:
         middle = (low + high) / 2
         network = reliable(networks, measures, journal, measures.limits(Budget(macs=middle)))
-        spent = measures.spent(network.model)
-        figures = spending.figures(measures.before, spent, network.quality, network.metric)
-        if all(gates.judge(asked, figures)):
-            best, high = network, min(middle, figures["macs"])
+        reached = measures.costs(network.model)["macs"]
+        if all(judged(network)):
+            best, high = network, min(middle, reached)
         else:
             low = middle
-        if figures["macs"] > middle + NARROW:  # there is nothing cheaper
+        if reached > middle + NARROW:  # there is nothing cheaper
             low = middle
     return best
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from graphopt import progress
 from graphopt.analysis.linear import FREEZE
@@ -21,24 +23,20 @@ from graphopt.types import Candidate, Change, Exactness, Rejection, Replacement,
 from graphopt.verification import regions
 
 
+@dataclass
 class Proposals:
-    """The candidates that the user did not rule out.
+    """The candidates that the user did not rule out."""
 
-    Args:
-        options: what the user asked for.
-        journal: of the run.
-    """
-
-    def __init__(self, options: Options, journal: Journal) -> None:
-        self._options, self._journal = options, journal
+    options: Options
+    journal: Journal
 
     def taking_part(self, exactness: Exactness) -> list[Rewrite]:
         """The rewrites of a kind that take part."""
-        return [rewrite for rewrite in self._options.rewrites if rewrite.exactness is exactness]
+        return [rewrite for rewrite in self.options.rewrites if rewrite.exactness is exactness]
 
     def match(self, analysis: Analysis, group: Sequence[Rewrite]) -> list[Candidate]:
         """The candidates that the user did not rule out and that did not fail before."""
-        with self._journal.step("propose"):
+        with self.journal.step("propose"):
             candidates: list[Candidate] = []
             for rewrite in progress.track(group, "rewrites", describe=lambda r: r.name):
                 with blaming(rewrite.name, "to match"):
@@ -46,99 +44,97 @@ class Proposals:
                 for found in matches:
                     reason = self._ruled_out(found.site)
                     if isinstance(found, Rejection) or reason:
-                        self._journal.reject(found, reason or getattr(found, "reason", ""))
-                    elif self._journal.allows(found):
+                        self.journal.reject(found, reason or getattr(found, "reason", ""))
+                    elif self.journal.allows(found):
                         candidates.append(found)
             return candidates
 
     def _ruled_out(self, site: Site) -> str:
         """Why --at or --keep leaves the site out; "" when they don't."""
-        kept = next((n for n in site.nodes if matches_any(n, self._options.keep)), None)
+        kept = next((n for n in site.nodes if matches_any(n, self.options.keep)), None)
         if kept is not None:
             return f"--keep names {kept}"
-        if self._options.at and not any(matches_any(node, self._options.at) for node in site.nodes):
+        if self.options.at and not any(matches_any(node, self.options.at) for node in site.nodes):
             return "--at names other nodes"
         return ""
 
     def notes(self, before: Analysis, after: Analysis) -> list[str]:
         """On patterns that no node's name matches, slips most likely, and on weights that are inputs too."""
-        asked = [("--at", pattern) for pattern in self._options.at]
-        asked += [("--keep", pattern) for pattern in self._options.keep]
+        asked = [("--at", pattern) for pattern in self.options.at]
+        asked += [("--keep", pattern) for pattern in self.options.keep]
         notes = [
             f"{option} {pattern}: matches no node's name"
             for option, pattern in asked
             if not any(matches_any(name, [pattern]) for name in (*before.nodes, *after.nodes))
         ]
-        left = {item.site for item in self._journal.rejected if FREEZE in item.reason}
+        left = {item.site for item in self.journal.rejected if FREEZE in item.reason}
         if left:
             where = "1 site has weights" if len(left) == 1 else f"{len(left)} sites have weights"
             notes.append(f"{where} that a caller may override: {FREEZE} makes them constants")
         return notes
 
 
+@dataclass
 class Changes:
-    """Replacements of candidates: built, checked, and put into the model.
+    """Replacements of candidates: built, checked, and put into the model."""
 
-    Args:
-        workspace: where the model is.
-        options: what the user asked for.
-        recorder: told that there will be something to record.
-        journal: of the run.
-    """
+    workspace: Workspace
+    options: Options
+    recorder: Recorder
+    journal: Journal
 
-    def __init__(self, workspace: Workspace, options: Options, recorder: Recorder, journal: Journal) -> None:
-        self._workspace, self._options = workspace, options
-        self._recorder, self._journal = recorder, journal
-        self._rewrites = {rewrite.name: rewrite for rewrite in options.rewrites}
+    @cached_property
+    def _named(self) -> dict[str, Rewrite]:
+        return {rewrite.name: rewrite for rewrite in self.options.rewrites}
 
     def build(
         self, analysis: Analysis, chosen: Iterable[Candidate], statistics: Mapping[str, Statistics] | None
     ) -> list[Change]:
         """What takes the place of each chosen candidate."""
-        with self._journal.step("build"):
+        with self.journal.step("build"):
             changes = []
             for candidate in chosen:
                 with blaming(candidate.rewrite, f"at {candidate.site.nodes[0]}"):
-                    change = self._rewrites[candidate.rewrite].build(analysis, candidate, statistics)
+                    change = self._named[candidate.rewrite].build(analysis, candidate, statistics)
                     _check_names(analysis, candidate, change)
                 changes.append(Change(candidate, change))
             return changes
 
     def failing(self, analysis: Analysis, changes: Sequence[Change]) -> bool:
         """Compares each exact change alone with what it replaces; bans those that differ or are slower."""
-        with self._journal.step("verify"):
-            verdicts = regions.check_regions(analysis, changes, self._options.seed)
+        with self.journal.step("verify"):
+            verdicts = regions.check_regions(analysis, changes, self.options.seed)
         reasons: dict[Candidate, str] = {}
         for candidate, verdict in verdicts:
             if not verdict:
                 difference = f"relative difference {verdict.max_rel:.1e}, allowed {verdict.allowed:.0e}"
                 reasons[candidate] = f"failed verification: {verdict.note or difference}"
-        if not reasons and self._options.gate_latency:
-            with self._journal.step("measure"):
-                reasons = latency.slower(analysis, changes, self._options.seed)
+        if not reasons and self.options.gate_latency:
+            with self.journal.step("measure"):
+                reasons = latency.slower(analysis, changes, self.options.seed)
         for candidate, reason in reasons.items():
-            self._journal.ban(candidate, reason)
+            self.journal.ban(candidate, reason)
         if not reasons:
-            self._journal.checks += [verdict for _, verdict in verdicts]
+            self.journal.checks += [verdict for _, verdict in verdicts]
         return bool(reasons)
 
     def running(self, analysis: Analysis, changes: Sequence[Change]) -> list[Change]:
         """The approximate changes that run and keep type and shape; the others are banned."""
-        with self._journal.step("verify"):
-            verdicts = regions.check_regions(analysis, changes, self._options.seed)
+        with self.journal.step("verify"):
+            verdicts = regions.check_regions(analysis, changes, self.options.seed)
         failed = {candidate: verdict.note for candidate, verdict in verdicts if verdict.note}
         for candidate, note in failed.items():
-            self._journal.ban(candidate, f"failed verification: {note}")
+            self.journal.ban(candidate, f"failed verification: {note}")
         return [change for change in changes if change.candidate not in failed]
 
     def commit(self, changes: Sequence[Change], applied: Sequence[Applied] = ()) -> None:
         """Puts the changes into the model; ``applied`` describes them where there is more to tell."""
-        with self._journal.step("commit"):
-            self._recorder.begin()
-            self._workspace.model = edit.apply(self._workspace.model, changes)
-        sized = not self._workspace.inputs.assumed
-        self._journal.applied += applied or [
-            Applied(candidate, self._rewrites[candidate.rewrite].exactness, None, sized)
+        with self.journal.step("commit"):
+            self.recorder.begin()
+            self.workspace.model = edit.apply(self.workspace.model, changes)
+        sized = not self.workspace.inputs.assumed
+        self.journal.applied += applied or [
+            Applied(candidate, self._named[candidate.rewrite].exactness, None, sized)
             for candidate, _ in changes
         ]
 

@@ -40,16 +40,7 @@ class Round(NamedTuple):
 
 @dataclass(frozen=True)
 class ExactRounds:
-    """Exact rounds over a model.
-
-    Attributes:
-        workspace: where the model is.
-        proposals: what could be done to it.
-        changes: what is.
-        comparer: of whole models.
-        journal: of the run.
-        by_time: whether candidates are left out that are expected to be slower.
-    """
+    """Exact rounds over a model; ``by_time`` leaves out candidates that are expected to be slower."""
 
     workspace: Workspace
     proposals: Proposals

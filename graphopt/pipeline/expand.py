@@ -25,15 +25,6 @@ def expand(
 ) -> None:
     """Inserts what makes the model dearer and leaves its function as it is, once at each chosen node.
 
-    Args:
-        rewrite: the expanding rewrite.
-        at: patterns of the nodes' names.
-        workspace: where the model is.
-        proposals: what could be done to it.
-        changes: what is.
-        comparer: of whole models.
-        journal: of the run.
-
     Raises:
         VerificationError: the model computes something else.
     """

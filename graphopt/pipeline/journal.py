@@ -113,48 +113,41 @@ class Journal:
         return _left(self._rejected, named | set(self._declined))
 
 
+@dataclass
 class Recorder:
-    """Lets a changed model tell how it came about.
+    """Lets a changed model tell how it came about."""
 
-    Args:
-        source: the model as loaded.
-        options: what the user asked for.
-        calibration: the calibration inputs; None without.
-        journal: of the run.
-    """
-
-    def __init__(
-        self, source: Source, options: Options, calibration: Calibration | None, journal: Journal
-    ) -> None:
-        self._source, self._options, self._journal = source, options, journal
-        self._calibration = calibration
-        self._recorded = False
+    source: Source
+    options: Options
+    calibration: Calibration | None
+    journal: Journal
+    recorded: bool = False
 
     def begin(self) -> None:
         """Makes the digests of files beside the work that goes on: they will be needed."""
-        if self._source.path is not None:
+        if self.source.path is not None:
             _ = self._digests
 
     def record(self, model: ir.Model) -> None:
         """Puts the record into the model, once, when it is finished."""
-        if not self._recorded and model is not self._source.model:
+        if not self.recorded and model is not self.source.model:
             edit.annotate(model, self._entries())
-        self._recorded = True
+        self.recorded = True
 
     @property
     def bytes(self) -> int:
         """What the record of what was applied so far will add to the file; 0 when it is there."""
-        return 0 if self._recorded else provenance.size(self._entries())
+        return 0 if self.recorded else provenance.size(self._entries())
 
     def _entries(self) -> dict[str, str]:
         sha256, data = self._digests.result()
-        rewritten = provenance.rewritten((item.candidate, item.exactness) for item in self._journal.applied)
+        rewritten = provenance.rewritten((item.candidate, item.exactness) for item in self.journal.applied)
         made = provenance.Record(__version__, sha256, self._asked, rewritten, data)
-        return provenance.entries(made, self._source.model.metadata_props)
+        return provenance.entries(made, self.source.model.metadata_props)
 
     @cached_property
     def _asked(self) -> dict[str, object]:
-        asked, given = self._options.recorded(), self._calibration
+        asked, given = self.options.recorded(), self.calibration
         if given is not None:
             asked["calibration"] = {"inputs": given.fitted + given.samples, "sha256": given.sha256}
         return asked
@@ -163,11 +156,11 @@ class Recorder:
     def _digests(self) -> Future[tuple[str, Mapping[str, str]]]:
         """Of the input, and of its external data; those of files are made by another thread."""
         found: Future[tuple[str, Mapping[str, str]]] = Future()
-        if self._source.path is None:
-            found.set_result((self._source.sha256, {}))
+        if self.source.path is None:
+            found.set_result((self.source.sha256, {}))
             return found
         worker = ThreadPoolExecutor(max_workers=1)
-        found = worker.submit(lambda: (self._source.sha256, self._source.data_sha256))
+        found = worker.submit(lambda: (self.source.sha256, self.source.data_sha256))
         worker.shutdown(wait=False)
         return found
 

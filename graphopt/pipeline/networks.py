@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -66,12 +66,6 @@ class Network:
 
 class FitData:
     """The inputs that approximate rewrites are fitted to, and what the layers of the model read of them.
-
-    Args:
-        workspace: its model as it is now is what is compressed.
-        group: the approximate rewrites that take part.
-        options: what the user asked for.
-        journal: of the run.
 
     Attributes:
         inputs: the user's calibration inputs, else synthetic ones; None where the model can't be run.
@@ -150,79 +144,67 @@ class FitData:
             return {}
 
 
+@dataclass
 class Forms:
-    """What the approximate rewrites make of candidates that were found on a snapshot.
+    """What the approximate rewrites make of candidates that were found on a snapshot."""
 
-    Args:
-        analysis: the snapshot.
-        group: the rewrites.
-    """
-
-    def __init__(self, analysis: Analysis, group: Sequence[Rewrite]) -> None:
-        self._analysis = analysis
-        self._rewrites = {rewrite.name: rewrite for rewrite in group}
+    analysis: Analysis
+    rewrites: Mapping[str, Rewrite]
 
     def fitted(self, candidate: Candidate) -> bool:
         """Whether a candidate can be fitted to statistics."""
-        return hasattr(self._rewrites[candidate.rewrite], "fit")
+        return hasattr(self.rewrites[candidate.rewrite], "fit")
 
     def fit(self, candidate: Candidate, statistics: Statistics, refine: int) -> Fitted:
         """A candidate fitted to the statistics of what its operator reads."""
-        rewrite = self._rewrites[candidate.rewrite]
+        rewrite = self.rewrites[candidate.rewrite]
         with blaming(rewrite.name, f"at {candidate.site.nodes[0]}"):
             fitted: Fitted = rewrite.fit(  # type: ignore[attr-defined]
-                self._analysis, candidate, {candidate.site.nodes[0]: statistics}, refine=refine
+                self.analysis, candidate, {candidate.site.nodes[0]: statistics}, refine=refine
             )
         return fitted
 
     def draft(self, candidate: Candidate) -> Replacement | None:
         """The operators of a candidate, whatever their weights; None where that can't be told."""
-        make = getattr(self._rewrites[candidate.rewrite], "draft", None)
+        make = getattr(self.rewrites[candidate.rewrite], "draft", None)
         if make is None:
             return None
-        linear = self._analysis.linear(self._analysis.nodes[candidate.site.nodes[0]])
+        linear = self.analysis.linear(self.analysis.nodes[candidate.site.nodes[0]])
         change: Replacement = make(linear, candidate)
         return change
 
 
+@dataclass
 class Damage:
-    """What candidates cost the network's quality.
+    """What candidates cost the network's quality."""
 
-    Args:
-        data: what is probed with.
-        candidates: all of them.
-        forms: what the rewrites make of them.
-        memory: bytes that values may take.
-        journal: of the run.
-    """
-
-    def __init__(
-        self, data: FitData, candidates: Sequence[Candidate], forms: Forms, memory: int, journal: Journal
-    ) -> None:
-        self._data, self._candidates, self._forms = data, candidates, forms
-        self._memory, self._journal = memory, journal
+    data: FitData
+    candidates: Sequence[Candidate]
+    forms: Forms
+    memory: int
+    journal: Journal
 
     @cached_property
     def sensitivities(self) -> dict[str, Sensitivity]:
         """How much an error in each layer harms the output, by name; empty without inputs."""
-        data = self._data
+        data = self.data
         if data.inputs is None or data.statistics is None:
             return {}
         layers: dict[str, list[Candidate]] = {}
-        for candidate in self._candidates:
+        for candidate in self.candidates:
             name = candidate.site.nodes[0]
-            if name in data.statistics and self._forms.fitted(candidate):
+            if name in data.statistics and self.forms.fitted(candidate):
                 layers.setdefault(name, []).append(candidate)
-        with self._journal.step("probe"):
+        with self.journal.step("probe"):
             return compression_sensitivity.sensitivities(
                 data.analysis,
                 layers,
                 data.statistics,
-                self._forms.fit,
+                self.forms.fit,
                 data.inputs,
                 data.probed(len(layers)),
                 data.watched,
-                self._memory,
+                self.memory,
             )
 
     def of(self, candidate: Candidate) -> float:
@@ -231,33 +213,29 @@ class Damage:
         return unprobed(candidate.error) if found is None else found.damage(candidate.error)
 
 
+@dataclass
 class Clock:
-    """What candidates save of the input's time, as measured.
+    """What candidates that were found on a snapshot save of the input's time, as measured."""
 
-    Args:
-        analysis: the snapshot that they were found on.
-        forms: what the rewrites make of them.
-        source: the input.
-        measures: have the sample that it is timed on.
-        journal: of the run.
-    """
+    analysis: Analysis
+    forms: Forms
+    source: ir.Model
+    measures: Measures
+    journal: Journal
 
-    def __init__(
-        self, analysis: Analysis, forms: Forms, source: ir.Model, measures: Measures, journal: Journal
-    ) -> None:
-        self._analysis, self._forms = analysis, forms
-        self._source, self._measures, self._journal = source, measures, journal
-        self._saved: dict[Candidate, float] = {}
+    @cached_property
+    def _saved(self) -> dict[Candidate, float]:
+        return {}
 
     def saved(self, candidate: Candidate) -> float:
         """What a candidate alone saves of the input's time at one thread, as a part of it; measured once."""
         if candidate not in self._saved:
-            change = self._forms.draft(candidate)
+            change = self.forms.draft(candidate)
             if change is None:
                 self._saved[candidate] = 0.0
             else:
-                with self._journal.step("time"):
-                    before, after = self._stopwatch.seconds(self._analysis, candidate, change)
+                with self.journal.step("time"):
+                    before, after = self._stopwatch.seconds(self.analysis, candidate, change)
                     self._saved[candidate] = (before - after) / self._reference_seconds
         return self._saved[candidate]
 
@@ -266,10 +244,10 @@ class Clock:
         block = self._stopwatch.block()
         if block > 1:
             note = f"ranks are multiples of {block}: by measurement kernels compute so many channels at once"
-            self._journal.notes.append(note)
+            self.journal.notes.append(note)
 
         def whole(candidate: Candidate) -> bool:
-            linear = self._analysis.linear(self._analysis.nodes[candidate.site.nodes[0]])
+            linear = self.analysis.linear(self.analysis.nodes[candidate.site.nodes[0]])
             group = 1 if linear is None else linear.group
             ranks = [rank for key, rank in candidate.choice.items() if key.startswith("rank")]
             return all(group * int(rank) % block == 0 for rank in ranks)
@@ -284,7 +262,7 @@ class Clock:
     @cached_property
     def _reference_seconds(self) -> float:
         """Seconds that the input takes, timed as the candidates are."""
-        return self._stopwatch.whole(self._source, self._measures.timed_feed)
+        return self._stopwatch.whole(self.source, self.measures.timed_feed)
 
     @cached_property
     def _stopwatch(self) -> Stopwatch:
@@ -292,24 +270,7 @@ class Clock:
 
 
 class Networks:
-    """The networks that are made of one model, and what they share.
-
-    Args:
-        workspace: its model as it is now is what is compressed.
-        group: the approximate rewrites that take part.
-        proposals: what they can do.
-        changes: build what can't be fitted in order.
-        measures: of the networks.
-        options: what the user asked for.
-        journal: of the run.
-
-    Attributes:
-        model: the model that is compressed.
-        analysis: a snapshot of it, with statistics.
-        candidates: what the rewrites can do.
-        damage: what that costs the quality.
-        clock: what it saves of the time.
-    """
+    """The networks that are made of the model as it is now, and what they share."""
 
     def __init__(
         self,
@@ -327,7 +288,7 @@ class Networks:
         self._data = FitData(workspace, group, options, journal)
         self.model, self.analysis = workspace.model, self._data.analysis
         self.candidates = proposals.match(self.analysis, group)
-        self._forms = Forms(self.analysis, group)
+        self._forms = Forms(self.analysis, {rewrite.name: rewrite for rewrite in group})
         self.damage = Damage(self._data, self.candidates, self._forms, options.memory, journal)
         self.clock = Clock(self.analysis, self._forms, workspace.source.model, measures, journal)
 

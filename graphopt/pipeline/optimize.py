@@ -55,13 +55,7 @@ def optimize(source: Source, options: Options, calibration: Given | None = None)
 
 
 class Run:
-    """The parts of one run over one model, put together.
-
-    Args:
-        source: the model as loaded.
-        options: what the user asked for.
-        calibration: calibration inputs, or what they can be read from.
-    """
+    """The parts of one run over one model, put together."""
 
     def __init__(self, source: Source, options: Options, calibration: Given | None = None) -> None:
         self._options = options

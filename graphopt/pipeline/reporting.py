@@ -20,15 +20,7 @@ from graphopt.types import Candidate, Exactness, Quality
 
 
 class Figures(NamedTuple):
-    """Figures of the model as it is by now.
-
-    Attributes:
-        budget: the budget's keys, judged.
-        gates: the required ones, judged.
-        quality: on held-out inputs.
-        latency: against the input's, where it was measured.
-        metric: what the user's own measure says.
-    """
+    """Figures of the model as it is by now, as `Report` has them."""
 
     budget: tuple[Judged, ...]
     gates: tuple[Judged, ...]

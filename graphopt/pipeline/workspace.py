@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 
 import onnx_ir as ir
@@ -32,12 +33,6 @@ from graphopt.verification import equivalence, quality
 
 class Workspace:
     """The model as it is by now, and what it is looked at with.
-
-    Args:
-        source: the model as loaded.
-        options: what the user asked for.
-        given: calibration inputs, or what they can be read from.
-        journal: of the run.
 
     Attributes:
         source: the model as loaded.
@@ -105,51 +100,46 @@ class Workspace:
         return found
 
 
+@dataclass
 class Measures:
-    """Figures of models against the input's.
+    """Figures of models against the input's."""
 
-    Args:
-        workspace: where the input and the calibration inputs are.
-        options: what the user asked for.
-        recorder: knows what the record will take.
-        journal: of the run.
-    """
-
-    def __init__(self, workspace: Workspace, options: Options, recorder: Recorder, journal: Journal) -> None:
-        self._workspace, self._options = workspace, options
-        self._recorder, self._journal = recorder, journal
+    workspace: Workspace
+    options: Options
+    recorder: Recorder
+    journal: Journal
 
     @cached_property
     def before(self) -> Spent:
         """What the input costs."""
-        size = self._workspace.source.bytes if self._options.budget.bytes else 0
-        return Spent(self._workspace.original.totals, size)
+        size = self.workspace.source.bytes if self.options.budget.bytes else 0
+        return Spent(self.workspace.original.totals, size)
 
     def spent(self, model: ir.Model) -> Spent:
         """What a model costs; its bytes are estimated, and only where the budget asks."""
-        if model is self._workspace.source.model:
+        if model is self.workspace.source.model:
             return self.before
-        size = io.load(model).bytes + self._recorder.bytes if self._options.budget.bytes else 0
-        return Spent(self._workspace.analysis(model).totals, size)
+        size = io.load(model).bytes + self.recorder.bytes if self.options.budget.bytes else 0
+        return Spent(self.workspace.analysis(model).totals, size)
 
     def costs(self, model: ir.Model) -> dict[str, float]:
         """MACs and parameters, and bytes where the budget asks, as parts of the input's."""
-        return spending.figures(self.before, self.spent(model))
+        return spending.costs(self.before, self.spent(model))
 
     def limits(self, asked: Budget) -> list[Limit]:
         """What a budget still asks of the model as it is by now, latency apart."""
-        workspace = self._workspace
+        workspace = self.workspace
         unknown = ", ".join(workspace.unknown_dims)
-        record = self._recorder.bytes if asked.bytes is not None and not workspace.changed else 0
+        record = self.recorder.bytes if asked.bytes is not None and not workspace.changed else 0
         return spending.limits(asked, self.before, self.spent(workspace.model), unknown, record)
 
     def figures(
         self, quality: Quality | None, metric: float | None, timing: Timing | None
-    ) -> dict[str, float]:
+    ) -> dict[str, float | None]:
         """What the finished model has of each key of a budget; its bytes are those that are written."""
-        workspace, asked = self._workspace, (*gates.of_budget(self._options.budget), *self._options.require)
+        workspace, asked = self.workspace, (*gates.of_budget(self.options.budget), *self.options.require)
         after = Spent(workspace.analysis(workspace.model).totals, 0)
-        figures = spending.figures(self.before, after, quality, metric)
+        figures = {**spending.costs(self.before, after), **spending.measured(quality, metric)}
         if any(gate.key == "bytes" for gate in asked):
             source = workspace.source
             written = io.written_bytes(workspace.model, source) if workspace.changed else source.bytes
@@ -162,25 +152,25 @@ class Measures:
 
     def quality(self, model: ir.Model) -> Quality | None:
         """How near a model comes to the original, on held-out inputs; None without calibration."""
-        given, source = self._workspace.calibration, self._workspace.source
-        if given is None or self._workspace.inputs.problem:
+        given, source = self.workspace.calibration, self.workspace.source
+        if given is None or self.workspace.inputs.problem:
             return None
-        with self._journal.step("measure"):
-            return quality.measure(source.model, model, given, given.held_out, self._options.outputs)
+        with self.journal.step("measure"):
+            return quality.measure(source.model, model, given, given.held_out, self.options.outputs)
 
     def metric(self, model: ir.Model) -> float | None:
         """What the user's own measure says of a model; None without one."""
-        if self._options.metric is None:
+        if self.options.metric is None:
             return None
-        with self._journal.step("measure"):
-            return self._options.metric(model)
+        with self.journal.step("measure"):
+            return self.options.metric(model)
 
     def compared(self, metric: float | None) -> Metric | None:
         """What the user's own measure says of the finished model, beside what it says of the input."""
-        before = None if metric is None else self.metric(self._workspace.source.model)
-        if self._options.metric is None or metric is None or before is None:
+        before = None if metric is None else self.metric(self.workspace.source.model)
+        if self.options.metric is None or metric is None or before is None:
             return None
-        return Metric(self._options.metric.name, before, metric)
+        return Metric(self.options.metric.name, before, metric)
 
     def latency(self, model: ir.Model) -> Timing:
         """Latency of a model against the input's at one thread, interleaved, one sample at a time.
@@ -188,8 +178,8 @@ class Measures:
         Raises:
             InputError: the model can't be run.
         """
-        with self._journal.step("time"):
-            return latency.compare(self._workspace.source.model, model, self.timed_feed, repeat=None)
+        with self.journal.step("time"):
+            return latency.compare(self.workspace.source.model, model, self.timed_feed, repeat=None)
 
     @cached_property
     def timed_feed(self) -> Feeds:
@@ -198,7 +188,7 @@ class Measures:
         Raises:
             InputError: the model can't be run.
         """
-        inputs = self._workspace.inputs
+        inputs = self.workspace.inputs
         if inputs.problem:
             raise InputError(f"the reference can't be timed: {inputs.problem}")
-        return session.random_feeds(self._workspace.source.model, inputs.sizes, self._options.seed)
+        return session.random_feeds(self.workspace.source.model, inputs.sizes, self.options.seed)

@@ -65,18 +65,17 @@ def _bytes_saved(candidate: Candidate) -> float:
     return candidate.before.weight_bytes - candidate.after.weight_bytes - NODE_BYTES * made - RECORDED
 
 
-def figures(
-    before: Spent, after: Spent, quality: Quality | None = None, metric: float | None = None
-) -> dict[str, float]:
-    """What a model has of each key of a budget: costs as parts of the input's; those that are known."""
+def costs(before: Spent, after: Spent) -> dict[str, float]:
+    """What a model costs, as parts of the input's, by key of a budget; what is known."""
     pairs = {
         "macs": (before.totals.macs, after.totals.macs),
         "params": (before.totals.params, after.totals.params),
         "bytes": (before.bytes or None, after.bytes),  # counted only where the budget asks
     }
-    found = {
-        key: now / (was or 1) for key, (was, now) in pairs.items() if was is not None and now is not None
-    }
-    measured = {} if quality is None else {"agreement": quality.agreement, "sqnr": quality.sqnr}
-    measured["metric"] = metric
-    return found | {key: value for key, value in measured.items() if value is not None}
+    return {key: now / (was or 1) for key, (was, now) in pairs.items() if was is not None and now is not None}
+
+
+def measured(quality: Quality | None, metric: float | None) -> dict[str, float | None]:
+    """What was measured of a model, by key of a budget."""
+    found = {} if quality is None else {"agreement": quality.agreement, "sqnr": quality.sqnr}
+    return {**found, "metric": metric}
