@@ -10,7 +10,7 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -160,6 +160,13 @@ class Replacement:
     nodes: tuple[NewNode, ...]
     constants: Mapping[str, npt.NDArray[np.generic]]
     outputs: Mapping[str, str]
+
+
+class Change(NamedTuple):
+    """A candidate, and what takes its place."""
+
+    candidate: Candidate
+    replacement: Replacement
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -88,6 +88,19 @@ class Calibration:
         return {name: (float(array.min()), float(array.max())) for name, array in self.fit.items()}
 
 
+def affordable(total: float, macs: int | None, passes: float, least: int, most: int) -> int:
+    """How many inputs can be run.
+
+    Args:
+        total: multiply-accumulates that all may take, about.
+        macs: of the model for one input; None where unknown.
+        passes: over the model that one input takes.
+        least: number of inputs at least.
+        most: and at most, which counts before the least.
+    """
+    return min(most, max(least, int(total / max(1.0, passes * (macs or 1)))))
+
+
 def _count(feeds: Feeds) -> int:
     return min((len(array) for array in feeds.values()), default=0)
 

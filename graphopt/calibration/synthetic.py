@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.constants import Constants
-from graphopt.calibration.inputs import BATCH, Calibration
+from graphopt.calibration.inputs import BATCH, Calibration, affordable
 from graphopt.errors import InputError
 from graphopt.runtime import session
 from graphopt.runtime.session import Feeds
@@ -43,7 +43,7 @@ def inputs(
         macs: of the model for one run; None where unknown.
         seed: of the noise.
     """
-    count = int(min(INPUTS, max(FEWEST, MACS / max(1, macs or 1))))
+    count = affordable(MACS, macs, 1, FEWEST, INPUTS)
     batched = all(len(shape) > 1 and shape[0] == 1 for shape in sizes.values()) and _open_batch(model)
     once = {name: [count if batched else size, *shape] for name, (size, *shape) in _split(sizes).items()}
     feeds = {v.name or "": _noise(v, once[v.name or ""], seed) for v in model.graph.inputs if v.name in once}

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from graphopt import progress
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
-from graphopt.calibration.inputs import Calibration
+from graphopt.calibration.inputs import Calibration, affordable
 from graphopt.compression.autodiff.gradients import free_prefix, gradients
 from graphopt.compression.autodiff.rules import RULES
 from graphopt.numerics.lowrank.linalg import cholesky
@@ -77,7 +77,7 @@ def weightings(
     Raises:
         InputError: onnxruntime can't run the operators that make the gradients.
     """
-    feeds, calibration = _affordable(analysis, feeds, calibration)
+    feeds, calibration = _batched(analysis, feeds, calibration)
     count = min(len(array) for array in feeds.values())
     analysis = _sized(analysis, calibration, feeds)
     linears = [each for linear in linears if (each := analysis.linear(linear.node)) is not None]
@@ -173,12 +173,12 @@ def _made(analysis: Analysis, names: Sequence[str]) -> list[str]:
     return [name for name, kind in kinds.items() if kind in (None, ir.DataType.FLOAT)]
 
 
-def _affordable(analysis: Analysis, feeds: Feeds, calibration: Calibration) -> tuple[Feeds, Calibration]:
+def _batched(analysis: Analysis, feeds: Feeds, calibration: Calibration) -> tuple[Feeds, Calibration]:
     """The inputs to run, and so many at once that all batches are equally large."""
-    most = max(int(MACS / (PASSES * (analysis.totals.macs or 1))), FEWEST_INPUTS)
     batch = calibration.batch
-    most = max(most, batch) if calibration.fixed else most
-    count = min(*(len(array) for array in feeds.values()), INPUTS, most)
+    least = max(FEWEST_INPUTS, batch) if calibration.fixed else FEWEST_INPUTS
+    most = min(*(len(array) for array in feeds.values()), INPUTS)
+    count = affordable(MACS, analysis.totals.macs, PASSES, least, most)
     if not calibration.fixed:
         batch = min(batch, max(1, BYTES // (COPIES * _bytes(analysis))))
         batch = count // -(-count // batch)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.calibration import statistics
-from graphopt.calibration.inputs import Calibration
+from graphopt.calibration.inputs import Calibration, affordable
 from graphopt.runtime.memory import chunks
 from graphopt.runtime.session import Feeds
 
@@ -62,7 +62,8 @@ def layer_errors(
     """
     if not layers:
         return {}
-    feeds = _part(calibration.held_out, _measurable(calibration.samples, macs))
+    count = affordable(MACS, macs, 2, FEWEST_INPUTS, calibration.samples)
+    feeds = _part(calibration.held_out, count)
     sizes = _bytes_of(original, [layer.output for layer in layers], calibration)
     if not calibration.fixed:  # fewer inputs at once, rather than the whole network again for some layers
         batch = int(memory / max(1, COPIES * sum(sizes.values())))
@@ -85,11 +86,6 @@ def layer_errors(
         for layer in chunk:
             errors[layer.name] = noise[layer] / spread[layer].total if spread[layer].total else 0.0
     return errors
-
-
-def _measurable(samples: int, macs: int | None) -> int:
-    """How many held-out inputs the errors of layers are measured on."""
-    return min(samples, max(FEWEST_INPUTS, int(MACS / max(1, 2 * (macs or 1)))))
 
 
 def _part(feeds: Feeds, count: int) -> Feeds:

@@ -19,7 +19,7 @@ from graphopt import progress
 from graphopt.analysis.input_statistics import counted_error
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
-from graphopt.calibration.inputs import Calibration
+from graphopt.calibration.inputs import Calibration, affordable
 from graphopt.compression.sequential_fit import Fitting
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank.moments import Statistics
@@ -54,8 +54,7 @@ def inputs_to_probe(macs: int | None, samples: int, layers: int) -> int:
         samples: number of inputs that there are.
         layers: number of layers to probe; on average half of the network is behind each.
     """
-    affordable = MACS / max(1.0, 0.5 * (macs or 1) * layers * len(LEVELS))
-    return min(samples, INPUTS, max(FEWEST_INPUTS, int(affordable)))
+    return affordable(MACS, macs, 0.5 * layers * len(LEVELS), FEWEST_INPUTS, min(samples, INPUTS))
 
 
 def sensitivities(

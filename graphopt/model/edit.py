@@ -13,7 +13,7 @@ import onnx_ir as ir
 from graphopt.errors import GraphOptError
 from graphopt.model.names import graph_paths, node_names
 from graphopt.model.traversal import is_sorted
-from graphopt.types import Candidate, NewNode, Replacement
+from graphopt.types import Candidate, Change, NewNode, Replacement
 
 STAMP_SOURCE = "graphopt.from"
 """Metadata key of a new node: the names of the nodes that it came from."""
@@ -21,7 +21,7 @@ STAMP_REWRITE = "graphopt.rewrite"
 """Metadata key of a new node: the rewrite that made it."""
 
 
-def apply(model: ir.Model, changes: Sequence[tuple[Candidate, Replacement]]) -> ir.Model:
+def apply(model: ir.Model, changes: Sequence[Change]) -> ir.Model:
     """A copy of the model in which each replacement stands in its candidate's place.
 
     Args:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import onnx_ir as ir
+
 from graphopt.errors import InputError, Named
-from graphopt.pipeline.networks import Network, Search
-from graphopt.pipeline.run import Run
-from graphopt.planning import spending
+from graphopt.pipeline.changes import Changes, Proposals
+from graphopt.pipeline.journal import Journal
+from graphopt.pipeline.networks import Network, Networks
+from graphopt.pipeline.options import Options
+from graphopt.pipeline.reporting import applied, point
+from graphopt.pipeline.workspace import Measures, Workspace
+from graphopt.planning import gates, spending
 from graphopt.planning.budget import Budget
+from graphopt.planning.gates import Judged
 from graphopt.planning.selection import Limit, Plan
+from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate, Exactness
 
 REPLANS = 5
@@ -35,53 +43,59 @@ MARGIN = 0.97
 """Of the latency asked for that is aimed at: the next measurement differs a little."""
 
 
-def approximate(run: Run) -> bool:
+def approximate(
+    workspace: Workspace,
+    proposals: Proposals,
+    changes: Changes,
+    measures: Measures,
+    options: Options,
+    journal: Journal,
+) -> bool:
     """Finds the network that the budget asks for and commits it; whether it changed anything."""
-    group = run.taking_part(Exactness.APPROXIMATE)
+    group = proposals.taking_part(Exactness.APPROXIMATE)
     fixed = [r for r in group if getattr(r, "fixed", False)]
-    limits = cost_limits(run, run.options.budget)
-    wanted = any(limit.needed > 0 for limit in limits)
-    wanted |= run.options.budget.asks_quality or run.options.budget.latency is not None
+    budget, limits = options.budget, measures.limits(options.budget)
+    wanted = any(limit.needed > 0 for limit in limits) or budget.asks_quality or budget.latency is not None
     if not group or not (fixed or wanted):
         return False
-    search = Search(run, fixed or group)
+    networks = Networks(workspace, fixed or group, proposals, changes, measures, options, journal)
     if fixed and not wanted:
-        network = search.network(Plan(tuple(search.candidates)))
-        run.journal.curve.append(search.point(network))
-    elif run.options.budget.latency is not None:
-        network = _fast(run, search, limits)
-    elif run.options.budget.asks_cost:
-        network = reliable(run, search, limits)
+        network = networks.network(Plan(tuple(networks.candidates)))
+        journal.curve.append(point(network, measures.costs(network.model)))
+    elif budget.latency is not None:
+        network = _fast(networks, measures, journal, limits, budget.latency)
+    elif budget.asks_cost:
+        network = reliable(networks, measures, journal, limits)
     else:
-        network = _cheapest(run, search)
-    run.journal.decline(network.plan)
-    changes = run.running(search.analysis, network.changes)
-    if changes:
-        run.commit(changes, [search.applied(network, candidate) for candidate, _ in changes])
-    run.journal.take(network.plan)
-    return bool(changes)
+        network = _cheapest(networks, measures, journal, budget)
+    journal.decline(network.plan)
+    running = changes.running(networks.analysis, network.changes)
+    if running:
+        rows = applied(
+            network,
+            [change.candidate for change in running],
+            networks.damage.sensitivities,
+            measured=workspace.calibration is not None,
+            sized=not workspace.inputs.assumed,
+        )
+        changes.commit(running, rows)
+    journal.take(network.plan)
+    return bool(running)
 
 
-def cost_limits(run: Run, asked: Budget) -> list[Limit]:
-    """What a budget still asks of the run's model, latency apart."""
-    unknown = ", ".join(run.unknown_dims)
-    record = run.record_bytes if asked.bytes is not None and run.model is run.source.model else 0
-    return spending.limits(asked, run.spent_before, run.spent(), unknown, record)
-
-
-def reliable(run: Run, search: Search, limits: Sequence[Limit]) -> Network:
+def reliable(networks: Networks, measures: Measures, journal: Journal, limits: Sequence[Limit]) -> Network:
     """The network of the best plan in which every layer's measured error is the predicted one."""
     for _ in range(REPLANS):
-        network = search.network(search.planned(limits))
+        network = networks.network(networks.planned(limits))
         strange = _unpredicted(network)
         if not strange:
             break
         for candidate, reason in strange.items():
-            run.journal.ban(candidate, reason)
+            journal.ban(candidate, reason)
     else:
-        kept = tuple(c for c in network.plan.chosen if run.journal.allows(c))
-        network = search.network(replace(network.plan, chosen=kept))
-    run.journal.curve.append(search.point(network))
+        kept = tuple(c for c in network.plan.chosen if journal.allows(c))
+        network = networks.network(replace(network.plan, chosen=kept))
+    journal.curve.append(point(network, measures.costs(network.model)))
     return network
 
 
@@ -103,21 +117,26 @@ def _unpredicted(network: Network) -> dict[Candidate, str]:
 # ---------------------------------------------------------------- the cheapest that keeps a quality
 
 
-def _cheapest(run: Run, search: Search) -> Network:
+def _cheapest(networks: Networks, measures: Measures, journal: Journal, budget: Budget) -> Network:
     """The cheapest network that keeps the quality, by bisection of its MACs."""
-    before = run.spent_before.totals.macs
-    if before is None:
+    if measures.before.totals.macs is None:
         raise InputError(
             f"a quality alone asks for the fewest MACs, and a size is unknown: give {Named('shapes')}"
         )
-    best = search.network(Plan(()))
-    run.journal.curve.append(search.point(best))
-    high, low = (run.spent().totals.macs or 0) / before, CHEAPEST
+    best = networks.network(Plan(()))
+    journal.curve.append(point(best, measures.costs(best.model)))
+    high, low = measures.costs(networks.model).get("macs", 0.0), CHEAPEST
+
+    def judged(network: Network) -> tuple[Judged, ...]:
+        return gates.judge(gates.of_budget(budget), spending.measured(network.quality, network.metric))
+
+    if any(item.measured is None for item in judged(best)):  # nor will there be a figure of another network
+        return best
     while high - low > NARROW:
         middle = (low + high) / 2
-        network = reliable(run, search, cost_limits(run, Budget(macs=middle)))
-        reached = search.costs(network.model)["macs"]
-        if not spending.lacking(run.options.budget, network.quality, network.metric):
+        network = reliable(networks, measures, journal, measures.limits(Budget(macs=middle)))
+        reached = measures.costs(network.model)["macs"]
+        if all(judged(network)):
             best, high = network, min(middle, reached)
         else:
             low = middle
@@ -129,21 +148,23 @@ def _cheapest(run: Run, search: Search) -> Network:
 # ---------------------------------------------------------------- a latency
 
 
-def _fast(run: Run, search: Search, limits: Sequence[Limit]) -> Network:
+def _fast(
+    networks: Networks, measures: Measures, journal: Journal, limits: Sequence[Limit], asked: float
+) -> Network:
     """The network that takes the wanted part of the input's time as measured, or the nearest to it.
 
     What the layers save by themselves is not quite what the network saves. So a plan is put together with
     weights that mean nothing, timed, and made anew with the difference counted in, before anything is fitted.
     """
-    asked = run.options.budget.latency
-    assert asked is not None
-    now = run.latency(search.model).ratio
+    now = measures.latency(networks.model).ratio
     scale, best, best_ratio = 1.0, None, float("inf")
     for _ in range(FITTED):
-        chosen, scale = _drafted(run, search, limits, asked * MARGIN, now, scale)
-        with_latency = [*limits, _latency_limit(search, asked * MARGIN, now, scale)]
-        network = reliable(run, search, with_latency) if chosen.chosen else search.network(chosen)
-        ratio = run.latency(network.model).ratio if network.changes else now
+        chosen, scale = _drafted(networks, measures.latency, limits, asked * MARGIN, now, scale)
+        with_latency = [*limits, _latency_limit(networks, asked * MARGIN, now, scale)]
+        network = (
+            reliable(networks, measures, journal, with_latency) if chosen.chosen else networks.network(chosen)
+        )
+        ratio = measures.latency(network.model).ratio if network.changes else now
         if ratio < best_ratio:
             best, best_ratio = network, ratio
         if ratio <= asked or not chosen.chosen:
@@ -153,13 +174,18 @@ def _fast(run: Run, search: Search, limits: Sequence[Limit]) -> Network:
     return best
 
 
-def _latency_limit(search: Search, aim: float, now: float, scale: float) -> Limit:
+def _latency_limit(networks: Networks, aim: float, now: float, scale: float) -> Limit:
     """What has to be saved of the input's time, in parts of it, by the times of single layers."""
-    return Limit("latency", scale * (now - aim), search.time_saved)
+    return Limit("latency", scale * (now - aim), networks.clock.saved)
 
 
 def _drafted(
-    run: Run, search: Search, limits: Sequence[Limit], aim: float, now: float, scale: float
+    networks: Networks,
+    latency: Callable[[ir.Model], Timing],
+    limits: Sequence[Limit],
+    aim: float,
+    now: float,
+    scale: float,
 ) -> tuple[Plan, float]:
     """A plan whose draft is as fast as is aimed at and not much faster, and its scale.
 
@@ -168,10 +194,10 @@ def _drafted(
     """
     found, at, fast = Plan(()), scale, float("inf")
     for _ in range(DRAFTS):
-        chosen = search.planned([*limits, _latency_limit(search, aim, now, scale)])
+        chosen = networks.planned([*limits, _latency_limit(networks, aim, now, scale)])
         if not chosen.chosen:
             return chosen, scale
-        ratio = run.latency(search.draft(chosen)).ratio
+        ratio = latency(networks.draft(chosen)).ratio
         wanted = scale * (now - aim) / max(now - ratio, 1e-3)
         if ratio <= aim and scale < fast:
             found, at, fast = chosen, scale, scale

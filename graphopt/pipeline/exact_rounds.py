@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import onnx_ir as ir
@@ -10,11 +11,13 @@ import onnx_ir as ir
 from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import VerificationError
 from graphopt.model import edit
-from graphopt.pipeline.journal import worst
-from graphopt.pipeline.run import Change, Run
+from graphopt.pipeline.changes import Changes, Proposals
+from graphopt.pipeline.journal import Journal, worst
+from graphopt.pipeline.workspace import Workspace
 from graphopt.planning import selection
 from graphopt.rewrites.base import Rewrite
-from graphopt.types import Exactness
+from graphopt.types import Change, Exactness
+from graphopt.verification.background import Comparer
 
 MAX_ROUNDS = 20
 """Exact rounds (match, plan, commit) after which it is left at that."""
@@ -35,92 +38,100 @@ class Round(NamedTuple):
     mark: tuple[int, int]
 
 
-def rewrite_exactly(run: Run, reference: ir.Model) -> None:
-    """Exact rounds until nothing is left to do, and the whole model verified against the reference.
+@dataclass(frozen=True)
+class ExactRounds:
+    """Exact rounds over a model; ``by_time`` leaves out candidates that are expected to be slower."""
 
-    A change that makes the whole model differ is found, dropped, and the rounds go on without it.
+    workspace: Workspace
+    proposals: Proposals
+    changes: Changes
+    comparer: Comparer
+    journal: Journal
+    by_time: bool
 
-    Raises:
-        VerificationError: the model differs, and no single change is guilty.
-    """
-    rounds: list[Round] = []
-    while True:
-        _rounds(run, reference, rounds)
-        found = run.compare(reference, run.model)
-        if found:
-            run.journal.checks += found.checks
-            run.journal.notes += found.notes
-            return
-        why = worst(found.checks).why
-        if not _drop_guilty(run, reference, rounds, why):
-            run.journal.checks += found.checks
-            raise VerificationError(f"the rewritten model differs: {why}", run.result(None))
+    def rewrite(self, reference: ir.Model) -> None:
+        """Rounds until nothing is left to do, and the whole model verified against the reference.
 
+        A change that makes the whole model differ is found, dropped, and the rounds go on without it.
 
-def _rounds(run: Run, reference: ir.Model, rounds: list[Round]) -> None:
-    """Match, plan, verify, build and commit, until nothing is left to do."""
-    every = run.taking_part(Exactness.EXACT)
-    while len(rounds) < MAX_ROUNDS:
-        analysis = run.analysis(run.model)
-        changes: list[Change] = []
-        mark = run.journal.mark()
-        run.journal.begin_round(rewrite.name for rewrite in every)
-        for stage in range(STAGES):
-            group = [rewrite for rewrite in every if _stage(rewrite) == stage]
-            if stage > CHEAP and not changes:  # these take a while, and mostly there is nothing left to find
-                run.compare_soon(reference, run.model)
-            changes = changes or _changes(run, reference, analysis, group)
-        if not changes:
-            return
-        rounds.append(Round(run.model, changes, mark))
-        run.commit(changes)
-    run.journal.notes.append(f"stopped after {MAX_ROUNDS} rounds; another run may find more")
+        Raises:
+            VerificationError: the model differs, and no single change is guilty.
+        """
+        rounds: list[Round] = []
+        while True:
+            self._rounds(reference, rounds)
+            found = self.comparer.compare(reference, self.workspace.model)
+            if found:
+                self.journal.compared(found)
+                return
+            why = worst(found.checks).why
+            if not self._drop_guilty(reference, rounds, why):
+                self.journal.checks += found.checks
+                raise VerificationError(f"the rewritten model differs: {why}")
 
+    def _rounds(self, reference: ir.Model, rounds: list[Round]) -> None:
+        """Match, plan, verify, build and commit, until nothing is left to do."""
+        every = self.proposals.taking_part(Exactness.EXACT)
+        while len(rounds) < MAX_ROUNDS:
+            model = self.workspace.model
+            analysis = self.workspace.analysis(model)
+            changes: list[Change] = []
+            mark = self.journal.mark()
+            self.journal.begin_round(rewrite.name for rewrite in every)
+            for stage in range(STAGES):
+                group = [rewrite for rewrite in every if _stage(rewrite) == stage]
+                if stage > CHEAP and not changes:  # these take a while, and mostly nothing is left to find
+                    self.comparer.begin(reference, model)
+                changes = changes or self._verified(reference, analysis, group)
+            if not changes:
+                return
+            rounds.append(Round(model, changes, mark))
+            self.changes.commit(changes)
+        self.journal.notes.append(f"stopped after {MAX_ROUNDS} rounds; another run may find more")
 
-def _changes(run: Run, reference: ir.Model, analysis: Analysis, group: Sequence[Rewrite]) -> list[Change]:
-    """The verified changes of one round; a change that fails is dropped, and the plan made again."""
-    while True:
-        candidates = run.match(analysis, group)
-        totals = run.original.totals
-        chosen = selection.exact(
-            candidates,
-            by_time=run.options.by_time,
-            macs=totals.macs,
-            weight_bytes=totals.weight_bytes,
+    def _verified(self, reference: ir.Model, analysis: Analysis, group: Sequence[Rewrite]) -> list[Change]:
+        """The verified changes of one round; a change that fails is dropped, and the plan made again."""
+        while True:
+            candidates = self.proposals.match(analysis, group)
+            totals = self.workspace.original.totals
+            chosen = selection.exact(
+                candidates, by_time=self.by_time, macs=totals.macs, weight_bytes=totals.weight_bytes
+            )
+            self.journal.decline(chosen)
+            if chosen.chosen:
+                self.comparer.expect(reference)
+            changes = self.changes.build(analysis, chosen.chosen, None)
+            if not self.changes.failing(analysis, changes):
+                return changes
+
+    def _drop_guilty(self, reference: ir.Model, rounds: list[Round], why: str) -> bool:
+        """Finds the change with which the model begins to differ, bans it, and goes back to before its round.
+
+        Returns:
+            Whether there was one.
+        """
+        models = [each.model for each in rounds[1:]] + [self.workspace.model]
+
+        def equal(model: ir.Model) -> bool:
+            return bool(self.comparer.compare(reference, model))
+
+        first = _first_failing(len(rounds), lambda n: equal(models[n - 1]))
+        if first is None:
+            return False
+        guilty = rounds[first - 1]
+        number = _first_failing(
+            len(guilty.changes), lambda n: equal(edit.apply(guilty.model, guilty.changes[:n]))
         )
-        run.journal.decline(chosen)
-        if chosen.chosen:
-            run.expect(reference)
-        changes = run.build(analysis, chosen.chosen, None)
-        if not run.failing(analysis, changes):
-            return changes
-
-
-def _drop_guilty(run: Run, reference: ir.Model, rounds: list[Round], why: str) -> bool:
-    """Finds the change with which the model begins to differ, bans it, and goes back to before its round.
-
-    Returns:
-        Whether there was one.
-    """
-    models = [each.model for each in rounds[1:]] + [run.model]
-    first = _first_failing(len(rounds), lambda n: bool(run.compare(reference, models[n - 1])))
-    if first is None:
-        return False
-    guilty_round = rounds[first - 1]
-
-    def passes(count: int) -> bool:
-        model = edit.apply(guilty_round.model, guilty_round.changes[:count])
-        return bool(run.compare(reference, model))
-
-    number = _first_failing(len(guilty_round.changes), passes)
-    if number is None:
-        return False
-    candidate = guilty_round.changes[number - 1][0]
-    run.journal.back(guilty_round.mark)
-    run.journal.ban(candidate, f"failed verification: with it the whole model differs, {why}")
-    run.model = guilty_round.model
-    del rounds[first - 1 :]
-    return True
+        if number is None:
+            return False
+        self.journal.back(guilty.mark)
+        self.journal.ban(
+            guilty.changes[number - 1].candidate,
+            f"failed verification: with it the whole model differs, {why}",
+        )
+        self.workspace.model = guilty.model
+        del rounds[first - 1 :]
+        return True
 
 
 def _first_failing(count: int, passes: Callable[[int], bool]) -> int | None:

@@ -2,53 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from graphopt.calibration import statistics
 from graphopt.errors import VerificationError
-from graphopt.pipeline.journal import worst
-from graphopt.pipeline.run import Run, matches_any
+from graphopt.pipeline.changes import Changes, Proposals, matches_any
+from graphopt.pipeline.journal import Journal, worst
+from graphopt.pipeline.workspace import Workspace
 from graphopt.rewrites.base import Rewrite
 from graphopt.types import Array
+from graphopt.verification.background import Comparer
 
 
-def expand(run: Run, rewrite: Rewrite) -> None:
+def expand(
+    rewrite: Rewrite,
+    at: Sequence[str],
+    workspace: Workspace,
+    proposals: Proposals,
+    changes: Changes,
+    comparer: Comparer,
+    journal: Journal,
+) -> None:
     """Inserts what makes the model dearer and leaves its function as it is, once at each chosen node.
 
     Raises:
         VerificationError: the model computes something else.
     """
-    analysis = run.analysis(run.model, extremes=_extremes(run, rewrite))
-    candidates = run.match(analysis, [rewrite])
-    chosen = [c for c in candidates if matches_any(c.site.nodes[0], run.options.at)]
-    changes = run.build(analysis, chosen, None)
+    analysis = workspace.analysis(workspace.model, extremes=_extremes(rewrite, at, workspace, journal))
+    candidates = proposals.match(analysis, [rewrite])
+    made = changes.build(analysis, [c for c in candidates if matches_any(c.site.nodes[0], at)], None)
     condition = getattr(rewrite, "condition", "")
     if not condition:  # what holds on some inputs only is compared on those, in the whole model
-        run.failing(analysis, changes)
-        changes = [change for change in changes if run.journal.allows(change[0])]
-    if not changes:
+        changes.failing(analysis, made)
+        made = [change for change in made if journal.allows(change.candidate)]
+    if not made:
         return
-    run.commit(changes)
-    added = sum((c.after.macs or 0) - (c.before.macs or 0) for c, _ in changes)
-    run.journal.notes.append(f"{rewrite.name} raises the MACs by {added:,}, as was asked")
+    changes.commit(made)
+    added = sum((c.after.macs or 0) - (c.before.macs or 0) for c, _ in made)
+    journal.notes.append(f"{rewrite.name} raises the MACs by {added:,}, as was asked")
     if condition:
-        run.journal.notes.append(f"equal {condition}; on inputs beyond their range it may differ")
-    inputs = None
-    if condition and run.calibration is not None:
-        parts = (run.calibration.fit, run.calibration.held_out)
-        inputs = [batch for part in parts for batch in run.calibration.batches(part)]
-    found = run.compare(run.source.model, run.model, inputs)
-    run.journal.checks += found.checks
-    run.journal.notes += found.notes
+        journal.notes.append(f"equal {condition}; on inputs beyond their range it may differ")
+    inputs, given = None, workspace.calibration
+    if condition and given is not None:
+        inputs = [batch for part in (given.fit, given.held_out) for batch in given.batches(part)]
+    found = comparer.compare(workspace.source.model, workspace.model, inputs)
+    journal.compared(found)
     if not found:
-        raise VerificationError(f"the expanded model differs: {worst(found.checks)}", run.result(None))
+        raise VerificationError(f"the expanded model differs: {worst(found.checks)}")
 
 
-def _extremes(run: Run, rewrite: Rewrite) -> dict[str, tuple[Array, Array]] | None:
+def _extremes(
+    rewrite: Rewrite, at: Sequence[str], workspace: Workspace, journal: Journal
+) -> dict[str, tuple[Array, Array]] | None:
     """The range of the outputs that an expanding rewrite asks for."""
     needs = getattr(rewrite, "outputs_needed", None)
-    if run.calibration is None or needs is None:
+    if workspace.calibration is None or needs is None:
         return None
-    with run.journal.step("calibrate"):
-        analysis = run.analysis(run.model)
-        chosen = [each for each in needs(analysis) if matches_any(each.name, run.options.at)]
+    with journal.step("calibrate"):
+        analysis = workspace.analysis(workspace.model)
+        chosen = [each for each in needs(analysis) if matches_any(each.name, at)]
         outer = [linear for linear in chosen if analysis.is_outermost(linear.node)]
-        return statistics.extremes(analysis, outer, run.calibration)
+        return statistics.extremes(analysis, outer, workspace.calibration)

@@ -1,22 +1,32 @@
-"""What a run did so far: the report in the making. It can go back to an earlier mark."""
+"""What a run did so far: the report in the making, and the record that a changed model carries of it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import onnx_ir as ir
 
 from graphopt import progress
+from graphopt._version import __version__
+from graphopt.calibration.inputs import Calibration
+from graphopt.model import edit
+from graphopt.model.io import Source
+from graphopt.pipeline.options import Options
 from graphopt.planning.selection import Plan
+from graphopt.report import provenance
 from graphopt.report.results import Applied, Left, Point
 from graphopt.types import Candidate, Rejection, Site
-from graphopt.verification.verdict import Verdict
+from graphopt.verification.verdict import Verdict, Verification
 
 
 @dataclass
 class Journal:
-    """Everything that a run notes down on its way.
+    """Everything that a run notes down on its way. It can go back to an earlier mark.
 
     Attributes:
         applied: rewrites in the result.
@@ -77,6 +87,11 @@ class Journal:
         """Whether the candidate has not failed before."""
         return _key(candidate) not in self._banned
 
+    def compared(self, found: Verification) -> None:
+        """Notes a comparison of whole models."""
+        self.checks += found.checks
+        self.notes += found.notes
+
     def mark(self) -> tuple[int, int]:
         """The present state of what is applied and checked, for `back`."""
         return len(self.applied), len(self.checks)
@@ -96,6 +111,58 @@ class Journal:
         """Sites where a condition failed and that are not named as applied or declined."""
         named = {(a.candidate.rewrite, a.candidate.site) for a in self.applied}
         return _left(self._rejected, named | set(self._declined))
+
+
+@dataclass
+class Recorder:
+    """Lets a changed model tell how it came about."""
+
+    source: Source
+    options: Options
+    calibration: Calibration | None
+    journal: Journal
+    recorded: bool = False
+
+    def begin(self) -> None:
+        """Makes the digests of files beside the work that goes on: they will be needed."""
+        if self.source.path is not None:
+            _ = self._digests
+
+    def record(self, model: ir.Model) -> None:
+        """Puts the record into the model, once, when it is finished."""
+        if not self.recorded and model is not self.source.model:
+            edit.annotate(model, self._entries())
+        self.recorded = True
+
+    @property
+    def bytes(self) -> int:
+        """What the record of what was applied so far will add to the file; 0 when it is there."""
+        return 0 if self.recorded else provenance.size(self._entries())
+
+    def _entries(self) -> dict[str, str]:
+        sha256, data = self._digests.result()
+        rewritten = provenance.rewritten((item.candidate, item.exactness) for item in self.journal.applied)
+        made = provenance.Record(__version__, sha256, self._asked, rewritten, data)
+        return provenance.entries(made, self.source.model.metadata_props)
+
+    @cached_property
+    def _asked(self) -> dict[str, object]:
+        asked, given = self.options.recorded(), self.calibration
+        if given is not None:
+            asked["calibration"] = {"inputs": given.fitted + given.samples, "sha256": given.sha256}
+        return asked
+
+    @cached_property
+    def _digests(self) -> Future[tuple[str, Mapping[str, str]]]:
+        """Of the input, and of its external data; those of files are made by another thread."""
+        found: Future[tuple[str, Mapping[str, str]]] = Future()
+        if self.source.path is None:
+            found.set_result((self.source.sha256, {}))
+            return found
+        worker = ThreadPoolExecutor(max_workers=1)
+        found = worker.submit(lambda: (self.source.sha256, self.source.data_sha256))
+        worker.shutdown(wait=False)
+        return found
 
 
 def _left(reasons: Mapping[tuple[str, Site], str], done: set[tuple[str, Site]]) -> tuple[Left, ...]:

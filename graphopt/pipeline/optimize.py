@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 from graphopt.calibration.inputs import Given
-from graphopt.errors import BudgetError, InputError, Named
+from graphopt.errors import BudgetError, InputError, Named, VerificationError
 from graphopt.model.io import Source
 from graphopt.pipeline.approximate import approximate
-from graphopt.pipeline.exact_rounds import rewrite_exactly
+from graphopt.pipeline.changes import Changes, Proposals
+from graphopt.pipeline.exact_rounds import ExactRounds
 from graphopt.pipeline.expand import expand
+from graphopt.pipeline.journal import Journal, Recorder
 from graphopt.pipeline.options import Options
-from graphopt.pipeline.run import Run
-from graphopt.planning import gates, spending
+from graphopt.pipeline.reporting import Figures, result_of
+from graphopt.pipeline.workspace import Measures, Workspace
+from graphopt.planning import gates
+from graphopt.planning.gates import Gate
 from graphopt.report.results import Result
 from graphopt.types import Exactness
+from graphopt.verification.background import Comparer
 
 
 def optimize(source: Source, options: Options, calibration: Given | None = None) -> Result:
@@ -34,62 +41,87 @@ def optimize(source: Source, options: Options, calibration: Given | None = None)
         InputError: a gate has no figure for this model.
     """
     run = Run(source, options, calibration)
-    _check_gates(run)
-    for rewrite in run.taking_part(Exactness.EXPANDING):
-        expand(run, rewrite)
-        return _judged(run)  # it runs alone
-    rewrite_exactly(run, source.model)
-    if approximate(run):
-        rewrite_exactly(run, run.model)
-    return _judged(run)
+    workspace, proposals, changes, journal = run.workspace, run.proposals, run.changes, run.journal
+    _check_gates(options.require, workspace)
+    with run.reported():
+        expanding = proposals.taking_part(Exactness.EXPANDING)
+        if expanding:  # it runs alone
+            expand(expanding[0], options.at, workspace, proposals, changes, run.comparer, journal)
+        else:
+            run.exact_rounds.rewrite(source.model)
+            if approximate(workspace, proposals, changes, run.measures, options, journal):
+                run.exact_rounds.rewrite(workspace.model)
+    return run.judged()
 
 
-def _check_gates(run: Run) -> None:
+class Run:
+    """The parts of one run over one model, put together."""
+
+    def __init__(self, source: Source, options: Options, calibration: Given | None = None) -> None:
+        self._options = options
+        self.journal = journal = Journal()
+        self.workspace = workspace = Workspace(source, options, calibration, journal)
+        self._recorder = Recorder(source, options, workspace.calibration, journal)
+        self.proposals = Proposals(options, journal)
+        self.changes = Changes(workspace, options, self._recorder, journal)
+        self.measures = Measures(workspace, options, self._recorder, journal)
+        step, inputs = partial(journal.step, "verify"), workspace.inputs
+        self.comparer = Comparer(inputs.feeds, options.outputs, inputs.problem, step)
+        self.exact_rounds = ExactRounds(
+            workspace, self.proposals, self.changes, self.comparer, journal, options.by_time
+        )
+
+    @contextmanager
+    def reported(self) -> Iterator[None]:
+        """Gives a verification that fails the report of the run up to it."""
+        try:
+            yield
+        except VerificationError as failure:
+            kept = gates.judge(gates.of_budget(self._options.budget), {})
+            failure.result = self._result(Figures(kept, gates.judge(self._options.require, {})))
+            raise
+
+    def judged(self) -> Result:
+        """The result with its figures, if it keeps the budget and passes the gates.
+
+        Raises:
+            BudgetError: it does not.
+        """
+        options, workspace, measures = self._options, self.workspace, self.measures
+        budget, model = gates.of_budget(options.budget), workspace.model
+        self._recorder.record(model)  # before anything is measured: its bytes count too
+        quality, metric = measures.quality(model), measures.metric(model)
+        fitted = any(item.exactness is Exactness.APPROXIMATE for item in self.journal.applied)
+        timed = fitted or options.budget.latency is not None
+        timed |= workspace.changed and any(gate.key == "latency" for gate in options.require)
+        timing = measures.latency(model) if timed and not workspace.inputs.problem else None
+        figures = measures.figures(quality, metric, timing)
+        kept, passed = gates.judge(budget, figures), gates.judge(options.require, figures)
+        result = self._result(Figures(kept, passed, quality, timing, measures.compared(metric)))
+        reasons = [] if all(kept) else [f"the budget was not reached: {gates.missed(kept)}"]
+        if not all(passed):
+            reasons.append(f"the result fails what is required: {gates.failed(passed)}")
+        if reasons:
+            raise BudgetError("; ".join(reasons), result)
+        return result
+
+    def _result(self, figures: Figures) -> Result:
+        self._recorder.record(self.workspace.model)
+        return result_of(self.workspace, self.proposals, self._options, self.journal, figures)
+
+
+def _check_gates(required: Sequence[Gate], workspace: Workspace) -> None:
     """Refuses gates for which the model can't give a figure, before any work is done.
 
     Raises:
         InputError: a size is unknown, or onnxruntime can't run the model.
     """
-    for gate in run.options.require:
-        if gate.key == "macs" and (run.inputs.assumed or run.original.totals.macs is None):
-            unknown = ", ".join(run.unknown_dims) or "a size"
+    inputs = workspace.inputs
+    for gate in required:
+        if gate.key == "macs" and (inputs.assumed or workspace.original.totals.macs is None):
+            unknown = ", ".join(workspace.unknown_dims) or "a size"
             raise InputError(
                 f"{Named('require', gate)}: {unknown} is unknown: give {Named('shapes')} or inputs"
             )
-        if gate.key in ("latency", *gates.MEASURED) and run.inputs.problem:
-            raise InputError(f"{Named('require', gate)}: the model can't be run: {run.inputs.problem}")
-
-
-def _judged(run: Run) -> Result:
-    """The result with its figures, if it keeps the budget and passes the gates.
-
-    Raises:
-        BudgetError: it does not.
-    """
-    run.record()  # before anything is measured: its bytes count too
-    asked, quality, metric = run.options.budget, run.quality(), run.metric_of(run.model)
-    required = run.options.require
-    fitted = any(item.exactness is Exactness.APPROXIMATE for item in run.journal.applied)
-    changed = run.model is not run.source.model
-    timed = asked.latency is not None or fitted
-    timed |= changed and any(gate.key == "latency" for gate in required)
-    timing = run.latency(run.model) if timed and not run.inputs.problem else None
-    before, after = run.spent_before, run.spent()
-    if timing is not None:
-        before = replace(before, seconds=1.0)
-        after = replace(after, seconds=timing.ratio)
-    figures = spending.figures(before, after, quality, metric)
-    if not changed:
-        figures.setdefault("latency", 1.0)  # the same file
-    kept = gates.judge(gates.of_budget(asked), figures)
-    if any(gate.key == "bytes" for gate in required):
-        figures["bytes"] = run.written_bytes() / run.source.bytes
-    passed = gates.judge(required, figures)
-    result = run.result(quality, timing, metric, budget=kept, gates=passed)
-    missed = spending.missed(asked, before, after, quality, metric)
-    reasons = [f"the budget was not reached: {missed}"] if missed else []
-    if not all(passed):
-        reasons.append(f"the result fails what is required: {gates.failed(passed)}")
-    if reasons:
-        raise BudgetError("; ".join(reasons), result)
-    return result
+        if gate.key in ("latency", *gates.MEASURED) and inputs.problem:
+            raise InputError(f"{Named('require', gate)}: the model can't be run: {inputs.problem}")

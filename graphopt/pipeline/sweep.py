@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from graphopt import progress
 from graphopt.calibration.inputs import Given
 from graphopt.model.io import Source
-from graphopt.pipeline.approximate import cost_limits, reliable
-from graphopt.pipeline.exact_rounds import rewrite_exactly
-from graphopt.pipeline.networks import Network, Search
+from graphopt.pipeline.approximate import reliable
+from graphopt.pipeline.networks import Network, Networks
+from graphopt.pipeline.optimize import Run
 from graphopt.pipeline.options import Options
-from graphopt.pipeline.run import Run
+from graphopt.pipeline.reporting import point
+from graphopt.pipeline.workspace import Measures
 from graphopt.planning.budget import Budget
 from graphopt.planning.selection import Plan
 from graphopt.report.results import Point, Sweep
@@ -35,33 +35,36 @@ def sweep(source: Source, options: Options, calibration: Given, budgets: Sequenc
         VerificationError: the exactly rewritten model computes something else.
     """
     run = Run(source, options, calibration)
-    rewrite_exactly(run, source.model)
-    search = Search(run, run.taking_part(Exactness.APPROXIMATE))
-    points = [_point(run, search, search.network(Plan(())))]
+    with run.reported():
+        run.exact_rounds.rewrite(source.model)
+    workspace, proposals, measures, journal = run.workspace, run.proposals, run.measures, run.journal
+    group = proposals.taking_part(Exactness.APPROXIMATE)
+    networks = Networks(workspace, group, proposals, run.changes, measures, options, journal)
+    timed = not workspace.inputs.problem
+    points = [_point(networks.network(Plan(())), measures, timed=timed)]
     for part in progress.track(budgets, "budgets", describe=lambda b: f"{b:g}"):
-        limits = cost_limits(run, Budget(macs=part))
+        limits = measures.limits(Budget(macs=part))
         if all(limit.needed <= 0 for limit in limits):
             continue
-        point = _point(run, search, reliable(run, search, limits))
-        if point.costs["macs"] < points[-1].costs["macs"] - NOTHING:
-            points.append(point)
+        found = _point(reliable(networks, measures, journal, limits), measures, timed=timed)
+        if found.costs["macs"] < points[-1].costs["macs"] - NOTHING:
+            points.append(found)
     last = points[-1].costs.get("macs", 1.0)
     if last > budgets[-1] + NOTHING:
-        run.journal.notes.append(f"no network has less than {last:.3f} of the MACs")
+        journal.notes.append(f"no network has less than {last:.3f} of the MACs")
     return Sweep(
         source,
-        run.original.totals,
+        workspace.original.totals,
         tuple(points),
-        tuple(dict.fromkeys(run.journal.notes)),
-        dict(run.journal.seconds),
+        tuple(dict.fromkeys(journal.notes)),
+        dict(journal.seconds),
         {**options.described(), "budgets": list(budgets)},
     )
 
 
-def _point(run: Run, search: Search, network: Network) -> Point:
-    """A network with its measured latency."""
-    point = search.point(network)
-    if run.inputs.problem:
-        return point
-    timing = run.latency(network.model)
-    return replace(point, costs={**point.costs, "latency": timing.ratio})
+def _point(network: Network, measures: Measures, *, timed: bool) -> Point:
+    """A network with its costs and, where it can be run, its measured latency."""
+    costs = measures.costs(network.model)
+    if timed:
+        costs["latency"] = measures.latency(network.model).ratio
+    return point(network, costs)

@@ -1,7 +1,7 @@
 """Gates: what the finished result has to keep, and whether it does.
 
-A gate is a key of a budget with a direction and a limit: ``macs<=0.8``, ``agreement>=0.99``. A budget is what
-a network is made for; a gate judges what came out, whatever it was made for.
+A gate is a key of a budget with a direction and a limit: ``macs<=0.8``, ``agreement>=0.99``. A budget is
+gates that a network is made for; those that are required judge what came out, whatever it was made for.
 """
 
 from __future__ import annotations
@@ -81,6 +81,15 @@ class Judged:
             return self._written("{:.{}g}", 6)
         return self._written("{:.{}f} dB", 2) if self.gate.key == "sqnr" else self._written("{:.{}f}", 4)
 
+    @property
+    def shortfall(self) -> str:
+        """What a budget says of the figure that does not keep it."""
+        cost = self.gate.key in COSTS
+        figure = "not measured"
+        if self.measured is not None:
+            figure = f"{self.measured:.4f} of the input's" if cost else f"{self.measured:.4g}"
+        return f"{self.gate.key} {figure}, {'' if cost else 'at least '}{self.gate.limit:g} asked for"
+
     def _written(self, form: str, digits: int) -> str:
         """The figure with so many digits, or with more where it would seem to be the limit itself."""
         while True:
@@ -121,6 +130,11 @@ def of_budget(budget: Budget) -> tuple[Gate, ...]:
 def judge(gates: Iterable[Gate], figures: Mapping[str, float | None]) -> tuple[Judged, ...]:
     """Each gate with the figure of its key."""
     return tuple(gate.judge(figures.get(gate.key)) for gate in gates)
+
+
+def missed(judged: Iterable[Judged]) -> str:
+    """The keys of a budget that are not kept, with their figures; "" when all are."""
+    return "; ".join(item.shortfall for item in judged if not item)
 
 
 def failed(judged: Iterable[Judged]) -> str:

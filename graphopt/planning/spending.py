@@ -1,4 +1,4 @@
-"""A budget's cost keys: what they still ask for, and whether they are kept."""
+"""The figures that a budget asks for, and what its cost keys still ask for."""
 
 from __future__ import annotations
 
@@ -24,12 +24,10 @@ class Spent:
     Attributes:
         totals: MACs and parameters.
         bytes: size of the file, external data included.
-        seconds: measured latency at one thread; None where it was not measured.
     """
 
     totals: Totals
     bytes: int
-    seconds: float | None = None
 
 
 def limits(budget: Budget, before: Spent, now: Spent, unknown: str, record: int = 0) -> list[Limit]:
@@ -70,53 +68,17 @@ def _bytes_saved(candidate: Candidate) -> float:
     return candidate.before.weight_bytes - candidate.after.weight_bytes - NODE_BYTES * made - RECORDED
 
 
-def figures(before: Spent, after: Spent, quality: Quality | None, metric: float | None) -> dict[str, float]:
-    """What the result has of each key of a budget: costs as parts of the input's; those that are known."""
+def costs(before: Spent, after: Spent) -> dict[str, float]:
+    """What a model costs, as parts of the input's, by key of a budget; what is known."""
     pairs = {
         "macs": (before.totals.macs, after.totals.macs),
         "params": (before.totals.params, after.totals.params),
-        "bytes": (before.bytes, after.bytes),
-        "latency": (before.seconds, after.seconds),
+        "bytes": (before.bytes or None, after.bytes),  # counted only where the budget asks
     }
-    found = {
-        key: now / (was or 1) for key, (was, now) in pairs.items() if was is not None and now is not None
-    }
-    if not before.bytes:  # counted only where the budget asks
-        del found["bytes"]
-    if quality is not None:
-        found["sqnr"] = quality.sqnr
-        if quality.agreement is not None:
-            found["agreement"] = quality.agreement
-    if metric is not None:
-        found["metric"] = metric
-    return found
+    return {key: now / (was or 1) for key, (was, now) in pairs.items() if was is not None and now is not None}
 
 
-def missed(budget: Budget, before: Spent, after: Spent, quality: Quality | None, metric: float | None) -> str:
-    """The keys that are not kept, with their figures; "" when all are."""
-    reached = (
-        ("macs", budget.macs, before.totals.macs, after.totals.macs),
-        ("params", budget.params, before.totals.params, after.totals.params),
-        ("bytes", budget.bytes, before.bytes, after.bytes),
-        ("latency", budget.latency, before.seconds, after.seconds),
-    )
-    costs = [
-        f"{key} {now / (was or 1):.4f} of the input's, {allowed:g} asked for"
-        for key, allowed, was, now in reached
-        if allowed is not None and was is not None and now is not None and now / (was or 1) > allowed
-    ]
-    return "; ".join([*costs, *lacking(budget, quality, metric)])
-
-
-def lacking(budget: Budget, quality: Quality | None, metric: float | None) -> list[str]:
-    """The quality keys that are not kept, with their figures."""
-    measured = (
-        ("agreement", budget.agreement, None if quality is None else quality.agreement),
-        ("sqnr", budget.sqnr, None if quality is None else quality.sqnr),
-        ("metric", budget.metric, metric),
-    )
-    return [
-        f"{key} {now:.4g}, at least {wanted:g} asked for"
-        for key, wanted, now in measured
-        if wanted is not None and now is not None and now < wanted
-    ]
+def measured(quality: Quality | None, metric: float | None) -> dict[str, float | None]:
+    """What was measured of a model, by key of a budget."""
+    found = {} if quality is None else {"agreement": quality.agreement, "sqnr": quality.sqnr}
+    return {**found, "metric": metric}

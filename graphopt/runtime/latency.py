@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from graphopt import progress
 from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import InputError
 from graphopt.runtime import session, subgraph
-from graphopt.types import Candidate, Replacement
+from graphopt.types import Candidate, Change
 
 WARM_UP = 3
 """Runs of each model before the clock counts."""
@@ -116,15 +117,13 @@ def compare(
     )
 
 
-def slower(
-    analysis: Analysis, changes: Sequence[tuple[Candidate, Replacement]], seed: int
-) -> dict[Candidate, str]:
+def slower(analysis: Analysis, changes: Sequence[Change], seed: int) -> dict[Candidate, str]:
     """The changes that did not make their region faster, each timed alone at one thread, with the figures.
 
     A change without a saving of MACs has to be at least as fast, give or take `NOISE`.
     """
     found: dict[Candidate, str] = {}
-    for candidate, change in progress.track(changes, "regions", describe=lambda c: c[0].site.nodes[0]):
+    for candidate, change in progress.track(changes, "regions", describe=lambda c: c.candidate.site.nodes[0]):
         region = subgraph.region(analysis, candidate, change, "r/")
         rng = np.random.default_rng(seed)
         feed = {name: session.random_array(rng, *given) for name, given in region.inputs.items()}
@@ -149,10 +148,17 @@ def _paired(
         for running in sessions:
             running.run(None, feed)
         repeat = min(max(int(SECONDS / (time.perf_counter() - start)), FEWEST), MOST)
-    seconds = np.empty((repeat, 2))
-    for pair in progress.track(range(repeat), "pairs of runs"):
-        for which in (0, 1) if pair % 2 == 0 else (1, 0):
+    return in_turn(sessions, feed, progress.track(range(repeat), "pairs of runs"))
+
+
+def in_turn(sessions: Sequence[Any], feed: session.Feeds, turns: Iterable[int]) -> npt.NDArray[np.float64]:
+    """Seconds [turns, sessions] of a run of each session on one input, the first of a turn changing."""
+    seconds = []
+    for turn in turns:
+        taken = [0.0] * len(sessions)
+        for which in range(len(sessions)) if turn % 2 == 0 else reversed(range(len(sessions))):
             start = time.perf_counter()
             sessions[which].run(None, feed)
-            seconds[pair, which] = time.perf_counter() - start
-    return seconds
+            taken[which] = time.perf_counter() - start
+        seconds.append(taken)
+    return np.array(seconds)

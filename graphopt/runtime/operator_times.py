@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import platform
 import time
@@ -22,6 +21,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.snapshot import Analysis
 from graphopt.runtime import session, subgraph
+from graphopt.runtime.latency import in_turn
 from graphopt.runtime.session import PROVIDER, THREADS, Feeds, Structure
 from graphopt.runtime.subgraph import SubgraphPair
 from graphopt.types import Candidate, Replacement
@@ -109,20 +109,22 @@ def _time(parts: Structure, feed: Feeds) -> float:
     """The shortest run: others on the machine make runs longer, never shorter."""
     running = session.session(parts, optimised=True, threads=THREADS, provider=PROVIDER)
     session.run(running, feed)
-    return min(_runs(lambda: running.run(None, feed)))
+    return float(in_turn([running], feed, _turns()).min())
+
+
+def _turns() -> Iterator[int]:
+    """The runs of a form: `RUNS`, and more until they took `SECONDS`."""
+    begun, count = time.perf_counter(), 0
+    while count < RUNS or time.perf_counter() - begun < SECONDS:
+        yield count
+        count += 1
 
 
 def _shortest(models: Sequence[Structure]) -> list[float]:
     """Seconds of the shortest run of each model on the same input, run in turn."""
     sessions = [session.session(m, optimised=True, threads=THREADS, provider=PROVIDER) for m in models]
     feed = {"x": session.random_array(np.random.default_rng(0), SAMPLE, None)}
-    shortest = [math.inf] * len(sessions)
-    for turn in range(BLOCK_RUNS):
-        for which, running in enumerate(sessions):
-            start = time.perf_counter()
-            running.run(None, feed)
-            if turn:
-                shortest[which] = min(shortest[which], time.perf_counter() - start)
+    shortest: list[float] = in_turn(sessions, feed, range(BLOCK_RUNS))[1:].min(axis=0).tolist()
     return shortest
 
 
@@ -138,17 +140,6 @@ def _convolution(channels: int) -> Structure:
     graph = helper.make_graph([node], "block", [x], [y], tensors)
     opsets = [helper.make_opsetid("", 13)]
     return Structure(helper.make_model(graph, opset_imports=opsets, ir_version=8), weights)
-
-
-def _runs(call: object) -> Iterator[float]:
-    """Seconds of each of the runs."""
-    assert callable(call)
-    begun, count = time.perf_counter(), 0
-    while count < RUNS or time.perf_counter() - begun < SECONDS:
-        start = time.perf_counter()
-        call()
-        yield time.perf_counter() - start
-        count += 1
 
 
 def _machine() -> list[object]:

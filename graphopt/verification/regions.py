@@ -13,7 +13,7 @@ from graphopt.errors import InputError
 from graphopt.runtime import session
 from graphopt.runtime.memory import chunks
 from graphopt.runtime.subgraph import SubgraphPair, assemble, output_names, region
-from graphopt.types import Candidate, Replacement
+from graphopt.types import Candidate, Change
 from graphopt.verification import verdict
 from graphopt.verification.difference import Difference
 from graphopt.verification.verdict import Verdict
@@ -27,7 +27,7 @@ REGIONS_AT_ONCE = 128
 
 
 def check_regions(
-    analysis: Analysis, changes: Sequence[tuple[Candidate, Replacement]], seed: int
+    analysis: Analysis, changes: Sequence[Change], seed: int
 ) -> list[tuple[Candidate, Verdict]]:
     """Compares each change alone with what it replaces, on seeded random inputs, at ORT_DISABLE_ALL.
 

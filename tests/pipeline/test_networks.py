@@ -87,6 +87,20 @@ def test_agreement_needs_class_scores() -> None:
         graphopt.optimize(model, {"agreement": 0.9}, samples(16))
 
 
+def test_a_quality_that_has_no_figure_is_not_kept() -> None:
+    """An output that declares no shape may hold class scores; where it turns out to be a map, none is cut."""
+    net = Net()
+    inner = net.conv(net.input([None, 8, 8, 8]), 64, pads=[1] * 4)
+    model = net.model(net.conv(net.op("Relu", inner), 8, pads=[1] * 4))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(BudgetError, match=r"agreement not measured, at least 0\.9 asked for") as failure:
+        graphopt.optimize(model, {"agreement": 0.9}, samples(16))
+    report = failure.value.result.report
+    assert report.after.macs == report.before.macs and not report.budget[0]
+    with pytest.raises(BudgetError, match="agreement not measured"):
+        graphopt.optimize(model, {"agreement": 0.9, "macs": 0.9}, samples(16))
+
+
 def test_what_was_found_is_told(tmp_path: Path) -> None:
     result = graphopt.optimize(RESNET, {"macs": 0.6}, INPUTS)
     fitted = [a for a in result.report.applied if a.error_measured is not None]
@@ -156,12 +170,12 @@ def test_drafts_come_near_to_the_latency_whatever_one_measurement_says(
         measured.append(true)
         return SimpleNamespace(ratio=strange.get(len(measured) - 1, true))
 
-    search = SimpleNamespace(
-        time_saved=None,
+    networks = SimpleNamespace(
+        clock=SimpleNamespace(saved=None),
         planned=lambda limits: Plan((limits[-1].needed,)),
         draft=lambda plan: plan.chosen[0],
     )
-    plan, scale = approximate._drafted(SimpleNamespace(latency=latency), search, [], 0.6, 1.0, 1.0)  # type: ignore[arg-type]
+    plan, scale = approximate._drafted(networks, latency, [], 0.6, 1.0, 1.0)  # type: ignore[arg-type]
     assert 0.5 <= 1 - part * plan.chosen[0] <= 0.6  # type: ignore[operator]
     assert scale == pytest.approx(plan.chosen[0] / 0.4)  # type: ignore[operator]
 

@@ -1,0 +1,110 @@
+"""The report of a run: its rows, and the whole from the journal and the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from graphopt.analysis import costs
+from graphopt.pipeline.changes import Proposals
+from graphopt.pipeline.journal import Journal
+from graphopt.pipeline.networks import Network
+from graphopt.pipeline.options import Options
+from graphopt.pipeline.workspace import Workspace
+from graphopt.planning.damage import Sensitivity
+from graphopt.planning.gates import Judged
+from graphopt.report.results import Applied, Metric, Point, Report, Result
+from graphopt.runtime.latency import Timing
+from graphopt.types import Candidate, Exactness, Quality
+
+
+class Figures(NamedTuple):
+    """Figures of the model as it is by now, as `Report` has them."""
+
+    budget: tuple[Judged, ...]
+    gates: tuple[Judged, ...]
+    quality: Quality | None = None
+    latency: Timing | None = None
+    metric: Metric | None = None
+
+
+def point(network: Network, costs: Mapping[str, float]) -> Point:
+    """The network's place on the curve of the search."""
+    fits = network.fits
+    chosen = tuple(
+        fits[c.site.nodes[0]].candidate if c.site.nodes[0] in fits else c for c in network.plan.chosen
+    )
+    return Point(costs, network.quality, chosen, network.plan.chosen, network.metric)
+
+
+def applied(
+    network: Network,
+    chosen: Sequence[Candidate],
+    sensitivities: Mapping[str, Sensitivity],
+    *,
+    measured: bool,
+    sized: bool,
+) -> list[Applied]:
+    """Candidates of a network.
+
+    Args:
+        network: the network.
+        chosen: the candidates, as they were fitted.
+        sensitivities: of the layers that were probed.
+        measured: whether the errors were measured on inputs of the user's.
+        sized: whether the MACs hold for the model's real sizes.
+    """
+    rows = []
+    for candidate in chosen:
+        name = candidate.site.nodes[0]
+        fit, sensitivity = network.fits.get(name), sensitivities.get(name)
+        planned = next(c for c in network.plan.chosen if c.site == candidate.site)
+        rows.append(
+            Applied(
+                candidate,
+                Exactness.APPROXIMATE,
+                network.errors.get(name) if measured else None,
+                sized,
+                None if sensitivity is None else sensitivity.damage(planned.error) / (candidate.error or 1.0),
+                {} if fit is None else fit.fitted.spectra,
+            )
+        )
+    return rows
+
+
+def result_of(
+    workspace: Workspace, proposals: Proposals, options: Options, journal: Journal, figures: Figures
+) -> Result:
+    """The model as it is by now, with its report."""
+    before, after = workspace.original, workspace.analysis(workspace.model)
+    totals = [each.totals for each in (before, after)]
+    if workspace.inputs.assumed:
+        totals = [replace(each, macs=None) for each in totals]
+    quantised = costs.quantised_note(before.uncounted_ops)
+    notes = [*proposals.notes(before, after), quantised, *journal.notes]
+    approximate = any(item.exactness is Exactness.APPROXIMATE for item in journal.applied)
+    report = Report(
+        source=workspace.source,
+        before=totals[0],
+        after=totals[1],
+        changed=workspace.changed,
+        applied=tuple(journal.applied),
+        declined=journal.declined,
+        rejected=journal.rejected,
+        checks=tuple(journal.checks),
+        notes=tuple(filter(None, dict.fromkeys(notes))),
+        quality=figures.quality,
+        latency=figures.latency,
+        metric=figures.metric,
+        budget=figures.budget,
+        gates=figures.gates,
+        curve=tuple(sorted(journal.curve, key=lambda point: -point.costs.get("macs", 0.0))),
+        unmeasured=workspace.calibration is None and approximate,
+        uncounted_ops=before.uncounted_ops,
+        unknown_dims=workspace.unknown_dims,
+        observed_shapes=tuple(workspace.known),
+        seconds=dict(journal.seconds),
+        options=options.described(),
+    )
+    return Result(workspace.model, report, before, after)

@@ -1,0 +1,194 @@
+"""The model of a run as it is by now: its snapshots, its test inputs, and its figures against the input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import onnx_ir as ir
+
+from graphopt.analysis.snapshot import Analysis
+from graphopt.calibration import inputs as calibration_inputs
+from graphopt.calibration import test_inputs
+from graphopt.calibration.inputs import Calibration, Given
+from graphopt.errors import InputError
+from graphopt.model import edit, io
+from graphopt.model.io import Source
+from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.pipeline.journal import Journal, Recorder
+from graphopt.pipeline.options import Options
+from graphopt.planning import gates, spending
+from graphopt.planning.budget import Budget
+from graphopt.planning.selection import Limit
+from graphopt.planning.spending import Spent
+from graphopt.report.results import Metric
+from graphopt.runtime import latency, session
+from graphopt.runtime.latency import Timing
+from graphopt.runtime.observation import snapshot
+from graphopt.runtime.session import Feeds
+from graphopt.types import Array, Quality, Shape
+from graphopt.verification import equivalence, quality
+
+
+class Workspace:
+    """The model as it is by now, and what it is looked at with.
+
+    Attributes:
+        source: the model as loaded.
+        calibration: the calibration inputs; None without.
+        inputs: what models are compared on.
+        model: the model as it is by now.
+        original: a snapshot of the source.
+        known: shapes that were seen by running, by value.
+    """
+
+    def __init__(self, source: Source, options: Options, given: Given | None, journal: Journal) -> None:
+        self.source, self.model = source, source.model
+        self.calibration: Calibration | None = None
+        self.known: dict[str, Shape] = {}
+        self._options = options
+        self._latest: Analysis | None = None
+        with journal.step("load"):
+            equivalence.check_outputs(source.model, options.outputs)
+            if given is not None:
+                self.calibration = calibration_inputs.load(given, source.model, options.seed)
+        with journal.step("analyse"):
+            # Refuses shapes that do not fit, before anything is run.
+            Analysis(source.model, bindings=options.shapes, frozen=options.freeze_initializers)
+            self.inputs = test_inputs.choose(
+                source.model, shapes=options.shapes, calibration=self.calibration, seed=options.seed
+            )
+            self.original = self.analysis(source.model)
+        if self.original.overridable and options.freeze_initializers:
+            self.model = edit.freeze(self.model)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the model is another than was loaded."""
+        return self.model is not self.source.model
+
+    @property
+    def unknown_dims(self) -> tuple[str, ...]:
+        """Sizes that nothing told."""
+        if not self.inputs.assumed:
+            return ()
+        return Analysis(self.source.model, bindings=self._options.shapes).sizes.unknown_dims
+
+    def analysis(
+        self,
+        model: ir.Model,
+        statistics: Mapping[str, Statistics] | None = None,
+        extremes: Mapping[str, tuple[Array, Array]] | None = None,
+    ) -> Analysis:
+        """A snapshot at the sizes of the test inputs; shapes that inference misses are seen by running."""
+        plain = statistics is None and extremes is None
+        if plain and self._latest is not None and self._latest.model is model:
+            return self._latest
+        found = snapshot(
+            model,
+            bindings=self.inputs.sizes,
+            known=self.known,
+            # Up to IR version 3 initializers are constants; an edit raises the version, not what they are.
+            frozen=self._options.freeze_initializers or self.source.model.ir_version <= 3,
+            statistics=statistics,
+            extremes=extremes,
+            seed=self._options.seed,
+        )
+        if plain:
+            self._latest = found
+        return found
+
+
+@dataclass
+class Measures:
+    """Figures of models against the input's."""
+
+    workspace: Workspace
+    options: Options
+    recorder: Recorder
+    journal: Journal
+
+    @cached_property
+    def before(self) -> Spent:
+        """What the input costs."""
+        size = self.workspace.source.bytes if self.options.budget.bytes else 0
+        return Spent(self.workspace.original.totals, size)
+
+    def spent(self, model: ir.Model) -> Spent:
+        """What a model costs; its bytes are estimated, and only where the budget asks."""
+        if model is self.workspace.source.model:
+            return self.before
+        size = io.load(model).bytes + self.recorder.bytes if self.options.budget.bytes else 0
+        return Spent(self.workspace.analysis(model).totals, size)
+
+    def costs(self, model: ir.Model) -> dict[str, float]:
+        """MACs and parameters, and bytes where the budget asks, as parts of the input's."""
+        return spending.costs(self.before, self.spent(model))
+
+    def limits(self, asked: Budget) -> list[Limit]:
+        """What a budget still asks of the model as it is by now, latency apart."""
+        workspace = self.workspace
+        unknown = ", ".join(workspace.unknown_dims)
+        record = self.recorder.bytes if asked.bytes is not None and not workspace.changed else 0
+        return spending.limits(asked, self.before, self.spent(workspace.model), unknown, record)
+
+    def figures(
+        self, quality: Quality | None, metric: float | None, timing: Timing | None
+    ) -> dict[str, float | None]:
+        """What the finished model has of each key of a budget; its bytes are those that are written."""
+        workspace, asked = self.workspace, (*gates.of_budget(self.options.budget), *self.options.require)
+        after = Spent(workspace.analysis(workspace.model).totals, 0)
+        figures = {**spending.costs(self.before, after), **spending.measured(quality, metric)}
+        if any(gate.key == "bytes" for gate in asked):
+            source = workspace.source
+            written = io.written_bytes(workspace.model, source) if workspace.changed else source.bytes
+            figures["bytes"] = written / source.bytes
+        if timing is not None:
+            figures["latency"] = timing.ratio
+        elif not workspace.changed:  # the same file
+            figures["latency"] = 1.0
+        return figures
+
+    def quality(self, model: ir.Model) -> Quality | None:
+        """How near a model comes to the original, on held-out inputs; None without calibration."""
+        given, source = self.workspace.calibration, self.workspace.source
+        if given is None or self.workspace.inputs.problem:
+            return None
+        with self.journal.step("measure"):
+            return quality.measure(source.model, model, given, given.held_out, self.options.outputs)
+
+    def metric(self, model: ir.Model) -> float | None:
+        """What the user's own measure says of a model; None without one."""
+        if self.options.metric is None:
+            return None
+        with self.journal.step("measure"):
+            return self.options.metric(model)
+
+    def compared(self, metric: float | None) -> Metric | None:
+        """What the user's own measure says of the finished model, beside what it says of the input."""
+        before = None if metric is None else self.metric(self.workspace.source.model)
+        if self.options.metric is None or metric is None or before is None:
+            return None
+        return Metric(self.options.metric.name, before, metric)
+
+    def latency(self, model: ir.Model) -> Timing:
+        """Latency of a model against the input's at one thread, interleaved, one sample at a time.
+
+        Raises:
+            InputError: the model can't be run.
+        """
+        with self.journal.step("time"):
+            return latency.compare(self.workspace.source.model, model, self.timed_feed, repeat=None)
+
+    @cached_property
+    def timed_feed(self) -> Feeds:
+        """One seeded sample.
+
+        Raises:
+            InputError: the model can't be run.
+        """
+        inputs = self.workspace.inputs
+        if inputs.problem:
+            raise InputError(f"the reference can't be timed: {inputs.problem}")
+        return session.random_feeds(self.workspace.source.model, inputs.sizes, self.options.seed)
