@@ -11,7 +11,7 @@ from graphopt.pipeline.run import Run
 from graphopt.planning import spending
 from graphopt.planning.budget import Budget
 from graphopt.planning.selection import Limit, Plan
-from graphopt.types import Candidate, Exactness
+from graphopt.types import Candidate
 
 REPLANS = 5
 """Times that a plan is made again without layers whose measured error was not the predicted one."""
@@ -37,8 +37,8 @@ MARGIN = 0.97
 
 def approximate(run: Run) -> bool:
     """Finds the network that the budget asks for and commits it; whether it changed anything."""
-    group = run.taking_part(Exactness.APPROXIMATE)
-    fixed = [r for r in group if getattr(r, "fixed", False)]
+    group = run.options.approximate
+    fixed = [r for r in group if r.fixed]
     limits = cost_limits(run, run.options.budget)
     wanted = any(limit.needed > 0 for limit in limits)
     wanted |= run.options.budget.asks_quality or run.options.budget.latency is not None
@@ -66,7 +66,12 @@ def cost_limits(run: Run, asked: Budget) -> list[Limit]:
     """What a budget still asks of the run's model, latency apart."""
     unknown = ", ".join(run.unknown_dims)
     record = run.record_bytes if asked.bytes is not None and run.model is run.source.model else 0
-    return spending.limits(asked, run.spent_before, run.spent(), unknown, record)
+    rewrites = {rewrite.name: rewrite for rewrite in run.options.approximate}
+
+    def made(candidate: Candidate) -> int:
+        return rewrites[candidate.rewrite].operators(candidate.choice)
+
+    return spending.limits(asked, run.spent_before, run.spent(), unknown, made, record)
 
 
 def reliable(run: Run, search: Search, limits: Sequence[Limit]) -> Network:

@@ -13,18 +13,10 @@ from graphopt.model import edit
 from graphopt.pipeline.journal import worst
 from graphopt.pipeline.run import Change, Run
 from graphopt.planning import selection
-from graphopt.rewrites.base import Rewrite
-from graphopt.types import Exactness
+from graphopt.rewrites.base import ExactRewrite, Stage
 
 MAX_ROUNDS = 20
 """Exact rounds (match, plan, commit) after which it is left at that."""
-
-STAGES = 4
-"""Groups of exact rewrites; one is asked only when those before it find nothing: those that fold into an
-operator what another would move it away from (``goes_first``), cheap ones, those that read weights
-(``reads_weights``), and those that take a form which others can't read (``goes_last``)."""
-CHEAP = 1
-"""The last of those groups that is matched in no time."""
 
 
 class Round(NamedTuple):
@@ -59,15 +51,16 @@ def rewrite_exactly(run: Run, reference: ir.Model) -> None:
 
 def _rounds(run: Run, reference: ir.Model, rounds: list[Round]) -> None:
     """Match, plan, verify, build and commit, until nothing is left to do."""
-    every = run.taking_part(Exactness.EXACT)
+    every = [rewrite for rewrite in run.options.rewrites if isinstance(rewrite, ExactRewrite)]
     while len(rounds) < MAX_ROUNDS:
         analysis = run.analysis(run.model)
         changes: list[Change] = []
         mark = run.journal.mark()
         run.journal.begin_round(rewrite.name for rewrite in every)
-        for stage in range(STAGES):
-            group = [rewrite for rewrite in every if _stage(rewrite) == stage]
-            if stage > CHEAP and not changes:  # these take a while, and mostly there is nothing left to find
+        for stage in Stage:
+            group = [rewrite for rewrite in every if rewrite.stage is stage]
+            slow = stage in (Stage.WEIGHTS, Stage.LAST)
+            if slow and not changes:  # these take a while, and mostly there is nothing left to find
                 run.compare_soon(reference, run.model)
             changes = changes or _changes(run, reference, analysis, group)
         if not changes:
@@ -77,7 +70,9 @@ def _rounds(run: Run, reference: ir.Model, rounds: list[Round]) -> None:
     run.journal.notes.append(f"stopped after {MAX_ROUNDS} rounds; another run may find more")
 
 
-def _changes(run: Run, reference: ir.Model, analysis: Analysis, group: Sequence[Rewrite]) -> list[Change]:
+def _changes(
+    run: Run, reference: ir.Model, analysis: Analysis, group: Sequence[ExactRewrite]
+) -> list[Change]:
     """The verified changes of one round; a change that fails is dropped, and the plan made again."""
     while True:
         candidates = run.match(analysis, group)
@@ -91,7 +86,7 @@ def _changes(run: Run, reference: ir.Model, analysis: Analysis, group: Sequence[
         run.journal.decline(chosen)
         if chosen.chosen:
             run.expect(reference)
-        changes = run.build(analysis, chosen.chosen, None)
+        changes = run.build(analysis, chosen.chosen)
         if not run.failing(analysis, changes):
             return changes
 
@@ -135,10 +130,3 @@ def _first_failing(count: int, passes: Callable[[int], bool]) -> int | None:
         middle = (low + high) // 2
         low, high = (middle, high) if passes(middle) else (low, middle)
     return high
-
-
-def _stage(rewrite: Rewrite) -> int:
-    """The group of an exact rewrite."""
-    if getattr(rewrite, "goes_last", False):
-        return STAGES - 1
-    return 0 if getattr(rewrite, "goes_first", False) else 1 + int(getattr(rewrite, "reads_weights", False))

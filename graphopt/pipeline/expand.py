@@ -6,11 +6,11 @@ from graphopt.calibration import statistics
 from graphopt.errors import VerificationError
 from graphopt.pipeline.journal import worst
 from graphopt.pipeline.run import Run, matches_any
-from graphopt.rewrites.base import Rewrite
+from graphopt.rewrites.base import ExpandingRewrite
 from graphopt.types import Array
 
 
-def expand(run: Run, rewrite: Rewrite) -> None:
+def expand(run: Run, rewrite: ExpandingRewrite) -> None:
     """Inserts what makes the model dearer and leaves its function as it is, once at each chosen node.
 
     Raises:
@@ -19,8 +19,8 @@ def expand(run: Run, rewrite: Rewrite) -> None:
     analysis = run.analysis(run.model, extremes=_extremes(run, rewrite))
     candidates = run.match(analysis, [rewrite])
     chosen = [c for c in candidates if matches_any(c.site.nodes[0], run.options.at)]
-    changes = run.build(analysis, chosen, None)
-    condition = getattr(rewrite, "condition", "")
+    changes = run.build(analysis, chosen)
+    condition = rewrite.condition
     if not condition:  # what holds on some inputs only is compared on those, in the whole model
         run.failing(analysis, changes)
         changes = [change for change in changes if run.journal.allows(change[0])]
@@ -42,13 +42,12 @@ def expand(run: Run, rewrite: Rewrite) -> None:
         raise VerificationError(f"the expanded model differs: {worst(found.checks)}", run.result(None))
 
 
-def _extremes(run: Run, rewrite: Rewrite) -> dict[str, tuple[Array, Array]] | None:
+def _extremes(run: Run, rewrite: ExpandingRewrite) -> dict[str, tuple[Array, Array]] | None:
     """The range of the outputs that an expanding rewrite asks for."""
-    needs = getattr(rewrite, "outputs_needed", None)
-    if run.calibration is None or needs is None:
+    if run.calibration is None:
         return None
     with run.journal.step("calibrate"):
         analysis = run.analysis(run.model)
-        chosen = [each for each in needs(analysis) if matches_any(each.name, run.options.at)]
+        chosen = [each for each in rewrite.outputs_needed(analysis) if matches_any(each.name, run.options.at)]
         outer = [linear for linear in chosen if analysis.is_outermost(linear.node)]
         return statistics.extremes(analysis, outer, run.calibration)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.linear import Linear
-from graphopt.analysis.snapshot import Analysis
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.calibration import statistics as calibration_statistics
 from graphopt.calibration import synthetic
 from graphopt.calibration.inputs import Calibration
@@ -27,7 +27,7 @@ from graphopt.planning import selection
 from graphopt.planning.damage import Sensitivity, unprobed
 from graphopt.planning.selection import Limit, Plan
 from graphopt.report.results import Applied, Point
-from graphopt.rewrites.base import Rewrite
+from graphopt.rewrites.base import ApproximateRewrite
 from graphopt.runtime.operator_times import Stopwatch, cache_path
 from graphopt.runtime.session import Feeds
 from graphopt.types import Candidate, Exactness, Fitted, Quality, Replacement
@@ -70,7 +70,7 @@ class Search:
         group: the approximate rewrites that take part.
     """
 
-    def __init__(self, run: Run, group: Sequence[Rewrite]) -> None:
+    def __init__(self, run: Run, group: Sequence[ApproximateRewrite]) -> None:
         self._run = run
         self._rewrites = {rewrite.name: rewrite for rewrite in group}
         self.model = run.model
@@ -91,15 +91,16 @@ class Search:
             macs = run.original.totals.macs
             return synthetic.inputs(run.source.model, run.inputs.sizes, macs, run.options.seed)
 
-    def _gathered(self, calibration: Calibration, group: Sequence[Rewrite]) -> dict[str, Statistics]:
+    def _gathered(
+        self, calibration: Calibration, group: Sequence[ApproximateRewrite]
+    ) -> dict[str, Statistics]:
         """Statistics of what the operators read that the rewrites ask about."""
         run = self._run
         with run.journal.step("calibrate"):
             needed = {
                 linear.name: linear
                 for rewrite in group
-                if (needs := getattr(rewrite, "inputs_needed", None)) is not None
-                for linear in needs(self.analysis)
+                for linear in rewrite.inputs_needed(self.analysis)
                 if self.analysis.is_outermost(linear.node)
             }
             some = _some(calibration, 0, min(PLANNED_ON, self._apart(calibration)))
@@ -159,7 +160,7 @@ class Search:
         layers: dict[str, list[Candidate]] = {}
         for candidate in self.candidates:
             name = candidate.site.nodes[0]
-            if name in self._statistics and self._fits(candidate):
+            if name in self._statistics:
                 layers.setdefault(name, []).append(candidate)
         macs = self.analysis.totals.macs
         left = self._inputs.fitted - self._apart(self._inputs)
@@ -205,8 +206,8 @@ class Search:
         def whole(candidate: Candidate) -> bool:
             linear = self.analysis.linear(self.analysis.nodes[candidate.site.nodes[0]])
             group = 1 if linear is None else linear.group
-            ranks = [rank for key, rank in candidate.choice.items() if key.startswith("rank")]
-            return all(group * int(rank) % block == 0 for rank in ranks)
+            ranks = self._rewrites[candidate.rewrite].ranks(candidate.choice)
+            return all(group * rank % block == 0 for rank in ranks)
 
         kept = [candidate for candidate in candidates if whole(candidate)]
         sites = {candidate.site for candidate in kept}
@@ -238,12 +239,8 @@ class Search:
 
     def _draft(self, candidate: Candidate) -> Replacement | None:
         """The operators of a candidate, whatever their weights; None where that can't be told."""
-        make = getattr(self._rewrites[candidate.rewrite], "draft", None)
-        if make is None:
-            return None
-        linear = self.analysis.linear(self.analysis.nodes[candidate.site.nodes[0]])
-        change: Replacement = make(linear, candidate)
-        return change
+        linear = anchor(self.analysis, candidate)
+        return self._rewrites[candidate.rewrite].draft(linear, candidate)
 
     # ------------------------------------------------------------ figures
 
@@ -311,15 +308,10 @@ class Search:
         assert linear is not None
         return Layer(name, linear.y, fit.partner, linear.channel_axis or 1)
 
-    def _fits(self, candidate: Candidate) -> bool:
-        return hasattr(self._rewrites[candidate.rewrite], "fit")
-
     def _in_order(self, candidate: Candidate) -> bool:
         """Whether a candidate can be fitted in the order of the network."""
         node = self.analysis.nodes[candidate.site.nodes[0]]
-        return (
-            self._run.calibration is not None and self._fits(candidate) and self.analysis.is_outermost(node)
-        )
+        return self._run.calibration is not None and self.analysis.is_outermost(node)
 
     def _refitted(self, chosen: Sequence[Candidate]) -> dict[str, Refitted]:
         run = self._run
@@ -340,10 +332,8 @@ class Search:
     def _fit(self, candidate: Candidate, statistics: Statistics, refine: int) -> Fitted:
         rewrite = self._rewrites[candidate.rewrite]
         with blaming(rewrite.name, f"at {candidate.site.nodes[0]}"):
-            fitted: Fitted = rewrite.fit(  # type: ignore[attr-defined]
-                self.analysis, candidate, {candidate.site.nodes[0]: statistics}, refine=refine
-            )
-        return fitted
+            named = {candidate.site.nodes[0]: statistics}
+            return rewrite.fit(self.analysis, candidate, named, refine=refine)
 
 
 def _some(calibration: Calibration, start: int, count: int) -> Feeds:

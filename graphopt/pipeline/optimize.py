@@ -14,6 +14,7 @@ from graphopt.pipeline.options import Options
 from graphopt.pipeline.run import Run
 from graphopt.planning import gates, spending
 from graphopt.report.results import Result
+from graphopt.rewrites.base import ExpandingRewrite
 from graphopt.types import Exactness
 
 
@@ -35,9 +36,10 @@ def optimize(source: Source, options: Options, calibration: Given | None = None)
     """
     run = Run(source, options, calibration)
     _check_gates(run)
-    for rewrite in run.taking_part(Exactness.EXPANDING):
-        expand(run, rewrite)
-        return _judged(run)  # it runs alone
+    for rewrite in options.rewrites:
+        if isinstance(rewrite, ExpandingRewrite):  # it runs alone
+            expand(run, rewrite)
+            return _judged(run)
     rewrite_exactly(run, source.model)
     if approximate(run):
         rewrite_exactly(run, run.model)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from graphopt.errors import InputError, hint
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
-from graphopt.rewrites.base import Rewrite
+from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExpandingRewrite, Rewrite
 from graphopt.rewrites.registry import BUILTIN, option_types, registry, select
 from graphopt.runtime.memory import default_bytes
 from graphopt.types import Exactness
@@ -20,7 +20,7 @@ class Options:
     """What the user asked for; see `graphopt.optimize`."""
 
     budget: Budget = field(default_factory=Budget)
-    rewrites: tuple[Rewrite, ...] = ()
+    rewrites: tuple[AnyRewrite, ...] = ()
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     by_time: bool = True
@@ -34,6 +34,11 @@ class Options:
     gate_latency: bool = False
     freeze_initializers: bool = False
     require: tuple[gates.Gate, ...] = ()
+
+    @property
+    def approximate(self) -> list[ApproximateRewrite]:
+        """The approximate rewrites that take part."""
+        return [rewrite for rewrite in self.rewrites if isinstance(rewrite, ApproximateRewrite)]
 
     def recorded(self) -> dict[str, object]:
         """What decides the result, as the model itself tells it: spelled one way, and without defaults."""
@@ -170,12 +175,12 @@ def make_budget(given: Budget | Mapping[str, float] | None) -> Budget:
     return Budget(**values)
 
 
-def _check_selection(chosen: Sequence[Rewrite], limits: Budget, only: Sequence[str]) -> list[Rewrite]:
+def _check_selection(chosen: Sequence[AnyRewrite], limits: Budget, only: Sequence[str]) -> list[AnyRewrite]:
     """The rewrites that take part; expanding ones only by name. Approximate ones need a budget, or ranks."""
     has_budget = bool(gates.of_budget(limits))
     for rewrite in chosen:
-        fixed = getattr(rewrite, "fixed", False)
-        if rewrite.name in only and rewrite.exactness is Exactness.APPROXIMATE and not (has_budget or fixed):
+        unplanned = isinstance(rewrite, ApproximateRewrite) and not (has_budget or rewrite.fixed)
+        if rewrite.name in only and unplanned:
             raise InputError(
                 f"--only {rewrite.name} needs a budget (--budget macs=0.7) or fixed ranks "
                 f"(--set {rewrite.name}.rank_in=16)"
@@ -204,9 +209,9 @@ def _check_gates(
     return required
 
 
-def _check_expanding(chosen: Sequence[Rewrite], limits: Budget, *, at: bool, calibrated: bool) -> None:
+def _check_expanding(chosen: Sequence[AnyRewrite], limits: Budget, *, at: bool, calibrated: bool) -> None:
     """An expanding rewrite runs alone, at named nodes and without a budget."""
-    rewrite = next((r for r in chosen if r.exactness is Exactness.EXPANDING), None)
+    rewrite = next((r for r in chosen if isinstance(r, ExpandingRewrite)), None)
     if rewrite is None:
         return
     if len(chosen) > 1:
@@ -216,7 +221,6 @@ def _check_expanding(chosen: Sequence[Rewrite], limits: Budget, *, at: bool, cal
         raise InputError(f"{rewrite.name} makes the model dearer: it keeps no --budget")
     if not at:
         raise InputError(f"--only {rewrite.name} needs --at NODE_GLOB, the nodes behind which to insert")
-    refusal = getattr(rewrite, "refusal", None)
-    reason = refusal(calibrated=calibrated) if refusal is not None else ""
+    reason = rewrite.why_not(calibrated=calibrated)
     if reason:
         raise InputError(reason)

@@ -30,7 +30,7 @@ from graphopt.planning.gates import Judged, judge, of_budget
 from graphopt.planning.spending import Spent
 from graphopt.report import provenance as records
 from graphopt.report.results import Applied, Metric, Report, Result
-from graphopt.rewrites.base import Rewrite
+from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite
 from graphopt.runtime import latency, session
 from graphopt.runtime.latency import Timing
 from graphopt.runtime.observation import snapshot
@@ -110,11 +110,7 @@ class Run:
 
     # ------------------------------------------------------------ propose and plan
 
-    def taking_part(self, exactness: Exactness) -> list[Rewrite]:
-        """The rewrites of a kind that take part."""
-        return [rewrite for rewrite in self.options.rewrites if rewrite.exactness is exactness]
-
-    def match(self, analysis: Analysis, group: Sequence[Rewrite]) -> list[Candidate]:
+    def match(self, analysis: Analysis, group: Sequence[AnyRewrite]) -> list[Candidate]:
         """The candidates that the user did not rule out and that did not fail before."""
         with self.journal.step("propose"):
             candidates: list[Candidate] = []
@@ -126,7 +122,7 @@ class Run:
                     if isinstance(found, Rejection) or reason:
                         self.journal.reject(found, reason or getattr(found, "reason", ""))
                     elif self.journal.allows(found):
-                        candidates.append(found)
+                        candidates.append(replace(found, form=rewrite.describe(found.choice)))
             return candidates
 
     def _ruled_out(self, site: Site) -> str:
@@ -157,15 +153,22 @@ class Run:
     # ------------------------------------------------------------ build, verify, commit
 
     def build(
-        self, analysis: Analysis, chosen: Iterable[Candidate], statistics: Mapping[str, Statistics] | None
+        self,
+        analysis: Analysis,
+        chosen: Iterable[Candidate],
+        statistics: Mapping[str, Statistics] | None = None,
     ) -> list[Change]:
-        """What takes the place of each chosen candidate."""
+        """What takes the place of each chosen candidate; approximate ones are fitted to statistics."""
         with self.journal.step("build"):
             named = {rewrite.name: rewrite for rewrite in self.options.rewrites}
             changes = []
             for candidate in chosen:
                 with blaming(candidate.rewrite, f"at {candidate.site.nodes[0]}"):
-                    change = named[candidate.rewrite].build(analysis, candidate, statistics)
+                    rewrite = named[candidate.rewrite]
+                    if isinstance(rewrite, ApproximateRewrite):
+                        change = rewrite.fit(analysis, candidate, statistics, refine=2).replacement
+                    else:
+                        change = rewrite.build(analysis, candidate)
                     check_names(analysis, candidate, change)
                 changes.append((candidate, change))
             return changes

@@ -16,7 +16,6 @@ from graphopt.pipeline.run import Run
 from graphopt.planning.budget import Budget
 from graphopt.planning.selection import Plan
 from graphopt.report.results import Point, Sweep
-from graphopt.types import Exactness
 
 NOTHING = 1e-3
 """Part of the MACs by which two networks differ that are one for a sweep."""
@@ -36,7 +35,7 @@ def sweep(source: Source, options: Options, calibration: Given, budgets: Sequenc
     """
     run = Run(source, options, calibration)
     rewrite_exactly(run, source.model)
-    search = Search(run, run.taking_part(Exactness.APPROXIMATE))
+    search = Search(run, run.options.approximate)
     points = [_point(run, search, search.network(Plan(())))]
     for part in progress.track(budgets, "budgets", describe=lambda b: f"{b:g}"):
         limits = cost_limits(run, Budget(macs=part))

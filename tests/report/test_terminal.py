@@ -15,9 +15,7 @@ import typer
 from small_models import classifier, cli, conv_bn, model, node, saved
 
 from graphopt.cli.app import typer_app
-from graphopt.report.wording import form
 from graphopt.rewrites import registry
-from graphopt.types import Candidate, Cost, Site
 
 COMMANDS = sorted(
     str(command.callback.__name__) for command in typer_app.registered_commands if command.callback
@@ -136,13 +134,10 @@ def test_colours_only_at_a_terminal_and_not_when_they_are_off(tmp_path: Path) ->
         ("merge_siblings", {"followers": 0}, ""),
         ("merge_siblings", {"followers": 1}, "with the one behind each"),
         ("merge_siblings", {"followers": 2}, "with the 2 operators behind each"),
-        ("of_a_third_party", {"size": 2}, "of_a_third_party size=2"),
     ],
 )
 def test_a_choice_is_shown_in_words(rewrite: str, choice: dict[str, int | str], shown: str) -> None:
-    assert (
-        form(Candidate(rewrite, Site("main", ("a",)), Cost(2, 2, 2), Cost(1, 1, 1), choice=choice)) == shown
-    )
+    assert registry.registry()[rewrite].describe(choice) == shown
 
 
 def test_one_is_no_plural(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from graphopt.report.page.common import Facts
 from graphopt.report.results import Applied, Left, Report
-from graphopt.report.wording import form
-from graphopt.types import MAIN_GRAPH, Candidate, Exactness, Site
+from graphopt.types import MAIN_GRAPH, Exactness, Site
 from graphopt.verification.verdict import Verdict
 
 MOST_OTHERS = 3
@@ -34,12 +33,8 @@ def _applied(item: Applied) -> Facts:
         "saved": candidate.macs_saved if sized else None,
         "predicted": candidate.error if approximate else None,
         "measured": item.error_measured,
-        "reason": _choice(candidate),
+        "reason": candidate.form if candidate.choice else "",
     }
-
-
-def _choice(candidate: Candidate) -> str:
-    return form(candidate) if candidate.choice else ""
 
 
 def _left(status: str, item: Left) -> Facts:
