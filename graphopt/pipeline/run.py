@@ -116,13 +116,15 @@ class Run:
             candidates: list[Candidate] = []
             for rewrite in progress.track(group, "rewrites", describe=lambda r: r.name):
                 with blaming(rewrite.name, "to match"):
-                    matches = list(rewrite.match(analysis))
+                    matches = [_worded(rewrite, found) for found in rewrite.match(analysis)]
                 for found in matches:
                     reason = self._ruled_out(found.site)
-                    if isinstance(found, Rejection) or reason:
-                        self.journal.reject(found, reason or getattr(found, "reason", ""))
+                    if isinstance(found, Rejection):
+                        self.journal.reject(found, reason or found.reason)
+                    elif reason:
+                        self.journal.reject(found, reason)
                     elif self.journal.allows(found):
-                        candidates.append(replace(found, form=rewrite.describe(found.choice)))
+                        candidates.append(found)
             return candidates
 
     def _ruled_out(self, site: Site) -> str:
@@ -428,6 +430,11 @@ class Run:
         if given is None:
             return {}
         return {"calibration": {"inputs": given.fitted + given.samples, "sha256": given.sha256}}
+
+
+def _worded(rewrite: AnyRewrite, found: Candidate | Rejection) -> Candidate | Rejection:
+    """A match that tells how its choice reads."""
+    return found if isinstance(found, Rejection) else replace(found, form=rewrite.describe(found.choice))
 
 
 def _own_metric(own: OwnMetric | None, before: float | None, after: float | None) -> Metric | None:

@@ -334,7 +334,7 @@ def test_every_rewrite_has_an_example() -> None:
 def test_one_rewrite_a_file_of_its_name(cls: type[Rewrite]) -> None:
     path = Path(inspect.getfile(cls))
     assert path.stem == cls.name
-    assert path.parent == Path(inspect.getfile(catalogue)).parent
+    assert path.parent.parent == Path(inspect.getfile(catalogue)).parent
     assert re.fullmatch(r"[a-z][a-z0-9_]*", cls.name)
 
 
