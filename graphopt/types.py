@@ -21,6 +21,9 @@ Array: TypeAlias = npt.NDArray[np.floating]
 Float64: TypeAlias = npt.NDArray[np.float64]
 """A float array of double precision."""
 
+Choice: TypeAlias = "Mapping[str, int | float | str]"
+"""What a rewrite chose at a site, by names that only the rewrite knows."""
+
 Shape: TypeAlias = tuple["int | None", ...]
 """A shape of which some sizes may be unknown (None)."""
 
@@ -96,7 +99,8 @@ class Candidate:
         before: cost of the consumed operators that go away.
         after: cost of the operators that take their place.
         error: predicted relative error of the output, E‖y − ŷ‖² / Var(y); 0.0 when exact.
-        choice: all that `build` needs to know beyond the site, such as ``{"rank_in": 32}``.
+        choice: all that `build` or `fit` needs to know beyond the site, such as ``{"rank_in": 32}``.
+        form: how the choice reads in a report; graphopt asks the rewrite.
     """
 
     rewrite: str
@@ -104,7 +108,8 @@ class Candidate:
     before: Cost
     after: Cost
     error: float = 0.0
-    choice: Mapping[str, int | float | str] = field(default_factory=dict, hash=False)
+    choice: Choice = field(default_factory=dict, hash=False)
+    form: str = field(default="", compare=False)
 
     @property
     def macs_saved(self) -> int:
@@ -178,7 +183,8 @@ class Fitted:
         kernel: the kernel of the whole replacement, ``[out, in / group, *taps]``.
         bias: its bias, ``[out]``.
         error: E‖y − ŷ‖² / Var(y) under the statistics that it was fitted to.
-        spectra: by rank of the choice the part of the output that each direction carries, descending.
+        spectra: the part of the output that each direction carries, descending, by the key of the choice
+            that says how many of them are kept.
     """
 
     replacement: Replacement

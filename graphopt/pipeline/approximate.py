@@ -19,7 +19,7 @@ from graphopt.planning.budget import Budget
 from graphopt.planning.gates import Judged
 from graphopt.planning.selection import Limit, Plan
 from graphopt.runtime.latency import Timing
-from graphopt.types import Candidate, Exactness
+from graphopt.types import Candidate
 
 REPLANS = 5
 """Times that a plan is made again without layers whose measured error was not the predicted one."""
@@ -52,8 +52,8 @@ def approximate(
     journal: Journal,
 ) -> bool:
     """Finds the network that the budget asks for and commits it; whether it changed anything."""
-    group = proposals.taking_part(Exactness.APPROXIMATE)
-    fixed = [r for r in group if getattr(r, "fixed", False)]
+    group = proposals.approximate
+    fixed = [r for r in group if r.fixed]
     budget, limits = options.budget, measures.limits(options.budget)
     wanted = any(limit.needed > 0 for limit in limits) or budget.asks_quality or budget.latency is not None
     if not group or not (fixed or wanted):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from graphopt import progress
@@ -17,9 +17,9 @@ from graphopt.pipeline.journal import Journal, Recorder
 from graphopt.pipeline.options import Options
 from graphopt.pipeline.workspace import Workspace
 from graphopt.report.results import Applied
-from graphopt.rewrites.base import Rewrite
+from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExactRewrite, ExpandingRewrite
 from graphopt.runtime import latency
-from graphopt.types import Candidate, Change, Exactness, Rejection, Replacement, Site
+from graphopt.types import Candidate, Change, Rejection, Replacement, Site
 from graphopt.verification import regions
 
 
@@ -30,21 +30,34 @@ class Proposals:
     options: Options
     journal: Journal
 
-    def taking_part(self, exactness: Exactness) -> list[Rewrite]:
-        """The rewrites of a kind that take part."""
-        return [rewrite for rewrite in self.options.rewrites if rewrite.exactness is exactness]
+    @property
+    def exact(self) -> list[ExactRewrite]:
+        """The exact rewrites that take part."""
+        return [rewrite for rewrite in self.options.rewrites if isinstance(rewrite, ExactRewrite)]
 
-    def match(self, analysis: Analysis, group: Sequence[Rewrite]) -> list[Candidate]:
+    @property
+    def approximate(self) -> list[ApproximateRewrite]:
+        """The approximate ones."""
+        return [rewrite for rewrite in self.options.rewrites if isinstance(rewrite, ApproximateRewrite)]
+
+    @property
+    def expanding(self) -> ExpandingRewrite | None:
+        """The expanding one, which runs alone."""
+        return next((r for r in self.options.rewrites if isinstance(r, ExpandingRewrite)), None)
+
+    def match(self, analysis: Analysis, group: Sequence[AnyRewrite]) -> list[Candidate]:
         """The candidates that the user did not rule out and that did not fail before."""
         with self.journal.step("propose"):
             candidates: list[Candidate] = []
             for rewrite in progress.track(group, "rewrites", describe=lambda r: r.name):
                 with blaming(rewrite.name, "to match"):
-                    matches = list(rewrite.match(analysis))
+                    matches = [_worded(rewrite, found) for found in rewrite.match(analysis)]
                 for found in matches:
                     reason = self._ruled_out(found.site)
-                    if isinstance(found, Rejection) or reason:
-                        self.journal.reject(found, reason or getattr(found, "reason", ""))
+                    if isinstance(found, Rejection):
+                        self.journal.reject(found, reason or found.reason)
+                    elif reason:
+                        self.journal.reject(found, reason)
                     elif self.journal.allows(found):
                         candidates.append(found)
             return candidates
@@ -84,18 +97,25 @@ class Changes:
     journal: Journal
 
     @cached_property
-    def _named(self) -> dict[str, Rewrite]:
+    def _named(self) -> dict[str, AnyRewrite]:
         return {rewrite.name: rewrite for rewrite in self.options.rewrites}
 
     def build(
-        self, analysis: Analysis, chosen: Iterable[Candidate], statistics: Mapping[str, Statistics] | None
+        self,
+        analysis: Analysis,
+        chosen: Iterable[Candidate],
+        statistics: Mapping[str, Statistics] | None = None,
     ) -> list[Change]:
-        """What takes the place of each chosen candidate."""
+        """What takes the place of each chosen candidate; approximate ones are fitted to statistics."""
         with self.journal.step("build"):
             changes = []
             for candidate in chosen:
                 with blaming(candidate.rewrite, f"at {candidate.site.nodes[0]}"):
-                    change = self._named[candidate.rewrite].build(analysis, candidate, statistics)
+                    rewrite = self._named[candidate.rewrite]
+                    if isinstance(rewrite, ApproximateRewrite):
+                        change = rewrite.fit(analysis, candidate, statistics, refine=2).replacement
+                    else:
+                        change = rewrite.build(analysis, candidate)
                     _check_names(analysis, candidate, change)
                 changes.append(Change(candidate, change))
             return changes
@@ -137,6 +157,11 @@ class Changes:
             Applied(candidate, self._named[candidate.rewrite].exactness, None, sized)
             for candidate, _ in changes
         ]
+
+
+def _worded(rewrite: AnyRewrite, found: Candidate | Rejection) -> Candidate | Rejection:
+    """A match that tells how its choice reads."""
+    return found if isinstance(found, Rejection) else replace(found, form=rewrite.describe(found.choice))
 
 
 def matches_any(name: str, patterns: Iterable[str]) -> bool:

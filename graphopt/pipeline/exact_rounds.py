@@ -15,19 +15,12 @@ from graphopt.pipeline.changes import Changes, Proposals
 from graphopt.pipeline.journal import Journal, worst
 from graphopt.pipeline.workspace import Workspace
 from graphopt.planning import selection
-from graphopt.rewrites.base import Rewrite
-from graphopt.types import Change, Exactness
+from graphopt.rewrites.base import ExactRewrite, Stage
+from graphopt.types import Change
 from graphopt.verification.background import Comparer
 
 MAX_ROUNDS = 20
 """Exact rounds (match, plan, commit) after which it is left at that."""
-
-STAGES = 4
-"""Groups of exact rewrites; one is asked only when those before it find nothing: those that fold into an
-operator what another would move it away from (``goes_first``), cheap ones, those that read weights
-(``reads_weights``), and those that take a form which others can't read (``goes_last``)."""
-CHEAP = 1
-"""The last of those groups that is matched in no time."""
 
 
 class Round(NamedTuple):
@@ -71,16 +64,17 @@ class ExactRounds:
 
     def _rounds(self, reference: ir.Model, rounds: list[Round]) -> None:
         """Match, plan, verify, build and commit, until nothing is left to do."""
-        every = self.proposals.taking_part(Exactness.EXACT)
+        every = self.proposals.exact
         while len(rounds) < MAX_ROUNDS:
             model = self.workspace.model
             analysis = self.workspace.analysis(model)
             changes: list[Change] = []
             mark = self.journal.mark()
             self.journal.begin_round(rewrite.name for rewrite in every)
-            for stage in range(STAGES):
-                group = [rewrite for rewrite in every if _stage(rewrite) == stage]
-                if stage > CHEAP and not changes:  # these take a while, and mostly nothing is left to find
+            for stage in Stage:
+                group = [rewrite for rewrite in every if rewrite.stage is stage]
+                slow = stage in (Stage.WEIGHTS, Stage.LAST)
+                if slow and not changes:  # these take a while, and mostly nothing is left to find
                     self.comparer.begin(reference, model)
                 changes = changes or self._verified(reference, analysis, group)
             if not changes:
@@ -89,7 +83,9 @@ class ExactRounds:
             self.changes.commit(changes)
         self.journal.notes.append(f"stopped after {MAX_ROUNDS} rounds; another run may find more")
 
-    def _verified(self, reference: ir.Model, analysis: Analysis, group: Sequence[Rewrite]) -> list[Change]:
+    def _verified(
+        self, reference: ir.Model, analysis: Analysis, group: Sequence[ExactRewrite]
+    ) -> list[Change]:
         """The verified changes of one round; a change that fails is dropped, and the plan made again."""
         while True:
             candidates = self.proposals.match(analysis, group)
@@ -100,7 +96,7 @@ class ExactRounds:
             self.journal.decline(chosen)
             if chosen.chosen:
                 self.comparer.expect(reference)
-            changes = self.changes.build(analysis, chosen.chosen, None)
+            changes = self.changes.build(analysis, chosen.chosen)
             if not self.changes.failing(analysis, changes):
                 return changes
 
@@ -146,10 +142,3 @@ def _first_failing(count: int, passes: Callable[[int], bool]) -> int | None:
         middle = (low + high) // 2
         low, high = (middle, high) if passes(middle) else (low, middle)
     return high
-
-
-def _stage(rewrite: Rewrite) -> int:
-    """The group of an exact rewrite."""
-    if getattr(rewrite, "goes_last", False):
-        return STAGES - 1
-    return 0 if getattr(rewrite, "goes_first", False) else 1 + int(getattr(rewrite, "reads_weights", False))

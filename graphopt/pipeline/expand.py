@@ -9,13 +9,13 @@ from graphopt.errors import VerificationError
 from graphopt.pipeline.changes import Changes, Proposals, matches_any
 from graphopt.pipeline.journal import Journal, worst
 from graphopt.pipeline.workspace import Workspace
-from graphopt.rewrites.base import Rewrite
+from graphopt.rewrites.base import ExpandingRewrite
 from graphopt.types import Array
 from graphopt.verification.background import Comparer
 
 
 def expand(
-    rewrite: Rewrite,
+    rewrite: ExpandingRewrite,
     at: Sequence[str],
     workspace: Workspace,
     proposals: Proposals,
@@ -30,8 +30,8 @@ def expand(
     """
     analysis = workspace.analysis(workspace.model, extremes=_extremes(rewrite, at, workspace, journal))
     candidates = proposals.match(analysis, [rewrite])
-    made = changes.build(analysis, [c for c in candidates if matches_any(c.site.nodes[0], at)], None)
-    condition = getattr(rewrite, "condition", "")
+    made = changes.build(analysis, [c for c in candidates if matches_any(c.site.nodes[0], at)])
+    condition = rewrite.condition
     if not condition:  # what holds on some inputs only is compared on those, in the whole model
         changes.failing(analysis, made)
         made = [change for change in made if journal.allows(change.candidate)]
@@ -52,14 +52,13 @@ def expand(
 
 
 def _extremes(
-    rewrite: Rewrite, at: Sequence[str], workspace: Workspace, journal: Journal
+    rewrite: ExpandingRewrite, at: Sequence[str], workspace: Workspace, journal: Journal
 ) -> dict[str, tuple[Array, Array]] | None:
     """The range of the outputs that an expanding rewrite asks for."""
-    needs = getattr(rewrite, "outputs_needed", None)
-    if workspace.calibration is None or needs is None:
+    if workspace.calibration is None:
         return None
     with journal.step("calibrate"):
         analysis = workspace.analysis(workspace.model)
-        chosen = [each for each in needs(analysis) if matches_any(each.name, at)]
+        chosen = [each for each in rewrite.outputs_needed(analysis) if matches_any(each.name, at)]
         outer = [linear for linear in chosen if analysis.is_outermost(linear.node)]
         return statistics.extremes(analysis, outer, workspace.calibration)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.linear import Linear
-from graphopt.analysis.snapshot import Analysis
+from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.calibration import statistics as calibration_statistics
 from graphopt.calibration import synthetic
 from graphopt.calibration.inputs import Calibration
@@ -29,7 +29,7 @@ from graphopt.pipeline.workspace import Measures, Workspace
 from graphopt.planning import selection
 from graphopt.planning.damage import Sensitivity, unprobed
 from graphopt.planning.selection import Limit, Plan
-from graphopt.rewrites.base import Rewrite
+from graphopt.rewrites.base import ApproximateRewrite
 from graphopt.runtime.operator_times import Stopwatch, cache_path
 from graphopt.runtime.session import Feeds
 from graphopt.types import Candidate, Change, Fitted, Quality, Replacement
@@ -74,7 +74,7 @@ class FitData:
     """
 
     def __init__(
-        self, workspace: Workspace, group: Sequence[Rewrite], options: Options, journal: Journal
+        self, workspace: Workspace, group: Sequence[ApproximateRewrite], options: Options, journal: Journal
     ) -> None:
         self._workspace, self._options, self._journal = workspace, options, journal
         self.statistics: dict[str, Statistics] | None = None
@@ -107,14 +107,15 @@ class FitData:
             macs = workspace.original.totals.macs
             return synthetic.inputs(workspace.source.model, workspace.inputs.sizes, macs, self._options.seed)
 
-    def _gathered(self, calibration: Calibration, group: Sequence[Rewrite]) -> dict[str, Statistics]:
+    def _gathered(
+        self, calibration: Calibration, group: Sequence[ApproximateRewrite]
+    ) -> dict[str, Statistics]:
         """Statistics of what the operators read that the rewrites ask about."""
         with self._journal.step("calibrate"):
             needed = {
                 linear.name: linear
                 for rewrite in group
-                if (needs := getattr(rewrite, "inputs_needed", None)) is not None
-                for linear in needs(self.analysis)
+                for linear in rewrite.inputs_needed(self.analysis)
                 if self.analysis.is_outermost(linear.node)
             }
             some = _some(calibration, 0, min(PLANNED_ON, _apart(calibration)))
@@ -149,29 +150,18 @@ class Forms:
     """What the approximate rewrites make of candidates that were found on a snapshot."""
 
     analysis: Analysis
-    rewrites: Mapping[str, Rewrite]
-
-    def fitted(self, candidate: Candidate) -> bool:
-        """Whether a candidate can be fitted to statistics."""
-        return hasattr(self.rewrites[candidate.rewrite], "fit")
+    rewrites: Mapping[str, ApproximateRewrite]
 
     def fit(self, candidate: Candidate, statistics: Statistics, refine: int) -> Fitted:
         """A candidate fitted to the statistics of what its operator reads."""
         rewrite = self.rewrites[candidate.rewrite]
         with blaming(rewrite.name, f"at {candidate.site.nodes[0]}"):
-            fitted: Fitted = rewrite.fit(  # type: ignore[attr-defined]
-                self.analysis, candidate, {candidate.site.nodes[0]: statistics}, refine=refine
-            )
-        return fitted
+            named = {candidate.site.nodes[0]: statistics}
+            return rewrite.fit(self.analysis, candidate, named, refine=refine)
 
     def draft(self, candidate: Candidate) -> Replacement | None:
         """The operators of a candidate, whatever their weights; None where that can't be told."""
-        make = getattr(self.rewrites[candidate.rewrite], "draft", None)
-        if make is None:
-            return None
-        linear = self.analysis.linear(self.analysis.nodes[candidate.site.nodes[0]])
-        change: Replacement = make(linear, candidate)
-        return change
+        return self.rewrites[candidate.rewrite].draft(anchor(self.analysis, candidate), candidate)
 
 
 @dataclass
@@ -193,7 +183,7 @@ class Damage:
         layers: dict[str, list[Candidate]] = {}
         for candidate in self.candidates:
             name = candidate.site.nodes[0]
-            if name in data.statistics and self.forms.fitted(candidate):
+            if name in data.statistics:
                 layers.setdefault(name, []).append(candidate)
         with self.journal.step("probe"):
             return compression_sensitivity.sensitivities(
@@ -247,10 +237,9 @@ class Clock:
             self.journal.notes.append(note)
 
         def whole(candidate: Candidate) -> bool:
-            linear = self.analysis.linear(self.analysis.nodes[candidate.site.nodes[0]])
-            group = 1 if linear is None else linear.group
-            ranks = [rank for key, rank in candidate.choice.items() if key.startswith("rank")]
-            return all(group * int(rank) % block == 0 for rank in ranks)
+            group = anchor(self.analysis, candidate).group
+            ranks = self.forms.rewrites[candidate.rewrite].ranks(candidate.choice)
+            return all(group * rank % block == 0 for rank in ranks)
 
         sites = {candidate.site for candidate in candidates if whole(candidate)}
         return [c for c in candidates if c.site not in sites or whole(c)]
@@ -275,7 +264,7 @@ class Networks:
     def __init__(
         self,
         workspace: Workspace,
-        group: Sequence[Rewrite],
+        group: Sequence[ApproximateRewrite],
         proposals: Proposals,
         changes: Changes,
         measures: Measures,
@@ -337,7 +326,7 @@ class Networks:
     def _in_order(self, candidate: Candidate) -> bool:
         """Whether a candidate can be fitted in the order of the network."""
         node = self.analysis.nodes[candidate.site.nodes[0]]
-        return self._given and self._forms.fitted(candidate) and self.analysis.is_outermost(node)
+        return self._given and self.analysis.is_outermost(node)
 
     def _refitted(self, chosen: Sequence[Candidate]) -> dict[str, Refitted]:
         inputs = self._data.inputs

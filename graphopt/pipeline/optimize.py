@@ -44,9 +44,8 @@ def optimize(source: Source, options: Options, calibration: Given | None = None)
     workspace, proposals, changes, journal = run.workspace, run.proposals, run.changes, run.journal
     _check_gates(options.require, workspace)
     with run.reported():
-        expanding = proposals.taking_part(Exactness.EXPANDING)
-        if expanding:  # it runs alone
-            expand(expanding[0], options.at, workspace, proposals, changes, run.comparer, journal)
+        if proposals.expanding is not None:  # it runs alone
+            expand(proposals.expanding, options.at, workspace, proposals, changes, run.comparer, journal)
         else:
             run.exact_rounds.rewrite(source.model)
             if approximate(workspace, proposals, changes, run.measures, options, journal):

@@ -10,7 +10,7 @@ from graphopt.errors import InputError, Named, hint
 from graphopt.pipeline.option_table import RUN, TABLE
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
-from graphopt.rewrites.base import Rewrite
+from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExpandingRewrite, Rewrite
 from graphopt.rewrites.registry import BUILTIN, option_types, registry, select
 from graphopt.runtime.memory import default_bytes
 from graphopt.types import Exactness
@@ -22,7 +22,7 @@ class Options:
     """What the user asked for: the options of `RUN`, each under its name; see `graphopt.optimize`."""
 
     budget: Budget
-    rewrites: tuple[Rewrite, ...]
+    rewrites: tuple[AnyRewrite, ...]
     metric: OwnMetric | None
     memory: int
     require: tuple[gates.Gate, ...]
@@ -156,12 +156,12 @@ def make_budget(given: Budget | Mapping[str, float] | None) -> Budget:
     return Budget(**values)
 
 
-def _check_selection(chosen: Sequence[Rewrite], limits: Budget, only: Sequence[str]) -> list[Rewrite]:
+def _check_selection(chosen: Sequence[AnyRewrite], limits: Budget, only: Sequence[str]) -> list[AnyRewrite]:
     """The rewrites that take part; expanding ones only by name. Approximate ones need a budget, or ranks."""
     has_budget = bool(gates.of_budget(limits))
     for rewrite in chosen:
-        fixed = getattr(rewrite, "fixed", False)
-        if rewrite.name in only and rewrite.exactness is Exactness.APPROXIMATE and not (has_budget or fixed):
+        unplanned = isinstance(rewrite, ApproximateRewrite) and not (has_budget or rewrite.fixed)
+        if rewrite.name in only and unplanned:
             raise InputError(
                 f"{Named('only', rewrite.name)} needs a budget ({Named('budget', 0.7, 'macs')}) "
                 f"or fixed ranks ({Named('options', 16, f'{rewrite.name}.rank_in')})"
@@ -183,9 +183,9 @@ def _check_measures(asked: Options, *, calibrated: bool) -> None:
             raise InputError(f"{name}: needs {measure}, its measure")
 
 
-def _check_expanding(chosen: Sequence[Rewrite], limits: Budget, *, at: bool, calibrated: bool) -> None:
+def _check_expanding(chosen: Sequence[AnyRewrite], limits: Budget, *, at: bool, calibrated: bool) -> None:
     """An expanding rewrite runs alone, at named nodes and without a budget."""
-    rewrite = next((r for r in chosen if r.exactness is Exactness.EXPANDING), None)
+    rewrite = next((r for r in chosen if isinstance(r, ExpandingRewrite)), None)
     if rewrite is None:
         return
     if len(chosen) > 1:
@@ -198,7 +198,6 @@ def _check_expanding(chosen: Sequence[Rewrite], limits: Budget, *, at: bool, cal
             f"{Named('only', rewrite.name)} needs {Named('at', 'NODE_GLOB')}, "
             "the nodes behind which to insert"
         )
-    refusal = getattr(rewrite, "refusal", None)
-    reason = refusal(calibrated=calibrated) if refusal is not None else ""
+    reason = rewrite.why_not(calibrated=calibrated)
     if reason:
         raise InputError(reason)

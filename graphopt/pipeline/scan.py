@@ -9,7 +9,7 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import blaming
 from graphopt.model.io import Source
 from graphopt.report.results import LayerRow, Opportunity, Scan
-from graphopt.rewrites.base import Rewrite
+from graphopt.rewrites.base import ApproximateRewrite, Rewrite
 from graphopt.types import Candidate, Exactness
 
 
@@ -44,7 +44,8 @@ def _opportunities(analysis: Analysis, rewrites: Iterable[Rewrite]) -> dict[str,
     for rewrite in progress.track(list(rewrites), "rewrites", describe=lambda r: r.name):
         ways: dict[str, list[Candidate]] = {}
         with blaming(rewrite.name, "to match"):
-            for match in getattr(rewrite, "priced", rewrite.match)(analysis):
+            proposed = rewrite.priced if isinstance(rewrite, ApproximateRewrite) else rewrite.match
+            for match in proposed(analysis):
                 if isinstance(match, Candidate):
                     ways.setdefault(match.site.nodes[0], []).append(match)
         for anchor, candidates in ways.items():

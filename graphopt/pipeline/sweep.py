@@ -16,7 +16,6 @@ from graphopt.pipeline.workspace import Measures
 from graphopt.planning.budget import Budget
 from graphopt.planning.selection import Plan
 from graphopt.report.results import Point, Sweep
-from graphopt.types import Exactness
 
 NOTHING = 1e-3
 """Part of the MACs by which two networks differ that are one for a sweep."""
@@ -38,7 +37,7 @@ def sweep(source: Source, options: Options, calibration: Given, budgets: Sequenc
     with run.reported():
         run.exact_rounds.rewrite(source.model)
     workspace, proposals, measures, journal = run.workspace, run.proposals, run.measures, run.journal
-    group = proposals.taking_part(Exactness.APPROXIMATE)
+    group = proposals.approximate
     networks = Networks(workspace, group, proposals, run.changes, measures, options, journal)
     timed = not workspace.inputs.problem
     points = [_point(networks.network(Plan(())), measures, timed=timed)]

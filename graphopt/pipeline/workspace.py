@@ -23,11 +23,12 @@ from graphopt.planning.budget import Budget
 from graphopt.planning.selection import Limit
 from graphopt.planning.spending import Spent
 from graphopt.report.results import Metric
+from graphopt.rewrites.base import ApproximateRewrite
 from graphopt.runtime import latency, session
 from graphopt.runtime.latency import Timing
 from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import Feeds
-from graphopt.types import Array, Quality, Shape
+from graphopt.types import Array, Candidate, Quality, Shape
 from graphopt.verification import equivalence, quality
 
 
@@ -131,7 +132,13 @@ class Measures:
         workspace = self.workspace
         unknown = ", ".join(workspace.unknown_dims)
         record = self.recorder.bytes if asked.bytes is not None and not workspace.changed else 0
-        return spending.limits(asked, self.before, self.spent(workspace.model), unknown, record)
+        rewrites = {rewrite.name: rewrite for rewrite in self.options.rewrites}
+
+        def made(candidate: Candidate) -> int:
+            rewrite = rewrites[candidate.rewrite]
+            return rewrite.operators(candidate.choice) if isinstance(rewrite, ApproximateRewrite) else 0
+
+        return spending.limits(asked, self.before, self.spent(workspace.model), unknown, made, record)
 
     def figures(
         self, quality: Quality | None, metric: float | None, timing: Timing | None

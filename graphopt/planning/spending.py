@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from graphopt.errors import InputError, Named
@@ -11,8 +12,6 @@ from graphopt.types import Candidate, Quality, Totals
 
 NODE_BYTES = 400
 """What a new operator adds to a file besides its weights, at most about."""
-MOST_NEW = 2
-"""Operators more than before that a form without sides makes, at most."""
 RECORDED = 100
 """What a rewrite adds to the model's record of how it came about, at most about."""
 
@@ -30,7 +29,9 @@ class Spent:
     bytes: int
 
 
-def limits(budget: Budget, before: Spent, now: Spent, unknown: str, record: int = 0) -> list[Limit]:
+def limits(
+    budget: Budget, before: Spent, now: Spent, unknown: str, made: Callable[[Candidate], int], record: int = 0
+) -> list[Limit]:
     """What the budget still asks for.
 
     Args:
@@ -38,6 +39,7 @@ def limits(budget: Budget, before: Spent, now: Spent, unknown: str, record: int 
         before: what the input costs.
         now: what the model costs by now.
         unknown: sizes that nothing tells, without which MACs can't be counted; "" when all are known.
+        made: operators more than before that a candidate makes, at most.
         record: bytes that the model will take more once it is changed.
 
     Raises:
@@ -58,14 +60,13 @@ def limits(budget: Budget, before: Spent, now: Spent, unknown: str, record: int 
         found.append(Limit("params", needed, lambda c: c.before.params - c.after.params))
     if budget.bytes is not None:
         needed = now.bytes - budget.bytes * before.bytes
-        found.append(Limit("bytes", needed + record if needed > 0 else needed, _bytes_saved))
+
+        def saved(candidate: Candidate) -> float:
+            freed = candidate.before.weight_bytes - candidate.after.weight_bytes
+            return freed - NODE_BYTES * made(candidate) - RECORDED
+
+        found.append(Limit("bytes", needed + record if needed > 0 else needed, saved))
     return found
-
-
-def _bytes_saved(candidate: Candidate) -> float:
-    sides = sum(1 for key in ("rank_in", "rank_out") if candidate.choice.get(key))
-    made = sides or MOST_NEW
-    return candidate.before.weight_bytes - candidate.after.weight_bytes - NODE_BYTES * made - RECORDED
 
 
 def costs(before: Spent, after: Spent) -> dict[str, float]:

@@ -19,7 +19,6 @@ from graphopt.report.results import Applied, Left, Report
 from graphopt.report.wording import (
     count,
     decibels,
-    form,
     largest,
     model_name,
     numbered,
@@ -175,7 +174,7 @@ def _applied(applied: Sequence[Applied]) -> Lines:
         sizes = (item.macs_before, item.macs_after)
         predicted = small(candidate.error) if item.exactness is Exactness.APPROXIMATE else ""
         errors = (predicted, "" if error is None else small(error))
-        chosen = prose(form(candidate)) if candidate.choice else ""
+        chosen = prose(candidate.form) if candidate.choice else ""
         rows.append(
             (code(candidate.rewrite), _site(candidate.site), chosen, *map(count, sizes), *errors * fitted)
         )

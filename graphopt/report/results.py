@@ -76,8 +76,8 @@ class Applied:
         sized: whether the MACs hold for the model's real sizes.
         sensitivity: what a relative error of 1 in this layer alone costs the network's output, in the same
             measure, at the error chosen; None where it was not probed.
-        spectra: by rank of the choice (``rank_in``, …) the part of the layer's output that each direction
-            explains, descending; the choice keeps that many of them. Empty for exact rewrites.
+        spectra: by key of the choice the part of the layer's output that each direction explains,
+            descending; the choice keeps that many of them. Empty for exact rewrites.
     """
 
     candidate: Candidate

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from graphopt.analysis.linear import Linear
 from graphopt.model.io import Source
-from graphopt.types import Candidate, Totals
+from graphopt.types import Totals
 from graphopt.verification.verdict import Verdict
 
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -110,42 +110,3 @@ def kind(linear: Linear) -> str:
 def layer_form(linear: Linear) -> str:
     """Kernel and channels of a layer: 3x3/2 64→128."""
     return f"{kind(linear)} {linear.in_channels or '?'}→{linear.out_channels or '?'}"
-
-
-def _ranks(choice: Mapping[str, int | float | str]) -> str:
-    return "1x1 " + "/".join(str(choice.get(key) or "–") for key in ("rank_in", "rank_out"))
-
-
-def _split(choice: Mapping[str, int | float | str]) -> str:
-    return f"split {choice['rank']}"
-
-
-def _depthwise(choice: Mapping[str, int | float | str]) -> str:
-    return f"depthwise ×{choice['multiplier']}"
-
-
-def _followers(choice: Mapping[str, int | float | str]) -> str:
-    number = int(choice["followers"])
-    return f"with the {number} operators behind each" if number > 1 else "with the one behind each" * number
-
-
-FORMS: Mapping[str, Callable[[Mapping[str, int | float | str]], str]] = {
-    "bottleneck": _ranks,
-    "lossless_bottleneck": _ranks,
-    "separable": _split,
-    "lossless_separable": _split,
-    "depthwise_separable": _depthwise,
-    "lossless_depthwise": _depthwise,
-    "inverted_bottleneck": lambda choice: f"1x1 → depthwise {choice['rank']} → 1x1",
-    "block_diagonal": lambda choice: f"{choice['parts']} blocks",
-    "collapse_layout": lambda choice: "",
-    "merge_siblings": _followers,
-}
-"""How a choice of a rewrite is shown; "" where it says nothing."""
-
-
-def form(candidate: Candidate) -> str:
-    """The form that a candidate gives its layer, with its ranks."""
-    if candidate.rewrite in FORMS:
-        return FORMS[candidate.rewrite](candidate.choice)
-    return f"{candidate.rewrite} " + " ".join(f"{key}={value}" for key, value in candidate.choice.items())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
+from typing import Any
 
 from graphopt.errors import InputError, hint
-from graphopt.rewrites.base import Rewrite
+from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExactRewrite, ExpandingRewrite, Rewrite
 from graphopt.rewrites.collapsing.collapse import Collapse
 from graphopt.rewrites.collapsing.collapse_concat import CollapseConcat
 from graphopt.rewrites.collapsing.collapse_fanout import CollapseFanout
@@ -50,7 +52,7 @@ from graphopt.rewrites.simplification.remove_duplicates import RemoveDuplicates
 from graphopt.rewrites.simplification.remove_identity import RemoveIdentity
 from graphopt.types import Exactness
 
-BUILTIN: tuple[type[Rewrite], ...] = (
+BUILTIN: tuple[type[AnyRewrite], ...] = (
     FoldPad,
     FoldAffine,
     FoldAffineBefore,
@@ -90,19 +92,31 @@ BUILTIN: tuple[type[Rewrite], ...] = (
     InvertedBottleneck,
 )
 """The rewrites that graphopt ships, in the order in which they are listed."""
+OURS = "graphopt"
+"""The owner of those."""
 ENTRY_POINTS = "graphopt.rewrites"
 """The entry-point group by which installed packages add theirs."""
 
 
-def registry(extra: Iterable[Rewrite | type[Rewrite]] = ()) -> dict[str, Rewrite]:
-    """All rewrites by name: built in, from installed packages, and those given.
+KINDS: Mapping[Exactness, type[AnyRewrite]] = {
+    Exactness.EXACT: ExactRewrite,
+    Exactness.APPROXIMATE: ApproximateRewrite,
+    Exactness.EXPANDING: ExpandingRewrite,
+}
+"""The class whose hooks and defaults a rewrite has."""
+NEAR = 0.8
+"""How alike a name and a hook's are (`difflib`) from which the one is taken for a slip of the other."""
+
+
+def registry(extra: Iterable[Rewrite | type[Rewrite]] = ()) -> dict[str, AnyRewrite]:
+    """All rewrites by name, with the defaults of their kinds: built in, from installed packages, and given.
 
     Raises:
-        InputError: two have the same name, or something given is no rewrite.
+        InputError: two have the same name, something given is no rewrite, or a hook of it is not as expected.
     """
-    found: dict[str, Rewrite] = {}
+    found: dict[str, AnyRewrite] = {}
     owners: dict[str, str] = {}
-    for item, owner in (*((each, "graphopt") for each in BUILTIN), *_installed(), *_given(extra)):
+    for item, owner in (*((each, OURS) for each in BUILTIN), *_installed(), *_given(extra)):
         rewrite = _instance(item, owner)
         if rewrite.name in found:
             raise InputError(
@@ -130,19 +144,81 @@ def _given(extra: Iterable[Rewrite | type[Rewrite]]) -> Iterator[tuple[object, s
         yield item, f"rewrites=[{getattr(item, '__name__', item)}]"
 
 
-def _instance(item: object, owner: str) -> Rewrite:
-    """The rewrite with its default options.
+def _instance(item: object, owner: str) -> AnyRewrite:
+    """The rewrite with its default options, and with the defaults of its kind.
 
     Raises:
-        InputError: it can't be made, or is no rewrite.
+        InputError: it can't be made, is no rewrite, or a hook is not as expected.
     """
     try:
-        rewrite = item() if isinstance(item, type) else item
+        rewrite: Any = item() if isinstance(item, type) else item
     except Exception as error:  # an option without a default, or whatever a third party's code does
         raise InputError(_unusable(owner, error)) from error
-    if not isinstance(rewrite, Rewrite):
-        raise InputError(f"{item!r} of {owner} is no rewrite: it needs name, exactness, match and build")
-    return rewrite
+    kind = KINDS.get(rewrite.exactness) if isinstance(rewrite, Rewrite) else None
+    needed = "fit" if kind is ApproximateRewrite else "build"
+    if kind is None or not hasattr(rewrite, needed):
+        raise InputError(f"{item!r} of {owner} is no rewrite: it needs name, exactness, match and {needed}")
+    wrong = "" if owner == OURS else slip(rewrite, kind)  # ours are checked by types and tests
+    if wrong:
+        raise InputError(f"the rewrite {rewrite.name} of {owner} has {wrong}")
+    return _completed(rewrite, kind)
+
+
+def slip(rewrite: Any, kind: type[AnyRewrite]) -> str:
+    """What is wrong with the hooks that a rewrite of a kind offers; "" when nothing is."""
+    import difflib  # only where there is a rewrite of others
+
+    hooks, options = _public(kind), option_types(rewrite)
+    others = {name for other in KINDS.values() for name in _public(other)} - hooks
+    for name in sorted(_public(type(rewrite))):
+        near = difflib.get_close_matches(name, hooks, 1, NEAR)
+        if name in hooks - {"name"}:
+            wrong = _misfit(name, getattr(kind, name), getattr(rewrite, name))
+            if wrong:
+                return wrong
+        elif name in others and name not in options:
+            theirs = " and ".join(each.value for each in KINDS if name in _public(KINDS[each]))
+            known = ", ".join(sorted(hooks))
+            return f"{name}, a hook of {theirs} rewrites; {kind.exactness.value} ones have {known}"
+        elif near and name not in (*hooks, *options):
+            return f"{name}, which is no hook; did you mean {near[0]}? Else let it begin with an underscore"
+    return ""
+
+
+def _public(kind: type) -> set[str]:
+    return {"name", *(name for name in dir(kind) if not name.startswith("_"))}
+
+
+def _misfit(name: str, hook: Any, own: Any) -> str:
+    """A rewrite's hook and what it should be; "" where it can be asked as the hook of its kind."""
+    if not callable(hook):
+        fits = not callable(own) if isinstance(hook, property) else isinstance(own, type(hook))
+        expected = "a value, no method" if isinstance(hook, property) else f"a {type(hook).__name__}"
+        return "" if fits else f"{name}={own!r}, which should be {expected}"
+    asked = list(inspect.signature(hook).parameters.values())[1:]
+    named = {each.name: "…" for each in asked if each.kind is each.KEYWORD_ONLY}
+    positional = [each.name for each in asked if each.name not in named]
+    call = f"{name}({', '.join([*positional, *map('{}=…'.format, named)])})"
+    if not callable(own):
+        return f"{name}={own!r}, which should be a method: {call}"
+    signature = inspect.signature(own)
+    try:
+        signature.bind(*positional, **named)
+    except TypeError:
+        return f"{name}({', '.join(signature.parameters)}), which should be {call}"
+    return ""
+
+
+def _completed(rewrite: Any, kind: type[AnyRewrite]) -> AnyRewrite:
+    """The rewrite with the defaults of its kind, from whose class it need not derive."""
+    own = type(rewrite)
+    whole: AnyRewrite = copy.copy(rewrite)
+    if issubclass(own, kind):
+        return whole
+    told = {"__slots__": (), "__module__": own.__module__, "__doc__": own.__doc__}
+    both = types.new_class(own.__name__, (own, kind), exec_body=lambda names: names.update(told))
+    object.__setattr__(whole, "__class__", both)  # a frozen one, too
+    return whole
 
 
 def _unusable(owner: str, error: Exception) -> str:
@@ -151,12 +227,12 @@ def _unusable(owner: str, error: Exception) -> str:
 
 
 def select(
-    available: Mapping[str, Rewrite],
+    available: Mapping[str, AnyRewrite],
     *,
     only: Iterable[str] = (),
     skip: Iterable[str] = (),
     options: Mapping[str, object] | None = None,
-) -> list[Rewrite]:
+) -> list[AnyRewrite]:
     """The rewrites that take part, with their options set.
 
     Args:
@@ -181,7 +257,7 @@ def select(
     return [r for name, r in configured.items() if (not only or name in only) and name not in skip]
 
 
-def _known(name: str, available: Mapping[str, Rewrite]) -> None:
+def _known(name: str, available: Mapping[str, AnyRewrite]) -> None:
     if name not in available:
         raise InputError(f"no rewrite is called {name!r}; {hint(name, available)}")
 
@@ -198,7 +274,7 @@ def _spelled(type_: object) -> str:
     return type_.__name__ if isinstance(type_, type) else str(type_)
 
 
-def _with_option(rewrite: Rewrite, option: str, value: object) -> Rewrite:
+def _with_option(rewrite: AnyRewrite, option: str, value: object) -> AnyRewrite:
     names = option_types(rewrite)
     if option not in names:
         raise InputError(f"{rewrite.name} has no option {option!r}; {hint(option, names)}")

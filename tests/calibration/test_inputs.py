@@ -292,7 +292,7 @@ def cut(network: ir.Model, given: Calibration, **ranks: int) -> tuple[Analysis, 
     analysis = Analysis(network, bindings=given.sizes())
     rewrite = Bottleneck(**ranks)
     found = [c for c in rewrite.match(analysis) if isinstance(c, Candidate)]
-    return analysis, [(each, rewrite.build(analysis, each)) for each in found]
+    return analysis, [(each, rewrite.fit(analysis, each).replacement) for each in found]
 
 
 def errors_of(network: ir.Model, given: Calibration, **ranks: int) -> tuple[ir.Model, dict[str, float]]:

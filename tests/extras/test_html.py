@@ -73,9 +73,10 @@ def written(folder: Path, text: str) -> Path:
 
 def points() -> tuple[Point, ...]:
     """Three networks of a trade-off, by falling cost; the second was taken."""
+    costs = [(Cost(9000), Cost(4000 - i)) for i in range(3)]
     chosen = [
-        Candidate("bottleneck", Site("main", (f"conv{i}",)), Cost(9000), Cost(4000 - i), 0.01, {"rank_in": 4})
-        for i in range(3)
+        Candidate("bottleneck", Site("main", (f"conv{i}",)), *cost, 0.01, {"rank_in": 4}, "1x1 4/–")
+        for i, cost in enumerate(costs)
     ]
     return tuple(
         Point(
@@ -154,8 +155,9 @@ def test_no_table_scrolls_sideways_on_a_usual_screen(browser: Chrome, result: Re
     names = sorted(registry.registry(), key=len)[-5:]
     cost = Cost(123_400_000, 1), Cost(88_880_000, 1)
     site = Site("main", ("/features/stage3/block12/conv2/Conv", "/features/stage3/block12/bn2/BatchNorm"))
+    form = "1x1 → depthwise 128 → 1x1"
     applied = [
-        Applied(Candidate(name, site, *cost, 1.2e-05, {"rank": 128}), Exactness.APPROXIMATE, 3.4e-05)
+        Applied(Candidate(name, site, *cost, 1.2e-05, {"rank": 128}, form), Exactness.APPROXIMATE, 3.4e-05)
         for name in names
     ]
     report = replace(result.report, applied=(*result.report.applied, *applied))

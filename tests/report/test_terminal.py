@@ -11,9 +11,7 @@ import pytest
 import typer
 
 from graphopt.cli.app import typer_app
-from graphopt.report.wording import form
 from graphopt.rewrites import registry
-from graphopt.types import Candidate, Cost, Site
 from tests.builders import classifier, conv_bn, model, node, saved
 from tests.command import COMMAND, at_terminal, cli
 
@@ -106,12 +104,10 @@ def test_colours_only_at_a_terminal_and_not_when_they_are_off(tmp_path: Path) ->
         ("merge_siblings", {"followers": 0}, ""),
         ("merge_siblings", {"followers": 1}, "with the one behind each"),
         ("merge_siblings", {"followers": 2}, "with the 2 operators behind each"),
-        ("of_a_third_party", {"size": 2}, "of_a_third_party size=2"),
     ],
 )
 def test_a_choice_is_shown_in_words(rewrite: str, choice: dict[str, int | str], shown: str) -> None:
-    candidate = Candidate(rewrite, Site("main", ("a",)), Cost(2, 2, 2), Cost(1, 1, 1), choice=choice)
-    assert form(candidate) == shown
+    assert registry.registry()[rewrite].describe(choice) == shown
 
 
 def test_one_is_no_plural(tmp_path: Path) -> None:

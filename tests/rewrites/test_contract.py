@@ -22,7 +22,7 @@ import pytest
 import graphopt
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites import registry as catalogue
-from graphopt.rewrites.base import Rewrite
+from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, Rewrite
 from graphopt.types import Candidate, Exactness, Rejection, Replacement
 from tests.builders import Checked, Net, alone, counted_macs, low_rank, make_feeds
 
@@ -326,6 +326,18 @@ def frozen(replacement: Replacement) -> tuple[Any, ...]:
     return replacement.nodes, constants, dict(replacement.outputs)
 
 
+def built(rewrite: AnyRewrite, analysis: Analysis, candidate: Candidate) -> Replacement:
+    if isinstance(rewrite, ApproximateRewrite):
+        return rewrite.fit(analysis, candidate, None, refine=2).replacement
+    return rewrite.build(analysis, candidate)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hooks_are_spelled_and_asked_as_their_kind_says(name: str) -> None:
+    rewrite = configured(name)
+    assert catalogue.slip(rewrite, catalogue.KINDS[rewrite.exactness]) == ""
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_build_is_pure(name: str) -> None:
     model = ir.from_proto(plain(name))
@@ -333,9 +345,9 @@ def test_build_is_pure(name: str) -> None:
     analysis, rewrite = Analysis(model), configured(name)
     for candidate in rewrite.match(analysis):
         if isinstance(candidate, Candidate):
-            first, second = (rewrite.build(analysis, candidate) for _ in range(2))
+            first, second = (built(rewrite, analysis, candidate) for _ in range(2))
             assert frozen(first) == frozen(second)
-            assert frozen(first) == frozen(rewrite.build(Analysis(model), candidate))
+            assert frozen(first) == frozen(built(rewrite, Analysis(model), candidate))
             for array in first.constants.values():
                 assert array.dtype != np.float64
     assert text(model) == before
@@ -432,7 +444,7 @@ def test_new_nodes_are_named_and_tell_where_they_came_from(name: str) -> None:
         assert stamp["graphopt.rewrite"] == name
         assert stamp["graphopt.from"].split(",") == list(applied.candidate.site.nodes)
     analysis = Analysis(ir.from_proto(result.before))
-    assert stamps == len(configured(name).build(analysis, applied.candidate).nodes)
+    assert stamps == len(built(configured(name), analysis, applied.candidate).nodes)
 
 
 @pytest.mark.parametrize("name", NAMES)

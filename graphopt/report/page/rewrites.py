@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from graphopt.report.page.common import Facts
 from graphopt.report.results import Applied, Left, Report
-from graphopt.report.wording import form
-from graphopt.types import MAIN_GRAPH, Candidate, Exactness, Site
+from graphopt.types import MAIN_GRAPH, Exactness, Site
 
 MOST_OTHERS = 3
 """Operators of a site that are named besides the first."""
@@ -35,12 +34,8 @@ def _applied(item: Applied) -> Facts:
         "saved": None if before is None or after is None else before - after,
         "predicted": candidate.error if approximate else None,
         "measured": item.error_measured,
-        "reason": _choice(candidate),
+        "reason": candidate.form if candidate.choice else "",
     }
-
-
-def _choice(candidate: Candidate) -> str:
-    return form(candidate) if candidate.choice else ""
 
 
 def _left(status: str, item: Left) -> Facts:

@@ -9,7 +9,7 @@ from typing import Any
 from graphopt.report.page import charts
 from graphopt.report.page.common import MOST_ROWS, Facts, limited
 from graphopt.report.results import Point
-from graphopt.report.wording import form, percent
+from graphopt.report.wording import percent
 from graphopt.types import Totals
 
 
@@ -62,7 +62,7 @@ def _point(point: Point, before: Totals, scale: float | None) -> Facts:
         "layers": [
             {
                 "name": candidate.site.nodes[0],
-                "form": form(candidate),
+                "form": candidate.form,
                 "macs_before": candidate.before.macs,
                 "macs_after": candidate.after.macs,
                 "error": candidate.error,

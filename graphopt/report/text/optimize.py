@@ -13,7 +13,7 @@ from graphopt.calibration.inputs import ALL_PARTS, SMALL_SAMPLE
 from graphopt.files import show
 from graphopt.report.results import Applied, Left, Report
 from graphopt.report.text.common import print_totals, print_unknown, table_of, terminal
-from graphopt.report.wording import count, decibels, form, largest, numbered, shortened
+from graphopt.report.wording import count, decibels, largest, numbered, shortened
 from graphopt.runtime.latency import Timing
 from graphopt.types import Exactness
 
@@ -88,7 +88,7 @@ def _approximate_row(item: Applied) -> tuple[str, ...]:
     measured = "–" if item.error_measured is None else f"{item.error_measured:.4f}"
     return (
         escape(shortened(candidate.site.nodes[0])),
-        escape(form(candidate)),
+        escape(candidate.form),
         count(candidate.before.macs),
         count(candidate.after.macs),
         f"{candidate.error:.4f}",

@@ -49,19 +49,19 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
 
 from graphopt.analysis.snapshot import Analysis, anchor
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import chains
 from graphopt.rewrites.patterns.chains import ChainSegment, Stage
 from graphopt.rewrites.patterns.common import site
-from graphopt.types import Candidate, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Rejection, Replacement
 
 LONGEST = 16
 """Operators that one application joins at most, so that the search is linear in a chain's length; later
@@ -69,20 +69,17 @@ rounds join what is longer."""
 
 
 @dataclass(frozen=True)
-class Collapse:
+class Collapse(ExactRewrite):
     """Collapses linear operators in a row into one."""
 
     name: ClassVar[str] = "collapse"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """A candidate for each part of a chain that pays, a rejection for each pair that stays."""
         for chain in _chains(analysis):
             yield from self._match_chain(analysis, chain)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The composed operator, on the first one's input."""
         names = set(candidate.site.nodes)
         last = anchor(analysis, candidate)

@@ -35,7 +35,7 @@ Cost
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -46,7 +46,7 @@ from graphopt.analysis.linear import linear_cost
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.kernels.borders import ZonedMap
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.collapsing import concats
 from graphopt.rewrites.collapsing.concats import ConcatBranch, Joint
@@ -54,15 +54,14 @@ from graphopt.rewrites.patterns import chains, composition
 from graphopt.rewrites.patterns.border_map import add_map
 from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.patterns.composition import Outline, WeightedOperator
-from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Array, Candidate, Cost, Rejection, Replacement
 
 
 @dataclass(frozen=True)
-class CollapseConcat:
+class CollapseConcat(ExactRewrite):
     """Collapses a linear operator with those in front of the Concat that it reads."""
 
     name: ClassVar[str] = "collapse_concat"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """A candidate for each linear operator over a Concat of which a branch collapses or goes away."""
@@ -83,9 +82,7 @@ class CollapseConcat:
             elif after.macs < before.macs:
                 yield Candidate(self.name, place, before, after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The operator on the inputs of the branches, and the terms of another form."""
         linear = anchor(analysis, candidate)
         joint = concats.joint(analysis, chains.stage(analysis, linear))

@@ -28,27 +28,26 @@ Cost
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import onnx_ir as ir
 
 from graphopt.analysis.snapshot import Analysis, anchor
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import chains
 from graphopt.rewrites.patterns.chains import ChainSegment, Stage
 from graphopt.rewrites.patterns.common import is_passthrough, is_standard, site
-from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 
 @dataclass(frozen=True)
-class CollapseFanout:
+class CollapseFanout(ExactRewrite):
     """Collapses a linear operator into all that read it."""
 
     name: ClassVar[str] = "collapse_fanout"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """A candidate for each linear operator whose readers can take it in."""
@@ -71,9 +70,7 @@ class CollapseFanout:
                 after += part.cost
             yield Candidate(self.name, place, analysis.cost(gone), after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The composed operators, each on the first one's input."""
         linear = anchor(analysis, candidate)
         fan = _fan(analysis, chains.stage(analysis, linear))

@@ -34,7 +34,7 @@ Cost
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,7 +44,7 @@ import onnx_ir as ir
 from graphopt.analysis.linear import Form, Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels.borders import ZonedMap
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.collapsing import layouts
 from graphopt.rewrites.collapsing.layouts import Carried
@@ -53,15 +53,14 @@ from graphopt.rewrites.patterns.border_map import add_map
 from graphopt.rewrites.patterns.chains import Stage
 from graphopt.rewrites.patterns.common import is_passthrough, site
 from graphopt.rewrites.patterns.composition import Outline, WeightedOperator
-from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement, Shape
+from graphopt.types import Array, Candidate, Choice, Cost, Rejection, Replacement, Shape
 
 
 @dataclass(frozen=True)
-class CollapseLayout:
+class CollapseLayout(ExactRewrite):
     """Collapses two linear operators that have only moves of elements in between."""
 
     name: ClassVar[str] = "collapse_layout"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """A candidate for each pair that pays in one of the ways, a rejection for each that does not."""
@@ -91,9 +90,11 @@ class CollapseLayout:
                 reason = f"one operator would cost {after.macs:,} MACs, not less than {before.macs:,}"
                 yield Rejection(self.name, place, f"{text}: {reason}")
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def describe(self, choice: Choice) -> str:
+        """Nothing: which of the ways it is says little."""
+        return ""
+
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The one operator, and the operators in between on the new number of channels."""
         linear = anchor(analysis, candidate)
         pair = _pair(analysis, chains.stage(analysis, linear))

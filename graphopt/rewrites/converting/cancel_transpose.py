@@ -41,10 +41,10 @@ import onnx_ir as ir
 
 from graphopt.analysis.linear import Form, Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import ELEMENTWISE, attributes_of, is_standard, site
-from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 ALONG_AN_AXIS = frozenset({"Concat", "Softmax", "LogSoftmax"})
 """Operators that work along the axis that an attribute names."""
@@ -55,11 +55,10 @@ LARGEST_REGION = 64
 
 
 @dataclass(frozen=True)
-class CancelTranspose:
+class CancelTranspose(ExactRewrite):
     """Cancels Transposes against those before them, through what lies between."""
 
     name: ClassVar[str] = "cancel_transpose"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each region between Transposes, at the first one behind it."""
@@ -75,9 +74,7 @@ class CancelTranspose:
             elif region.exits[0] is node:
                 yield Candidate(self.name, place, *region.costs(analysis))
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The operators between, in the layout in front."""
         region = _BetweenTransposes.behind(analysis, analysis.nodes[candidate.site.nodes[0]])
         assert region is not None and not region.problem

@@ -32,7 +32,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -41,19 +41,18 @@ import numpy as np
 from graphopt.analysis import time_model
 from graphopt.analysis.linear import Form, Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis, anchor
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import site
-from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 
 @dataclass(frozen=True)
-class ConvToGemm:
+class ConvToGemm(ExactRewrite):
     """Turns a convolution whose kernel covers its whole input into a fully connected layer."""
 
     name: ClassVar[str] = "conv_to_gemm"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
-    goes_last: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.LAST
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each convolution with a kernel as large as its input."""
@@ -67,9 +66,7 @@ class ConvToGemm:
             else:
                 yield Candidate(self.name, place, *_costs(analysis, linear))
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """Flatten, Gemm (MatMul where there is no bias) and Reshape."""
         linear = anchor(analysis, candidate)
         weight = linear.weight()

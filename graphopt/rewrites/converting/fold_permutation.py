@@ -36,7 +36,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -46,12 +46,12 @@ import onnx_ir as ir
 
 from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.channel_roles import POOLS
 from graphopt.rewrites.patterns.common import attributes_of, is_passthrough, is_standard, site
 from graphopt.rewrites.patterns.position_roles import UNARY
-from graphopt.types import Array, Candidate, Exactness, Rejection, Replacement
+from graphopt.types import Array, Candidate, Rejection, Replacement
 
 Index: TypeAlias = npt.NDArray[np.int64]
 
@@ -83,11 +83,10 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class FoldPermutation:
+class FoldPermutation(ExactRewrite):
     """Folds a permutation of channels into the weights around it."""
 
     name: ClassVar[str] = "fold_permutation"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each permutation of channels."""
@@ -114,9 +113,7 @@ class FoldPermutation:
                 after += linear_cost(linear.form, shape, linear.input_shape, linear.itemsize, bias)
             yield Candidate(self.name, site(analysis, nodes), analysis.cost(nodes), after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The convolutions and what stands between, without the permutation."""
         bare = _permutation(analysis, analysis.nodes[candidate.site.nodes[1]])
         assert bare is not None

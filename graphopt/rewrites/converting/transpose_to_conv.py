@@ -29,7 +29,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -37,18 +37,17 @@ import numpy as np
 
 from graphopt.analysis.linear import Form, Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis, anchor
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import site
-from graphopt.types import Candidate, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Rejection, Replacement
 
 
 @dataclass(frozen=True)
-class TransposeToConv:
+class TransposeToConv(ExactRewrite):
     """Turns a ConvTranspose of stride 1 into a convolution."""
 
     name: ClassVar[str] = "transpose_to_conv"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each ConvTranspose of stride 1."""
@@ -73,9 +72,7 @@ class TransposeToConv:
                     self.name, place, before, replace(after, seconds=min(after.seconds, before.seconds))
                 )
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The convolution with its taps reversed."""
         linear = anchor(analysis, candidate)
         builder = Builder(linear.dtype)

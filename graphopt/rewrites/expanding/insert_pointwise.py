@@ -32,7 +32,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -41,10 +41,10 @@ import numpy as np
 from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.errors import Named
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExpandingRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import pads_hold, site
-from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Array, Candidate, Cost, Rejection, Replacement
 
 ACTIVATIONS = ("prelu", "leaky_relu", "relu")
 MARGIN = 0.1
@@ -52,11 +52,10 @@ MARGIN = 0.1
 
 
 @dataclass(frozen=True)
-class InsertPointwise:
+class InsertPointwise(ExpandingRewrite):
     """Inserts a 1x1 convolution and an activation that change nothing yet."""
 
     name: ClassVar[str] = "insert_pointwise"
-    exactness: ClassVar[Exactness] = Exactness.EXPANDING
 
     activation: str = "prelu"
     """What follows the 1x1: prelu, leaky_relu or relu."""
@@ -70,7 +69,7 @@ class InsertPointwise:
         """What the equality depends on; "" when on nothing."""
         return "on the calibration inputs" if self.activation == "relu" else ""
 
-    def refusal(self, *, calibrated: bool) -> str:
+    def why_not(self, *, calibrated: bool) -> str:
         """Why the options can't be used; "" when they can."""
         if self.activation not in ACTIVATIONS:
             return f"{self.name}.activation={self.activation}: expected {', '.join(ACTIVATIONS)}"
@@ -117,9 +116,7 @@ class InsertPointwise:
             f"it has {linear.group} groups, which mix would join" if linear.group > 1 else ""
         )
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The convolution, the 1x1, the activation, and what undoes a shift."""
         linear = anchor(analysis, candidate)
         assert linear.out_channels is not None

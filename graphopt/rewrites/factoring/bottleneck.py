@@ -46,8 +46,8 @@ from graphopt.numerics.lowrank import tucker_fit
 from graphopt.numerics.lowrank.moments import Moments
 from graphopt.numerics.lowrank.tucker import Factors
 from graphopt.rewrites.factoring import factored, fitted
-from graphopt.rewrites.factoring.fitted import Choice, GroupFit, Split
-from graphopt.types import Array, Cost, Replacement
+from graphopt.rewrites.factoring.fitted import GroupFit, Split
+from graphopt.types import Array, Choice, Cost, Replacement
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,18 @@ class Bottleneck(Split):
         else:
             pairs = [(a, b) for a in (0, *fitted.grid(inside)) for b in (0, *fitted.grid(out))]
         return [{"rank_in": a, "rank_out": b} for a, b in pairs if a or b]
+
+    def describe(self, choice: Choice) -> str:
+        """The two ranks."""
+        return factored.described(choice)
+
+    def ranks(self, choice: Choice) -> list[int]:
+        """Those of the sides that are cut."""
+        return [rank for rank in _ranks(choice) if rank]
+
+    def operators(self, choice: Choice) -> int:
+        """One for each side that is cut."""
+        return len(self.ranks(choice))
 
     def cost(self, linear: Linear, choice: Choice) -> Cost:
         """The cost of the factors."""

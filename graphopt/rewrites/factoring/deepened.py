@@ -9,7 +9,12 @@ import numpy as np
 
 from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.rewrites.builder import Builder
-from graphopt.types import Array, Cost, Replacement
+from graphopt.types import Array, Choice, Cost, Replacement
+
+
+def described(choice: Choice) -> str:
+    """How the multiplier of a choice reads."""
+    return f"depthwise ×{choice['multiplier']}"
 
 
 def cost(linear: Linear, multiplier: int, *, last: bool) -> Cost:

@@ -40,8 +40,8 @@ from graphopt.numerics.lowrank import separable
 from graphopt.numerics.lowrank.moments import Moments
 from graphopt.numerics.lowrank.separable import Pair
 from graphopt.rewrites.factoring import deepened, fitted
-from graphopt.rewrites.factoring.fitted import Choice, GroupFit, Split
-from graphopt.types import Array, Cost, Replacement
+from graphopt.rewrites.factoring.fitted import GroupFit, Split
+from graphopt.types import Array, Choice, Cost, Replacement
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ class DepthwiseSeparable(Split):
         if self.multiplier is not None:
             return [{"multiplier": self.multiplier}] if self.multiplier < taps else []
         return [{"multiplier": multiplier} for multiplier in range(1, taps)]
+
+    def describe(self, choice: Choice) -> str:
+        """The multiplier."""
+        return deepened.described(choice)
 
     def cost(self, linear: Linear, choice: Choice) -> Cost:
         """The cost of both operators."""

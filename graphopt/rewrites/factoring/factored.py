@@ -14,7 +14,7 @@ from graphopt.numerics.lowrank import exact_factors as exact
 from graphopt.numerics.lowrank.tucker import Factors
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import pads_hold
-from graphopt.types import Array, Cost, Replacement
+from graphopt.types import Array, Choice, Cost, Replacement
 
 
 def refusal(linear: Linear) -> str:
@@ -66,6 +66,11 @@ def highest_rank(linear: Linear, matrices: Callable[[Array], Iterable[Array]], p
                 return None
             highest = max(highest, rank)
     return highest
+
+
+def described(choice: Choice) -> str:
+    """How ``rank_in`` and ``rank_out`` read, 0 for a side that is not cut."""
+    return f"1x1 {choice['rank_in'] or '–'}/{choice['rank_out'] or '–'}"
 
 
 def cost(linear: Linear, rank_in: int | None, rank_out: int | None) -> Cost:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,11 +16,10 @@ from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import tucker_fit
 from graphopt.numerics.lowrank.moments import Moments, Statistics, losses
+from graphopt.rewrites.base import ApproximateRewrite
 from graphopt.rewrites.factoring import factored
 from graphopt.rewrites.patterns.common import site
-from graphopt.types import Array, Candidate, Cost, Exactness, Fitted, Float64, Rejection, Replacement
-
-Choice: TypeAlias = "dict[str, int | float | str]"
+from graphopt.types import Array, Candidate, Choice, Cost, Fitted, Float64, Rejection, Replacement
 
 STEPS = 16
 """Ranks a side from which a plan chooses, at least: the eighths of the channels."""
@@ -47,14 +46,12 @@ class GroupFit(NamedTuple):
         return GroupFit(self.factors.mixed(matrix), mixed(matrix, self.kernel))
 
 
-class Split(ABC):
+class Split(ApproximateRewrite):
     """An approximate way to split a linear operator: a rewrite, by what is its own.
 
     A subclass is a frozen dataclass whose fields are the rewrite's options.
     """
 
-    name: ClassVar[str]
-    exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
     min_channels: int
 
     def __post_init__(self) -> None:
@@ -68,11 +65,6 @@ class Split(ABC):
                 raise ValueError(f"expected {name} of at least 1")
 
     # ------------------------------------------------------------ what differs from one way to the next
-
-    @property
-    @abstractmethod
-    def fixed(self) -> bool:
-        """Whether the user chose the ranks."""
 
     @abstractmethod
     def takes(self, linear: Linear) -> bool:
@@ -110,25 +102,55 @@ class Split(ABC):
 
     def refusal(self, analysis: Analysis, linear: Linear) -> str:
         """Why an operator is not split, whatever the ranks; "" when it can be."""
-        return refusal(self, analysis, linear)
+        reason = factored.refusal(linear)
+        if reason:
+            return reason
+        inside, out = ((n or 0) // linear.group for n in (linear.in_channels, linear.out_channels))
+        if min(inside, out) < self.min_channels and max(linear.kernel, default=1) < LONG:
+            return f"{inside}→{out} channels are fewer than {self.min_channels}, too few to reduce"
+        dimension = operator.dimension(linear)
+        if dimension > WIDEST:
+            size = f"{8 * dimension**2 / 1e9:.1f} GB"
+            return (
+                f"its patches have {dimension:,} numbers, whose covariance takes {size}: at most {WIDEST:,}"
+            )
+        seen = (analysis.statistics or {}).get(linear.name)
+        if seen is not None and not all(math.isfinite(np.trace(each.covariance)) for each in seen.groups):
+            return "on some inputs it reads numbers that are too large, or not finite"
+        neighbour = _bottleneck(analysis, linear)
+        if neighbour:
+            return f"it is part of a bottleneck already: nothing stands between it and {neighbour}"
+        return ""
 
     def inputs_needed(self, analysis: Analysis) -> Iterator[Linear]:
-        """The linear operators whose input statistics `match` and `build` use."""
-        yield from operators(self, analysis)
+        """The operators that are split."""
+        yield from (
+            each for each in analysis.linears if self.takes(each) and not self.refusal(analysis, each)
+        )
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """For each operator a candidate for every way of splitting it that no other way beats."""
-        yield from matches(self, analysis)
+        linears = [linear for linear in analysis.linears if self.takes(linear)]
+        reasons = [self.refusal(analysis, linear) for linear in linears]
+
+        def options(linear: Linear, reason: str) -> list[tuple[Choice, Cost, float]]:
+            return [] if reason else self._options(analysis, linear)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            every = pool.map(options, linears, reasons)
+            for linear, reason, found in zip(linears, reasons, every, strict=True):
+                place, before = site(analysis, [linear.node]), analysis.linear_cost(linear)
+                for choice, after, error in found:
+                    yield Candidate(self.name, place, before, after, error, choice)
+                if not found:
+                    yield Rejection(self.name, place, f"{linear.name}: {reason or 'no such ranks save MACs'}")
 
     def priced(self, analysis: Analysis) -> Iterator[Candidate]:
-        """What `match` would yield as far as costs go; it asks for no statistics and takes no time."""
-        yield from priced(self, analysis)
-
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
-        """The fitted factors."""
-        return self.fit(analysis, candidate, statistics).replacement
+        """For each operator every way of splitting it that saves MACs, errors unknown."""
+        for linear in self.inputs_needed(analysis):
+            before, place = analysis.linear_cost(linear), site(analysis, [linear.node])
+            for choice, after in self._saving(linear):
+                yield Candidate(self.name, place, before, after, math.nan, choice)
 
     def fit(
         self,
@@ -138,64 +160,73 @@ class Split(ABC):
         *,
         refine: int = 2,
     ) -> Fitted:
-        """The factors and what they amount to; ``refine`` rounds of alternation."""
-        return fit(self, analysis, candidate, statistics, refine=refine)
+        """The candidate's factors fitted to statistics, each group alone; a quick fit has no spectra."""
+        linear = anchor(analysis, candidate)
+        choice = candidate.choice
+        given = known(linear, analysis.statistics if statistics is None else statistics)
+        weights = algebra.blocks(linear.weight(), linear.group)
+        kernels = counted(given.kernels or weights, given.weighting)
+        parts = [
+            self.fit_group(kernel, moments, choice, refine)
+            for kernel, moments in zip(kernels, given.groups, strict=True)
+        ]
+        if given.weighting:
+            back = [np.asarray(np.linalg.inv(matrix), np.float64) for matrix in given.weighting]
+            parts = [part.mixed(matrix) for matrix, part in zip(back, parts, strict=True)]
+        own = linear.bias()
+        biases, lost, total = [], 0.0, 0.0
+        for number, (weight, moments, part) in enumerate(zip(weights, given.groups, parts, strict=True)):
+            made = part.kernel.reshape(len(weight), -1) @ moments.mean
+            if given.targets:
+                target = given.targets[number]
+                biases.append(target.mean - made)
+                lost += tucker_fit.target_error(part.kernel, moments, target)
+                total += target.variance
+            else:
+                flat = weight.reshape(len(weight), -1)
+                rows = slice(number * len(weight), (number + 1) * len(weight))
+                biases.append(flat @ moments.mean - made + (0.0 if own is None else own[rows]))
+                more, variance = losses(weight, part.kernel, moments)
+                lost += more
+                total += variance
+        bias = np.concatenate(biases)
+        replacement = self.assemble(linear, choice, [part.factors for part in parts], bias)
+        spectra = self.spectra(kernels[0], given.groups[0], choice) if refine else {}
+        error = lost / total if total > 0 else 0.0
+        return Fitted(replacement, np.concatenate([part.kernel for part in parts]), bias, error, spectra)
 
     def draft(self, linear: Linear, candidate: Candidate) -> Replacement:
-        """The nodes of a candidate with weights that mean nothing, to be timed."""
-        return draft(self, linear, dict(candidate.choice))
+        """What a way of splitting an operator looks like, with weights that mean nothing."""
+        kernels, choice = algebra.blocks(linear.weight(), linear.group), candidate.choice
+        bias = np.ones(linear.out_channels or 1)
+        return self.assemble(linear, choice, [self.blank(kernel, choice) for kernel in kernels], bias)
 
+    def _options(self, analysis: Analysis, linear: Linear) -> list[tuple[Choice, Cost, float]]:
+        """The ways that save MACs, and that no other beats in error and MACs, or in error and time."""
+        saving = self._saving(linear)
+        if not saving:
+            return []
+        found = self._errors(analysis, linear, [choice for choice, _ in saving])
+        options = [(choice, cost, error) for (choice, cost), error in zip(saving, found, strict=True)]
+        kept = {id(o) for key in (_by_macs, _by_time) for o in _front(options, key)}
+        return [option for option in options if id(option) in kept]
 
-def operators(split: Split, analysis: Analysis) -> Iterator[Linear]:
-    """The operators whose input statistics the rewrite uses."""
-    yield from (each for each in analysis.linears if split.takes(each) and not split.refusal(analysis, each))
+    def _saving(self, linear: Linear) -> list[tuple[Choice, Cost]]:
+        """The ways that save MACs, with what they cost."""
+        every = [(choice, self.cost(linear, choice)) for choice in self.choices(linear)]
+        return [(choice, cost) for choice, cost in every if (cost.macs or 0) < (linear.macs or 0)]
 
-
-def matches(split: Split, analysis: Analysis) -> Iterator[Candidate | Rejection]:
-    """For each operator a candidate for every way of splitting it that no other way beats."""
-    linears = [linear for linear in analysis.linears if split.takes(linear)]
-    reasons = [split.refusal(analysis, linear) for linear in linears]
-
-    def options(linear: Linear, reason: str) -> list[tuple[Choice, Cost, float]]:
-        return [] if reason else _options(split, analysis, linear)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        every = pool.map(options, linears, reasons)
-        for linear, reason, found in zip(linears, reasons, every, strict=True):
-            place, before = site(analysis, [linear.node]), analysis.linear_cost(linear)
-            for choice, after, error in found:
-                yield Candidate(split.name, place, before, after, error, choice)
-            if not found:
-                yield Rejection(split.name, place, f"{linear.name}: {reason or 'no such ranks save MACs'}")
-
-
-def priced(split: Split, analysis: Analysis) -> Iterator[Candidate]:
-    """For each operator every way of splitting it that saves MACs, errors unknown: what a scan asks for."""
-    for linear in operators(split, analysis):
-        before, place = analysis.linear_cost(linear), site(analysis, [linear.node])
-        for choice, after in _saving(split, linear):
-            yield Candidate(split.name, place, before, after, math.nan, choice)
-
-
-def refusal(split: Split, analysis: Analysis, linear: Linear) -> str:
-    """Why an operator is not split, whatever the ranks; "" when it can be."""
-    reason = factored.refusal(linear)
-    if reason:
-        return reason
-    inside, out = ((n or 0) // linear.group for n in (linear.in_channels, linear.out_channels))
-    if min(inside, out) < split.min_channels and max(linear.kernel, default=1) < LONG:
-        return f"{inside}→{out} channels are fewer than {split.min_channels}, too few to reduce"
-    dimension = operator.dimension(linear)
-    if dimension > WIDEST:
-        size = f"{8 * dimension**2 / 1e9:.1f} GB"
-        return f"its patches have {dimension:,} numbers, whose covariance takes {size}: at most {WIDEST:,}"
-    seen = (analysis.statistics or {}).get(linear.name)
-    if seen is not None and not all(math.isfinite(np.trace(each.covariance)) for each in seen.groups):
-        return "on some inputs it reads numbers that are too large, or not finite"
-    neighbour = _bottleneck(analysis, linear)
-    if neighbour:
-        return f"it is part of a bottleneck already: nothing stands between it and {neighbour}"
-    return ""
+    def _errors(self, analysis: Analysis, linear: Linear, choices: Sequence[Choice]) -> list[float]:
+        """The relative error of each way, over all groups."""
+        statistics = known(linear, analysis.statistics)
+        kernels = counted(algebra.blocks(linear.weight(), linear.group), statistics.weighting)
+        lost, total = np.zeros(len(choices)), 0.0
+        for kernel, moments in zip(kernels, statistics.groups, strict=True):
+            flat = kernel.reshape(len(kernel), -1)
+            variance = float(np.sum((flat @ moments.covariance) * flat))
+            lost += variance * np.array(self.errors(kernel, moments, choices))
+            total += variance
+        return [float(part) for part in lost / (total or 1.0)]
 
 
 def _bottleneck(analysis: Analysis, linear: Linear) -> str:
@@ -216,23 +247,6 @@ def _bottleneck(analysis: Analysis, linear: Linear) -> str:
     return ""
 
 
-def _options(split: Split, analysis: Analysis, linear: Linear) -> list[tuple[Choice, Cost, float]]:
-    """The ways that save MACs, and that no other beats in error and MACs, or in error and expected time."""
-    saving = _saving(split, linear)
-    if not saving:
-        return []
-    found = _errors(split, analysis, linear, [choice for choice, _ in saving])
-    options = [(choice, cost, error) for (choice, cost), error in zip(saving, found, strict=True)]
-    kept = {id(o) for key in (_by_macs, _by_time) for o in _front(options, key)}
-    return [option for option in options if id(option) in kept]
-
-
-def _saving(split: Split, linear: Linear) -> list[tuple[Choice, Cost]]:
-    """The ways that save MACs, with what they cost."""
-    every = [(choice, split.cost(linear, choice)) for choice in split.choices(linear)]
-    return [(choice, cost) for choice, cost in every if (cost.macs or 0) < (linear.macs or 0)]
-
-
 def _by_macs(option: tuple[Choice, Cost, float]) -> float:
     return option[1].macs or 0
 
@@ -250,70 +264,6 @@ def _front(
         if option[2] < best:
             best = option[2]
             yield option
-
-
-def _errors(split: Split, analysis: Analysis, linear: Linear, choices: Sequence[Choice]) -> list[float]:
-    """The relative error of each way, over all groups."""
-    statistics = known(linear, analysis.statistics)
-    kernels = counted(algebra.blocks(linear.weight(), linear.group), statistics.weighting)
-    lost, total = np.zeros(len(choices)), 0.0
-    for kernel, moments in zip(kernels, statistics.groups, strict=True):
-        flat = kernel.reshape(len(kernel), -1)
-        variance = float(np.sum((flat @ moments.covariance) * flat))
-        lost += variance * np.array(split.errors(kernel, moments, choices))
-        total += variance
-    return [float(part) for part in lost / (total or 1.0)]
-
-
-def fit(
-    split: Split,
-    analysis: Analysis,
-    candidate: Candidate,
-    statistics: Mapping[str, Statistics] | None,
-    *,
-    refine: int = 2,
-) -> Fitted:
-    """The candidate's factors fitted to statistics, each group alone; a quick fit has no spectra."""
-    linear = anchor(analysis, candidate)
-    choice = dict(candidate.choice)
-    given = known(linear, analysis.statistics if statistics is None else statistics)
-    weights = algebra.blocks(linear.weight(), linear.group)
-    kernels = counted(given.kernels or weights, given.weighting)
-    parts = [
-        split.fit_group(kernel, moments, choice, refine)
-        for kernel, moments in zip(kernels, given.groups, strict=True)
-    ]
-    if given.weighting:
-        back = [np.asarray(np.linalg.inv(matrix), np.float64) for matrix in given.weighting]
-        parts = [part.mixed(matrix) for matrix, part in zip(back, parts, strict=True)]
-    own = linear.bias()
-    biases, lost, total = [], 0.0, 0.0
-    for number, (weight, moments, part) in enumerate(zip(weights, given.groups, parts, strict=True)):
-        made = part.kernel.reshape(len(weight), -1) @ moments.mean
-        if given.targets:
-            target = given.targets[number]
-            biases.append(target.mean - made)
-            lost += tucker_fit.target_error(part.kernel, moments, target)
-            total += target.variance
-        else:
-            flat = weight.reshape(len(weight), -1)
-            rows = slice(number * len(weight), (number + 1) * len(weight))
-            biases.append(flat @ moments.mean - made + (0.0 if own is None else own[rows]))
-            more, variance = losses(weight, part.kernel, moments)
-            lost += more
-            total += variance
-    bias = np.concatenate(biases)
-    replacement = split.assemble(linear, choice, [part.factors for part in parts], bias)
-    spectra = split.spectra(kernels[0], given.groups[0], choice) if refine else {}
-    error = lost / total if total > 0 else 0.0
-    return Fitted(replacement, np.concatenate([part.kernel for part in parts]), bias, error, spectra)
-
-
-def draft(split: Split, linear: Linear, choice: Choice) -> Replacement:
-    """What a way of splitting an operator looks like, with weights that mean nothing."""
-    kernels = algebra.blocks(linear.weight(), linear.group)
-    bias = np.ones(linear.out_channels or 1)
-    return split.assemble(linear, choice, [split.blank(kernel, choice) for kernel in kernels], bias)
 
 
 def noise(*shape: int) -> Float64:

@@ -47,8 +47,8 @@ from graphopt.numerics.lowrank.canonical_polyadic import Triple
 from graphopt.numerics.lowrank.moments import Moments
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.factoring import fitted
-from graphopt.rewrites.factoring.fitted import Choice, GroupFit, Split
-from graphopt.types import Array, Cost, Replacement
+from graphopt.rewrites.factoring.fitted import GroupFit, Split
+from graphopt.types import Array, Choice, Cost, Replacement
 
 RANKS = 10
 """Ranks from which a plan chooses, about."""
@@ -97,6 +97,14 @@ class InvertedBottleneck(Split):
         if step > fitted.BLOCK // 2:
             step = max(1, round(step / fitted.BLOCK)) * fitted.BLOCK
         return [{"rank": rank} for rank in range(step, most + 1, step)]
+
+    def describe(self, choice: Choice) -> str:
+        """The channels of the depthwise operator."""
+        return f"1x1 → depthwise {choice['rank']} → 1x1"
+
+    def ranks(self, choice: Choice) -> list[int]:
+        """Those channels."""
+        return [int(choice["rank"])]
 
     def cost(self, linear: Linear, choice: Choice) -> Cost:
         """The cost of the three operators."""

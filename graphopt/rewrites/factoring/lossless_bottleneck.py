@@ -35,7 +35,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,19 +45,18 @@ from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import exact_factors, tucker
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.factoring import factored
 from graphopt.rewrites.patterns.common import site
-from graphopt.types import Candidate, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Choice, Rejection, Replacement
 
 
 @dataclass(frozen=True)
-class LosslessBottleneck:
+class LosslessBottleneck(ExactRewrite):
     """Splits a convolution of low numerical rank into cheaper ones, without loss."""
 
     name: ClassVar[str] = "lossless_bottleneck"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
-    reads_weights: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.WEIGHTS
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """Up to three candidates for each operator: cut the input side, the output side, or both."""
@@ -81,9 +80,11 @@ class LosslessBottleneck:
             if not choices:
                 yield Rejection(self.name, place, f"{linear.name}: {_too_high(linear, pays_in, pays_out)}")
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def describe(self, choice: Choice) -> str:
+        """The two ranks."""
+        return factored.described(choice)
+
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The factors, from singular value decompositions in float64."""
         linear = anchor(analysis, candidate)
         rank_in, rank_out = (int(candidate.choice[key]) or None for key in ("rank_in", "rank_out"))

@@ -28,7 +28,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,19 +36,18 @@ from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import exact_factors
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.factoring import deepened, factored
 from graphopt.rewrites.patterns.common import site
-from graphopt.types import Candidate, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Choice, Rejection, Replacement
 
 
 @dataclass(frozen=True)
-class LosslessDepthwise:
+class LosslessDepthwise(ExactRewrite):
     """Splits a convolution into a depthwise and a pointwise one where that loses nothing."""
 
     name: ClassVar[str] = "lossless_depthwise"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
-    reads_weights: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.WEIGHTS
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """A candidate for each side of the depthwise operator that pays."""
@@ -67,9 +66,11 @@ class LosslessDepthwise:
                     choice = {"pointwise": "last" if last else "first", "multiplier": multiplier}
                     yield Candidate(self.name, place, before, after, choice=choice)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def describe(self, choice: Choice) -> str:
+        """The multiplier."""
+        return deepened.described(choice)
+
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """Both operators."""
         linear = anchor(analysis, candidate)
         multiplier, last = int(candidate.choice["multiplier"]), candidate.choice["pointwise"] == "last"

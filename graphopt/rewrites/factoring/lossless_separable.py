@@ -30,7 +30,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,19 +38,18 @@ from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import exact_factors
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.factoring import factored, separated
 from graphopt.rewrites.patterns.common import site
-from graphopt.types import Candidate, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Choice, Rejection, Replacement
 
 
 @dataclass(frozen=True)
-class LosslessSeparable:
+class LosslessSeparable(ExactRewrite):
     """Splits a convolution along its axes where its weights allow that without loss."""
 
     name: ClassVar[str] = "lossless_separable"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
-    reads_weights: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.WEIGHTS
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """A candidate for each order of the axes that pays."""
@@ -74,9 +73,11 @@ class LosslessSeparable:
             if not found:
                 yield Rejection(self.name, place, f"{linear.name}: its rank across axes is too high to pay")
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def describe(self, choice: Choice) -> str:
+        """The rank."""
+        return separated.described(choice)
+
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """Both operators."""
         linear = anchor(analysis, candidate)
         rank = int(candidate.choice["rank"])

@@ -40,8 +40,8 @@ from graphopt.numerics.lowrank import separable
 from graphopt.numerics.lowrank.moments import Moments
 from graphopt.numerics.lowrank.separable import Pair
 from graphopt.rewrites.factoring import fitted, separated
-from graphopt.rewrites.factoring.fitted import Choice, GroupFit, Split
-from graphopt.types import Array, Cost, Replacement
+from graphopt.rewrites.factoring.fitted import GroupFit, Split
+from graphopt.types import Array, Choice, Cost, Replacement
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,14 @@ class Separable(Split):
             return fitted.grid(highest)
         wider = [channels + rank for rank in (0, *fitted.grid(channels))]
         return [rank for rank in (*fitted.grid(channels), *wider) if rank < highest]
+
+    def describe(self, choice: Choice) -> str:
+        """The rank."""
+        return separated.described(choice)
+
+    def ranks(self, choice: Choice) -> list[int]:
+        """The channels between the two."""
+        return [int(choice["rank"])]
 
     def cost(self, linear: Linear, choice: Choice) -> Cost:
         """The cost of both operators."""

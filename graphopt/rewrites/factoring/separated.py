@@ -10,7 +10,7 @@ import numpy as np
 
 from graphopt.analysis.linear import Form, Linear, linear_cost
 from graphopt.rewrites.builder import Builder
-from graphopt.types import Array, Cost, Replacement
+from graphopt.types import Array, Choice, Cost, Replacement
 
 
 def orders(linear: Linear) -> Iterator[tuple[int, ...]]:
@@ -48,6 +48,11 @@ def _part(form: Form, taken: list[bool]) -> Form:
         dilations=of(form.dilations, 1),
         output_padding=of(form.output_padding, 0),
     )
+
+
+def described(choice: Choice) -> str:
+    """How the rank of a choice reads."""
+    return f"split {choice['rank']}"
 
 
 def cost(linear: Linear, first: tuple[int, ...], rank: int) -> Cost:

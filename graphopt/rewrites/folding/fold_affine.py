@@ -34,7 +34,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,21 +44,20 @@ import onnx_ir as ir
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels import algebra
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import affine
 from graphopt.rewrites.patterns.affine import Affine
 from graphopt.rewrites.patterns.common import OPEN_PADS, attributes_of, is_passthrough, pads_hold, site
-from graphopt.types import Array, Candidate, Exactness, Rejection, Replacement, Shape
+from graphopt.types import Array, Candidate, Rejection, Replacement, Shape
 
 
 @dataclass(frozen=True)
-class FoldAffine:
+class FoldAffine(ExactRewrite):
     """Folds BatchNormalization and per-channel affine operators into the linear operator before them."""
 
     name: ClassVar[str] = "fold_affine"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
-    goes_first: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.FIRST
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each linear operator that affine operators follow."""
@@ -83,9 +82,7 @@ class FoldAffine:
             after = analysis.linear_cost(linear) + analysis.cost(kept)
             yield Candidate(self.name, place, analysis.cost(nodes), after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The linear operator with scaled weights and a shifted bias."""
         anchor, *chain = (analysis.nodes[name] for name in candidate.site.nodes)
         linear = analysis.linear(anchor)

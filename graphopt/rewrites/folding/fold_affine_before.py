@@ -37,7 +37,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -47,7 +47,7 @@ import onnx_ir as ir
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels import algebra
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import affine
 from graphopt.rewrites.patterns.affine import Affine
@@ -60,7 +60,7 @@ from graphopt.rewrites.patterns.common import (
     pads_hold,
     site,
 )
-from graphopt.types import Array, Candidate, Exactness, Rejection, Replacement
+from graphopt.types import Array, Candidate, Rejection, Replacement
 
 CARRIERS = affine.HOMOGENEOUS | affine.MAXIMA | affine.MEANS | {"Transpose", "Concat", "Flatten", "Reshape"}
 """What may stand between an affine operator and a linear one, besides what hands on its input."""
@@ -113,11 +113,10 @@ class _Fold:
 
 
 @dataclass(frozen=True)
-class FoldAffineBefore:
+class FoldAffineBefore(ExactRewrite):
     """Folds BatchNormalization and per-channel affine operators into the linear operators behind them."""
 
     name: ClassVar[str] = "fold_affine_before"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each chain of affine operators that linear operators read."""
@@ -141,9 +140,7 @@ class FoldAffineBefore:
             elif not fold.reach.carriers and not _folds_upwards(analysis, fold.source):
                 yield Rejection(self.name, place, f"{analysis.name(node)}: {problem}")
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The linear operators with scaled weights and shifted biases, on what the chain read."""
         fold = _fold(analysis, analysis.nodes[candidate.site.nodes[0]])
         assert fold is not None and fold.reach.linears

@@ -24,7 +24,7 @@ Cost
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,22 +34,21 @@ import onnx_ir as ir
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels.borders import ZonedMap
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import composition
 from graphopt.rewrites.patterns.common import site
-from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Array, Candidate, Cost, Rejection, Replacement
 
 SMALL = 4096
 """Elements of an output that is stored whatever it takes the place of."""
 
 
 @dataclass(frozen=True)
-class FoldConstant:
+class FoldConstant(ExactRewrite):
     """Replaces a linear operator of constants by what it computes."""
 
     name: ClassVar[str] = "fold_constant"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """A candidate for each linear operator of a constant."""
@@ -65,9 +64,7 @@ class FoldConstant:
                 after = Cost(0, size, size * linear.itemsize)
                 yield Candidate(self.name, place, analysis.linear_cost(linear), after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The output as a constant."""
         linear = anchor(analysis, candidate)
         x = analysis.constant(linear.node.inputs[0])

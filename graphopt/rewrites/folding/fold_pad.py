@@ -23,7 +23,7 @@ Cost
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -32,18 +32,17 @@ import onnx_ir as ir
 
 from graphopt.analysis.linear import Linear, why_no_constant
 from graphopt.analysis.snapshot import Analysis
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import is_standard, site
-from graphopt.types import Candidate, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Rejection, Replacement
 
 
 @dataclass(frozen=True)
-class FoldPad:
+class FoldPad(ExactRewrite):
     """Folds a zero Pad into the convolution that follows."""
 
     name: ClassVar[str] = "fold_pad"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each convolution that reads a Pad."""
@@ -67,9 +66,7 @@ class FoldPad:
                     self.name, place, analysis.cost([linear.node, pad]), analysis.linear_cost(linear)
                 )
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The convolution with larger pads, on what the Pad read."""
         conv, pad = (analysis.nodes[name] for name in candidate.site.nodes)
         linear = analysis.linear(conv)

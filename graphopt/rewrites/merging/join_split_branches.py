@@ -30,7 +30,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -39,18 +39,17 @@ import onnx_ir as ir
 
 from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import ELEMENTWISE, attributes_of, is_standard, pads_hold, site
-from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Array, Candidate, Cost, Rejection, Replacement
 
 
 @dataclass(frozen=True)
-class JoinSplitBranches:
+class JoinSplitBranches(ExactRewrite):
     """Joins the same convolution on each part of a Split into one grouped convolution."""
 
     name: ClassVar[str] = "join_split_branches"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each Concat whose branches all come from one Split."""
@@ -72,9 +71,7 @@ class JoinSplitBranches:
                     after += _joined_cost(analysis, layer, len(branches))
                 yield Candidate(self.name, place, analysis.cost(nodes), after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """One chain of operators."""
         concat = analysis.nodes[candidate.site.nodes[0]]
         found = _branches(analysis, concat)

@@ -36,7 +36,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -47,13 +47,13 @@ from graphopt.analysis.linear import Form, Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels import overlay
 from graphopt.numerics.kernels.overlay import Row
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.merging.sums import Sum, emit, sum_at, sum_roots
 from graphopt.rewrites.patterns import affine
 from graphopt.rewrites.patterns.affine import Affine
 from graphopt.rewrites.patterns.common import linear_before, pads_hold, site
-from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Array, Candidate, Cost, Rejection, Replacement
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +146,10 @@ class _Cluster:
 
 
 @dataclass(frozen=True)
-class MergeBranches:
+class MergeBranches(ExactRewrite):
     """Adds parallel linear operators on one input into one."""
 
     name: ClassVar[str] = "merge_branches"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each sum, however it is nested."""
@@ -174,9 +173,7 @@ class MergeBranches:
             after += analysis.cost([root] * min(left, len(found.nodes)))
             yield Candidate(self.name, site(analysis, nodes), analysis.cost(nodes), after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The merged operators and the sum of them and of the other terms."""
         found = sum_at(analysis, analysis.nodes[candidate.site.nodes[0]])
         paying = [cluster for cluster in _clusters(analysis, found) if cluster.pays]

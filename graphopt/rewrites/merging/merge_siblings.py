@@ -31,7 +31,7 @@ Cost
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -41,12 +41,12 @@ import onnx_ir as ir
 from graphopt.analysis.constants import default_opset
 from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.affine import per_channel
 from graphopt.rewrites.patterns.common import attributes_of, is_standard, pads_hold, site
 from graphopt.rewrites.patterns.pixelwise import pass_cost
-from graphopt.types import Array, AttributeValue, Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Array, AttributeValue, Candidate, Choice, Cost, Rejection, Replacement
 
 ELEMENTWISE = frozenset(
     {"Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus"}
@@ -88,12 +88,11 @@ class _Sibling:
 
 
 @dataclass(frozen=True)
-class MergeSiblings:
+class MergeSiblings(ExactRewrite):
     """Computes several linear operators on one input as one wide operator."""
 
     name: ClassVar[str] = "merge_siblings"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
-    reads_weights: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.WEIGHTS
     """It reads none, but what shrinks one sibling alone should come first."""
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
@@ -113,9 +112,14 @@ class MergeSiblings:
                     after = _cost(analysis, siblings)
                     yield Candidate(self.name, site(analysis, nodes), before, after, choice=choice)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def describe(self, choice: Choice) -> str:
+        """The operators that are merged besides the siblings."""
+        number = int(choice["followers"])
+        return (
+            f"with the {number} operators behind each" if number > 1 else "with the one behind each" * number
+        )
+
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The wide operator, what follows it, and the Split."""
         nodes = [analysis.nodes[name] for name in candidate.site.nodes]
         number = int(candidate.choice["followers"])

@@ -27,7 +27,7 @@ Cost
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,21 +36,20 @@ import onnx_ir as ir
 
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.merging.sums import Sum, emit, sum_at, sum_roots
 from graphopt.rewrites.patterns.common import pads_hold, site
 from graphopt.rewrites.patterns.pixelwise import pass_cost
-from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 
 @dataclass(frozen=True)
-class SumFirst:
+class SumFirst(ExactRewrite):
     """Adds the inputs of linear operators that share their weights."""
 
     name: ClassVar[str] = "sum_first"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
-    reads_weights: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.WEIGHTS
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each sum in which operators share their weights."""
@@ -70,9 +69,7 @@ class SumFirst:
             nodes = [*found.nodes, *(linear.node for linear in linears)]
             yield Candidate(self.name, site(analysis, nodes), before, after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The sums of the inputs, the operators on them, and the sum of those and the other terms."""
         found = sum_at(analysis, analysis.nodes[candidate.site.nodes[0]])
         groups = _groups(analysis, found)

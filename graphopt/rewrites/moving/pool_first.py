@@ -39,7 +39,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -49,13 +49,13 @@ import onnx_ir as ir
 from graphopt.analysis.constants import default_opset
 from graphopt.analysis.linear import Form, Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.pool_taps import box, box_dilations, box_form, box_shape, whole, whole_form
 from graphopt.rewrites.moving.pooling import Pool, PoolWindow, pool_of
 from graphopt.rewrites.patterns.common import attributes_of, is_passthrough, pads_hold, site
 from graphopt.rewrites.patterns.pixelwise import dying, operators_before, pass_cost, replay, subsampled
-from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement, Shape
+from graphopt.types import Candidate, Cost, Rejection, Replacement, Shape
 
 DILATED_POOLING = 19
 """The opset from which AveragePool has dilations."""
@@ -95,11 +95,10 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class PoolFirst:
+class PoolFirst(ExactRewrite):
     """Pools before the convolution instead of behind it."""
 
     name: ClassVar[str] = "pool_first"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each pooling behind a linear operator."""
@@ -121,9 +120,7 @@ class PoolFirst:
             else:
                 yield Candidate(self.name, where, before, after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The average of the input, and the linear operator on it."""
         place = _place(analysis, analysis.nodes[candidate.site.nodes[0]])
         assert place is not None

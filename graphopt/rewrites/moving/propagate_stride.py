@@ -56,24 +56,23 @@ from graphopt.analysis import time_model
 from graphopt.analysis.linear import linear_cost
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.lattice import EVERYTHING, Cut, Lattice, Window, cut
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.positions import Positions, positions
 from graphopt.rewrites.patterns.common import attributes_of, joined, site
 from graphopt.rewrites.patterns.position_roles import Grid, Pointwise, Sample, Windowed
 from graphopt.rewrites.patterns.slicing import TO_THE_END, add_slice
-from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 ELEMENT_BYTES = 4
 """Bytes of an element of a map, for the time model."""
 
 
 @dataclass(frozen=True)
-class PropagateStride:
+class PropagateStride(ExactRewrite):
     """Pushes strides and crops up to the convolutions above."""
 
     name: ClassVar[str] = "propagate_stride"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each connected region in which fewer positions are computed."""
@@ -89,9 +88,7 @@ class PropagateStride:
                 place = site(analysis, [anchor, *(n for n in nodes if n is not anchor)])
                 yield Candidate(self.name, place, before, after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The region with its strides moved."""
         found = positions(analysis)
         wanted = {analysis.nodes[name] for name in candidate.site.nodes}

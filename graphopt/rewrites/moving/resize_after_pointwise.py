@@ -30,7 +30,7 @@ Cost
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -38,21 +38,20 @@ import onnx_ir as ir
 
 from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis, anchor
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.resized import Resize, elements, resized
 from graphopt.rewrites.moving.resized_parts import ResizedInput, reading
 from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.patterns.pixelwise import pass_cost
-from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 
 @dataclass(frozen=True)
-class ResizeAfterPointwise:
+class ResizeAfterPointwise(ExactRewrite):
     """Convolves by a 1x1 before enlarging the map instead of behind it."""
 
     name: ClassVar[str] = "resize_after_pointwise"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each 1x1 that reads resized maps."""
@@ -77,9 +76,7 @@ class ResizeAfterPointwise:
             elif after.macs < before.macs:
                 yield Candidate(self.name, where, before, after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The 1x1 on each size of map, what is small enlarged behind it, and the sum."""
         linear = anchor(analysis, candidate)
         found = _reading(analysis, linear)

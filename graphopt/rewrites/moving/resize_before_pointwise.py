@@ -26,7 +26,7 @@ Cost
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -34,20 +34,19 @@ import onnx_ir as ir
 
 from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.resized import Resize, elements, resize_cost, resize_of, resized
 from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.patterns.pixelwise import dying, operators_before, pass_cost, replay, subsampled
-from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 
 @dataclass(frozen=True)
-class ResizeBeforePointwise:
+class ResizeBeforePointwise(ExactRewrite):
     """Shrinks the map before a 1x1 convolution instead of behind it."""
 
     name: ClassVar[str] = "resize_before_pointwise"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each resizing behind a 1x1."""
@@ -81,9 +80,7 @@ class ResizeBeforePointwise:
             else:
                 yield Candidate(self.name, where, before, after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The resized input, the 1x1 on it, and what stood in between."""
         found = _found(analysis, analysis.nodes[candidate.site.nodes[0]])
         assert found is not None

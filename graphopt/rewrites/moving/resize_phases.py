@@ -43,7 +43,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import ClassVar
@@ -55,13 +55,13 @@ from graphopt.analysis import time_model
 from graphopt.analysis.linear import Form, Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import phases
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.resized import Resize, elements
 from graphopt.rewrites.moving.resized_parts import ChannelRange, ResizedInput, reading
 from graphopt.rewrites.patterns.common import pads_hold, site
 from graphopt.rewrites.patterns.pixelwise import LAST, pass_cost, sliced
-from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement, Shape
+from graphopt.types import Array, Candidate, Cost, Rejection, Replacement, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,10 @@ class _PhaseForm:
 
 
 @dataclass(frozen=True)
-class ResizePhases:
+class ResizePhases(ExactRewrite):
     """Convolves the map in front of a nearest-neighbour enlargement, one phase at a time."""
 
     name: ClassVar[str] = "resize_phases"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each convolution that reads repeated pixels."""
@@ -115,9 +114,7 @@ class ResizePhases:
             else:
                 yield Candidate(self.name, where, before, after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The convolutions on the small maps, and the sum with what meets the other maps."""
         linear = anchor(analysis, candidate)
         everything = _reading(analysis, linear)

@@ -32,7 +32,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -43,10 +43,10 @@ from graphopt.analysis.linear import Form, Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra, blocks
 from graphopt.numerics.kernels.blocks import Block, Mask
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import pads_hold, site
-from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Array, Candidate, Choice, Cost, Rejection, Replacement
 
 MOST_PARTS = 8
 """Operators into which one is split at most; each needs a Gather."""
@@ -55,12 +55,11 @@ LARGEST_MASK = 1 << 25
 
 
 @dataclass(frozen=True)
-class BlockDiagonal:
+class BlockDiagonal(ExactRewrite):
     """Turns a convolution whose weights fall into blocks into a grouped one, or one for each block."""
 
     name: ClassVar[str] = "block_diagonal"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
-    reads_weights: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.WEIGHTS
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """A candidate for each way of grouping an operator whose weights fall into blocks."""
@@ -83,9 +82,11 @@ class BlockDiagonal:
                     choice = {"way": number, "parts": len(way.parts), "gathers": way.gathers}
                     yield Candidate(self.name, place, before, after, choice=choice)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def describe(self, choice: Choice) -> str:
+        """The number of blocks."""
+        return f"{choice['parts']} blocks"
+
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The grouped operator between Gathers, or the operators of the blocks and a Concat."""
         linear = anchor(analysis, candidate)
         return _ways(linear)[int(candidate.choice["way"])].built(linear)

@@ -33,7 +33,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,23 +43,22 @@ import numpy.typing as npt
 from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels.borders import ZonedMap
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import chains, composition
 from graphopt.rewrites.patterns.border_map import add_map
 from graphopt.rewrites.patterns.channel_roles import Lin
 from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.pruning.liveness import liveness, witnesses
-from graphopt.types import Candidate, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Rejection, Replacement
 
 
 @dataclass(frozen=True)
-class FoldConstantChannels:
+class FoldConstantChannels(ExactRewrite):
     """Folds constant channels that meet zero padding into a constant map."""
 
     name: ClassVar[str] = "fold_constant_channels"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
-    reads_weights: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.WEIGHTS
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """A candidate for each padded convolution that reads constant channels."""
@@ -79,9 +78,7 @@ class FoldConstantChannels:
                 after += chains.pass_over(passed, linear.itemsize)
             yield Candidate(self.name, place, analysis.linear_cost(linear), after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The convolution of the other channels, and the map of the constant ones."""
         linear = anchor(analysis, candidate)
         constants = _constants(analysis, linear)

@@ -41,7 +41,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -49,21 +49,20 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.snapshot import Analysis
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.patterns.channel_roles import Lin, View
 from graphopt.rewrites.patterns.common import joined, site
 from graphopt.rewrites.pruning.channel_region import NarrowedRegion
 from graphopt.rewrites.pruning.liveness import Liveness, liveness, witnesses
-from graphopt.types import Candidate, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Rejection, Replacement
 
 
 @dataclass(frozen=True)
-class PruneChannels:
+class PruneChannels(ExactRewrite):
     """Prunes channels that are not read, zero, constant, or equal to others."""
 
     name: ClassVar[str] = "prune_channels"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
-    reads_weights: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.WEIGHTS
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each connected region with fewer channels."""
@@ -79,9 +78,7 @@ class PruneChannels:
             elif (after.macs, region.operators) < (before.macs, len(nodes)):
                 yield Candidate(self.name, place, before, after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The region with the channels that stay."""
         found = liveness(analysis)
         anchor = analysis.nodes[candidate.site.nodes[0]]

@@ -34,7 +34,7 @@ Cost
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -47,20 +47,19 @@ from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels.borders import conv_reads, transpose_reads
 from graphopt.numerics.kernels.lattice import Window
 from graphopt.numerics.kernels.taps import Span, span, take, used_taps
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import pads_hold, site
 from graphopt.rewrites.patterns.slicing import TO_THE_END, add_slice
-from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 
 @dataclass(frozen=True)
-class ShrinkKernel:
+class ShrinkKernel(ExactRewrite):
     """Shrinks a kernel to the taps that do something."""
 
     name: ClassVar[str] = "shrink_kernel"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
-    reads_weights: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.WEIGHTS
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each convolution with taps that do nothing."""
@@ -77,9 +76,7 @@ class ShrinkKernel:
                 continue
             yield Candidate(self.name, place, analysis.linear_cost(linear), _cost(analysis, linear, spans))
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The convolution with fewer taps, on a cropped input where it no longer reaches the border."""
         linear = anchor(analysis, candidate)
         spans = _spans(analysis, linear)

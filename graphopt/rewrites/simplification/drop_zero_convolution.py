@@ -27,7 +27,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,11 +37,11 @@ import onnx_ir as ir
 from graphopt.analysis.constants import default_opset
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis, anchor
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.chains import MIN_OPSET_OF_EXPAND, fixed_sizes, pass_over
 from graphopt.rewrites.patterns.common import is_standard, pads_hold, site
-from graphopt.types import Candidate, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Rejection, Replacement
 
 SAME_SIZE = frozenset(
     {"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "Elu", "HardSigmoid", "HardSwish", "Identity"}
@@ -50,12 +50,11 @@ SAME_SIZE = frozenset(
 
 
 @dataclass(frozen=True)
-class DropZeroConvolution:
+class DropZeroConvolution(ExactRewrite):
     """Replaces a convolution of zeros by its bias."""
 
     name: ClassVar[str] = "drop_zero_convolution"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
-    reads_weights: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.WEIGHTS
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """A candidate for each convolution whose weights are all zero."""
@@ -72,9 +71,7 @@ class DropZeroConvolution:
                 after = pass_over(linear.output_shape, linear.itemsize)
                 yield Candidate(self.name, place, analysis.cost(path), after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The bias as large as the output."""
         linear = anchor(analysis, candidate)
         assert linear.out_channels is not None

@@ -26,7 +26,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,20 +34,19 @@ import numpy as np
 
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis, anchor
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.simplification.noops import needs_a_copy
-from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 
 @dataclass(frozen=True)
-class IdentityConvolution:
+class IdentityConvolution(ExactRewrite):
     """Removes a convolution that hands its input on."""
 
     name: ClassVar[str] = "identity_convolution"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
-    reads_weights: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.WEIGHTS
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each convolution that is the identity, up to its bias."""
@@ -59,9 +58,7 @@ class IdentityConvolution:
                 after = Cost(0, added, added * linear.itemsize)
                 yield Candidate(self.name, site(analysis, [linear.node]), before, after)
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The input itself, an Identity of it where an output of the graph needs one, or an Add."""
         linear = anchor(analysis, candidate)
         assert linear.node.inputs[0] is not None

@@ -38,10 +38,10 @@ import onnx_ir as ir
 
 from graphopt.analysis.costs import QUANTISE
 from graphopt.analysis.snapshot import Analysis
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import attributes_of, is_passthrough, is_standard, site
-from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement
+from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -49,12 +49,11 @@ RANDOM = frozenset(
 
 
 @dataclass(frozen=True)
-class RemoveDuplicates:
+class RemoveDuplicates(ExactRewrite):
     """Computes once what is computed twice."""
 
     name: ClassVar[str] = "remove_duplicates"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
-    reads_weights: ClassVar[bool] = True
+    stage: ClassVar[Stage] = Stage.WEIGHTS
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each set of duplicates that hang together."""
@@ -64,9 +63,7 @@ class RemoveDuplicates:
             place = site(analysis, list(dict.fromkeys(nodes)))
             yield Candidate(self.name, place, analysis.cost(cluster), Cost(0))
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """No new operator: what read a duplicate reads the one that is kept."""
         nodes = [analysis.nodes[name] for name in candidate.site.nodes]
         first = _first_of(analysis)

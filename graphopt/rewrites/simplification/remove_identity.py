@@ -42,7 +42,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.snapshot import Analysis
-from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import is_standard, site
 from graphopt.rewrites.simplification.noops import (
@@ -54,15 +54,14 @@ from graphopt.rewrites.simplification.noops import (
     needs_a_copy,
     same_shape,
 )
-from graphopt.types import Candidate, Cost, Exactness, Rejection, Replacement, Shape
+from graphopt.types import Candidate, Cost, Rejection, Replacement, Shape
 
 
 @dataclass(frozen=True)
-class RemoveIdentity:
+class RemoveIdentity(ExactRewrite):
     """Removes operators that change nothing."""
 
     name: ClassVar[str] = "remove_identity"
-    exactness: ClassVar[Exactness] = Exactness.EXACT
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each operator that changes nothing, alone or behind the one before it."""
@@ -82,9 +81,7 @@ class RemoveIdentity:
                 before = analysis.cost([node, first])
                 yield Candidate(self.name, site(analysis, [node, first]), before, analysis.cost([node]))
 
-    def build(
-        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None = None
-    ) -> Replacement:
+    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The sources in place of the outputs, or one Reshape in place of two."""
         node = analysis.nodes[candidate.site.nodes[0]]
         builder = Builder(np.dtype(np.float32))
