@@ -28,7 +28,8 @@ FITTED_ROWS = 96
 POSITIONS = 16
 """Output positions sampled from an input, at least."""
 COVARIANCE_BYTES = 1 << 30
-"""Covariances gathered in one pass over the inputs; what does not fit takes another pass."""
+"""Covariances gathered in one pass over the inputs; what does not fit takes another pass: a
+choice of memory; no result depends on it."""
 THREADS = 2
 """Operators whose statistics are added to at once."""
 

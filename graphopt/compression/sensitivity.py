@@ -36,9 +36,11 @@ LEVELS = (0.01, 0.05, 0.25)
 INPUTS = 128
 """Inputs that are run for each probe, at most."""
 FEWEST_INPUTS = 16
-"""And at least, where there are so many."""
+"""And at least, where there are so many: derived, the mean of 16 squares is off by √(2/16), a third, and
+plans compare damages that lie decades apart."""
 MACS = 8e12
-"""Multiply-accumulates that all probes together may take, about: a minute or two."""
+"""Multiply-accumulates that all probes together may take, about: derived, 8e12 /
+`time_model.DENSE_MACS_PER_SECOND` are 140 seconds at one thread."""
 NORMALISED = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 """Operators at the end of a network that hide differences; the output is looked at before them."""
 

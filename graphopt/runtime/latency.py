@@ -21,7 +21,7 @@ WARM_UP = 3
 GATE_REPEAT = 30
 """Pairs of runs by which a changed region is judged."""
 SECONDS = 2.0
-"""How long two models are timed where nobody says how often."""
+"""How long two models are timed where nobody says how often: a choice of patience."""
 FEWEST, MOST = 5, 100
 """Pairs of runs that this may make."""
 NOISE = 0.03

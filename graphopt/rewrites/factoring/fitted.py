@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
+from graphopt.analysis import time_model
 from graphopt.analysis.input_statistics import counted, known, mixed
 from graphopt.analysis.linear import Linear, operator
 from graphopt.analysis.snapshot import Analysis, anchor
@@ -24,10 +25,10 @@ Choice: TypeAlias = "dict[str, int | float | str]"
 
 STEPS = 16
 """Ranks a side from which a plan chooses, at least: the eighths of the channels."""
-BLOCK = 16
+BLOCK = time_model.BLOCK
 """Multiples of this are offered besides: kernels compute whole blocks of channels."""
 MOST_BLOCKS = 16
-"""So many of them at the most."""
+"""So many of them at the most: derived, as many as `STEPS`; steps are then the channels' sixteenths."""
 THREADS = 2
 """Operators whose errors are predicted at once."""
 LONG = 7

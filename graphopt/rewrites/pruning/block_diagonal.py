@@ -51,7 +51,7 @@ from graphopt.types import Array, Candidate, Cost, Exactness, Rejection, Replace
 MOST_PARTS = 8
 """Operators into which one is split at most; each needs a Gather."""
 LARGEST_MASK = 1 << 25
-"""Pairs of channels up to which blocks are looked for."""
+"""Pairs of channels up to which blocks are looked for: derived, 32 MB of booleans."""
 
 
 @dataclass(frozen=True)
