@@ -24,7 +24,7 @@ Given: TypeAlias = "str | os.PathLike[str] | Mapping[str, npt.NDArray[Any]] | np
 """Calibration inputs as a caller may give them: a path, arrays by input name, one array, or images."""
 
 FIT_PARTS, ALL_PARTS = 3, 4
-"""Of every four inputs three are fitted to, and one is held out."""
+"""Of every four inputs three are fitted to, and one is held out: a choice."""
 BATCH = 32
 """Inputs run at once where the model leaves the batch open: a choice of memory; results do not depend on it
 but by rounding and by the positions that are sampled."""

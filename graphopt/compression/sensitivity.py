@@ -32,7 +32,9 @@ from graphopt.runtime.staged import StagedRun
 from graphopt.types import Candidate, Fitted
 
 LEVELS = (0.01, 0.05, 0.25)
-"""Relative errors of a layer that are probed, about."""
+"""Relative errors of a layer that are probed, about. Measured by benchmarks.thresholds: (0.002, 0.01, 0.05),
+these, (0.05, 0.25, 0.6) and 0.05 alone kept 34.3, 33.9, 33.6 and 33.6 dB: within what plans differ by
+chance."""
 INPUTS = 128
 """Inputs that are run for each probe, at most."""
 FEWEST_INPUTS = 16

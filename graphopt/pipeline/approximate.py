@@ -25,7 +25,7 @@ NARROW = 0.015
 """A search for the cheapest network ends when it is known to this part of the MACs: derived, six networks,
 (1 − CHEAPEST) / 2⁶."""
 CHEAPEST = 0.1
-"""Part of the MACs below which no network is looked for."""
+"""Part of the MACs below which no network is looked for: a choice that bounds the search."""
 DRAFTS = 8
 """Plans whose latency is measured before one is fitted, at most: derived, seven moves reach an aim that is
 off by STEP⁷ = 17."""
