@@ -12,7 +12,8 @@ from graphopt.types import Candidate, Site
 ROUNDING = 1e-12
 """What a sum of savings may miss: parts of 0.7, 0.2 and 0.1 are one."""
 MUCH = 0.05
-"""Part of the model's bytes that is much to grow by, and of its MACs that is little to save."""
+"""Part of the model's bytes that is much to grow by, and of its MACs that is little to save: a choice;
+measured by benchmarks.thresholds: any value from 0.005 to 0.5 gives the same on nine architectures."""
 
 
 def exact(

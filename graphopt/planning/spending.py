@@ -10,12 +10,14 @@ from graphopt.planning.selection import Limit
 from graphopt.types import Candidate, Quality, Totals
 
 NODE_BYTES = 400
-"""What a new operator adds to a file besides its weights, at most about."""
+"""What a new operator adds to a file besides its weights, at most about; measured by benchmarks.thresholds:
+378 for a bottleneck's."""
 MOST_NEW = 2
 """Operators more than before that a form without sides makes, at most: derived, an inverted bottleneck is
 three."""
 RECORDED = 100
-"""What a rewrite adds to the model's record of how it came about, at most about."""
+"""What a rewrite adds to the model's record of how it came about, at most about;
+measured by the same: 81."""
 
 
 @dataclass(frozen=True, slots=True)
