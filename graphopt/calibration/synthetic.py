@@ -30,7 +30,8 @@ MACS = 2e12
 SLOPE = 1.5
 """Of the amplitude over the frequency, 1/f^SLOPE; of 0, 1 and 1.5 a ResNet lost least with the last."""
 SHARED = 0.8
-"""How much of a channel is common to all: colours of natural images go together."""
+"""How much of a channel is common to all: colours of natural images go together. A choice;
+benchmarks.thresholds tries others."""
 
 
 def inputs(

@@ -18,7 +18,8 @@ REPLANS = 5
 """Times that a plan is made again without layers whose measured error was not the predicted one: a choice of
 time, each fits a whole network."""
 FACTOR = 2.0
-"""By so much a measured error may differ from the predicted one, either way."""
+"""By so much a measured error may differ from the predicted one, either way: a choice; benchmarks.thresholds
+tries others."""
 NOISE = 1e-6
 """Errors up to this (60 dB) are no prediction: 1e-4 of the least level that is probed."""
 NARROW = 0.015

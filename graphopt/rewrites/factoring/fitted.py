@@ -24,7 +24,8 @@ from graphopt.types import Array, Candidate, Cost, Exactness, Fitted, Float64, R
 Choice: TypeAlias = "dict[str, int | float | str]"
 
 STEPS = 16
-"""Ranks a side from which a plan chooses, at least: the eighths of the channels."""
+"""Ranks a side from which a plan chooses, at least: the sixteenths of the channels, a choice;
+benchmarks.thresholds tries others."""
 BLOCK = time_model.BLOCK
 """Multiples of this are offered besides: kernels compute whole blocks of channels."""
 MOST_BLOCKS = 16
