@@ -18,7 +18,6 @@ import onnx_ir as ir
 
 import graphopt
 from tests.builders import Net, make_feeds, session
-from tests.rewrites.moving.test_resize_after_pointwise import resize
 
 REWRITES = ["pool_first", "resize_after_pointwise", "resize_before_pointwise", "resize_phases"]
 
@@ -31,7 +30,7 @@ def joined(
     parts = []
     for i, scale in enumerate(scales):
         x = net.input([1, channels, size // scale, size // scale], f"x{i}")
-        parts.append(x if scale == 1 else resize(net, x, (scale, scale), mode=mode))
+        parts.append(x if scale == 1 else net.resize(x, (scale, scale), mode=mode))
     y = parts[0] if len(parts) == 1 else net.op("Concat", *parts, axis=1)
     net.channels[y] = channels * len(scales)
     return net.model(net.conv(y, out, (kernel, kernel), pads=[kernel // 2] * 4))

@@ -24,13 +24,15 @@ Given: TypeAlias = "str | os.PathLike[str] | Mapping[str, npt.NDArray[Any]] | np
 """Calibration inputs as a caller may give them: a path, arrays by input name, one array, or images."""
 
 FIT_PARTS, ALL_PARTS = 3, 4
-"""Of every four inputs three are fitted to, and one is held out."""
+"""Of every four inputs three are fitted to, and one is held out: a choice."""
 BATCH = 32
-"""Inputs run at once where the model leaves the batch open."""
+"""Inputs run at once where the model leaves the batch open: a choice of memory; results do not depend on it
+but by rounding and by the positions that are sampled."""
 STARTS = (b"\x93NUMPY", b"PK")
 """How .npy and .npz files begin."""
 SMALL_SAMPLE = 64
-"""Held-out inputs under which figures of quality are uncertain."""
+"""Held-out inputs under which figures of quality are uncertain: derived, of 64 that all agree the 95 %
+interval (Wilson 1927) still reaches down to 94.3 %."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,16 @@ from graphopt.runtime.session import Feeds
 from graphopt.types import Array
 
 PLANNED_ROWS = 24
-"""Samples aimed at for each dimension of a covariance that only a plan is made from."""
+"""Samples aimed at for each dimension of a covariance that only a plan is made from. Measured by
+benchmarks.thresholds: with 6, 24 and 96 a network kept 33.4, 33.9 and 33.9 dB."""
 FITTED_ROWS = 96
-"""The same for one that a layer is fitted to; with 7 a fit was worse than none."""
+"""The same for one that a layer is fitted to; with 7 a fit was worse than none. Measured by
+benchmarks.thresholds: with 24, 96 and 384 a network kept 33.89, 33.93 and 33.93 dB."""
 POSITIONS = 16
-"""Output positions sampled from an input, at least."""
+"""Output positions sampled from an input, at least: a choice, a third of a map of 7x7."""
 COVARIANCE_BYTES = 1 << 30
-"""Covariances gathered in one pass over the inputs; what does not fit takes another pass."""
+"""Covariances gathered in one pass over the inputs; what does not fit takes another pass: a
+choice of memory; no result depends on it."""
 THREADS = 2
 """Operators whose statistics are added to at once."""
 

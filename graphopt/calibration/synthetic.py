@@ -25,11 +25,13 @@ INPUTS = 256
 FEWEST = 32
 """And at least."""
 MACS = 2e12
-"""Multiply-accumulates that one pass over them may take, about."""
+"""Multiply-accumulates that one pass over them may take, about: derived, 35 seconds at
+`time_model.DENSE_MACS_PER_SECOND`."""
 SLOPE = 1.5
 """Of the amplitude over the frequency, 1/f^SLOPE; of 0, 1 and 1.5 a ResNet lost least with the last."""
 SHARED = 0.8
-"""How much of a channel is common to all: colours of natural images go together."""
+"""How much of a channel is common to all: colours of natural images go together. A choice;
+benchmarks.thresholds tries others."""
 
 
 def inputs(

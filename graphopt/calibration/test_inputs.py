@@ -17,11 +17,14 @@ from graphopt.runtime import session
 from graphopt.runtime.session import Feeds
 
 COUNT = 3
-"""Inputs on which whole models are compared, at least."""
+"""Inputs on which whole models are compared, at least: derived, one as found and two variations where sizes
+are open, one odd and one even."""
 SIZES_TO_TRY = (64, 32, 96, 128, 224, 256, 320, 512, 640)
-"""Sizes tried, in this order, for open dimensions that nothing tells, until the model runs."""
+"""Sizes tried, in this order, for open dimensions that nothing tells, until the model runs: derived, the
+usual sizes of patches, of ImageNet and of detectors, each a multiple of 32, the stride of most networks."""
 ODD = (3, 8, 13, 1)
-"""What is added to an open size for another feed, the first that the model runs on; 2 more for each next."""
+"""What is added to an open size for another feed, the first that the model runs on; 2 more for each next.
+Derived: 3 leaves a rest by strides of 2 and 4, 8 leaves none, 13 another one by 4, and 1 is the least."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,17 +32,22 @@ from graphopt.runtime.session import Feeds
 Float64 = npt.NDArray[np.float64]
 
 DAMPING = 0.1
-"""Of each channel's own part of G besides (Marquardt 1963): only small errors change the outputs linearly."""
+"""Of each channel's own part of G besides (Marquardt 1963): only small errors change the outputs linearly.
+Measured by benchmarks.thresholds: with 0.01, 0.1 and 1 a network of 128 inputs kept 35.2, 33.9 and 34.1
+dB."""
 FLOOR = 1e-5
-"""Of the mean part besides, so that G has an inverse."""
+"""Of the mean part besides, so that G has an inverse. Measured by benchmarks.thresholds: any value from
+1e-7 to 1e-3 gives the same."""
 INPUTS = 256
 """Inputs that are run, at most."""
 FEWEST_INPUTS = 8
-"""And at least, where there are so many."""
+"""And at least, where there are so many: a choice of time; all positions of each count."""
 MACS = 1e12
-"""Multiply-accumulates that all may take, about."""
+"""Multiply-accumulates that all may take, about: derived, 18 seconds at
+`time_model.DENSE_MACS_PER_SECOND`."""
 BYTES = 1 << 30
-"""Of the values of the inputs that are run at once, about."""
+"""Of the values of the inputs that are run at once, about: a choice of memory; no result depends on it but by
+rounding."""
 COPIES = 3
 """Of each value: itself, its gradient, and what is on the way."""
 PASSES = 3

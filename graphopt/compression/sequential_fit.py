@@ -34,14 +34,19 @@ from graphopt.runtime.staged import StagedRun
 from graphopt.types import Candidate, Fitted
 
 ENOUGH, ENOUGH_INPUTS = 40, 128
-"""Patches for each dimension of a covariance, and inputs, from which a fit takes the data at their word."""
+"""Patches for each dimension of a covariance, and inputs, from which a fit takes the data at their word.
+Measured by benchmarks.thresholds: with 10, 40 and 160 a network kept 33.9 dB each time."""
 BATCHES = 4
 """Batches that the inputs are run in, at least, so that there are two halves to compare."""
 CAUTION = ((0.0, 1.0), (0.3, 1.0), (0.6, 0.7), (0.6, 0.0), (1.0, 0.0))
 """What is tried where there are fewer: how far the covariance is drawn to its structure, and how much of the
-correction towards the original's outputs is taken."""
+correction towards the original's outputs is taken. Measured by benchmarks.thresholds: with these, the first
+alone and the first with the last a network of 128 inputs kept 33.9, 34.9 and 34.9 dB: the choice among more
+is not seen to pay there."""
 DRAWN = 0.5
-"""How far it has to be drawn at least where half of the patches are fewer than its dimensions."""
+"""How far it has to be drawn at least where half of the patches are fewer than its dimensions. Measured by
+benchmarks.thresholds: any value from 0 to 1 gives the same on the samples, which
+have more."""
 
 
 Weighting: TypeAlias = "tuple[npt.NDArray[np.float64], ...]"

@@ -18,29 +18,36 @@ from graphopt.planning import gates, spending
 from graphopt.planning.budget import Budget
 from graphopt.planning.gates import Judged
 from graphopt.planning.selection import Limit, Plan
+from graphopt.runtime import latency
 from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate
 
 REPLANS = 5
-"""Times that a plan is made again without layers whose measured error was not the predicted one."""
+"""Times that a plan is made again without layers whose measured error was not the predicted one: a choice of
+time, each fits a whole network."""
 FACTOR = 2.0
-"""By so much a measured error may differ from the predicted one, either way."""
+"""By so much a measured error may differ from the predicted one, either way: a choice; benchmarks.thresholds
+tries others."""
 NOISE = 1e-6
-"""Errors up to this are rounding, and no prediction."""
+"""Errors up to this (60 dB) are no prediction: 1e-4 of the least level that is probed."""
 NARROW = 0.015
-"""A search for the cheapest network ends when it is known to this part of the MACs."""
+"""A search for the cheapest network ends when it is known to this part of the MACs: derived, six networks,
+(1 − CHEAPEST) / 2⁶."""
 CHEAPEST = 0.1
-"""Part of the MACs below which no network is looked for."""
+"""Part of the MACs below which no network is looked for: a choice that bounds the search."""
 DRAFTS = 8
-"""Plans whose latency is measured before one is fitted, at most."""
+"""Plans whose latency is measured before one is fitted, at most: derived, seven moves reach an aim that is
+off by STEP⁷ = 17."""
 FITTED = 3
-"""Networks that are fitted for a latency, at most."""
-CLOSE = 0.03
-"""A draft that is faster than asked by at most this part of the input's time is fast enough."""
-STEP, SMALL_STEP = 1.5, 1.03
-"""By so much the aim of a draft is moved at once, at most, and at least where it is too slow."""
-MARGIN = 0.97
-"""Of the latency asked for that is aimed at: the next measurement differs a little."""
+"""Networks that are fitted for a latency, at most: a choice of time, the scale is then corrected twice."""
+CLOSE = latency.NOISE
+"""A draft that is faster than asked by at most this part of the input's time is fast enough: no clock
+tells."""
+STEP, SMALL_STEP = 1.5, 1 + latency.NOISE
+"""By so much the aim of a draft is moved at once, at most (one wrong measurement does no more), and at least
+where it is too slow (a smaller move can't be measured)."""
+MARGIN = 1 - latency.NOISE
+"""Of the latency asked for that is aimed at: the next measurement differs by the noise."""
 
 
 def approximate(

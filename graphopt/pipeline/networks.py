@@ -35,9 +35,11 @@ from graphopt.runtime.session import Feeds
 from graphopt.types import Candidate, Change, Fitted, Quality, Replacement
 
 PLANNED_ON = 384
-"""Inputs whose statistics the plan is made from, at most; the chosen layers are then fitted to all."""
+"""Inputs whose statistics the plan is made from, at most; the chosen layers are then fitted to all: a choice;
+benchmarks.thresholds tries others."""
 PROBED_ON = 0.25
-"""Part of the inputs to fit on that are probed on alone: on what it was fitted to, a fit looks too good."""
+"""Part of the inputs to fit on that are probed on alone: on what it was fitted to, a fit looks too good. How
+large a part is a choice; benchmarks.thresholds tries others."""
 
 
 @dataclass(frozen=True, slots=True)

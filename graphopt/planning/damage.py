@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEAST_SLOPE, MOST_SLOPE = 0.7, 2.0
-"""Of log damage over log error above what was probed."""
+"""Of log damage over log error above what was probed. Measured by benchmarks.thresholds: 0 or 1 for the
+least, 1 or 4 for the most, gives the same."""
 SMALL_SLOPE = 1.0
-"""Below what was probed: of small errors the damage is a quadratic form, and both are squares."""
+"""Below what was probed: of small errors the damage is a quadratic form, and both are squares. Derived;
+measured by benchmarks.thresholds besides: with 0.7, 1 and 1.5 a network kept 34.2, 33.9 and 34.5 dB, four
+seeds alone give 33.5 to 34.5."""
 LARGEST_ERROR = 1.0 - 1e-9
 """Relative errors at or above 1 count as this, so that their damage stays finite."""
 LEAST_DAMAGE = 1e-12
-"""What a probe that changed nothing counts as: its logarithm has to be finite."""
+"""What a probe that changed nothing counts as: its logarithm has to be finite. Derived: (8 eps of float32)²,
+less than what rounding changes."""
 
 
 def unprobed(error: float) -> float:

@@ -12,7 +12,8 @@ from graphopt.types import Candidate, Site
 ROUNDING = 1e-12
 """What a sum of savings may miss: parts of 0.7, 0.2 and 0.1 are one."""
 MUCH = 0.05
-"""Part of the model's bytes that is much to grow by, and of its MACs that is little to save."""
+"""Part of the model's bytes that is much to grow by, and of its MACs that is little to save: a choice;
+measured by benchmarks.thresholds: any value from 0.005 to 0.5 gives the same on nine architectures."""
 
 
 def exact(
@@ -153,6 +154,8 @@ def _lagrange(groups: Sequence[Sequence[_Option]]) -> list[int]:
     def pick(weight: float) -> list[int]:
         return [min(range(len(g)), key=lambda i: (g[i].damage - weight * sum(g[i].saved), i)) for g in groups]
 
+    # Savings are parts of what is needed, damages at most −log(1e-9) = 21: with 1e15 the largest saving wins,
+    # with 1e-9 none that does damage to speak of. 100 halvings of 24 decades end below a float64's step.
     low, high = 1e-9, 1e15
     for _ in range(100):
         middle = math.sqrt(low * high)

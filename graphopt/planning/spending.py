@@ -11,9 +11,11 @@ from graphopt.planning.selection import Limit
 from graphopt.types import Candidate, Quality, Totals
 
 NODE_BYTES = 400
-"""What a new operator adds to a file besides its weights, at most about."""
+"""What a new operator adds to a file besides its weights, at most about; measured by benchmarks.thresholds:
+372 to 399 for bottlenecks, separable and depthwise forms."""
 RECORDED = 100
-"""What a rewrite adds to the model's record of how it came about, at most about."""
+"""What a rewrite adds to the model's record of how it came about, at most about;
+measured by the same: 72 to 81."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,16 @@ from graphopt.types import Array
 Float64 = npt.NDArray[np.float64]
 
 LARGEST_SEARCH = 512
-"""Rank up to which large matrices are searched."""
+"""Rank up to which large matrices are searched: derived, half of `LARGE`: factors of a square matrix
+pay below half of its rows. A choice of time for larger ones."""
 LARGE = 1024
-"""Rows and columns above which a matrix is large."""
+"""Rows and columns above which a matrix is large: a choice of time, about 20 n³ operations of an SVD are 0.2
+s at `time_model.DENSE_MACS_PER_SECOND`."""
 PROBES = 8
-"""Random directions in which a found range is tried."""
+"""Random directions in which a found range is tried. Derived: r of them miss a gap 10 times as large as they
+show with probability 10⁻ʳ (Halko, Martinsson and Tropp 2011, lemma 4.1)."""
 ROWS_AT_ONCE = 512
-"""Rows of a large matrix that are held in float64 at a time."""
+"""Rows of a large matrix that are held in float64 at a time: 100 MB at VGG's 25,088 columns."""
 
 
 # ---------------------------------------------------------------- separable

@@ -27,7 +27,7 @@ from graphopt.numerics.lowrank.tucker_fit import RIDGE
 from graphopt.types import Array, Float64
 
 QUICK = 2_048
-"""Numbers of a patch up to which a depthwise kernel is improved in twice the rounds."""
+"""Numbers of a patch up to which a depthwise kernel is improved in twice the rounds: a choice of time."""
 
 
 class Pair(NamedTuple):

@@ -35,10 +35,12 @@ from graphopt.numerics.lowrank.tucker import Factors, check_ranks, output_unfold
 from graphopt.types import Array, Float64
 
 RIDGE = 1e-5
-"""Variance added in every direction of the patch, relative to the mean variance."""
+"""Variance added in every direction of the patch, relative to the mean variance. Measured by
+benchmarks.thresholds: any value from 1e-7 to 1e-3 gives the same within 0.01 dB."""
 
 REFIT_RIDGE = 1e-4
-"""The same where the wanted outputs are others than the operator's own, and have noise in them."""
+"""The same where the wanted outputs are others than the operator's own, and have noise in them. Measured by
+benchmarks.thresholds: with 1e-6, 1e-4 and 1e-2 a network kept 33.9, 33.9 and 34.9 dB on 128 inputs."""
 
 
 class Prediction(NamedTuple):

@@ -65,7 +65,7 @@ from graphopt.types import Candidate, Rejection, Replacement
 
 LONGEST = 16
 """Operators that one application joins at most, so that the search is linear in a chain's length; later
-rounds join what is longer."""
+rounds join what is longer. A choice; benchmarks.thresholds tries others."""
 
 
 @dataclass(frozen=True)

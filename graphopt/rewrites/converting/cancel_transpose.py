@@ -51,7 +51,8 @@ ALONG_AN_AXIS = frozenset({"Concat", "Softmax", "LogSoftmax"})
 FIRST_SOFTMAX_OF_ONE_AXIS = 13
 """Opset from which on Softmax works along one axis, not along all from it on."""
 LARGEST_REGION = 64
-"""Operators between the Transposes beyond which nobody looks."""
+"""Operators between the Transposes beyond which nobody looks: a choice; benchmarks.thresholds tries
+others."""
 
 
 @dataclass(frozen=True)

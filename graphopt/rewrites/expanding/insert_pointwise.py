@@ -48,7 +48,9 @@ from graphopt.types import Array, Candidate, Cost, Rejection, Replacement
 
 ACTIVATIONS = ("prelu", "leaky_relu", "relu")
 MARGIN = 0.1
-"""Part of a channel's range by which the kink of a Relu lies below the calibrated range."""
+"""Part of a channel's range by which the kink of a Relu lies below the calibrated range: a choice, what
+training may move before the kink is met; the inserted operators are exact on the calibration inputs at any
+value over 0."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from graphopt.analysis import time_model
 from graphopt.analysis.input_statistics import counted, known, mixed
 from graphopt.analysis.linear import Linear, operator
 from graphopt.analysis.snapshot import Analysis, anchor
@@ -22,11 +23,12 @@ from graphopt.rewrites.patterns.common import site
 from graphopt.types import Array, Candidate, Choice, Cost, Fitted, Float64, Rejection, Replacement
 
 STEPS = 16
-"""Ranks a side from which a plan chooses, at least: the eighths of the channels."""
-BLOCK = 16
+"""Ranks a side from which a plan chooses, at least: the sixteenths of the channels, a choice;
+benchmarks.thresholds tries others."""
+BLOCK = time_model.BLOCK
 """Multiples of this are offered besides: kernels compute whole blocks of channels."""
 MOST_BLOCKS = 16
-"""So many of them at the most."""
+"""So many of them at the most: derived, as many as `STEPS`; steps are then the channels' sixteenths."""
 THREADS = 2
 """Operators whose errors are predicted at once."""
 LONG = 7

@@ -51,11 +51,12 @@ from graphopt.rewrites.factoring.fitted import GroupFit, Split
 from graphopt.types import Array, Choice, Cost, Replacement
 
 RANKS = 10
-"""Ranks from which a plan chooses, about."""
+"""Ranks from which a plan chooses, about: a choice of time, each takes a search."""
 MOST = 0.8
-"""Part of the MACs that the highest of them takes: there hardly anything is lost any more."""
+"""Part of the MACs that the highest of them takes: there hardly anything is lost any more. A choice."""
 WIDE = 2_560
-"""Numbers of a patch (channels of a group times taps) at most."""
+"""Numbers of a patch (channels of a group times taps) at most. Derived: 1e10 / (256 · 2560²) are
+six steps, so that up to rank 256 `canonical_polyadic.WORK` leaves its fewest."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from graphopt.numerics.kernels.borders import ZonedMap
 from graphopt.rewrites.builder import Builder
 
 SMALL = 4
-"""A map is stored in full where that takes at most so many times what its zones take."""
+"""A map is stored in full where that takes at most so many times what its zones take: a choice;
+benchmarks.thresholds tries others."""
 
 
 def add_map(builder: Builder, y: str, zoned: ZonedMap) -> str:

@@ -49,9 +49,10 @@ from graphopt.rewrites.patterns.common import pads_hold, site
 from graphopt.types import Array, Candidate, Choice, Cost, Rejection, Replacement
 
 MOST_PARTS = 8
-"""Operators into which one is split at most; each needs a Gather."""
+"""Operators into which one is split at most; each needs a Gather: a choice; benchmarks.thresholds tries
+others."""
 LARGEST_MASK = 1 << 25
-"""Pairs of channels up to which blocks are looked for."""
+"""Pairs of channels up to which blocks are looked for: derived, 32 MB of booleans."""
 
 
 @dataclass(frozen=True)

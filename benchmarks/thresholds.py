@@ -1,0 +1,314 @@
+"""Why thresholds stand where they do: each is tried below and above its value, and what follows is shown.
+
+    python -m benchmarks.thresholds [NAME ...]
+
+NAME is a constant, or the part before it; all without one. What an experiment decides by is in its heading.
+Figures in dB do not depend on the machine's load, seconds do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+import graphopt
+from graphopt.analysis.linear import Linear
+from graphopt.analysis.snapshot import Analysis
+from graphopt.calibration import inputs, statistics
+from graphopt.model.io import load
+from graphopt.numerics.lowrank import canonical_polyadic, separable, tucker_fit
+from graphopt.numerics.lowrank.moments import Moments, relative_error
+from graphopt.runtime import latency, operator_times, session
+from graphopt.runtime.session import Feeds
+from graphopt.verification import equivalence
+from models import architectures
+
+MODELS = Path(__file__).parent.parent / "models"
+FITTED_ON = 128
+"""Inputs of the small experiments with a network: few, so that bounds on small samples show."""
+BUDGET = 0.5
+"""Part of the MACs that they leave."""
+
+ARCHITECTURES = (
+    *("resnet_v1", "densenet", "repvgg", "yolo_neck", "text_detection_head", "unet_decoder"),
+    *("preactivation_resnet", "slimmed", "sesr"),
+)
+
+Values = tuple[Any, ...]
+
+NETWORK: dict[str, Values] = {
+    "numerics.lowrank.tucker_fit.RIDGE": (1e-7, 1e-3),
+    "numerics.lowrank.tucker_fit.REFIT_RIDGE": (1e-6, 1e-2),
+    "compression.sequential_fit.CAUTION": (((0.0, 1.0),), ((0.0, 1.0), (1.0, 0.0))),
+    "compression.sequential_fit.ENOUGH": (10, 160),
+    "compression.sequential_fit.ENOUGH_INPUTS": (16,),
+    "compression.sequential_fit.DRAWN": (0.0, 1.0),
+    "calibration.statistics.FITTED_ROWS": (24, 384),
+    "calibration.statistics.PLANNED_ROWS": (6, 96),
+    "compression.sensitivity.LEVELS": ((0.002, 0.01, 0.05), (0.05, 0.25, 0.6), (0.05,)),
+    "planning.damage.MOST_SLOPE": (1.0, 4.0),
+    "planning.damage.LEAST_SLOPE": (0.0, 1.0),
+    "planning.damage.SMALL_SLOPE": (0.7, 1.5),
+    "compression.curvature.DAMPING": (0.01, 1.0),
+    "compression.curvature.FLOOR": (1e-7, 1e-3),
+    "compression.curvature.INPUTS": (8, 64),
+    "pipeline.networks.PROBED_ON": (0.1, 0.5),
+    "pipeline.networks.PLANNED_ON": (24, 96),
+    "rewrites.factoring.fitted.STEPS": (8, 32),
+    "pipeline.approximate.FACTOR": (1.3, 4.0),
+}
+"""Constants that decide what a network at a budget loses, and the values tried besides their own."""
+
+SYNTHETIC: dict[str, Values] = {
+    "calibration.synthetic.SLOPE": (0.0, 1.0, 2.0),
+    "calibration.synthetic.SHARED": (0.0, 0.95),
+    "calibration.synthetic.INPUTS": (64,),
+}
+"""Constants of the inputs that are made where none are given (of one channel here, so SHARED has no say)."""
+
+EXACT: dict[str, Values] = {
+    "pipeline.exact_rounds.MAX_ROUNDS": (1, 3),
+    "planning.selection.MUCH": (0.005, 0.5),
+    "runtime.subgraph.SMALL_MAP": (16, 1000),
+    "analysis.evaluation.SMALL": (16, 1_000_000),
+    "rewrites.folding.fold_constant.SMALL": (0, 1_000_000),
+    "rewrites.collapsing.collapse.LONGEST": (2, 64),
+    "rewrites.converting.cancel_transpose.LARGEST_REGION": (4, 1000),
+    "rewrites.patterns.border_map.SMALL": (1, 100),
+    "rewrites.pruning.block_diagonal.MOST_PARTS": (2, 64),
+    "rewrites.moving.resized.MIXING_PASSES": (1, 64),
+}
+"""Constants that decide what exact rewrites do."""
+
+CLOCK: dict[str, Values] = {
+    "runtime.operator_times.SECONDS": (0.003, 0.3),
+    "runtime.operator_times.RUNS": (1, 50),
+}
+"""Constants of the clock that times operators."""
+
+LAYER: dict[str, Values] = {
+    "numerics.lowrank.canonical_polyadic.STEPS": ((5, 12, 20), (80, 200, 320)),
+    "numerics.lowrank.canonical_polyadic.STEPS_DOWN": (2, 32),
+    "numerics.lowrank.canonical_polyadic.OVERLAP": (1e-6, 1e-2),
+    "numerics.lowrank.canonical_polyadic.WEAK": (1e-5, 1e-1),
+    "numerics.lowrank.canonical_polyadic.AT_ONCE": (2, 32),
+    "numerics.lowrank.lbfgs.MEMORY": (3, 30),
+    "numerics.lowrank.lbfgs.SHORTEN": (0.1, 0.7),
+    "numerics.lowrank.lbfgs.SHORTER": (2, 20),
+    "numerics.lowrank.lbfgs.GAIN": (1e-6, 1e-2),
+    "numerics.lowrank.lbfgs.STILL": (1e-3, 1e-6),
+    "numerics.lowrank.linalg.CONJUGATE_GRADIENT_STEPS": (2, 32),
+}
+"""Constants of fits: what one layer loses on the inputs that it was not fitted to."""
+
+
+@contextmanager
+def given(place: str, value: Any) -> Iterator[None]:
+    """With another value of a constant, wherever it was imported, and where it is a parameter's default."""
+    module, _, name = place.rpartition(".")
+    old = getattr(importlib.import_module(f"graphopt.{module}"), name)
+    ours = [m for key, m in list(sys.modules.items()) if key.split(".")[0] == "graphopt"]
+    holders = [m for m in ours if vars(m).get(name) is old]
+    defaults = [
+        (made, key)
+        for made in {id(f): f for m in ours for f in vars(m).values() if callable(f)}.values()
+        for key, default in (getattr(made, "__kwdefaults__", None) or {}).items()
+        if default is old and key == name.rpartition("_")[2].lower()
+    ]
+    try:
+        for module_ in holders:
+            setattr(module_, name, value)
+        for made, key in defaults:
+            made.__kwdefaults__[key] = value
+        yield
+    finally:
+        for module_ in holders:
+            setattr(module_, name, old)
+        for made, key in defaults:
+            made.__kwdefaults__[key] = old
+
+
+def tried(places: dict[str, Values], measure: Callable[[], Sequence[float]], names: Sequence[str]) -> None:
+    """A table of what `measure` finds with each value; the first line is with all as they stand."""
+    print(f"{'constant':48} {'value':>28}", *(f"{n:>12}" for n in names), flush=True)
+    for place, value in [("", None), *((p, v) for p, values in places.items() for v in values)]:
+        with given(place, value) if place else nullcontext():
+            found = measure()
+        shown = str(value) if place else "as they stand"
+        print(f"{place:48} {shown:>28}", *(f"{f:12.4g}" for f in found), flush=True)
+
+
+def synthetic() -> Sequence[float]:
+    """As a network at a budget, but without calibration inputs."""
+    return network(calibrated=False)
+
+
+def seeds() -> None:
+    """How far the networks of other seeds are from one another in dB: what a difference has to exceed."""
+    print(*(f"seed {seed}: {network(seed=seed)[0]:.2f} dB" for seed in range(4)), sep=", ")
+
+
+def network(*, calibrated: bool = True, seed: int = 0) -> Sequence[float]:
+    """Signal to noise of the logits on inputs that no fit saw, labels lost, bans, and seconds."""
+    path, start = MODELS / "resnet-digits.onnx", time.process_time()
+    fitted_on = np.load(MODELS / "digits-calibration.npz")["input"][:FITTED_ON]
+    result = graphopt.optimize(
+        path,
+        budget={"macs": BUDGET},
+        calibration=fitted_on if calibrated else None,
+        only=["bottleneck", "fold_affine"],
+        seed=seed,
+    )
+    seconds, test = time.process_time() - start, np.load(MODELS / "digits-test.npz")
+    feeds = [{"input": test["input"]}]
+    before, after = (
+        equivalence.outputs(session.structure(m), feeds, optimised=True)[0][0]
+        for m in (load(path).model, result.model)
+    )
+    noise = float(np.sum((after - before) ** 2)) / float(np.sum(before**2))
+    wrong = [int(np.sum(y.argmax(axis=1) != test["label"])) for y in (before, after)]
+    banned = sum("predicted" in left.reason for left in result.report.rejected + result.report.declined)
+    return -10 * np.log10(noise), wrong[1] - wrong[0], banned, seconds
+
+
+@cache
+def layers() -> list[tuple[Linear, Moments, Moments]]:
+    """The layers of more than one tap of the residual sample, with what they read, of two halves."""
+    source = load(MODELS / "resnet-digits.onnx")
+    analysis = Analysis(source.model, bindings={"input": (1, 1, 32, 32)})
+    calibration = inputs.load(np.load(MODELS / "digits-calibration.npz")["input"], source.model, 0)
+    found = [each for each in analysis.linears if not each.pointwise and (each.in_channels or 0) >= 32][:2]
+    halves: list[Feeds] = [{k: v[start::2] for k, v in calibration.fit.items()} for start in (0, 1)]
+    seen = [statistics.statistics(analysis, found, calibration, half, 0) for half in halves]
+    return [(each, *(s[each.name].groups[0] for s in seen)) for each in found]  # type: ignore[misc]
+
+
+def layer() -> Sequence[float]:
+    """What each way of splitting loses on the other half of the inputs, summed up, and seconds."""
+    start, triple, pair, tucker, predicted = time.process_time(), 0.0, 0.0, 0.0, 0.0
+    for linear, fitted_on, other in layers():
+        kernel = linear.weight()
+        few = min(kernel.shape[:2]) // 2
+        made = [
+            canonical_polyadic.fit(kernel, fitted_on, 2 * few).kernel,
+            separable.fit_depthwise(kernel, fitted_on, 2).kernel,
+            tucker_fit.fit(kernel, fitted_on, few, few).factors.kernel(),
+        ]
+        lost = [relative_error(kernel, each, other) for each in made]
+        triple, pair, tucker = triple + lost[0], pair + lost[1], tucker + lost[2]
+        predicted += canonical_polyadic.errors(kernel, fitted_on, [few, 2 * few])[0]
+    return triple, predicted, pair, tucker, time.process_time() - start
+
+
+def exactly() -> Sequence[float]:
+    """What is left of the MACs, operators and weights of the sample architectures, and seconds."""
+    start, before, after = time.process_time(), np.zeros(3), np.zeros(3)
+    for name in ARCHITECTURES:
+        report = graphopt.optimize(getattr(architectures, name)()).report
+        before += [getattr(report.before, key) or 0 for key in ("macs", "nodes", "weight_bytes")]
+        after += [getattr(report.after, key) or 0 for key in ("macs", "nodes", "weight_bytes")]
+    return *(after / before), time.process_time() - start
+
+
+def operator() -> Sequence[float]:
+    """The shortest runs of one small network, timed eight times: largest over least, and seconds."""
+    start, model = time.perf_counter(), load(MODELS / "resnet-digits.onnx").model
+    feed = {"input": np.zeros((1, 1, 32, 32), np.float32)}
+    found = [operator_times.Stopwatch(None).whole(model, feed) for _ in range(8)]
+    return max(found) / min(found), time.perf_counter() - start
+
+
+def sizes() -> None:
+    """Bytes of the file besides weights, for each operator that a budget adds (NODE_BYTES, RECORDED)."""
+    fitted_on = np.load(MODELS / "digits-calibration.npz")["input"][:32]
+    for only in ("bottleneck", "separable", "depthwise_separable"):
+        path, folded = MODELS / "resnet-digits.onnx", "fold_affine"
+        plain = graphopt.optimize(path, only=[folded])
+        result = graphopt.optimize(path, {"macs": BUDGET}, fitted_on, only=[only, folded])
+        rest, protos = [], [ir.to_proto(each.model) for each in (plain, result)]
+        for proto in protos:
+            record = sum(each.ByteSize() for each in proto.metadata_props)
+            weights = sum(len(each.raw_data) for each in proto.graph.initializer)
+            rest.append((proto.ByteSize() - record - weights, record, len(proto.graph.node)))
+        (bytes0, record0, nodes0), (bytes1, record1, nodes1) = rest
+        changes = sum(each.candidate.rewrite == only for each in result.report.applied)
+        each = (bytes1 - bytes0) / max(nodes1 - nodes0, 1)
+        print(
+            f"{only:24} {each:6.0f} a node, {(record1 - record0) / max(changes, 1):6.0f} of record a change"
+        )
+
+
+def differences() -> None:
+    """The largest differences over all exact rewrites of the sample architectures, by what is compared."""
+    print(f"{'model':24} {'changes':>8} {'model':>10} {'optimised':>10}   (MODEL_BOUND 1e-4)")
+    for name in ARCHITECTURES:
+        report = graphopt.optimize(getattr(architectures, name)(), aim="macs").report
+        plain, optimised = (
+            max((c.max_rel for c in report.checks if c.scope == scope), default=0.0)
+            for scope in ("model", "model, optimised session")
+        )
+        print(f"{name:24} {len(report.applied):8} {plain:10.1e} {optimised:10.1e}", flush=True)
+
+
+def clocks() -> None:
+    """A model against itself: how far the median ratio of so many pairs is from 1 (latency.NOISE, FEWEST)."""
+    model = load(MODELS / "resnet-digits.onnx").model
+    feed = {"input": np.zeros((1, 1, 32, 32), np.float32)}
+    print(f"{'pairs':>6} {'median |ratio − 1|':>20} {'largest':>10} {'beyond NOISE':>14}")
+    for pairs, warm in itertools.product((5, 30, 100), (0, 3)):
+        with given("runtime.latency.WARM_UP", warm):
+            off = [abs(latency.compare(model, model, feed, repeat=pairs).ratio - 1) for _ in range(10)]
+        beyond = sum(o > latency.NOISE for o in off)
+        print(
+            f"{pairs:6} {np.median(off):20.4f} {max(off):10.4f} {beyond:11} of 10  warm-up {warm}", flush=True
+        )
+
+
+def only(places: dict[str, Values], asked: Sequence[str]) -> dict[str, Values]:
+    """Those constants that are asked for, by name or by the part before it."""
+    return {
+        p: v for p, v in places.items() if not asked or any(p.endswith(n) or p.startswith(n) for n in asked)
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the experiments and prints what they find."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    asked = parser.parse_args(argv).names
+    for title, places, measure, names in (
+        ("One layer, error on other inputs", LAYER, layer, ("CP", "CP planned", "depthwise", "Tucker", "s")),
+        ("Exact rewrites", EXACT, exactly, ("MACs", "operators", "weights", "s")),
+        ("A clock", CLOCK, operator, ("spread", "s")),
+        ("Without inputs", SYNTHETIC, synthetic, ("dB", "labels lost", "banned", "s")),
+        ("A network at a budget", NETWORK, network, ("dB", "labels lost", "banned", "s")),
+    ):
+        chosen = only(places, asked)
+        if chosen:
+            print(f"\n{title}: {measure.__doc__}")
+            tried(chosen, measure, names)
+    for name, experiment in (
+        ("MODEL_BOUND", differences),
+        ("NODE_BYTES", sizes),
+        ("clocks", clocks),
+        ("seeds", seeds),
+    ):
+        if not asked or name in asked:
+            print(f"\n{experiment.__doc__}")
+            experiment()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
