@@ -90,7 +90,7 @@ BUILTIN: tuple[type[Rewrite], ...] = (
     InvertedBottleneck,
 )
 """The rewrites that graphopt ships, in the order in which they are listed."""
-ENTRY_POINTS = "graphopt.rewrites.registry"
+ENTRY_POINTS = "graphopt.rewrites"
 """The entry-point group by which installed packages add theirs."""
 
 

@@ -365,8 +365,8 @@ def test_onnxruntime_shows_it(tmp_path: Path) -> None:
 OTHERS = {
     "graphopt": "a tool of this name",
     "graphopt.version": "not JSON {",
-    "graphopt.pipeline.options": "{",
-    "graphopt.rewrites.registry": "[[[[",
+    "graphopt.options": "{",
+    "graphopt.rewrites": "[[[[",
     "graphopt.7.note": "written by hand",
     f"graphopt.{'9' * 5000}.version": "a long number",
     "graphopt.١.00000000.version": "a digit of another script",
