@@ -21,7 +21,16 @@ def counted(kernels: Sequence[Array], weighting: Sequence[Float64]) -> Sequence[
 
 
 def counted_error(linear: Linear, kernel: Array, statistics: Statistics) -> float:
-    """E‖R (y − ŷ)‖² / Var(R y) of an approximate kernel ``[out, in / group, *taps]``."""
+    """E‖R (y − ŷ)‖² / Var(R y) of an approximate kernel ``[out, in / group, *taps]``.
+
+    Args:
+        linear: the operator.
+        kernel: what takes the place of its kernel, ``[out, in / group, *taps]``.
+        statistics: of its inputs, with R where errors are weighted.
+
+    Returns:
+        The relative error; 0.0 where the outputs don't vary.
+    """
     lost = total = 0.0
     both = (algebra.blocks(each, linear.group) for each in (linear.weight(), kernel))
     exact, approximate = (counted(each, statistics.weighting) for each in both)

@@ -74,6 +74,9 @@ def weightings(
         watched: names of the values that count as the network's outputs.
         seed: of r.
 
+    Returns:
+        One R for each group, by name of the operator.
+
     Raises:
         InputError: onnxruntime can't run the operators that make the gradients.
     """

@@ -40,6 +40,9 @@ def check(
         keep: patterns of node names that no rewrite may touch.
         shapes: sizes of inputs whose shape leaves some open, by input name.
         seed: of everything random.
+
+    Returns:
+        The costs before and after, the rewrites that apply, and an exit code.
     """
     found = Checked(path)
     try:

@@ -53,6 +53,9 @@ class Program:
             inputs: type of each value that is fed.
             outputs: the values to return.
             constants: weights besides the model's own.
+
+        Returns:
+            The operators as a model that a session can be made of.
         """
         read = set(outputs).union(*(_reads(node) for node in nodes))
         initializers = [

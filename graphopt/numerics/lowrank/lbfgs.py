@@ -29,6 +29,9 @@ def lbfgs(function: Callable[[Float64], tuple[float, Float64]], start: Float64, 
         function: value and gradient at a point.
         start: where to begin.
         steps: steps to take at the most.
+
+    Returns:
+        The best point that was found; `start` where no step lowers the function.
     """
     point = start
     value, gradient = function(point)

@@ -311,7 +311,7 @@ def _axis_refusal(first: Outline, second: Outline, axis: int) -> str:
 
 
 def _steps(first: Outline, second: Outline) -> dict[str, tuple[int, ...]]:
-    """Distances between taps of either in positions of the one operator, as `kernel.compose` takes them."""
+    """Distances between taps of either in positions of the one operator, as `algebra.compose` takes them."""
     ours, theirs = first.form.dilations, second.form.dilations
     if second.form.op == "ConvTranspose":
         ours = tuple(s * d for s, d in zip(second.form.strides, ours, strict=True))

@@ -84,7 +84,16 @@ RULES: dict[str, Rule] = {
 
 
 def backward(tape: Tape, node: ir.Node, gradients: Sequence[Gradient]) -> Sequence[Gradient]:
-    """The gradients of an operator's inputs, from those of its outputs; none where no rule gives them."""
+    """The gradients of an operator's inputs, from those of its outputs; none where no rule gives them.
+
+    Args:
+        tape: takes down the operators that compute the gradients.
+        node: the operator of the model.
+        gradients: of each of its outputs; None where nothing comes back through it.
+
+    Returns:
+        Gradients in the order of the inputs, None where an input has none; empty where no rule gives them.
+    """
     at = len(tape.nodes)
     try:
         return _backward(tape, node, gradients)

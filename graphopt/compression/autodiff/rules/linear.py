@@ -61,6 +61,9 @@ def window_back(
         dilations: distances of its taps.
         pads: at the start of each axis; what follows does not matter.
 
+    Returns:
+        The attributes ``pads`` and ``output_padding``.
+
     Raises:
         UnsupportedError: no ConvTranspose does.
     """

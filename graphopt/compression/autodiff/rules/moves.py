@@ -89,7 +89,16 @@ def concat(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def split(tape: Tape, node: ir.Node, gradients: Sequence[Gradient]) -> Sequence[Gradient]:
-    """All parts together; those that no output depends on are 0."""
+    """All parts together; those that no output depends on are 0.
+
+    Args:
+        tape: takes down the operators that compute the gradient.
+        node: the Split.
+        gradients: of each of its outputs; None counts as zero.
+
+    Returns:
+        The gradient of its input.
+    """
     parts = [
         tape.zeros(tape.shape(value)) if g is None else g
         for value, g in zip(node.outputs, gradients, strict=True)
