@@ -120,6 +120,9 @@ def make_options(
         memory: bytes that activations may take.
         require: gates.
 
+    Returns:
+        The options, checked as far as that needs no model.
+
     Raises:
         InputError: an option is unknown, has a value that it can't have, or lacks another.
     """

@@ -42,6 +42,9 @@ def limits(budget: Budget, before: Spent, now: Spent, unknown: str, record: int 
         unknown: sizes that nothing tells, without which MACs can't be counted; "" when all are known.
         record: bytes that the model will take more once it is changed.
 
+    Returns:
+        A limit for each key of the budget that is a count.
+
     Raises:
         InputError: the budget needs sizes that are unknown.
     """
@@ -68,7 +71,17 @@ def _bytes_saved(candidate: Candidate) -> float:
 
 
 def figures(before: Spent, after: Spent, quality: Quality | None, metric: float | None) -> dict[str, float]:
-    """What the result has of each key of a budget: costs as parts of the input's; those that are known."""
+    """What the result has of each key of a budget: costs as parts of the input's; those that are known.
+
+    Args:
+        before: what the input costs.
+        after: what the model costs.
+        quality: against the input, where it was measured.
+        metric: what the user's own measure says, where there is one.
+
+    Returns:
+        Parts of the input's costs, agreement as a fraction, SQNR in dB, by key.
+    """
     pairs = {
         "macs": (before.totals.macs, after.totals.macs),
         "params": (before.totals.params, after.totals.params),
@@ -90,7 +103,18 @@ def figures(before: Spent, after: Spent, quality: Quality | None, metric: float 
 
 
 def missed(budget: Budget, before: Spent, after: Spent, quality: Quality | None, metric: float | None) -> str:
-    """The keys that are not kept, with their figures; "" when all are."""
+    """The keys that are not kept, with their figures; "" when all are.
+
+    Args:
+        budget: what was asked for.
+        before: what the input costs.
+        after: what the model costs.
+        quality: against the input, where it was measured.
+        metric: what the user's own measure says, where there is one.
+
+    Returns:
+        One line.
+    """
     reached = (
         ("macs", budget.macs, before.totals.macs, after.totals.macs),
         ("params", budget.params, before.totals.params, after.totals.params),
@@ -106,7 +130,16 @@ def missed(budget: Budget, before: Spent, after: Spent, quality: Quality | None,
 
 
 def lacking(budget: Budget, quality: Quality | None, metric: float | None) -> list[str]:
-    """The quality keys that are not kept, with their figures."""
+    """The quality keys that are not kept, with their figures.
+
+    Args:
+        budget: what was asked for.
+        quality: against the input, where it was measured.
+        metric: what the user's own measure says, where there is one.
+
+    Returns:
+        A text for each key that is not kept.
+    """
     measured = (
         ("agreement", budget.agreement, None if quality is None else quality.agreement),
         ("sqnr", budget.sqnr, None if quality is None else quality.sqnr),
