@@ -1,4 +1,4 @@
-"""How a comparison ended."""
+"""Verdicts: how the comparison of two models, or of one output, ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Takes down the operators that make gradients, in the words of the model's operator set."""
+"""The tape of reverse-mode differentiation: collects the ONNX operators that compute gradients."""
 
 from __future__ import annotations
 

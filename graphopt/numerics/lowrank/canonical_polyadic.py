@@ -1,4 +1,4 @@
-"""Kernels as pointwise → depthwise → pointwise, with the least loss on given data, in plain NumPy.
+"""Canonical polyadic (CP) fits of kernels, pointwise → depthwise → pointwise, to given data; plain NumPy.
 
     W[o, c, t] ≈ Σ over r of expand[o, r] · depth[r, t] · reduce[r, c]
 

@@ -1,4 +1,4 @@
-"""Minimises a smooth function of many numbers, in plain NumPy."""
+"""Limited-memory BFGS: minimises a smooth function of many variables, in plain NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels split along their axes, or into a depthwise and a pointwise one, with the least loss on given data.
+"""Spatially and depthwise separable fits of kernels, with the least loss on given data, in plain NumPy.
 
 Both are the encoder-decoder of `numerics.lowrank.tucker_fit`: a linear map z of the patch, then the best map
 from z to the output. For a split along the axes, "channels" are pairs of a channel and a tap on the first

@@ -1,4 +1,4 @@
-"""Low-rank factors of a convolution kernel, and exact ones, in plain NumPy.
+"""Tucker-2 factors of a convolution kernel, 1x1 → k×k → 1x1, and its numerical rank, in plain NumPy.
 
 A kernel ``[out_channels o, in_channels c, *taps]`` with T taps in all is replaced by at most three,
 

@@ -1,4 +1,4 @@
-"""The factors of a convolution kernel that lose least on given data, in plain NumPy.
+"""Tucker-2 factors of a convolution kernel that lose least on given data, in plain NumPy.
 
 With patches x of the layer's input (channel-major, then tap; d = c·T numbers) of mean μ and covariance S, the
 output y = W x + b loses E‖y − ŷ‖² = trace((W − Ŵ) S (W − Ŵ)ᵀ) when W becomes Ŵ and the bias takes up the
