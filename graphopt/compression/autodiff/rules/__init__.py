@@ -17,6 +17,19 @@ from graphopt.compression.autodiff.rules import arithmetic, linear, moves, norma
 from graphopt.compression.autodiff.tape import Gradient, Tape, UnsupportedError
 
 Rule: TypeAlias = Callable[[Tape, ir.Node, str], Sequence[Gradient]]
+"""The gradient of one operator, ``rule(tape, node, g)``.
+
+Args:
+    tape: takes down the operators that compute it.
+    node: the operator of the model.
+    g: name of the gradient of its output, of the output's shape.
+
+Returns:
+    A name for each input, of the input's shape; None, or nothing at the end, for one without a gradient.
+
+Raises:
+    UnsupportedError: there is no rule for this form of the operator.
+"""
 
 OLDEST = 7
 """The first operator set in which arithmetic repeats values, as the rules need it."""
