@@ -14,7 +14,7 @@ from graphopt.types import Array, Float64
 
 
 def counted(kernels: Sequence[Array], weighting: Sequence[Float64]) -> Sequence[Array]:
-    """The kernels of groups whose plain errors are what errors of these count, see `Statistics.weighting`."""
+    """Each group's kernel times R: its plain error is the weighted one, see `Statistics.weighting`."""
     if not weighting:
         return kernels
     return [mixed(matrix, kernel) for matrix, kernel in zip(weighting, kernels, strict=True)]

@@ -43,7 +43,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 @contextmanager
 def ignored() -> Iterator[None]:
-    """Lets them come too late: what was written stays, and the exit code has to say so."""
+    """Lets signals that ask for the end come too late: what was written stays, and the exit code says so."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         ignore()
@@ -54,7 +54,7 @@ def ignored() -> Iterator[None]:
 
 
 def ignore() -> None:
-    """Lets them have no effect from now on."""
+    """Lets signals that ask for the end have no effect from now on."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

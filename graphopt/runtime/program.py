@@ -46,7 +46,7 @@ class Program:
         outputs: Sequence[str],
         constants: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> Structure:
-        """Some operators as a model.
+        """Some of the operators as a model of their own.
 
         Args:
             nodes: the operators, in order.

@@ -58,7 +58,7 @@ class Labeller:
         self._next: Iterator[int] = itertools.count()
 
     def fresh(self, channels: int) -> Labels:
-        """As many different labels."""
+        """New labels, a different one for each of so many channels."""
         return np.fromiter(self._next, np.int64, channels)
 
     def of_keys(self, keys: Sequence[object]) -> Labels:

@@ -21,7 +21,7 @@ STILL = 1e-4
 
 
 def lbfgs(function: Callable[[Float64], tuple[float, Float64]], start: Float64, steps: int) -> Float64:
-    """Return where a function is lower than at the start, by limited-memory BFGS.
+    """Minimise a function by limited-memory BFGS.
 
     (Nocedal 1980, "Updating quasi-Newton matrices with limited storage"; a backtracking line search.)
 

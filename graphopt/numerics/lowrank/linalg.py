@@ -24,7 +24,7 @@ class Whitening(NamedTuple):
 
     @classmethod
     def of(cls, covariance: Float64) -> Whitening:
-        """From C; flat directions are lifted."""
+        """Return the whitening of a covariance C ``[c, c]``; flat directions are lifted."""
         values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
         deviations = np.sqrt(np.maximum(values, FLAT * values[-1]))
         return cls(vectors * deviations, (vectors / deviations).T)
