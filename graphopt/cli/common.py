@@ -113,14 +113,6 @@ def names(lists: list[str] | None) -> list[str]:
 def parse(budget: list[str] | None, settings: list[str] | None, shape: list[str] | None) -> dict[str, Any]:
     """The values of --budget, --set and --shape.
 
-    Args:
-        budget: texts such as ``macs=0.7``.
-        settings: texts such as ``rewrite.option=value``.
-        shape: texts such as ``input=1,3,224,224``.
-
-    Returns:
-        The three by name, as `graphopt.optimize` takes them.
-
     Raises:
         InputError: one can't be read.
     """
