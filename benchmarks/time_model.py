@@ -1,4 +1,4 @@
-"""Measures what the static time model (`graphopt/timing.py`) predicts: single operators in onnxruntime.
+"""Measures what `graphopt/analysis/time_model.py` predicts: single operators in onnxruntime.
 
 Prints the constants that the measurements give on this machine, and the predicted against the measured time
 of each operator. One thread; the fastest of many runs counts, which a busy machine disturbs least.

@@ -58,6 +58,9 @@ def scan(
         rewrites: rewrites that take part besides the built-in ones.
         seed: of the input for a model that has to be run once to see its shapes.
 
+    Returns:
+        Each operator's cost with the rewrites that could make it cheaper, and the totals.
+
     Raises:
         InputError: the model can't be read, or the sizes contradict it.
     """
@@ -365,6 +368,9 @@ def bench(
         provider: onnxruntime's execution provider.
         shapes: sizes of inputs whose shape leaves some open, by input name.
         seed: of the input.
+
+    Returns:
+        Medians in milliseconds, and the speed-up with the range of its middle 80 %.
 
     Raises:
         InputError: a model can't be used, or the provider is not there.

@@ -33,7 +33,13 @@ class Display(Protocol):
         ...
 
     def at(self, handle: int, done: int, item: str) -> None:
-        """So many items of a step are done, and this one is at hand ("" where it has no name)."""
+        """So many items of a step are done, and this one is at hand ("" where it has no name).
+
+        Args:
+            handle: what `begin` returned.
+            done: items that are done.
+            item: name of the one at hand.
+        """
         ...
 
     def end(self, handle: int) -> None:
@@ -100,6 +106,9 @@ def track(
         name: the step's name.
         describe: what an item is called, such as the layer's name; called only where progress is shown.
         total: how many items there are; their length where they have one.
+
+    Returns:
+        The items as they are.
     """
     display = _display.get()
     if display is None:

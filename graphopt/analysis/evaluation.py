@@ -1,4 +1,4 @@
-"""What one small deterministic operator computes: constants, and sizes on their way to a Reshape or Pad."""
+"""Evaluates small deterministic operators: on constants, and on sizes on their way to a Reshape or Pad."""
 
 from __future__ import annotations
 

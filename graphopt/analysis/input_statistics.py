@@ -13,14 +13,23 @@ from graphopt.types import Array, Float64
 
 
 def counted(kernels: Sequence[Array], weighting: Sequence[Float64]) -> Sequence[Array]:
-    """The kernels of groups whose plain errors are what errors of these count, see `Statistics.weighting`."""
+    """Each group's kernel times R: its plain error is the weighted one, see `Statistics.weighting`."""
     if not weighting:
         return kernels
     return [mixed(matrix, kernel) for matrix, kernel in zip(weighting, kernels, strict=True)]
 
 
 def counted_error(linear: Linear, kernel: Array, statistics: Statistics) -> float:
-    """E‖R (y − ŷ)‖² / Var(R y) of an approximate kernel ``[out, in / group, *taps]``."""
+    """E‖R (y − ŷ)‖² / Var(R y) of an approximate kernel ``[out, in / group, *taps]``.
+
+    Args:
+        linear: the operator.
+        kernel: what takes the place of its kernel, ``[out, in / group, *taps]``.
+        statistics: of its inputs, with R where errors are weighted.
+
+    Returns:
+        The relative error; 0.0 where the outputs don't vary.
+    """
     lost = total = 0.0
     both = (algebra.blocks(each, linear.group) for each in (linear.weight(), kernel))
     exact, approximate = (counted(each, statistics.weighting) for each in both)

@@ -47,6 +47,9 @@ def seconds(
         moved_bytes: bytes of its input and output.
         column_bytes: bytes of the matrix that it makes where no blocked kernel fits.
         planar: whether it is a convolution of two spatial axes; only those are blocked.
+
+    Returns:
+        Seconds on the processor that the constants were measured on.
     """
     if not planar or not _blocked(out_channels, in_channels_per_group, group):
         arithmetic = macs / DENSE_MACS_PER_SECOND + column_bytes / COLUMN_BYTES_PER_SECOND

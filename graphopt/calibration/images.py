@@ -220,6 +220,9 @@ def scaled_size(image: tuple[int, int], wanted: Preprocess, size: tuple[int, int
         image: its height and width.
         wanted: how it is preprocessed.
         size: height and width of the input.
+
+    Returns:
+        Height and width in pixels, at least those of the input.
     """
     if wanted.resize is not None:
         shorter = min(image)

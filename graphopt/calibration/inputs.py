@@ -110,6 +110,14 @@ def _count(feeds: Feeds) -> int:
 def load(given: Given, model: ir.Model, seed: int) -> Calibration:
     """Reads calibration inputs, checks them against the model, and splits them 3:1.
 
+    Args:
+        given: files, folders or arrays.
+        model: the model to be fed.
+        seed: of the split.
+
+    Returns:
+        A quarter of the inputs, held out, and the others to fit on.
+
     Raises:
         InputError: a file can't be read, or an array is missing, extra, misshaped or of the wrong type.
     """

@@ -24,6 +24,9 @@ def positions(linear: Linear, x: Activations, most: int, rng: np.random.Generato
         x: its input, [N, C, *sizes]; of a Gemm or MatMul [N, *positions, C].
         most: how many to take at the most.
         rng: chooses among them.
+
+    Returns:
+        Flat positions on a map, the same for every sample.
     """
     count = math.prod(_output_sizes(linear, x))
     if count <= most:
@@ -38,6 +41,9 @@ def inputs(linear: Linear, x: Activations, at: Index) -> list[Rows]:
         linear: the operator.
         x: its input, as `positions` takes it.
         at: flat output positions.
+
+    Returns:
+        For each group [samples, d], one sample after the other.
     """
     if not linear.kernel:
         return [_rows(x, at)]
@@ -56,7 +62,16 @@ def inputs(linear: Linear, x: Activations, at: Index) -> list[Rows]:
 
 
 def outputs(linear: Linear, y: Activations, at: Index) -> Rows:
-    """The outputs [samples, out_channels] at the same positions, in the same order as `inputs`."""
+    """The outputs [samples, out_channels] at the same positions, in the same order as `inputs`.
+
+    Args:
+        linear: the operator.
+        y: its output, [N, out_channels, *sizes]; of a Gemm or MatMul [N, *positions, out_channels].
+        at: flat output positions.
+
+    Returns:
+        [samples, out_channels], in float32.
+    """
     if not linear.kernel:
         return _rows(y, at)
     flat = y.reshape(*y.shape[:2], -1)[:, :, at]

@@ -39,7 +39,17 @@ THREADS = 2
 def stream(
     model: ir.Model, names: Sequence[str], calibration: Calibration, feeds: Feeds
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """The content of values of the outermost graph, batch by batch."""
+    """The content of values of the outermost graph, batch by batch.
+
+    Args:
+        model: the model.
+        names: the values.
+        calibration: how to batch.
+        feeds: the inputs to run, by name.
+
+    Returns:
+        For each batch the arrays, by name.
+    """
     given = [name for name in names if name in feeds]
     wanted = [name for name in names if name not in feeds]
     running = session.session(session.structure(model), optimised=True, outputs=wanted) if wanted else None
@@ -98,7 +108,16 @@ class _Gatherer:
 
 
 def positions(linear: Linear, samples: int, rows: int) -> int:
-    """Output positions to sample from each of so many inputs, for so many rows a dimension."""
+    """Output positions to sample from each of so many inputs, for so many rows a dimension.
+
+    Args:
+        linear: the operator.
+        samples: how many inputs there are.
+        rows: patches to take for each dimension of a patch.
+
+    Returns:
+        Positions of one input, at least `POSITIONS`.
+    """
     return max(POSITIONS, -(-rows * operator.dimension(linear) // samples))
 
 
@@ -110,7 +129,16 @@ def _covariance_bytes(linear: Linear) -> int:
 def extremes(
     analysis: Analysis, linears: Sequence[Linear], calibration: Calibration
 ) -> dict[str, tuple[Array, Array]]:
-    """Lowest and highest value [out] of each operator's output over all calibration inputs, by its name."""
+    """Lowest and highest value [out] of each operator's output over all calibration inputs, by its name.
+
+    Args:
+        analysis: a snapshot of the model.
+        linears: the operators, of the outermost graph.
+        calibration: the inputs; those held out count too.
+
+    Returns:
+        Lowest and highest value, ``[out_channels]`` each, by name of the operator.
+    """
     names = {linear.y: linear.name for linear in linears}
     found: dict[str, tuple[Array, Array]] = {}
     for part in (calibration.fit, calibration.held_out):

@@ -44,6 +44,9 @@ def inputs(
         sizes: the shape of every input for one run, by name.
         macs: of the model for one run; None where unknown.
         seed: of the noise.
+
+    Returns:
+        Inputs of the scale that the first BatchNormalization expects, a quarter of them held out, or None.
     """
     count = affordable(MACS, macs, 1, FEWEST, INPUTS)
     batched = all(len(shape) > 1 and shape[0] == 1 for shape in sizes.values()) and _open_batch(model)

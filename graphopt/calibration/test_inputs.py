@@ -59,6 +59,9 @@ def choose(
         calibration: calibration inputs, which then give sizes and ranges.
         seed: of the random inputs.
 
+    Returns:
+        The inputs, the sizes that were chosen, and why none could be run where none could.
+
     Raises:
         InputError: the sizes contradict the model.
     """

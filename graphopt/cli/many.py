@@ -54,6 +54,9 @@ def run(
         json: whether it is printed.
         quiet: whether no progress is shown.
 
+    Returns:
+        The exit code.
+
     Raises:
         InputError: a task can't be done as given; then none was begun.
         SomeFailedError: a task failed.

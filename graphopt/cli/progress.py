@@ -54,7 +54,13 @@ class Terminal:
         return handle
 
     def at(self, handle: int, done: int, item: str) -> None:
-        """Moves a line's bar."""
+        """Moves a line's bar.
+
+        Args:
+            handle: what `begin` returned.
+            done: items that are done.
+            item: name of the one at hand.
+        """
         with self._lock:
             found = self._steps[handle]
             found.done, found.item = done, item

@@ -1,4 +1,4 @@
-"""What an error in a layer's outputs counts: how much it changes what the network makes of it.
+"""Gauss-Newton weights of errors: how much an error in a layer's outputs changes the network's output.
 
 To second order an error e in the outputs of a layer at one position changes the network's outputs by eᵀ G e,
 G = E[Jᵀ J] with J the derivative of the network's outputs in them (the Gauss-Newton matrix; Martens 2020,
@@ -78,6 +78,9 @@ def weightings(
         feeds: the inputs to run.
         watched: names of the values that count as the network's outputs.
         seed: of r.
+
+    Returns:
+        One R for each group, by name of the operator.
 
     Raises:
         InputError: onnxruntime can't run the operators that make the gradients.

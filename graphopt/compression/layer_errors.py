@@ -62,6 +62,9 @@ def layer_errors(
         calibration: the inputs; the held-out ones are run.
         memory: bytes of outputs to hold at once.
         macs: of the original for one input, where known: very large networks are measured on fewer inputs.
+
+    Returns:
+        A relative error for each layer.
     """
     if not layers:
         return {}

@@ -58,6 +58,9 @@ def inputs_to_probe(macs: int | None, samples: int, layers: int) -> int:
         macs: of the model for one input; None where unknown.
         samples: number of inputs that there are.
         layers: number of layers to probe; on average half of the network is behind each.
+
+    Returns:
+        At least `FEWEST_INPUTS`, unless there are fewer.
     """
     return affordable(MACS, macs, 0.5 * layers * len(LEVELS), FEWEST_INPUTS, min(samples, INPUTS))
 
@@ -83,6 +86,9 @@ def sensitivities(
         feeds: the inputs to run.
         watched: names of the values that stand for the outputs that count.
         memory: bytes to take; half of them hold values, the rest is left to sessions and statistics.
+
+    Returns:
+        For each operator the mean squared change of the network's output over its variance, by its own error.
     """
     program = Program(analysis.model)
     reference = _reference(program, calibration, feeds, watched)

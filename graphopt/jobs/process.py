@@ -44,7 +44,7 @@ def defer(*names: str) -> None:
 
 @contextmanager
 def ignored() -> Iterator[None]:
-    """Lets them come too late: what was written stays, and the exit code has to say so."""
+    """Lets signals that ask for the end come too late: what was written stays, and the exit code says so."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         ignore()
@@ -55,6 +55,6 @@ def ignored() -> Iterator[None]:
 
 
 def ignore() -> None:
-    """Lets them have no effect from now on."""
+    """Lets signals that ask for the end have no effect from now on."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -124,7 +124,16 @@ def _check_location(location: str, name: str) -> None:
 
 
 def mapped(tensor: ir.TensorProtocol, content: Content, offset: int) -> ir.TensorProtocol:
-    """The tensor with its data taken from a file's bytes, without reading them."""
+    """The tensor with its data taken from a file's bytes, without reading them.
+
+    Args:
+        tensor: gives type, dims and name.
+        content: bytes of the file.
+        offset: where the data begins, in bytes.
+
+    Returns:
+        A tensor that reads the bytes when it is asked for them.
+    """
     dims = tensor.shape.numpy()
     length = wire_format.byte_size(tensor.dtype, dims)
     name, doc_string, metadata = tensor.name, tensor.doc_string or None, dict(tensor.metadata_props)
@@ -185,6 +194,9 @@ def write(
         values: the initializers.
         file: where to write.
         location: its name beside the model.
+
+    Returns:
+        For each initializer the tensor that refers to the file.
     """
     references = {}
     for value in values:
@@ -198,7 +210,16 @@ def write(
 
 
 def reference(value: ir.Value, location: str = "", offset: int = 0) -> ir.ExternalTensor:
-    """A stand-in for an initializer's tensor whose data is written elsewhere."""
+    """A stand-in for an initializer's tensor whose data is written elsewhere.
+
+    Args:
+        value: the initializer.
+        location: name of the file beside the model.
+        offset: where the data begins there, in bytes.
+
+    Returns:
+        The stand-in, of the same type, shape and name.
+    """
     tensor = value.const_value
     assert tensor is not None
     return ir.ExternalTensor(

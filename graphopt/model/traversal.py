@@ -20,6 +20,14 @@ def post_order(
 
     The caller adds what it was given to `done` before it asks for the next. In a cycle, some element comes
     before one of its parents.
+
+    Args:
+        start: where to begin.
+        parents: what an element depends on.
+        done: elements that were handed out before; they are left out.
+
+    Returns:
+        The elements, one by one.
     """
     stack = [(start, False)]
     opened = set()

@@ -35,6 +35,9 @@ def optimize(source: Source, options: Options, calibration: Given | None = None)
         options: what the user asked for.
         calibration: calibration inputs, or what they can be read from.
 
+    Returns:
+        The model and its report.
+
     Raises:
         VerificationError: the rewritten model computes something else.
         BudgetError: the budget was not reached, or the result fails a gate.

@@ -114,6 +114,9 @@ def make_options(
         require: gates.
         others: whatever else stands in `RUN`.
 
+    Returns:
+        The options, checked as far as that needs no model.
+
     Raises:
         InputError: an option is unknown, has a value that it can't have, or lacks another.
     """

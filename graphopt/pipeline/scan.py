@@ -14,7 +14,17 @@ from graphopt.types import Candidate, Exactness
 
 
 def survey(source: Source, analysis: Analysis, rewrites: Iterable[Rewrite], observed: Iterable[str]) -> Scan:
-    """The figures of a model from a snapshot of it."""
+    """The figures of a model from a snapshot of it.
+
+    Args:
+        source: the model as loaded.
+        analysis: a snapshot of it.
+        rewrites: those to look for.
+        observed: names of values whose shapes were seen by running.
+
+    Returns:
+        Its operators, the most expensive first, with the totals.
+    """
     found = _opportunities(analysis, rewrites)
     total = analysis.totals.macs
     known = [linear.macs for linear in analysis.linears if linear.macs is not None]

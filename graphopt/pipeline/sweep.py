@@ -31,6 +31,9 @@ def sweep(source: Source, options: Options, calibration: Given, budgets: Sequenc
         calibration: calibration inputs, or what they can be read from.
         budgets: parts of the input's MACs, descending.
 
+    Returns:
+        A point for each network, from the most expensive on.
+
     Raises:
         VerificationError: the exactly rewritten model computes something else.
     """

@@ -38,7 +38,7 @@ class Sensitivity:
 
     @classmethod
     def of(cls, probes: Sequence[tuple[float, float]]) -> Sensitivity:
-        """From probes in any order; damage never falls with the error, whatever the noise of a probe."""
+        """The sensitivity from probes in any order; despite noise, damage never falls with the error."""
         points: list[tuple[float, float]] = []
         highest = LEAST_DAMAGE
         for error, harm in sorted(probes):

@@ -193,6 +193,9 @@ def refused(key: str, limit: float, most: float, between: str) -> str:
         limit: its limit.
         most: the largest part of the input's cost.
         between: what stands between the two.
+
+    Returns:
+        "", or what is expected, with what was perhaps meant.
     """
     if key == "metric":
         fits, wanted = math.isfinite(limit), "a number"

@@ -27,6 +27,9 @@ def exact(
             model grow by much to save little.
         macs: of the whole model, where known.
         weight_bytes: of the whole model.
+
+    Returns:
+        The chosen candidates, and the declined ones with their reasons.
     """
     chosen: list[Candidate] = []
     declined: list[tuple[Candidate, str]] = []
@@ -106,6 +109,9 @@ def within(
         candidates: approximate candidates; those that share a node stand for the same site.
         limits: what has to be saved; those that need nothing are ignored.
         damage: what a candidate costs the network's quality; that of several adds up.
+
+    Returns:
+        The chosen candidates, and the declined ones with their reasons.
     """
     open_limits = [limit for limit in limits if limit.needed > 0]
 

@@ -44,6 +44,9 @@ def limits(
         made: operators more than before that a candidate makes, at most.
         record: bytes that the model will take more once it is changed.
 
+    Returns:
+        A limit for each key of the budget that is a count.
+
     Raises:
         InputError: the budget needs sizes that are unknown.
     """

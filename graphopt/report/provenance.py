@@ -217,10 +217,28 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 
 def reads(record: Record, sha256: str, data: Mapping[str, str]) -> bool:
-    """Whether a model of these digests is what the run read."""
+    """Whether a model of these digests is what the run read.
+
+    Args:
+        record: of one run.
+        sha256: digest of a model's file.
+        data: digests of its external data, by name.
+
+    Returns:
+        True where both are the record's.
+    """
     return record.input_sha256 == sha256 and dict(record.input_data) == dict(data)
 
 
 def which(records: Sequence[Record], sha256: str, data: Mapping[str, str]) -> int | None:
-    """The number of the first run, from 1, that read a model of these digests."""
+    """The number of the first run, from 1, that read a model of these digests.
+
+    Args:
+        records: of the runs, in order.
+        sha256: digest of a model's file.
+        data: digests of its external data, by name.
+
+    Returns:
+        The number, or None where no run did.
+    """
     return next((n for n, record in enumerate(records, start=1) if reads(record, sha256, data)), None)

@@ -26,7 +26,16 @@ class Builder:
         self._constants: dict[str, npt.NDArray[np.generic]] = {}
 
     def constant(self, array: npt.NDArray[np.generic], hint: str, *, keep_type: bool = False) -> str:
-        """Adds a constant; float arrays are cast to the builder's type, unless they keep their own."""
+        """Adds a constant; float arrays are cast to the builder's type, unless they keep their own.
+
+        Args:
+            array: its content.
+            hint: part of its name.
+            keep_type: whether floats keep their type.
+
+        Returns:
+            The local name.
+        """
         name = f"%{hint}{len(self._constants)}"
         kind = self._dtype if array.dtype.kind == "f" and not keep_type else array.dtype
         self._constants[name] = np.asarray(array, dtype=kind, order="C")
@@ -39,7 +48,17 @@ class Builder:
         attributes: Mapping[str, AttributeValue] | None = None,
         name: str = "",
     ) -> str:
-        """Adds a node with one output and returns the output's local name."""
+        """Adds a node with one output.
+
+        Args:
+            op_type: operator of the standard domain.
+            inputs: names, local or the model's; None for one that is left out.
+            attributes: its attributes.
+            name: suffix of the node's name.
+
+        Returns:
+            The output's local name.
+        """
         return self.outputs(op_type, inputs, 1, attributes, name)[0]
 
     def outputs(
@@ -50,7 +69,18 @@ class Builder:
         attributes: Mapping[str, AttributeValue] | None = None,
         name: str = "",
     ) -> tuple[str, ...]:
-        """Adds a node with several outputs and returns their local names."""
+        """Adds a node with several outputs.
+
+        Args:
+            op_type: operator of the standard domain.
+            inputs: names, local or the model's; None for one that is left out.
+            number: how many outputs it has.
+            attributes: its attributes.
+            name: suffix of the node's name.
+
+        Returns:
+            The local names.
+        """
         made = tuple(f"%y{len(self._nodes)}{f'_{i}' if i else ''}" for i in range(number))
         self._nodes.append(NewNode(op_type, tuple(inputs), made, attributes or {}, "", name))
         return made

@@ -241,6 +241,9 @@ def select(
         skip: names of those that do not.
         options: values by ``rewrite.option``; strings are read as the option's type.
 
+    Returns:
+        The rewrites in the order of the registry.
+
     Raises:
         InputError: an unknown rewrite or option, or a value that does not fit.
     """

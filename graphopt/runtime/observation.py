@@ -34,6 +34,9 @@ def snapshot(
         extremes: as for `Analysis`.
         seed: of the input that the model is run on.
 
+    Returns:
+        The snapshot; without more sizes where the model can't be run.
+
     Raises:
         InputError: the sizes contradict the model.
     """

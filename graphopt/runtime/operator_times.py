@@ -64,7 +64,16 @@ class Stopwatch:
                 self._known = {str(key): float(value) for key, value in dict(read).items()}
 
     def seconds(self, analysis: Analysis, candidate: Candidate, change: Replacement) -> tuple[float, float]:
-        """Seconds that the operators of a site take, and those in their place, at one thread."""
+        """Seconds that the operators of a site take, and those in their place, at one thread.
+
+        Args:
+            analysis: a snapshot of the model.
+            candidate: the site.
+            change: what takes its place.
+
+        Returns:
+            Seconds before and after; of what was timed before, what was measured then.
+        """
         region = subgraph.region(analysis, candidate, change, "r/")
         before, after = (self._time(analysis, form) for form in region.forms())
         return before, after

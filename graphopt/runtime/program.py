@@ -46,13 +46,16 @@ class Program:
         outputs: Sequence[str],
         constants: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> Structure:
-        """Some operators as a model.
+        """Some of the operators as a model of their own.
 
         Args:
             nodes: the operators, in order.
             inputs: type of each value that is fed.
             outputs: the values to return.
             constants: weights besides the model's own.
+
+        Returns:
+            The operators as a model that a session can be made of.
         """
         read = set(outputs).union(*(_reads(node) for node in nodes))
         initializers = [

@@ -109,6 +109,9 @@ def session(
         threads: for one operator; 0 stands for `runtime.threads.default`.
         provider: the execution provider.
 
+    Returns:
+        The session; its threads sleep while they wait.
+
     Raises:
         InputError: onnxruntime can't load the model.
     """
@@ -173,6 +176,9 @@ def random_feeds(
         sizes: the shape of every input, by name.
         seed: of the random numbers.
         ranges: lowest and highest value of an input, where known.
+
+    Returns:
+        An array for each input that has a size, by name.
     """
     rng = np.random.default_rng(seed)
     feeds: Feeds = {}
@@ -191,7 +197,17 @@ def random_array(
     dtype: ir.DataType | None,
     low_high: tuple[float, float] | None = None,
 ) -> npt.NDArray[Any]:
-    """A seeded array of an ONNX type."""
+    """A seeded array of an ONNX type.
+
+    Args:
+        rng: draws the numbers.
+        shape: of the array.
+        dtype: of the array; None for float32.
+        low_high: draw uniformly between these; None for a normal distribution. Integers are 0 or 1 anyway.
+
+    Returns:
+        An array of `shape`. Large normal ones repeat the first `DRAWN` numbers.
+    """
     kind = np.dtype(np.float32) if dtype is None else np.dtype(dtype.numpy())
     if kind.kind in "biu":
         return rng.integers(0, 2, shape).astype(kind)
@@ -206,6 +222,14 @@ def observe(model: ir.Model, feeds: Feeds, names: Sequence[str]) -> dict[str, Sh
     """The shapes of values of the outermost graph, seen by running the model once.
 
     A Shape operator behind each value returns its shape alone, so that no large output is kept.
+
+    Args:
+        model: the model.
+        feeds: what it is run on, by name.
+        names: values of its outermost graph.
+
+    Returns:
+        A shape for each of `names`.
 
     Raises:
         InputError: onnxruntime can't load or run the model.
@@ -223,6 +247,14 @@ def run(
     running: onnxruntime.InferenceSession, feeds: Feeds, outputs: Sequence[str] | None = None
 ) -> list[npt.NDArray[Any]]:
     """Runs a session.
+
+    Args:
+        running: the session.
+        feeds: the inputs, by name.
+        outputs: names of the outputs to return; None for all.
+
+    Returns:
+        The outputs, in that order.
 
     Raises:
         InputError: onnxruntime fails on these inputs.

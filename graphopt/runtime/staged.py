@@ -91,7 +91,13 @@ class StagedRun:
         return sorted(found)
 
     def replace(self, index: int, replacement: Replacement, keep: Iterable[str] = ()) -> None:
-        """Runs what takes the place of the operator that comes next."""
+        """Runs what takes the place of the operator that comes next.
+
+        Args:
+            index: place of the operator in the program; it must be the next to run.
+            replacement: what to run instead.
+            keep: names of values to keep though nothing behind reads them.
+        """
         assert index == self.place
         prefix = f"{self._program.nodes[index].output[0]}/refit/"
         local = {*replacement.constants, *(name for node in replacement.nodes for name in node.outputs)}

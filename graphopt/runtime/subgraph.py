@@ -82,7 +82,16 @@ def output_names(chunk: Sequence[SubgraphPair]) -> list[str]:
 
 
 def assemble(model: ir.Model, chunk: Sequence[SubgraphPair], *, open_batch: bool = False) -> Structure:
-    """One model of several regions side by side; with ``open_batch`` inputs take any number of samples."""
+    """One model of several regions side by side; with ``open_batch`` inputs take any number of samples.
+
+    Args:
+        model: the model that the regions are of; gives the operator sets.
+        chunk: the regions, whose values have names of their own.
+        open_batch: whether inputs take any number of samples.
+
+    Returns:
+        A model whose outputs are those of all regions, in both forms.
+    """
     inputs = [
         onnx.helper.make_tensor_value_info(name, int(dtype), [None, *shape[1:]] if open_batch else shape)
         for item in chunk
@@ -103,7 +112,17 @@ def assemble(model: ir.Model, chunk: Sequence[SubgraphPair], *, open_batch: bool
 
 
 def region(analysis: Analysis, candidate: Candidate, change: Replacement, prefix: str) -> SubgraphPair:
-    """The two forms of a changed region, ready to run side by side."""
+    """The two forms of a changed region, ready to run side by side.
+
+    Args:
+        analysis: a snapshot of the model.
+        candidate: the site.
+        change: what takes its place.
+        prefix: put in front of all names, so that regions can stand side by side.
+
+    Returns:
+        Both forms, with the inputs that they share and the outputs that should agree.
+    """
     old = [analysis.nodes[name] for name in candidate.site.nodes]
     made = {value for node in old for value in node.outputs}
     reads = dict.fromkeys(v for node in old for v in node.inputs if v is not None and v not in made)

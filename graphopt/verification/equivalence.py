@@ -84,6 +84,14 @@ def check_outputs(model: ir.Model, names: Iterable[str]) -> None:
 def outputs(parts: Structure, feeds: Sequence[Feeds], *, optimised: bool) -> list[list[npt.NDArray[Any]]]:
     """The model's outputs for every feed.
 
+    Args:
+        parts: the model.
+        feeds: the inputs.
+        optimised: whether onnxruntime may rewrite the graph; else it is run operator by operator.
+
+    Returns:
+        For each feed, the outputs in the order of the graph.
+
     Raises:
         InputError: onnxruntime can't load or run the model.
     """
@@ -202,6 +210,15 @@ def check_model(
 ) -> Verification:
     """Whether the candidate's outputs equal the reference's up to rounding; see `Reference.check`.
 
+    Args:
+        reference: the original.
+        candidate: the rewritten model.
+        feeds: the inputs to compare on.
+        kept: names of the outputs that count; all when empty.
+
+    Returns:
+        The verdict on each output, of the model as it stands and as onnxruntime optimises it.
+
     Raises:
         InputError: onnxruntime can't load or run the reference.
     """
@@ -213,7 +230,16 @@ def differences(
     found: Sequence[Sequence[npt.NDArray[Any]]],
     counted: Sequence[int],
 ) -> list[Difference]:
-    """The differences of the counted outputs, over all feeds."""
+    """The differences of the counted outputs, over all feeds.
+
+    Args:
+        expected: for each feed, the outputs of the reference.
+        found: those of the candidate.
+        counted: places of the outputs that count.
+
+    Returns:
+        One difference for each of `counted`.
+    """
     gaps = [Difference() for _ in counted]
     for reference, candidate in zip(expected, found, strict=True):
         for gap, index in zip(gaps, counted, strict=True):

@@ -25,6 +25,9 @@ def measure(
         calibration: how to batch.
         feeds: the inputs to measure on.
         kept: names of the outputs that count; all when empty.
+
+    Returns:
+        The lowest agreement and the lowest SQNR (dB) of any output, and the number of inputs.
     """
     names = [v.name or "" for v in reference.graph.outputs if not kept or v.name in kept]
     sessions = [session.session(session.structure(m), optimised=True) for m in (reference, candidate)]

@@ -36,6 +36,11 @@ def check_regions(
     Large maps are compared on a smaller map first, which shows the same; a change that fails there, such as
     one that depends on the size, is judged at the full size.
 
+    Args:
+        analysis: a snapshot of the model.
+        changes: candidates of it, each with what takes its place.
+        seed: of the inputs.
+
     Returns:
         A verdict for each output of each change.
     """

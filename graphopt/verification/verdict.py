@@ -1,4 +1,4 @@
-"""How a comparison ended."""
+"""Verdicts: how the comparison of two models, or of one output, ended."""
 
 from __future__ import annotations
 
@@ -78,11 +78,30 @@ def bound(output: Output, bounds: Mapping[str, float]) -> float:
 
 
 def verdict(scope: str, output: str, gap: Difference, limit: float) -> Verdict:
-    """What a difference means under a bound."""
+    """What a difference means under a bound.
+
+    Args:
+        scope: what was compared.
+        output: the output's name.
+        gap: how far apart the two are.
+        limit: the largest relative difference that passes.
+
+    Returns:
+        The verdict, with the measured figures.
+    """
     passed = gap.max_rel <= limit
     return Verdict(scope, output, passed, gap.max_abs, gap.max_rel, gap.sqnr, limit, gap.feeds, gap.note)
 
 
 def unrunnable(scope: str, output: str, error: InputError) -> Verdict:
-    """The verdict on something that onnxruntime refuses."""
+    """The verdict on something that onnxruntime refuses.
+
+    Args:
+        scope: what was to be compared.
+        output: the output's name.
+        error: what onnxruntime says.
+
+    Returns:
+        A verdict that has not passed.
+    """
     return Verdict(scope, output, False, math.inf, math.inf, -math.inf, 0.0, 0, str(error))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.places import ROOT
 
-PARTS = ("pyproject.toml", "README.md", "action.yml", ".pre-commit-hooks.yaml", "graphopt")
+PARTS = ("pyproject.toml", "README.md", "LICENSE", "action.yml", ".pre-commit-hooks.yaml", "graphopt")
 
 
 def copied(folder: Path) -> Path:

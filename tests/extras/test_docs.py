@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,12 @@ def test_a_warning_is_an_error(
     monkeypatch.setattr(build, "pages", lambda: {**pages(), "limits.md": "# Limits\n\n[gone](nowhere.md)\n"})
     assert build.main(tmp_path / "docs") != 0
     assert "nowhere" in capfd.readouterr().err
+
+
+def test_the_citation_is_a_citation() -> None:
+    command = [
+        Path(sys.executable).with_name("check-jsonschema"),
+        "--builtin-schema",
+        "vendor.citation-file-format",
+    ]
+    subprocess.run([*command, ROOT / "CITATION.cff"], check=True)

@@ -16,6 +16,16 @@ def linear_cost(
     """The cost of a linear operator with weights [out, in/group, *kernel] on an input of this shape.
 
     MACs are None where a size of the input is unknown. The seconds come from the static time model.
+
+    Args:
+        form: strides, pads and groups.
+        weight_shape: ``[out, in / group, *kernel]``.
+        input_shape: of the input with its batch; None where unknown.
+        itemsize: bytes of one number.
+        bias: whether it has one.
+
+    Returns:
+        MACs, parameters, bytes of weights and of the output, and seconds.
     """
     params = math.prod(weight_shape) + (weight_shape[0] if bias else 0)
     if input_shape is None or any(size is None for size in input_shape):

@@ -146,7 +146,16 @@ class Linear:
 
 
 def number(node: ir.Node, name: str, default: int | float) -> int:
-    """A scalar attribute; typed int because nearly all of them are."""
+    """A scalar attribute; typed int because nearly all of them are.
+
+    Args:
+        node: the operator.
+        name: of the attribute.
+        default: what holds where it is missing.
+
+    Returns:
+        The attribute's value.
+    """
     attribute = node.attributes.get(name)
     return default if attribute is None else attribute.value  # type: ignore[return-value]
 

@@ -29,6 +29,20 @@ def view(
     """The normal view of a node; None when the node is no linear operator or its weight's rank is unknown.
 
     Whatever can be scanned gets a view; `Linear.obstacle` says what keeps rewrites away from it.
+
+    Args:
+        node: any node.
+        name: what the snapshot calls it.
+        graph: path of the graph that it is in.
+        constants: the model's.
+        input_shape: of its first input; None where unknown, as all that follow.
+        weight_shape: of its weights, as they are stored.
+        output_shape: of its output.
+        macs: what it was counted to take.
+        quantised: whether it reads or writes quantised values.
+
+    Returns:
+        Channels, kernel and form, and what keeps rewrites away, or None.
     """
     if not is_linear(node):
         return None

@@ -114,6 +114,9 @@ def infer(
             They are taken as given; where they cover all outputs of a node without subgraphs, its inputs may
             be such as do not fit.
 
+    Returns:
+        Shapes and types by value, and the sizes that were assumed or are unknown.
+
     Raises:
         InputError: a binding does not fit, a node's inputs do not fit its operator, or a graph has a cycle.
     """

@@ -64,6 +64,16 @@ def bind(
 ) -> BoundInputs:
     """Find the sizes of the inputs; the arguments are those of `analysis.shapes.inference.infer`.
 
+    Args:
+        model: the model.
+        constants: its constants.
+        bindings: sizes of inputs by name.
+        assume_batch: the size of a first dimension that is symbolic and not bound; None leaves it unknown.
+        known: shapes of values found before, by name.
+
+    Returns:
+        The shapes of the inputs, what symbols stand for, and what was assumed.
+
     Raises:
         InputError: a binding names no input, or does not fit the input's shape or another binding.
     """

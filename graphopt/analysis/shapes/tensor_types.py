@@ -60,7 +60,16 @@ def without_shape(type_: onnx.TypeProto | None) -> onnx.TypeProto | None:
 
 
 def stacked(type_: onnx.TypeProto, axis: int, length: int | None) -> onnx.TypeProto:
-    """The type of `length` such tensors, joined along a new axis."""
+    """The type of `length` such tensors, joined along a new axis.
+
+    Args:
+        type_: of each tensor.
+        axis: where the new axis goes; negative counts from the end.
+        length: its size; None where unknown.
+
+    Returns:
+        The type; that given where its rank is unknown.
+    """
     shape = shape_of(type_)
     if shape is None:
         return type_

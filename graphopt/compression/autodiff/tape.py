@@ -1,4 +1,4 @@
-"""Takes down the operators that make gradients, in the words of the model's operator set."""
+"""The tape of reverse-mode differentiation: collects the ONNX operators that compute gradients."""
 
 from __future__ import annotations
 
@@ -86,6 +86,14 @@ class Tape:
     def numbers(self, node: ir.Node, key: str, index: int) -> list[int] | None:
         """Whole numbers that older operator sets keep in an attribute and newer ones take as an input.
 
+        Args:
+            node: the operator.
+            key: name of the attribute.
+            index: place of the input.
+
+        Returns:
+            The numbers; None where the operator has neither.
+
         Raises:
             UnsupportedError: the input is neither a constant nor follows from shapes.
         """
@@ -111,11 +119,30 @@ class Tape:
     # ------------------------------------------------------------ operators
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """An operator; returns the name of its output."""
+        """Take down an operator of one output.
+
+        Args:
+            kind: its operator type.
+            *inputs: names of its inputs; "" for one that is left out.
+            **attributes: its attributes.
+
+        Returns:
+            The name of its output.
+        """
         return self.ops(kind, *inputs, outputs=1, **attributes)[0]
 
     def ops(self, kind: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
-        """An operator of several outputs; returns their names."""
+        """Take down an operator of several outputs.
+
+        Args:
+            kind: its operator type.
+            *inputs: names of its inputs; "" for one that is left out.
+            outputs: how many outputs it has.
+            **attributes: its attributes.
+
+        Returns:
+            The names of its outputs.
+        """
         names = [f"{self._prefix}/{len(self.nodes)}/{number}" for number in range(outputs)]
         self.nodes.append(onnx.helper.make_node(kind, inputs, names, **attributes))
         return names
@@ -166,7 +193,16 @@ class Tape:
         return self.op("Reshape", x, self.op("Shape", other))
 
     def total(self, x: str, axes: Sequence[int], *, mean: bool = False) -> str:
-        """The sum or mean over axes, which are kept."""
+        """The sum or mean over axes, which are kept.
+
+        Args:
+            x: name of the value.
+            axes: the axes to sum over, which stay with size 1; none for the value itself.
+            mean: whether to take the mean instead.
+
+        Returns:
+            The name of the result.
+        """
         if not axes:
             return x
         kind, since = ("ReduceMean", 18) if mean else ("ReduceSum", 13)
@@ -181,7 +217,16 @@ class Tape:
         return self.op("Tile", x, self.constant(times, np.int64))
 
     def padded(self, x: str, begin: Sequence[int], end: Sequence[int]) -> str:
-        """A value with so many zeros around it on each axis; less than none cut off."""
+        """A value with so many zeros around it on each axis; less than none cut off.
+
+        Args:
+            x: name of the value.
+            begin: zeros in front, per axis; negative to cut off.
+            end: zeros behind, per axis.
+
+        Returns:
+            The name of the result.
+        """
         pads = [*begin, *end]
         if not any(pads):
             return x
@@ -190,14 +235,33 @@ class Tape:
         return self.op("Pad", x, pads=pads)
 
     def split(self, x: str, axis: int, sizes: Sequence[int]) -> list[str]:
-        """The parts of a value along an axis."""
+        """The parts of a value along an axis.
+
+        Args:
+            x: name of the value.
+            axis: the axis to cut.
+            sizes: of the parts.
+
+        Returns:
+            The names of the parts.
+        """
         count = len(sizes)
         if self.version >= 13:
             return self.ops("Split", x, self.constant(sizes, np.int64), outputs=count, axis=axis)
         return self.ops("Split", x, outputs=count, axis=axis, split=list(sizes))
 
     def along(self, x: str, rank: int, axis: int, matrix: Matrix) -> str:
-        """Multiplies an axis by a matrix ``[n, m]``: n numbers on it become m."""
+        """Multiplies an axis by a matrix ``[n, m]``: n numbers on it become m.
+
+        Args:
+            x: name of the value.
+            rank: number of its axes.
+            axis: the one to multiply, from 0.
+            matrix: ``[n, m]``.
+
+        Returns:
+            The name of the product.
+        """
         if axis == rank - 1:
             return self.op("MatMul", x, self.constant(matrix))
         if axis == rank - 2:
@@ -208,7 +272,17 @@ class Tape:
         return self.op("Transpose", product, perm=[order.index(a) for a in range(rank)])
 
     def reduced(self, g: str, node: ir.Node, index: int, *, last: int = 0) -> str:
-        """A gradient summed over the axes on which an input was repeated, those at the end left apart."""
+        """A gradient summed over the axes on which an input was repeated, those at the end left apart.
+
+        Args:
+            g: name of the gradient, of the shape of the output.
+            node: the operator of the model.
+            index: place of the input.
+            last: axes at the end to leave apart.
+
+        Returns:
+            The name of the sum, of the shape of the input.
+        """
         ours, theirs = self.shape(node.inputs[index]), self.shape(node.outputs[0])
         if ours == theirs:
             return g
@@ -217,7 +291,16 @@ class Tape:
         return self.reshape(g, ours) if more else g
 
     def spread(self, g: str, ours: Sequence[int], axes: Sequence[int]) -> str:
-        """A gradient, of size 1 along axes, repeated along them to a shape."""
+        """A gradient, of size 1 along axes, repeated along them to a shape.
+
+        Args:
+            g: name of the gradient.
+            ours: the shape to give it.
+            axes: those along which it has size 1.
+
+        Returns:
+            The name of the result.
+        """
         return self.repeated(g, [n if axis in axes else 1 for axis, n in enumerate(ours)])
 
     def zeros(self, shape: Sequence[int]) -> str:

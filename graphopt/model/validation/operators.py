@@ -68,7 +68,16 @@ def _span(limits: tuple[int, int]) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def signature_of(domain: str, op_type: str, version: int) -> Signature | None:
-    """The operator as of an opset; None when the standard has none of that name."""
+    """The operator as of an opset; None when the standard has none of that name.
+
+    Args:
+        domain: of the operator; "" for the standard one.
+        op_type: its name.
+        version: of the operator set.
+
+    Returns:
+        How many inputs and outputs it takes, and which attributes, or None.
+    """
     try:
         schema = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:

@@ -75,6 +75,17 @@ def composed_shape(
     where an extent of 1 makes no step. The group is the greatest common divisor of both groups, the most
     blocks that generic weights leave apart.
 
+    Args:
+        taps_first: extent of the first kernel per spatial axis, in taps.
+        taps_second: extent of the second.
+        groups: groups of the first and of the second.
+        stride_first: stride of the first per spatial axis; None for all ones, here and below.
+        dilation_first: dilation of the first.
+        dilation_second: dilation of the second.
+
+    Returns:
+        Group, extent and dilation of the kernel that `compose` gives.
+
     Raises:
         ValueError: the numbers of spatial axes differ.
     """
@@ -111,6 +122,9 @@ def compose(
         stride_first: stride of `first` per spatial axis; None for all ones, here and below.
         dilation_first: dilation of `first`.
         dilation_second: dilation of `second`.
+
+    Returns:
+        The kernel ``[out_channels, in_channels / group, *taps]``, its group and its dilation.
 
     Raises:
         ValueError: the channels, groups or spatial axes do not fit each other.
@@ -184,6 +198,14 @@ def scale_outputs(kernel: Array, scale: Array, dtype: npt.DTypeLike = np.float64
     Products are taken in float64 and rounded once to `dtype`, some channels at a time, so that no large array
     is made in between.
 
+    Args:
+        kernel: ``[out_channels, in_channels / group, *taps]``.
+        scale: ``[out_channels]``.
+        dtype: of the result.
+
+    Returns:
+        A kernel of the same shape.
+
     Raises:
         ValueError: `scale` has another length than the kernel has outputs.
     """
@@ -201,6 +223,14 @@ def scale_outputs(kernel: Array, scale: Array, dtype: npt.DTypeLike = np.float64
 
 def scale_inputs(kernel: Array, scale: Array, group: int = 1) -> Float64:
     """Return the kernel of ``kernel ∘ (scale · x)`` for a `scale` of ``[in_channels]``.
+
+    Args:
+        kernel: ``[out_channels, in_channels / group, *taps]``.
+        scale: ``[in_channels]``.
+        group: number of groups.
+
+    Returns:
+        A kernel of the same shape.
 
     Raises:
         ValueError: `scale` has another length than the kernel has inputs.

@@ -68,6 +68,9 @@ def conv_reads(
         dilation: distance between two taps.
         outputs: number of output positions; None for those of a Conv. (A pooling in ceil mode has others.)
 
+    Returns:
+        ``[outputs, kernel]``: positions of the input, and −1 where a tap reads padding.
+
     Raises:
         ValueError: a size is not positive, or the kernel does not fit the padded input.
     """
@@ -91,7 +94,23 @@ def transpose_reads(
     dilation: int = 1,
     output_padding: int = 0,
 ) -> npt.NDArray[np.int64]:
-    """Return what `conv_reads` does for a ConvTranspose, whose pads crop; −1 where a tap reads nothing."""
+    """Return what `conv_reads` does for a ConvTranspose, whose pads crop; −1 where a tap reads nothing.
+
+    Args:
+        size: input positions.
+        kernel: taps.
+        stride: output positions between two input positions.
+        pad_begin: outputs that are cropped in front.
+        pad_end: outputs that are cropped behind.
+        dilation: distance between two taps in the output.
+        output_padding: positions added behind the output.
+
+    Returns:
+        ``[outputs, kernel]``: positions of the input, and −1 where a tap reads nothing.
+
+    Raises:
+        ValueError: a size is not positive, or no output is left.
+    """
     outputs = (size - 1) * stride + dilation * (kernel - 1) + 1 - pad_begin - pad_end + output_padding
     if min(size, kernel, stride, dilation, outputs) < 1:
         raise ValueError(f"no output of {size} positions, {kernel} taps, pads {pad_begin} and {pad_end}")
@@ -107,7 +126,21 @@ def conv_reads_per_axis(
     pads: Sequence[int],
     dilations: Sequence[int],
 ) -> list[npt.NDArray[np.int64]]:
-    """Return `conv_reads` of every axis of a Conv; `pads` has (begin…, end…) as in ONNX."""
+    """Return `conv_reads` of every axis of a Conv; `pads` has (begin…, end…) as in ONNX.
+
+    Args:
+        sizes: input positions per spatial axis.
+        kernel: taps per spatial axis.
+        strides: step between two output positions, per axis.
+        pads: zeros around the input, (begin…, end…).
+        dilations: distance between two taps, per axis.
+
+    Returns:
+        For each axis ``[outputs, kernel]``.
+
+    Raises:
+        ValueError: the numbers of axes differ.
+    """
     axes = len(kernel)
     if not len(sizes) == len(strides) == len(dilations) == axes or len(pads) != 2 * axes:
         raise ValueError(f"sizes {sizes}, strides {strides}, dilations {dilations}, pads {pads}: {axes} axes")
@@ -160,6 +193,12 @@ class ZonedMap(NamedTuple):
             kernel: ``[out_channels, in_channels / group, *taps]``.
             reads: for each axis what `conv_reads` or `transpose_reads` says.
             group: number of groups.
+
+        Returns:
+            The map of ``[out_channels]`` values a zone, with zones counted anew.
+
+        Raises:
+            ValueError: the kernel does not fit the map's channels, or the reads do not fit the kernel.
         """
         out_channels, per_group, *taps = kernel.shape
         if self.values.shape[0] != per_group * group or [r.shape[1] for r in reads] != taps:
@@ -190,7 +229,16 @@ class ZonedMap(NamedTuple):
 
 
 def landing(size: int, kernel: int, **options: int | None) -> npt.NDArray[np.bool_]:
-    """Return which taps land on the input, ``[outputs, kernel]``, for one axis; arguments: `conv_reads`."""
+    """Return which taps land on the input, ``[outputs, kernel]``, for one axis; arguments: `conv_reads`.
+
+    Args:
+        size: input positions.
+        kernel: taps.
+        **options: stride, pads, dilation and outputs, as `conv_reads` takes them.
+
+    Returns:
+        ``[outputs, kernel]``: whether a tap of an output position reads the input, not padding.
+    """
     lands: npt.NDArray[np.bool_] = conv_reads(size, kernel, **options) >= 0  # type: ignore[arg-type]
     return lands
 
@@ -205,7 +253,20 @@ def axis_zones(
     dilation: int = 1,
     outputs: int | None = None,
 ) -> AxisZones:
-    """Return the zones along one axis, in the order of their first position; arguments as for `landing`."""
+    """Return the zones along one axis, in the order of their first position; arguments as for `landing`.
+
+    Args:
+        size: input positions.
+        kernel: taps.
+        stride: step between two output positions.
+        pad_begin: zeros in front of the input.
+        pad_end: zeros behind it.
+        dilation: distance between two taps.
+        outputs: number of output positions; None for those of a Conv.
+
+    Returns:
+        The zone of each output position, and the taps that land in each zone.
+    """
     lands = landing(
         size,
         kernel,
@@ -229,7 +290,21 @@ def conv_zones(
     pads: Sequence[int],
     dilations: Sequence[int],
 ) -> tuple[AxisZones, ...]:
-    """Return the zones of every axis of a Conv; `pads` has (begin…, end…) as in ONNX."""
+    """Return the zones of every axis of a Conv; `pads` has (begin…, end…) as in ONNX.
+
+    Args:
+        sizes: input positions per spatial axis.
+        kernel: taps per spatial axis.
+        strides: step between two output positions, per axis.
+        pads: zeros around the input, (begin…, end…).
+        dilations: distance between two taps, per axis.
+
+    Returns:
+        What `axis_zones` gives for each axis.
+
+    Raises:
+        ValueError: the numbers of axes differ.
+    """
     axes = len(kernel)
     if not len(sizes) == len(strides) == len(dilations) == axes or len(pads) != 2 * axes:
         raise ValueError(f"sizes {sizes}, strides {strides}, dilations {dilations}, pads {pads}: {axes} axes")
@@ -254,6 +329,9 @@ def tap_response(kernel: Array, shift: Array, group: int = 1) -> Float64:
         shift: ``[in_channels]``.
         group: number of groups.
 
+    Returns:
+        ``[out_channels, *taps]``.
+
     Raises:
         ValueError: `shift` has another length than the kernel has inputs.
     """
@@ -268,6 +346,15 @@ def tap_response(kernel: Array, shift: Array, group: int = 1) -> Float64:
 
 def zone_bias(kernel: Array, shift: Array, zones: Sequence[AxisZones], group: int = 1) -> Float64:
     """Return what a constant shift of the input adds to the output, ``[out_channels, *zones per axis]``.
+
+    Args:
+        kernel: ``[out_channels, in_channels / group, *taps]``.
+        shift: ``[in_channels]``, the constant that is added to the input.
+        zones: what `axis_zones` gives for each spatial axis.
+        group: number of groups.
+
+    Returns:
+        ``[out_channels, *zones per axis]``.
 
     Raises:
         ValueError: shift, kernel and zones do not fit each other.

@@ -58,7 +58,7 @@ class Labeller:
         self._next: Iterator[int] = itertools.count()
 
     def fresh(self, channels: int) -> Labels:
-        """As many different labels."""
+        """New labels, a different one for each of so many channels."""
         return np.fromiter(self._next, np.int64, channels)
 
     def of_keys(self, keys: Sequence[object]) -> Labels:
@@ -91,6 +91,9 @@ def behind_kernel(
         given: what is known of the input channels.
         labeller: hands out labels.
         padded: whether zero padding is read, so that constants are not seen everywhere.
+
+    Returns:
+        Constants and labels ``[out_channels]``.
     """
     out_channels, per_group = kernel.shape[:2]
     shift = np.zeros(out_channels) if bias is None else bias.astype(np.float64)
@@ -155,6 +158,15 @@ def reading(kernel: Array, rows: Mask, given: Facts, *, padded: bool) -> Reading
 
     Constant channels are taken for a bias; under padding, where that does not hold at the border, one of them
     serves for all, since they are multiples of each other.
+
+    Args:
+        kernel: ``[out_channels, in_channels, *taps]``.
+        rows: ``[out_channels]``, the outputs that are needed.
+        given: what is known of the input channels.
+        padded: whether zero padding is read, so that constants are not seen everywhere.
+
+    Returns:
+        The channels that are needed, and what stands for those that are not.
     """
     asking = kernel if rows.all() else kernel[rows]
     others = tuple(i for i in range(kernel.ndim) if i != 1)
@@ -186,6 +198,9 @@ def narrowed(
         rows: the output channels.
         columns: the input channels that are there.
         read: which of them stand for which; those that are there stand for themselves.
+
+    Returns:
+        ``[len(rows), len(columns), *taps]``.
     """
     position = {int(c): i for i, c in enumerate(columns)}
     result = np.zeros((len(rows), len(columns), *kernel.shape[2:]))
@@ -200,7 +215,18 @@ def narrowed(
 def folded_bias(
     kernel: Array, bias: Array | None, columns: npt.NDArray[np.int64], given: Facts, *, padded: bool
 ) -> Float64:
-    """The bias ``[out_channels]`` with what the constant channels add that are no longer read."""
+    """The bias ``[out_channels]`` with what the constant channels add that are no longer read.
+
+    Args:
+        kernel: ``[out_channels, in_channels, *taps]``.
+        bias: ``[out_channels]``; None for none.
+        columns: the input channels that are still read.
+        given: what is known of the input channels.
+        padded: whether zero padding is read, so that constants are not seen everywhere.
+
+    Returns:
+        ``[out_channels]``.
+    """
     gone = foldable(given, padded=padded)
     gone[columns] = False
     values = np.where(gone, given.constant, 0.0)
@@ -210,7 +236,16 @@ def folded_bias(
 
 
 def even_groups(outputs: Mask, inputs: Mask, group: int) -> tuple[Mask, Mask]:
-    """Adds channels until every group that is left has as many outputs, and as many inputs, as any other."""
+    """Adds channels until every group that is left has as many outputs, and as many inputs, as any other.
+
+    Args:
+        outputs: ``[out_channels]``, the outputs to be kept.
+        inputs: ``[in_channels]``, the inputs to be kept.
+        group: number of groups.
+
+    Returns:
+        Both masks with the channels that were added; a group of which nothing is kept stays empty.
+    """
     out, ins = outputs.reshape(group, -1).copy(), inputs.reshape(group, -1).copy()
     alive = out.any(axis=1) | ins.any(axis=1)
     for side in (out, ins):
@@ -222,7 +257,17 @@ def even_groups(outputs: Mask, inputs: Mask, group: int) -> tuple[Mask, Mask]:
 
 
 def narrowed_groups(kernel: Array, outputs: Mask, inputs: Mask, group: int) -> tuple[Array, int]:
-    """The kernel of a grouped convolution on the channels that `even_groups` left, and its groups."""
+    """The kernel of a grouped convolution on the channels that `even_groups` left, and its groups.
+
+    Args:
+        kernel: ``[out_channels, in_channels / group, *taps]``.
+        outputs: ``[out_channels]``, the outputs that are kept.
+        inputs: ``[in_channels]``, the inputs that are kept.
+        group: number of groups.
+
+    Returns:
+        The kernel of the kept channels, and the number of groups that are left.
+    """
     per_group, rows = kernel.shape[1], kernel.shape[0] // group
     parts = []
     for g in range(group):

@@ -49,7 +49,16 @@ EVERYTHING = Lattice()
 
 
 def hull(a: Lattice, b: Lattice, size: int | None) -> Lattice:
-    """The smallest lattice that holds both."""
+    """The smallest lattice that holds both.
+
+    Args:
+        a: positions of an axis.
+        b: other positions of it.
+        size: of the axis; None where it is unknown.
+
+    Returns:
+        A lattice in its canonical form.
+    """
     step = math.gcd(a.step, b.step, a.start - b.start)
     return Lattice(min(a.start, b.start), step, min(a.tail, b.tail)).canonical(size)
 
@@ -61,6 +70,9 @@ def compose(outer: Lattice, inner: Lattice, size: int | None) -> Lattice:
         outer: positions of the axis.
         inner: positions among those.
         size: of the axis.
+
+    Returns:
+        The positions, counted on the whole axis.
     """
     start, step = outer.start + outer.step * inner.start, outer.step * inner.step
     if size is None:
@@ -72,7 +84,16 @@ def compose(outer: Lattice, inner: Lattice, size: int | None) -> Lattice:
 
 
 def composes(outer: Lattice, inner: Lattice, size: int | None) -> bool:
-    """Whether `compose` is exact: at an unknown size, a tail that is cut between two positions is not."""
+    """Whether `compose` is exact: at an unknown size, a tail that is cut between two positions is not.
+
+    Args:
+        outer: positions of the axis.
+        inner: positions among those.
+        size: of the axis; None where it is unknown.
+
+    Returns:
+        True where no position is added or lost.
+    """
     return size is not None or not ((outer.tail and inner.step > 1) or (inner.tail and outer.step > 1))
 
 
@@ -97,6 +118,9 @@ def cut(given: Lattice, wanted: Lattice, size: int | None) -> Cut:
         given: positions that are there, a superset.
         wanted: positions to be left.
         size: of the whole axis.
+
+    Returns:
+        A slice of the positions that are there.
     """
     start, step = (wanted.start - given.start) // given.step, wanted.step // given.step
     if size is None:
@@ -157,6 +181,9 @@ class Window:
             given: input positions that are there; all that `reads` names must be among them.
             wanted: output positions.
             size: of the whole input.
+
+        Returns:
+            The same taps with the stride, dilation and padding that they have on the positions given.
 
         Raises:
             ValueError: the given positions don't suffice.

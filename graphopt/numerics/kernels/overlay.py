@@ -52,6 +52,14 @@ def joined(rows: Sequence[Row]) -> Row:
 def laid_out(kernel: Array, rows: Sequence[Row], onto: Sequence[Row]) -> Array:
     """The kernel ``[out, in / group, *taps]`` with its taps moved to where they stand in other rows.
 
+    Args:
+        kernel: ``[out, in / group, *taps]``.
+        rows: where its taps stand, per spatial axis.
+        onto: the rows to move them into.
+
+    Returns:
+        ``[out, in / group, *taps]`` with the taps of `onto`; zeros where none was.
+
     Raises:
         ValueError: the number of axes differs, or a tap does not stand in its new row.
     """
@@ -75,6 +83,14 @@ def total(
     """The kernel of a sum of convolutions, ``[out, in / group, *taps]`` in the rows that `joined` gives.
 
     Its group is the greatest common divisor of all groups.
+
+    Args:
+        kernels: of each convolution ``[out, in / group, *taps]``.
+        groups: their groups.
+        rows: of each, where its taps stand, per spatial axis.
+
+    Returns:
+        ``[out, in / group, *taps]``.
 
     Raises:
         ValueError: the kernels do not fit each other.

@@ -110,6 +110,9 @@ def axis(
         pad_begin: zeros in front of the repeated map.
         pad_end: zeros behind it.
 
+    Returns:
+        The phases, or None.
+
     Raises:
         ValueError: a number is not positive, or a pad negative.
     """
@@ -184,6 +187,9 @@ def repeats(scale: int, transformation: str, nearest_mode: str) -> bool:
         scale: the factor.
         transformation: `coordinate_transformation_mode` of ONNX Resize.
         nearest_mode: `nearest_mode` of ONNX Resize.
+
+    Returns:
+        False for modes that are not known.
     """
     if scale == 1 and transformation == "align_corners":
         return True

@@ -46,6 +46,9 @@ def span(used: npt.NDArray[np.bool_], most_first: int | None = None, least_last:
         used: ``[taps]``, whether a tap does anything.
         most_first: the first tap must not lie behind this one.
         least_last: the last tap must not lie in front of this one.
+
+    Returns:
+        The span; its step is 1 where it has one tap only.
     """
     where = [int(t) for t in np.flatnonzero(used)] or [0]
     step = math.gcd(*(b - where[0] for b in where[1:])) or 1

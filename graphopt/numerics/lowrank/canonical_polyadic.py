@@ -1,4 +1,4 @@
-"""Kernels as pointwise → depthwise → pointwise, with the least loss on given data, in plain NumPy.
+"""Canonical polyadic (CP) fits of kernels, pointwise → depthwise → pointwise, to given data; plain NumPy.
 
     W[o, c, t] ≈ Σ over r of expand[o, r] · depth[r, t] · reduce[r, c]
 
@@ -82,7 +82,10 @@ def errors(kernel: Array, moments: Moments, ranks: Sequence[int], *, ridge: floa
         kernel: ``[out, in, *taps]``.
         moments: of the patches, dimension in · taps.
         ranks: numbers of components.
-        ridge: as in `fitting.fit`.
+        ridge: as in `tucker_fit.fit`.
+
+    Returns:
+        One error for each of `ranks`, in their order.
 
     Raises:
         ValueError: the moments have another dimension than the kernel, or numbers are not finite.
@@ -108,7 +111,10 @@ def fit(kernel: Array, moments: Moments, rank: int, *, refine: int = 2, ridge: f
         moments: of the patches, dimension in · taps.
         rank: number of components.
         refine: how long to look: 0, 1 or 2.
-        ridge: as in `fitting.fit`.
+        ridge: as in `tucker_fit.fit`.
+
+    Returns:
+        The three kernels, inner channels at unit norm, and their product.
 
     Raises:
         ValueError: the moments have another dimension than the kernel, or numbers are not finite.
@@ -125,7 +131,16 @@ def fit(kernel: Array, moments: Moments, rank: int, *, refine: int = 2, ridge: f
 
 
 def spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> tuple[float, ...]:
-    """Return the part of the output that each component carries where a fit begins, descending."""
+    """Return the part of the output that each component carries where a fit begins, descending.
+
+    Args:
+        kernel: ``[out, in, *taps]``.
+        moments: of the patches, dimension in · taps.
+        ridge: as in `tucker_fit.fit`.
+
+    Returns:
+        Parts of 1.
+    """
     values = np.sort(_Problem.of(kernel, moments, ridge).sliced()[1].ravel() ** 2)[::-1]
     return tuple(float(value) for value in values / max(float(values.sum()), 1e-300))
 

@@ -51,7 +51,16 @@ def separable_matrix(kernel: Array, first: Sequence[int]) -> Array:
 
 
 def separate(kernel: Array, first: Sequence[int], rank: int) -> tuple[Float64, Float64]:
-    """Return A ``[rank, i, *taps]`` with extent 1 off `first`, and B ``[o, rank, *taps]`` with 1 on it."""
+    """Return A ``[rank, i, *taps]`` with extent 1 off `first`, and B ``[o, rank, *taps]`` with 1 on it.
+
+    Args:
+        kernel: ``[o, i, *taps]``.
+        first: the spatial axes that the first operator takes.
+        rank: channels between the two.
+
+    Returns:
+        A and B.
+    """
     out, inside, *taps = kernel.shape
     left, right = _product(separable_matrix(kernel, first), rank)
     theirs = [1 if axis in first else k for axis, k in enumerate(taps)]
@@ -108,6 +117,14 @@ def find_rank(matrix: Array, eps: float, pays: int) -> int | None:
 
     Of a matrix with more than `LARGE` rows and columns only ranks up to `LARGEST_SEARCH` are found. Whether
     there is one shows in a part of the matrix: leaving out rows and columns lowers every singular value.
+
+    Args:
+        matrix: the weights, ``[m, n]``.
+        eps: machine epsilon of the type that they were stored in.
+        pays: the highest rank that is of use.
+
+    Returns:
+        The rank, or None where it is higher or was not found.
     """
     if pays < 1:
         return None
@@ -143,6 +160,14 @@ def _exceeds(some: Array, eps: float, limit: int, whole: tuple[int, ...]) -> boo
 
 def thin_factors(matrix: Array, eps: float, rank: int) -> tuple[Float64, Float64]:
     """Return factors ``[m, rank]`` and ``[rank, n]`` of a matrix of that numerical rank.
+
+    Args:
+        matrix: the weights, ``[m, n]``.
+        eps: machine epsilon of the type that they were stored in.
+        rank: what `find_rank` found.
+
+    Returns:
+        Two factors whose product is the matrix up to rounding.
 
     Raises:
         ValueError: the rank of a large matrix is higher.

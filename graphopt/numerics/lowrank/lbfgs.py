@@ -1,4 +1,4 @@
-"""Minimises a smooth function of many numbers, in plain NumPy."""
+"""Limited-memory BFGS: minimises a smooth function of many variables, in plain NumPy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ any value from 1e-4 to 1e-6 0.0041."""
 
 
 def lbfgs(function: Callable[[Float64], tuple[float, Float64]], start: Float64, steps: int) -> Float64:
-    """Return where a function is lower than at the start, by limited-memory BFGS.
+    """Minimise a function by limited-memory BFGS.
 
     (Nocedal 1980, "Updating quasi-Newton matrices with limited storage"; a backtracking line search.)
 
@@ -34,6 +34,9 @@ def lbfgs(function: Callable[[Float64], tuple[float, Float64]], start: Float64, 
         function: value and gradient at a point.
         start: where to begin.
         steps: steps to take at the most.
+
+    Returns:
+        The best point that was found; `start` where no step lowers the function.
     """
     point = start
     value, gradient = function(point)

@@ -26,7 +26,7 @@ class Whitening(NamedTuple):
 
     @classmethod
     def of(cls, covariance: Float64) -> Whitening:
-        """From C; flat directions are lifted."""
+        """Return the whitening of a covariance C ``[c, c]``; flat directions are lifted."""
         values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
         deviations = np.sqrt(np.maximum(values, FLAT * values[-1]))
         return cls(vectors * deviations, (vectors / deviations).T)
@@ -39,6 +39,15 @@ def conjugate_gradients(
 
     (Hestenes & Stiefel 1952.) It stops where rounding has made the curvature useless, rather than step into
     it.
+
+    Args:
+        operator: linear, on arrays of the shape of `start`.
+        target: what it should give.
+        start: where to begin.
+        steps: steps to take at the most.
+
+    Returns:
+        The better solution.
     """
     solution = start
     residual = target - operator(start)
@@ -73,7 +82,16 @@ def cholesky(matrix: Float64) -> Float64:
 
 
 def solve_lower(lower: Float64, target: Float64, block: int = 128) -> Float64:
-    """L⁻¹ · target by blocks; NumPy has no triangular solver, and its general one takes twice the work."""
+    """L⁻¹ · target by blocks; NumPy has no triangular solver, and its general one takes twice the work.
+
+    Args:
+        lower: L, lower triangular, ``[n, n]``.
+        target: ``[n, m]``.
+        block: rows that are solved at a time.
+
+    Returns:
+        ``[n, m]``.
+    """
     solution = np.empty_like(target)
     for start in range(0, len(lower), block):
         rows = slice(start, start + block)

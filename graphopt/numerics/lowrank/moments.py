@@ -159,6 +159,14 @@ class Statistics:
 def losses(kernel: Array, approximation: Array, moments: Moments) -> tuple[float, float]:
     """Return E‖y − ŷ‖² of an approximate kernel whose bias is corrected for the mean, and Var(y).
 
+    Args:
+        kernel: ``[out, in, *taps]``.
+        approximation: what takes its place, of the same shape.
+        moments: of the patches, dimension in · taps.
+
+    Returns:
+        Both summed over the outputs, and at least 0.
+
     Raises:
         ValueError: the moments have another dimension than the kernel.
     """
@@ -174,6 +182,14 @@ def relative_error(kernel: Array, approximation: Array, moments: Moments) -> flo
 
     An output that does not vary has no scale to compare with: 0.0 where the approximation's does not vary
     either, else infinity.
+
+    Args:
+        kernel: ``[out, in, *taps]``.
+        approximation: what takes its place, of the same shape.
+        moments: of the patches, dimension in · taps.
+
+    Returns:
+        The error, from 0; more than 1 is worse than outputs that don't vary.
 
     Raises:
         ValueError: the moments have another dimension than the kernel.

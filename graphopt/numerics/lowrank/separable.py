@@ -1,4 +1,4 @@
-"""Kernels split along their axes, or into a depthwise and a pointwise one, with the least loss on given data.
+"""Spatially and depthwise separable fits of kernels, with the least loss on given data, in plain NumPy.
 
 Both are the encoder-decoder of `numerics.lowrank.tucker_fit`: a linear map z of the patch, then the best map
 from z to the output. For a split along the axes, "channels" are pairs of a channel and a tap on the first
@@ -62,7 +62,10 @@ def separable_errors(
         moments: of the patches, dimension in · taps.
         first: the spatial axes that the first operator takes.
         ranks: channels between the two, each at most in · taps on those axes.
-        ridge: as in `fitting.fit`.
+        ridge: as in `tucker_fit.fit`.
+
+    Returns:
+        One error for each of `ranks`, in their order.
     """
     folded, turned = _folded(kernel, moments, first)
     return [p.error for p in tucker_fit.errors(folded, turned, ranks, [None], ridge=ridge)]
@@ -71,7 +74,19 @@ def separable_errors(
 def fit_separable(
     kernel: Array, moments: Moments, first: Sequence[int], rank: int, *, refine: int = 2, ridge: float = RIDGE
 ) -> Pair:
-    """Return the two one-sided kernels of a given rank that lose least of the output's variance."""
+    """Return the two one-sided kernels of a given rank that lose least of the output's variance.
+
+    Args:
+        kernel: ``[out, in, *taps]``.
+        moments: of the patches, dimension in · taps.
+        first: the spatial axes that the first operator takes.
+        rank: channels between the two.
+        refine: rounds of alternation.
+        ridge: as in `tucker_fit.fit`.
+
+    Returns:
+        The first with extent 1 off `first`, the second with 1 on it, and their product.
+    """
     folded, turned = _folded(kernel, moments, first)
     factors = tucker_fit.fit_factors(folded, turned, rank, None, refine=refine, ridge=ridge)
     assert factors.reduce is not None
@@ -90,7 +105,17 @@ def fit_separable(
 def separable_spectrum(
     kernel: Array, moments: Moments, first: Sequence[int], *, ridge: float = RIDGE
 ) -> tuple[float, ...]:
-    """Return `fitting.input_spectrum` of the channels between the two operators."""
+    """Return `tucker_fit.input_spectrum` of the channels between the two operators.
+
+    Args:
+        kernel: ``[out, in, *taps]``.
+        moments: of the patches, dimension in · taps.
+        first: the spatial axes that the first operator takes.
+        ridge: as in `tucker_fit.fit`.
+
+    Returns:
+        Parts of 1, descending.
+    """
     return tucker_fit.input_spectrum(*_folded(kernel, moments, first), ridge=ridge)
 
 
@@ -124,7 +149,10 @@ def depthwise_errors(
         kernel: ``[out, in, *taps]``.
         moments: of the patches, dimension in · taps.
         multipliers: kernels a channel, each below the number of taps.
-        ridge: as in `fitting.fit`.
+        ridge: as in `tucker_fit.fit`.
+
+    Returns:
+        One error for each of `multipliers`, in their order.
     """
     weight, covariance, total = _prepared(kernel, moments, ridge)
     channels = kernel.shape[1]
@@ -146,6 +174,16 @@ def fit_depthwise(
     The kernels of each channel start as the leading right singular vectors of its slice of the weights in the
     metric of that channel's own covariance, and alternate with the pointwise kernel ``refine`` times. The
     best of the rounds is returned.
+
+    Args:
+        kernel: ``[out, in, *taps]``.
+        moments: of the patches, dimension in · taps.
+        multiplier: depthwise kernels a channel.
+        refine: rounds of alternation.
+        ridge: as in `tucker_fit.fit`.
+
+    Returns:
+        The two kernels, each depthwise one at unit norm, and their product.
     """
     weight, covariance, _ = _prepared(kernel, moments, ridge)
     out, channels, *taps = kernel.shape
@@ -198,7 +236,16 @@ def _improved(
 
 
 def depthwise_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> tuple[float, ...]:
-    """Return the part of the output that each further kernel a channel carries, channels on their own."""
+    """Return the part of the output that each further kernel a channel carries, channels on their own.
+
+    Args:
+        kernel: ``[out, in, *taps]``.
+        moments: of the patches, dimension in · taps.
+        ridge: as in `tucker_fit.fit`.
+
+    Returns:
+        Parts of 1, descending.
+    """
     weight, covariance, _ = _prepared(kernel, moments, ridge)
     energy = _channel_values(weight, covariance, kernel.shape[1])[0].sum(axis=0)
     return tuple(float(e) for e in energy / max(float(energy.sum()), 1e-300))

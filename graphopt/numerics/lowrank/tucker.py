@@ -1,4 +1,4 @@
-"""Low-rank factors of a convolution kernel, and exact ones, in plain NumPy.
+"""Tucker-2 factors of a convolution kernel, 1x1 → k×k → 1x1, and its numerical rank, in plain NumPy.
 
 A kernel ``[out_channels o, in_channels c, *taps]`` with T taps in all is replaced by at most three,
 
@@ -127,6 +127,9 @@ def numerical_rank(matrix: Array, eps: float, stop: int | None = None) -> int:
         stop: the rank from which the caller no longer cares. Where that many are there, which is mostly
             certified without a singular value decomposition, `stop` is returned.
 
+    Returns:
+        The rank, `stop` at the most.
+
     Raises:
         ValueError: the weights are not finite.
     """
@@ -189,6 +192,9 @@ def exact_factors(kernel: Array, rank_in: int | None, rank_out: int | None) -> F
         rank_in: rows of `reduce`, orthonormal; None leaves the input side as it is.
         rank_out: columns of `expand`, orthogonal; None leaves the output side as it is.
 
+    Returns:
+        The chain, inner channels at unit norm.
+
     Raises:
         ValueError: a rank is not between 1 and the number of channels.
     """
@@ -212,7 +218,16 @@ def _left_vectors(matrix: Float64, rank: int) -> Float64:
 
 
 def check_ranks(kernel: Array, ranks_in: Iterable[int | None], ranks_out: Iterable[int | None]) -> None:
-    """Raise ValueError unless all ranks are between 1 and the channels of their side."""
+    """Raise ValueError unless all ranks are between 1 and the channels of their side.
+
+    Args:
+        kernel: ``[out_channels, in_channels, *taps]``.
+        ranks_in: ranks of the input side; None for no cut.
+        ranks_out: ranks of the output side; None for no cut.
+
+    Raises:
+        ValueError: a rank is less than 1 or more than the channels of its side.
+    """
     for name, ranks, channels in (("in", ranks_in, kernel.shape[1]), ("out", ranks_out, kernel.shape[0])):
         for rank in ranks:
             if rank is not None and not 1 <= rank <= channels:

@@ -1,4 +1,4 @@
-"""The factors of a convolution kernel that lose least on given data, in plain NumPy.
+"""Tucker-2 factors of a convolution kernel that lose least on given data, in plain NumPy.
 
 With patches x of the layer's input (channel-major, then tap; d = c·T numbers) of mean μ and covariance S, the
 output y = W x + b loses E‖y − ŷ‖² = trace((W − Ŵ) S (W − Ŵ)ᵀ) when W becomes Ŵ and the bias takes up the
@@ -88,6 +88,9 @@ def errors(
         ranks_out: ranks of the last 1x1; None for no cut.
         ridge: as in `fit`; the prediction counts the error on it too.
 
+    Returns:
+        A prediction for each pair of ranks, those of one input rank in a row.
+
     Raises:
         ValueError: a rank or the dimension of the moments does not suit the kernel, or numbers are not
             finite.
@@ -137,6 +140,9 @@ def fit(
         ridge: variance added in every direction of the patch, relative to the mean variance. It draws the fit
             towards the weights themselves where the data say nothing (dead channels, too few patches).
 
+    Returns:
+        The factors, their error on the moments, and the shift of the bias.
+
     Raises:
         ValueError: a rank or the dimension of the moments does not suit the kernel, or numbers are not
             finite.
@@ -156,7 +162,19 @@ def fit_factors(
     refine: int = 2,
     ridge: float = RIDGE,
 ) -> Factors:
-    """Return the factors of `fit` alone, which takes less time."""
+    """Return the factors of `fit` alone, which takes less time.
+
+    Args:
+        kernel: ``[out_channels, in_channels, *taps]``.
+        moments: of the patches, dimension in_channels · taps.
+        rank_in: rank of the first 1x1; None for none.
+        rank_out: rank of the last 1x1; None for none.
+        refine: rounds of alternation.
+        ridge: as in `fit`.
+
+    Returns:
+        The chain, inner channels at unit norm.
+    """
     check_ranks(kernel, (rank_in,), (rank_out,))
     problem = _Problem.of(kernel, moments, ridge)
     if rank_in is None:
@@ -269,6 +287,14 @@ def input_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> 
 
     These are the squared singular values of the kernel's input side in the metric of the data; a first 1x1 of
     rank r keeps the first r directions.
+
+    Args:
+        kernel: ``[out_channels, in_channels, *taps]``.
+        moments: of the patches, dimension in_channels · taps.
+        ridge: as in `fit`.
+
+    Returns:
+        Parts of 1, descending.
     """
     problem = _Problem.of(kernel, moments, ridge)
     root = problem.whitening().root
@@ -277,7 +303,16 @@ def input_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> 
 
 
 def output_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> tuple[float, ...]:
-    """Return the part of the output's variance along each of its principal directions, descending."""
+    """Return the part of the output's variance along each of its principal directions, descending.
+
+    Args:
+        kernel: ``[out_channels, in_channels, *taps]``.
+        moments: of the patches, dimension in_channels · taps.
+        ridge: as in `fit`.
+
+    Returns:
+        Parts of 1.
+    """
     return _parts(descending_eigenvalues(_Problem.of(kernel, moments, ridge).response()))
 
 
@@ -303,6 +338,9 @@ def nearest_kernel(
         target: of the wanted outputs y.
         part: how much of the correction to take, from 0 to 1; less where there are few patches.
         ridge: variance added in every direction, relative to the mean variance.
+
+    Returns:
+        ``[o, c, *taps]``.
     """
     check_dimension(kernel, moments)
     weight = output_unfolding(kernel).astype(np.float64)
@@ -318,7 +356,16 @@ def nearest_kernel(
 
 
 def target_error(approximation: Array, moments: Moments, target: Target) -> float:
-    """Return E‖y − ŷ‖² of an approximate kernel against wanted outputs, the bias corrected for the mean."""
+    """Return E‖y − ŷ‖² of an approximate kernel against wanted outputs, the bias corrected for the mean.
+
+    Args:
+        approximation: the kernel to judge, ``[out_channels, in_channels, *taps]``.
+        moments: of the patches, dimension in_channels · taps.
+        target: of the wanted outputs.
+
+    Returns:
+        The squared error summed over the outputs, at least 0.
+    """
     weight = output_unfolding(approximation).astype(np.float64)
     lost = target.variance - 2 * float(np.sum(weight * target.cross))
     return max(lost + float(np.sum((weight @ moments.covariance) * weight)), 0.0)
@@ -363,7 +410,16 @@ def _alternate(
 
 
 def decode(inner: Float64, cross: Float64, rank_out: int | None) -> _Solution:
-    """Reduced-rank regression of y on z, from S_zz and S_yz (Izenman 1975)."""
+    """Reduced-rank regression of y on z, from S_zz and S_yz (Izenman 1975).
+
+    Args:
+        inner: S_zz ``[z, z]``.
+        cross: S_yz ``[o, z]``.
+        rank_out: rank of the map; None for full rank.
+
+    Returns:
+        The best map from z to y, and the variance that it explains.
+    """
     lower = cholesky(inner)
     innovations = solve_lower(lower, cross.T)
     core = solve_lower(lower.T[::-1, ::-1], innovations[::-1])[::-1].T  # an upper triangle turned around

@@ -119,6 +119,9 @@ def regions(before: Analysis, after: Analysis, applied: Sequence[Applied]) -> tu
         before: the input.
         after: the result.
         applied: the rewrites that are in the result.
+
+    Returns:
+        Each change with its operators before and after.
     """
     made = {name for name, node in after.nodes.items() if _is_new(name, node, before)}
     gone = {

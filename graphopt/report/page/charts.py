@@ -154,6 +154,9 @@ def tradeoff(rows: Sequence[Mark], quality: str, unit: str, narrow: bool = False
         quality: what the vertical axis is.
         unit: how its numbers are written, as a d3 format.
         narrow: for a small screen.
+
+    Returns:
+        The chart as SVG.
     """
     x = {
         "field": "macs",

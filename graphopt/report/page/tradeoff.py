@@ -14,7 +14,16 @@ from graphopt.types import Totals
 
 
 def curve(points: Sequence[Point], before: Totals, scale: float | None) -> Facts:
-    """A trade-off as chart and table; with the layers of each network where a scale is given."""
+    """A trade-off as chart and table; with the layers of each network where a scale is given.
+
+    Args:
+        points: the networks, by cost.
+        before: costs of the input.
+        scale: part of the usual number of layers to show; None for none.
+
+    Returns:
+        What the page's template shows.
+    """
     agreeing = any(p.quality is not None and p.quality.agreement is not None for p in points)
     rows = [_point(point, before, scale) for point in points]
     measures = [("agreement", "Agreement", ".1~%")] if agreeing else [("sqnr", "SQNR in dB", ".3~s")]

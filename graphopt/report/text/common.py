@@ -50,7 +50,14 @@ def print_unknown(console: Console, sizes: Sequence[str]) -> None:
 
 
 def print_totals(console: Console, before: Totals, after: Totals, timing: Timing | None = None) -> None:
-    """Prints the figures of a model before and after, with the latency where it was measured."""
+    """Prints the figures of a model before and after, with the latency where it was measured.
+
+    Args:
+        console: the terminal.
+        before: costs of the input.
+        after: costs of the result.
+        timing: latency of both, where it was measured.
+    """
     table = table_of("", ">before", ">after", ">ratio")
     for name, old, new in total_rows(before, after):
         table.add_row(name, count(old), count(new), ratio(old, new))

@@ -72,6 +72,9 @@ def backward(analysis: Analysis, nodes: Sequence[ir.Node], axis: int) -> Carried
         analysis: the snapshot.
         nodes: the nodes, the last first.
         axis: the axis behind them.
+
+    Returns:
+        The axis in front, or None.
     """
     carried: Carried | None = Carried(axis)
     for node in nodes:
@@ -80,7 +83,16 @@ def backward(analysis: Analysis, nodes: Sequence[ir.Node], axis: int) -> Carried
 
 
 def forward(analysis: Analysis, nodes: Sequence[ir.Node], axis: int) -> Carried | None:
-    """Where an operator on an axis in front of the nodes, the first first, stands behind them."""
+    """Where an operator on an axis in front of the nodes, the first first, stands behind them.
+
+    Args:
+        analysis: the snapshot.
+        nodes: the nodes, the first first.
+        axis: the axis in front of them.
+
+    Returns:
+        The axis behind, or None where a node does not let it pass.
+    """
     carried: Carried | None = Carried(axis)
     for node in nodes:
         carried = _across(analysis, node, carried, back=False) if carried is not None else None
@@ -162,6 +174,9 @@ def target_shape(
         source: its channel axis in front.
         target: its channel axis behind.
         channels: the new size.
+
+    Returns:
+        Sizes, −1 for one that follows from the others, or None.
     """
     shape = analysis.fixed_shape(node.outputs[0])
     if shape is not None and sum(size is None for size in shape) <= 1 and 0 not in shape:
@@ -179,7 +194,16 @@ def target_shape(
 
 
 def can_copy(analysis: Analysis, nodes: Sequence[ir.Node], axes: Sequence[tuple[int, int]]) -> bool:
-    """Whether the nodes can be put on another number of channels; `axes` as for `copy`."""
+    """Whether the nodes can be put on another number of channels; `axes` as for `copy`.
+
+    Args:
+        analysis: the snapshot.
+        nodes: the nodes.
+        axes: for each node its channel axis in front and behind.
+
+    Returns:
+        False where one depends on the number.
+    """
     for node, (source, target) in zip(nodes, axes, strict=True):
         if node.op_type == "Squeeze" and len(node.inputs) < 2 and "axes" not in node.attributes:
             return False  # it would drop a single new channel
@@ -207,6 +231,9 @@ def copy(
         axes: for each node its channel axis in front and behind.
         x: what the first one reads.
         channels: channels of x.
+
+    Returns:
+        The last copy's local name; `x` where nothing had to be copied.
     """
     for number, (node, (source, target)) in enumerate(zip(nodes, axes, strict=True)):
         if is_passthrough(analysis, node):
@@ -229,6 +256,14 @@ def axes_of(analysis: Analysis, nodes: Sequence[ir.Node], axis: int) -> list[tup
     """For each node, the first first, the channel axis in front and behind, from the one in front of all.
 
     None where one does not let the axis pass. DepthToSpace and SpaceToDepth keep axis 1.
+
+    Args:
+        analysis: the snapshot.
+        nodes: the nodes, the first first.
+        axis: the channel axis in front of all.
+
+    Returns:
+        A pair for each node, or None.
     """
     found = []
     for node in nodes:

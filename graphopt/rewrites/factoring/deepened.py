@@ -24,6 +24,9 @@ def cost(linear: Linear, multiplier: int, *, last: bool) -> Cost:
         linear: the operator.
         multiplier: depthwise kernels a channel.
         last: whether the pointwise operator comes last.
+
+    Returns:
+        Of both operators together.
     """
     shape, group, size = linear.input_shape, linear.group, linear.itemsize
     inside, out = linear.in_channels, linear.out_channels
@@ -54,6 +57,9 @@ def replacement(
         pairs: the kernels of both in their order, for each group; a pointwise one may be a matrix.
         bias: of the second.
         last: whether the pointwise operator comes last.
+
+    Returns:
+        The nodes, under the operator's name.
     """
     assert linear.in_channels is not None and linear.out_channels is not None
     first, second = (np.concatenate(side) for side in zip(*pairs, strict=True))

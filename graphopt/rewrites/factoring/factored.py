@@ -55,6 +55,9 @@ def highest_rank(linear: Linear, matrices: Callable[[Array], Iterable[Array]], p
         linear: the operator.
         matrices: those of one group, from its weights.
         pays: the largest rank at which the factors are cheaper.
+
+    Returns:
+        The rank, at least 1, or None.
     """
     if pays < 1:
         return None
@@ -78,6 +81,14 @@ def cost(linear: Linear, rank_in: int | None, rank_out: int | None) -> Cost:
 
     The 1x1 in front runs at the input's resolution, the one behind at the output's. A Gemm or MatMul is cut
     on the input side only: there is no core between the two.
+
+    Args:
+        linear: the operator.
+        rank_in: rank of the first 1x1.
+        rank_out: rank of the last 1x1.
+
+    Returns:
+        Of all that are left together.
     """
     assert (
         linear.input_shape is not None and linear.in_channels is not None and linear.out_channels is not None
@@ -124,6 +135,14 @@ def replacement(linear: Linear, factors: Factors, bias: Array | None) -> Replace
     """The factors as nodes: ``…/reduce`` (1x1), the k×k under the old name, ``…/expand`` (1x1).
 
     The bias goes onto the last of them: zero padding comes after the first.
+
+    Args:
+        linear: the operator.
+        factors: those of all groups.
+        bias: ``[out_channels]``; None for none.
+
+    Returns:
+        The nodes, under the operator's name.
     """
     builder = Builder(linear.dtype)
     point, ones = _point(linear), (1,) * len(linear.kernel)

@@ -56,7 +56,16 @@ def described(choice: Choice) -> str:
 
 
 def cost(linear: Linear, first: tuple[int, ...], rank: int) -> Cost:
-    """The cost of both operators with ``rank`` channels a group between them."""
+    """The cost of both operators with ``rank`` channels a group between them.
+
+    Args:
+        linear: the operator.
+        first: the spatial axes that the first operator takes.
+        rank: channels a group between the two.
+
+    Returns:
+        Of both together.
+    """
     shape, group = linear.input_shape, linear.group
     assert shape is not None and linear.in_channels is not None and linear.out_channels is not None
     ours = tuple(k if axis in first else 1 for axis, k in enumerate(linear.kernel))
@@ -80,6 +89,9 @@ def replacement(
         first: the axes that the first operator takes.
         pairs: the kernels of both, for each group.
         bias: of the second.
+
+    Returns:
+        The nodes, under the operator's name.
     """
     builder = Builder(linear.dtype)
     form_first, form_second = forms(linear, first)

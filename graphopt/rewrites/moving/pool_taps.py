@@ -69,7 +69,17 @@ def box_shape(linear: Linear, window: PoolWindow) -> Shape:
 
 
 def box(analysis: Analysis, builder: Builder, linear: Linear, window: PoolWindow) -> str:
-    """The average of the zero-padded x on every window that a tap may need."""
+    """The average of the zero-padded x on every window that a tap may need.
+
+    Args:
+        analysis: the snapshot.
+        builder: collects the nodes.
+        linear: the convolution.
+        window: the pooling behind it.
+
+    Returns:
+        The local name of the averages.
+    """
     dilations = box_dilations(linear, window)
     given: dict[str, AttributeValue] = {
         "kernel_shape": window.kernel,
@@ -120,7 +130,17 @@ def whole_form(linear: Linear, pooled: tuple[int, ...]) -> Form:
 
 
 def whole(analysis: Analysis, builder: Builder, linear: Linear, pooled: tuple[int, ...]) -> str:
-    """The means that the taps see, axis by axis: [N, C, spatial…] with as many entries as taps."""
+    """The means that the taps see, axis by axis: [N, C, spatial…] with as many entries as taps.
+
+    Args:
+        analysis: the snapshot.
+        builder: collects the nodes.
+        linear: the convolution.
+        pooled: the axes of the map that are averaged whole, from 2.
+
+    Returns:
+        The local name of the means.
+    """
     x = linear.x
     form, count = linear.form, len(linear.kernel)
     outputs = analysis.fixed_shape(linear.node.outputs[0])

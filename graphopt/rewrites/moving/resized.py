@@ -164,7 +164,18 @@ def _repeats(analysis: Analysis, node: ir.Node, scales: tuple[float | None, ...]
 
 
 def resized(analysis: Analysis, builder: Builder, resize: Resize, x: str, channels: int) -> str:
-    """Adds the same resizing of another value with so many channels."""
+    """Adds the same resizing of another value with so many channels.
+
+    Args:
+        analysis: the snapshot.
+        builder: collects the nodes.
+        resize: the resizing.
+        x: the value to resize.
+        channels: its channels.
+
+    Returns:
+        The result's local name.
+    """
     node, sizes = resize.node, _sizes(resize.node)
     rank = len(analysis.shape(resize.x) or ())
     axes = [axis % rank for axis in node.attributes.get_ints("axes", range(rank))]
@@ -191,7 +202,16 @@ def _with_channels(
 
 
 def resize_cost(analysis: Analysis, node: ir.Node, itemsize: int) -> Cost:
-    """The cost of an operator that computes no products."""
+    """The cost of an operator that computes no products.
+
+    Args:
+        analysis: the snapshot.
+        node: the operator, a resizing or one on each pixel.
+        itemsize: bytes of one number.
+
+    Returns:
+        No MACs; bytes and seconds of passing over the output.
+    """
     size = elements(analysis.shape(node.outputs[0]))
     resize = resize_of(analysis, node)
     return pass_cost(itemsize, size * (1 if resize is None else resize.passes), size)

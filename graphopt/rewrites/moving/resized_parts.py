@@ -146,6 +146,9 @@ def reading(analysis: Analysis, linear: Linear, wanted: Wanted) -> ResizedInput 
         analysis: the snapshot.
         linear: the convolution.
         wanted: whether a resizing is to be moved.
+
+    Returns:
+        The parts with what is resized in each, and why others stay as they are, or None.
     """
     x = linear.node.inputs[0]
     if linear.op != "Conv" or x is None or linear.in_channels is None:

@@ -78,6 +78,9 @@ def read(
         value: its input.
         shape: what is known of the value's shape; None where not even the rank is.
         axis: the only axis along which scale and shift may vary, whose size is known; None for all.
+
+    Returns:
+        Scale and shift, or the reason.
     """
     name = analysis.name(node)
     if not is_standard(node):
@@ -169,7 +172,16 @@ def _batch_normalization(
 
 
 def per_channel(array: Array, axis: int, channels: int) -> Array | None:
-    """An aligned array as one number a channel, [channels]; None where it varies along another axis."""
+    """An aligned array as one number a channel, [channels]; None where it varies along another axis.
+
+    Args:
+        array: of the rank of the map, of size 1 where it does not vary.
+        axis: the channel axis.
+        channels: its size.
+
+    Returns:
+        ``[channels]``, or None.
+    """
     if array.shape[axis] not in (1, channels) or array.size != array.shape[axis]:
         return None
     return np.broadcast_to(array.reshape(-1), (channels,))
@@ -179,6 +191,14 @@ def commutes(analysis: Analysis, node: ir.Node, affine: Affine) -> str:
     """Why ``node(scale·x + shift)`` is not ``scale·node(x) + shift``; "" when it is, for any x.
 
     The arrays are the same on both sides: only for operators that keep the axes.
+
+    Args:
+        analysis: the snapshot.
+        node: the operator.
+        affine: scale and shift of what it reads.
+
+    Returns:
+        The reason, or "".
     """
     name = analysis.name(node)
     if is_passthrough(analysis, node):

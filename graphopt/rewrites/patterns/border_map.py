@@ -18,6 +18,11 @@ def add_map(builder: Builder, y: str, zoned: ZonedMap) -> str:
     The file holds one number a channel and zone. Gather copies it to the positions, which onnxruntime does
     once, when it loads the model.
 
+    Args:
+        builder: collects the nodes.
+        y: the map to add to.
+        zoned: what to add.
+
     Returns:
         The sum's local name.
     """

@@ -174,7 +174,16 @@ class ChainSegment:
 
 
 def part(analysis: Analysis, stages: Sequence[Stage], outline: Outline) -> ChainSegment | str:
-    """The operators in a row as one with the given outline; or why the bias keeps them apart."""
+    """The operators in a row as one with the given outline; or why the bias keeps them apart.
+
+    Args:
+        analysis: the snapshot.
+        stages: the operators.
+        outline: what they are together.
+
+    Returns:
+        The one operator and its cost with what its bias needs at borders, or the reason.
+    """
     outlines = [each.outline() for each in stages]
     first = stages[0].linear
     cost = linear_cost(outline.form, outline.weight_shape, first.input_shape, first.itemsize)
@@ -211,6 +220,9 @@ def joined_part(
         analysis: the snapshot.
         stages: the operators.
         outline: that of all but the last, where it is known.
+
+    Returns:
+        The one operator and its cost, or the reason.
     """
     reason = refusal(analysis, stages)
     if reason:
@@ -237,7 +249,16 @@ def joined_part(
 
 
 def add_part(builder: Builder, found: ChainSegment, x: str) -> str:
-    """Adds the one operator, and what its bias needs at borders, and returns the output's local name."""
+    """Adds the one operator, and what its bias needs at borders, and returns the output's local name.
+
+    Args:
+        builder: collects the nodes.
+        found: the operators in a row.
+        x: what the first reads.
+
+    Returns:
+        The output's local name.
+    """
     operators = [each.operator() for each in found.stages]
     one = composition.joined(operators)
     rank = found.stages[-1].linear.rank

@@ -368,5 +368,14 @@ _RULES: dict[str, Callable[[Roles, ir.Node], Found]] = {
 def constant_slice(
     array: npt.NDArray[np.generic], axis: int, index: Sequence[int] | npt.NDArray[np.int64]
 ) -> npt.NDArray[np.generic]:
-    """The entries of a constant for some channels."""
+    """The entries of a constant for some channels.
+
+    Args:
+        array: the constant.
+        axis: its channel axis.
+        index: the channels to take.
+
+    Returns:
+        The constant with so many channels.
+    """
     return np.take(array, np.asarray(index, np.int64), axis=axis)

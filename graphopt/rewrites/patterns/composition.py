@@ -176,6 +176,9 @@ def constant_term(operators: Sequence[WeightedOperator], start: int, sizes: Sequ
         operators: the operators in a row.
         start: the first with a bias.
         sizes: spatial sizes of that one's output.
+
+    Returns:
+        One number a channel and border zone.
     """
     bias = operators[start].bias
     assert bias is not None
@@ -210,7 +213,16 @@ def through(zoned: ZonedMap, following: WeightedOperator) -> ZonedMap:
 
 
 def ones_refusal(outlines: Sequence[Outline], start: int, later: int) -> str:
-    """Why `ones_operator` can't make the constant term from an image of ones; "" when it can."""
+    """Why `ones_operator` can't make the constant term from an image of ones; "" when it can.
+
+    Args:
+        outlines: the operators in a row.
+        start: the first with a bias.
+        later: the first behind it that pads.
+
+    Returns:
+        The reason, or "".
+    """
     if not all(each.pointwise for each in outlines[:later]):
         return "more than one tap stands before the operator that pads"
     if not all(each.shifts_evenly for each in outlines[later + 1 :]):
@@ -311,7 +323,7 @@ def _axis_refusal(first: Outline, second: Outline, axis: int) -> str:
 
 
 def _steps(first: Outline, second: Outline) -> dict[str, tuple[int, ...]]:
-    """Distances between taps of either in positions of the one operator, as `kernel.compose` takes them."""
+    """Distances between taps of either in positions of the one operator, as `algebra.compose` takes them."""
     ours, theirs = first.form.dilations, second.form.dilations
     if second.form.op == "ConvTranspose":
         ours = tuple(s * d for s, d in zip(second.form.strides, ours, strict=True))

@@ -44,6 +44,9 @@ def treats_pixels_alike(analysis: Analysis, node: ir.Node, value: ir.Value, *, m
         node: the operator.
         value: the one of its inputs that the other operator makes.
         mixing: whether the other operator takes weighted means of pixels, rather than picking pixels.
+
+    Returns:
+        True where both orders compute the same.
     """
     if not is_standard(node):
         return False
@@ -88,6 +91,10 @@ def operators_before(
         value: the end of the chain.
         graph: the graph in which all of it has to be.
         mixing: as for `treats_pixels_alike`.
+
+    Returns:
+        The value in front of the chain, and the chain; the value itself and none where there is no such
+        operator.
     """
     chain: list[ir.Node] = []
     node = value.producer()
@@ -108,7 +115,17 @@ def operators_before(
 
 
 def replay(builder: Builder, chain: Sequence[ir.Node], value: ir.Value, x: str) -> str:
-    """Adds the operators of a chain that starts from ``value`` on another one, and returns their output."""
+    """Adds the operators of a chain that starts from ``value`` on another one, and returns their output.
+
+    Args:
+        builder: collects the nodes.
+        chain: the operators, the first first.
+        value: what the first reads.
+        x: what its copy is to read.
+
+    Returns:
+        The last copy's local name; `x` where nothing had to be copied.
+    """
     for node in chain:
         if node.op_type not in ("Identity", "Dropout"):
             inputs = [None if v is None else x if v is value else v.name for v in node.inputs]
@@ -137,14 +154,33 @@ def _read_only_by(analysis: Analysis, node: ir.Node, gone: set[ir.Node]) -> bool
 
 
 def pass_cost(itemsize: int, *elements: int, params: int = 0) -> Cost:
-    """The cost of an operator that passes over so many elements, the written ones last."""
+    """The cost of an operator that passes over so many elements, the written ones last.
+
+    Args:
+        itemsize: bytes of one number.
+        *elements: numbers read and written, those written last.
+        params: numbers of the operator's own.
+
+    Returns:
+        No MACs; bytes, and seconds of the static time model.
+    """
     moved = itemsize * sum(elements)
     written = itemsize * elements[-1]
     return Cost(0, params, params * itemsize, written, seconds(0, 1, 1, 1, moved))
 
 
 def subsampled(analysis: Analysis, builder: Builder, x: str, strides: Sequence[int]) -> str:
-    """Adds what takes every stride-th pixel of ``x`` [N, C, spatial…], from the first; ``x`` at stride 1."""
+    """Adds what takes every stride-th pixel of ``x`` [N, C, spatial…], from the first; ``x`` at stride 1.
+
+    Args:
+        analysis: the snapshot.
+        builder: collects the nodes.
+        x: name of the map.
+        strides: pixels from one to the next, per spatial axis.
+
+    Returns:
+        The local name of what is left.
+    """
     axes = [axis for axis, stride in enumerate(strides, start=2) if stride != 1]
     if not axes:
         return x
@@ -164,7 +200,20 @@ def sliced(
     ends: Sequence[int],
     steps: Sequence[int] | None = None,
 ) -> str:
-    """Adds a Slice in the form that the model's opset has."""
+    """Adds a Slice in the form that the model's opset has.
+
+    Args:
+        analysis: the snapshot.
+        builder: collects the nodes.
+        x: name of the value.
+        axes: the axes to cut.
+        starts: first position on each.
+        ends: position behind the last on each.
+        steps: from one position to the next on each; None for 1, which every opset has.
+
+    Returns:
+        The local name of what is left.
+    """
     if default_opset(analysis.model) < 10:
         assert steps is None
         bounds: dict[str, AttributeValue] = {

@@ -28,6 +28,9 @@ def facts_of(
         role: which inputs have its channels.
         maps: what is known of those, by input number.
         labeller: hands out labels.
+
+    Returns:
+        Constants and labels ``[channels]``.
     """
     count = next(iter(maps.values())).channels
     operands: list[Float64] = []

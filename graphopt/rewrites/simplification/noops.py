@@ -86,7 +86,17 @@ def same_shape(a: Shape | None, b: Shape | None) -> bool:
 def constant_input(
     analysis: Analysis, node: ir.Node, index: int, attribute: str
 ) -> npt.NDArray[np.generic] | None:
-    """What an input says, or the attribute that said it in older opsets; None where it is no constant."""
+    """What an input says, or the attribute that said it in older opsets; None where it is no constant.
+
+    Args:
+        analysis: the snapshot.
+        node: the operator.
+        index: place of the input.
+        attribute: what older opsets called it.
+
+    Returns:
+        The content, or None.
+    """
     if attribute in node.attributes:
         return np.asarray(node.attributes[attribute].value)
     return analysis.constant(node.inputs[index]) if len(node.inputs) > index else None

@@ -17,6 +17,19 @@ from graphopt.compression.autodiff.rules import arithmetic, linear, moves, norma
 from graphopt.compression.autodiff.tape import Gradient, Tape, UnsupportedError
 
 Rule: TypeAlias = Callable[[Tape, ir.Node, str], Sequence[Gradient]]
+"""The gradient of one operator, ``rule(tape, node, g)``.
+
+Args:
+    tape: takes down the operators that compute it.
+    node: the operator of the model.
+    g: name of the gradient of its output, of the output's shape.
+
+Returns:
+    A name for each input, of the input's shape; None, or nothing at the end, for one without a gradient.
+
+Raises:
+    UnsupportedError: there is no rule for this form of the operator.
+"""
 
 OLDEST = 7
 """The first operator set in which arithmetic repeats values, as the rules need it."""
@@ -84,7 +97,16 @@ RULES: dict[str, Rule] = {
 
 
 def backward(tape: Tape, node: ir.Node, gradients: Sequence[Gradient]) -> Sequence[Gradient]:
-    """The gradients of an operator's inputs, from those of its outputs; none where no rule gives them."""
+    """The gradients of an operator's inputs, from those of its outputs; none where no rule gives them.
+
+    Args:
+        tape: takes down the operators that compute the gradients.
+        node: the operator of the model.
+        gradients: of each of its outputs; None where nothing comes back through it.
+
+    Returns:
+        Gradients in the order of the inputs, None where an input has none; empty where no rule gives them.
+    """
     at = len(tape.nodes)
     try:
         return _backward(tape, node, gradients)

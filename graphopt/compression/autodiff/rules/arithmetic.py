@@ -18,32 +18,32 @@ def _each(tape: Tape, node: ir.Node, part: Callable[[int], str], places: Sequenc
 
 
 def add(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """To each input all of it: Add and Sum."""
+    """Gradient of Add and Sum: that of the output, for every input."""
     return _each(tape, node, lambda _: g, range(len(node.inputs)))
 
 
 def expand(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """The sum over what was repeated."""
+    """Gradient of Expand: the sum over the axes that were repeated."""
     return _each(tape, node, lambda _: g, (0,))
 
 
 def mean(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """The mean of several values."""
+    """Gradient of Mean: that of the output, divided by the number of inputs."""
     return add(tape, node, tape.scaled(g, 1 / len(node.inputs)))
 
 
 def subtract(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """The second with the other sign."""
+    """Gradient of Sub: that of the output, negative for the second input."""
     return _each(tape, node, lambda i: tape.op("Neg", g) if i else g, (0, 1))
 
 
 def multiply(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Each times the other."""
+    """Gradient of Mul: that of the output times the other factor."""
     return _each(tape, node, lambda i: tape.op("Mul", g, name_of(node.inputs[1 - i])), (0, 1))
 
 
 def divide(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Of g it makes g / b, and −g · y / b."""
+    """Gradient of Div, y = a / b: g / b for a, and −g · y / b for b."""
     above = tape.op("Div", g, name_of(node.inputs[1]))
 
     def part(index: int) -> str:
@@ -53,7 +53,7 @@ def divide(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def largest(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Max and Min: all that are the largest, or smallest, count."""
+    """Gradient of Max and Min: of several that are the largest, or smallest, each counts."""
 
     def part(index: int) -> str:
         pair = (name_of(node.inputs[index]), ends(node)[1])
@@ -64,7 +64,7 @@ def largest(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def where(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """The gradient goes to what was chosen."""
+    """Gradient of Where: it goes to what was chosen."""
 
     def part(index: int) -> str:
         condition = name_of(node.inputs[0])

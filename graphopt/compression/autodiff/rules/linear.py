@@ -11,7 +11,7 @@ from graphopt.compression.autodiff.tape import Gradient, Tape, UnsupportedError,
 
 
 def convolution(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Conv by ConvTranspose, and the other way round."""
+    """Gradient of Conv by ConvTranspose, and of ConvTranspose by Conv."""
     linear = tape.analysis.linear(node)
     shapes = tape.sizes(node)
     if linear is None or len(linear.kernel) != len(shapes[0]) - 2 or 0 in linear.kernel:
@@ -51,7 +51,7 @@ def window_back(
     dilations: Sequence[int],
     pads: Sequence[int],
 ) -> dict[str, list[int]]:
-    """Pads with which a ConvTranspose makes the inside of a sliding window out of its outside.
+    """Pads with which a ConvTranspose leads back from what a sliding window makes to what it slides over.
 
     Args:
         inside: spatial sizes that the window slides over.
@@ -60,6 +60,9 @@ def window_back(
         strides: its steps.
         dilations: distances of its taps.
         pads: at the start of each axis; what follows does not matter.
+
+    Returns:
+        The attributes ``pads`` and ``output_padding``.
 
     Raises:
         UnsupportedError: no ConvTranspose does.
@@ -75,7 +78,7 @@ def window_back(
 
 
 def gemm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """The first factor's gradient."""
+    """Gradient of Gemm in its first factor."""
     if node.attributes.get_int("transA", 0):
         raise UnsupportedError
     alpha, turned = node.attributes.get_float("alpha", 1.0), node.attributes.get_int("transB", 0)
@@ -85,7 +88,7 @@ def gemm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def matmul(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Both factors' gradients."""
+    """Gradient of MatMul in both factors."""
     ranks = [len(tape.shape(value)) for value in node.inputs]
     if min(ranks) < 2:
         raise UnsupportedError
@@ -103,7 +106,7 @@ def _turned(tape: Tape, value: ir.Value | None, rank: int) -> str:
 
 
 def einsum(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Each factor's gradient is the product of the output's and of the other factors."""
+    """Gradient of Einsum: for each factor the product of the output's gradient and the other factors."""
     left, arrow, made = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
     terms = left.split(",")
     if not arrow or "." in left or any(len(set(term)) < len(term) for term in (*terms, made)):

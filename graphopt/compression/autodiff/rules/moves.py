@@ -19,12 +19,12 @@ LARGEST = 1 << 24
 
 
 def same(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Identity."""
+    """Gradient of Identity."""
     return [g]
 
 
 def dropout(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Nothing is dropped unless in training."""
+    """Gradient of Dropout outside of training, where nothing is dropped."""
     training = node.inputs[2] if len(node.inputs) > 2 else None
     if training is not None and tape.content(training).any():
         raise UnsupportedError
@@ -32,7 +32,7 @@ def dropout(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def cast(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Between equal types alone."""
+    """Gradient of Cast between equal types."""
     given = node.inputs[0]
     if given is None or tape.analysis.sizes.dtype(given) != ir.DataType.FLOAT:
         raise UnsupportedError
@@ -40,19 +40,19 @@ def cast(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def reshape(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Reshape, Flatten, Squeeze and Unsqueeze."""
+    """Gradient of Reshape, Flatten, Squeeze and Unsqueeze: back in the shape of the input."""
     return [tape.like(g, name_of(node.inputs[0]))]
 
 
 def transpose(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """The other way round."""
+    """Gradient of Transpose: the inverse permutation."""
     rank = len(tape.shape(node.inputs[0]))
     order = list(node.attributes.get_ints("perm", range(rank)[::-1]))
     return [tape.op("Transpose", g, perm=[order.index(axis) for axis in range(rank)])]
 
 
 def depth_to_space(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """By its opposite, and the channels in their order."""
+    """Gradient of DepthToSpace: SpaceToDepth, with the channels in their order."""
     size, channels = node.attributes.get_int("blocksize"), tape.shape(node.inputs[0])[1]
     back = tape.op("SpaceToDepth", g, blocksize=size)
     if node.attributes.get_string("mode", "DCR") == "CRD":
@@ -62,19 +62,19 @@ def depth_to_space(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def space_to_depth(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """By its opposite."""
+    """Gradient of SpaceToDepth: DepthToSpace."""
     return [tape.op("DepthToSpace", g, blocksize=node.attributes.get_int("blocksize"))]
 
 
 def cumulative_sum(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """The sum from the other side."""
+    """Gradient of CumSum: the cumulative sum from the other side."""
     exclusive, turned = (node.attributes.get_int(key, 0) for key in ("exclusive", "reverse"))
     axis = name_of(node.inputs[1])
     return [tape.op("CumSum", g, axis, exclusive=exclusive, reverse=1 - turned)]
 
 
 def triangle(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Trilu: what was kept."""
+    """Gradient of Trilu: the same triangle of it."""
     return [tape.again(node, g)]
 
 
@@ -82,14 +82,23 @@ def triangle(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def concat(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """To each its part."""
+    """Gradient of Concat: to each input its part."""
     axis = tape.axis(node)
     sizes = [tape.shape(value)[axis] for value in node.inputs]
     return tape.split(g, axis, sizes) if len(sizes) > 1 else [g]
 
 
 def split(tape: Tape, node: ir.Node, gradients: Sequence[Gradient]) -> Sequence[Gradient]:
-    """All parts together; those that no output depends on are 0."""
+    """Gradient of Split: all parts joined; those that no output depends on are 0.
+
+    Args:
+        tape: takes down the operators that compute the gradient.
+        node: the Split.
+        gradients: of each of its outputs; None counts as zero.
+
+    Returns:
+        The gradient of its input.
+    """
     parts = [
         tape.zeros(tape.shape(value)) if g is None else g
         for value, g in zip(node.outputs, gradients, strict=True)
@@ -98,7 +107,7 @@ def split(tape: Tape, node: ir.Node, gradients: Sequence[Gradient]) -> Sequence[
 
 
 def tile(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """The sum over the copies."""
+    """Gradient of Tile: the sum over the copies."""
     inside, outside = tape.sizes(node)
     if 0 in inside:
         raise UnsupportedError
@@ -108,7 +117,7 @@ def tile(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def slices(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Zeros around what was taken; where rows were left out between, by a matrix."""
+    """Gradient of Slice: zeros around what was taken; where rows were left out between, by a matrix."""
     inside = tape.shape(node.inputs[0])
     given = [tape.numbers(node, key, i) for i, key in enumerate(("starts", "ends", "axes", "steps"), 1)]
     starts, ends, axes, steps = given
@@ -125,7 +134,7 @@ def slices(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def gather(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Each number gets the gradients of its copies."""
+    """Gradient of Gather: each number gets the gradients of its copies."""
     inside, axis = tape.shape(node.inputs[0]), tape.axis(node, 0)
     index = tape.content(node.inputs[1])
     rows = [np.arange(size) for size in inside]
@@ -161,7 +170,7 @@ def _chosen(places: Matrix, size: int) -> Matrix:
 
 
 def scatter(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """ScatterND and ScatterElements: what was overwritten gets nothing, what took its place gets all."""
+    """Gradient of ScatterND and ScatterElements: what was overwritten gets none of it."""
     index = tape.content(node.inputs[1])
     nd = node.op_type == "ScatterND"
     shape, rank = tape.shape(node.inputs[0]), index.shape[-1] if nd else len(index.shape)
@@ -180,7 +189,7 @@ def scatter(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def crop(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Zeros around what was taken."""
+    """Gradient of Crop: zeros around what was taken."""
     inside, outside = tape.sizes(node)
     left, top, *_ = node.attributes.get_ints("border", [0, 0, 0, 0])
     begin = [0, 0, top, left]
@@ -193,7 +202,7 @@ PADDING: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 
 
 def pad(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """What was put around is cut off; where it repeats what is there, it is added to it."""
+    """Gradient of Pad: what was put around is cut off, or added to what it repeats."""
     inside = tape.shape(node.inputs[0])
     rank = len(inside)
     pads = tape.numbers(node, "pads", 1)
@@ -220,7 +229,7 @@ def pad(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def resize(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Resize and Upsample, an axis at a time: by what they make of unit vectors along it."""
+    """Gradient of Resize and Upsample, an axis at a time: by what they make of unit vectors along it."""
     inside, outside = tape.sizes(node)
     attributes = node.attributes
     mode = attributes.get_string("coordinate_transformation_mode", "") or ""

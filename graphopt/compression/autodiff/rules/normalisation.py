@@ -13,7 +13,7 @@ from graphopt.compression.autodiff.tape import Gradient, Tape, UnsupportedError,
 
 
 def reduce(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Each number gets what it counts in the result of its axes."""
+    """Gradient of reductions: each number gets what it counts in the result of its axes."""
     (x, y), (inside, outside) = ends(node), tape.sizes(node)
     axes = _axes(tape, node)
     kept = tuple(1 if axis in axes else n for axis, n in enumerate(inside))
@@ -51,14 +51,14 @@ def _axes(tape: Tape, node: ir.Node) -> list[int]:
 
 
 def softmax(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Of g it makes y · (g − Σ g · y)."""
+    """Gradient of Softmax: y · (g − Σ g · y)."""
     y = ends(node)[1]
     mean = tape.total(tape.op("Mul", g, y), _softmax_axes(tape, node))
     return [tape.op("Mul", y, tape.op("Sub", g, mean))]
 
 
 def log_softmax(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Of g it makes g − e^y · Σ g."""
+    """Gradient of LogSoftmax: g − e^y · Σ g."""
     total = tape.total(g, _softmax_axes(tape, node))
     return [tape.op("Sub", g, tape.op("Mul", tape.op("Exp", ends(node)[1]), total))]
 
@@ -74,7 +74,7 @@ def _softmax_axes(tape: Tape, node: ir.Node) -> Sequence[int]:
 
 
 def batch_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Times a factor that is fixed once the network is trained."""
+    """Gradient of BatchNormalization: times a factor that is fixed once the network is trained."""
     trained = not node.attributes.get_int("training_mode", 0) and len(node.outputs) == 1
     if not trained or not node.attributes.get_int("spatial", 1):
         raise UnsupportedError
@@ -95,14 +95,14 @@ def _deviation(tape: Tape, node: ir.Node, variance: str, default: float) -> str:
 
 
 def instance_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Over the positions, with a scale a channel."""
+    """Gradient of InstanceNormalization: over the positions, with a scale a channel."""
     g = tape.op("Mul", g, _by_channel(tape, node, name_of(node.inputs[1])))
     axes = range(2, len(tape.shape(node.inputs[0])))
     return [_normalised(tape, node, ends(node)[0], g, axes)]
 
 
 def layer_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Over the last axes, with a scale for each number along them; without a mean for RMSNormalization."""
+    """Gradient of LayerNormalization over the last axes, and of RMSNormalization, which takes off no mean."""
     axes = range(tape.axis(node, -1), len(tape.shape(node.inputs[0])))
     g = tape.op("Mul", g, name_of(node.inputs[1]))
     centre = node.op_type == "LayerNormalization"
@@ -110,7 +110,7 @@ def layer_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def group_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Over the positions and channels of a group, with a scale a channel (up to opset 20 a group)."""
+    """Gradient of GroupNormalization, whose scale is one a channel, up to opset 20 one a group."""
     shape, groups = tape.shape(node.inputs[0]), node.attributes.get_int("num_groups", 1)
     flat = [shape[0], groups, count(shape, range(1, len(shape))) // max(1, groups)]
     scale = name_of(node.inputs[1])
@@ -123,7 +123,7 @@ def group_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def variance_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """MeanVarianceNormalization: over any axes, without a scale."""
+    """Gradient of MeanVarianceNormalization: over any axes, without a scale."""
     rank = len(tape.shape(node.inputs[0]))
     axes = [axis % rank for axis in node.attributes.get_ints("axes", [0, 2, 3])]
     return [_normalised(tape, node, ends(node)[0], g, axes, epsilon=1e-9)]
@@ -150,7 +150,7 @@ def _normalised(
 
 
 def unit_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """LpNormalization by the root of the sum of squares: (g − y · Σ g · y) / ‖x‖."""
+    """Gradient of LpNormalization with p = 2: (g − y · Σ g · y) / ‖x‖."""
     if node.attributes.get_int("p", 2) != 2:
         raise UnsupportedError
     (x, y), axes = ends(node), [tape.axis(node, -1)]
@@ -160,7 +160,7 @@ def unit_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def local_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """LRN: y = x · d^−β with d = bias + α / size · (squares of the channels near, added up).
+    """Gradient of LRN, y = x · d^−β with d = bias + α / size · (sum of squares of the channels near).
 
     So g · d^−β − 2 α β / size · x · (g · y / d of the channels near, added up).
     """

@@ -106,7 +106,7 @@ def _window(tape: Tape, node: ir.Node) -> _PoolWindow:
 
 
 def average_pool(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Each input of a window gets its part."""
+    """Gradient of AveragePool: each input of a window gets its part."""
     window, channels = _window(tape, node), tape.shape(node.inputs[0])[1]
     taps = window.taps(padding=bool(node.attributes.get_int("count_include_pad", 0)))
     part = tape.scaled(g, 1 / np.maximum(taps, 1))
@@ -115,7 +115,7 @@ def average_pool(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 
 def max_pool(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """An axis at a time, since the largest of a window is the largest of the largest of its rows."""
+    """Gradient of MaxPool, an axis at a time: the largest of a window is the largest of those of its rows."""
     (x, y), (batch, channels, *_) = ends(node), tape.shape(node.inputs[0])
     windows = _window(tape, node).axes()
     values = [x]

@@ -19,7 +19,7 @@ STEP = 1e-2
 
 
 def elementwise(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """The gradient of the first input, the others being constant."""
+    """Gradient of a function of single numbers: its slope times that of the output."""
     inside, outside = tape.sizes(node)
     if inside != outside:
         raise UnsupportedError
