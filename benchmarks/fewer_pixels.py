@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 import graphopt
 from tests.builders import Net, make_feeds, session
-from tests.test_resize_after_pointwise import resize
+from tests.rewrites.moving.test_resize_after_pointwise import resize
 
 REWRITES = ["pool_first", "resize_after_pointwise", "resize_before_pointwise", "resize_phases"]
 

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from graphopt.analysis.attributes import slice_ranges
+
 SMALL = 4096
 """Arithmetic is done on tensors of at most this many elements: sizes, axes and scales, never weights."""
 
@@ -120,11 +122,6 @@ def _ints(node: ir.Node, name: str, given: AnyArray | None = None) -> tuple[int,
     return None if attribute is None else tuple(attribute.as_ints())
 
 
-def _int(node: ir.Node, name: str, default: int) -> int:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()
-
-
 def _cast_type(node: ir.Node) -> np.dtype[Any] | None:
     """What the Cast casts to, where NumPy casts in the same way: not to text or to 4- and 8-bit floats."""
     attribute = node.attributes.get("to")
@@ -159,34 +156,30 @@ def _squeeze(node: ir.Node, x: AnyArray, axes: AnyArray | None = None) -> AnyArr
 
 def _reshape(node: ir.Node, x: AnyArray, shape: AnyArray | None = None) -> AnyArray:
     sizes = _ints(node, "shape", shape) or ()
-    if not _int(node, "allowzero", 0):
+    if not node.attributes.get_int("allowzero", 0):
         sizes = tuple(x.shape[i] if size == 0 else size for i, size in enumerate(sizes))
     return x.reshape(sizes)
 
 
 def _flatten(node: ir.Node, x: AnyArray) -> AnyArray:
-    axis = _int(node, "axis", 1)
+    axis = node.attributes.get_int("axis", 1)
     return x.reshape(math.prod(x.shape[: axis if axis >= 0 else axis + x.ndim]), -1)
 
 
 def _gather(node: ir.Node, x: AnyArray, indices: AnyArray) -> AnyArray:
-    return np.take(x, indices, axis=_int(node, "axis", 0))
+    return np.take(x, indices, axis=node.attributes.get_int("axis", 0))
 
 
 def _slice(node: ir.Node, x: AnyArray, *inputs: AnyArray | None) -> AnyArray:
-    given = (*inputs, None, None, None, None)
-    starts = _ints(node, "starts", given[0]) or ()
-    ends = _ints(node, "ends", given[1]) or ()
-    axes = _ints(node, "axes", given[2]) or tuple(range(len(starts)))
-    steps = _ints(node, "steps", given[3]) or (1,) * len(starts)
     window = [slice(None)] * x.ndim
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        window[axis] = slice(start, end, step)  # Python clamps and counts from the end as ONNX does
+    known = dict(zip(node.inputs, (x, *inputs), strict=False))
+    for axis, entry in (slice_ranges(node, known.get) or {}).items():
+        window[axis] = slice(*entry)  # Python clamps and counts from the end as ONNX does
     return x[tuple(window)]
 
 
 def _concat(node: ir.Node, *arrays: AnyArray) -> AnyArray:
-    return np.concatenate(arrays, axis=_int(node, "axis", 1))
+    return np.concatenate(arrays, axis=node.attributes.get_int("axis", 1))
 
 
 def _divide(node: ir.Node, a: AnyArray, b: AnyArray) -> AnyArray:

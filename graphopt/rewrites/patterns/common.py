@@ -86,8 +86,8 @@ def linear_before(analysis: Analysis, value: ir.Value) -> tuple[Linear | None, l
 
 def pads_hold(analysis: Analysis, linear: Linear) -> bool:
     """Whether the view's explicit pads hold for every run; those of a strided SAME follow from the size."""
-    mode = linear.node.attributes.get("auto_pad")
-    if mode is None or not mode.as_string().startswith("SAME") or not linear.form.strided:
+    mode = linear.node.attributes.get_string("auto_pad", "NOTSET")
+    if not mode.startswith("SAME") or not linear.form.strided:
         return True
     shape = analysis.fixed_shape(linear.node.inputs[0])
     return shape is not None and None not in shape[2:]

@@ -7,9 +7,9 @@ from typing import Any
 
 import onnx
 import pytest
-from tests.test_resize_after_pointwise import resize
 
 from tests.builders import Net, check
+from tests.rewrites.moving.test_resize_after_pointwise import resize
 
 ONLY: dict[str, Any] = {"only": ["resize_before_pointwise"]}
 APPLIED = {"resize_before_pointwise": 1}

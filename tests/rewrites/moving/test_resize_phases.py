@@ -7,9 +7,9 @@ from typing import Any
 
 import onnx
 import pytest
-from tests.test_resize_after_pointwise import resize
 
 from tests.builders import Net, check
+from tests.rewrites.moving.test_resize_after_pointwise import resize
 
 ONLY: dict[str, Any] = {"only": ["resize_phases"]}
 APPLIED = {"resize_phases": 1}
