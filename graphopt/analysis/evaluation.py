@@ -12,13 +12,14 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.analysis.attributes import slice_ranges
+from graphopt.analysis.operators import VIEWS, is_standard
 
 SMALL = 4096
 """Arithmetic is done on tensors of at most this many elements: sizes, axes and scales, never weights."""
 
 AnyArray: TypeAlias = npt.NDArray[Any]
 
-LAYOUT_OPS = frozenset({"Identity", "Transpose", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Flatten"})
+LAYOUT_OPS = VIEWS | {"Identity", "Transpose", "Cast"}
 """Keep every element of their first input: followed on tensors of any size."""
 
 MOVING_OPS = LAYOUT_OPS | {"Gather", "Slice", "Expand", "Tile"}
@@ -51,7 +52,7 @@ def node_proto(node: ir.Node) -> onnx.NodeProto:
 
 def foldable(node: ir.Node) -> bool:
     """Whether `evaluate` knows the operator, in the form that the node has."""
-    if node.domain != "" or node.op_type not in FOLDABLE_OPS or len(node.outputs) != 1:
+    if not is_standard(node) or node.op_type not in FOLDABLE_OPS or len(node.outputs) != 1:
         return False
     if any(attribute.is_ref() for attribute in node.attributes.values()):
         return False

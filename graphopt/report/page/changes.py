@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.diff import sources
 from graphopt.analysis.linear import Linear
+from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.model.edit import STAMP_REWRITE, STAMP_SOURCE
 from graphopt.report.results import Applied
@@ -157,7 +158,7 @@ def regions(before: Analysis, after: Analysis, applied: Sequence[Applied]) -> tu
 
 def _is_data(node: ir.Node) -> bool:
     """Whether a node holds a constant, which is no structure: graphopt makes it an initializer."""
-    return node.op_type == "Constant" and not node.domain
+    return node.op_type == "Constant" and is_standard(node)
 
 
 def _is_new(name: str, node: ir.Node, before: Analysis) -> bool:

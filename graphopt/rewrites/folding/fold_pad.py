@@ -31,10 +31,11 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.linear import Linear, why_no_constant
+from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import is_standard, site
+from graphopt.rewrites.patterns.common import site
 from graphopt.types import Candidate, Exactness, Rejection, Replacement
 
 

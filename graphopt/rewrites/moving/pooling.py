@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from graphopt.analysis.attributes import ints
 from graphopt.analysis.linear.form import same_pads
+from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.borders import landing
-from graphopt.rewrites.patterns.common import is_standard
 from graphopt.types import Shape
 
 

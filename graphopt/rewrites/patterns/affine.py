@@ -12,19 +12,10 @@ import onnx_ir as ir
 
 from graphopt.analysis.attributes import ints
 from graphopt.analysis.linear import why_no_constant
+from graphopt.analysis.operators import AFFINE, ARITHMETIC, HOMOGENEOUS, MAXIMA, MEANS, is_standard
 from graphopt.analysis.snapshot import Analysis
-from graphopt.rewrites.patterns.common import is_passthrough, is_standard
+from graphopt.rewrites.patterns.common import is_passthrough
 from graphopt.types import Array, Shape
-
-ELEMENTWISE = frozenset({"Mul", "Add", "Sub", "Div", "Neg"})
-AFFINE = ELEMENTWISE | {"BatchNormalization"}
-
-HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "PRelu", "Abs"})
-"""f(c·x) = c·f(x) for c ≥ 0."""
-MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
-"""f(c·x + t) = c·f(x) + t for c ≥ 0, where c and t are the same at all positions."""
-MEANS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
-"""f(c·x + t) = c·f(x) + t for any c, where c and t are the same at all positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +47,7 @@ class Affine:
 
 def operand(analysis: Analysis, node: ir.Node) -> ir.Value | None:
     """The value that an affine operator works on; None when the node is none."""
-    if node.op_type not in AFFINE or not is_standard(node):
+    if node.op_type not in AFFINE | {"Neg"} or not is_standard(node):
         return None
     if node.op_type in ("BatchNormalization", "Neg"):
         return node.inputs[0]
@@ -84,7 +75,7 @@ def read(
         return ""
     if node.op_type == "BatchNormalization":
         return _batch_normalization(analysis, node, shape, axis)
-    if node.op_type not in ELEMENTWISE:
+    if node.op_type not in ARITHMETIC | {"Neg"}:
         return ""
     if node.op_type == "Neg":
         return f"{name}: its rank is unknown" if shape is None else _affine(-1.0, 0.0, len(shape))

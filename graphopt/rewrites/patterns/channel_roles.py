@@ -13,19 +13,15 @@ import onnx_ir as ir
 
 from graphopt.analysis.attributes import ints, slice_ranges
 from graphopt.analysis.linear import Linear
+from graphopt.analysis.operators import BROADCASTING, POOLS, REDUCTIONS, UNARY, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.model.traversal import topological
 from graphopt.rewrites.patterns.common import (
     attributes_of,
     is_inference_normalization,
     is_passthrough,
-    is_standard,
     pads_hold,
 )
-from graphopt.rewrites.patterns.position_roles import BROADCASTING, UNARY
-
-POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
-REDUCTIONS = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"})
 
 
 @dataclass(frozen=True, slots=True)

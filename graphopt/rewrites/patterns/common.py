@@ -8,19 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.linear import Linear
+from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.types import AttributeValue, Site
 
 OPEN_PADS = "its auto_pad with strides depends on a size that a caller chooses"
 """What is wrong with an operator of which `pads_hold` is not true."""
-
-ELEMENTWISE = frozenset(
-    {"Abs", "Ceil", "Celu", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish"}
-    | {"Identity", "LeakyRelu", "Log", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid"}
-    | {"Sign", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu", "Cast", "Cos", "Sin"}
-    | {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu", "Where"}
-)
-"""Operators of which each output element depends on the elements at its own place only."""
 
 
 def site(analysis: Analysis, nodes: Sequence[ir.Node]) -> Site:
@@ -52,11 +45,6 @@ def joined(nodes: Sequence[ir.Node], shared: Container[ir.Value]) -> list[list[i
     for node in nodes:
         groups.setdefault(find(node), []).append(node)
     return list(groups.values())
-
-
-def is_standard(node: ir.Node) -> bool:
-    """Whether the operator is of the default domain; one of the same name elsewhere may do anything."""
-    return node.domain in ("", "ai.onnx")
 
 
 def is_passthrough(analysis: Analysis, node: ir.Node) -> bool:

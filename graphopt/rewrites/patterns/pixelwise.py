@@ -13,27 +13,16 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.constants import default_opset
+from graphopt.analysis.operators import ALIKE, ARITHMETIC, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.analysis.time_model import seconds
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import (
-    attributes_of,
-    is_inference_normalization,
-    is_passthrough,
-    is_standard,
-)
+from graphopt.rewrites.patterns.common import attributes_of, is_inference_normalization, is_passthrough
 from graphopt.types import AttributeValue, Cost, Shape
 
-UNARY = frozenset(
-    {"Abs", "Celu", "Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish"}
-    | {"Neg", "Relu", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh"}
-    | {"ThresholdedRelu"}
-)
-"""Operators of one input that treat every element alike (Clip's bounds are scalars)."""
 LAST = 2**31 - 1
 """End of a slice that goes to the end of its axis."""
-_BINARY_AFFINE = frozenset({"Add", "Sub", "Mul", "Div"})
-_BINARY = _BINARY_AFFINE | {"PRelu", "Min", "Max", "Pow"}
+_BINARY = ARITHMETIC | {"PRelu", "Min", "Max", "Pow"}
 
 
 def treats_pixels_alike(analysis: Analysis, node: ir.Node, value: ir.Value, *, mixing: bool) -> bool:
@@ -51,9 +40,9 @@ def treats_pixels_alike(analysis: Analysis, node: ir.Node, value: ir.Value, *, m
         return True
     if node.op_type == "BatchNormalization":
         return node.inputs[0] is value and is_inference_normalization(node)
-    if node.op_type == "Neg" or (node.op_type in UNARY and not mixing):
+    if node.op_type == "Neg" or (node.op_type in ALIKE and not mixing):
         return node.inputs[0] is value
-    if node.op_type not in (_BINARY_AFFINE if mixing else _BINARY) or len(node.inputs) != 2:
+    if node.op_type not in (ARITHMETIC if mixing else _BINARY) or len(node.inputs) != 2:
         return False
     if (node.op_type in ("PRelu", "Pow") or (mixing and node.op_type == "Div")) and node.inputs[
         0
@@ -67,7 +56,7 @@ def treats_pixels_alike(analysis: Analysis, node: ir.Node, value: ir.Value, *, m
 
 def is_unary(analysis: Analysis, node: ir.Node) -> bool:
     """Whether the operator treats all elements of its only input alike, whatever their channel."""
-    return is_passthrough(analysis, node) or (is_standard(node) and node.op_type in UNARY)
+    return is_passthrough(analysis, node) or (is_standard(node) and node.op_type in ALIKE)
 
 
 def _one_number_a_channel(operand: Shape | None, shape: Shape | None) -> bool:

@@ -10,31 +10,18 @@ import onnx_ir as ir
 
 from graphopt.analysis.attributes import FAR, ints, slice_ranges
 from graphopt.analysis.constants import default_opset
+from graphopt.analysis.operators import BROADCASTING, UNARY, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.lattice import EVERYTHING, Lattice, Window
 from graphopt.rewrites.patterns.common import (
     attributes_of,
     is_inference_normalization,
     is_passthrough,
-    is_standard,
     pads_hold,
 )
 
 Grid: TypeAlias = tuple[Lattice, ...]
 """Positions of a map, one lattice a spatial axis."""
-
-UNARY = frozenset(
-    {"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Celu", "ThresholdedRelu", "HardSigmoid"}
-    | {"HardSwish", "Mish", "Gelu", "Swish", "Softplus", "Softsign", "Erf", "Exp", "Log", "Sqrt", "Shrink"}
-    | {"Reciprocal", "Neg", "Abs", "Floor", "Ceil", "Round", "Sign", "Not", "Cast", "IsNaN", "IsInf"}
-    | {"Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh"}
-)
-"""Operators on each element of their only input alone."""
-BROADCASTING = frozenset(
-    {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu", "Where", "Clip", "Mod"}
-    | {"Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Xor"}
-)
-"""Operators on the elements in one place of all their inputs."""
 
 
 @dataclass(frozen=True, slots=True)

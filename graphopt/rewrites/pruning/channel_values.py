@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphopt.analysis.operators import POOLS, REDUCTIONS
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.channels import Facts, Labeller, merged_labels
 from graphopt.rewrites.patterns.affine import ignores_padding
@@ -118,18 +119,7 @@ def _pad(node: ir.Node, operands: Sequence[Float64]) -> Float64:
     return np.where(x == fill, x, np.nan)
 
 
-KEEPING = frozenset(
-    {
-        "MaxPool",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "ReduceMean",
-        "ReduceMax",
-        "ReduceMin",
-        "Slice",
-        "Squeeze",
-    }
-)
+KEEPING = (POOLS | REDUCTIONS | {"Slice", "Squeeze"}) - {"AveragePool", "ReduceSum"}
 """Operators that make of a constant channel the same constant."""
 
 FUNCTIONS: Mapping[str, Callable[..., Float64]] = {

@@ -12,31 +12,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.attributes import FAR, ints, slice_ranges
+from graphopt.analysis.operators import IDEMPOTENT, KEEPS_TYPE, NEUTRAL, VIEWS, is_standard
 from graphopt.analysis.snapshot import Analysis
-from graphopt.rewrites.patterns.common import is_passthrough, is_standard
+from graphopt.rewrites.patterns.common import is_passthrough
 from graphopt.types import Shape
 
-VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
-"""Operators that only rename the axes of what they read: the elements and their order stay."""
-IDEMPOTENT = frozenset({"Relu", "Abs", "Ceil", "Floor", "Round", "Sign"})
-"""Operators that change nothing when they are applied a second time."""
-NEUTRAL = {
-    "Add": (0.0, True),
-    "Sub": (0.0, False),
-    "Mul": (1.0, True),
-    "Div": (1.0, False),
-    "Pow": (1.0, False),
-}
-"""Binary operators, with the operand that changes nothing and whether it may also be the first."""
-KEEPS_TYPE = (
-    VIEWS
-    | IDEMPOTENT
-    | frozenset(NEUTRAL)
-    | {"BatchNormalization", "Concat", "Conv", "ConvTranspose", "Gemm", "MatMul", "Identity", "Dropout"}
-    | {"AveragePool", "GlobalAveragePool", "MaxPool", "Pad", "Resize", "Slice", "Split", "Transpose"}
-    | {"Clip", "Erf", "Exp", "LeakyRelu", "Neg", "PRelu", "Sigmoid", "Softmax", "Sqrt", "Tanh"}
-)
-"""Operators whose first output has the type of their first input."""
 HOLDS = {
     ir.DataType.FLOAT16: (ir.DataType.FLOAT, ir.DataType.DOUBLE),
     ir.DataType.BFLOAT16: (ir.DataType.FLOAT, ir.DataType.DOUBLE),
