@@ -7,6 +7,7 @@ from collections.abc import Container, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analysis.groups import Groups
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
@@ -28,23 +29,13 @@ def joined(nodes: Sequence[ir.Node], shared: Container[ir.Value]) -> list[list[i
         nodes: the nodes, in an order that each group keeps.
         shared: the values that join their reader and their maker.
     """
-    leader = {node: node for node in nodes}
-
-    def find(node: ir.Node) -> ir.Node:
-        while leader[node] is not node:
-            leader[node] = leader[leader[node]]
-            node = leader[node]
-        return node
-
+    groups, inside = Groups[ir.Node](), set(nodes)
     for node in nodes:
         for value in node.inputs:
             producer = value.producer() if value is not None else None
-            if producer in leader and value in shared:
-                leader[find(node)] = find(producer)
-    groups: dict[ir.Node, list[ir.Node]] = {}
-    for node in nodes:
-        groups.setdefault(find(node), []).append(node)
-    return list(groups.values())
+            if producer in inside and value in shared:
+                groups.join(producer, node)
+    return groups.of(nodes)
 
 
 def is_passthrough(analysis: Analysis, node: ir.Node) -> bool:

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.constants import default_opset
+from graphopt.analysis.attributes import TO_THE_END
 from graphopt.analysis.operators import ALIKE, ARITHMETIC, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.analysis.time_model import seconds
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import attributes_of, is_inference_normalization, is_passthrough
-from graphopt.types import AttributeValue, Cost, Shape
+from graphopt.rewrites.patterns.slicing import add_slice
+from graphopt.types import Cost, Shape
 
-LAST = 2**31 - 1
-"""End of a slice that goes to the end of its axis."""
 _BINARY = ARITHMETIC | {"PRelu", "Min", "Max", "Pow"}
 
 
@@ -134,34 +132,5 @@ def pass_cost(itemsize: int, *elements: int, params: int = 0) -> Cost:
 
 def subsampled(analysis: Analysis, builder: Builder, x: str, strides: Sequence[int]) -> str:
     """Adds what takes every stride-th pixel of ``x`` [N, C, spatial…], from the first; ``x`` at stride 1."""
-    axes = [axis for axis, stride in enumerate(strides, start=2) if stride != 1]
-    if not axes:
-        return x
-    if default_opset(analysis.model) < 10:  # Slice has no steps: a pooling of extent 1 does the same
-        window: dict[str, AttributeValue] = {"kernel_shape": (1,) * len(strides), "strides": tuple(strides)}
-        return builder.node("MaxPool", [x], window, "/subsample")
-    steps = [stride for stride in strides if stride != 1]
-    return sliced(analysis, builder, x, axes, [0] * len(axes), [LAST] * len(axes), steps)
-
-
-def sliced(
-    analysis: Analysis,
-    builder: Builder,
-    x: str,
-    axes: Sequence[int],
-    starts: Sequence[int],
-    ends: Sequence[int],
-    steps: Sequence[int] | None = None,
-) -> str:
-    """Adds a Slice in the form that the model's opset has."""
-    if default_opset(analysis.model) < 10:
-        assert steps is None
-        bounds: dict[str, AttributeValue] = {
-            "axes": tuple(axes),
-            "starts": tuple(starts),
-            "ends": tuple(ends),
-        }
-        return builder.node("Slice", [x], bounds, "/slice")
-    lists = [starts, ends, axes, *([] if steps is None else [steps])]
-    inputs = [builder.constant(np.array(values, np.int64), "slice") for values in lists]
-    return builder.node("Slice", [x, *inputs], {}, "/slice")
+    ranges = {axis: (0, TO_THE_END, stride) for axis, stride in enumerate(strides, start=2) if stride != 1}
+    return add_slice(builder, analysis, x, ranges, 2 + len(strides))
