@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.evaluation import LAYOUT_OPS, SMALL, AnyArray, evaluate, foldable
+from graphopt.analysis.operators import is_standard
 from graphopt.model.traversal import post_order
 
 _LAST_IR_WITH_FORCED_INPUTS = 3
@@ -27,7 +28,7 @@ def default_opset(model: ir.Model) -> int:
 
 def constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
     """What a Constant node holds; None for another node, a sparse tensor, or a function's parameter."""
-    if node.op_type != "Constant" or node.domain != "" or len(node.attributes) != 1:
+    if node.op_type != "Constant" or not is_standard(node) or len(node.attributes) != 1:
         return None
     name, attribute = next(iter(node.attributes.items()))
     if attribute.is_ref():

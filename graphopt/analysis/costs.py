@@ -14,6 +14,7 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from graphopt.analysis.constants import constant_tensor
+from graphopt.analysis.operators import FREE, is_standard
 from graphopt.model.traversal import graphs
 from graphopt.types import Shape
 
@@ -34,7 +35,7 @@ def macs(node: ir.Node, size: SizeOf) -> int | None:
 
 def is_linear(node: ir.Node) -> bool:
     """Whether `macs` counts the node."""
-    return node.domain == "" and node.op_type in LINEAR_OPS
+    return is_standard(node) and node.op_type in LINEAR_OPS
 
 
 def total_macs(model: ir.Model, size: SizeOf) -> int | None:
@@ -87,35 +88,6 @@ _MACS: dict[str, Callable[[ir.Node, SizeOf], int | None]] = {
 LINEAR_OPS = frozenset(_MACS)
 """The operators whose MACs are counted, all of the default domain."""
 
-FREE_OPS = frozenset(
-    # renamed or seen through another shape
-    {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "BitCast"}
-    # moved
-    | {"Transpose", "Concat", "Split", "Slice", "Pad", "CenterCropPad", "Crop", "Expand", "Tile", "Trilu"}
-    | {"DepthToSpace", "SpaceToDepth", "ReverseSequence", "Compress"}
-    | {"Gather", "GatherElements", "GatherND", "Scatter", "ScatterElements", "ScatterND", "TensorScatter"}
-    # created
-    | {"Constant", "ConstantOfShape", "Shape", "Size", "Range", "EyeLike", "OneHot"}
-    # sequences and optionals of tensors
-    | {
-        "SequenceEmpty",
-        "SequenceConstruct",
-        "SequenceAt",
-        "SequenceInsert",
-        "SequenceErase",
-        "SequenceLength",
-    }
-    | {"SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement", "OptionalHasElement"}
-    # the work is in the bodies, whose nodes are counted
-    | {"If", "Loop", "Scan", "SequenceMap"}
-)
-"""The operators of the default domain that only move, rename or create data.
-
-Not among them: Cast, which computes a conversion of each element; Resize, which interpolates (its nearest
-mode too, as it computes where each element comes from); the random generators. Dropout passes its input on,
-as it does outside of training.
-"""
-
 
 def nodes(model: ir.Model) -> Iterator[ir.Node]:
     """All nodes of the model: of the main graph, of the functions, and of all subgraphs."""
@@ -133,9 +105,9 @@ def uncounted(model: ir.Model) -> dict[str, int]:
     for node in nodes(model):
         if node.op_identifier() in model.functions:
             continue
-        if node.domain != "":
+        if not is_standard(node):
             found[f"{node.domain}::{node.op_type}"] += 1
-        elif node.op_type not in LINEAR_OPS and node.op_type not in FREE_OPS:
+        elif node.op_type not in LINEAR_OPS and node.op_type not in FREE:
             found[node.op_type] += 1
     return dict(sorted(found.items()))
 

@@ -23,6 +23,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis import costs
+from graphopt.analysis.groups import Groups
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.model.edit import STAMP_REWRITE, STAMP_SOURCE
@@ -167,20 +168,17 @@ class _Pairing:
     def __init__(self, before: Sequence[Linear], after: Sequence[Linear]) -> None:
         self.old = {linear.name: linear for linear in before}
         self.new = {linear.name: linear for linear in after}
-        self._group_of: dict[tuple[str, str], list[tuple[str, str]]] = {}
+        self._groups = Groups[tuple[str, str]]()
 
     def join(self, old: str, new: str) -> None:
         """Puts two layers, and what they are with already, into one group."""
-        keys = ("old", old), ("new", new)
-        merged = list(dict.fromkeys(k for key in keys for k in (*self._group_of.get(key, ()), key)))
-        for key in merged:
-            self._group_of[key] = merged
+        self._groups.join(("old", old), ("new", new))
 
     def free(self) -> tuple[list[Linear], list[Linear]]:
         """The layers that are in no group yet."""
         return (
-            [linear for name, linear in self.old.items() if ("old", name) not in self._group_of],
-            [linear for name, linear in self.new.items() if ("new", name) not in self._group_of],
+            [linear for name, linear in self.old.items() if ("old", name) not in self._groups],
+            [linear for name, linear in self.new.items() if ("new", name) not in self._groups],
         )
 
     def by(self, key: Callable[[Linear], Hashable], key_after: Callable[[Linear], Hashable]) -> None:
@@ -192,29 +190,14 @@ class _Pairing:
 
     def groups(self) -> list[tuple[tuple[Linear, ...], tuple[Linear, ...]]]:
         """All groups in the order of the first model, then what only the second has."""
-        done: set[tuple[str, str]] = set()
-        found = []
-        for key in [*(("old", name) for name in self.old), *(("new", name) for name in self.new)]:
-            if key in done:
-                continue
-            members = set(self._group_of.get(key, [key]))
-            done |= members
-            found.append(
-                (
-                    tuple(linear for name, linear in self.old.items() if ("old", name) in members),
-                    tuple(linear for name, linear in self.new.items() if ("new", name) in members),
-                )
-                if len(members) > 1
-                else _alone(key, self.old, self.new)
+        order = [*(("old", name) for name in self.old), *(("new", name) for name in self.new)]
+        return [
+            (
+                tuple(self.old[name] for side, name in members if side == "old"),
+                tuple(self.new[name] for side, name in members if side == "new"),
             )
-        return found
-
-
-def _alone(
-    key: tuple[str, str], old: Mapping[str, Linear], new: Mapping[str, Linear]
-) -> tuple[tuple[Linear, ...], tuple[Linear, ...]]:
-    side, name = key
-    return ((old[name],), ()) if side == "old" else ((), (new[name],))
+            for members in self._groups.of(order)
+        ]
 
 
 def _unique(linears: Iterable[Linear], key: Callable[[Linear], Hashable]) -> dict[Hashable, Linear]:

@@ -11,6 +11,9 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from graphopt.analysis.attributes import slice_ranges
+from graphopt.analysis.operators import VIEWS, is_standard
+
 SMALL = 4096
 """Arithmetic is done on tensors of at most this many elements: sizes, axes and scales, never weights. A
 choice of time; measured by benchmarks.thresholds: any value from 16 to 1,000,000 gives the same on nine
@@ -18,7 +21,7 @@ architectures."""
 
 AnyArray: TypeAlias = npt.NDArray[Any]
 
-LAYOUT_OPS = frozenset({"Identity", "Transpose", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Flatten"})
+LAYOUT_OPS = VIEWS | {"Identity", "Transpose", "Cast"}
 """Keep every element of their first input: followed on tensors of any size."""
 
 MOVING_OPS = LAYOUT_OPS | {"Gather", "Slice", "Expand", "Tile"}
@@ -51,7 +54,7 @@ def node_proto(node: ir.Node) -> onnx.NodeProto:
 
 def foldable(node: ir.Node) -> bool:
     """Whether `evaluate` knows the operator, in the form that the node has."""
-    if node.domain != "" or node.op_type not in FOLDABLE_OPS or len(node.outputs) != 1:
+    if not is_standard(node) or node.op_type not in FOLDABLE_OPS or len(node.outputs) != 1:
         return False
     if any(attribute.is_ref() for attribute in node.attributes.values()):
         return False
@@ -122,11 +125,6 @@ def _ints(node: ir.Node, name: str, given: AnyArray | None = None) -> tuple[int,
     return None if attribute is None else tuple(attribute.as_ints())
 
 
-def _int(node: ir.Node, name: str, default: int) -> int:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()
-
-
 def _cast_type(node: ir.Node) -> np.dtype[Any] | None:
     """What the Cast casts to, where NumPy casts in the same way: not to text or to 4- and 8-bit floats."""
     attribute = node.attributes.get("to")
@@ -161,34 +159,30 @@ def _squeeze(node: ir.Node, x: AnyArray, axes: AnyArray | None = None) -> AnyArr
 
 def _reshape(node: ir.Node, x: AnyArray, shape: AnyArray | None = None) -> AnyArray:
     sizes = _ints(node, "shape", shape) or ()
-    if not _int(node, "allowzero", 0):
+    if not node.attributes.get_int("allowzero", 0):
         sizes = tuple(x.shape[i] if size == 0 else size for i, size in enumerate(sizes))
     return x.reshape(sizes)
 
 
 def _flatten(node: ir.Node, x: AnyArray) -> AnyArray:
-    axis = _int(node, "axis", 1)
+    axis = node.attributes.get_int("axis", 1)
     return x.reshape(math.prod(x.shape[: axis if axis >= 0 else axis + x.ndim]), -1)
 
 
 def _gather(node: ir.Node, x: AnyArray, indices: AnyArray) -> AnyArray:
-    return np.take(x, indices, axis=_int(node, "axis", 0))
+    return np.take(x, indices, axis=node.attributes.get_int("axis", 0))
 
 
 def _slice(node: ir.Node, x: AnyArray, *inputs: AnyArray | None) -> AnyArray:
-    given = (*inputs, None, None, None, None)
-    starts = _ints(node, "starts", given[0]) or ()
-    ends = _ints(node, "ends", given[1]) or ()
-    axes = _ints(node, "axes", given[2]) or tuple(range(len(starts)))
-    steps = _ints(node, "steps", given[3]) or (1,) * len(starts)
     window = [slice(None)] * x.ndim
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        window[axis] = slice(start, end, step)  # Python clamps and counts from the end as ONNX does
+    known = dict(zip(node.inputs, (x, *inputs), strict=False))
+    for axis, entry in (slice_ranges(node, known.get) or {}).items():
+        window[axis] = slice(*entry)  # Python clamps and counts from the end as ONNX does
     return x[tuple(window)]
 
 
 def _concat(node: ir.Node, *arrays: AnyArray) -> AnyArray:
-    return np.concatenate(arrays, axis=_int(node, "axis", 1))
+    return np.concatenate(arrays, axis=node.attributes.get_int("axis", 1))
 
 
 def _divide(node: ir.Node, a: AnyArray, b: AnyArray) -> AnyArray:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ from graphopt.analysis.shapes.inference import Sizes
 from graphopt.model.names import graph_paths, node_names
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.types import Array, Candidate, Cost, Shape, Totals
+
+Made = TypeVar("Made")
 
 
 class Analysis:
@@ -56,6 +59,13 @@ class Analysis:
         self._graphs = {graph: path for path, graph in graph_paths(model)}
         self._names = node_names(model)
         self.nodes: dict[str, ir.Node] = {name: node for node, name in self._names.items()}
+        self._made: dict[Callable[[Analysis], object], object] = {}
+
+    def cached(self, make: Callable[[Analysis], Made]) -> Made:
+        """What a function or class makes of this snapshot, made once."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return cast("Made", self._made[make])
 
     def at(self, bindings: Mapping[str, Sequence[int]], known: Mapping[str, Shape] | None = None) -> Analysis:
         """A snapshot of the same model at other sizes of its inputs, without statistics.

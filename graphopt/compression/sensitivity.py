@@ -18,6 +18,7 @@ import onnx_ir as ir
 from graphopt import progress
 from graphopt.analysis.input_statistics import counted_error
 from graphopt.analysis.linear import Linear
+from graphopt.analysis.operators import VIEWS
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.inputs import Calibration, affordable
 from graphopt.compression.sequential_fit import Fitting
@@ -47,7 +48,7 @@ MACS = 8e12
 NORMALISED = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 """Operators at the end of a network that hide differences; the output is looked at before them."""
 
-RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
+RESHAPES = VIEWS | {"Identity"}
 """Operators that only give it another form."""
 
 

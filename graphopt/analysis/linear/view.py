@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import onnx_ir as ir
 
 from graphopt.analysis.constants import Constants
 from graphopt.analysis.costs import is_linear
-from graphopt.analysis.linear.form import Form
+from graphopt.analysis.linear.form import Form, same_pads
 from graphopt.analysis.linear.operator import Linear, number
 from graphopt.types import Shape
 
@@ -84,8 +83,7 @@ def _channels(
         inner, outer = (w[-1], w[-2]) if number(node, "transB", 0) else (w[-2], w[-1])
         return (), inner if rows is None else rows, outer
     group = number(node, "group", 1)
-    attribute = node.attributes.get("kernel_shape")
-    kernel: tuple[int, ...] = tuple(attribute.as_ints()) if attribute is not None else ()
+    kernel: tuple[int, ...] = tuple(node.attributes.get_ints("kernel_shape", ()))
     if w is None:
         return kernel, None if x is None else x[1], None
     if not kernel:
@@ -100,44 +98,25 @@ def _form(node: ir.Node, kernel: tuple[int, ...], x: Shape | None) -> tuple[Form
     if node.op_type in ("Gemm", "MatMul"):
         return Form(node.op_type), ""
     axes = len(kernel)
-    strides = _ints(node, "strides", (1,) * axes)
-    dilations = _ints(node, "dilations", (1,) * axes)
-    pads = _ints(node, "pads", (0,) * 2 * axes)
-    added = _ints(node, "output_padding", (0,) * axes) if node.op_type == "ConvTranspose" else ()
+    ints = node.attributes.get_ints
+    strides, dilations = (tuple(ints(key, (1,) * axes)) for key in ("strides", "dilations"))
+    pads = tuple(ints("pads", (0,) * 2 * axes))
+    added = tuple(ints("output_padding", (0,) * axes)) if node.op_type == "ConvTranspose" else ()
     form = Form(node.op_type, number(node, "group", 1), strides, pads, dilations, added)
     if "output_shape" in node.attributes:
         return form, "its output_shape attribute decides the pads"
-    mode = node.attributes.get("auto_pad")
-    name = "NOTSET" if mode is None else mode.as_string()
+    name = node.attributes.get_string("auto_pad", "NOTSET")
     if name == "NOTSET":
         return form, ""
     if name == "VALID":
         return replace(form, pads=(0,) * 2 * axes), ""
     if node.op_type == "ConvTranspose":
         return form, f"auto_pad={name} on a ConvTranspose"
-    same = _same_pads(kernel, form, None if x is None else x[2:], upper=name == "SAME_UPPER")
+    extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+    same = same_pads(extents, strides, None if x is None else x[2:], upper=name == "SAME_UPPER")
     if same is None:
         return form, f"auto_pad={name} with strides {list(strides)} and an unknown input size"
     return replace(form, pads=same), ""
-
-
-def _same_pads(
-    kernel: tuple[int, ...], form: Form, sizes: Shape | None, *, upper: bool
-) -> tuple[int, ...] | None:
-    """Explicit pads of SAME_UPPER or SAME_LOWER; None where they depend on an unknown size."""
-    begin, end = [], []
-    for axis, (k, s, d) in enumerate(zip(kernel, form.strides, form.dilations, strict=True)):
-        size = sizes[axis] if sizes is not None else None
-        if s == 1:
-            total = d * (k - 1)
-        elif size is None:
-            return None
-        else:
-            total = max((math.ceil(size / s) - 1) * s + d * (k - 1) + 1 - size, 0)
-        small, large = total // 2, total - total // 2
-        begin.append(small if upper else large)
-        end.append(large if upper else small)
-    return (*begin, *end)
 
 
 def _blocked(node: ir.Node, quantised: bool) -> str:
@@ -189,8 +168,3 @@ def _gemm_bias_problem(node: ir.Node, constants: Constants, out_channels: int | 
 def _bias_elements(node: ir.Node, constants: Constants) -> int:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     return 0 if bias is None else constants.size(bias) or 0
-
-
-def _ints(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else tuple(attribute.as_ints())

@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 import onnx
 import onnx_ir as ir
 
+from graphopt.analysis.operators import is_standard
 from graphopt.analysis.shapes.data_propagation import DataPropagation
 from graphopt.analysis.shapes.tensor_types import merged, sliced, stacked, tensor_type, without_shape
 
@@ -42,7 +43,7 @@ def rule_of(node: ir.Node, opset: int) -> Callable[[BodyInference, ir.Node], Typ
 
     The Scan of opset 8, which has a batch besides, is not supported.
     """
-    if node.op_type not in _RULES or node.domain != "" or (node.op_type == "Scan" and opset < 9):
+    if node.op_type not in _RULES or not is_standard(node) or (node.op_type == "Scan" and opset < 9):
         return None
     rule, needed = _RULES[node.op_type]
     return rule if needed <= node.attributes.keys() else None

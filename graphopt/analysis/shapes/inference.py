@@ -20,6 +20,7 @@ from onnx import shape_inference
 
 from graphopt.analysis.constants import Constants, constant_tensor, default_opset
 from graphopt.analysis.evaluation import SMALL, node_proto
+from graphopt.analysis.operators import AFFINE, ALIKE, is_standard
 from graphopt.analysis.shapes import control_flow
 from graphopt.analysis.shapes.data_propagation import SIZE_RULES, Data, DataPropagation
 from graphopt.analysis.shapes.inputs import BoundInputs, bind, format_shape
@@ -33,23 +34,10 @@ _FAILURES = (shape_inference.InferenceError, onnx.checker.ValidationError, Runti
 _FLOAT_SIZES = frozenset({"Resize", "Upsample", "Range"})
 """The operators whose output size follows from the values of a float input."""
 
-_LEGACY_ELEMENTWISE = frozenset(
-    {"Abs", "Add", "BatchNormalization", "Ceil", "Clip", "Div", "Dropout", "Elu", "Exp", "Floor"}
-    | {
-        "HardSigmoid",
-        "InstanceNormalization",
-        "LeakyRelu",
-        "Log",
-        "Max",
-        "Mean",
-        "Min",
-        "Mul",
-        "Neg",
-        "PRelu",
-    }
-    | {"Reciprocal", "Relu", "Selu", "Sigmoid", "Sqrt", "Sub", "Sum", "Tanh"}
+_LEGACY_ELEMENTWISE = (
+    ALIKE | AFFINE | {"Dropout", "InstanceNormalization", "Max", "Mean", "Min", "PRelu", "Sum"}
 )
-"""Operators that onnx has no rule for up to opset 5, where the output is as large as the first input."""
+"""Where onnx has no rule for them (up to opset 5), the output is as large as the first input."""
 
 
 class Sizes:
@@ -278,7 +266,7 @@ class _Inference:
 
     def _schema(self, node: ir.Node) -> Any:
         """The schema that onnx has for the node; None for a custom operator or a call of a function."""
-        version = self._opset if node.domain == "" else self._model.graph.opset_imports.get(node.domain)
+        version = self._opset if is_standard(node) else self._model.graph.opset_imports.get(node.domain)
         if version is None or node.op_identifier() in self._model.functions:
             return None
         return _schema(node.op_type, node.domain, version)
@@ -305,7 +293,7 @@ class _Inference:
                 self._refuse(node, _one_line(error), error)
             return []
         inferred = [outputs.get(f"o{i}") for i in range(len(node.outputs))]
-        if node.op_type in SIZE_RULES and node.domain == "":
+        if node.op_type in SIZE_RULES and is_standard(node):
             inferred[0] = self._refine(node, inferred[0])
             self._check_elements(node, inferred[0])
         return inferred
@@ -343,7 +331,7 @@ class _Inference:
 
     def _check_channels(self, node: ir.Node) -> None:
         """Compare the channels of a convolution's input and weight, which onnx's rules leave alone."""
-        if node.op_type not in ("Conv", "ConvTranspose") or node.domain != "" or len(node.inputs) < 2:
+        if node.op_type not in ("Conv", "ConvTranspose") or not is_standard(node) or len(node.inputs) < 2:
             return
         image, weight = (None if value is None else self._shape(value) for value in node.inputs[:2])
         if image is None or weight is None or len(image) < 3 or len(weight) < 3:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from graphopt.analysis.attributes import ints
 from graphopt.analysis.constants import default_opset
 from graphopt.analysis.shapes.data_propagation import DataPropagation
 from graphopt.analysis.snapshot import Analysis
@@ -97,10 +98,7 @@ class Tape:
         Raises:
             UnsupportedError: the input is neither a constant nor follows from shapes.
         """
-        if key in node.attributes:
-            return list(node.attributes[key].as_ints())
-        value = node.inputs[index] if index < len(node.inputs) else None
-        return None if value is None else [int(number) for number in self.content(value).ravel()]
+        return ints(node, key, index, self.content)
 
     def content(self, value: ir.Value | None) -> Matrix:
         """The content of a constant, or of what follows from shapes.

@@ -9,13 +9,13 @@ when 0 ≤ q·stride − pad_begin + t·dilation < size. Positions with the same
 with pads 1 and stride 1 there are three an axis (first, interior, last), so 3·3 numbers a channel hold a map
 of any size.
 
-    zones = [axis_zones(size, 3, pad_begin=1, pad_end=1) for size in (20, 20)]
-    small = zone_bias(weight, shift, zones)     # [out_channels, 3, 3]
-    full = expand(small, zones)                 # [out_channels, 20, 20], to be added to the output
+    reads = [conv_reads(size, 3, pad_begin=1, pad_end=1) for size in (20, 20)]
+    small = ZonedMap.uniform_map(shift, (20, 20)).convolved(weight, reads)  # values [out_channels, 3, 3]
+    full = small.expanded()                                                 # [out_channels, 20, 20]
 
-`ZonedMap` carries such a constant through any chain of Conv and ConvTranspose, and counts zones by itself.
-`landing` and `coverage` serve poolings too: what AveragePool with count_include_pad makes of a constant 1 is
-the coverage. Everything returns float64, bool or int64, and raises ValueError for sizes that do not fit.
+`ZonedMap` carries such a constant through any chain of Conv and ConvTranspose, and counts zones by itself;
+`landing` serves poolings too. Everything returns float64, bool or int64, and raises ValueError for sizes that
+do not fit.
 """
 
 from __future__ import annotations
@@ -28,23 +28,6 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.types import Array, Float64
-
-
-class AxisZones(NamedTuple):
-    """Output positions along one axis, grouped by the taps that land on the input.
-
-    Attributes:
-        zone: ``[outputs]``, the zone of each output position.
-        taps: ``[zones, kernel]``, whether a tap of the zone's positions lands on the input.
-    """
-
-    zone: npt.NDArray[np.int64]
-    taps: npt.NDArray[np.bool_]
-
-    @property
-    def uniform(self) -> bool:
-        """Whether every tap lands at every position, so that padding is never read."""
-        return bool(self.taps.all())
 
 
 def conv_reads(
@@ -241,151 +224,3 @@ def landing(size: int, kernel: int, **options: int | None) -> npt.NDArray[np.boo
     """
     lands: npt.NDArray[np.bool_] = conv_reads(size, kernel, **options) >= 0  # type: ignore[arg-type]
     return lands
-
-
-def axis_zones(
-    size: int,
-    kernel: int,
-    *,
-    stride: int = 1,
-    pad_begin: int = 0,
-    pad_end: int = 0,
-    dilation: int = 1,
-    outputs: int | None = None,
-) -> AxisZones:
-    """Return the zones along one axis, in the order of their first position; arguments as for `landing`.
-
-    Args:
-        size: input positions.
-        kernel: taps.
-        stride: step between two output positions.
-        pad_begin: zeros in front of the input.
-        pad_end: zeros behind it.
-        dilation: distance between two taps.
-        outputs: number of output positions; None for those of a Conv.
-
-    Returns:
-        The zone of each output position, and the taps that land in each zone.
-    """
-    lands = landing(
-        size,
-        kernel,
-        stride=stride,
-        pad_begin=pad_begin,
-        pad_end=pad_end,
-        dilation=dilation,
-        outputs=outputs,
-    )
-    number: dict[bytes, int] = {}
-    zone = [number.setdefault(row.tobytes(), len(number)) for row in lands]
-    first = [zone.index(z) for z in range(len(number))]
-    return AxisZones(np.array(zone, np.int64), lands[first])
-
-
-def conv_zones(
-    sizes: Sequence[int],
-    kernel: Sequence[int],
-    *,
-    strides: Sequence[int],
-    pads: Sequence[int],
-    dilations: Sequence[int],
-) -> tuple[AxisZones, ...]:
-    """Return the zones of every axis of a Conv; `pads` has (begin…, end…) as in ONNX.
-
-    Args:
-        sizes: input positions per spatial axis.
-        kernel: taps per spatial axis.
-        strides: step between two output positions, per axis.
-        pads: zeros around the input, (begin…, end…).
-        dilations: distance between two taps, per axis.
-
-    Returns:
-        What `axis_zones` gives for each axis.
-
-    Raises:
-        ValueError: the numbers of axes differ.
-    """
-    axes = len(kernel)
-    if not len(sizes) == len(strides) == len(dilations) == axes or len(pads) != 2 * axes:
-        raise ValueError(f"sizes {sizes}, strides {strides}, dilations {dilations}, pads {pads}: {axes} axes")
-    return tuple(
-        axis_zones(
-            sizes[a],
-            kernel[a],
-            stride=strides[a],
-            pad_begin=pads[a],
-            pad_end=pads[a + axes],
-            dilation=dilations[a],
-        )
-        for a in range(axes)
-    )
-
-
-def tap_response(kernel: Array, shift: Array, group: int = 1) -> Float64:
-    """Return what each tap makes of a constant input, ``[out_channels, *taps]``: Σ over i of W[o, i, t]·v[i].
-
-    Args:
-        kernel: ``[out_channels, in_channels / group, *taps]``.
-        shift: ``[in_channels]``.
-        group: number of groups.
-
-    Returns:
-        ``[out_channels, *taps]``.
-
-    Raises:
-        ValueError: `shift` has another length than the kernel has inputs.
-    """
-    out_channels, per_group, *taps = kernel.shape
-    if group < 1 or out_channels % group or shift.shape != (per_group * group,):
-        raise ValueError(f"a shift of shape {shift.shape} does not fit {kernel.shape} with {group} groups")
-    blocks = kernel.astype(np.float64).reshape(group, out_channels // group, per_group, -1)
-    values = shift.astype(np.float64).reshape(group, per_group)
-    response: Float64 = np.einsum("goit,gi->got", blocks, values).reshape(out_channels, *taps)
-    return response
-
-
-def zone_bias(kernel: Array, shift: Array, zones: Sequence[AxisZones], group: int = 1) -> Float64:
-    """Return what a constant shift of the input adds to the output, ``[out_channels, *zones per axis]``.
-
-    Args:
-        kernel: ``[out_channels, in_channels / group, *taps]``.
-        shift: ``[in_channels]``, the constant that is added to the input.
-        zones: what `axis_zones` gives for each spatial axis.
-        group: number of groups.
-
-    Returns:
-        ``[out_channels, *zones per axis]``.
-
-    Raises:
-        ValueError: shift, kernel and zones do not fit each other.
-    """
-    result = tap_response(kernel, shift, group)
-    if len(zones) != result.ndim - 1:
-        raise ValueError(f"zones of {len(zones)} axes for a kernel of {result.ndim - 1}")
-    for axis, zone in enumerate(zones, start=1):
-        if zone.taps.shape[1] != result.shape[axis]:
-            raise ValueError(
-                f"axis {axis - 1}: zones of {zone.taps.shape[1]} taps, {result.shape[axis]} taps"
-            )
-        moved = np.moveaxis(result, axis, -1) @ zone.taps.T.astype(np.float64)
-        result = np.moveaxis(moved, -1, axis)
-    return np.ascontiguousarray(result)
-
-
-def expand(values: Array, zones: Sequence[AxisZones]) -> Array:
-    """Return values per zone, ``[…, *zones]``, as values per output position, ``[…, *outputs]``."""
-    lead = values.ndim - len(zones)
-    for axis, zone in enumerate(zones):
-        values = np.take(values, zone.zone, axis=lead + axis)
-    return values
-
-
-def coverage(zones: Sequence[AxisZones]) -> Float64:
-    """Return the part of the taps that land, ``[*zones]``: 1 in the interior.
-
-    It is what AveragePool with count_include_pad=1 makes of a constant 1 (floor mode).
-    """
-    result = np.ones(())
-    for zone in zones:
-        result = result[..., None] * zone.taps.mean(axis=1)
-    return np.asarray(result, np.float64)

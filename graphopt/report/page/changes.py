@@ -6,14 +6,16 @@ those of the result that graphopt stamped. Both sides are shown with their neigh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import onnx_ir as ir
 
 from graphopt.analysis.diff import sources
+from graphopt.analysis.groups import Groups
 from graphopt.analysis.linear import Linear
+from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.model.edit import STAMP_REWRITE, STAMP_SOURCE
 from graphopt.report.results import Applied
@@ -129,26 +131,26 @@ def regions(before: Analysis, after: Analysis, applied: Sequence[Applied]) -> tu
         for name, node in before.nodes.items()
         if (name not in after.nodes or name in made) and not _is_data(node)
     }
-    groups = _Groups()
+    groups = Groups[tuple[str, str]]()
     rewrites: dict[str, dict[str, None]] = {}
     for item in applied:
         site = item.candidate.site
         origin = [name for name in sources(",".join(site.nodes), before.nodes) if name in gone]
-        groups.join([("old", name) for name in origin])
+        groups.join(*(("old", name) for name in origin))
         for name in origin:
             rewrites.setdefault(name, {})[item.candidate.rewrite] = None
     for name in made:
         stamp = after.nodes[name].metadata_props.get(STAMP_SOURCE, "")
         origin = [source for source in sources(stamp, before.nodes) if source in gone]
-        groups.join([("new", name), *(("old", source) for source in origin)])
+        groups.join(("new", name), *(("old", source) for source in origin))
     for name in reversed([name for name in before.nodes if name in gone]):
-        groups.join([("old", name)])
+        groups.join(("old", name))
         if name not in rewrites:  # it went since nothing reads it any more: it belongs to its readers
             near = _neighbours(before, [name], producers=False)
-            groups.join([("old", other) for other in (name, *near[:1]) if other in gone])
+            groups.join(*(("old", other) for other in (name, *near[:1]) if other in gone))
     found = []
     order = [*(("old", name) for name in before.nodes), *(("new", name) for name in after.nodes)]
-    for members in groups.sorted(order):
+    for members in groups.of(key for key in order if key in groups):
         old = tuple(name for side, name in members if side == "old")
         new = tuple(name for side, name in members if side == "new")
         by = dict.fromkeys(rewrite for name in old for rewrite in rewrites.get(name, ()))
@@ -160,7 +162,7 @@ def regions(before: Analysis, after: Analysis, applied: Sequence[Applied]) -> tu
 
 def _is_data(node: ir.Node) -> bool:
     """Whether a node holds a constant, which is no structure: graphopt makes it an initializer."""
-    return node.op_type == "Constant" and not node.domain
+    return node.op_type == "Constant" and is_standard(node)
 
 
 def _is_new(name: str, node: ir.Node, before: Analysis) -> bool:
@@ -173,33 +175,6 @@ def _is_new(name: str, node: ir.Node, before: Analysis) -> bool:
         return True
     keys = (STAMP_REWRITE, STAMP_SOURCE)
     return any(node.metadata_props.get(key) != other.metadata_props.get(key) for key in keys)
-
-
-class _Groups:
-    """Sets of things that belong together."""
-
-    def __init__(self) -> None:
-        self._parent: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def _root(self, key: tuple[str, str]) -> tuple[str, str]:
-        self._parent.setdefault(key, key)
-        while self._parent[key] != key:
-            self._parent[key] = self._parent[self._parent[key]]
-            key = self._parent[key]
-        return key
-
-    def join(self, keys: Sequence[tuple[str, str]]) -> None:
-        """Puts things, and what they are with already, into one set."""
-        for key in keys:
-            self._parent[self._root(key)] = self._root(keys[0])
-
-    def sorted(self, order: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]:
-        """The sets, and their members, in this order."""
-        found: dict[tuple[str, str], list[tuple[str, str]]] = {}
-        for key in order:
-            if key in self._parent:
-                found.setdefault(self._root(key), []).append(key)
-        return list(found.values())
 
 
 # ---------------------------------------------------------------- the two sides

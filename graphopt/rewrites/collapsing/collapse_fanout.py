@@ -34,12 +34,13 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import chains
 from graphopt.rewrites.patterns.chains import ChainSegment, Stage
-from graphopt.rewrites.patterns.common import is_passthrough, is_standard, site
+from graphopt.rewrites.patterns.common import is_passthrough, site
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 

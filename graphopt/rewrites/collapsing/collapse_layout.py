@@ -42,6 +42,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.linear import Form, Linear, linear_cost
+from graphopt.analysis.operators import VIEWS
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels.borders import ZonedMap
 from graphopt.rewrites.base import ExactRewrite
@@ -246,7 +247,7 @@ def _image(analysis: Analysis, pair: _Pair) -> _Way | None:
         return None
     views = [node for node in pair.between if not is_passthrough(analysis, node)]
     elements = int(np.prod([n or 0 for n in shape[1:]]))
-    if any(node.op_type not in layouts.VIEWS for node in views) or elements != first.out_channels:
+    if any(node.op_type not in VIEWS for node in views) or elements != first.out_channels:
         return None
     made = int(np.prod([n or 0 for n in written[1:]]))
     assert first.in_channels is not None
@@ -268,7 +269,7 @@ def _flattens(analysis: Analysis, pair: _Pair) -> bool:
     """Whether what is in between turns [N, C, …] into [N, C·…]."""
     views = [node for node in pair.between if not is_passthrough(analysis, node)]
     shape = analysis.fixed_shape(pair.first.y)
-    if any(node.op_type not in layouts.VIEWS for node in views) or shape is None or None in shape[1:]:
+    if any(node.op_type not in VIEWS for node in views) or shape is None or None in shape[1:]:
         return False
     return int(np.prod([n or 0 for n in shape[1:]])) == pair.second.linear.in_channels
 

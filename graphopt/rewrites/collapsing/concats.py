@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.patterns import chains, composition
 from graphopt.rewrites.patterns.chains import Stage
-from graphopt.rewrites.patterns.common import is_passthrough, is_standard
+from graphopt.rewrites.patterns.common import is_passthrough
 
 
 @dataclass(frozen=True, slots=True)

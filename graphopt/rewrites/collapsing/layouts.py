@@ -15,15 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analysis.operators import BLOCKS, VIEWS, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import attributes_of, is_passthrough, is_standard
+from graphopt.rewrites.patterns.common import attributes_of, is_passthrough
 from graphopt.types import Array, Shape
 
-VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
-"""Operators that rename the axes of what they read."""
-BLOCKS = frozenset({"DepthToSpace", "SpaceToDepth"})
-"""Operators that exchange pixels and channels."""
 LAYOUTS = VIEWS | BLOCKS | {"Transpose"}
 
 

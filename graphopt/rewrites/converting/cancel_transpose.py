@@ -40,10 +40,11 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.linear import Form, Linear, linear_cost
+from graphopt.analysis.operators import ELEMENTWISE, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import ELEMENTWISE, attributes_of, is_standard, site
+from graphopt.rewrites.patterns.common import attributes_of, site
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 ALONG_AN_AXIS = frozenset({"Concat", "Softmax", "LogSoftmax"})

@@ -45,12 +45,11 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.linear import Linear, linear_cost
+from graphopt.analysis.operators import POOLS, UNARY, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.channel_roles import POOLS
-from graphopt.rewrites.patterns.common import attributes_of, is_passthrough, is_standard, site
-from graphopt.rewrites.patterns.position_roles import UNARY
+from graphopt.rewrites.patterns.common import attributes_of, is_passthrough, site
 from graphopt.types import Array, Candidate, Rejection, Replacement
 
 Index: TypeAlias = npt.NDArray[np.int64]

@@ -45,6 +45,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.linear import Linear
+from graphopt.analysis.operators import AFFINE, HOMOGENEOUS, MAXIMA, MEANS, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels import algebra
 from graphopt.rewrites.base import ExactRewrite
@@ -55,14 +56,13 @@ from graphopt.rewrites.patterns.common import (
     OPEN_PADS,
     attributes_of,
     is_passthrough,
-    is_standard,
     linear_before,
     pads_hold,
     site,
 )
 from graphopt.types import Array, Candidate, Rejection, Replacement
 
-CARRIERS = affine.HOMOGENEOUS | affine.MAXIMA | affine.MEANS | {"Transpose", "Concat", "Flatten", "Reshape"}
+CARRIERS = HOMOGENEOUS | MAXIMA | MEANS | {"Transpose", "Concat", "Flatten", "Reshape"}
 """What may stand between an affine operator and a linear one, besides what hands on its input."""
 
 
@@ -121,7 +121,7 @@ class FoldAffineBefore(ExactRewrite):
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each chain of affine operators that linear operators read."""
         for node in analysis.nodes.values():
-            if node.op_type not in affine.AFFINE or not _starts(analysis, node):
+            if node.op_type not in AFFINE | {"Neg"} or not _starts(analysis, node):
                 continue
             fold = _fold(analysis, node)
             if fold is None or not fold.reach.linears:

@@ -31,10 +31,11 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.linear import Linear, why_no_constant
+from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import is_standard, site
+from graphopt.rewrites.patterns.common import site
 from graphopt.types import Candidate, Rejection, Replacement
 
 
@@ -90,11 +91,11 @@ def _refusal(analysis: Analysis, linear: Linear, pad: ir.Node) -> str:
     if padded.is_graph_output():
         return f"{padded.name} is an output of the graph"
     for reader in analysis.consumers(padded):
-        mode = reader.attributes.get("auto_pad")
+        mode = reader.attributes.get_string("auto_pad", "NOTSET")
         if not _could_take(analysis, reader, padded):
             return f"{analysis.name(reader)} reads {padded.name} too"
-        if mode is not None and mode.as_string().startswith("SAME"):
-            return f"auto_pad={mode.as_string()} of {analysis.name(reader)} depends on the padded size"
+        if mode.startswith("SAME"):
+            return f"auto_pad={mode} of {analysis.name(reader)} depends on the padded size"
     return ""
 
 
@@ -108,16 +109,15 @@ def _could_take(analysis: Analysis, reader: ir.Node, padded: ir.Value) -> bool:
 
 def _amounts(analysis: Analysis, pad: ir.Node) -> tuple[int, ...] | str:
     """Zeros put before and behind each spatial axis (begin…, end…), or why they don't fold."""
-    attribute = pad.attributes.get("mode")
-    mode = "constant" if attribute is None else attribute.as_string()
+    mode = pad.attributes.get_string("mode", "constant")
     if mode != "constant":
         return f"mode {mode} does not pad with zeros"
     shape = analysis.shape(pad.inputs[0])
     if shape is None:
         return "the rank of its input is unknown"
     if "pads" in pad.attributes:  # up to opset 10
-        value = pad.attributes.get("value")
-        amounts, fill = list(pad.attributes["pads"].as_ints()), 0.0 if value is None else value.as_float()
+        amounts = list(pad.attributes["pads"].as_ints())
+        fill = pad.attributes.get_float("value", 0.0)
     else:
         inputs = [*pad.inputs[1:], None, None, None]
         constants = [analysis.constant(v) for v in inputs[:3]]

@@ -40,20 +40,16 @@ import onnx_ir as ir
 
 from graphopt.analysis.constants import default_opset
 from graphopt.analysis.linear import Linear, linear_cost
+from graphopt.analysis.operators import ALIKE, ARITHMETIC, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.affine import per_channel
-from graphopt.rewrites.patterns.common import attributes_of, is_standard, pads_hold, site
+from graphopt.rewrites.patterns.common import attributes_of, pads_hold, site
 from graphopt.rewrites.patterns.pixelwise import pass_cost
 from graphopt.types import Array, AttributeValue, Candidate, Choice, Cost, Rejection, Replacement
 
-ELEMENTWISE = frozenset(
-    {"Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus"}
-    | {"Softsign", "ThresholdedRelu", "Gelu", "Mish", "Erf", "Abs", "Neg", "Exp", "Log", "Sqrt", "Clip"}
-)
-"""Operators on each element alone, whose other operands (the bounds of a Clip) have to be equal."""
-BY_CHANNEL = frozenset({"Add", "Sub", "Mul", "Div", "PRelu"})
+BY_CHANNEL = ARITHMETIC | {"PRelu"}
 """Operators whose other operand may differ from channel to channel."""
 CONSTANT_FIRST = "constant first"
 
@@ -177,7 +173,7 @@ def _kind(analysis: Analysis, linear: Linear, node: ir.Node, value: ir.Value) ->
         if _operand(analysis, linear, node, value) is None:
             return None
         return (*own, node.inputs[0] is not value and CONSTANT_FIRST)
-    if node.op_type not in ELEMENTWISE or node.inputs[0] is not value:
+    if node.op_type not in ALIKE or node.inputs[0] is not value:
         return None
     others = [None if each is None else analysis.constant(each) for each in node.inputs[1:]]
     if any(each is not None and found is None for each, found in zip(node.inputs[1:], others, strict=True)):

@@ -11,12 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from graphopt.analysis.attributes import TO_THE_END
 from graphopt.analysis.constants import default_opset
 from graphopt.analysis.linear import Form, Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.pooling import PoolWindow
-from graphopt.rewrites.patterns.pixelwise import LAST, sliced
+from graphopt.rewrites.patterns.slicing import add_slice
 from graphopt.types import AttributeValue, Shape
 
 # ---------------------------------------------------------------- several taps, a window
@@ -167,11 +168,9 @@ def _tap_means(analysis: Analysis, builder: Builder, x: str, axis: int, linear: 
     stride, dilation = form.strides[axis - 2], form.dilations[axis - 2]
     means = []
     for t in range(taps):
-        end = -(taps - 1 - t) * dilation or LAST
-        steps = None if stride == 1 else [stride]
-        part = (
-            x if taps == stride == 1 else sliced(analysis, builder, x, [axis], [t * dilation], [end], steps)
-        )
+        end = -(taps - 1 - t) * dilation or TO_THE_END
+        ranges = {axis: (t * dilation, end, stride)} if (taps, stride) != (1, 1) else {}
+        part = add_slice(builder, analysis, x, ranges, 2 + len(linear.kernel))
         means.append(_mean(analysis, builder, part, axis))
     return means[0] if taps == 1 else builder.node("Concat", means, {"axis": axis}, "/taps")
 

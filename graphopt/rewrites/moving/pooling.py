@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analysis.attributes import ints
+from graphopt.analysis.linear.form import same_pads
+from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.borders import landing
-from graphopt.rewrites.patterns.common import is_standard
 from graphopt.types import Shape
 
 
@@ -108,19 +110,11 @@ def pool_of(analysis: Analysis, node: ir.Node) -> Pool | None:
         return None if window is None else Pool(node, x, y, window, tuple(range(2, rank)))
     if node.op_type not in ("ReduceMean", "ReduceSum"):
         return None
-    axes = _reduced_axes(analysis, node)
+    axes = ints(node, "axes", 1, analysis.constant)
     if not axes:
         return None
     keeps = node.attributes.get_int("keepdims", 1) == 1
     return Pool(node, x, y, None, tuple(sorted(a % rank for a in axes)), keeps, node.op_type == "ReduceSum")
-
-
-def _reduced_axes(analysis: Analysis, node: ir.Node) -> tuple[int, ...]:
-    """The axes that a reduction names; () where it names none or they are not known."""
-    if "axes" in node.attributes:
-        return tuple(node.attributes["axes"].as_ints())
-    named = analysis.constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    return () if named is None else tuple(int(a) for a in np.asarray(named).reshape(-1))
 
 
 def _window(node: ir.Node, shape: Shape | None) -> PoolWindow | None:
@@ -137,7 +131,7 @@ def _window(node: ir.Node, shape: Shape | None) -> PoolWindow | None:
     if mode == "VALID":
         pads = (0,) * 2 * axes
     elif mode != "NOTSET":
-        pads = _same(extents, strides, sizes, upper=mode == "SAME_UPPER")
+        pads = same_pads(extents, strides, sizes, upper=mode == "SAME_UPPER")
     ceil = node.attributes.get_int("ceil_mode", 0) == 1 and mode in ("NOTSET", "VALID")
     if ceil and pads is not None and sizes is not None:
         padded = [None if n is None else n + pads[a] + pads[a + axes] for a, n in enumerate(sizes)]
@@ -145,21 +139,3 @@ def _window(node: ir.Node, shape: Shape | None) -> PoolWindow | None:
     ceil = ceil and any(s > 1 for s in strides)
     counts = node.attributes.get_int("count_include_pad", 0) == 1
     return PoolWindow(kernel, strides, dilations, pads, counts, ceil)
-
-
-def _same(
-    extents: Sequence[int], strides: Sequence[int], sizes: Shape | None, *, upper: bool
-) -> tuple[int, ...] | None:
-    begin, end = [], []
-    for a, (extent, stride) in enumerate(zip(extents, strides, strict=True)):
-        size = None if sizes is None else sizes[a]
-        if stride == 1:
-            total = extent - 1
-        elif size is None:
-            return None
-        else:
-            total = max((-(-size // stride) - 1) * stride + extent - size, 0)
-        small = total // 2
-        begin.append(small if upper else total - small)
-        end.append(total - small if upper else small)
-    return (*begin, *end)

@@ -8,7 +8,6 @@ A *pointwise* operator (activations, sums, Concat along the channels) has the po
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from weakref import WeakKeyDictionary
 
 import onnx_ir as ir
 
@@ -153,14 +152,3 @@ class Positions:
 def _where(grid: Grid, axes: Sequence[bool]) -> Grid:
     """The grid on the axes that follow it, everything on the others."""
     return tuple(g if follows else EVERYTHING for g, follows in zip(grid, axes, strict=True))
-
-
-_KNOWN: WeakKeyDictionary[Analysis, Positions] = WeakKeyDictionary()
-
-
-def positions(analysis: Analysis) -> Positions:
-    """The positions of a snapshot, found once."""
-    found = _KNOWN.get(analysis)
-    if found is None:
-        found = _KNOWN[analysis] = Positions(analysis)
-    return found

@@ -53,15 +53,16 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis import time_model
+from graphopt.analysis.attributes import TO_THE_END
 from graphopt.analysis.linear import linear_cost
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.lattice import EVERYTHING, Cut, Lattice, Window, cut
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.moving.positions import Positions, positions
+from graphopt.rewrites.moving.positions import Positions
 from graphopt.rewrites.patterns.common import attributes_of, joined, site
 from graphopt.rewrites.patterns.position_roles import Grid, Pointwise, Sample, Windowed
-from graphopt.rewrites.patterns.slicing import TO_THE_END, add_slice
+from graphopt.rewrites.patterns.slicing import add_slice
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 ELEMENT_BYTES = 4
@@ -76,7 +77,7 @@ class PropagateStride(ExactRewrite):
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each connected region in which fewer positions are computed."""
-        found = positions(analysis)
+        found = analysis.cached(Positions)
         for nodes in _regions(found):
             anchor = next((node for node in nodes if analysis.linear(node) is not None), nodes[0])
             region = _SampledRegion(analysis, found, nodes)
@@ -90,7 +91,7 @@ class PropagateStride(ExactRewrite):
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The region with its strides moved."""
-        found = positions(analysis)
+        found = analysis.cached(Positions)
         wanted = {analysis.nodes[name] for name in candidate.site.nodes}
         region = _SampledRegion(analysis, found, [node for node in found.order if node in wanted])
         return region.builder.replacement(region.outputs)

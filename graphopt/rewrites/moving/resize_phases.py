@@ -60,7 +60,8 @@ from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.resized import Resize, elements
 from graphopt.rewrites.moving.resized_parts import ChannelRange, ResizedInput, reading
 from graphopt.rewrites.patterns.common import pads_hold, site
-from graphopt.rewrites.patterns.pixelwise import LAST, pass_cost, sliced
+from graphopt.rewrites.patterns.pixelwise import pass_cost
+from graphopt.rewrites.patterns.slicing import add_slice
 from graphopt.types import Array, Candidate, Cost, Rejection, Replacement, Shape
 
 
@@ -362,8 +363,5 @@ def _interleave(builder: Builder, y: str, channels: int, periods: list[int], siz
 
 def _cropped(analysis: Analysis, builder: Builder, y: str, axes: tuple[phases.Axis, ...]) -> str:
     """Without the outputs that the phases make too many."""
-    long = [(a, axis.surplus) for a, axis in enumerate(axes, start=2) if axis.surplus]
-    if not long:
-        return y
-    ends = [-surplus or LAST for _, surplus in long]
-    return sliced(analysis, builder, y, [a for a, _ in long], [0] * len(long), ends)
+    ranges = {a: (0, -axis.surplus, 1) for a, axis in enumerate(axes, start=2) if axis.surplus}
+    return add_slice(builder, analysis, y, ranges, 2 + len(axes))

@@ -9,10 +9,11 @@ import onnx_ir as ir
 
 from graphopt.analysis.constants import default_opset
 from graphopt.analysis.evaluation import FOLDABLE_OPS
+from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels import phases
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import attributes_of, is_standard
+from graphopt.rewrites.patterns.common import attributes_of
 from graphopt.rewrites.patterns.pixelwise import pass_cost
 from graphopt.types import Cost, Shape
 

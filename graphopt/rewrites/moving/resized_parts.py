@@ -10,10 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.linear import Linear
+from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.resized import Resize, resize_cost, resize_of
-from graphopt.rewrites.patterns.common import is_passthrough, is_standard
+from graphopt.rewrites.patterns.common import is_passthrough
 from graphopt.rewrites.patterns.pixelwise import dying, is_unary, operators_before, replay
 from graphopt.types import Cost, Shape
 

@@ -5,26 +5,17 @@ An affine operator is y ↦ scale·y + shift with constant arrays that have the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analysis.attributes import ints
 from graphopt.analysis.linear import why_no_constant
+from graphopt.analysis.operators import AFFINE, ARITHMETIC, HOMOGENEOUS, MAXIMA, MEANS, is_standard
 from graphopt.analysis.snapshot import Analysis
-from graphopt.rewrites.patterns.common import is_passthrough, is_standard
+from graphopt.rewrites.patterns.common import is_passthrough
 from graphopt.types import Array, Shape
-
-ELEMENTWISE = frozenset({"Mul", "Add", "Sub", "Div", "Neg"})
-AFFINE = ELEMENTWISE | {"BatchNormalization"}
-
-HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "PRelu", "Abs"})
-"""f(c·x) = c·f(x) for c ≥ 0."""
-MAXIMA = frozenset({"MaxPool", "GlobalMaxPool"})
-"""f(c·x + t) = c·f(x) + t for c ≥ 0, where c and t are the same at all positions."""
-MEANS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
-"""f(c·x + t) = c·f(x) + t for any c, where c and t are the same at all positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +47,7 @@ class Affine:
 
 def operand(analysis: Analysis, node: ir.Node) -> ir.Value | None:
     """The value that an affine operator works on; None when the node is none."""
-    if node.op_type not in AFFINE or not is_standard(node):
+    if node.op_type not in AFFINE | {"Neg"} or not is_standard(node):
         return None
     if node.op_type in ("BatchNormalization", "Neg"):
         return node.inputs[0]
@@ -87,7 +78,7 @@ def read(
         return ""
     if node.op_type == "BatchNormalization":
         return _batch_normalization(analysis, node, shape, axis)
-    if node.op_type not in ELEMENTWISE:
+    if node.op_type not in ARITHMETIC | {"Neg"}:
         return ""
     if node.op_type == "Neg":
         return f"{name}: its rank is unknown" if shape is None else _affine(-1.0, 0.0, len(shape))
@@ -147,10 +138,9 @@ def _batch_normalization(
     analysis: Analysis, node: ir.Node, shape: Shape | None, axis: int | None
 ) -> Affine | str:
     name = analysis.name(node)
-    training, spatial = node.attributes.get("training_mode"), node.attributes.get("spatial")
-    if training is not None and training.as_int():
+    if node.attributes.get_int("training_mode", 0):
         return f"{name}: training_mode=1, so it normalises by the batch's own statistics"
-    if spatial is not None and not spatial.as_int():
+    if not node.attributes.get_int("spatial", 1):
         return f"{name}: spatial=0, so it normalises each position apart"
     if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
         return f"{name}: its statistics are read"
@@ -163,8 +153,7 @@ def _batch_normalization(
             return f"{name}: {why_no_constant(analysis.constants, value)}"
     constants = [analysis.constant(value) for value in node.inputs[1:5]]
     gamma, beta, mean, variance = (np.asarray(c, dtype=np.float64) for c in constants)
-    epsilon = node.attributes.get("epsilon")
-    scale = gamma / np.sqrt(variance + (1e-5 if epsilon is None else epsilon.as_float()))
+    scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
     if scale.ndim != 1 or shape[1] not in (None, len(scale)) or not np.all(np.isfinite(scale)):
         return f"{name}: its parameters do not give one finite scale for each of {shape[1]} channels"
     axes = (1, -1, *(1,) * (len(shape) - 2))
@@ -216,7 +205,7 @@ def commutes(analysis: Analysis, node: ir.Node, affine: Affine) -> str:
         return f"{name}: the scale is not the same at all positions"
     if node.op_type == "ReduceMean":
         return _mean_problem(analysis, node, affine.scale.ndim)
-    if node.op_type == "AveragePool" and affine.shifts and not _ignores_padding(node):
+    if node.op_type == "AveragePool" and affine.shifts and not ignores_padding(node):
         return f"{name}: it counts padding, which the shift would meet"
     return ""
 
@@ -224,22 +213,16 @@ def commutes(analysis: Analysis, node: ir.Node, affine: Affine) -> str:
 def _mean_problem(analysis: Analysis, node: ir.Node, rank: int) -> str:
     """Why a ReduceMean is no mean over positions that keeps the axes."""
     name = analysis.name(node)
-    axes: Sequence[int] | None = None
-    if "axes" in node.attributes:
-        axes = node.attributes["axes"].as_ints()
-    elif len(node.inputs) > 1 and node.inputs[1] is not None:
-        given = analysis.constant(node.inputs[1])
-        axes = None if given is None else [int(v) for v in given.reshape(-1)]
+    axes = ints(node, "axes", 1, analysis.constant)
     if axes is None or any(a % rank < 2 for a in axes) or not node.attributes.get_int("keepdims", 1):
         return f"{name}: it is no mean over positions that keeps the axes"
     return ""
 
 
-def _ignores_padding(node: ir.Node) -> bool:
+def ignores_padding(node: ir.Node) -> bool:
     """Whether an AveragePool divides by the number of values that it adds, at the border too."""
     if not node.attributes.get_int("count_include_pad", 0):
         return True
-    pads, mode = node.attributes.get("pads"), node.attributes.get("auto_pad")
-    padded = pads is not None and any(pads.as_ints())
-    automatic = mode is not None and mode.as_string() not in ("NOTSET", "VALID")
+    padded = any(node.attributes.get_ints("pads", ()))
+    automatic = node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
     return not padded and not automatic and not node.attributes.get_int("ceil_mode", 0)

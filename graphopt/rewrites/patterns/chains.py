@@ -11,20 +11,15 @@ import onnx_ir as ir
 
 from graphopt.analysis import time_model
 from graphopt.analysis.linear import Linear, linear_cost
+from graphopt.analysis.operators import AFFINE, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import composition
 from graphopt.rewrites.patterns.border_map import add_map
-from graphopt.rewrites.patterns.common import (
-    is_inference_normalization,
-    is_passthrough,
-    is_standard,
-    pads_hold,
-)
+from graphopt.rewrites.patterns.common import is_inference_normalization, is_passthrough, pads_hold
 from graphopt.rewrites.patterns.composition import Outline, WeightedOperator
 from graphopt.types import Array, Cost, Shape
 
-AFFINE = frozenset({"BatchNormalization", "Mul", "Div", "Add", "Sub"})
 """Operators that fold into a convolution in front of them, unless a border map comes between."""
 MIN_OPSET_OF_EXPAND = 8
 

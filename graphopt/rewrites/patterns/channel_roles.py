@@ -11,20 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphopt.analysis.attributes import ints, slice_ranges
 from graphopt.analysis.linear import Linear
+from graphopt.analysis.operators import BROADCASTING, POOLS, REDUCTIONS, UNARY, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.model.traversal import topological
 from graphopt.rewrites.patterns.common import (
     attributes_of,
     is_inference_normalization,
     is_passthrough,
-    is_standard,
     pads_hold,
 )
-from graphopt.rewrites.patterns.position_roles import BROADCASTING, UNARY, slice_ranges
-
-POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
-REDUCTIONS = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,20 +221,12 @@ def _broadcasting(roles: Roles, node: ir.Node) -> Found:
 
 
 def _reduction(roles: Roles, node: ir.Node) -> Found:
-    axes = _axes(roles, node)
+    axes = ints(node, "axes", 1, roles.analysis.constant)
     x = node.inputs[0]
     rank = len(roles.analysis.fixed_shape(x) or ())
     if not axes or x not in roles.axis or min(axis % rank for axis in axes) <= roles.axis[x]:
         return None
     return Own((0,)), roles.axis[x]
-
-
-def _axes(roles: Roles, node: ir.Node) -> list[int] | None:
-    """The axes of a Reduce or Squeeze, from its attribute or its second input."""
-    if "axes" in node.attributes:
-        return list(node.attributes["axes"].as_ints())
-    array = roles.analysis.constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    return None if array is None else [int(v) for v in np.asarray(array).reshape(-1)]
 
 
 def _resize(roles: Roles, node: ir.Node) -> Found:
@@ -256,20 +245,16 @@ def _pad(roles: Roles, node: ir.Node) -> Found:
     x = node.inputs[0]
     if x not in roles.axis or (len(node.inputs) > 3 and node.inputs[3] is not None):
         return None
-    if "pads" in node.attributes:
-        amounts = list(node.attributes["pads"].as_ints())
-    else:
-        given = roles.analysis.constant(node.inputs[1])
-        if given is None:
-            return None
-        amounts = [int(v) for v in np.asarray(given).reshape(-1)]
+    amounts = ints(node, "pads", 1, roles.analysis.constant)
+    if amounts is None:
+        return None
     axis = roles.axis[x]
     return (Own((0,)), axis) if not amounts[axis] and not amounts[axis + len(amounts) // 2] else None
 
 
 def _slice(roles: Roles, node: ir.Node) -> Found:
     x = node.inputs[0]
-    shape, ranges = roles.analysis.fixed_shape(x), slice_ranges(roles.analysis, node)
+    shape, ranges = roles.analysis.fixed_shape(x), slice_ranges(node, roles.analysis.constant)
     if shape is None or ranges is None or x is None:
         return None
     ranges = {axis % len(shape): entry for axis, entry in ranges.items()}
@@ -286,8 +271,7 @@ def _gather(roles: Roles, node: ir.Node) -> Found:
     shape = roles.analysis.fixed_shape(x)
     if shape is None or index is None or index.ndim != 1 or not index.size or not len(shape) or x is None:
         return None
-    axis = node.attributes.get_int("axis") or 0
-    axis %= len(shape)
+    axis = node.attributes.get_int("axis", 0) % len(shape)
     if (x not in roles.axis and axis != 1) or not roles.claim(x, axis):
         return None
     return View({node.outputs[0]: np.asarray(index, np.int64) % roles.channels(x)}), axis
@@ -298,8 +282,7 @@ def _split(roles: Roles, node: ir.Node) -> Found:
     shape = roles.analysis.fixed_shape(x)
     if shape is None or x is None:
         return None
-    attribute = node.attributes.get("axis")
-    axis = (0 if attribute is None else attribute.as_int()) % len(shape)
+    axis = node.attributes.get_int("axis", 0) % len(shape)
     if (x not in roles.axis and axis != 1) or not roles.claim(x, axis):
         return None
     start, parts = 0, {}
@@ -344,10 +327,6 @@ def _flatten(roles: Roles, node: ir.Node) -> Found:
     return Flat(math.prod(size or 0 for size in before[2:])), 1
 
 
-def _squeeze(roles: Roles, node: ir.Node) -> Found:
-    return _reduction(roles, node)
-
-
 _RULES: dict[str, Callable[[Roles, ir.Node], Found]] = {
     "BatchNormalization": _normalization,
     "Resize": _resize,
@@ -359,7 +338,7 @@ _RULES: dict[str, Callable[[Roles, ir.Node], Found]] = {
     "Concat": _concat,
     "Flatten": _flatten,
     "Reshape": _flatten,
-    "Squeeze": _squeeze,
+    "Squeeze": _reduction,
     **dict.fromkeys(POOLS, _pool),
     **dict.fromkeys(REDUCTIONS, _reduction),
 }

@@ -7,20 +7,14 @@ from collections.abc import Container, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analysis.groups import Groups
 from graphopt.analysis.linear import Linear
+from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.types import AttributeValue, Site
 
 OPEN_PADS = "its auto_pad with strides depends on a size that a caller chooses"
 """What is wrong with an operator of which `pads_hold` is not true."""
-
-ELEMENTWISE = frozenset(
-    {"Abs", "Ceil", "Celu", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish"}
-    | {"Identity", "LeakyRelu", "Log", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid"}
-    | {"Sign", "Softplus", "Softsign", "Sqrt", "Tanh", "ThresholdedRelu", "Cast", "Cos", "Sin"}
-    | {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu", "Where"}
-)
-"""Operators of which each output element depends on the elements at its own place only."""
 
 
 def site(analysis: Analysis, nodes: Sequence[ir.Node]) -> Site:
@@ -35,28 +29,13 @@ def joined(nodes: Sequence[ir.Node], shared: Container[ir.Value]) -> list[list[i
         nodes: the nodes, in an order that each group keeps.
         shared: the values that join their reader and their maker.
     """
-    leader = {node: node for node in nodes}
-
-    def find(node: ir.Node) -> ir.Node:
-        while leader[node] is not node:
-            leader[node] = leader[leader[node]]
-            node = leader[node]
-        return node
-
+    groups, inside = Groups[ir.Node](), set(nodes)
     for node in nodes:
         for value in node.inputs:
             producer = value.producer() if value is not None else None
-            if producer in leader and value in shared:
-                leader[find(node)] = find(producer)
-    groups: dict[ir.Node, list[ir.Node]] = {}
-    for node in nodes:
-        groups.setdefault(find(node), []).append(node)
-    return list(groups.values())
-
-
-def is_standard(node: ir.Node) -> bool:
-    """Whether the operator is of the default domain; one of the same name elsewhere may do anything."""
-    return node.domain in ("", "ai.onnx")
+            if producer in inside and value in shared:
+                groups.join(producer, node)
+    return groups.of(nodes)
 
 
 def is_passthrough(analysis: Analysis, node: ir.Node) -> bool:
@@ -86,8 +65,8 @@ def linear_before(analysis: Analysis, value: ir.Value) -> tuple[Linear | None, l
 
 def pads_hold(analysis: Analysis, linear: Linear) -> bool:
     """Whether the view's explicit pads hold for every run; those of a strided SAME follow from the size."""
-    mode = linear.node.attributes.get("auto_pad")
-    if mode is None or not mode.as_string().startswith("SAME") or not linear.form.strided:
+    mode = linear.node.attributes.get_string("auto_pad", "NOTSET")
+    if not mode.startswith("SAME") or not linear.form.strided:
         return True
     shape = analysis.fixed_shape(linear.node.inputs[0])
     return shape is not None and None not in shape[2:]

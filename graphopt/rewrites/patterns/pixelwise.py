@@ -9,31 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.constants import default_opset
+from graphopt.analysis.attributes import TO_THE_END
+from graphopt.analysis.operators import ALIKE, ARITHMETIC, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.analysis.time_model import seconds
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import (
-    attributes_of,
-    is_inference_normalization,
-    is_passthrough,
-    is_standard,
-)
-from graphopt.types import AttributeValue, Cost, Shape
+from graphopt.rewrites.patterns.common import attributes_of, is_inference_normalization, is_passthrough
+from graphopt.rewrites.patterns.slicing import add_slice
+from graphopt.types import Cost, Shape
 
-UNARY = frozenset(
-    {"Abs", "Celu", "Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish"}
-    | {"Neg", "Relu", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh"}
-    | {"ThresholdedRelu"}
-)
-"""Operators of one input that treat every element alike (Clip's bounds are scalars)."""
-LAST = 2**31 - 1
-"""End of a slice that goes to the end of its axis."""
-_BINARY_AFFINE = frozenset({"Add", "Sub", "Mul", "Div"})
-_BINARY = _BINARY_AFFINE | {"PRelu", "Min", "Max", "Pow"}
+_BINARY = ARITHMETIC | {"PRelu", "Min", "Max", "Pow"}
 
 
 def treats_pixels_alike(analysis: Analysis, node: ir.Node, value: ir.Value, *, mixing: bool) -> bool:
@@ -54,9 +41,9 @@ def treats_pixels_alike(analysis: Analysis, node: ir.Node, value: ir.Value, *, m
         return True
     if node.op_type == "BatchNormalization":
         return node.inputs[0] is value and is_inference_normalization(node)
-    if node.op_type == "Neg" or (node.op_type in UNARY and not mixing):
+    if node.op_type == "Neg" or (node.op_type in ALIKE and not mixing):
         return node.inputs[0] is value
-    if node.op_type not in (_BINARY_AFFINE if mixing else _BINARY) or len(node.inputs) != 2:
+    if node.op_type not in (ARITHMETIC if mixing else _BINARY) or len(node.inputs) != 2:
         return False
     if (node.op_type in ("PRelu", "Pow") or (mixing and node.op_type == "Div")) and node.inputs[
         0
@@ -70,7 +57,7 @@ def treats_pixels_alike(analysis: Analysis, node: ir.Node, value: ir.Value, *, m
 
 def is_unary(analysis: Analysis, node: ir.Node) -> bool:
     """Whether the operator treats all elements of its only input alike, whatever their channel."""
-    return is_passthrough(analysis, node) or (is_standard(node) and node.op_type in UNARY)
+    return is_passthrough(analysis, node) or (is_standard(node) and node.op_type in ALIKE)
 
 
 def _one_number_a_channel(operand: Shape | None, shape: Shape | None) -> bool:
@@ -181,47 +168,5 @@ def subsampled(analysis: Analysis, builder: Builder, x: str, strides: Sequence[i
     Returns:
         The local name of what is left.
     """
-    axes = [axis for axis, stride in enumerate(strides, start=2) if stride != 1]
-    if not axes:
-        return x
-    if default_opset(analysis.model) < 10:  # Slice has no steps: a pooling of extent 1 does the same
-        window: dict[str, AttributeValue] = {"kernel_shape": (1,) * len(strides), "strides": tuple(strides)}
-        return builder.node("MaxPool", [x], window, "/subsample")
-    steps = [stride for stride in strides if stride != 1]
-    return sliced(analysis, builder, x, axes, [0] * len(axes), [LAST] * len(axes), steps)
-
-
-def sliced(
-    analysis: Analysis,
-    builder: Builder,
-    x: str,
-    axes: Sequence[int],
-    starts: Sequence[int],
-    ends: Sequence[int],
-    steps: Sequence[int] | None = None,
-) -> str:
-    """Adds a Slice in the form that the model's opset has.
-
-    Args:
-        analysis: the snapshot.
-        builder: collects the nodes.
-        x: name of the value.
-        axes: the axes to cut.
-        starts: first position on each.
-        ends: position behind the last on each.
-        steps: from one position to the next on each; None for 1, which every opset has.
-
-    Returns:
-        The local name of what is left.
-    """
-    if default_opset(analysis.model) < 10:
-        assert steps is None
-        bounds: dict[str, AttributeValue] = {
-            "axes": tuple(axes),
-            "starts": tuple(starts),
-            "ends": tuple(ends),
-        }
-        return builder.node("Slice", [x], bounds, "/slice")
-    lists = [starts, ends, axes, *([] if steps is None else [steps])]
-    inputs = [builder.constant(np.array(values, np.int64), "slice") for values in lists]
-    return builder.node("Slice", [x, *inputs], {}, "/slice")
+    ranges = {axis: (0, TO_THE_END, stride) for axis, stride in enumerate(strides, start=2) if stride != 1}
+    return add_slice(builder, analysis, x, ranges, 2 + len(strides))

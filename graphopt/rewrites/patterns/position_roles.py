@@ -6,37 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import numpy as np
 import onnx_ir as ir
 
+from graphopt.analysis.attributes import FAR, ints, slice_ranges
 from graphopt.analysis.constants import default_opset
+from graphopt.analysis.operators import BROADCASTING, UNARY, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.lattice import EVERYTHING, Lattice, Window
 from graphopt.rewrites.patterns.common import (
     attributes_of,
     is_inference_normalization,
     is_passthrough,
-    is_standard,
     pads_hold,
 )
 
 Grid: TypeAlias = tuple[Lattice, ...]
 """Positions of a map, one lattice a spatial axis."""
-
-UNARY = frozenset(
-    {"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "Celu", "ThresholdedRelu", "HardSigmoid"}
-    | {"HardSwish", "Mish", "Gelu", "Swish", "Softplus", "Softsign", "Erf", "Exp", "Log", "Sqrt", "Shrink"}
-    | {"Reciprocal", "Neg", "Abs", "Floor", "Ceil", "Round", "Sign", "Not", "Cast", "IsNaN", "IsInf"}
-    | {"Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh"}
-)
-"""Operators on each element of their only input alone."""
-BROADCASTING = frozenset(
-    {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu", "Where", "Clip", "Mod"}
-    | {"Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Xor"}
-)
-"""Operators on the elements in one place of all their inputs."""
-UNBOUNDED = 1 << 31
-"""An end of a Slice from here on means the end of the axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,16 +176,12 @@ def _pool(analysis: Analysis, node: ir.Node) -> PositionRole | None:
     attributes = node.attributes
     if "kernel_shape" not in attributes or node.attributes.get_int("ceil_mode", 0) != 0:
         return None
-    mode = attributes.get("auto_pad")
-    if mode is not None and mode.as_string() not in ("NOTSET", "VALID"):
+    if attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return None
     kernel = tuple(attributes["kernel_shape"].as_ints())
     axes = len(kernel)
-    strides, dilations, pads = (
-        tuple(attributes[name].as_ints()) if name in attributes else default
-        for name, default in (("strides", (1,) * axes), ("dilations", (1,) * axes), ("pads", (0,) * 2 * axes))
-    )
-    return _windowed(kernel, strides, dilations, pads)
+    strides, dilations = (attributes.get_ints(name, (1,) * axes) for name in ("strides", "dilations"))
+    return _windowed(kernel, strides, dilations, attributes.get_ints("pads", (0,) * 2 * axes))
 
 
 def _windowed(
@@ -223,7 +204,7 @@ def _concat(analysis: Analysis, node: ir.Node) -> PositionRole | None:
 
 def _slice(analysis: Analysis, node: ir.Node) -> PositionRole | None:
     shape = analysis.fixed_shape(node.inputs[0])
-    ranges = slice_ranges(analysis, node)
+    ranges = slice_ranges(node, analysis.constant)
     if shape is None or ranges is None:
         return None
     grid, others = [EVERYTHING] * (len(shape) - 2), {}
@@ -247,44 +228,16 @@ def _lattice(start: int, end: int, step: int, size: int | None) -> Lattice | Non
         first, last, _ = slice(start, end, step).indices(size)
         lattice = Lattice(first, step, max(size - last, 0))
         return lattice.canonical(size) if lattice.count(size) else None
-    if start < 0 or 0 <= end < UNBOUNDED or (end < 0 and step > 1):
+    if start < 0 or 0 <= end < FAR or (end < 0 and step > 1):
         return None
     return Lattice(start, step, max(-end, 0))
 
 
-def slice_ranges(analysis: Analysis, node: ir.Node) -> dict[int, tuple[int, int, int]] | None:
-    """Start, end and step of a Slice by axis."""
-    if "starts" in node.attributes:  # up to opset 9
-        starts, ends = (list(node.attributes[name].as_ints()) for name in ("starts", "ends"))
-        attribute = node.attributes.get("axes")
-        axes = range(len(starts)) if attribute is None else attribute.as_ints()
-        return {axis: (a, b, 1) for axis, a, b in zip(axes, starts, ends, strict=True)}
-    given = []
-    for value in (*node.inputs[1:], None, None)[:4]:
-        array = analysis.constant(value)
-        if value is not None and array is None:
-            return None
-        given.append(None if array is None else [int(v) for v in np.asarray(array).reshape(-1)])
-    begin, stop, named, steps = given
-    if begin is None or stop is None:
-        return None
-    names = list(range(len(begin))) if named is None else named
-    entries = zip(begin, stop, [1] * len(begin) if steps is None else steps, strict=True)
-    return dict(zip(names, entries, strict=True))
-
-
 def _crop(analysis: Analysis, node: ir.Node) -> PositionRole | None:
     """A Pad that only crops spatial axes."""
-    shape = analysis.fixed_shape(node.inputs[0])
-    if shape is None:
+    shape, amounts = analysis.fixed_shape(node.inputs[0]), ints(node, "pads", 1, analysis.constant)
+    if shape is None or amounts is None or (len(node.inputs) > 3 and node.inputs[3] is not None):
         return None
-    if "pads" in node.attributes:
-        amounts = list(node.attributes["pads"].as_ints())
-    else:
-        given = analysis.constant(node.inputs[1])
-        if given is None or (len(node.inputs) > 3 and node.inputs[3] is not None):
-            return None
-        amounts = [int(v) for v in np.asarray(given).reshape(-1)]
     rank = len(shape)
     begin, end = amounts[:rank], amounts[rank:]
     if max(amounts) > 0 or any(begin[:2]) or any(end[:2]):

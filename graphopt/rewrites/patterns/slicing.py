@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from graphopt.analysis.attributes import TO_THE_END
 from graphopt.analysis.constants import default_opset
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.builder import Builder
 
 LAST_OPSET_WITHOUT_STEPS = 9
 """Up to this opset a Slice has no steps; a MaxPool of kernel 1 has, on the spatial axes."""
-TO_THE_END = (1 << 63) - 1
-"""The end of a range that reaches to the end of its axis, whatever its size."""
 
 
 def add_slice(
@@ -29,8 +28,10 @@ def add_slice(
         rank: of the map.
 
     Returns:
-        The local name of what is left.
+        The local name of what is left; the map's where there are no ranges.
     """
+    if not ranges:
+        return name
     if default_opset(analysis.model) > LAST_OPSET_WITHOUT_STEPS:
         columns = [list(ranges), *zip(*ranges.values(), strict=True)]
         axes, starts, ends, steps = (

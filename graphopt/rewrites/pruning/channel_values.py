@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphopt.analysis.operators import POOLS, REDUCTIONS
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.channels import Facts, Labeller, merged_labels
+from graphopt.rewrites.patterns.affine import ignores_padding
 from graphopt.rewrites.patterns.channel_roles import Own
 from graphopt.rewrites.patterns.common import is_passthrough
 from graphopt.types import Float64
@@ -58,42 +60,37 @@ def facts_of(
 
 def _constant(analysis: Analysis, node: ir.Node, operands: Sequence[Float64]) -> Float64:
     """The value of each output channel, from those of the operands; NaN is unknown."""
-    x, attributes = operands[0], node.attributes
+    x, number = operands[0], node.attributes.get_float
     if is_passthrough(analysis, node) or node.op_type in KEEPING:
         return x
     match node.op_type:
         case "LeakyRelu":
-            return np.where(x < 0, x * _float(node, "alpha", 0.01), x)
+            return np.where(x < 0, x * number("alpha", 0.01), x)
         case "HardSigmoid":
-            return np.clip(x * _float(node, "alpha", 0.2) + _float(node, "beta", 0.5), 0.0, 1.0)
+            return np.clip(x * number("alpha", 0.2) + number("beta", 0.5), 0.0, 1.0)
         case "Elu":
-            return np.where(x < 0, _float(node, "alpha", 1.0) * np.expm1(x), x)
+            return np.where(x < 0, number("alpha", 1.0) * np.expm1(x), x)
         case "PRelu":
             return np.where(x < 0, x * operands[1], x)
         case "Clip":
             return _clip(node, operands)
         case "BatchNormalization":
             _, gamma, beta, mean, variance = operands
-            scale = gamma / np.sqrt(variance + _float(node, "epsilon", 1e-5))
+            scale = gamma / np.sqrt(variance + number("epsilon", 1e-5))
             return np.where(scale == 0, beta, scale * (x - mean) + beta)
         case "Mul":
             product = operands[0] * operands[1]
             return np.where((operands[0] == 0) | (operands[1] == 0), 0.0, product)
         case "AveragePool":
-            pads = attributes["pads"].as_ints() if "pads" in attributes else ()
-            mode = attributes.get("auto_pad")
-            plain = not any(pads) and (mode is None or mode.as_string() in ("NOTSET", "VALID"))
-            plain = plain and not _int(node, "ceil_mode")
-            return x if plain or not _int(node, "count_include_pad") else np.where(x == 0, x, np.nan)
+            return x if ignores_padding(node) else np.where(x == 0, x, np.nan)
         case "Concat":
             first = operands[0]
             return np.where(reduce(np.logical_and, [o == first for o in operands]), first, np.nan)
         case "Pad":
             return _pad(node, operands)
         case "Resize" | "Upsample":
-            mode = attributes.get("coordinate_transformation_mode")
-            crops = mode is not None and mode.as_string() == "tf_crop_and_resize"
-            return np.full_like(x, np.nan) if crops else x
+            mode = node.attributes.get_string("coordinate_transformation_mode", "")
+            return np.full_like(x, np.nan) if mode == "tf_crop_and_resize" else x
         case "ReduceSum":
             return np.where(x == 0, x, np.nan)
         case "Sum" | "Mean":
@@ -105,7 +102,8 @@ def _constant(analysis: Analysis, node: ir.Node, operands: Sequence[Float64]) ->
 
 
 def _clip(node: ir.Node, operands: Sequence[Float64]) -> Float64:
-    low, high = _float(node, "min", -math.inf), _float(node, "max", math.inf)
+    number = node.attributes.get_float
+    low, high = number("min", -math.inf), number("max", math.inf)
     bounds = list(operands[1:])
     given = list(node.inputs[1:])
     lower = bounds[0] if len(given) > 0 and given[0] is not None else np.full_like(operands[0], low)
@@ -115,37 +113,16 @@ def _clip(node: ir.Node, operands: Sequence[Float64]) -> Float64:
 
 def _pad(node: ir.Node, operands: Sequence[Float64]) -> Float64:
     """A constant stays one where it is padded with itself."""
-    x, mode = operands[0], node.attributes.get("mode")
-    if mode is not None and mode.as_string() != "constant":
+    x = operands[0]
+    if node.attributes.get_string("mode", "constant") != "constant":
         return x
-    fill = np.full_like(x, _float(node, "value", 0.0))
+    fill = np.full_like(x, node.attributes.get_float("value", 0.0))
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         fill = operands[2]
     return np.where(x == fill, x, np.nan)
 
 
-def _float(node: ir.Node, name: str, default: float) -> float:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else float(attribute.as_float())
-
-
-def _int(node: ir.Node, name: str) -> int:
-    attribute = node.attributes.get(name)
-    return 0 if attribute is None else int(attribute.as_int())
-
-
-KEEPING = frozenset(
-    {
-        "MaxPool",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "ReduceMean",
-        "ReduceMax",
-        "ReduceMin",
-        "Slice",
-        "Squeeze",
-    }
-)
+KEEPING = (POOLS | REDUCTIONS | {"Slice", "Squeeze"}) - {"AveragePool", "ReduceSum"}
 """Operators that make of a constant channel the same constant."""
 
 FUNCTIONS: Mapping[str, Callable[..., Float64]] = {

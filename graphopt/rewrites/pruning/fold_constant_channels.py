@@ -49,7 +49,7 @@ from graphopt.rewrites.patterns import chains, composition
 from graphopt.rewrites.patterns.border_map import add_map
 from graphopt.rewrites.patterns.channel_roles import Lin
 from graphopt.rewrites.patterns.common import site
-from graphopt.rewrites.pruning.liveness import liveness, witnesses
+from graphopt.rewrites.pruning.liveness import Liveness, witnesses
 from graphopt.types import Candidate, Rejection, Replacement
 
 
@@ -67,7 +67,7 @@ class FoldConstantChannels(ExactRewrite):
             if constants is None:
                 continue
             shape, others = linear.input_shape, int(np.isnan(constants).sum())
-            place = site(analysis, [linear.node, *witnesses(liveness(analysis), [linear.node])])
+            place = site(analysis, [linear.node, *witnesses(analysis.cached(Liveness), [linear.node])])
             reason = _refusal(analysis, linear)
             if reason:
                 yield Rejection(self.name, place, f"{linear.name}: {reason}")
@@ -99,10 +99,10 @@ class FoldConstantChannels(ExactRewrite):
 
 def _constants(analysis: Analysis, linear: Linear) -> npt.NDArray[np.float64] | None:
     """The constants of the input channels, NaN for the others; None where the operator is not meant."""
-    role, x = liveness(analysis).roles.get(linear.node), linear.node.inputs[0]
+    role, x = analysis.cached(Liveness).roles.get(linear.node), linear.node.inputs[0]
     if not isinstance(role, Lin) or not role.padded or linear.group != 1 or x is None:
         return None
-    constants = liveness(analysis).known(x).constant
+    constants = analysis.cached(Liveness).known(x).constant
     useful = np.nan_to_num(constants, nan=0.0) != 0
     return constants if useful.any() and np.isnan(constants).any() else None
 

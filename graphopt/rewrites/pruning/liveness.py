@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from typing import TypeAlias
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -258,17 +257,6 @@ class Liveness:
             for value in values:
                 grow(value, mask)
         return grown
-
-
-_KNOWN: WeakKeyDictionary[Analysis, Liveness] = WeakKeyDictionary()
-
-
-def liveness(analysis: Analysis) -> Liveness:
-    """The channels of a snapshot, found once."""
-    found = _KNOWN.get(analysis)
-    if found is None:
-        found = _KNOWN[analysis] = Liveness(analysis)
-    return found
 
 
 def witnesses(found: Liveness, nodes: list[ir.Node]) -> list[ir.Node]:

@@ -53,7 +53,7 @@ from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.patterns.channel_roles import Lin, View
 from graphopt.rewrites.patterns.common import joined, site
 from graphopt.rewrites.pruning.channel_region import NarrowedRegion
-from graphopt.rewrites.pruning.liveness import Liveness, liveness, witnesses
+from graphopt.rewrites.pruning.liveness import Liveness, witnesses
 from graphopt.types import Candidate, Rejection, Replacement
 
 
@@ -66,7 +66,7 @@ class PruneChannels(ExactRewrite):
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each connected region with fewer channels."""
-        found = liveness(analysis)
+        found = analysis.cached(Liveness)
         for nodes in _regions(found):
             anchor = next((node for node in nodes if analysis.linear(node) is not None), nodes[0])
             region = NarrowedRegion(analysis, found, nodes, None)
@@ -80,7 +80,7 @@ class PruneChannels(ExactRewrite):
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The region with the channels that stay."""
-        found = liveness(analysis)
+        found = analysis.cached(Liveness)
         anchor = analysis.nodes[candidate.site.nodes[0]]
         nodes = next(nodes for nodes in _regions(found) if anchor in nodes)
         kinds = (linear.dtype for node in nodes if (linear := analysis.linear(node)) is not None)

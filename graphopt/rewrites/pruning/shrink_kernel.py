@@ -42,6 +42,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.analysis import time_model
+from graphopt.analysis.attributes import TO_THE_END
 from graphopt.analysis.linear import Form, Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels.borders import conv_reads, transpose_reads
@@ -50,7 +51,7 @@ from graphopt.numerics.kernels.taps import Span, span, take, used_taps
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import pads_hold, site
-from graphopt.rewrites.patterns.slicing import TO_THE_END, add_slice
+from graphopt.rewrites.patterns.slicing import add_slice
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 
@@ -82,7 +83,7 @@ class ShrinkKernel(ExactRewrite):
         spans = _spans(analysis, linear)
         form, crops = _form(analysis, linear, spans)
         builder = Builder(linear.dtype)
-        x = add_slice(builder, analysis, linear.x, crops, 2 + len(spans)) if crops else linear.x
+        x = add_slice(builder, analysis, linear.x, crops, 2 + len(spans))
         return builder.replacement(
             {linear.y: builder.linear(form, x, take(linear.weight(), spans), linear.bias())}
         )

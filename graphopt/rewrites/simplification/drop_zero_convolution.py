@@ -36,17 +36,13 @@ import onnx_ir as ir
 
 from graphopt.analysis.constants import default_opset
 from graphopt.analysis.linear import Linear
+from graphopt.analysis.operators import ALIKE, is_standard
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.chains import MIN_OPSET_OF_EXPAND, fixed_sizes, pass_over
-from graphopt.rewrites.patterns.common import is_standard, pads_hold, site
+from graphopt.rewrites.patterns.common import pads_hold, site
 from graphopt.types import Candidate, Rejection, Replacement
-
-SAME_SIZE = frozenset(
-    {"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "Elu", "HardSigmoid", "HardSwish", "Identity"}
-)
-"""Operators whose output has the shape of their first input."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ def _path(analysis: Analysis, linear: Linear) -> list[ir.Node]:
     while (value := path[-1].inputs[0]) is not None and (node := value.producer()) is not None:
         above = analysis.linear(node)
         alone = analysis.sole_consumer(value) is not None and node.graph is linear.node.graph
-        same = is_standard(node) and node.op_type in SAME_SIZE
+        same = is_standard(node) and node.op_type in ALIKE | {"Identity"}
         if above is not None and above.op == "Conv":
             same = not open_sizes or _keeps_sizes(analysis, above)
         if not (alone and same and len(node.outputs) == 1):

@@ -11,33 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphopt.analysis.attributes import FAR, ints, slice_ranges
+from graphopt.analysis.operators import IDEMPOTENT, KEEPS_TYPE, NEUTRAL, VIEWS, is_standard
 from graphopt.analysis.snapshot import Analysis
-from graphopt.rewrites.patterns.common import is_passthrough, is_standard
+from graphopt.rewrites.patterns.common import is_passthrough
 from graphopt.types import Shape
 
-VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze"})
-"""Operators that only rename the axes of what they read: the elements and their order stay."""
-IDEMPOTENT = frozenset({"Relu", "Abs", "Ceil", "Floor", "Round", "Sign"})
-"""Operators that change nothing when they are applied a second time."""
-NEUTRAL = {
-    "Add": (0.0, True),
-    "Sub": (0.0, False),
-    "Mul": (1.0, True),
-    "Div": (1.0, False),
-    "Pow": (1.0, False),
-}
-"""Binary operators, with the operand that changes nothing and whether it may also be the first."""
-END = 2**31 - 1
-"""From here on the end of a Slice means the end of the axis."""
-KEEPS_TYPE = (
-    VIEWS
-    | IDEMPOTENT
-    | frozenset(NEUTRAL)
-    | {"BatchNormalization", "Concat", "Conv", "ConvTranspose", "Gemm", "MatMul", "Identity", "Dropout"}
-    | {"AveragePool", "GlobalAveragePool", "MaxPool", "Pad", "Resize", "Slice", "Split", "Transpose"}
-    | {"Clip", "Erf", "Exp", "LeakyRelu", "Neg", "PRelu", "Sigmoid", "Softmax", "Sqrt", "Tanh"}
-)
-"""Operators whose first output has the type of their first input."""
 HOLDS = {
     ir.DataType.FLOAT16: (ir.DataType.FLOAT, ir.DataType.DOUBLE),
     ir.DataType.BFLOAT16: (ir.DataType.FLOAT, ir.DataType.DOUBLE),
@@ -81,25 +60,6 @@ def same_shape(a: Shape | None, b: Shape | None) -> bool:
     if any(a[i] is not None or b[i] is not None for i in unknown):
         return False
     return len(unknown) <= 1 and all(m == n for m, n in zip(a, b, strict=True))
-
-
-def constant_input(
-    analysis: Analysis, node: ir.Node, index: int, attribute: str
-) -> npt.NDArray[np.generic] | None:
-    """What an input says, or the attribute that said it in older opsets; None where it is no constant.
-
-    Args:
-        analysis: the snapshot.
-        node: the operator.
-        index: place of the input.
-        attribute: what older opsets called it.
-
-    Returns:
-        The content, or None.
-    """
-    if attribute in node.attributes:
-        return np.asarray(node.attributes[attribute].value)
-    return analysis.constant(node.inputs[index]) if len(node.inputs) > index else None
 
 
 def _view(analysis: Analysis, node: ir.Node) -> bool:
@@ -166,27 +126,18 @@ def element_type(value: ir.Value | None) -> ir.DataType | None:
 
 
 def _pad(analysis: Analysis, node: ir.Node) -> bool:
-    amounts = constant_input(analysis, node, 1, "pads")
-    return amounts is not None and not np.any(amounts)
+    amounts = ints(node, "pads", 1, analysis.constant)
+    return amounts is not None and not any(amounts)
 
 
 def _slice(analysis: Analysis, node: ir.Node) -> bool:
-    starts, ends = (constant_input(analysis, node, i, name) for i, name in ((1, "starts"), (2, "ends")))
-    shape = analysis.fixed_shape(node.inputs[0])
-    if starts is None or ends is None or shape is None:
+    shape, ranges = analysis.fixed_shape(node.inputs[0]), slice_ranges(node, analysis.constant)
+    if shape is None or ranges is None:
         return False
-    axes = constant_input(analysis, node, 3, "axes")
-    if axes is None and len(node.inputs) > 3 and node.inputs[3] is not None:
-        return False
-    steps = constant_input(analysis, node, 4, "steps")
-    if steps is None and len(node.inputs) > 4 and node.inputs[4] is not None:
-        return False
-    named = range(len(starts)) if axes is None else axes.tolist()
-    sizes = [shape[axis] for axis in named]
-    whole = all(
-        end >= END or (size is not None and end >= size) for end, size in zip(ends, sizes, strict=True)
+    return all(
+        start == 0 and step == 1 and (end >= FAR or ((size := shape[axis]) is not None and end >= size))
+        for axis, (start, end, step) in ranges.items()
     )
-    return whole and not np.any(starts) and (steps is None or bool(np.all(steps == 1)))
 
 
 def _gather(analysis: Analysis, node: ir.Node) -> bool:
@@ -198,12 +149,11 @@ def _gather(analysis: Analysis, node: ir.Node) -> bool:
 
 
 def _resize(analysis: Analysis, node: ir.Node) -> bool:
-    mode = node.attributes.get("coordinate_transformation_mode")
-    if mode is not None and mode.as_string() == "tf_crop_and_resize":
+    if node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize":
         return False
     if node.op_type == "Upsample" or len(node.inputs) == 2:
-        scales = constant_input(analysis, node, 1, "scales")
-        return scales is not None and bool(np.all(scales == 1))
+        scales = node.attributes.get_floats("scales") or analysis.constant([*node.inputs, None][1])
+        return scales is not None and bool(np.all(np.asarray(scales) == 1))
     inputs = [*node.inputs, None, None]
     scales, sizes = analysis.constant(inputs[2]), analysis.constant(inputs[3])
     if scales is not None and scales.size:
@@ -214,12 +164,8 @@ def _resize(analysis: Analysis, node: ir.Node) -> bool:
 
 
 def _pool(analysis: Analysis, node: ir.Node) -> bool:
-    attributes = [node.attributes.get(name) for name in ("kernel_shape", "strides")]
-    kernel = attributes[0]
-    if kernel is None or any(a is not None and set(a.as_ints()) != {1} for a in attributes):
-        return False
-    pads = node.attributes.get("pads")
-    return pads is None or not any(pads.as_ints())
+    ints = node.attributes.get_ints
+    return set(ints("kernel_shape", ())) == set(ints("strides", (1,))) == {1} and not any(ints("pads", ()))
 
 
 def _block_of_one(analysis: Analysis, node: ir.Node) -> bool:

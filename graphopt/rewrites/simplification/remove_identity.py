@@ -41,14 +41,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analysis.operators import IDEMPOTENT, VIEWS, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import is_standard, site
+from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.simplification.noops import (
     HOLDS,
-    IDEMPOTENT,
-    VIEWS,
     element_type,
     handed_on,
     needs_a_copy,

@@ -235,6 +235,7 @@ CASES: dict[str, onnx.ModelProto] = {
     ),
     "hard sigmoid": network([node("HardSigmoid", "v", "y", alpha=0.3)]),
     "hard swish": network([node("HardSwish", "v", "y")]),
+    "swish, one operator": network([node("Swish", "v", "y", alpha=0.7)], opset=24),
     "mish": network([node("Mish", "v", "y")], opset=18),
     "gelu": network([node("Gelu", "v", "y")], opset=20),
     "gelu, by erf": network(

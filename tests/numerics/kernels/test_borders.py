@@ -39,15 +39,15 @@ def convolutions(draw: st.DrawFn) -> dict:
 
 @settings(max_examples=60, deadline=None)
 @given(convolutions())
-def test_zone_bias_is_the_convolution_of_a_padded_constant(case: dict) -> None:
+def test_a_map_of_zones_is_the_convolution_of_a_padded_constant(case: dict) -> None:
     rng = np.random.default_rng(case["seed"])
     group, (inputs, outputs), sizes = case["group"], case["channels"], case["sizes"]
     weight = rng.standard_normal((outputs, inputs // group, *case["kernel"]))
     shift = rng.standard_normal(inputs)
-    zones = borders.conv_zones(
-        sizes, case["kernel"], strides=case["strides"], pads=case["pads"], dilations=case["dilations"]
+    reads = borders.conv_reads_per_axis(
+        sizes, case["kernel"], case["strides"], case["pads"], case["dilations"]
     )
-    found = borders.expand(borders.zone_bias(weight, shift, zones, group), zones)
+    found = borders.ZonedMap.uniform_map(shift, sizes).convolved(weight, reads, group).expanded()
     image = np.broadcast_to(shift.reshape(-1, *(1,) * len(sizes)), (inputs, *sizes))
     expected = convolve(
         image, weight, group=group, stride=case["strides"], dilation=case["dilations"], pads=case["pads"]
@@ -98,27 +98,24 @@ def test_a_map_of_zones_follows_a_transposed_convolution(
 
 
 def test_a_3x3_with_pads_has_three_zones_an_axis() -> None:
-    zones = borders.axis_zones(20, 3, pad_begin=1, pad_end=1)
-    assert zones.zone.tolist() == [0, *[1] * 18, 2]
-    assert zones.taps.tolist() == [[False, True, True], [True] * 3, [True, True, False]]
-    assert not zones.uniform
-    assert borders.axis_zones(20, 3).uniform
+    reads = [borders.conv_reads(20, 3, pad_begin=1, pad_end=1)]
+    zoned = borders.ZonedMap.uniform_map(np.ones(1), (20,)).convolved(np.ones((1, 1, 3)), reads)
+    assert np.bincount(zoned.zones[0]).tolist() in ([1, 18, 1], [1, 1, 18], [18, 1, 1])
+    assert zoned.expanded().tolist() == [[2, *[3] * 18, 2]]
+    assert borders.landing(20, 3).all()
 
 
-def test_coverage_is_the_average_of_ones() -> None:
-    zones = [borders.axis_zones(6, 3, stride=2, pad_begin=1, pad_end=1)] * 2
-    expected = np.array([[4 / 9, 6 / 9], [6 / 9, 1.0]])
-    np.testing.assert_allclose(borders.coverage(zones), expected)
+def test_landing_averaged_is_the_average_of_ones() -> None:
+    lands = borders.landing(6, 3, stride=2, pad_begin=1, pad_end=1)
+    np.testing.assert_allclose(lands.mean(axis=1), [2 / 3, 1, 1])
 
 
 def test_padding_that_a_stride_never_reads() -> None:
-    assert borders.axis_zones(6, 2, stride=2, pad_end=1).uniform
+    assert borders.landing(6, 2, stride=2, pad_end=1).all()
 
 
 def test_sizes_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="3 taps"):
-        borders.axis_zones(2, 3)
-    with pytest.raises(ValueError, match="shift"):
-        borders.tap_response(np.ones((2, 3, 1)), np.ones(2))
+        borders.conv_reads(2, 3)
     with pytest.raises(ValueError, match="all from 1 on"):
         borders.landing(0, 1)

@@ -43,6 +43,13 @@ def test_a_block_with_a_residual_and_a_gate() -> None:
     assert "Transpose" not in result.ops and result.ops["Conv"] == 2
 
 
+@pytest.mark.parametrize("op", ["Atan", "Shrink", "Swish"])
+def test_functions_that_know_no_place(op: str) -> None:
+    net = Net(24)
+    x = net.op("Transpose", net.input([2, 3, 4, 5]), perm=LAST)
+    assert cancelled(net, net.op("Transpose", net.op(op, x), perm=FIRST)).ops == {op: 1}
+
+
 def test_several_transposes_behind_and_in_front() -> None:
     net = Net()
     a, b = (net.op("Transpose", net.input([2, 3, 4, 5], name), perm=LAST) for name in "ab")

@@ -30,6 +30,13 @@ def test_heads_with_activations(opset: int, dtype: npt.DTypeLike) -> None:
     widened(net, *heads, ops={"Conv": 1, "Relu": 1, "Split": 1})
 
 
+@pytest.mark.parametrize("op", ["Atan", "Shrink", "Swish"])
+def test_functions_that_know_no_channel(op: str) -> None:
+    net = Net(24)
+    x = net.input([1, 4, 9, 9])
+    widened(net, *(net.op(op, net.conv(x, n)) for n in (5, 6, 7)), ops={"Conv": 1, op: 1, "Split": 1})
+
+
 def test_open_sizes_and_axes() -> None:
     for shape, kernel in ((["N", 4, "H"], (3,)), (["N", 4, "H", "H", "H"], (2, 1, 2))):
         net = Net()

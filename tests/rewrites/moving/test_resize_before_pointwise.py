@@ -38,6 +38,7 @@ def reduced(
     [
         {"mode": "nearest"},
         {"mode": "nearest", "between": "Relu"},
+        {"mode": "nearest", "between": "Atan"},
         {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"},
         {"mode": "linear"},
         {"mode": "linear", "between": "affine"},

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
+from graphopt.analysis.operators import VIEWS, is_standard
 from graphopt.compression.autodiff.rules import arithmetic, linear, moves, normalisation, pool, scalar
 from graphopt.compression.autodiff.tape import Gradient, Tape, UnsupportedError
 
@@ -77,7 +78,7 @@ RULES: dict[str, Rule] = {
     "Dropout": moves.dropout,
     "Cast": moves.cast,
     "CastLike": moves.cast,
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), moves.reshape),
+    **dict.fromkeys(VIEWS, moves.reshape),
     "Transpose": moves.transpose,
     "DepthToSpace": moves.depth_to_space,
     "SpaceToDepth": moves.space_to_depth,
@@ -118,7 +119,7 @@ def backward(tape: Tape, node: ir.Node, gradients: Sequence[Gradient]) -> Sequen
 def _backward(tape: Tape, node: ir.Node, gradients: Sequence[Gradient]) -> Sequence[Gradient]:
     first, *others = gradients
     types = {tape.analysis.sizes.dtype(v) for v, g in zip(node.outputs, gradients, strict=True) if g}
-    if node.domain not in ("", "ai.onnx") or tape.version < OLDEST or types - {ir.DataType.FLOAT, None}:
+    if not is_standard(node) or tape.version < OLDEST or types - {ir.DataType.FLOAT, None}:
         return ()
     if node.op_type == "Split":
         return moves.split(tape, node, gradients)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from graphopt.analysis.attributes import slice_ranges
 from graphopt.compression.autodiff.tape import Gradient, Matrix, Tape, UnsupportedError, name_of
 from graphopt.runtime import session
 
@@ -119,14 +120,11 @@ def tile(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 def slices(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
     """Gradient of Slice: zeros around what was taken; where rows were left out between, by a matrix."""
     inside = tape.shape(node.inputs[0])
-    given = [tape.numbers(node, key, i) for i, key in enumerate(("starts", "ends", "axes", "steps"), 1)]
-    starts, ends, axes, steps = given
-    if starts is None or ends is None:
+    ranges = slice_ranges(node, tape.content)
+    if ranges is None:
         raise UnsupportedError
-    axes = list(range(len(starts))) if axes is None else axes
-    steps = [1] * len(starts) if steps is None else steps
     rows = [np.arange(size) for size in inside]
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+    for axis, (start, end, step) in ranges.items():
         size = inside[axis]
         stop: int | None = max(end, -size - 1) if step > 0 or end >= -size else None
         rows[axis] = np.arange(size)[start:stop:step]

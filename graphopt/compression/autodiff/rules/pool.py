@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphopt.analysis.linear.form import same_pads
 from graphopt.compression.autodiff.rules.linear import window_back
 from graphopt.compression.autodiff.tape import Gradient, Tape, UnsupportedError, ends
 
@@ -95,14 +96,12 @@ def _window(tape: Tape, node: ir.Node) -> _PoolWindow:
         raise UnsupportedError
     kernel = tuple(attributes["kernel_shape"].as_ints())
     strides, dilations = (tuple(attributes.get_ints(key, [1] * rank)) for key in ("strides", "dilations"))
-    pads = list(attributes.get_ints("pads", [0] * 2 * rank))
+    pads: Sequence[int] | None = attributes.get_ints("pads", [0] * 2 * rank)
     mode = attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
     if mode.startswith("SAME"):
-        for axis, (n, m, k) in enumerate(zip(inside, outside, kernel, strict=True)):
-            spare = max((m - 1) * strides[axis] + dilations[axis] * (k - 1) + 1 - n, 0)
-            pads[axis] = spare // 2 if mode == "SAME_UPPER" else spare - spare // 2
-            pads[axis + rank] = spare - pads[axis]
-    return _PoolWindow(kernel, strides, dilations, tuple(pads), inside, outside)
+        extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+        pads = same_pads(extents, strides, inside, upper=mode == "SAME_UPPER")
+    return _PoolWindow(kernel, strides, dilations, tuple(pads or ()), inside, outside)
 
 
 def average_pool(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:

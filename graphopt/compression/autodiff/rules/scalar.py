@@ -187,6 +187,6 @@ SLOPES: dict[str, Slope] = {
     "Sqrt": _sqrt,
     "Tanh": _tanh,
     "ThresholdedRelu": _thresholded,
-    **dict.fromkeys(("Celu", "Gelu", "HardSwish", "Mish"), _difference),
+    **dict.fromkeys(("Celu", "Gelu", "HardSwish", "Mish", "Swish"), _difference),
 }
 """By operator; each takes every number of the first input to one of the output."""
