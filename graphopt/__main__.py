@@ -12,7 +12,7 @@ import warnings
 from graphopt.cli import streams
 from graphopt.errors import INTERRUPTED, GraphOptError, told
 from graphopt.jobs import process
-from graphopt.pipeline.option_table import as_flag
+from graphopt.pipeline.options.table import as_flag
 
 # NumPy's threads wait for each other on a busy machine, and mostly cost more than they give.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

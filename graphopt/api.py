@@ -21,8 +21,8 @@ from graphopt.model import io
 from graphopt.model.io import Source
 from graphopt.model.validation import validate
 from graphopt.pipeline.optimize import optimize as run_pipeline
-from graphopt.pipeline.option_table import SWEPT
-from graphopt.pipeline.options import make_budget, make_options
+from graphopt.pipeline.options.checked import make_budget, make_options
+from graphopt.pipeline.options.table import SWEPT
 from graphopt.pipeline.scan import survey
 from graphopt.pipeline.sweep import sweep as run_sweep
 from graphopt.planning import gates

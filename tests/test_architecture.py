@@ -354,11 +354,7 @@ def untold(name: str, owner: str, function: ast.FunctionDef) -> list[str]:
     return lacking or sorted({*told} ^ {*parameters(function)})
 
 
-UNFINISHED = {"cli/common.py", "pipeline/approximate.py", "pipeline/run.py", "rewrites/factoring/fitted.py"}
-"""Modules whose docstrings do not yet say all of it."""
-
-
-@pytest.mark.parametrize("path", [path for path in MODULES if label(path) not in UNFINISHED], ids=label)
+@pytest.mark.parametrize("path", MODULES, ids=label)
 def test_docstrings_tell_of_arguments_results_and_errors(path: Path) -> None:
     """Of public functions of three parameters and more."""
     found = {

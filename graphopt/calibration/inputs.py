@@ -99,6 +99,9 @@ def affordable(total: float, macs: int | None, passes: float, least: int, most: 
         passes: over the model that one input takes.
         least: number of inputs at least.
         most: and at most, which counts before the least.
+
+    Returns:
+        The number of inputs.
     """
     return min(most, max(least, int(total / max(1.0, passes * (macs or 1)))))
 

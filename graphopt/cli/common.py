@@ -16,7 +16,7 @@ from graphopt.errors import InputError, percentage
 from graphopt.files import reason, show
 from graphopt.jobs.outcome import step_summary
 from graphopt.jobs.task import parse_size
-from graphopt.pipeline.option_table import TABLE, Option
+from graphopt.pipeline.options.table import TABLE, Option
 
 # ---------------------------------------------------------------- options
 

@@ -26,7 +26,7 @@ from graphopt import files
 from graphopt.calibration.inputs import Given
 from graphopt.errors import GraphOptError, InputError
 from graphopt.model import io
-from graphopt.pipeline.option_table import RUN
+from graphopt.pipeline.options.table import RUN
 from graphopt.report import json as documents
 from graphopt.report.results import Result
 

@@ -14,7 +14,7 @@ from typing import Any
 from graphopt import api, files
 from graphopt.errors import INTERNAL, BudgetError, InputError, told
 from graphopt.model import io, wire_format
-from graphopt.pipeline.option_table import as_flag
+from graphopt.pipeline.options.table import as_flag
 from graphopt.report.results import Checked, Result
 
 
@@ -25,6 +25,9 @@ def check(path: Path, *, fix: bool = False, **asked: Any) -> Checked:
         path: the model.
         fix: whether to put the rewritten model in its place.
         asked: options of `graphopt.optimize`.
+
+    Returns:
+        The costs before and after, the rewrites that apply, and an exit code.
     """
     found = Checked(path)
     try:

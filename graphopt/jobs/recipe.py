@@ -25,7 +25,7 @@ from graphopt.errors import InputError
 from graphopt.files import show
 from graphopt.jobs.schema import Flag, Kind, List, Mapped, Number, OneOf, Table, Text
 from graphopt.jobs.task import WRITTEN, Task, parse_size
-from graphopt.pipeline.option_table import TABLE
+from graphopt.pipeline.options.table import TABLE
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
 

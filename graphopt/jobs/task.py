@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from graphopt.errors import InputError, Named, Words
 from graphopt.files import check_output, data_path, show
-from graphopt.pipeline.option_table import RUN, as_flag, as_key
+from graphopt.pipeline.options.table import RUN, as_flag, as_key
 from graphopt.report.faces import FACES
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def check_options(tasks: Sequence[Task]) -> None:
     Raises:
         InputError: a file is not there, or an option has a value that it can't have, or lacks another.
     """
-    from graphopt.pipeline.options import make_options
+    from graphopt.pipeline.options.checked import make_options
 
     for task in tasks:
         with task.blamed("model"):

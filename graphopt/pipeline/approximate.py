@@ -11,7 +11,7 @@ from graphopt.errors import InputError, Named
 from graphopt.pipeline.changes import Changes, Proposals
 from graphopt.pipeline.journal import Journal
 from graphopt.pipeline.networks import Network, Networks
-from graphopt.pipeline.options import Options
+from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.reporting import applied, point
 from graphopt.pipeline.workspace import Measures, Workspace
 from graphopt.planning import gates, spending
@@ -58,7 +58,22 @@ def approximate(
     options: Options,
     journal: Journal,
 ) -> bool:
-    """Finds the network that the budget asks for and commits it; whether it changed anything."""
+    """Finds the network that the budget asks for, and commits it.
+
+    Args:
+        workspace: the model.
+        proposals: what the user did not rule out.
+        changes: puts changes in.
+        measures: figures of models against the input's.
+        options: what the user asked for.
+        journal: notes what was done.
+
+    Returns:
+        Whether it changed anything.
+
+    Raises:
+        InputError: the budget needs sizes that are unknown.
+    """
     group = proposals.approximate
     fixed = [r for r in group if r.fixed]
     budget, limits = options.budget, measures.limits(options.budget)
@@ -91,7 +106,17 @@ def approximate(
 
 
 def reliable(networks: Networks, measures: Measures, journal: Journal, limits: Sequence[Limit]) -> Network:
-    """The network of the best plan in which every layer's measured error is the predicted one."""
+    """The network of the best plan in which every layer's measured error is the predicted one.
+
+    Args:
+        networks: makes networks of plans.
+        measures: figures of models against the input's.
+        journal: where layers that failed are banned, and the network's place on the curve is noted.
+        limits: what the plan has to save.
+
+    Returns:
+        The network, without layers that still fail after `REPLANS` plans.
+    """
     for _ in range(REPLANS):
         network = networks.network(networks.planned(limits))
         strange = _unpredicted(network)

@@ -14,7 +14,7 @@ from graphopt.errors import blaming
 from graphopt.model import edit
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.pipeline.journal import Journal, Recorder
-from graphopt.pipeline.options import Options
+from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.workspace import Workspace
 from graphopt.report.results import Applied
 from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExactRewrite, ExpandingRewrite
@@ -106,7 +106,16 @@ class Changes:
         chosen: Iterable[Candidate],
         statistics: Mapping[str, Statistics] | None = None,
     ) -> list[Change]:
-        """What takes the place of each chosen candidate; approximate ones are fitted to statistics."""
+        """What takes the place of each chosen candidate; approximate ones are fitted to statistics.
+
+        Args:
+            analysis: a snapshot of the model.
+            chosen: candidates of it.
+            statistics: of what its operators read, by name; None for those of the snapshot.
+
+        Returns:
+            Each candidate with what takes its place.
+        """
         with self.journal.step("build"):
             changes = []
             for candidate in chosen:

@@ -25,6 +25,15 @@ def expand(
 ) -> None:
     """Inserts what makes the model dearer and leaves its function as it is, once at each chosen node.
 
+    Args:
+        rewrite: the expanding rewrite.
+        at: patterns of the names of the nodes.
+        workspace: the model.
+        proposals: what the user did not rule out.
+        changes: puts changes in.
+        comparer: compares whole models.
+        journal: notes what was done.
+
     Raises:
         VerificationError: the model computes something else.
     """

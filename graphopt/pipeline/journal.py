@@ -16,7 +16,7 @@ from graphopt._version import __version__
 from graphopt.calibration.inputs import Calibration
 from graphopt.model import edit
 from graphopt.model.io import Source
-from graphopt.pipeline.options import Options
+from graphopt.pipeline.options.checked import Options
 from graphopt.planning.selection import Plan
 from graphopt.report import provenance
 from graphopt.report.results import Applied, Left, Point

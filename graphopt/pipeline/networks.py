@@ -24,7 +24,7 @@ from graphopt.model import edit
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.pipeline.changes import Changes, Proposals
 from graphopt.pipeline.journal import Journal
-from graphopt.pipeline.options import Options
+from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.workspace import Measures, Workspace
 from graphopt.planning import selection
 from graphopt.planning.damage import Sensitivity, unprobed
@@ -155,7 +155,16 @@ class Forms:
     rewrites: Mapping[str, ApproximateRewrite]
 
     def fit(self, candidate: Candidate, statistics: Statistics, refine: int) -> Fitted:
-        """A candidate fitted to the statistics of what its operator reads."""
+        """A candidate fitted to the statistics of what its operator reads.
+
+        Args:
+            candidate: one of these rewrites.
+            statistics: of what its operator reads.
+            refine: rounds of alternation.
+
+        Returns:
+            What takes the operator's place, and its error under those statistics.
+        """
         rewrite = self.rewrites[candidate.rewrite]
         with blaming(rewrite.name, f"at {candidate.site.nodes[0]}"):
             named = {candidate.site.nodes[0]: statistics}

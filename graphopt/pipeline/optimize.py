@@ -14,7 +14,7 @@ from graphopt.pipeline.changes import Changes, Proposals
 from graphopt.pipeline.exact_rounds import ExactRounds
 from graphopt.pipeline.expand import expand
 from graphopt.pipeline.journal import Journal, Recorder
-from graphopt.pipeline.options import Options
+from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.reporting import Figures, result_of
 from graphopt.pipeline.workspace import Measures, Workspace
 from graphopt.planning import gates

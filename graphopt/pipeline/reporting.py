@@ -10,7 +10,7 @@ from graphopt.analysis import costs
 from graphopt.pipeline.changes import Proposals
 from graphopt.pipeline.journal import Journal
 from graphopt.pipeline.networks import Network
-from graphopt.pipeline.options import Options
+from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.workspace import Workspace
 from graphopt.planning.damage import Sensitivity
 from graphopt.planning.gates import Judged
@@ -54,6 +54,9 @@ def applied(
         sensitivities: of the layers that were probed.
         measured: whether the errors were measured on inputs of the user's.
         sized: whether the MACs hold for the model's real sizes.
+
+    Returns:
+        A row for each candidate, with errors, damage and spectra as far as they are known.
     """
     rows = []
     for candidate in chosen:
@@ -76,7 +79,18 @@ def applied(
 def result_of(
     workspace: Workspace, proposals: Proposals, options: Options, journal: Journal, figures: Figures
 ) -> Result:
-    """The model as it is by now, with its report."""
+    """The model as it is by now, with its report.
+
+    Args:
+        workspace: the model as it is by now.
+        proposals: what was looked for.
+        options: what the user asked for.
+        journal: what was done.
+        figures: what came out.
+
+    Returns:
+        The model and its report.
+    """
     before, after = workspace.original, workspace.analysis(workspace.model)
     totals = [each.totals for each in (before, after)]
     if workspace.inputs.assumed:

@@ -10,7 +10,7 @@ from graphopt.model.io import Source
 from graphopt.pipeline.approximate import reliable
 from graphopt.pipeline.networks import Network, Networks
 from graphopt.pipeline.optimize import Run
-from graphopt.pipeline.options import Options
+from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.reporting import point
 from graphopt.pipeline.workspace import Measures
 from graphopt.planning.budget import Budget

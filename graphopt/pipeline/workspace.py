@@ -17,7 +17,7 @@ from graphopt.model import edit, io
 from graphopt.model.io import Source
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.pipeline.journal import Journal, Recorder
-from graphopt.pipeline.options import Options
+from graphopt.pipeline.options.checked import Options
 from graphopt.planning import gates, spending
 from graphopt.planning.budget import Budget
 from graphopt.planning.selection import Limit
@@ -82,7 +82,16 @@ class Workspace:
         statistics: Mapping[str, Statistics] | None = None,
         extremes: Mapping[str, tuple[Array, Array]] | None = None,
     ) -> Analysis:
-        """A snapshot at the sizes of the test inputs; shapes that inference misses are seen by running."""
+        """A snapshot at the sizes of the test inputs; shapes that inference misses are seen by running.
+
+        Args:
+            model: the model.
+            statistics: of what its operators read, by name.
+            extremes: lowest and highest values of what they make, by name.
+
+        Returns:
+            The snapshot; the last one without statistics is kept.
+        """
         plain = statistics is None and extremes is None
         if plain and self._latest is not None and self._latest.model is model:
             return self._latest
@@ -143,7 +152,17 @@ class Measures:
     def figures(
         self, quality: Quality | None, metric: float | None, timing: Timing | None
     ) -> dict[str, float | None]:
-        """What the finished model has of each key of a budget; its bytes are those that are written."""
+        """What the finished model has of each key of a budget; its bytes are those that are written.
+
+        Args:
+            quality: on held-out inputs, where it was measured.
+            metric: what the user's own measure says, where there is one.
+            timing: latency against the input's, where it was measured.
+
+        Returns:
+            Parts of the input's costs, agreement as a fraction, SQNR in dB, by key; None where it could not
+            be had.
+        """
         workspace, asked = self.workspace, (*gates.of_budget(self.options.budget), *self.options.require)
         after = Spent(workspace.analysis(workspace.model).totals, 0)
         figures = {**spending.costs(self.before, after), **spending.measured(quality, metric)}

@@ -109,6 +109,9 @@ class ApproximateRewrite(_Described):
             candidate: one that `match` yielded.
             statistics: of what operators read, by name; those of the snapshot where None.
             refine: rounds of alternation; 0 for a quick fit.
+
+        Returns:
+            The nodes, with the errors and spectra of the fit.
         """
 
     def draft(self, linear: Linear, candidate: Candidate) -> Replacement | None:

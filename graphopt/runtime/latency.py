@@ -167,7 +167,16 @@ def _paired(
 
 
 def in_turn(sessions: Sequence[Any], feed: session.Feeds, turns: Iterable[int]) -> npt.NDArray[np.float64]:
-    """Seconds [turns, sessions] of a run of each session on one input, the first of a turn changing."""
+    """Seconds [turns, sessions] of a run of each session on one input, the first of a turn changing.
+
+    Args:
+        sessions: what to run.
+        feed: the input, by name.
+        turns: their numbers; in every second one the order is turned round.
+
+    Returns:
+        ``[turns, sessions]``, seconds.
+    """
     seconds = []
     for turn in turns:
         taken = [0.0] * len(sessions)

@@ -48,6 +48,9 @@ def chunks(
         size: what each takes, in the unit of the limit.
         limit: what those of a group may take together.
         most: how many a group may have; None for any number.
+
+    Returns:
+        Groups of at least one item each.
     """
     chunk: list[Item] = []
     taken = 0

@@ -58,6 +58,9 @@ class Comparer:
             reference: the model as it was.
             candidate: the model as rewritten.
             inputs: what to compare on; the comparer's own where None.
+
+        Returns:
+            The verdicts; none, with a note, where the reference can't be run.
         """
         if reference is candidate:
             return Verification(())

@@ -19,7 +19,7 @@ from graphopt import files
 from graphopt.errors import InputError
 from graphopt.jobs import recipe
 from graphopt.jobs.task import Task
-from graphopt.pipeline.option_table import TABLE
+from graphopt.pipeline.options.table import TABLE
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
 from tests.command import cli

@@ -14,8 +14,8 @@ import graphopt
 from graphopt import InputError
 from graphopt.cli.app import typer_app
 from graphopt.jobs.task import Task
-from graphopt.pipeline.option_table import RUN, TABLE
-from graphopt.pipeline.options import Options
+from graphopt.pipeline.options.checked import Options
+from graphopt.pipeline.options.table import RUN, TABLE
 from tests.builders import classifier, samples
 
 FUNCTIONS = (graphopt.scan, graphopt.optimize, graphopt.sweep, graphopt.verify, graphopt.bench, graphopt.diff)

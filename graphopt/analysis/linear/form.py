@@ -70,6 +70,9 @@ def same_pads(
         strides: its steps.
         sizes: spatial sizes of what it slides over.
         upper: whether the odd row is put behind.
+
+    Returns:
+        One number for either end of each axis, or None.
     """
     begin, end = [], []
     for size, stride, extent in zip(sizes or (None,) * len(extents), strides, extents, strict=True):

@@ -82,11 +82,30 @@ class Split(ApproximateRewrite):
 
     @abstractmethod
     def errors(self, kernel: Array, moments: Moments, choices: Sequence[Choice]) -> list[float]:
-        """The predicted relative error of each way for one group."""
+        """The predicted relative error of each way for one group.
+
+        Args:
+            kernel: ``[out, in, *taps]`` of one group.
+            moments: of the group's patches.
+            choices: the ways.
+
+        Returns:
+            E‖y − ŷ‖² / Var(y) for each, in their order.
+        """
 
     @abstractmethod
     def fit_group(self, kernel: Array, moments: Moments, choice: Choice, refine: int) -> GroupFit:
-        """The factors of one group."""
+        """The factors of one group.
+
+        Args:
+            kernel: ``[out, in, *taps]`` of one group.
+            moments: of the group's patches.
+            choice: the way.
+            refine: rounds of alternation; 0 for a quick fit.
+
+        Returns:
+            The factors, and the kernel that they amount to.
+        """
 
     @abstractmethod
     def blank(self, kernel: Array, choice: Choice) -> Any:
@@ -94,11 +113,30 @@ class Split(ApproximateRewrite):
 
     @abstractmethod
     def spectra(self, kernel: Array, moments: Moments, choice: Choice) -> dict[str, tuple[float, ...]]:
-        """By rank of the choice the part of the output that each direction carries, for one group."""
+        """By rank of the choice the part of the output that each direction carries, for one group.
+
+        Args:
+            kernel: ``[out, in, *taps]`` of one group.
+            moments: of the group's patches.
+            choice: the way.
+
+        Returns:
+            Parts of 1, descending, by rank of the choice.
+        """
 
     @abstractmethod
     def assemble(self, linear: Linear, choice: Choice, parts: Sequence[Any], bias: Array) -> Replacement:
-        """The nodes, from the factors of all groups."""
+        """The nodes, from the factors of all groups.
+
+        Args:
+            linear: the operator.
+            choice: the way.
+            parts: the factors of each group.
+            bias: ``[out_channels]``.
+
+        Returns:
+            The nodes, under the operator's name.
+        """
 
     # ------------------------------------------------------------ the rewrite
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from graphopt.errors import InputError, Named, hint
-from graphopt.pipeline.option_table import RUN, TABLE
+from graphopt.pipeline.options.table import RUN, TABLE
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
 from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExpandingRewrite, Rewrite

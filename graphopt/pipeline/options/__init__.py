@@ -1,0 +1,1 @@
+"""What the user may ask for: the table of options, and what was asked, checked."""
