@@ -20,11 +20,11 @@ from graphopt.errors import InputError
 from graphopt.runtime import session
 from graphopt.runtime.session import Feeds
 
-INPUTS = 256
+SYNTHETIC_INPUTS = 256
 """Inputs that are made, at most; a quarter of them is held out."""
 FEWEST = 32
 """And at least."""
-MACS = 2e12
+SYNTHETIC_MACS = 2e12
 """Multiply-accumulates that one pass over them may take, about: derived, 35 seconds at
 `time_model.DENSE_MACS_PER_SECOND`."""
 SLOPE = 1.5
@@ -48,7 +48,7 @@ def inputs(
     Returns:
         Inputs of the scale that the first BatchNormalization expects, a quarter of them held out, or None.
     """
-    count = affordable(MACS, macs, 1, FEWEST, INPUTS)
+    count = affordable(SYNTHETIC_MACS, macs, 1, FEWEST, SYNTHETIC_INPUTS)
     batched = all(len(shape) > 1 and shape[0] == 1 for shape in sizes.values()) and _open_batch(model)
     once = {name: [count if batched else size, *shape] for name, (size, *shape) in _split(sizes).items()}
     feeds = {v.name or "": _noise(v, once[v.name or ""], seed) for v in model.graph.inputs if v.name in once}
