@@ -62,10 +62,10 @@ NETWORK: dict[str, Values] = {
     "planning.damage.SMALL_SLOPE": (0.7, 1.5),
     "compression.curvature.DAMPING": (0.01, 1.0),
     "compression.curvature.FLOOR": (1e-7, 1e-3),
-    "compression.curvature.INPUTS": (8, 64),
+    "compression.curvature.CURVATURE_INPUTS": (8, 64),
     "pipeline.networks.PROBED_ON": (0.1, 0.5),
     "pipeline.networks.PLANNED_ON": (24, 96),
-    "rewrites.factoring.fitted.STEPS": (8, 32),
+    "rewrites.factoring.fitted.RANK_STEPS": (8, 32),
     "pipeline.approximate.FACTOR": (1.3, 4.0),
 }
 """Constants that decide what a network at a budget loses, and the values tried besides their own."""
@@ -73,7 +73,7 @@ NETWORK: dict[str, Values] = {
 SYNTHETIC: dict[str, Values] = {
     "calibration.synthetic.SLOPE": (0.0, 1.0, 2.0),
     "calibration.synthetic.SHARED": (0.0, 0.95),
-    "calibration.synthetic.INPUTS": (64,),
+    "calibration.synthetic.SYNTHETIC_INPUTS": (64,),
 }
 """Constants of the inputs that are made where none are given (of one channel here, so SHARED has no say)."""
 
@@ -81,24 +81,24 @@ EXACT: dict[str, Values] = {
     "pipeline.exact_rounds.MAX_ROUNDS": (1, 3),
     "planning.selection.MUCH": (0.005, 0.5),
     "runtime.subgraph.SMALL_MAP": (16, 1000),
-    "analysis.evaluation.SMALL": (16, 1_000_000),
-    "rewrites.folding.fold_constant.SMALL": (0, 1_000_000),
+    "analysis.evaluation.SMALL_SIZE": (16, 1_000_000),
+    "rewrites.folding.fold_constant.STORED_ANYWAY": (0, 1_000_000),
     "rewrites.collapsing.collapse.LONGEST": (2, 64),
     "rewrites.converting.cancel_transpose.LARGEST_REGION": (4, 1000),
-    "rewrites.patterns.border_map.SMALL": (1, 100),
+    "rewrites.patterns.border_map.MOST_ZONED": (1, 100),
     "rewrites.pruning.block_diagonal.MOST_PARTS": (2, 64),
     "rewrites.moving.resized.MIXING_PASSES": (1, 64),
 }
 """Constants that decide what exact rewrites do."""
 
 CLOCK: dict[str, Values] = {
-    "runtime.operator_times.SECONDS": (0.003, 0.3),
+    "runtime.operator_times.FORM_SECONDS": (0.003, 0.3),
     "runtime.operator_times.RUNS": (1, 50),
 }
 """Constants of the clock that times operators."""
 
 LAYER: dict[str, Values] = {
-    "numerics.lowrank.canonical_polyadic.STEPS": ((5, 12, 20), (80, 200, 320)),
+    "numerics.lowrank.canonical_polyadic.FIT_STEPS": ((5, 12, 20), (80, 200, 320)),
     "numerics.lowrank.canonical_polyadic.STEPS_DOWN": (2, 32),
     "numerics.lowrank.canonical_polyadic.OVERLAP": (1e-6, 1e-2),
     "numerics.lowrank.canonical_polyadic.WEAK": (1e-5, 1e-1),
@@ -268,7 +268,7 @@ def clocks() -> None:
     print(f"{'pairs':>6} {'median |ratio − 1|':>20} {'largest':>10} {'beyond NOISE':>14}")
     for pairs, warm in itertools.product((5, 30, 100), (0, 3)):
         with given("runtime.latency.WARM_UP", warm):
-            off = [abs(latency.compare(model, model, feed, repeat=pairs).ratio - 1) for _ in range(10)]
+            off = [abs(latency.time_pair(model, model, feed, repeat=pairs).ratio - 1) for _ in range(10)]
         beyond = sum(o > latency.NOISE for o in off)
         print(
             f"{pairs:6} {np.median(off):20.4f} {max(off):10.4f} {beyond:11} of 10  warm-up {warm}", flush=True

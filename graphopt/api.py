@@ -25,7 +25,7 @@ from graphopt.pipeline.options.checked import make_budget, make_options
 from graphopt.pipeline.options.table import SWEPT
 from graphopt.pipeline.scan import survey
 from graphopt.pipeline.sweep import sweep as run_sweep
-from graphopt.planning import gates
+from graphopt.planning import gates, spending
 from graphopt.planning.budget import Budget
 from graphopt.report.results import Result, Scan, Sweep
 from graphopt.rewrites import registry as catalogue
@@ -155,9 +155,9 @@ def optimize(
         asked.metric.load()
     source = _open(model)
     if asked.budget.agreement is not None:
-        _check_scores(source, asked.outputs, Named("budget", key="agreement"))
+        _require_scores(source, asked.outputs, Named("budget", key="agreement"))
     if any(gate.key == "agreement" for gate in asked.require):
-        _check_scores(source, asked.outputs, Named("require", "agreement"))
+        _require_scores(source, asked.outputs, Named("require", "agreement"))
     return run_pipeline(source, asked, calibration)
 
 
@@ -173,10 +173,14 @@ def _open(model: AnyModel) -> Source:
     return source
 
 
-def _check_scores(source: Source, outputs: tuple[str, ...], asked: Named) -> None:
+def _require_scores(source: Source, outputs: tuple[str, ...], asked: Named) -> None:
     counted = [v for v in source.model.graph.outputs if not outputs or v.name in outputs]
     if not any(_may_be_scores(value) for value in counted):
-        raise InputError(f"{asked}: no output holds class scores ([N, K] or [N, K, 1, 1])")
+        raise _no_scores(asked)
+
+
+def _no_scores(asked: Named) -> InputError:
+    return InputError(f"{asked}: no output holds class scores ([N, K] or [N, K, 1, 1])")
 
 
 def sweep(
@@ -282,7 +286,7 @@ def verify(
         raise InputError(f"{Named('budget', key=other)}: verify measures agreement and sqnr")
     original, rewritten = _open(reference), _open(candidate)
     counted = tuple(outputs)
-    equivalence.check_outputs(original.model, counted)
+    equivalence.require_outputs(original.model, counted)
     different = equivalence.interface(original.model, rewritten.model)
     if different is not None:
         return Verification((different,))
@@ -297,7 +301,7 @@ def verify(
             raise InputError(f"{original.path}: {inputs.problem}")
         compared = inputs.feeds
     with progress.step("verify"):
-        return equivalence.check_model(original.model, rewritten.model, compared, counted)
+        return equivalence.Reference(original.model, compared, counted).verify(rewritten.model)
 
 
 def _verify_quality(
@@ -309,36 +313,20 @@ def _verify_quality(
 ) -> Verification:
     if given is None:
         raise InputError(f"a quality is measured on inputs: give {Named('calibration')}")
-    scores = [v for v in original.model.graph.outputs if not outputs or v.name in outputs]
+    asked = Named("budget", key="agreement")
     if limits.agreement is not None:
-        _check_scores(original, outputs, Named("budget", key="agreement"))
+        _require_scores(original, outputs, asked)
+    counted = [v for v in original.model.graph.outputs if not outputs or v.name in outputs]
     found = quality.measure(original.model, rewritten.model, given, given.held_out, outputs)
-    checks = []
-    for key, measured, wanted in (
-        ("agreement", found.agreement, limits.agreement),
-        ("sqnr", found.sqnr, limits.sqnr),
-    ):
-        if wanted is None:
-            continue
-        if measured is None:
-            raise InputError(
-                f"{Named('budget', key='agreement')}: no output holds class scores ([N, K] or [N, K, 1, 1])"
-            )
-        figure = "of equal outputs" if measured == math.inf else f"{measured:.4f}"
+    names, checks = ", ".join(str(v.name) for v in counted), []
+    for item in gates.judge(gates.of_budget(limits), spending.measured(found, None)):
+        key, wanted = item.gate.key, item.gate.limit
+        if item.measured is None:
+            raise _no_scores(asked)
+        figure = "of equal outputs" if item.measured == math.inf else f"{item.measured:.4f}"
         note = f"{key} {figure} on {found.samples} inputs, at least {wanted:g} asked for"
-        checks.append(
-            Verdict(
-                key,
-                ", ".join(str(v.name) for v in scores),
-                measured >= wanted,
-                float("nan"),
-                float("nan"),
-                found.sqnr,
-                wanted,
-                found.samples,
-                note,
-            )
-        )
+        gap = (math.nan, math.nan, found.sqnr)
+        checks.append(Verdict(key, names, item.passed, *gap, wanted, found.samples, note))
     return Verification(tuple(checks))
 
 
@@ -384,7 +372,7 @@ def bench(
     inputs = test_inputs.choose(original.model, shapes=shapes, seed=seed)
     if inputs.problem:
         raise InputError(f"the reference can't be timed: {inputs.problem}")
-    return latency.compare(
+    return latency.time_pair(
         original.model, rewritten.model, inputs.feeds[0], threads=threads, repeat=repeat, provider=provider
     )
 
@@ -414,7 +402,7 @@ def diff(
             snapshot(each.model, bindings=sizes, known={}, frozen=True, seed=seed)
             for each in (original, changed)
         ]
-        layers, same = differences.compare(*views)
+        layers, same = differences.match_layers(*views)
         return differences.Diff(
             original,
             changed,

@@ -70,27 +70,24 @@ class InputError(GraphOptError):
     exit_code = 2
 
 
-class VerificationError(GraphOptError):
-    """The rewritten model does not compute what the original computes.
+class ResultError(GraphOptError):
+    """What came of a run is not what was asked for; ``result`` holds it, so that its report can be read."""
 
-    ``result`` holds the run up to that point, so that its report can be read.
-    """
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class VerificationError(ResultError):
+    """The rewritten model does not compute what the original computes; ``result`` is the run up to there."""
 
     exit_code = 1
 
-    def __init__(self, message: str, result: Any = None) -> None:
-        super().__init__(message)
-        self.result = result
 
-
-class BudgetError(GraphOptError):
+class BudgetError(ResultError):
     """No model within the budget was found; ``result`` holds the best that was."""
 
     exit_code = 3
-
-    def __init__(self, message: str, result: Any = None) -> None:
-        super().__init__(message)
-        self.result = result
 
 
 class SomeFailedError(GraphOptError):

@@ -65,5 +65,5 @@ def differing(monkeypatch: pytest.MonkeyPatch) -> None:
     from graphopt.verification.verdict import Verdict, Verification
 
     found = Verification((Verdict("model", "a|b", False, 1.0, 1.0, 0.0, 1e-4, 1),))
-    monkeypatch.setattr(exact_rounds, "_first_failing", lambda count, passes: None)
-    monkeypatch.setattr(equivalence.Reference, "check", lambda *_: found)
+    monkeypatch.setattr(exact_rounds, "first_failing", lambda count, passes: None)
+    monkeypatch.setattr(equivalence.Reference, "verify", lambda *_: found)

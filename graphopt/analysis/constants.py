@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.evaluation import LAYOUT_OPS, SMALL, AnyArray, evaluate, foldable
+from graphopt.analysis.evaluation import LAYOUT_OPS, SMALL_SIZE, AnyArray, evaluate, foldable
 from graphopt.analysis.operators import is_standard
 from graphopt.model.traversal import post_order
 
@@ -135,11 +135,11 @@ class Constants:
         node = value.producer()
         if node is None or not sizes or len(sizes) < len(inputs):
             return None
-        if max(sizes) <= SMALL:
+        if max(sizes) <= SMALL_SIZE:
             self._arrays[value] = self._read(value)
             array = self._arrays[value]
             return None if array is None else array.size
-        keeps_elements = node.op_type in LAYOUT_OPS and all(size <= SMALL for size in sizes[1:])
+        keeps_elements = node.op_type in LAYOUT_OPS and all(size <= SMALL_SIZE for size in sizes[1:])
         return sizes[0] if keeps_elements else None
 
     def _read(self, value: ir.Value) -> AnyArray | None:

@@ -101,7 +101,7 @@ class Diff:
         return bool(self.layers or self.operators or self.other or self.interface)
 
 
-def compare(before: Analysis, after: Analysis) -> tuple[tuple[LayerChange, ...], int]:
+def match_layers(before: Analysis, after: Analysis) -> tuple[tuple[LayerChange, ...], int]:
     """The layers that changed, and how many did not."""
     layers = aligned(before, after)
     changes = tuple(layer for layer in layers if layer.change != "same")

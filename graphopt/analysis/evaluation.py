@@ -14,7 +14,7 @@ import onnx_ir as ir
 from graphopt.analysis.attributes import slice_ranges
 from graphopt.analysis.operators import VIEWS, is_standard
 
-SMALL = 4096
+SMALL_SIZE = 4096
 """Arithmetic is done on tensors of at most this many elements: sizes, axes and scales, never weights. A
 choice of time; measured by benchmarks.thresholds: any value from 16 to 1,000,000 gives the same on nine
 architectures."""
@@ -71,11 +71,11 @@ def evaluate(node: ir.Node, inputs: Sequence[AnyArray | None], opset: int) -> An
 
     Returns:
         The output; None where it can't be computed, or where one that is not a mere change of layout has
-        more than `SMALL` elements.
+        more than `SMALL_SIZE` elements.
     """
     try:
         with np.errstate(all="ignore"):
-            if node.op_type not in LAYOUT_OPS and _output_size(node, inputs) > SMALL:
+            if node.op_type not in LAYOUT_OPS and _output_size(node, inputs) > SMALL_SIZE:
                 return None
             rule = _RULES.get(node.op_type)
             if rule is None:

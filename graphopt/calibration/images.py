@@ -26,8 +26,8 @@ from graphopt.calibration.preprocessing import (
     LAYOUTS,
     PRESETS,
     Preprocess,
-    check,
     preset,
+    require_valid,
 )
 from graphopt.errors import InputError, Named
 
@@ -78,7 +78,7 @@ class Images:
     def load(self, model: ir.Model) -> dict[str, npt.NDArray[Any]]:
         """The inputs by name of the model's input, in its type: one array, and no more memory than that."""
         wanted = preset(self.preprocess) if not isinstance(self.preprocess, Preprocess) else self.preprocess
-        check(wanted)
+        require_valid(wanted)
         files = self.files
         name, dtype, layout, size = _fitted(wanted, model)
         count = CHANNELS[wanted.channels]

@@ -88,7 +88,7 @@ def preset(given: str | os.PathLike[str]) -> Preprocess:
     if path.suffix != ".toml" and not path.is_file():
         raise InputError(f"{Named('preprocess', text)}: no such preset or TOML file; {hint(text, PRESETS)}")
     found = replace(_from_table(files.read_toml(path), show(path)), name=str(path))
-    check(found)
+    require_valid(found)
     return found
 
 
@@ -143,7 +143,7 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def check(wanted: Preprocess) -> None:
+def require_valid(wanted: Preprocess) -> None:
     """Refuses values that make no sense together.
 
     Raises:

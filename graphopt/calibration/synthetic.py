@@ -20,11 +20,11 @@ from graphopt.errors import InputError
 from graphopt.runtime import session
 from graphopt.runtime.session import Feeds
 
-INPUTS = 256
+SYNTHETIC_INPUTS = 256
 """Inputs that are made, at most; a quarter of them is held out."""
 FEWEST = 32
 """And at least."""
-MACS = 2e12
+SYNTHETIC_MACS = 2e12
 """Multiply-accumulates that one pass over them may take, about: derived, 35 seconds at
 `time_model.DENSE_MACS_PER_SECOND`."""
 SLOPE = 1.5
@@ -48,21 +48,16 @@ def inputs(
     Returns:
         Inputs of the scale that the first BatchNormalization expects, a quarter of them held out, or None.
     """
-    count = affordable(MACS, macs, 1, FEWEST, INPUTS)
+    count = affordable(SYNTHETIC_MACS, macs, 1, FEWEST, SYNTHETIC_INPUTS)
     batched = all(len(shape) > 1 and shape[0] == 1 for shape in sizes.values()) and _open_batch(model)
     once = {name: [count if batched else size, *shape] for name, (size, *shape) in _split(sizes).items()}
-    feeds = {v.name or "": _noise(v, once[v.name or ""], seed) for v in model.graph.inputs if v.name in once}
-    if not batched:  # the model takes so many at once: the noise of several runs
-        runs = [
-            {
-                v.name or "": _noise(v, once[v.name or ""], seed + i)
-                for v in model.graph.inputs
-                if v.name in once
-            }
-            for i in range(max(4, count // max(shape[0] for shape in once.values())))
-        ]
-        feeds = {name: np.concatenate([each[name] for each in runs]) for name in feeds}
     size = BATCH if batched else max(shape[0] for shape in once.values())
+    runs = 1 if batched else max(4, count // size)  # a fixed batch: the noise of several
+    feeds = {
+        v.name or "": np.concatenate([_noise(v, once[v.name or ""], seed + i) for i in range(runs)])
+        for v in model.graph.inputs
+        if v.name in once
+    }
     try:
         scale = _scale(model, {name: array[:size] for name, array in feeds.items()})
     except InputError:

@@ -66,7 +66,7 @@ def run(
     from graphopt.report import text
 
     check_options(tasks)
-    batch.check(tasks, jobs or 1)
+    batch.refuse_timed(tasks, jobs or 1)
     wanted = {option: path for option, path in files.items() if path is not None}
     with ExitStack() as undo:
         if folder is not None:

@@ -38,11 +38,11 @@ dB."""
 FLOOR = 1e-5
 """Of the mean part besides, so that G has an inverse. Measured by benchmarks.thresholds: any value from
 1e-7 to 1e-3 gives the same."""
-INPUTS = 256
+CURVATURE_INPUTS = 256
 """Inputs that are run, at most."""
 FEWEST_INPUTS = 8
 """And at least, where there are so many: a choice of time; all positions of each count."""
-MACS = 1e12
+CURVATURE_MACS = 1e12
 """Multiply-accumulates that all may take, about: derived, 18 seconds at
 `time_model.DENSE_MACS_PER_SECOND`."""
 BYTES = 1 << 30
@@ -185,8 +185,8 @@ def _batched(analysis: Analysis, feeds: Feeds, calibration: Calibration) -> tupl
     """The inputs to run, and so many at once that all batches are equally large."""
     batch = calibration.batch
     least = max(FEWEST_INPUTS, batch) if calibration.fixed else FEWEST_INPUTS
-    most = min(*(len(array) for array in feeds.values()), INPUTS)
-    count = affordable(MACS, analysis.totals.macs, PASSES, least, most)
+    most = min(*(len(array) for array in feeds.values()), CURVATURE_INPUTS)
+    count = affordable(CURVATURE_MACS, analysis.totals.macs, PASSES, least, most)
     if not calibration.fixed:
         batch = min(batch, max(1, BYTES // (COPIES * _bytes(analysis))))
         batch = count // -(-count // batch)

@@ -16,7 +16,7 @@ from graphopt.runtime.session import Feeds
 
 COPIES = 6
 """Arrays of the size of an output that comparing it takes: of both networks, with partners."""
-MACS = 2e12
+ERROR_MACS = 2e12
 """Multiply-accumulates that measuring the errors of layers may take, about: derived, 35 seconds at
 `time_model.DENSE_MACS_PER_SECOND`."""
 
@@ -68,7 +68,7 @@ def layer_errors(
     """
     if not layers:
         return {}
-    count = affordable(MACS, macs, 2, FEWEST_INPUTS, calibration.samples)
+    count = affordable(ERROR_MACS, macs, 2, FEWEST_INPUTS, calibration.samples)
     feeds = _part(calibration.held_out, count)
     sizes = _bytes_of(original, [layer.output for layer in layers], calibration)
     if not calibration.fixed:  # fewer inputs at once, rather than the whole network again for some layers

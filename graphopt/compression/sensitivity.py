@@ -36,13 +36,13 @@ LEVELS = (0.01, 0.05, 0.25)
 """Relative errors of a layer that are probed, about. Measured by benchmarks.thresholds: (0.002, 0.01, 0.05),
 these, (0.05, 0.25, 0.6) and 0.05 alone kept 34.3, 33.9, 33.6 and 33.6 dB: four seeds alone give 33.5 to
 34.5."""
-INPUTS = 128
+PROBE_INPUTS = 128
 """Inputs that are run for each probe, at most: a choice of time, the mean of 128 squares is off by √(2/128),
 an eighth."""
 FEWEST_INPUTS = 16
 """And at least, where there are so many: derived, the mean of 16 squares is off by √(2/16), a third, and
 plans compare damages that lie decades apart."""
-MACS = 8e12
+PROBE_MACS = 8e12
 """Multiply-accumulates that all probes together may take, about: derived, 8e12 /
 `time_model.DENSE_MACS_PER_SECOND` are 140 seconds at one thread."""
 NORMALISED = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
@@ -63,7 +63,7 @@ def inputs_to_probe(macs: int | None, samples: int, layers: int) -> int:
     Returns:
         At least `FEWEST_INPUTS`, unless there are fewer.
     """
-    return affordable(MACS, macs, 0.5 * layers * len(LEVELS), FEWEST_INPUTS, min(samples, INPUTS))
+    return affordable(PROBE_MACS, macs, 0.5 * layers * len(LEVELS), FEWEST_INPUTS, min(samples, PROBE_INPUTS))
 
 
 def sensitivities(

@@ -45,7 +45,7 @@ except ImportError as error:
         f"the Olive pass needs graphopt[olive]: pip install 'graphopt[olive]' ({error})"
     ) from error
 
-EXTERNAL_FROM = 1536 * 2**20
+ONE_FILE_BYTES = 1536 * 2**20
 """Bytes of weights from which Olive keeps a model's weights in a file of their own."""
 REPORT = "graphopt-report.json"
 """The report, which Olive carries along with the model."""
@@ -193,7 +193,7 @@ def _save(result: Result, out: Path, *, external: bool) -> None:
     """Writes the model, and the report beside it."""
     weights = [value.const_value for value in result.model.graph.initializers.values()]
     size = sum(tensor.nbytes for tensor in weights if tensor is not None)
-    result.save(out, external_data="always" if external or size > EXTERNAL_FROM else "auto")
+    result.save(out, external_data="always" if external or size > ONE_FILE_BYTES else "auto")
     files.write_text(out.with_name(REPORT), documents.dumps(documents.report(result.report, 0)))
 
 

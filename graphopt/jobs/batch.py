@@ -43,7 +43,7 @@ SAID = 160
 """Characters of a crashed child's last words that are told."""
 
 
-def check(tasks: Sequence[Task], jobs: int) -> None:
+def refuse_timed(tasks: Sequence[Task], jobs: int) -> None:
     """Refuses several jobs where something is decided by latency, which they disturb.
 
     Raises:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphopt.errors import BudgetError, VerificationError, told
+from graphopt.errors import ResultError, told
 from graphopt.files import same_file, show, together, write_text
 from graphopt.jobs import process
 from graphopt.jobs.task import Task, given_inputs
@@ -37,7 +37,7 @@ class Done:
     """
 
     result: Result
-    error: BudgetError | VerificationError | None = None
+    error: ResultError | None = None
     _made: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -73,12 +73,12 @@ def perform(task: Task, beside: int = 0) -> Done:
     """
     from graphopt import api
 
-    error: BudgetError | VerificationError | None = None
+    error: ResultError | None = None
     try:
         result = api.optimize(
             task.model, calibration=given_inputs(task.calibration, task.preprocess), **task.arguments()
         )
-    except (BudgetError, VerificationError) as failure:
+    except ResultError as failure:
         error, result = failure, failure.result
     if beside and result.report.latency is not None:
         note = f"latency was measured beside up to {beside} other models: graphopt bench measures it alone"

@@ -28,6 +28,7 @@ from graphopt.jobs.task import WRITTEN, Task, parse_size
 from graphopt.pipeline.options.table import TABLE
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
+from graphopt.report.faces import FACES
 
 STEM = "{stem}"
 """What stands for the name of the model's file, without its suffix, in the names of files to write."""
@@ -100,7 +101,7 @@ KINDS: Mapping[str, Kind] = {
         "a size such as 4G", pattern=r"^[0-9]+(\.[0-9]+)?[kKmMgGtT]?[iI]?[bB]?$", parse=parse_size
     ),
     "seed": Number(least=0, whole=True),
-    **dict.fromkeys(("report", "html", "markdown", "junit"), MADE),
+    **dict.fromkeys(FACES, MADE),
 }
 """What a recipe's options may hold, by their names in `TABLE`."""
 STEMS = f"; {STEM} stands for the name of the model's file without its suffix"

@@ -28,7 +28,7 @@ time, each fits a whole network."""
 FACTOR = 2.0
 """By so much a measured error may differ from the predicted one, either way: a choice; benchmarks.thresholds
 tries others."""
-NOISE = 1e-6
+LEAST_ERROR = 1e-6
 """Errors up to this (60 dB) are no prediction: 1e-4 of the least level that is probed."""
 NARROW = 0.015
 """A search for the cheapest network ends when it is known to this part of the MACs: derived, six networks,
@@ -138,7 +138,7 @@ def _unpredicted(network: Network) -> dict[Candidate, str]:
     for name, fit in network.fits.items():
         predicted, measured = fit.candidate.error, network.errors[name]
         low, high = sorted((predicted, measured))
-        if high > FACTOR * low and high > NOISE:
+        if high > FACTOR * low and high > LEAST_ERROR:
             reason = (
                 f"failed verification: error {measured:.4f} on held-out inputs, {predicted:.4f} predicted"
             )
@@ -191,7 +191,7 @@ def _fast(
     now = measures.latency(networks.model).ratio
     scale, best, best_ratio = 1.0, None, float("inf")
     for _ in range(FITTED):
-        chosen, scale = _drafted(networks, measures.latency, limits, asked * MARGIN, now, scale)
+        chosen, scale = drafted(networks, measures.latency, limits, asked * MARGIN, now, scale)
         with_latency = [*limits, _latency_limit(networks, asked * MARGIN, now, scale)]
         network = (
             reliable(networks, measures, journal, with_latency) if chosen.chosen else networks.network(chosen)
@@ -211,7 +211,7 @@ def _latency_limit(networks: Networks, aim: float, now: float, scale: float) -> 
     return Limit("latency", scale * (now - aim), networks.clock.saved)
 
 
-def _drafted(
+def drafted(
     networks: Networks,
     latency: Callable[[ir.Model], Timing],
     limits: Sequence[Limit],

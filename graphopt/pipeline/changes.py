@@ -132,13 +132,13 @@ class Changes:
     def failing(self, analysis: Analysis, changes: Sequence[Change]) -> bool:
         """Compares each exact change alone with what it replaces; bans those that differ or are slower."""
         with self.journal.step("verify"):
-            verdicts = regions.check_regions(analysis, changes, self.options.seed)
+            verdicts = regions.verify_regions(analysis, changes, self.options.seed)
         reasons: dict[Candidate, str] = {}
         for candidate, verdict in verdicts:
             if not verdict:
                 difference = f"relative difference {verdict.max_rel:.1e}, allowed {verdict.allowed:.0e}"
                 reasons[candidate] = f"failed verification: {verdict.note or difference}"
-        if not reasons and self.options.gate_latency:
+        if not reasons and self.options.gate == "latency":
             with self.journal.step("measure"):
                 reasons = latency.slower(analysis, changes, self.options.seed)
         for candidate, reason in reasons.items():
@@ -150,7 +150,7 @@ class Changes:
     def running(self, analysis: Analysis, changes: Sequence[Change]) -> list[Change]:
         """The approximate changes that run and keep type and shape; the others are banned."""
         with self.journal.step("verify"):
-            verdicts = regions.check_regions(analysis, changes, self.options.seed)
+            verdicts = regions.verify_regions(analysis, changes, self.options.seed)
         failed = {candidate: verdict.note for candidate, verdict in verdicts if verdict.note}
         for candidate, note in failed.items():
             self.journal.ban(candidate, f"failed verification: {note}")

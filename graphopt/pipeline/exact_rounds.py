@@ -112,11 +112,11 @@ class ExactRounds:
         def equal(model: ir.Model) -> bool:
             return bool(self.comparer.compare(reference, model))
 
-        first = _first_failing(len(rounds), lambda n: equal(models[n - 1]))
+        first = first_failing(len(rounds), lambda n: equal(models[n - 1]))
         if first is None:
             return False
         guilty = rounds[first - 1]
-        number = _first_failing(
+        number = first_failing(
             len(guilty.changes), lambda n: equal(edit.apply(guilty.model, guilty.changes[:n]))
         )
         if number is None:
@@ -131,7 +131,7 @@ class ExactRounds:
         return True
 
 
-def _first_failing(count: int, passes: Callable[[int], bool]) -> int | None:
+def first_failing(count: int, passes: Callable[[int], bool]) -> int | None:
     """The smallest n from 1 to ``count`` for which ``passes(n)`` is false, by bisection; None if none is.
 
     Nothing (n = 0) passes, and what fails with n fails with more.

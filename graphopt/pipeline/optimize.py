@@ -70,7 +70,7 @@ class Run:
         step, inputs = partial(journal.step, "verify"), workspace.inputs
         self.comparer = Comparer(inputs.feeds, options.outputs, inputs.problem, step)
         self.exact_rounds = ExactRounds(
-            workspace, self.proposals, self.changes, self.comparer, journal, options.by_time
+            workspace, self.proposals, self.changes, self.comparer, journal, options.aim == "time"
         )
 
     @contextmanager

@@ -51,7 +51,7 @@ class Workspace:
         self._options = options
         self._latest: Analysis | None = None
         with journal.step("load"):
-            equivalence.check_outputs(source.model, options.outputs)
+            equivalence.require_outputs(source.model, options.outputs)
             if given is not None:
                 self.calibration = calibration_inputs.load(given, source.model, options.seed)
         with journal.step("analyse"):
@@ -205,7 +205,7 @@ class Measures:
             InputError: the model can't be run.
         """
         with self.journal.step("time"):
-            return latency.compare(self.workspace.source.model, model, self.timed_feed, repeat=None)
+            return latency.time_pair(self.workspace.source.model, model, self.timed_feed)
 
     @cached_property
     def timed_feed(self) -> Feeds:

@@ -23,7 +23,7 @@ were once off by a factor of 8, 100 pairs not at all."""
 GATE_REPEAT = 30
 """Pairs of runs by which a changed region is judged: a choice of time; measured by benchmarks.thresholds:
 clocks, on a loaded machine 2 to 3 of 10 medians of so many were beyond `NOISE`."""
-SECONDS = 2.0
+PAIRS_SECONDS = 2.0
 """How long two models are timed where nobody says how often: a choice of patience."""
 FEWEST, MOST = 5, 100
 """Pairs of runs that this may make; measured by benchmarks.thresholds: clocks, on a loaded machine 7 of 10
@@ -79,7 +79,7 @@ class Timing:
         )
 
 
-def compare(
+def time_pair(
     reference: ir.Model,
     candidate: ir.Model,
     feed: session.Feeds,
@@ -95,7 +95,7 @@ def compare(
         candidate: the rewritten model.
         feed: the input, by name.
         threads: threads that one operator may use.
-        repeat: pairs of runs; None for as many as fit into `SECONDS`.
+        repeat: pairs of runs; None for as many as fit into `PAIRS_SECONDS`.
         provider: onnxruntime's execution provider.
 
     Returns:
@@ -143,7 +143,7 @@ def slower(analysis: Analysis, changes: Sequence[Change], seed: int) -> dict[Can
         rng = np.random.default_rng(seed)
         feed = {name: session.random_array(rng, *given) for name, given in region.inputs.items()}
         parts = tuple(subgraph.assemble(analysis.model, [form]) for form in region.forms())
-        seconds = _paired(parts, feed, 1, GATE_REPEAT, "CPUExecutionProvider")
+        seconds = _paired(parts, feed, session.THREADS, GATE_REPEAT, session.PROVIDER)
         speedup = float(np.median(seconds[:, 0] / seconds[:, 1]))
         if speedup < (1.0 if candidate.macs_saved else 1.0 - NOISE):
             before, after = np.median(seconds, axis=0) * 1e6
@@ -162,7 +162,7 @@ def _paired(
         start = time.perf_counter()
         for running in sessions:
             running.run(None, feed)
-        repeat = min(max(int(SECONDS / (time.perf_counter() - start)), FEWEST), MOST)
+        repeat = min(max(int(PAIRS_SECONDS / (time.perf_counter() - start)), FEWEST), MOST)
     return in_turn(sessions, feed, progress.track(range(repeat), "pairs of runs"))
 
 

@@ -26,7 +26,7 @@ from graphopt.runtime.session import PROVIDER, THREADS, Feeds, Structure
 from graphopt.runtime.subgraph import SubgraphPair
 from graphopt.types import Candidate, Replacement
 
-SECONDS = 0.03
+FORM_SECONDS = 0.03
 """How long a form is run, at least; measured by benchmarks.thresholds: of eight times on a loaded machine the
 longest was 1.36, 1.32 and 1.17 times the shortest with 0.003, 0.03 and 0.3 seconds. A choice of time."""
 RUNS = 5
@@ -125,9 +125,9 @@ def _time(parts: Structure, feed: Feeds) -> float:
 
 
 def _turns() -> Iterator[int]:
-    """The runs of a form: `RUNS`, and more until they took `SECONDS`."""
+    """The runs of a form: `RUNS`, and more until they took `FORM_SECONDS`."""
     begun, count = time.perf_counter(), 0
-    while count < RUNS or time.perf_counter() - begun < SECONDS:
+    while count < RUNS or time.perf_counter() - begun < FORM_SECONDS:
         yield count
         count += 1
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphopt import progress
 from graphopt.errors import InputError
 from graphopt.runtime.session import Feeds
-from graphopt.verification.equivalence import Reference, check_model
+from graphopt.verification.equivalence import Reference
 from graphopt.verification.verdict import Verification
 
 
@@ -70,7 +70,7 @@ class Comparer:
                 try:
                     if inputs is None:
                         return self._begun(reference, candidate).result()
-                    return check_model(reference, candidate, inputs, self._kept)
+                    return Reference(reference, inputs, self._kept).verify(candidate)
                 except InputError as error:
                     problem = str(error)
         return Verification((), (f"the whole model was not run, its regions were: {problem}",))
@@ -88,6 +88,6 @@ class Comparer:
             if before is reference and after is candidate:
                 return future
             future.cancel()
-        future = self._worker.submit(progress.carried(self._expected(reference).check), candidate)
+        future = self._worker.submit(progress.carried(self._expected(reference).verify), candidate)
         self._pending = (reference, candidate, future)
         return future

@@ -67,7 +67,7 @@ def _ports(values: Iterable[ir.Value]) -> list[str]:
     ]
 
 
-def check_outputs(model: ir.Model, names: Iterable[str]) -> None:
+def require_outputs(model: ir.Model, names: Iterable[str]) -> None:
     """Refuses names of outputs that the model does not have.
 
     Raises:
@@ -140,7 +140,7 @@ class Reference:
         """What onnxruntime's own optimisation changes."""
         return differences(self.expected, self._optimised, self._counted)
 
-    def check(self, candidate: ir.Model) -> Verification:
+    def verify(self, candidate: ir.Model) -> Verification:
         """Whether the outputs are equal up to rounding, the candidate as it stands and as optimised.
 
         Raises:
@@ -203,26 +203,6 @@ class Reference:
         left = tuple(check for check in checks if check.output not in random)
         note = f"not compared, since the original itself is random there: {', '.join(sorted(random))}"
         return Verification(left, (note,))
-
-
-def check_model(
-    reference: ir.Model, candidate: ir.Model, feeds: Sequence[Feeds], kept: Sequence[str] = ()
-) -> Verification:
-    """Whether the candidate's outputs equal the reference's up to rounding; see `Reference.check`.
-
-    Args:
-        reference: the original.
-        candidate: the rewritten model.
-        feeds: the inputs to compare on.
-        kept: names of the outputs that count; all when empty.
-
-    Returns:
-        The verdict on each output, of the model as it stands and as onnxruntime optimises it.
-
-    Raises:
-        InputError: onnxruntime can't load or run the reference.
-    """
-    return Reference(reference, feeds, kept).check(candidate)
 
 
 def differences(

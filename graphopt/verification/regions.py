@@ -28,7 +28,7 @@ REGIONS_AT_ONCE = 128
 """And up to so many of them: the time to make a session grows faster than the model."""
 
 
-def check_regions(
+def verify_regions(
     analysis: Analysis, changes: Sequence[Change], seed: int
 ) -> list[tuple[Candidate, Verdict]]:
     """Compares each change alone with what it replaces, on seeded random inputs, at ORT_DISABLE_ALL.

@@ -144,7 +144,7 @@ def test_what_olive_has_cached_is_used_until_something_changes(
 def test_external_data(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = saved(classifier(channels=32), tmp_path / "model.onnx")
     if how == "large":
-        monkeypatch.setattr(olive_pass, "EXTERNAL_FROM", 10_000)
+        monkeypatch.setattr(olive_pass, "ONE_FILE_BYTES", 10_000)
     config = workflow(model, tmp_path, save_as_external_data=how == "asked for")
     config["passes"]["checked"] = {"type": "OnnxPeepholeOptimizer"}
     ran(config)

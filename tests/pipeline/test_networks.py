@@ -175,7 +175,7 @@ def test_drafts_come_near_to_the_latency_whatever_one_measurement_says(
         planned=lambda limits: Plan((limits[-1].needed,)),
         draft=lambda plan: plan.chosen[0],
     )
-    plan, scale = approximate._drafted(networks, latency, [], 0.6, 1.0, 1.0)  # type: ignore[arg-type]
+    plan, scale = approximate.drafted(networks, latency, [], 0.6, 1.0, 1.0)  # type: ignore[arg-type]
     assert 0.5 <= 1 - part * plan.chosen[0] <= 0.6  # type: ignore[operator]
     assert scale == pytest.approx(plan.chosen[0] / 0.4)  # type: ignore[operator]
 

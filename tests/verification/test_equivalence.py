@@ -432,7 +432,7 @@ def relu_for(op: str, name: str = "relu") -> tuple[Candidate, Replacement]:
 
 def check(*changes: tuple[Candidate, Replacement]) -> list[bool]:
     analysis = Analysis(ir.from_proto(conv_bn()))
-    return [bool(verdict) for _, verdict in regions.check_regions(analysis, changes, 0)]
+    return [bool(verdict) for _, verdict in regions.verify_regions(analysis, changes, 0)]
 
 
 def test_a_region_alone_tells_right_from_wrong() -> None:
@@ -452,7 +452,7 @@ def test_a_region_that_onnxruntime_refuses_fails_alone() -> None:
     conv = Candidate("swap", Site("main", ("conv",)), Cost(0), Cost(0))
     broken = Replacement((NewNode("Conv", ("x", "%w"), ("%c",)),), {"%w": weight(8, 3, 3, 3)}, {"c": "%c"})
     analysis = Analysis(ir.from_proto(conv_bn()))
-    found = regions.check_regions(analysis, [relu_for("Relu"), (conv, broken)], 0)
+    found = regions.verify_regions(analysis, [relu_for("Relu"), (conv, broken)], 0)
     assert [bool(verdict) for _, verdict in found] == [True, False]
     assert "onnxruntime can't" in found[1][1].note
 

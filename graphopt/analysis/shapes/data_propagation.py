@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.constants import Constants
-from graphopt.analysis.evaluation import ELEMENTWISE_OPS, MOVING_OPS, SMALL, AnyArray, evaluate, foldable
+from graphopt.analysis.evaluation import ELEMENTWISE_OPS, MOVING_OPS, SMALL_SIZE, AnyArray, evaluate, foldable
 from graphopt.model.traversal import post_order
 from graphopt.types import Shape
 
@@ -87,7 +87,7 @@ class DataPropagation:
         if node is None or not foldable(node) or self._constants.is_constant(value):
             return None
         shape = self._shape_of(value)
-        if shape is not None and math.prod(size for size in shape if size is not None) > SMALL:
+        if shape is not None and math.prod(size for size in shape if size is not None) > SMALL_SIZE:
             return None
         return node
 
@@ -99,7 +99,7 @@ class DataPropagation:
 
     def _find(self, value: ir.Value) -> Data | None:
         if self._constants.is_constant(value):
-            if (self._constants.size(value) or 0) > SMALL:
+            if (self._constants.size(value) or 0) > SMALL_SIZE:
                 return None
             array = self._constants.array(value)
             return None if array is None else Data.of(array)

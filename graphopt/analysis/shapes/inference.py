@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnx import shape_inference
 
 from graphopt.analysis.constants import Constants, constant_tensor, default_opset
-from graphopt.analysis.evaluation import SMALL, node_proto
+from graphopt.analysis.evaluation import SMALL_SIZE, node_proto
 from graphopt.analysis.operators import AFFINE, ALIKE, is_standard
 from graphopt.analysis.shapes import control_flow
 from graphopt.analysis.shapes.data_propagation import SIZE_RULES, Data, DataPropagation
@@ -305,7 +305,7 @@ class _Inference:
         if not whole and node.op_type not in _FLOAT_SIZES:
             return None
         shape = self.shapes.get(value)
-        if shape is not None and math.prod(size for size in shape if size is not None) > SMALL:
+        if shape is not None and math.prod(size for size in shape if size is not None) > SMALL_SIZE:
             return None
         return self.values.get(value)
 

@@ -27,7 +27,7 @@ from graphopt.numerics.lowrank.tucker import row_norms
 from graphopt.numerics.lowrank.tucker_fit import RIDGE
 from graphopt.types import Array, Float64
 
-STEPS = (20, 50, 80)
+FIT_STEPS = (20, 50, 80)
 """Of the minimisation at most, by how often a fit is to be refined; measured by benchmarks.thresholds: a
 quarter of them lost 0.0060, these 0.0041, four times as many 0.0038 in half as much time again."""
 STEPS_DOWN = 8
@@ -40,7 +40,7 @@ WEAK = 1e-3
 """What a component carries, as a part of what the strongest does, below which it counts as so much; measured
 by benchmarks.thresholds: any value from 1e-5 to 1e-1 gives the same within 0.3 %."""
 NEGLIGIBLE = 1e-6
-"""Relative error that is not worth a search: what `pipeline.approximate.NOISE` calls no prediction."""
+"""Relative error that is not worth a search: what `pipeline.approximate.LEAST_ERROR` calls no prediction."""
 FEWEST_STEPS = 6
 """But not fewer than so many: a choice, what `STEPS_DOWN` takes about."""
 AT_ONCE = 8
@@ -217,8 +217,8 @@ class _Problem:
 
     def steps(self, rank: int, refine: int) -> int:
         """Steps that a minimisation takes at the most."""
-        level = min(refine, len(STEPS) - 1)
-        return max(FEWEST_STEPS, min(STEPS[level], int(WORK[level] / (rank * len(self.covariance) ** 2))))
+        level = min(refine, len(FIT_STEPS) - 1)
+        return max(FEWEST_STEPS, min(FIT_STEPS[level], int(WORK[level] / (rank * len(self.covariance) ** 2))))
 
     def improved(self, components: _Components, steps: int) -> _Components:
         """Components with less error, after so many steps."""

@@ -37,16 +37,6 @@ class Options:
     gate: str | None = None
     freeze_initializers: bool = False
 
-    @property
-    def by_time(self) -> bool:
-        """Whether exact rewrites that are expected to be slower are left out."""
-        return self.aim == "time"
-
-    @property
-    def gate_latency(self) -> bool:
-        """Whether each changed region is timed."""
-        return self.gate == "latency"
-
     def recorded(self) -> dict[str, object]:
         """What decides the result, as the model itself tells it: spelled one way, and without defaults."""
         builtin = {each.name for each in BUILTIN}

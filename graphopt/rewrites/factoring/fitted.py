@@ -22,13 +22,13 @@ from graphopt.rewrites.factoring import factored
 from graphopt.rewrites.patterns.common import site
 from graphopt.types import Array, Candidate, Choice, Cost, Fitted, Float64, Rejection, Replacement
 
-STEPS = 16
+RANK_STEPS = 16
 """Ranks a side from which a plan chooses, at least: the sixteenths of the channels, a choice;
 benchmarks.thresholds tries others."""
 BLOCK = time_model.BLOCK
 """Multiples of this are offered besides: kernels compute whole blocks of channels."""
 MOST_BLOCKS = 16
-"""So many of them at the most: derived, as many as `STEPS`; steps are then the channels' sixteenths."""
+"""So many of them at the most: derived, as many as `RANK_STEPS`; steps are then the channels' sixteenths."""
 THREADS = 2
 """Operators whose errors are predicted at once."""
 LONG = 7
@@ -313,6 +313,6 @@ def noise(*shape: int) -> Float64:
 
 def grid(channels: int) -> list[int]:
     """Ranks below a number of channels from which a plan chooses, ascending."""
-    step = max(1, channels // STEPS)
+    step = max(1, channels // RANK_STEPS)
     block = BLOCK * max(1, math.ceil(channels / (BLOCK * MOST_BLOCKS)))
     return sorted({*range(step, channels, step), *range(block, channels, block)})

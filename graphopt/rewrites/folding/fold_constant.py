@@ -40,7 +40,7 @@ from graphopt.rewrites.patterns import composition
 from graphopt.rewrites.patterns.common import site
 from graphopt.types import Array, Candidate, Cost, Rejection, Replacement
 
-SMALL = 4096
+STORED_ANYWAY = 4096
 """Elements of an output that is stored whatever it takes the place of: a choice, 16 KB of float32."""
 
 
@@ -87,7 +87,7 @@ def _refusal(analysis: Analysis, linear: Linear) -> str:
         return f"its input has type {kind}, its weights {linear.dtype}"
     made = math.prod(n or 0 for n in shape)
     dropped = sum(_freed(analysis, value) for value in linear.node.inputs if value is not None)
-    if made > max(dropped, SMALL):
+    if made > max(dropped, STORED_ANYWAY):
         return f"its output has {made:,} elements, the constants that it would replace {dropped:,}"
     return ""
 

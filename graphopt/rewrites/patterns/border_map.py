@@ -7,7 +7,7 @@ import numpy as np
 from graphopt.numerics.kernels.borders import ZonedMap
 from graphopt.rewrites.builder import Builder
 
-SMALL = 4
+MOST_ZONED = 4
 """A map is stored in full where that takes at most so many times what its zones take: a choice;
 benchmarks.thresholds tries others."""
 
@@ -28,7 +28,7 @@ def add_map(builder: Builder, y: str, zoned: ZonedMap) -> str:
     """
     sizes = [len(zone) for zone in zoned.zones]
     values, copied = zoned.values, zoned.zones
-    if np.prod(sizes) <= SMALL * np.prod(values.shape[1:]):
+    if np.prod(sizes) <= MOST_ZONED * np.prod(values.shape[1:]):
         values, copied = zoned.expanded(), ()
     name = builder.constant(values[None], "border")
     for axis, zone in enumerate(copied, start=2):
