@@ -297,8 +297,7 @@ def test_the_schema_describes_every_key() -> None:
 
 def test_the_published_schema_is_the_programs() -> None:
     """After a change: graphopt run --schema > docs/recipe.schema.json."""
-    printed = cli("run", "--schema")
-    assert printed.code == 0
+    printed = cli("run", "--schema").fine()
     assert json.loads(printed.out) == recipe.schema()
     assert (ROOT / "docs" / "recipe.schema.json").read_text(encoding="utf-8") == printed.out
 
@@ -368,8 +367,7 @@ require = ["macs<=0.6"]
 
 def test_a_recipe_does_what_optimize_does() -> None:
     written(RECIPE)
-    done = cli("run", "recipe.toml")
-    assert (done.code, done.err) == (0, "")
+    done = cli("run", "recipe.toml").fine()
     assert all(len(line) <= 80 for line in done.out.splitlines())
     budget = ("--calibration", "inputs.npy", "--budget", "macs=0.6", "--require", "macs<=0.6")
     assert cli("optimize", "folded.onnx", "-o", "a.onnx", "--report", "a.json").code == 0
@@ -389,8 +387,7 @@ def test_paths_are_those_of_the_recipes_folder(tmp_path: Path, monkeypatch: pyte
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     Path("measured_here.py").write_text("raise RuntimeError\n", encoding="utf-8")
-    done = cli("run", "../recipe.toml", "--json")
-    assert (done.code, done.err) == (0, "")
+    done = cli("run", "../recipe.toml", "--json").fine()
     document = json.loads(done.out)
     assert document["models"][1]["report"]["metric"]["after"] == 7.0
     assert document["models"][1]["out"] == "../small-scores.onnx"
@@ -462,7 +459,7 @@ def test_a_mistake_is_told_in_the_words_of_who_made_it(
 
 def test_a_dry_run_writes_no_model() -> None:
     written(RECIPE)
-    done = cli("run", "recipe.toml", "--dry-run")
-    assert done.code == 0 and "written" not in done.out
+    done = cli("run", "recipe.toml", "--dry-run").fine()
+    assert "written" not in done.out
     assert Path("folded.json").exists()
     assert not list(Path().glob("small-*"))
