@@ -26,6 +26,11 @@ class Ran:
     out: str
     err: str
 
+    def fine(self) -> Ran:
+        """Exit code 0, and nothing on standard error."""
+        assert (self.code, self.err) == (0, ""), self
+        return self
+
     def refused(self, *naming: str, code: int = 2) -> None:
         """Nothing on standard output, and one line on standard error that holds these texts."""
         assert (self.code, self.out) == (code, ""), self

@@ -49,13 +49,11 @@ def test_every_form_of_a_model_gives_the_same(tmp_path: Path) -> None:
 
 def test_nothing_to_do_returns_the_given_model(tmp_path: Path) -> None:
     for name, given in every_form(nothing_to_do(), tmp_path).items():
-        result = graphopt.optimize(given)
+        result, out = graphopt.optimize(given), tmp_path / f"{name}.out"
         assert not result
-        result.save(tmp_path / f"{name}.out")
-        np.testing.assert_array_equal(
-            run(onnx.load(tmp_path / f"{name}.out"), {"x": samples(1)})[0],
-            run(nothing_to_do(), {"x": samples(1)})[0],
-        )
+        result.save(out)
+        found, wanted = (run(each, {"x": samples(1)})[0] for each in (onnx.load(out), nothing_to_do()))
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_the_result_is_the_callers_own() -> None:
@@ -85,29 +83,25 @@ def test_save_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
 
 
-def test_save_refuses_the_input(tmp_path: Path) -> None:
-    path = saved(conv_bn(), tmp_path / "m.onnx")
+def test_save_refuses_the_input(folded: Path) -> None:
     with pytest.raises(InputError, match="is the input"):
-        graphopt.optimize(path).save(path)
+        graphopt.optimize(folded).save(folded)
 
 
-def test_save_notices_an_input_that_changed(tmp_path: Path) -> None:
-    path = saved(conv_bn(), tmp_path / "m.onnx")
-    result = graphopt.optimize(path)
-    path.unlink()
-    saved(classifier(), path)
+def test_save_notices_an_input_that_changed(folded: Path, tmp_path: Path) -> None:
+    result = graphopt.optimize(folded)
+    folded.unlink()
+    saved(classifier(), folded)
     with pytest.raises(InputError, match="changed while it was in use"):
         result.save(tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_the_library_prints_nothing(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    path = saved(classifier(), tmp_path / "m.onnx")
-    graphopt.scan(path)
-    result = graphopt.optimize(path, {"macs": 0.6}, samples(8))
-    result.save(tmp_path / "out.onnx")
-    graphopt.verify(path, tmp_path / "out.onnx")
-    graphopt.bench(path, path, repeat=1)
+def test_the_library_prints_nothing(capfd: pytest.CaptureFixture[str], scores: Path, tmp_path: Path) -> None:
+    graphopt.scan(scores)
+    graphopt.optimize(scores, {"macs": 0.6}, samples(8)).save(tmp_path / "out.onnx")
+    graphopt.verify(scores, tmp_path / "out.onnx")
+    graphopt.bench(scores, scores, repeat=1)
     assert capfd.readouterr() == ("", "")
 
 
@@ -123,18 +117,9 @@ def test_a_budget_is_a_mapping_or_a_budget(budget: Any) -> None:
 @pytest.mark.parametrize(
     "budget",
     [
-        {"macs": 0},
-        {"macs": -1},
-        {"params": 1.01},
-        {"bytes": float("nan")},
-        {"speed": 0.5},
-        {"latency": 1.5},
-        {"metric": 0.5},
-        {"agreement": 0.9},
-        {"sqnr": 20},
-        Budget(macs=2.0),
-        Budget(macs=0.0),
-        Budget(sqnr=20.0),
+        *({"macs": 0}, {"macs": -1}, {"params": 1.01}, {"bytes": float("nan")}, {"speed": 0.5}),
+        *({"latency": 1.5}, {"metric": 0.5}, {"agreement": 0.9}, {"sqnr": 20}),
+        *(Budget(macs=2.0), Budget(macs=0.0), Budget(sqnr=20.0)),
     ],
 )
 def test_bad_budgets(budget: Any) -> None:
@@ -155,17 +140,10 @@ def test_a_quality_above_one_is_decibels_alone() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"aim": "size"},
-        {"gate": "memory"},
-        {"only": ["fold"]},
-        {"skip": ["fold"]},
-        {"only": ["bottleneck"]},
-        {"options": {"bottleneck.rank": 3}},
-        {"options": {"bottleneck.rank_in": "many"}},
-        {"options": {"bottleneck.rank_in": -3}},
-        {"outputs": ["z"]},
-        {"shapes": {"x": [1, 8, 9, 8]}},
-        {"shapes": {"image": [1]}},
+        *({"aim": "size"}, {"gate": "memory"}, {"only": ["fold"]}, {"skip": ["fold"]}),
+        *({"only": ["bottleneck"]}, {"options": {"bottleneck.rank": 3}}, {"outputs": ["z"]}),
+        *({"options": {"bottleneck.rank_in": value}} for value in ("many", -3)),
+        *({"shapes": {"x": [1, 8, 9, 8]}}, {"shapes": {"image": [1]}}),
     ],
 )
 def test_bad_options(options: dict[str, Any]) -> None:
@@ -180,8 +158,8 @@ def test_bad_options_of_bench(options: dict[str, Any]) -> None:
 
 
 def test_options_may_be_values_or_text() -> None:
-    for value in (4, "4"):
-        options = {"bottleneck.rank_in": value}
+    for rank in (4, "4"):
+        options = {"bottleneck.rank_in": rank}
         report = graphopt.optimize(classifier(), only=["bottleneck"], options=options).report
         assert {item.candidate.choice["rank_in"] for item in report.applied} == {4}
 

@@ -33,6 +33,12 @@ def loaded(proto: onnx.ModelProto) -> ir.Model:
     return ir.from_proto(proto)
 
 
+def split(array: Array, seed: int = 0, **options: Any) -> tuple[ir.Model, Calibration]:
+    """A classifier, and inputs of it."""
+    network = loaded(classifier(**options))
+    return network, calibration_inputs.load(array, network, seed)
+
+
 def numbered(count: int) -> Array:
     """Inputs of the classifier that can be told apart by their first element."""
     array = samples(count)
@@ -49,15 +55,14 @@ def numbers(part: dict[str, Array]) -> list[int]:
 
 @pytest.mark.parametrize(("count", "held"), [(2, 1), (4, 1), (7, 1), (8, 2), (40, 10), (41, 10)])
 def test_one_of_four_is_held_out(count: int, held: int) -> None:
-    found = calibration_inputs.load(numbered(count), loaded(classifier()), seed=0)
+    _, found = split(numbered(count))
     assert found.samples == held
     assert sorted(numbers(found.fit) + numbers(found.held_out)) == list(range(count))
     assert not found.fixed
 
 
 def test_the_seed_chooses_the_split() -> None:
-    network = loaded(classifier())
-    splits = [numbers(calibration_inputs.load(numbered(40), network, seed).held_out) for seed in (0, 0, 1)]
+    splits = [numbers(split(numbered(40), seed)[1].held_out) for seed in (0, 0, 1)]
     assert splits[0] == splits[1] != splits[2]
     assert splits[0] != list(range(10))
 
@@ -66,15 +71,14 @@ def test_all_inputs_of_a_sample_stay_together() -> None:
     nodes = [node("Conv", "x w", "c"), node("Add", "c z", "y")]
     shapes = {"x": ["N", 8, 8, 8], "z": ["N", 1, 1, 1]}
     network = loaded(model(nodes, {"w": weight(8, 8, 1, 1)}, inputs=shapes))
-    x = numbered(12)
     z = np.arange(12, dtype=np.float32).reshape(12, 1, 1, 1)
-    found = calibration_inputs.load({"x": x, "z": z}, network, seed=4)
+    found = calibration_inputs.load({"x": numbered(12), "z": z}, network, seed=4)
     for part in (found.fit, found.held_out):
         assert numbers(part) == part["z"].ravel().astype(int).tolist()
 
 
 def test_a_fixed_batch_is_fed_as_it_is() -> None:
-    found = calibration_inputs.load(numbered(22), loaded(classifier(batch=4)), seed=0)
+    _, found = split(numbered(22), batch=4)
     assert (found.batch, found.fixed, found.samples) == (4, True, 4)
     sizes = [len(part["x"]) for part in found.batches(found.fit)]
     assert sizes == [4, 4, 4, 4]  # 18 to fit on: the last two make no batch
@@ -83,8 +87,8 @@ def test_a_fixed_batch_is_fed_as_it_is() -> None:
 
 def test_a_fixed_batch_needs_two_batches() -> None:
     with pytest.raises(InputError, match="too few"):
-        calibration_inputs.load(numbered(7), loaded(classifier(batch=4)), seed=0)
-    assert calibration_inputs.load(numbered(8), loaded(classifier(batch=4)), seed=0).samples == 4
+        split(numbered(7), batch=4)
+    assert split(numbered(8), batch=4)[1].samples == 4
 
 
 def test_whole_holds_nothing_out() -> None:
@@ -95,13 +99,13 @@ def test_whole_holds_nothing_out() -> None:
 
 
 def test_an_open_batch_is_cut_into_pieces() -> None:
-    found = calibration_inputs.load(numbered(100), loaded(classifier()), seed=0)
+    _, found = split(numbered(100))
     assert [len(part["x"]) for part in found.batches(found.fit)] == [32, 32, 11]
     assert found.sizes() == {"x": (1, 8, 8, 8)}
 
 
 def test_ranges_are_those_of_the_inputs_to_fit_on() -> None:
-    found = calibration_inputs.load(numbered(8), loaded(classifier()), seed=0)
+    _, found = split(numbered(8))
     assert found.ranges()["x"] == (float(found.fit["x"].min()), float(found.fit["x"].max()))
 
 
@@ -196,10 +200,8 @@ def im2col(x: Array, kernel: tuple[int, ...], strides: Any, pads: Any, dilations
             row = []
             for channel in sample:
                 for tap in np.ndindex(*kernel):
-                    at = tuple(
-                        p * s + t * d for p, s, t, d in zip(position, strides, tap, dilations, strict=True)
-                    )
-                    row.append(channel[at])
+                    steps = zip(position, strides, tap, dilations, strict=True)
+                    row.append(channel[tuple(p * s + t * d for p, s, t, d in steps)])
             rows.append(row)
     return np.array(rows)
 
@@ -223,8 +225,7 @@ def naive_patches(analysis: Analysis, x: Array) -> Array:
 def test_patches_are_those_of_a_naive_im2col(form: str) -> None:
     analysis, x = convolution(form)
     (linear,) = analysis.linears
-    found = all_patches(linear, x)
-    np.testing.assert_array_equal(found, naive_patches(analysis, x))
+    np.testing.assert_array_equal(all_patches(linear, x), naive_patches(analysis, x))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -261,9 +262,8 @@ def test_moments_against_numpy(form: str) -> None:
 
 
 def test_moments_of_a_value_inside_the_model() -> None:
-    network = loaded(classifier())
+    network, given = split(samples(24))
     analysis = Analysis(network)
-    given = calibration_inputs.load(samples(24), network, seed=0)
     found = statistics.statistics(analysis, analysis.linears[:2], given, given.fit, seed=0)
     proto = classifier()
     proto.graph.output.append(onnx.ValueInfoProto(name="r1"))
@@ -273,9 +273,8 @@ def test_moments_of_a_value_inside_the_model() -> None:
 
 
 def test_moments_gathered_in_several_passes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = loaded(classifier())
+    network, given = split(samples(16))
     analysis = Analysis(network)
-    given = calibration_inputs.load(samples(16), network, seed=0)
     together = statistics.statistics(analysis, analysis.linears[:2], given, given.fit, seed=0)
     monkeypatch.setattr(statistics, "COVARIANCE_BYTES", 1)
     apart = statistics.statistics(analysis, analysis.linears[:2], given, given.fit, seed=0)
@@ -285,6 +284,9 @@ def test_moments_gathered_in_several_passes_are_the_same(monkeypatch: pytest.Mon
 
 
 # --- what is measured on held-out inputs --------------------------------------------------------------------
+
+
+LAYERS = [layer_errors.Layer("conv1", "c1"), layer_errors.Layer("conv2", "c2")]
 
 
 def cut(network: ir.Model, given: Calibration, **ranks: int) -> tuple[Analysis, list[Any]]:
@@ -298,13 +300,11 @@ def cut(network: ir.Model, given: Calibration, **ranks: int) -> tuple[Analysis, 
 def errors_of(network: ir.Model, given: Calibration, **ranks: int) -> tuple[ir.Model, dict[str, float]]:
     _, changes = cut(network, given, **ranks)
     compressed = edit.apply(network, changes)
-    layers = [layer_errors.Layer("conv1", "c1"), layer_errors.Layer("conv2", "c2")]
-    return compressed, layer_errors.layer_errors(network, compressed, layers, given, memory=1 << 20)
+    return compressed, layer_errors.layer_errors(network, compressed, LAYERS, given, memory=1 << 20)
 
 
 def test_layer_errors_against_numpy() -> None:
-    network = loaded(classifier())
-    given = calibration_inputs.load(samples(40), network, seed=0)
+    network, given = split(samples(40))
     compressed, found = errors_of(network, given, rank_in=3, rank_out=4)
     assert set(found) == {"conv1", "conv2"}
     for layer, name in (("conv1", "c1"), ("conv2", "c2")):
@@ -317,17 +317,14 @@ def test_layer_errors_against_numpy() -> None:
 
 
 def test_layer_errors_one_layer_at_a_time_are_the_same() -> None:
-    network = loaded(classifier())
-    given = calibration_inputs.load(samples(40), network, seed=0)
+    network, given = split(samples(40))
     compressed, found = errors_of(network, given, rank_in=3, rank_out=4)
-    layers = [layer_errors.Layer("conv1", "c1"), layer_errors.Layer("conv2", "c2")]
-    again = layer_errors.layer_errors(network, compressed, layers, given, memory=1)
+    again = layer_errors.layer_errors(network, compressed, LAYERS, given, memory=1)
     assert again == pytest.approx(found, rel=1e-6)
 
 
 def test_layer_errors_are_small_where_ranks_are_whole() -> None:
-    network = loaded(classifier())
-    given = calibration_inputs.load(samples(12), network, seed=0)
+    network, given = split(samples(12))
     _, fine = errors_of(network, given, rank_in=7, rank_out=12)
     _, coarse = errors_of(network, given, rank_in=2, rank_out=2)
     assert all(fine[name] < coarse[name] for name in coarse)
@@ -379,8 +376,7 @@ def test_quality_of_a_fixed_batch_leaves_the_rest_out() -> None:
 
 def test_optimize_fits_on_one_part_and_measures_on_the_other() -> None:
     x = samples(16)
-    network = loaded(classifier())
-    given = calibration_inputs.load(x, network, seed=2)
+    network, given = split(x, seed=2)
     result = graphopt.optimize(classifier(), {"macs": 0.6}, x, seed=2)
     measured = quality.measure(network, result.model, given, given.held_out)
     assert result.report.quality == measured
@@ -391,22 +387,18 @@ def test_optimize_fits_on_one_part_and_measures_on_the_other() -> None:
     again = graphopt.optimize(classifier(), {"macs": 0.6}, other, seed=2)
     assert again.report.quality != result.report.quality
     for name, value in result.model.graph.initializers.items():
-        np.testing.assert_array_equal(
-            value.const_value.numpy(), again.model.graph.initializers[name].const_value.numpy()
-        )
+        same = again.model.graph.initializers[name].const_value
+        np.testing.assert_array_equal(value.const_value.numpy(), same.numpy())
 
 
 def test_inputs_are_fitted_better_than_weights_alone() -> None:
     # Inputs that vary in three directions only: the fit finds them, the weights alone can't tell.
     x = np.einsum("ncp,cd->ndp", samples(80, 3, 64), weight(3, 8, seed=5)).reshape(80, 8, 8, 8)
     x = x.astype(np.float32)
-    given = calibration_inputs.load(x, loaded(classifier()), seed=0)
-    errors = []
+    _, given = split(x)
+    errors, asked = [], {"only": ["bottleneck"], "at": ["conv1"], "options": {"bottleneck.rank_in": 3}}
     for inputs in (x, None):
-        options = {"bottleneck.rank_in": 3}
-        result = graphopt.optimize(
-            classifier(), None, inputs, only=["bottleneck"], at=["conv1"], options=options
-        )
+        result = graphopt.optimize(classifier(), None, inputs, **asked)
         assert [a.exactness for a in result.report.applied] == [Exactness.APPROXIMATE]
         errors.append(quality.measure(loaded(classifier()), result.model, given, given.held_out).sqnr)
     assert errors[0] > 60 > errors[1]

@@ -31,8 +31,7 @@ def refused(*arguments: object, naming: str) -> None:
 
 def test_optimize_writes_a_model_that_verifies(folded: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    done = cli("optimize", folded, "-o", out)
-    assert (done.code, done.err) == (0, "")
+    done = cli("optimize", folded, "-o", out).fine()
     assert [n.op_type for n in onnx.load(out).graph.node] == ["Conv", "Relu"]
     assert "fold_affine" in done.out and f"wrote {out}\n" in done.out
     assert cli("verify", folded, out).code == 0
@@ -40,8 +39,7 @@ def test_optimize_writes_a_model_that_verifies(folded: Path, tmp_path: Path) -> 
 
 def test_nothing_to_do_is_success(same: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    done = cli("optimize", same, "-o", out)
-    assert done.code == 0
+    done = cli("optimize", same, "-o", out).fine()
     assert "nothing to do" in done.out
     assert out.read_bytes() == same.read_bytes()
 
@@ -93,8 +91,7 @@ def test_deferred_modules_load_when_they_are_used() -> None:
 
 @pytest.mark.parametrize("name", list(registry.registry()))
 def test_explain_prints_the_headings(name: str) -> None:
-    done = cli("explain", name)
-    assert done.code == 0
+    done = cli("explain", name).fine()
     for heading in ("What", "Maths", "When it applies", "Exactness", "Cost"):
         assert f"\n{heading}" in done.out
 
@@ -107,16 +104,14 @@ def test_verify_of_models_that_differ(folded: Path, tmp_path: Path) -> None:
     other.graph.initializer[0].raw_data = weight(8, 8, 3, 3, seed=9).tobytes()
     path = saved(other, tmp_path / "other.onnx")
     done = cli("verify", folded, path)
-    assert done.code == 1
-    assert "differ" in done.out
-    assert cli("verify", folded, path, "--json").code == 1
-    assert json.loads(cli("verify", folded, path, "--json").out)["passed"] is False
+    assert done.code == 1 and "differ" in done.out
+    done = cli("verify", folded, path, "--json")
+    assert done.code == 1 and json.loads(done.out)["passed"] is False
 
 
 def test_verify_of_models_with_another_interface(folded: Path, scores: Path) -> None:
     done = cli("verify", folded, scores)
-    assert done.code == 1
-    assert "the inputs differ" in done.out
+    assert done.code == 1 and "the inputs differ" in done.out
 
 
 def test_verify_of_a_quality_that_is_not_kept(scores: Path, inputs: Path, tmp_path: Path) -> None:
@@ -197,20 +192,20 @@ USAGE = {
 @pytest.mark.parametrize("case", USAGE)
 def test_usage_errors(case: str, scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments, naming = USAGE[case]
+    given, naming = USAGE[case]
     out = tmp_path / "out.onnx"
+    arguments = [{"MODEL": scores, "OUT": out}.get(a, a) for a in given]
     out.write_bytes(b"older")
-    refused(*({"MODEL": scores, "OUT": out}.get(a, a) for a in arguments), naming=naming)
+    refused(*arguments, naming=naming)
     assert out.read_bytes() == b"older"
     out.unlink()
-    refused(*({"MODEL": scores, "OUT": out}.get(a, a) for a in arguments), naming=naming)
+    refused(*arguments, naming=naming)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["scores.onnx"]
 
 
 def test_no_arguments_show_the_help() -> None:
     done = cli()
-    assert done.code == 2
-    assert "optimize" in done.err
+    assert done.code == 2 and "optimize" in done.err
 
 
 def test_models_with_another_interface_are_not_timed(folded: Path, scores: Path) -> None:
@@ -358,8 +353,7 @@ def test_out_may_not_be_a_folder_or_in_none(folded: Path, tmp_path: Path) -> Non
 
 def test_dry_run_writes_no_model(folded: Path, tmp_path: Path) -> None:
     out, report = tmp_path / "out.onnx", tmp_path / "report.json"
-    done = cli("optimize", folded, "-o", out, "--dry-run", "--report", report)
-    assert done.code == 0
+    done = cli("optimize", folded, "-o", out, "--dry-run", "--report", report).fine()
     assert "wrote" not in done.out
     assert json.loads(report.read_text())["changed"] is True
     assert cli("optimize", folded, "--dry-run").code == 0
@@ -521,8 +515,7 @@ def test_json_is_all_of_standard_output(folded: Path, scores: Path, inputs: Path
         ("bench", folded, out, "--repeat", 2),
         ("rewrites",),
     ):
-        done = cli(*arguments, "--json")
-        assert (done.code, done.err) == (0, ""), done
+        done = cli(*arguments, "--json").fine()
         json.loads(done.out)
         assert done.out.endswith("\n")
 
@@ -581,8 +574,7 @@ def _two_folds() -> onnx.ModelProto:
 
 def _applied(*arguments: object) -> tuple[list[str], set[tuple[str, str]]]:
     """Anchors of what was applied, and anchor and reason of what was not."""
-    done = cli("optimize", *arguments, "--dry-run", "--json")
-    assert done.code == 0, done
+    done = cli("optimize", *arguments, "--dry-run", "--json").fine()
     document = json.loads(done.out)
     reasons = {(item["nodes"][0], item["reason"]) for item in document["rejected"] + document["declined"]}
     return [item["nodes"][0] for item in document["applied"]], reasons
@@ -619,8 +611,7 @@ def test_only_and_skip(tmp_path: Path) -> None:
 def test_fixed_ranks_need_no_budget(scores: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     ranks = ("--set", "bottleneck.rank_in=4", "--set", "bottleneck.rank_out=6")
-    done = cli("optimize", scores, "-o", out, "--only", "bottleneck", *ranks, "--json")
-    assert done.code == 0, done
+    done = cli("optimize", scores, "-o", out, "--only", "bottleneck", *ranks, "--json").fine()
     choices = [item["choice"] for item in json.loads(done.out)["applied"]]
     assert choices == [{"rank_in": 4, "rank_out": 6}] * 2
     assert json.loads(done.out)["unmeasured"] is True

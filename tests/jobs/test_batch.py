@@ -23,7 +23,7 @@ from graphopt.jobs.task import Task
 from graphopt.report.outcomes import Outcome
 from graphopt.runtime import threads
 from tests.builders import conv_bn, saved
-from tests.command import COMMAND, Recorder, cli
+from tests.command import COMMAND, Ran, Recorder, cli
 
 MEASURES = """
 import os, signal, sys, time
@@ -105,8 +105,9 @@ WAYS = [("run",), ("batch", "--jobs", 1), ("batch", "--jobs", 2)]
 
 
 def test_models_on_the_command_line() -> None:
-    done = cli("batch", "folded.onnx", "scores.onnx", "-o", "smaller", "-j", 2, "--report", "report.json")
-    assert (done.code, done.err) == (0, "")
+    done = cli(
+        "batch", "folded.onnx", "scores.onnx", "-o", "smaller", "-j", 2, "--report", "report.json"
+    ).fine()
     assert all(len(line) <= 80 for line in done.out.splitlines())
     assert [line.split()[0] for line in done.out.splitlines()] == ["model", "folded.onnx", "scores.onnx"]
     report = document()
@@ -116,8 +117,7 @@ def test_models_on_the_command_line() -> None:
         assert model["error"] is None and model["seconds"] > 0
         assert model["out"] == f"smaller/{model['model']}"
         assert model["report"]["verification"]["passed"] and model["report"]["exit_code"] == 0
-        alone = cli("optimize", model["model"], "-o", "alone.onnx")
-        assert alone.code == 0
+        cli("optimize", model["model"], "-o", "alone.onnx").fine()
         assert Path("alone.onnx").read_bytes() == Path(model["out"]).read_bytes()
 
 
@@ -128,8 +128,7 @@ def test_the_options_reach_every_model(way: Sequence[object]) -> None:
     assert cli("optimize", "scores.onnx", "-o", "alone.onnx", *options, "--report", "alone.json").code == 0
     lines = 'model = "scores.onnx"\nout = "a.onnx"\nreport = "a.json"\nmarkdown = "a.md"\njunit = "a.xml"\n'
     said = 'calibration = "inputs.npy"\nbudget.macs = 0.6\nrequire = ["macs<=0.7"]\nseed = 3'
-    done = cli(*way, recipe(lines, lines.replace('"a.', '"b.'), defaults=said))
-    assert (done.code, done.err) == (0, "")
+    cli(*way, recipe(lines, lines.replace('"a.', '"b.'), defaults=said)).fine()
     for name in ("a", "b"):
         assert Path(f"{name}.onnx").read_bytes() == Path("alone.onnx").read_bytes()
         mine, expected = document(f"{name}.json"), document("alone.json")
@@ -150,8 +149,7 @@ def test_models_with_options_on_the_command_line() -> None:
 def test_two_run_at_once() -> None:
     """Each waits for the other to begin."""
     both = [measured("waits_for_another", number) for number in (1, 2)]
-    done = cli("batch", recipe(*both), "--jobs", 2, "--json")
-    assert done.code == 0
+    done = cli("batch", recipe(*both), "--jobs", 2, "--json").fine()
     assert [m["report"]["metric"]["after"] for m in json.loads(done.out)["models"]] == [1.0, 1.0]
 
 
@@ -181,22 +179,19 @@ def test_threads_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_printed_stays_out_of_the_document() -> None:
-    done = cli("batch", recipe(measured("fine")), "--json")
-    assert done.code == 0
+    done = cli("batch", recipe(measured("fine")), "--json").fine()
     assert json.loads(done.out)["models"][0]["report"]["metric"]["after"] == 1.0
 
 
 def test_a_dry_run_writes_no_model() -> None:
     before = sorted(Path().iterdir())
-    done = cli("batch", "folded.onnx", "scores.onnx", "--dry-run", "-o", "new/folder")
-    assert (done.code, done.err) == (0, "")
+    done = cli("batch", "folded.onnx", "scores.onnx", "--dry-run", "-o", "new/folder").fine()
     assert "written" not in done.out
     assert sorted(Path().iterdir()) == before
 
 
 def test_a_dry_run_writes_its_report_where_models_would_go() -> None:
-    done = cli("batch", "folded.onnx", "--dry-run", "-o", "new/folder", "--report", "new/folder/r.json")
-    assert (done.code, done.err) == (0, "")
+    cli("batch", "folded.onnx", "--dry-run", "-o", "new/folder", "--report", "new/folder/r.json").fine()
     assert [path.name for path in Path("new/folder").iterdir()] == ["r.json"]
 
 
@@ -301,8 +296,7 @@ def test_a_bug_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> 
         return optimize(model, **options)
 
     monkeypatch.setattr(graphopt.api, "optimize", bug)
-    lines = ['model = "scores.onnx"\nout = "a.onnx"', 'model = "folded.onnx"\nout = "b.onnx"']
-    done = cli("run", recipe(*lines))
+    done = cli("run", recipe('model = "scores.onnx"\nout = "a.onnx"', MANY[1]))
     assert done.code == 70
     assert "scores.onnx: internal error in test_batch:" in done.out
     assert "ZeroDivisionError: a bug (GRAPHOPT_TRACEBACK=1" in done.out
@@ -320,8 +314,7 @@ def test_the_gravest_exit_code_counts(codes: list[int], expected: int) -> None:
 def test_the_page_of_a_job_tells_of_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("summary.md").write_text("before\n", encoding="utf-8")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
-    models = ['model = "broken.onnx"\nout = "a.onnx"', 'model = "folded.onnx"\nout = "b.onnx"']
-    assert cli("batch", recipe(*models), "-j", 2, "--markdown", "all.md").code == 2
+    assert cli("batch", recipe(*MANY[:2]), "-j", 2, "--markdown", "all.md").code == 2
     text = Path("summary.md").read_text(encoding="utf-8")
     assert text == f"before\n\n{Path('all.md').read_text(encoding='utf-8')}"
     assert text.startswith("before\n\n## graphopt: `broken.onnx`\n\n**broken.onnx: ")
@@ -380,8 +373,7 @@ def test_usage(arguments: Sequence[object], says: str) -> None:
     recipe('model = "folded.onnx"\nout = "b.onnx"', name="good.toml")
     recipe('model = "folded.onnx"\nout = "b.onnx"\ngate = "latency"', name="timed.toml")
     before = sorted(Path().rglob("*"))
-    done = cli(*arguments)
-    done.refused(says)
+    cli(*arguments).refused(says)
     assert sorted(Path().rglob("*")) == before
 
 
@@ -411,6 +403,16 @@ def gone(pid: int) -> bool:
     return False
 
 
+def signalled(number: int, count: int, *arguments: object) -> tuple[Ran, list[int]]:
+    """How a command ends that gets a signal when so many children are at work, and their numbers."""
+    call = [*COMMAND, *map(str, arguments)]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        children = started(count)
+        running.send_signal(number)
+        out, err = running.communicate(timeout=30)
+    return Ran(running.returncode, out, err), children
+
+
 @pytest.mark.parametrize(
     ("number", "code", "err"),
     [
@@ -423,12 +425,8 @@ def gone(pid: int) -> bool:
 def test_the_children_end_with_their_parent(number: int, code: int, err: str) -> None:
     models = ['model = "folded.onnx"\nout = "a.onnx"', *(measured("slow", n) for n in (1, 2, 3))]
     before = {path.name for path in Path().iterdir()} | {"recipe.toml", "a.onnx"}
-    call = [*COMMAND, "batch", str(recipe(*models)), "--jobs", "2", "--report", "r"]
-    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        children = started(2)
-        running.send_signal(number)
-        out, told = running.communicate(timeout=30)
-    assert (running.returncode, out, told) == (code, "", err)
+    done, children = signalled(number, 2, "batch", recipe(*models), "--jobs", "2", "--report", "r")
+    assert done == Ran(code, "", err)
     assert all(gone(child) for child in children)
     for child in children:
         Path(f"started-{child}").unlink()
@@ -437,13 +435,8 @@ def test_the_children_end_with_their_parent(number: int, code: int, err: str) ->
 
 def test_ctrl_c_in_one_process() -> None:
     models = ['model = "folded.onnx"\nout = "a.onnx"', measured("slow")]
-    call = [*COMMAND, "run", str(recipe(*models))]
-    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        started(1)
-        running.send_signal(signal.SIGINT)
-        out, told = running.communicate(timeout=30)
-    assert (running.returncode, out) == (130, "")
-    assert told == "graphopt: interrupted; 1 of 2 models written\n"
+    done, _ = signalled(signal.SIGINT, 1, "run", recipe(*models))
+    assert done == Ran(130, "", "graphopt: interrupted; 1 of 2 models written\n")
     assert not Path("slow0.onnx").exists()
 
 
@@ -471,9 +464,9 @@ def test_a_child_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_task_and_its_outcome_travel() -> None:
-    given = Task(model=Path("m.onnx"), budget={"macs": 0.5}, said={"": "here"})
-    assert pickle.loads(pickle.dumps(given)) == given
-    assert pickle.loads(pickle.dumps(Outcome(given.model, 3, "why"))) == Outcome(given.model, 3, "why")
+    task = Task(model=Path("m.onnx"), budget={"macs": 0.5}, said={"": "here"})
+    for given in (task, Outcome(task.model, 3, "why")):
+        assert pickle.loads(pickle.dumps(given)) == given
 
 
 def test_a_file_in_the_current_folder_is_no_module_of_a_child() -> None:
@@ -487,7 +480,7 @@ def test_a_file_in_the_current_folder_is_no_module_of_a_child() -> None:
 def test_a_line_of_progress_for_each_model() -> None:
     display = Recorder()
     work = [
-        Task(model=Path("scores.onnx"), metric="measures:slow"),
+        Task(model=Path("scores.onnx"), metric="measures:fine"),
         Task(model=Path("same.onnx"), metric="measures:killed"),
     ]
     with progress.shown_by(display):

@@ -18,6 +18,7 @@ from graphopt.compression import layer_errors
 from graphopt.model.io import load
 from graphopt.pipeline import approximate
 from graphopt.planning.selection import Plan
+from graphopt.report.results import Report
 from graphopt.rewrites.factoring.bottleneck import Bottleneck
 from graphopt.runtime import operator_times, session
 from graphopt.runtime.latency import Timing
@@ -42,14 +43,21 @@ def accuracy(model: Any) -> float:
     return float((scores.argmax(axis=1) == labels).mean())
 
 
+def best(model: Path, budget: dict[str, float]) -> Report:
+    """The report of the network within the budget, or of the one that misses it least."""
+    try:
+        return graphopt.optimize(model, budget, INPUTS).report
+    except BudgetError as failure:
+        return failure.result.report
+
+
 # ---------------------------------------------------------------- quality
 
 
 def test_the_cheapest_network_that_keeps_an_agreement() -> None:
     result = graphopt.optimize(RESNET, {"agreement": 0.97}, INPUTS)
     report = result.report
-    assert report.quality is not None and report.quality.agreement is not None
-    assert report.quality.agreement >= 0.97
+    assert report.quality is not None and (report.quality.agreement or 0) >= 0.97
     assert report.after.macs is not None and report.before.macs is not None
     assert report.after.macs < 0.7 * report.before.macs
     assert accuracy(result.model) > accuracy(load(RESNET).model) - 0.05
@@ -57,8 +65,7 @@ def test_the_cheapest_network_that_keeps_an_agreement() -> None:
     assert costs == sorted(costs, reverse=True) and len(costs) > 3
     (taken,) = [point for point in report.curve if point.taken]
     cheaper = [point for point in report.curve if point.costs["macs"] < taken.costs["macs"]]
-    assert taken.quality is not None and taken.quality.agreement is not None
-    assert taken.quality.agreement >= 0.97
+    assert taken.quality is not None and (taken.quality.agreement or 0) >= 0.97
     assert all(p.quality is None or (p.quality.agreement or 0) < 0.97 for p in cheaper)
     assert {c.site for c in taken.chosen} == {
         a.candidate.site for a in report.applied if a.error_measured is not None
@@ -115,8 +122,8 @@ def test_what_was_found_is_told(tmp_path: Path) -> None:
 
 
 def test_a_layer_whose_error_is_not_the_predicted_one_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = graphopt.optimize(RESNET, {"macs": 0.7}, INPUTS).report
-    strange = next(a.candidate for a in first.applied if a.error_measured is not None)
+    first = graphopt.optimize(RESNET, {"macs": 0.7}, INPUTS).report.applied
+    strange = next(a.candidate for a in first if a.error_measured is not None)
     real = layer_errors.layer_errors
 
     def measured(*given: Any) -> dict[str, float]:
@@ -125,10 +132,7 @@ def test_a_layer_whose_error_is_not_the_predicted_one_is_dropped(monkeypatch: py
 
     monkeypatch.setattr(layer_errors, "layer_errors", measured)
     monkeypatch.setattr(approximate, "REPLANS", 2)
-    try:
-        report = graphopt.optimize(RESNET, {"macs": 0.7}, INPUTS).report
-    except BudgetError as failure:
-        report = failure.result.report
+    report = best(RESNET, {"macs": 0.7})
     assert strange.site not in [a.candidate.site for a in report.applied if a.error_measured is not None]
     reasons = [left.reason for left in report.declined if left.site == strange.site]
     assert any("failed verification: error" in reason and "predicted" in reason for reason in reasons)
@@ -146,9 +150,8 @@ def test_the_interval_of_an_agreement() -> None:
 
 
 def test_a_latency_is_reached_or_missed_by_measurement() -> None:
-    model = MODELS / "inception-digits.onnx"
     try:
-        report = graphopt.optimize(model, {"latency": 0.75}, INPUTS).report
+        report = graphopt.optimize(MODELS / "inception-digits.onnx", {"latency": 0.75}, INPUTS).report
     except BudgetError as failure:  # on a busy machine
         report = failure.result.report
         assert "latency" in str(failure) and report.latency is not None and report.latency.ratio > 0.75
@@ -216,10 +219,7 @@ def test_what_was_timed_is_not_timed_again(tmp_path: Path, monkeypatch: pytest.M
 
 def test_ranks_follow_the_channels_that_kernels_compute_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stopwatch, "block", lambda self: 8)
-    try:
-        report = graphopt.optimize(MODELS / "inception-digits.onnx", {"latency": 0.8}, INPUTS).report
-    except BudgetError as failure:  # on a busy machine
-        report = failure.result.report
+    report = best(MODELS / "inception-digits.onnx", {"latency": 0.8})  # which a busy machine may miss
     choices = [item.candidate.choice for item in report.applied if item.candidate.error]
     ranks = [rank for choice in choices for key, rank in choice.items() if key.startswith("rank")]
     assert ranks and all(int(rank) % 8 == 0 for rank in ranks)
@@ -300,8 +300,7 @@ def test_measures_that_do_not_work(measure: str, name: str, words: str) -> None:
 
 
 def test_a_sweep(tmp_path: Path) -> None:
-    done = cli("sweep", RESNET, "--calibration", INPUTS, "--budgets", "0.8,0.5", "--json")
-    assert (done.code, done.err) == (0, "")
+    done = cli("sweep", RESNET, "--calibration", INPUTS, "--budgets", "0.8,0.5", "--json").fine()
     points = json.loads(done.out)["points"]
     assert [round(point["costs"]["macs"], 1) for point in points] == [1.0, 0.8, 0.5]
     assert [len(point["layers"]) > 0 for point in points] == [False, True, True]
@@ -311,8 +310,7 @@ def test_a_sweep(tmp_path: Path) -> None:
 
 
 def test_a_sweep_in_the_terminal() -> None:
-    done = cli("sweep", RESNET, "--calibration", INPUTS, "--budgets", "0.7")
-    assert done.code == 0
+    done = cli("sweep", RESNET, "--calibration", INPUTS, "--budgets", "0.7").fine()
     assert "SQNR (dB) over MACs" in done.out and done.out.count("●") == 2  # all agree
     assert max(len(line) for line in done.out.splitlines()) <= 80
 
@@ -327,30 +325,17 @@ def test_a_sweep_in_the_terminal() -> None:
     ],
 )
 def test_sweeps_that_can_not_be_made(arguments: list[object], words: str) -> None:
-    done = cli("sweep", RESNET, *arguments)
-    assert done.code == 2 and words in done.err and done.out == ""
+    cli("sweep", RESNET, *arguments).refused(words)
 
 
 # ---------------------------------------------------------------- forms
 
 
-def grouped(net: Net, x: str) -> str:
-    return net.conv(x, 24, group=2, pads=[1] * 4, strides=[2, 1])
-
-
-def transposed(net: Net, x: str) -> str:
-    return net.conv(x, 24, transpose=True, strides=[2, 2], pads=[1, 0, 1, 1])
-
-
-def pointwise(net: Net, x: str) -> str:
-    return net.conv(x, 24, (1, 1), strides=[1, 2])
-
-
-def dilated(net: Net, x: str) -> str:
-    return net.conv(x, 24, dilations=[2, 1], pads=[2, 0, 1, 1])
-
-
-SITES = {"grouped": grouped, "transposed": transposed, "dilated": dilated}
+SITES: dict[str, dict[str, Any]] = {
+    "grouped": {"group": 2, "pads": [1] * 4, "strides": [2, 1]},
+    "transposed": {"transpose": True, "strides": [2, 2], "pads": [1, 0, 1, 1]},
+    "dilated": {"dilations": [2, 1], "pads": [2, 0, 1, 1]},
+}
 WAYS: dict[str, dict[str, int]] = {
     "bottleneck": {"rank_in": 4, "rank_out": 5},
     "separable": {"rank": 8},
@@ -359,11 +344,11 @@ WAYS: dict[str, dict[str, int]] = {
 }
 
 
-def two_layers(site: Any) -> onnx.ModelProto:
+def two_layers(**site: Any) -> onnx.ModelProto:
     """A layer, and one behind a Relu whose inputs change when the first is compressed."""
     net = Net()
     x = net.input([None, 16, 9, 8])
-    y = net.op("Relu", site(net, x), channels=24)
+    y = net.op("Relu", net.conv(x, 24, **site), channels=24)
     return net.model(net.conv(y, 16, pads=[1] * 4))
 
 
@@ -378,7 +363,7 @@ def smooth(count: int) -> np.ndarray:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("site", SITES)
 def test_forms_are_fitted_as_predicted(site: str, way: str) -> None:
-    proto = two_layers(SITES[site])
+    proto = two_layers(**SITES[site])
     options = {f"{way}.{key}": value for key, value in WAYS[way].items()}
     x = smooth(200)
     result = graphopt.optimize(proto, None, x, only=[way], options=options)

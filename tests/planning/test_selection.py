@@ -42,6 +42,10 @@ def kept(chosen: Sequence[Candidate], wanted: Sequence[selection.Limit]) -> bool
     return all(sum(map(limit.saving, chosen)) >= limit.needed * (1 - 1e-9) for limit in wanted)
 
 
+def flat(sites: Sequence[Sequence[Candidate]]) -> list[Candidate]:
+    return [each for site in sites for each in site]
+
+
 def damage(chosen: Sequence[Candidate]) -> float:
     return sum(unprobed(each.error) for each in chosen)
 
@@ -141,9 +145,7 @@ def instances(draw: st.DrawFn) -> list[list[Candidate]]:
     """Sites with a few ways each, of any saving and damage."""
     way = st.tuples(st.integers(0, 100), st.integers(0, 100), st.floats(0, 0.99))
     sites = draw(st.lists(st.lists(way, min_size=1, max_size=4), min_size=1, max_size=5))
-    return [
-        [candidate(f"n{i}", macs=m, params=p, error=e) for m, p, e in ways] for i, ways in enumerate(sites)
-    ]
+    return [[candidate(f"n{i}", macs=m, params=p, error=e) for m, p, e in s] for i, s in enumerate(sites)]
 
 
 @st.composite
@@ -153,13 +155,8 @@ def low_rank(draw: st.DrawFn) -> list[list[Candidate]]:
     for i in range(draw(st.integers(2, 4))):
         size, worst = draw(st.integers(10, 100)), draw(st.floats(0.05, 0.9))
         power, dense = draw(st.floats(1.2, 3)), draw(st.floats(0.6, 1.4))
-        parts = [step / 8 for step in range(1, 8)]
-        sites.append(
-            [
-                candidate(f"n{i}", macs=int(size * p), params=int(size * p * dense), error=worst * p**power)
-                for p in parts
-            ]
-        )
+        savings = [(p, int(size * p), int(size * p * dense)) for p in (step / 8 for step in range(1, 8))]
+        sites.append([candidate(f"n{i}", macs=m, params=n, error=worst * p**power) for p, m, n in savings])
     return sites
 
 
@@ -179,9 +176,9 @@ def check(
 def test_one_limit_against_every_choice(sites: list[list[Candidate]], part: float) -> None:
     total = sum(max(each.macs_saved for each in site) for site in sites)
     wanted = limits(macs=part * total)
-    found = selection.within([each for site in sites for each in site], wanted)
+    found = selection.within(flat(sites), wanted)
     least = check(found, sites, wanted)
-    largest = max(unprobed(each.error) for site in sites for each in site)
+    largest = max(unprobed(each.error) for each in flat(sites))
     assert least is not None and damage(found.chosen) <= least + largest + 1e-9
 
 
@@ -191,12 +188,11 @@ def test_damage_is_near_the_least_for_low_rank_sites() -> None:
         sites = []
         for i in range(random.integers(2, 5)):
             size, worst, power = random.integers(10, 101), random.uniform(0.05, 0.9), random.uniform(1.2, 3)
-            sites.append(
-                [candidate(f"n{i}", macs=int(size * p), error=worst * p**power) for p in np.arange(1, 8) / 8]
-            )
+            parts = np.arange(1, 8) / 8
+            sites.append([candidate(f"n{i}", macs=int(size * p), error=worst * p**power) for p in parts])
         total = sum(max(each.macs_saved for each in site) for site in sites)
         wanted = limits(macs=random.uniform(0.1, 0.8) * total)
-        found = selection.within([each for site in sites for each in site], wanted)
+        found = selection.within(flat(sites), wanted)
         least = check(found, sites, wanted)
         assert least is not None
         excess.append(damage(found.chosen) / least)
@@ -207,11 +203,10 @@ def test_damage_is_near_the_least_for_low_rank_sites() -> None:
 @settings(max_examples=100, deadline=None)
 @given(low_rank(), st.floats(0.1, 0.9), st.floats(0.1, 0.9))
 def test_two_limits_at_once(sites: list[list[Candidate]], macs: float, params: float) -> None:
-    every = [each for site in sites for each in site]
     most_macs = sum(max(each.macs_saved for each in site) for site in sites)
     most_params = sum(max(map(saved_params, site)) for site in sites)
     wanted = limits(macs * most_macs, params * most_params)
-    check(selection.within(every, wanted), sites, wanted)
+    check(selection.within(flat(sites), wanted), sites, wanted)
 
 
 @pytest.mark.parametrize(
@@ -226,17 +221,12 @@ def test_two_limits_at_once(sites: list[list[Candidate]], macs: float, params: f
     ],
 )
 def test_two_limits_that_pull_apart(savings: list[list[tuple[int, int]]], needed: tuple[int, int]) -> None:
-    sites = [
-        [candidate(f"n{i}", macs=m, params=p, error=0.1) for m, p in ways] for i, ways in enumerate(savings)
-    ]
-    least = check(
-        selection.within([each for site in sites for each in site], limits(*needed)), sites, limits(*needed)
-    )
-    assert least is not None
+    wanted = limits(*needed)
+    sites = [[candidate(f"n{i}", macs=m, params=p, error=0.1) for m, p in s] for i, s in enumerate(savings)]
+    assert check(selection.within(flat(sites), wanted), sites, wanted) is not None
 
 
 def test_the_plan_does_not_depend_on_the_order() -> None:
     sites = [[candidate(f"n{i}", macs=m, error=m / (40 + 9 * i)) for m in (5, 10, 20)] for i in range(4)]
-    every = [each for site in sites for each in site]
-    expected = set(selection.within(every, limits(macs=31)).chosen)
-    assert set(selection.within(every[::-1], limits(macs=31)).chosen) == expected
+    expected = set(selection.within(flat(sites), limits(macs=31)).chosen)
+    assert set(selection.within(flat(sites)[::-1], limits(macs=31)).chosen) == expected

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,19 +26,11 @@ from graphopt.integrations.ir_pass import GraphOptPass
 from graphopt.model import io
 from graphopt.report import provenance
 from graphopt.report.provenance import Record, Rewritten
-from tests.builders import (
-    batch_norm,
-    bn_inputs,
-    classifier,
-    conv_bn,
-    model,
-    node,
-    nothing_to_do,
-    samples,
-    saved,
-    weight,
-)
+from tests.builders import batch_norm, bn_inputs, classifier, conv_bn, model, node, samples, saved, weight
 from tests.command import cli
+
+APART: dict[str, Any] = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
+"""Of `saved`: weights in a file beside the model."""
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -49,8 +42,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def optimized(path: Path, out: Path, *options: object) -> dict[str, str]:
-    done = cli("optimize", path, "-o", out, *options)
-    assert done.code == 0, done
+    cli("optimize", path, "-o", out, *options).fine()
     return metadata(out)
 
 
@@ -73,11 +65,10 @@ def two_folds() -> onnx.ModelProto:
 # --- what is recorded ---------------------------------------------------------------------------------------
 
 
-def test_what_a_run_records(tmp_path: Path, inputs: Path) -> None:
-    path = saved(classifier(), tmp_path / "m.onnx")
+def test_what_a_run_records(scores: Path, tmp_path: Path, inputs: Path) -> None:
     options = ("--budget", "macs=0.6", "--calibration", inputs, "--only", "fold_affine,bottleneck")
-    (record,) = provenance.read(optimized(path, tmp_path / "out.onnx", *options, "--keep", "gemm"))
-    assert (record.version, record.input_sha256) == (graphopt.__version__, digest(path))
+    (record,) = provenance.read(optimized(scores, tmp_path / "out.onnx", *options, "--keep", "gemm"))
+    assert (record.version, record.input_sha256) == (graphopt.__version__, digest(scores))
     assert record.input_data == {}
     calibration = record.options["calibration"]
     assert isinstance(calibration, dict) and calibration["inputs"] == 16
@@ -95,12 +86,11 @@ def test_what_a_run_records(tmp_path: Path, inputs: Path) -> None:
     assert fitted.choices[0].keys() == {"rank_in", "rank_out"}
 
 
-def test_a_record_names_no_path(tmp_path: Path, inputs: Path) -> None:
-    path = saved(classifier(), tmp_path / "m.onnx")
-    options = ("--budget", "macs=0.6", "--calibration", inputs)
-    found = optimized(path, tmp_path / "out.onnx", *options, "--report", tmp_path / "report.json")
+def test_a_record_names_no_path(scores: Path, tmp_path: Path, inputs: Path) -> None:
+    options = ("--budget", "macs=0.6", "--calibration", inputs, "--report", tmp_path / "report.json")
+    found = optimized(scores, tmp_path / "out.onnx", *options)
     text = " ".join(f"{key} {value}" for key, value in found.items())
-    assert not re.search(r"inputs\.npy|report|out\.onnx|m\.onnx|/", text)
+    assert not re.search(r"inputs\.npy|report|out\.onnx|scores\.onnx|/", text)
 
 
 def test_options_are_spelled_one_way(tmp_path: Path) -> None:
@@ -124,11 +114,11 @@ def test_options_are_spelled_one_way(tmp_path: Path) -> None:
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
-def test_calibration_inputs_are_known_by_what_they_hold(tmp_path: Path) -> None:
-    path, x = saved(classifier(), tmp_path / "m.onnx"), samples(16)
+def test_calibration_inputs_are_known_by_what_they_hold(scores: Path, tmp_path: Path) -> None:
+    x = samples(16)
 
     def recorded(calibration: object, seed: int = 0) -> object:
-        result = graphopt.optimize(path, {"macs": 0.7}, calibration, seed=seed)  # type: ignore[arg-type]
+        result = graphopt.optimize(scores, {"macs": 0.7}, calibration, seed=seed)  # type: ignore[arg-type]
         return provenance.read(result.model.metadata_props)[0].options["calibration"]
 
     np.savez(tmp_path / "inputs.npz", x=x)
@@ -143,8 +133,7 @@ def test_calibration_inputs_are_known_by_what_they_hold(tmp_path: Path) -> None:
 
 
 def test_external_data_has_digests_of_its_own(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    saved(conv_bn(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    path = saved(conv_bn(), tmp_path / "m.onnx", **APART)
     (record,) = provenance.read(optimized(path, tmp_path / "out.onnx"))
     assert record.input_sha256 == digest(path)
     assert record.input_data == {"weights.bin": digest(tmp_path / "weights.bin")}
@@ -167,15 +156,15 @@ def test_a_model_in_memory_is_known_by_its_serialisation(monkeypatch: pytest.Mon
 
 
 def test_freezing_alone_is_recorded(tmp_path: Path) -> None:
-    path = saved(nothing_to_do(overridable=["w"]), tmp_path / "m.onnx")
+    proto = model([node("Conv", "x w", "y")], {"w": weight(8, 8, 3, 3)}, overridable=["w"])
+    path = saved(proto, tmp_path / "m.onnx")
     (record,) = provenance.read(optimized(path, tmp_path / "out.onnx", "--freeze-initializers"))
     assert record.options["freeze_initializers"] is True and record.rewrites == ()
 
 
-def test_an_expanding_rewrite_is_recorded(tmp_path: Path) -> None:
-    path = saved(classifier(), tmp_path / "m.onnx")
+def test_an_expanding_rewrite_is_recorded(scores: Path, tmp_path: Path) -> None:
     options = ("--only", "insert_pointwise", "--at", "conv1")
-    (record,) = provenance.read(optimized(path, tmp_path / "out.onnx", *options))
+    (record,) = provenance.read(optimized(scores, tmp_path / "out.onnx", *options))
     assert [(item.rewrite, item.exactness) for item in record.rewrites] == [("insert_pointwise", "expanding")]
 
 
@@ -210,12 +199,10 @@ def test_the_same_bytes_whatever_the_hash_seed_and_the_folder(tmp_path: Path) ->
         folder = tmp_path / f"run{seed}"
         folder.mkdir()
         saved(classifier(), folder / "inline.onnx")
-        apart = {"save_as_external_data": True, "location": "weights", "size_threshold": 0}
-        saved(classifier(), folder / "external.onnx", **apart)
+        saved(classifier(), folder / "external.onnx", **APART)
         np.save(folder / "inputs.npy", samples(16))
-        environment = {**os.environ, "PYTHONHASHSEED": seed}
-        call = [sys.executable, "-c", RUNS, str(folder)]
-        subprocess.run(call, env=environment, stdout=subprocess.DEVNULL, check=True)
+        call, seeded = [sys.executable, "-c", RUNS, str(folder)], {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run(call, env=seeded, stdout=subprocess.DEVNULL, check=True)
         made = [*folder.glob("*-exact.onnx*"), *folder.glob("*-budget.onnx*")]
         written.append({file.name: file.read_bytes() for file in made})
         assert all(provenance.read(metadata(file)) for file in made if file.suffix == ".onnx")
@@ -246,17 +233,12 @@ def test_a_budget_of_bytes_is_planned_with_the_record(tmp_path: Path, part: floa
 
 
 def test_a_thousand_rewrites_take_little_room() -> None:
-    cost = Cost(1)
     names = [f"/layer4/layer4.{i}/conv2/Conv" for i in range(1000)]
-    applied = [
-        (Candidate("fold_affine", Site("main", (n, f"{n}/bn")), cost, cost), Exactness.EXACT) for n in names
-    ]
-    made = Record("0.1.0", "0" * 64, {"aim": "time", "seed": 0}, provenance.rewritten(applied))
-    entries = provenance.entries(made, ())
+    folds = [Candidate("fold_affine", Site("main", (n, f"{n}/bn")), Cost(1), Cost(1)) for n in names]
+    done = provenance.rewritten([(fold, Exactness.EXACT) for fold in folds])
+    entries = provenance.entries(Record("0.1.0", "0" * 64, {"aim": "time", "seed": 0}, done), ())
     assert provenance.size(entries) < sum(map(len, names)) + 4000
-    proto = onnx.ModelProto()
-    for key, value in entries.items():
-        proto.metadata_props.add(key=key, value=value)
+    proto = with_metadata(onnx.ModelProto(), entries)
     assert proto.ByteSize() == pytest.approx(provenance.size(entries), abs=20)
 
 
@@ -344,11 +326,10 @@ def test_two_rewritten_models_can_be_merged(tmp_path: Path) -> None:
     assert len({record.input_sha256 for record in records}) == 2
 
 
-def test_onnxruntime_shows_it(tmp_path: Path) -> None:
-    found = optimized(saved(conv_bn(), tmp_path / "m.onnx"), tmp_path / "out.onnx")
+def test_onnxruntime_shows_it(folded: Path, tmp_path: Path) -> None:
+    found = optimized(folded, tmp_path / "out.onnx")
     session = ort.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
-    shown = session.get_modelmeta().custom_metadata_map
-    assert provenance.read(shown) == provenance.read(found)
+    assert provenance.read(session.get_modelmeta().custom_metadata_map) == provenance.read(found)
 
 
 # --- entries of others --------------------------------------------------------------------------------------
@@ -380,15 +361,12 @@ def test_entries_of_others_are_passed_over_and_kept(tmp_path: Path) -> None:
     assert len(provenance.read(found)) == 1
 
 
-def valid() -> dict[str, str]:
-    return provenance.entries(
-        Record("0.1.0", "0" * 64, {"aim": "time"}, (Rewritten("r", "exact", ("n",)),)), ()
-    )
+VALID = provenance.entries(Record("0.1.0", "0" * 64, {"aim": "time"}, (Rewritten("r", "exact", ("n",)),)), ())
 
 
 def damaged(**values: str) -> dict[str, str]:
     """A record with other values and the ID that fits them."""
-    made = {key.rsplit(".", 1)[1]: value for key, value in valid().items()} | values
+    made = {key.rsplit(".", 1)[1]: value for key, value in VALID.items()} | values
     digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:8]
     return {f"graphopt.1.{digest}.{name}": value for name, value in made.items()}
 
@@ -396,9 +374,9 @@ def damaged(**values: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        ({key: value for key, value in valid().items() if "options" not in key}, "options is missing"),
-        ({key: value.replace("time", "macs") for key, value in valid().items()}, "was changed"),
-        ({key: value.replace("{", "[") for key, value in valid().items()}, "was changed"),
+        ({key: value for key, value in VALID.items() if "options" not in key}, "options is missing"),
+        ({key: value.replace("time", "macs") for key, value in VALID.items()}, "was changed"),
+        ({key: value.replace("{", "[") for key, value in VALID.items()}, "was changed"),
         ({"graphopt.1.00000000.options": "{"}, "version is missing"),
         (damaged(options="{"), "is no record"),
         (damaged(options="[]"), "is no record"),
@@ -448,10 +426,9 @@ def test_what_is_written_is_what_is_read(
     assert provenance.read({entry.key: entry.value for entry in again.metadata_props}) == (record,)
 
 
-def test_names_that_are_no_valid_text(tmp_path: Path) -> None:
+def test_names_that_are_no_valid_text(folded: Path, tmp_path: Path) -> None:
     """A file name's bytes that are no UTF-8 come as lone surrogates, which protobuf does not take."""
-    path = saved(conv_bn(), tmp_path / "m.onnx")
-    (record,) = provenance.read(optimized(path, tmp_path / "out.onnx", "--keep", "\udcff"))
+    (record,) = provenance.read(optimized(folded, tmp_path / "out.onnx", "--keep", "\udcff"))
     assert record.options["keep"] == ["\udcff"]
     assert r"keep   \udcff" in cli("provenance", tmp_path / "out.onnx").out
 
@@ -465,22 +442,19 @@ def test_values_of_every_kind() -> None:
 
 
 def test_runs_are_in_order_and_their_number_has_an_end() -> None:
-    found: dict[str, str] = {"graphopt.999999999.00000000.note": "of somebody else"}
-    found |= provenance.entries(Record("0.1.0", "0" * 64, {}, ()), found)
-    del found["graphopt.999999999.00000000.note"]
+    others = {"graphopt.999999999.00000000.note": "of somebody else"}
+    found = provenance.entries(Record("0.1.0", "0" * 64, {}, ()), others)
     assert len(provenance.read(found)) == 1
 
 
 # --- the command --------------------------------------------------------------------------------------------
 
 
-def test_a_model_without_a_record(tmp_path: Path) -> None:
-    path, out = saved(nothing_to_do(), tmp_path / "m.onnx"), tmp_path / "out.onnx"
-    assert optimized(path, out) == {}
-    assert out.read_bytes() == path.read_bytes()
-    done = cli("provenance", out)
-    assert (done.code, done.err) == (0, "")
-    assert done.out == f"{out}: graphopt has recorded nothing in it\n"
+def test_a_model_without_a_record(same: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    assert optimized(same, out) == {}
+    assert out.read_bytes() == same.read_bytes()
+    assert cli("provenance", out).fine().out == f"{out}: graphopt has recorded nothing in it\n"
     assert cli("provenance", out, "--json").out == "[]\n"
 
 
@@ -489,12 +463,10 @@ def test_the_command_prints_every_run(tmp_path: Path, inputs: Path) -> None:
     proto = two_folds()
     for each in proto.graph.node:
         each.name = f"/a/path/of/modules/as/exporters/write/it/that/is/longer/than/a/line/{each.name}"
-    data = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
-    saved(proto, path, **data)
+    saved(proto, path, **APART)
     optimized(path, once, "--keep", "*/second", "--external-data", "never")
     optimized(once, twice, "--calibration", inputs, "--budget", "macs=0.9")
-    done = cli("provenance", twice)
-    assert (done.code, done.err) == (0, "")
+    done = cli("provenance", twice).fine()
     assert all(len(line) <= 80 for line in done.out.splitlines())
     shown = done.out.split()
     for wanted in ("fold_affine", "approximate", "macs=0.9", "inputs=16", "*/second", "weights.bin"):
@@ -514,15 +486,15 @@ def test_a_digest_stays_in_one_piece_beside_a_long_name(tmp_path: Path) -> None:
 def test_many_places_are_cut(tmp_path: Path) -> None:
     record = Record("0.1.0", "0" * 64, {}, (Rewritten("r", "exact", tuple(f"n{i}" for i in range(1000))),))
     entries = provenance.entries(record, ())
-    path = saved(with_metadata(nothing_to_do(), entries), tmp_path / "m.onnx")
+    path = saved(with_metadata(conv_bn(), entries), tmp_path / "m.onnx")
     lines = cli("provenance", path).out.splitlines()
     assert len(lines) < 12 and "… 995 more, which --json lists" in lines[-1]
     assert len(json.loads(cli("provenance", path, "--json").out)[0]["rewrites"][0]["nodes"]) == 1000
 
 
-def test_reading_needs_no_weights(tmp_path: Path) -> None:
-    path, out = saved(conv_bn(), tmp_path / "m.onnx"), tmp_path / "out.onnx"
-    optimized(path, out, "--external-data", "always")
+def test_reading_needs_no_weights(folded: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    optimized(folded, out, "--external-data", "always")
     expected = cli("provenance", out, "--json").out
     data = io.data_path(out)
     assert data.exists()
@@ -540,31 +512,29 @@ def test_no_model(tmp_path: Path, content: bytes | None) -> None:
 
 def test_the_input_is_found_among_the_runs(tmp_path: Path) -> None:
     path, once, twice = (tmp_path / name for name in ("m.onnx", "once.onnx", "twice.onnx"))
-    saved(two_folds(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    saved(two_folds(), path, **APART)
     optimized(path, once, "--keep", "second", "--external-data", "never")
     optimized(once, twice)
     for number, original in enumerate((path, once), start=1):
-        done = cli("provenance", twice, "--input", original)
-        assert done.code == 0 and done.out.endswith(f"run {number} read {original}\n")
+        done = cli("provenance", twice, "--input", original).fine()
+        assert done.out.endswith(f"run {number} read {original}\n")
     done = cli("provenance", twice, "--input", twice, "--json")
     assert done.code == 1 and len(json.loads(done.out)) == 2
     assert done.err == f"graphopt: {twice}: no run recorded in it read {twice}\n"
-    weights = bytearray((tmp_path / "weights.bin").read_bytes())
-    weights[0] ^= 1
-    (tmp_path / "weights.bin").write_bytes(bytes(weights))
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(bytes([weights.read_bytes()[0] ^ 1]) + weights.read_bytes()[1:])
     assert cli("provenance", twice, "--input", path).code == 1
 
 
-def test_an_input_that_goes_away_is_one_clear_line(tmp_path: Path) -> None:
-    path = saved(conv_bn(), tmp_path / "m.onnx")
-    source = io.load(path)
-    path.unlink()
-    with pytest.raises(InputError, match=r"m\.onnx: can't be read"):
+def test_an_input_that_goes_away_is_one_clear_line(folded: Path) -> None:
+    source = io.load(folded)
+    folded.unlink()
+    with pytest.raises(InputError, match=r"folded\.onnx: can't be read"):
         _ = source.sha256
 
 
 def test_a_files_name_stays_on_one_line(tmp_path: Path) -> None:
-    path = saved(nothing_to_do(), tmp_path / "two\nlines.onnx")
+    path = saved(conv_bn(), tmp_path / "two\nlines.onnx")
     done = cli("provenance", path)
     assert (done.code, done.out.count("\n")) == (0, 1)
     done = cli("provenance", path, "--input", path)

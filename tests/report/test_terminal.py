@@ -54,22 +54,15 @@ def test_a_mistyped_name_suggests_the_right_one(arguments: tuple[str, ...], mean
         (("--set", "bottleneck.rank_inn=4"), "did you mean rank_in?"),
     ],
 )
-def test_a_mistyped_value_suggests_the_right_one(
-    tmp_path: Path, options: tuple[str, ...], meant: str
-) -> None:
-    cli("optimize", saved(classifier(), tmp_path / "m.onnx"), "--dry-run", *options).refused(meant)
+def test_a_mistyped_value_suggests_the_right_one(scores: Path, options: tuple[str, ...], meant: str) -> None:
+    cli("optimize", scores, "--dry-run", *options).refused(meant)
 
 
 def completed(*words: str) -> list[str]:
-    environment = {
-        **os.environ,
-        "_GRAPHOPT_COMPLETE": "complete_bash",
-        "COMP_WORDS": " ".join(words),
-        "COMP_CWORD": str(len(words) - 1),
-    }
-    return subprocess.run(
-        COMMAND, env=environment, capture_output=True, text=True, check=False
-    ).stdout.split()
+    asked = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    environment = {**os.environ, "_GRAPHOPT_COMPLETE": "complete_bash", **asked}
+    done = subprocess.run(COMMAND, env=environment, capture_output=True, text=True, check=False)
+    return done.stdout.split()
 
 
 def test_completion() -> None:
@@ -83,10 +76,9 @@ def test_completion() -> None:
     assert completed("graphopt", "verify", "a", "b", "--preprocess", "imagenet-") == ["imagenet-caffe"]
 
 
-def test_colours_only_at_a_terminal_and_not_when_they_are_off(tmp_path: Path) -> None:
+def test_colours_only_at_a_terminal_and_not_when_they_are_off(scores: Path) -> None:
     """Bold is no colour; NO_COLOR asks for no colours."""
-    path = saved(classifier(), tmp_path / "m.onnx")
-    run = ("optimize", path, "--dry-run", "--budget", "macs=0.8")
+    run = ("optimize", scores, "--dry-run", "--budget", "macs=0.8")
     coloured = "\x1b[1;33m"
     assert coloured in at_terminal(*run, stream="stdout").out
     assert coloured not in at_terminal(*run, NO_COLOR="1", stream="stdout").out
@@ -110,11 +102,10 @@ def test_a_choice_is_shown_in_words(rewrite: str, choice: dict[str, int | str], 
     assert registry.registry()[rewrite].describe(choice) == shown
 
 
-def test_one_is_no_plural(tmp_path: Path) -> None:
-    path = saved(conv_bn(), tmp_path / "m.onnx")
+def test_one_is_no_plural(folded: Path, tmp_path: Path) -> None:
     proto = conv_bn()
     proto.graph.node[2].op_type = "Sigmoid"
-    assert "1 layer is the same" in cli("diff", path, saved(proto, tmp_path / "other.onnx")).out
+    assert "1 layer is the same" in cli("diff", folded, saved(proto, tmp_path / "other.onnx")).out
     relu = saved(model([node("Relu", "x", "y", "r")]), tmp_path / "relu.onnx")
     lines = cli("scan", relu).out.splitlines()
     assert lines[:2] == [
@@ -138,11 +129,10 @@ def test_a_table_on_a_narrow_terminal_says_what_it_says_on_a_wide_one(
     assert shown["30"] == shown["80"]
 
 
-def test_where_the_reasons_are_is_told(tmp_path: Path) -> None:
-    path = saved(conv_bn(), tmp_path / "m.onnx")
-    done = cli("optimize", path, "--dry-run")
-    assert "\n  --report FILE.json lists the reasons\n" in done.out
+def test_where_the_reasons_are_is_told(folded: Path, tmp_path: Path) -> None:
+    told = cli("optimize", folded, "--dry-run").out
+    assert "\n  --report FILE.json lists the reasons\n" in told
     written = tmp_path / f"{'a long name that would be folded ' * 3}.json"
-    done = cli("optimize", path, "--dry-run", "--report", written)
+    done = cli("optimize", folded, "--dry-run", "--report", written)
     assert f"\n  {written} lists the reasons\n" in done.out
     assert "FILE.json" not in done.out and written.exists()
