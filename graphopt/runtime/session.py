@@ -154,15 +154,6 @@ def one_line(error: Exception) -> str:
     return text.split(" : ", 3)[-1] if text.startswith("[ONNXRuntimeError]") else text
 
 
-def input_shapes(model: ir.Model) -> dict[str, Shape]:
-    """The declared shapes of the inputs that a caller has to feed."""
-    return {
-        value.name or "": tuple(d if isinstance(d, int) else None for d in value.shape)
-        for value in model.graph.inputs
-        if value.shape is not None and not value.is_initializer()
-    }
-
-
 def random_feeds(
     model: ir.Model,
     sizes: Mapping[str, Sequence[int]],
