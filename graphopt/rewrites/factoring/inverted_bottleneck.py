@@ -70,15 +70,6 @@ class InvertedBottleneck(Split):
     min_channels: int = 8
     """Operators with fewer input or output channels in a group are left alone."""
 
-    @property
-    def fixed(self) -> bool:
-        """Whether the user chose the rank."""
-        return self.rank is not None
-
-    def takes(self, linear: Linear) -> bool:
-        """Convolutions with more than one tap."""
-        return not linear.pointwise
-
     def refusal(self, analysis: Analysis, linear: Linear) -> str:
         """Why an operator is not split, whatever the rank; "" when it can be."""
         dimension = operator.dimension(linear)
@@ -102,10 +93,6 @@ class InvertedBottleneck(Split):
     def describe(self, choice: Choice) -> str:
         """The channels of the depthwise operator."""
         return f"1x1 → depthwise {choice['rank']} → 1x1"
-
-    def ranks(self, choice: Choice) -> list[int]:
-        """Those channels."""
-        return [int(choice["rank"])]
 
     def cost(self, linear: Linear, choice: Choice) -> Cost:
         """The cost of the three operators."""
