@@ -101,22 +101,12 @@ class InvertedBottleneck(Split):
         rank, ones = int(choice["rank"]), (1,) * len(linear.kernel)
         point, wide = replace(linear.form.pointwise(), group=group), group * rank
         sizes = linear.form.output_sizes([n or 0 for n in shape[2:]], linear.kernel)
+        deep, read, made = (wide, 1, *linear.kernel), (shape[0], wide, *shape[2:]), (shape[0], wide, *sizes)
+        expand, biased = (linear.out_channels, rank, *ones), linear.bias_elements > 0
         return (
             linear_cost(point, (wide, linear.in_channels // group, *ones), shape, size, False)
-            + linear_cost(
-                replace(linear.form, group=wide),
-                (wide, 1, *linear.kernel),
-                (shape[0], wide, *shape[2:]),
-                size,
-                False,
-            )
-            + linear_cost(
-                point,
-                (linear.out_channels, rank, *ones),
-                (shape[0], wide, *sizes),
-                size,
-                linear.bias_elements > 0,
-            )
+            + linear_cost(replace(linear.form, group=wide), deep, read, size, False)
+            + linear_cost(point, expand, made, size, biased)
         )
 
     def errors(self, kernel: Array, moments: Moments, choices: Sequence[Choice]) -> list[float]:
