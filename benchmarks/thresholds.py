@@ -203,7 +203,7 @@ def layer() -> Sequence[float]:
         made = [
             canonical_polyadic.fit(kernel, fitted_on, 2 * few).kernel,
             separable.fit_depthwise(kernel, fitted_on, 2).kernel,
-            tucker_fit.fit(kernel, fitted_on, few, few).factors.kernel(),
+            tucker_fit.fit_factors(kernel, fitted_on, few, few).kernel(),
         ]
         lost = [relative_error(kernel, each, other) for each in made]
         triple, pair, tucker = triple + lost[0], pair + lost[1], tucker + lost[2]

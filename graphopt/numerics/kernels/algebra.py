@@ -243,19 +243,6 @@ def scale_inputs(kernel: Array, scale: Array, group: int = 1) -> Float64:
     return kernel.astype(np.float64) * _over_axes(rows, kernel.ndim - 2)
 
 
-def dilate(kernel: Array, dilation: Sequence[int]) -> Array:
-    """Return `kernel` with ``dilation - 1`` zeros between taps: the same operator at dilation 1.
-
-    Raises:
-        ValueError: `dilation` has another length than the kernel has spatial axes, or is not positive.
-    """
-    steps = _per_axis(dilation, kernel.ndim - 2, "dilation")
-    extents = ((k - 1) * d + 1 for k, d in zip(kernel.shape[2:], steps, strict=True))
-    dilated = np.zeros((*kernel.shape[:2], *extents), kernel.dtype)
-    dilated[(slice(None), slice(None), *(slice(None, None, d) for d in steps))] = kernel
-    return dilated
-
-
 def regroup(kernel: Array, group: int, new_group: int) -> Array:
     """Return the same operator with fewer groups: zeros between the old blocks.
 

@@ -72,7 +72,7 @@ class Triple(NamedTuple):
         return Triple(self.reduce, self.depth, matrix @ self.expand, kernel)
 
 
-def errors(kernel: Array, moments: Moments, ranks: Sequence[int], *, ridge: float = RIDGE) -> list[float]:
+def errors(kernel: Array, moments: Moments, ranks: Sequence[int]) -> list[float]:
     """Predict E‖y − ŷ‖² / Var(y) for each rank.
 
     The highest is fitted first. Then the components that the output misses least are dropped, those that are
@@ -82,7 +82,6 @@ def errors(kernel: Array, moments: Moments, ranks: Sequence[int], *, ridge: floa
         kernel: ``[out, in, *taps]``.
         moments: of the patches, dimension in · taps.
         ranks: numbers of components.
-        ridge: as in `tucker_fit.fit`.
 
     Returns:
         One error for each of `ranks`, in their order.
@@ -90,7 +89,7 @@ def errors(kernel: Array, moments: Moments, ranks: Sequence[int], *, ridge: floa
     Raises:
         ValueError: the moments have another dimension than the kernel, or numbers are not finite.
     """
-    problem = _Problem.of(kernel, moments, ridge)
+    problem = _Problem.of(kernel, moments)
     found: dict[int, float] = {}
     components: _Components | None = None
     for rank in sorted(set(ranks), reverse=True):
@@ -103,7 +102,7 @@ def errors(kernel: Array, moments: Moments, ranks: Sequence[int], *, ridge: floa
     return [found[rank] for rank in ranks]
 
 
-def fit(kernel: Array, moments: Moments, rank: int, *, refine: int = 2, ridge: float = RIDGE) -> Triple:
+def fit(kernel: Array, moments: Moments, rank: int, *, refine: int = 2) -> Triple:
     """Return the triple of a rank that loses little of the output's variance.
 
     Args:
@@ -111,7 +110,6 @@ def fit(kernel: Array, moments: Moments, rank: int, *, refine: int = 2, ridge: f
         moments: of the patches, dimension in · taps.
         rank: number of components.
         refine: how long to look: 0, 1 or 2.
-        ridge: as in `tucker_fit.fit`.
 
     Returns:
         The three kernels, inner channels at unit norm, and their product.
@@ -119,7 +117,7 @@ def fit(kernel: Array, moments: Moments, rank: int, *, refine: int = 2, ridge: f
     Raises:
         ValueError: the moments have another dimension than the kernel, or numbers are not finite.
     """
-    problem = _Problem.of(kernel, moments, ridge)
+    problem = _Problem.of(kernel, moments)
     components = problem.improved(problem.start(rank), problem.steps(rank, refine))
     expand = problem.solved(components, overlap=0.0, dtype=np.float64).expand
     reduce = components.reduce @ problem.inverse
@@ -130,18 +128,17 @@ def fit(kernel: Array, moments: Moments, rank: int, *, refine: int = 2, ridge: f
     return Triple(reduce, depth.reshape(rank, 1, *kernel.shape[2:]), expand, whole.reshape(kernel.shape))
 
 
-def spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> tuple[float, ...]:
+def spectrum(kernel: Array, moments: Moments) -> tuple[float, ...]:
     """Return the part of the output that each component carries where a fit begins, descending.
 
     Args:
         kernel: ``[out, in, *taps]``.
         moments: of the patches, dimension in · taps.
-        ridge: as in `tucker_fit.fit`.
 
     Returns:
         Parts of 1.
     """
-    values = np.sort(_Problem.of(kernel, moments, ridge).sliced()[1].ravel() ** 2)[::-1]
+    values = np.sort(_Problem.of(kernel, moments).sliced()[1].ravel() ** 2)[::-1]
     return tuple(float(value) for value in values / max(float(values.sum()), 1e-300))
 
 
@@ -183,12 +180,12 @@ class _Problem:
     inverse: Float64
 
     @classmethod
-    def of(cls, kernel: Array, moments: Moments, ridge: float) -> _Problem:
+    def of(cls, kernel: Array, moments: Moments) -> _Problem:
         check_fit(kernel, moments)
         out, channels = kernel.shape[:2]
         taps = math.prod(kernel.shape[2:])
         size = channels * taps
-        covariance = moments.covariance + moments.ridge(ridge) * np.eye(size)
+        covariance = moments.covariance + moments.ridge(RIDGE) * np.eye(size)
         blocks = covariance.reshape(channels, taps, channels, taps)
         root, inverse = Whitening.of(np.einsum("itjt->ij", blocks) / taps)
         half = (inverse @ covariance.reshape(channels, -1)).reshape(size, channels, taps)

@@ -53,7 +53,7 @@ class Pair(NamedTuple):
 
 
 def separable_errors(
-    kernel: Array, moments: Moments, first: Sequence[int], ranks: Sequence[int], *, ridge: float = RIDGE
+    kernel: Array, moments: Moments, first: Sequence[int], ranks: Sequence[int]
 ) -> list[float]:
     """Predict E‖y − ŷ‖² / Var(y) for each number of channels between the two operators.
 
@@ -62,17 +62,16 @@ def separable_errors(
         moments: of the patches, dimension in · taps.
         first: the spatial axes that the first operator takes.
         ranks: channels between the two, each at most in · taps on those axes.
-        ridge: as in `tucker_fit.fit`.
 
     Returns:
         One error for each of `ranks`, in their order.
     """
     folded, turned = _folded(kernel, moments, first)
-    return [p.error for p in tucker_fit.errors(folded, turned, ranks, [None], ridge=ridge)]
+    return [p.error for p in tucker_fit.errors(folded, turned, ranks, [None])]
 
 
 def fit_separable(
-    kernel: Array, moments: Moments, first: Sequence[int], rank: int, *, refine: int = 2, ridge: float = RIDGE
+    kernel: Array, moments: Moments, first: Sequence[int], rank: int, *, refine: int = 2
 ) -> Pair:
     """Return the two one-sided kernels of a given rank that lose least of the output's variance.
 
@@ -82,13 +81,12 @@ def fit_separable(
         first: the spatial axes that the first operator takes.
         rank: channels between the two.
         refine: rounds of alternation.
-        ridge: as in `tucker_fit.fit`.
 
     Returns:
         The first with extent 1 off `first`, the second with 1 on it, and their product.
     """
     folded, turned = _folded(kernel, moments, first)
-    factors = tucker_fit.fit_factors(folded, turned, rank, None, refine=refine, ridge=ridge)
+    factors = tucker_fit.fit_factors(folded, turned, rank, None, refine=refine)
     assert factors.reduce is not None
     out, inside, *taps = kernel.shape
     ours = [k if axis in first else 1 for axis, k in enumerate(taps)]
@@ -102,21 +100,18 @@ def fit_separable(
     )
 
 
-def separable_spectrum(
-    kernel: Array, moments: Moments, first: Sequence[int], *, ridge: float = RIDGE
-) -> tuple[float, ...]:
+def separable_spectrum(kernel: Array, moments: Moments, first: Sequence[int]) -> tuple[float, ...]:
     """Return `tucker_fit.input_spectrum` of the channels between the two operators.
 
     Args:
         kernel: ``[out, in, *taps]``.
         moments: of the patches, dimension in · taps.
         first: the spatial axes that the first operator takes.
-        ridge: as in `tucker_fit.fit`.
 
     Returns:
         Parts of 1, descending.
     """
-    return tucker_fit.input_spectrum(*_folded(kernel, moments, first), ridge=ridge)
+    return tucker_fit.input_spectrum(*_folded(kernel, moments, first))
 
 
 def _axes(kernel: Array, first: Sequence[int]) -> list[int]:
@@ -140,21 +135,18 @@ def _folded(kernel: Array, moments: Moments, first: Sequence[int]) -> tuple[Arra
 # Depthwise, then pointwise
 
 
-def depthwise_errors(
-    kernel: Array, moments: Moments, multipliers: Sequence[int], *, ridge: float = RIDGE
-) -> list[float]:
+def depthwise_errors(kernel: Array, moments: Moments, multipliers: Sequence[int]) -> list[float]:
     """Predict E‖y − ŷ‖² / Var(y) for each number of depthwise kernels a channel.
 
     Args:
         kernel: ``[out, in, *taps]``.
         moments: of the patches, dimension in · taps.
         multipliers: kernels a channel, each below the number of taps.
-        ridge: as in `tucker_fit.fit`.
 
     Returns:
         One error for each of `multipliers`, in their order.
     """
-    weight, covariance, total = _prepared(kernel, moments, ridge)
+    weight, covariance, total = _prepared(kernel, moments)
     channels = kernel.shape[1]
     highest = max(multipliers)
     # multiplier-major, so that those of a lower multiplier come first
@@ -166,9 +158,7 @@ def depthwise_errors(
     return [max(0.0, 1.0 - float(explained[m - 1]) / total) if total > 0 else 0.0 for m in multipliers]
 
 
-def fit_depthwise(
-    kernel: Array, moments: Moments, multiplier: int, *, refine: int = 2, ridge: float = RIDGE
-) -> Pair:
+def fit_depthwise(kernel: Array, moments: Moments, multiplier: int, *, refine: int = 2) -> Pair:
     """Return a depthwise kernel ``[in · multiplier, 1, *taps]`` and the best pointwise one behind it.
 
     The kernels of each channel start as the leading right singular vectors of its slice of the weights in the
@@ -180,12 +170,11 @@ def fit_depthwise(
         moments: of the patches, dimension in · taps.
         multiplier: depthwise kernels a channel.
         refine: rounds of alternation.
-        ridge: as in `tucker_fit.fit`.
 
     Returns:
         The two kernels, each depthwise one at unit norm, and their product.
     """
-    weight, covariance, _ = _prepared(kernel, moments, ridge)
+    weight, covariance, _ = _prepared(kernel, moments)
     out, channels, *taps = kernel.shape
     _, directions, inverse = _channel_values(weight, covariance, channels)
     whitened = directions[:, :multiplier]
@@ -235,27 +224,26 @@ def _improved(
     return conjugate_gradients(normal, gradient(weight), whitened, CONJUGATE_GRADIENT_STEPS)
 
 
-def depthwise_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> tuple[float, ...]:
+def depthwise_spectrum(kernel: Array, moments: Moments) -> tuple[float, ...]:
     """Return the part of the output that each further kernel a channel carries, channels on their own.
 
     Args:
         kernel: ``[out, in, *taps]``.
         moments: of the patches, dimension in · taps.
-        ridge: as in `tucker_fit.fit`.
 
     Returns:
         Parts of 1, descending.
     """
-    weight, covariance, _ = _prepared(kernel, moments, ridge)
+    weight, covariance, _ = _prepared(kernel, moments)
     energy = _channel_values(weight, covariance, kernel.shape[1])[0].sum(axis=0)
     return tuple(float(e) for e in energy / max(float(energy.sum()), 1e-300))
 
 
-def _prepared(kernel: Array, moments: Moments, ridge: float) -> tuple[Float64, Float64, float]:
+def _prepared(kernel: Array, moments: Moments) -> tuple[Float64, Float64, float]:
     """W ``[o, d]``, S with the ridge ``[d, d]``, and the variance of the outputs."""
     check_fit(kernel, moments)
     weight = kernel.reshape(len(kernel), -1).astype(np.float64)
-    covariance = moments.covariance + moments.ridge(ridge) * np.eye(weight.shape[1])
+    covariance = moments.covariance + moments.ridge(RIDGE) * np.eye(weight.shape[1])
     return weight, covariance, float(np.sum((weight @ covariance) * weight))
 
 

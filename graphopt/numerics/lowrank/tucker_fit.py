@@ -30,7 +30,7 @@ from graphopt.numerics.lowrank.linalg import (
     leading_eigenvectors,
     solve_lower,
 )
-from graphopt.numerics.lowrank.moments import Moments, Target, check_dimension, check_fit, relative_error
+from graphopt.numerics.lowrank.moments import Moments, Target, check_dimension, check_fit
 from graphopt.numerics.lowrank.tucker import Factors, check_ranks, output_unfolding
 from graphopt.types import Array, Float64
 
@@ -51,30 +51,13 @@ class Prediction(NamedTuple):
     error: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fit:
-    """Factors fitted to data.
-
-    Attributes:
-        factors: the chain.
-        error: E‖y − ŷ‖² / Var(y) under the moments that it was fitted to (`relative_error`).
-        bias_shift: ``[out_channels]``, to add to the bias of the convolution; it belongs on the last factor.
-    """
-
-    factors: Factors
-    error: float
-    bias_shift: Float64
-
-
 def errors(
     kernel: Array,
     moments: Moments,
     ranks_in: Sequence[int | None],
     ranks_out: Sequence[int | None],
-    *,
-    ridge: float = RIDGE,
 ) -> list[Prediction]:
-    """Predict the relative error of every combination of ranks, without alternation (``fit(…, refine=0)``).
+    """Predict the relative error of every combination of ranks, without alternation (``refine=0``).
 
     The rows of `reduce` are nested: those for a lower rank are the first of those for a higher one. So one
     Cholesky factor S_zz = L Lᵀ of the highest rank holds those of all, and what rank r explains, S_yz S_zz⁻¹
@@ -86,7 +69,6 @@ def errors(
         moments: of the patches, dimension in_channels · taps.
         ranks_in: ranks of the first 1x1; None for no cut.
         ranks_out: ranks of the last 1x1; None for no cut.
-        ridge: as in `fit`; the prediction counts the error on it too.
 
     Returns:
         A prediction for each pair of ranks, those of one input rank in a row.
@@ -96,7 +78,7 @@ def errors(
             finite.
     """
     check_ranks(kernel, ranks_in, ranks_out)
-    problem = _Problem.of(kernel, moments, ridge)
+    problem = _Problem.of(kernel, moments)
     if all(r is None for r in ranks_out) and _is_narrow_point(kernel):
         carried = descending_eigenvalues(problem.response())
         whole = float(carried.sum()) or 1.0
@@ -115,15 +97,14 @@ def errors(
     return predictions
 
 
-def fit(
+def fit_factors(
     kernel: Array,
     moments: Moments,
     rank_in: int | None,
     rank_out: int | None,
     *,
     refine: int = 2,
-    ridge: float = RIDGE,
-) -> Fit:
+) -> Factors:
     """Return the factors of given ranks that lose least of the output's variance.
 
     An output side alone has a closed form, the leading principal components of the outputs. An input side
@@ -137,46 +118,16 @@ def fit(
         rank_in: rank of the first 1x1; None for none.
         rank_out: rank of the last 1x1; None for none.
         refine: rounds of alternation.
-        ridge: variance added in every direction of the patch, relative to the mean variance. It draws the fit
-            towards the weights themselves where the data say nothing (dead channels, too few patches).
 
     Returns:
-        The factors, their error on the moments, and the shift of the bias.
+        The chain, inner channels at unit norm.
 
     Raises:
         ValueError: a rank or the dimension of the moments does not suit the kernel, or numbers are not
             finite.
     """
-    factors = fit_factors(kernel, moments, rank_in, rank_out, refine=refine, ridge=ridge)
-    approximation = factors.kernel()
-    shift = output_unfolding(kernel.astype(np.float64) - approximation) @ moments.mean
-    return Fit(factors, relative_error(kernel, approximation, moments), shift)
-
-
-def fit_factors(
-    kernel: Array,
-    moments: Moments,
-    rank_in: int | None,
-    rank_out: int | None,
-    *,
-    refine: int = 2,
-    ridge: float = RIDGE,
-) -> Factors:
-    """Return the factors of `fit` alone, which takes less time.
-
-    Args:
-        kernel: ``[out_channels, in_channels, *taps]``.
-        moments: of the patches, dimension in_channels · taps.
-        rank_in: rank of the first 1x1; None for none.
-        rank_out: rank of the last 1x1; None for none.
-        refine: rounds of alternation.
-        ridge: as in `fit`.
-
-    Returns:
-        The chain, inner channels at unit norm.
-    """
     check_ranks(kernel, (rank_in,), (rank_out,))
-    problem = _Problem.of(kernel, moments, ridge)
+    problem = _Problem.of(kernel, moments)
     if rank_in is None:
         reduce, solution = None, _cut_outputs(problem, rank_out)
     elif rank_out is None and _is_narrow_point(kernel) and rank_in <= len(kernel):
@@ -205,7 +156,7 @@ class _Problem:
     covariance: Float64
 
     @classmethod
-    def of(cls, kernel: Array, moments: Moments, ridge: float) -> _Problem:
+    def of(cls, kernel: Array, moments: Moments) -> _Problem:
         check_fit(kernel, moments)
         out, channels = kernel.shape[:2]
         weight = kernel.astype(np.float64).reshape(out, channels, -1)
@@ -213,7 +164,7 @@ class _Problem:
         blocks = moments.covariance.reshape(channels, taps, channels, taps).swapaxes(2, 3)
         covariance = np.array(blocks, np.float64, order="C")
         channel, tap = np.arange(channels)[:, None], np.arange(taps)[None, :]
-        covariance[channel, tap, tap, channel] += moments.ridge(ridge)
+        covariance[channel, tap, tap, channel] += moments.ridge(RIDGE)
         return cls(weight, covariance)
 
     @cached_property
@@ -282,7 +233,7 @@ def _explained_spectra(
         yield rank, spectrum(explained)
 
 
-def input_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> tuple[float, ...]:
+def input_spectrum(kernel: Array, moments: Moments) -> tuple[float, ...]:
     """Return the part of the output that each input direction carries if taps are uncorrelated.
 
     These are the squared singular values of the kernel's input side in the metric of the data; a first 1x1 of
@@ -291,29 +242,27 @@ def input_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> 
     Args:
         kernel: ``[out_channels, in_channels, *taps]``.
         moments: of the patches, dimension in_channels · taps.
-        ridge: as in `fit`.
 
     Returns:
         Parts of 1, descending.
     """
-    problem = _Problem.of(kernel, moments, ridge)
+    problem = _Problem.of(kernel, moments)
     root = problem.whitening().root
     rows = problem.weight.swapaxes(1, 2).reshape(-1, problem.weight.shape[1])
     return _parts(descending_eigenvalues(root.T @ (rows.T @ rows) @ root))
 
 
-def output_spectrum(kernel: Array, moments: Moments, *, ridge: float = RIDGE) -> tuple[float, ...]:
+def output_spectrum(kernel: Array, moments: Moments) -> tuple[float, ...]:
     """Return the part of the output's variance along each of its principal directions, descending.
 
     Args:
         kernel: ``[out_channels, in_channels, *taps]``.
         moments: of the patches, dimension in_channels · taps.
-        ridge: as in `fit`.
 
     Returns:
         Parts of 1.
     """
-    return _parts(descending_eigenvalues(_Problem.of(kernel, moments, ridge).response()))
+    return _parts(descending_eigenvalues(_Problem.of(kernel, moments).response()))
 
 
 def _parts(values: Float64) -> tuple[float, ...]:
@@ -321,9 +270,7 @@ def _parts(values: Float64) -> tuple[float, ...]:
     return tuple(float(v) / total if total > 0 else 0.0 for v in values)
 
 
-def nearest_kernel(
-    kernel: Array, moments: Moments, target: Target, *, part: float = 1.0, ridge: float = REFIT_RIDGE
-) -> Float64:
+def nearest_kernel(kernel: Array, moments: Moments, target: Target, *, part: float = 1.0) -> Float64:
     """Return the kernel whose outputs come nearest to wanted ones: least squares, drawn towards `kernel`.
 
     What is wanted is what the original network makes of its own inputs, while the patches are those of the
@@ -337,7 +284,6 @@ def nearest_kernel(
         moments: of the patches x, dimension c · taps.
         target: of the wanted outputs y.
         part: how much of the correction to take, from 0 to 1; less where there are few patches.
-        ridge: variance added in every direction, relative to the mean variance.
 
     Returns:
         ``[o, c, *taps]``.
@@ -348,7 +294,7 @@ def nearest_kernel(
         return weight.reshape(kernel.shape)
     covariance = (moments.covariance + moments.covariance.T) / 2
     missing = part * (target.cross - weight @ covariance)
-    covariance[np.diag_indices(len(covariance))] += moments.ridge(ridge)
+    covariance[np.diag_indices(len(covariance))] += moments.ridge(REFIT_RIDGE)
     lower = cholesky(covariance)
     half = solve_lower(lower, missing.T)
     correction = solve_lower(lower.T[::-1, ::-1], half[::-1])[::-1].T

@@ -52,7 +52,7 @@ from graphopt.rewrites.collapsing import concats
 from graphopt.rewrites.collapsing.concats import ConcatBranch, Joint
 from graphopt.rewrites.patterns import chains, composition
 from graphopt.rewrites.patterns.border_map import add_map
-from graphopt.rewrites.patterns.common import site
+from graphopt.rewrites.patterns.common import cheaper, propose
 from graphopt.rewrites.patterns.composition import Outline, WeightedOperator
 from graphopt.types import Array, Candidate, Cost, Rejection, Replacement
 
@@ -70,17 +70,11 @@ class CollapseConcat(ExactRewrite):
             if joint is None:
                 continue
             terms = _terms(analysis, joint)
-            place = site(analysis, _nodes(joint, terms))
             if not terms:
                 continue
-            if isinstance(terms, str):
-                yield Rejection(self.name, place, f"{linear.name}: {terms}")
-                continue
-            before, after = _costs(analysis, joint, terms)
-            if before.macs is None or after.macs is None:
-                yield Rejection(self.name, place, f"{linear.name}: its sizes are unknown")
-            elif after.macs < before.macs:
-                yield Candidate(self.name, place, before, after)
+            found = terms if isinstance(terms, str) else cheaper(_costs(analysis, joint, terms))
+            if found:
+                yield propose(self.name, analysis, _nodes(joint, terms), linear.name, found)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The operator on the inputs of the branches, and the terms of another form."""

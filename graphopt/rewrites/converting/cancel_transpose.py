@@ -44,7 +44,7 @@ from graphopt.analysis.operators import ELEMENTWISE, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import attributes_of, site
+from graphopt.rewrites.patterns.common import attributes_of, propose
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 ALONG_AN_AXIS = frozenset({"Concat", "Softmax", "LogSoftmax"})
@@ -70,11 +70,9 @@ class CancelTranspose(ExactRewrite):
             region = _BetweenTransposes.behind(analysis, node)
             if region is None:
                 continue
-            place = site(analysis, [node, *region.nodes])
-            if region.problem:
-                yield Rejection(self.name, place, f"{analysis.name(node)}: {region.problem}")
-            elif region.exits[0] is node:
-                yield Candidate(self.name, place, *region.costs(analysis))
+            if region.problem or region.exits[0] is node:
+                found = region.problem or region.costs(analysis)
+                yield propose(self.name, analysis, [node, *region.nodes], analysis.name(node), found)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The operators between, in the layout in front."""

@@ -43,7 +43,7 @@ from graphopt.analysis.linear import Form, Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import site
+from graphopt.rewrites.patterns.common import propose
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 
@@ -59,12 +59,9 @@ class ConvToGemm(ExactRewrite):
         for linear in analysis.linears:
             if linear.op != "Conv" or linear.pointwise or not _covers(analysis, linear):
                 continue
-            place = site(analysis, [linear.node])
             reason = linear.obstacle or (f"it has {linear.group} groups" if linear.group != 1 else "")
-            if reason:
-                yield Rejection(self.name, place, f"{linear.name}: {reason}")
-            else:
-                yield Candidate(self.name, place, *_costs(analysis, linear))
+            found = reason or _costs(analysis, linear)
+            yield propose(self.name, analysis, [linear.node], linear.name, found)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """Flatten, Gemm (MatMul where there is no bias) and Reshape."""

@@ -39,8 +39,8 @@ from graphopt.analysis.linear import Form, Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import site
-from graphopt.types import Candidate, Rejection, Replacement
+from graphopt.rewrites.patterns.common import propose
+from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,8 @@ class TransposeToConv(ExactRewrite):
         for linear in analysis.linears:
             if linear.op != "ConvTranspose" or linear.form.strided:
                 continue
-            place = site(analysis, [linear.node])
-            reason = linear.obstacle or _refusal(linear)
-            if reason:
-                yield Rejection(self.name, place, f"{linear.name}: {reason}")
-                continue
-            before = analysis.linear_cost(linear)
-            assert linear.in_channels is not None and linear.out_channels is not None
-            shape = (linear.out_channels, linear.in_channels // linear.group, *linear.kernel)
-            biased = linear.bias_elements > 0
-            after = linear_cost(_form(linear), shape, linear.input_shape, linear.itemsize, biased)
-            if after.macs is None or before.macs is None or after.macs > before.macs:
-                reason = f"a convolution would have {after.macs} MACs, the ConvTranspose has {before.macs}"
-                yield Rejection(self.name, place, f"{linear.name}: {reason}")
-            else:
-                yield Candidate(
-                    self.name, place, before, replace(after, seconds=min(after.seconds, before.seconds))
-                )
+            found = linear.obstacle or _refusal(linear) or _costs(analysis, linear)
+            yield propose(self.name, analysis, [linear.node], linear.name, found)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The convolution with its taps reversed."""
@@ -78,6 +63,17 @@ class TransposeToConv(ExactRewrite):
         builder = Builder(linear.dtype)
         weight = np.flip(linear.weight(), axis=tuple(range(2, 2 + len(linear.kernel))))
         return builder.replacement({linear.y: builder.linear(_form(linear), linear.x, weight, linear.bias())})
+
+
+def _costs(analysis: Analysis, linear: Linear) -> tuple[Cost, Cost] | str:
+    before = analysis.linear_cost(linear)
+    assert linear.in_channels is not None and linear.out_channels is not None
+    shape = (linear.out_channels, linear.in_channels // linear.group, *linear.kernel)
+    biased = linear.bias_elements > 0
+    after = linear_cost(_form(linear), shape, linear.input_shape, linear.itemsize, biased)
+    if after.macs is None or before.macs is None or after.macs > before.macs:
+        return f"a convolution would have {after.macs} MACs, the ConvTranspose has {before.macs}"
+    return before, replace(after, seconds=min(after.seconds, before.seconds))
 
 
 def _refusal(linear: Linear) -> str:

@@ -63,11 +63,6 @@ class Bottleneck(Split):
     min_channels: int = 8
     """Operators with fewer input or output channels in a group are left alone."""
 
-    @property
-    def fixed(self) -> bool:
-        """Whether the user chose the ranks."""
-        return self.rank_in is not None or self.rank_out is not None
-
     def takes(self, linear: Linear) -> bool:
         """Every linear operator; with fixed ranks those with more than one tap."""
         return not (linear.pointwise and self.fixed)
@@ -89,10 +84,6 @@ class Bottleneck(Split):
     def describe(self, choice: Choice) -> str:
         """The two ranks."""
         return factored.described(choice)
-
-    def ranks(self, choice: Choice) -> list[int]:
-        """Those of the sides that are cut."""
-        return [rank for rank in _ranks(choice) if rank]
 
     def operators(self, choice: Choice) -> int:
         """One for each side that is cut."""

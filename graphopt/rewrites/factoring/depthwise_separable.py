@@ -55,15 +55,6 @@ class DepthwiseSeparable(Split):
     min_channels: int = 8
     """Operators with fewer input or output channels in a group are left alone."""
 
-    @property
-    def fixed(self) -> bool:
-        """Whether the user chose the multiplier."""
-        return self.multiplier is not None
-
-    def takes(self, linear: Linear) -> bool:
-        """Convolutions with more than one tap."""
-        return not linear.pointwise
-
     def choices(self, linear: Linear) -> list[Choice]:
         """Multipliers below the number of taps."""
         taps = math.prod(linear.kernel)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,20 +14,25 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.algebra import blocks
 from graphopt.numerics.lowrank import exact_factors as exact
 from graphopt.numerics.lowrank.tucker import Factors
+from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import pads_hold
-from graphopt.types import Array, Choice, Cost, Replacement
+from graphopt.rewrites.patterns.common import pads_hold, site
+from graphopt.types import Array, Candidate, Choice, Cost, Rejection, Replacement
 
 
 def refusal(linear: Linear) -> str:
     """Why an operator can't be split into factors, whatever its rank; "" when it can."""
     if linear.obstacle:
         return linear.obstacle
-    if linear.depthwise:
-        return f"it is depthwise ({linear.group} groups): no channels are mixed that a 1x1 could reduce"
-    if linear.macs is None:
+    if linear.macs is None and not linear.depthwise:
         return "its size is unknown"
-    return _unusable(linear)
+    return unmixed(linear) or _unusable(linear)
+
+
+def unmixed(linear: Linear) -> str:
+    """Why the channels of an operator can't be reduced by a 1x1; "" when they can."""
+    mixed = f"it is depthwise ({linear.group} groups): no channels are mixed that a 1x1 could reduce"
+    return mixed if linear.depthwise else ""
 
 
 def lossless_refusal(analysis: Analysis, linear: Linear) -> str:
@@ -37,6 +44,31 @@ def lossless_refusal(analysis: Analysis, linear: Linear) -> str:
     if not pads_hold(analysis, linear):
         return "its pads depend on the size of its input"
     return _unusable(linear)
+
+
+class LosslessSplit(ExactRewrite):
+    """A way to split a linear operator that loses nothing."""
+
+    __slots__ = ()
+    stage: ClassVar[Stage] = Stage.WEIGHTS
+
+    def takes(self, linear: Linear) -> bool:
+        """Whether the operator is of the kind that is split: by default every one."""
+        return True
+
+    @abstractmethod
+    def ways(self, linear: Linear) -> list[tuple[Choice, Cost]] | str:
+        """The ways that pay, with what they cost; or why there is none."""
+
+    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
+        """A candidate for each way that pays."""
+        for linear in filter(self.takes, analysis.linears):
+            place, before = site(analysis, [linear.node]), analysis.linear_cost(linear)
+            ways = lossless_refusal(analysis, linear) or self.ways(linear)
+            if isinstance(ways, str):
+                yield Rejection(self.name, place, f"{linear.name}: {ways}")
+            else:
+                yield from (Candidate(self.name, place, before, cost, choice=way) for way, cost in ways)
 
 
 def _unusable(linear: Linear) -> str:

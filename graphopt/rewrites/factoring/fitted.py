@@ -66,11 +66,20 @@ class Split(ApproximateRewrite):
             if isinstance(value, int) and value < 1:
                 raise ValueError(f"expected {name} of at least 1")
 
+    @property
+    def fixed(self) -> bool:
+        """Whether the user chose a rank or multiplier."""
+        return any(value is not None for name, value in vars(self).items() if name != "min_channels")
+
+    def ranks(self, choice: Choice) -> list[int]:
+        """Those of the sides that are cut; a multiplier is none."""
+        return [int(value) for key, value in choice.items() if key.startswith("rank") and value]
+
     # ------------------------------------------------------------ what differs from one way to the next
 
-    @abstractmethod
     def takes(self, linear: Linear) -> bool:
-        """Whether the operator is of the kind that is split."""
+        """Whether the operator is of the kind that is split: by default one of more than one tap."""
+        return not linear.pointwise
 
     @abstractmethod
     def choices(self, linear: Linear) -> list[Choice]:

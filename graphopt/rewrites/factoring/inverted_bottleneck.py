@@ -70,15 +70,6 @@ class InvertedBottleneck(Split):
     min_channels: int = 8
     """Operators with fewer input or output channels in a group are left alone."""
 
-    @property
-    def fixed(self) -> bool:
-        """Whether the user chose the rank."""
-        return self.rank is not None
-
-    def takes(self, linear: Linear) -> bool:
-        """Convolutions with more than one tap."""
-        return not linear.pointwise
-
     def refusal(self, analysis: Analysis, linear: Linear) -> str:
         """Why an operator is not split, whatever the rank; "" when it can be."""
         dimension = operator.dimension(linear)
@@ -103,10 +94,6 @@ class InvertedBottleneck(Split):
         """The channels of the depthwise operator."""
         return f"1x1 → depthwise {choice['rank']} → 1x1"
 
-    def ranks(self, choice: Choice) -> list[int]:
-        """Those channels."""
-        return [int(choice["rank"])]
-
     def cost(self, linear: Linear, choice: Choice) -> Cost:
         """The cost of the three operators."""
         shape, group, size = linear.input_shape, linear.group, linear.itemsize
@@ -114,22 +101,12 @@ class InvertedBottleneck(Split):
         rank, ones = int(choice["rank"]), (1,) * len(linear.kernel)
         point, wide = replace(linear.form.pointwise(), group=group), group * rank
         sizes = linear.form.output_sizes([n or 0 for n in shape[2:]], linear.kernel)
+        deep, read, made = (wide, 1, *linear.kernel), (shape[0], wide, *shape[2:]), (shape[0], wide, *sizes)
+        expand, biased = (linear.out_channels, rank, *ones), linear.bias_elements > 0
         return (
             linear_cost(point, (wide, linear.in_channels // group, *ones), shape, size, False)
-            + linear_cost(
-                replace(linear.form, group=wide),
-                (wide, 1, *linear.kernel),
-                (shape[0], wide, *shape[2:]),
-                size,
-                False,
-            )
-            + linear_cost(
-                point,
-                (linear.out_channels, rank, *ones),
-                (shape[0], wide, *sizes),
-                size,
-                linear.bias_elements > 0,
-            )
+            + linear_cost(replace(linear.form, group=wide), deep, read, size, False)
+            + linear_cost(point, expand, made, size, biased)
         )
 
     def errors(self, kernel: Array, moments: Moments, choices: Sequence[Choice]) -> list[float]:

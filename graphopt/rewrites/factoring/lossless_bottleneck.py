@@ -35,7 +35,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,40 +44,27 @@ from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import exact_factors, tucker
-from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.factoring import factored
-from graphopt.rewrites.patterns.common import site
-from graphopt.types import Candidate, Choice, Rejection, Replacement
+from graphopt.rewrites.factoring.factored import LosslessSplit
+from graphopt.types import Candidate, Choice, Cost, Replacement
 
 
 @dataclass(frozen=True)
-class LosslessBottleneck(ExactRewrite):
+class LosslessBottleneck(LosslessSplit):
     """Splits a convolution of low numerical rank into cheaper ones, without loss."""
 
     name: ClassVar[str] = "lossless_bottleneck"
-    stage: ClassVar[Stage] = Stage.WEIGHTS
 
-    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
-        """Up to three candidates for each operator: cut the input side, the output side, or both."""
-        for linear in analysis.linears:
-            place = site(analysis, [linear.node])
-            reason = factored.lossless_refusal(analysis, linear)
-            if not reason and linear.depthwise:
-                reason = (
-                    f"it is depthwise ({linear.group} groups): no channels are mixed that a 1x1 could reduce"
-                )
-            if reason:
-                yield Rejection(self.name, place, f"{linear.name}: {reason}")
-                continue
-            before = analysis.linear_cost(linear)
-            pays_in, pays_out = _break_even(linear)
-            choices = _choices(linear, *_ranks(linear, pays_in, pays_out))
-            for cut_in, cut_out in choices:
-                after = factored.cost(linear, cut_in, cut_out)
-                choice = {"rank_in": cut_in or 0, "rank_out": cut_out or 0}
-                yield Candidate(self.name, place, before, after, choice=choice)
-            if not choices:
-                yield Rejection(self.name, place, f"{linear.name}: {_too_high(linear, pays_in, pays_out)}")
+    def ways(self, linear: Linear) -> list[tuple[Choice, Cost]] | str:
+        """Up to three: cut the input side, the output side, or both."""
+        if linear.depthwise:
+            return factored.unmixed(linear)
+        pays = _break_even(linear)
+        cuts = _choices(linear, *_ranks(linear, *pays))
+        ways: list[tuple[Choice, Cost]] = [
+            ({"rank_in": a or 0, "rank_out": b or 0}, factored.cost(linear, a, b)) for a, b in cuts
+        ]
+        return ways or _too_high(linear, *pays)
 
     def describe(self, choice: Choice) -> str:
         """The two ranks."""

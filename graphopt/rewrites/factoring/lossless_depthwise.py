@@ -28,7 +28,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,35 +35,32 @@ from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import exact_factors
-from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.factoring import deepened, factored
-from graphopt.rewrites.patterns.common import site
-from graphopt.types import Candidate, Choice, Rejection, Replacement
+from graphopt.rewrites.factoring.factored import LosslessSplit
+from graphopt.types import Candidate, Choice, Cost, Replacement
 
 
 @dataclass(frozen=True)
-class LosslessDepthwise(ExactRewrite):
+class LosslessDepthwise(LosslessSplit):
     """Splits a convolution into a depthwise and a pointwise one where that loses nothing."""
 
     name: ClassVar[str] = "lossless_depthwise"
-    stage: ClassVar[Stage] = Stage.WEIGHTS
 
-    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
-        """A candidate for each side of the depthwise operator that pays."""
-        for linear in analysis.linears:
-            if linear.pointwise:
-                continue
-            place = site(analysis, [linear.node])
-            reason = factored.lossless_refusal(analysis, linear)
-            if reason:
-                yield Rejection(self.name, place, f"{linear.name}: {reason}")
-                continue
-            for last in (True, False):
-                multiplier = _multiplier(linear, last)
-                if multiplier is not None:
-                    before, after = analysis.linear_cost(linear), deepened.cost(linear, multiplier, last=last)
-                    choice = {"pointwise": "last" if last else "first", "multiplier": multiplier}
-                    yield Candidate(self.name, place, before, after, choice=choice)
+    def takes(self, linear: Linear) -> bool:
+        """Convolutions with more than one tap."""
+        return not linear.pointwise
+
+    def ways(self, linear: Linear) -> list[tuple[Choice, Cost]]:
+        """One for each side of the depthwise operator that pays."""
+        found = ((last, _multiplier(linear, last)) for last in (True, False))
+        return [
+            (
+                {"pointwise": "last" if last else "first", "multiplier": multiplier},
+                deepened.cost(linear, multiplier, last=last),
+            )
+            for last, multiplier in found
+            if multiplier is not None
+        ]
 
     def describe(self, choice: Choice) -> str:
         """The multiplier."""

@@ -30,7 +30,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,40 +37,29 @@ from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import exact_factors
-from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.factoring import factored, separated
-from graphopt.rewrites.patterns.common import site
-from graphopt.types import Candidate, Choice, Rejection, Replacement
+from graphopt.rewrites.factoring.factored import LosslessSplit
+from graphopt.types import Candidate, Choice, Cost, Replacement
 
 
 @dataclass(frozen=True)
-class LosslessSeparable(ExactRewrite):
+class LosslessSeparable(LosslessSplit):
     """Splits a convolution along its axes where its weights allow that without loss."""
 
     name: ClassVar[str] = "lossless_separable"
-    stage: ClassVar[Stage] = Stage.WEIGHTS
 
-    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
-        """A candidate for each order of the axes that pays."""
-        for linear in analysis.linears:
-            orders = list(separated.orders(linear))
-            if not orders:
-                continue
-            place = site(analysis, [linear.node])
-            reason = factored.lossless_refusal(analysis, linear)
-            if reason:
-                yield Rejection(self.name, place, f"{linear.name}: {reason}")
-                continue
-            found = False
-            for first in orders:
-                rank = _rank(linear, first)
-                if rank is not None:
-                    found = True
-                    choice: dict[str, int | float | str] = {"first": separated.named(first), "rank": rank}
-                    before, after = analysis.linear_cost(linear), separated.cost(linear, first, rank)
-                    yield Candidate(self.name, place, before, after, choice=choice)
-            if not found:
-                yield Rejection(self.name, place, f"{linear.name}: its rank across axes is too high to pay")
+    def takes(self, linear: Linear) -> bool:
+        """Convolutions with several taps on two axes or more."""
+        return any(separated.orders(linear))
+
+    def ways(self, linear: Linear) -> list[tuple[Choice, Cost]] | str:
+        """One for each order of the axes that pays."""
+        found = ((first, _rank(linear, first)) for first in separated.orders(linear))
+        return [
+            ({"first": separated.named(first), "rank": rank}, separated.cost(linear, first, rank))
+            for first, rank in found
+            if rank is not None
+        ] or "its rank across axes is too high to pay"
 
     def describe(self, choice: Choice) -> str:
         """The rank."""

@@ -55,11 +55,6 @@ class Separable(Split):
     min_channels: int = 8
     """Operators with fewer input or output channels in a group are left alone."""
 
-    @property
-    def fixed(self) -> bool:
-        """Whether the user chose the rank."""
-        return self.rank is not None
-
     def takes(self, linear: Linear) -> bool:
         """Convolutions with several taps on two axes or more."""
         return sum(k > 1 for k in linear.kernel) > 1
@@ -91,10 +86,6 @@ class Separable(Split):
     def describe(self, choice: Choice) -> str:
         """The rank."""
         return separated.described(choice)
-
-    def ranks(self, choice: Choice) -> list[int]:
-        """The channels between the two."""
-        return [int(choice["rank"])]
 
     def cost(self, linear: Linear, choice: Choice) -> Cost:
         """The cost of both operators."""

@@ -48,7 +48,14 @@ from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import affine
 from graphopt.rewrites.patterns.affine import Affine
-from graphopt.rewrites.patterns.common import OPEN_PADS, attributes_of, is_passthrough, pads_hold, site
+from graphopt.rewrites.patterns.common import (
+    OPEN_PADS,
+    attributes_of,
+    is_passthrough,
+    pads_hold,
+    propose,
+    site,
+)
 from graphopt.types import Array, Candidate, Rejection, Replacement, Shape
 
 
@@ -68,19 +75,13 @@ class FoldAffine(ExactRewrite):
                     yield Rejection(self.name, site(analysis, [linear.node]), reason)
                 continue
             nodes = [linear.node, *chain]
-            place = site(analysis, nodes)
-            obstacle = linear.obstacle or ("" if pads_hold(analysis, linear) else OPEN_PADS)
-            if obstacle:
-                yield Rejection(self.name, place, f"{linear.name}: {obstacle}")
-                continue
-            kept = _carriers(analysis, linear, chain)
-            if _operators(linear, _compose(analysis, linear, chain)[1]) + len(kept) >= len(nodes):
-                yield Rejection(
-                    self.name, place, f"{linear.name}: a MatMul of rank {linear.rank} has no bias"
-                )
-                continue
-            after = analysis.linear_cost(linear) + analysis.cost(kept)
-            yield Candidate(self.name, place, analysis.cost(nodes), after)
+            reason, kept = linear.obstacle or ("" if pads_hold(analysis, linear) else OPEN_PADS), []
+            if not reason:
+                kept = _carriers(analysis, linear, chain)
+                if _operators(linear, _compose(analysis, linear, chain)[1]) + len(kept) >= len(nodes):
+                    reason = f"a MatMul of rank {linear.rank} has no bias"
+            costs = analysis.cost(nodes), analysis.linear_cost(linear) + analysis.cost(kept)
+            yield propose(self.name, analysis, nodes, linear.name, reason or costs)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The linear operator with scaled weights and a shifted bias."""

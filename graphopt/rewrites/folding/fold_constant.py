@@ -37,7 +37,7 @@ from graphopt.numerics.kernels.borders import ZonedMap
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import composition
-from graphopt.rewrites.patterns.common import site
+from graphopt.rewrites.patterns.common import propose
 from graphopt.types import Array, Candidate, Cost, Rejection, Replacement
 
 STORED_ANYWAY = 4096
@@ -55,14 +55,10 @@ class FoldConstant(ExactRewrite):
         for linear in analysis.linears:
             if not analysis.constants.is_constant(linear.node.inputs[0]):
                 continue
-            place = site(analysis, [linear.node])
-            reason = _refusal(analysis, linear)
-            if reason:
-                yield Rejection(self.name, place, f"{linear.name}: {reason}")
-            else:
-                size = math.prod(n or 0 for n in linear.output_shape or ())
-                after = Cost(0, size, size * linear.itemsize)
-                yield Candidate(self.name, place, analysis.linear_cost(linear), after)
+            size = math.prod(n or 0 for n in linear.output_shape or ())
+            costs = analysis.linear_cost(linear), Cost(0, size, size * linear.itemsize)
+            found = _refusal(analysis, linear) or costs
+            yield propose(self.name, analysis, [linear.node], linear.name, found)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The output as a constant."""

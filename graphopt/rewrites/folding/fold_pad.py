@@ -35,7 +35,7 @@ from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import site
+from graphopt.rewrites.patterns.common import propose
 from graphopt.types import Candidate, Rejection, Replacement
 
 
@@ -58,14 +58,10 @@ class FoldPad(ExactRewrite):
                 or pad.graph is not linear.node.graph
             ):
                 continue
-            place = site(analysis, [linear.node, pad])
-            reason = _refusal(analysis, linear, pad)
-            if reason:
-                yield Rejection(self.name, place, f"{analysis.name(pad)}: {reason}")
-            else:
-                yield Candidate(
-                    self.name, place, analysis.cost([linear.node, pad]), analysis.linear_cost(linear)
-                )
+            nodes = [linear.node, pad]
+            costs = analysis.cost(nodes), analysis.linear_cost(linear)
+            found = _refusal(analysis, linear, pad) or costs
+            yield propose(self.name, analysis, nodes, analysis.name(pad), found)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The convolution with larger pads, on what the Pad read."""

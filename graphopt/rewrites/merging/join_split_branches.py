@@ -42,7 +42,7 @@ from graphopt.analysis.operators import ELEMENTWISE, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import attributes_of, pads_hold, site
+from graphopt.rewrites.patterns.common import attributes_of, pads_hold, propose
 from graphopt.types import Array, Candidate, Cost, Rejection, Replacement
 
 
@@ -62,15 +62,11 @@ class JoinSplitBranches(ExactRewrite):
                 continue
             split, branches = found
             nodes = [node, *(n for branch in branches for n in branch), split]
-            place = site(analysis, nodes)
             reason = _refusal(analysis, node, split, branches)
-            if reason:
-                yield Rejection(self.name, place, f"{analysis.name(node)}: {reason}")
-            else:
-                after = Cost(0)
-                for layer in zip(*branches, strict=True):
-                    after += _joined_cost(analysis, layer, len(branches))
-                yield Candidate(self.name, place, analysis.cost(nodes), after)
+            layers = () if reason else zip(*branches, strict=True)
+            after = sum((_joined_cost(analysis, layer, len(branches)) for layer in layers), Cost(0))
+            costs = analysis.cost(nodes), after
+            yield propose(self.name, analysis, nodes, analysis.name(node), reason or costs)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """One chain of operators."""

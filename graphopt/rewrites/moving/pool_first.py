@@ -53,7 +53,14 @@ from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.pool_taps import box, box_dilations, box_form, box_shape, whole, whole_form
 from graphopt.rewrites.moving.pooling import Pool, PoolWindow, pool_of
-from graphopt.rewrites.patterns.common import attributes_of, is_passthrough, pads_hold, site
+from graphopt.rewrites.patterns.common import (
+    UNKNOWN,
+    attributes_of,
+    cheaper,
+    is_passthrough,
+    pads_hold,
+    propose,
+)
 from graphopt.rewrites.patterns.pixelwise import dying, operators_before, pass_cost, replay, subsampled
 from graphopt.types import Candidate, Cost, Rejection, Replacement, Shape
 
@@ -106,19 +113,10 @@ class PoolFirst(ExactRewrite):
             place = _place(analysis, node)
             if place is None:
                 continue
-            where = site(analysis, place.nodes)
-            reason = _refusal(analysis, place)
-            if reason:
-                yield Rejection(self.name, where, f"{place.linear.name} → {analysis.name(node)}: {reason}")
-                continue
-            before, after = _costs(analysis, place)
-            if before.macs is None or after.macs is None:
-                yield Rejection(self.name, where, f"{place.linear.name}: its sizes are unknown")
-            elif after.macs >= before.macs:
-                reason = f"{after.macs:,} MACs behind the pooling, not less than the {before.macs:,} saved"
-                yield Rejection(self.name, where, f"{place.linear.name} → {analysis.name(node)}: {reason}")
-            else:
-                yield Candidate(self.name, where, before, after)
+            dearer = "{after:,} MACs behind the pooling, not less than the {before:,} saved"
+            found = _refusal(analysis, place) or cheaper(_costs(analysis, place), dearer)
+            behind = "" if found == UNKNOWN else f" → {analysis.name(node)}"
+            yield propose(self.name, analysis, place.nodes, place.linear.name + behind, found)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The average of the input, and the linear operator on it."""

@@ -60,7 +60,7 @@ from graphopt.numerics.kernels.lattice import EVERYTHING, Cut, Lattice, Window, 
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.positions import Positions
-from graphopt.rewrites.patterns.common import attributes_of, joined, site
+from graphopt.rewrites.patterns.common import UNKNOWN, attributes_of, joined, propose
 from graphopt.rewrites.patterns.position_roles import Grid, Pointwise, Sample, Windowed
 from graphopt.rewrites.patterns.slicing import add_slice
 from graphopt.types import Candidate, Cost, Rejection, Replacement
@@ -82,12 +82,11 @@ class PropagateStride(ExactRewrite):
             anchor = next((node for node in nodes if analysis.linear(node) is not None), nodes[0])
             region = _SampledRegion(analysis, found, nodes)
             before, after = analysis.cost(nodes), region.cost
-            if before.macs is None or after.macs is None:
-                place = site(analysis, [anchor, *(n for n in nodes if n is not anchor)])
-                yield Rejection(self.name, place, f"{analysis.name(anchor)}: its sizes are unknown")
-            elif (after.macs, region.operators) < (before.macs, len(nodes)):
-                place = site(analysis, [anchor, *(n for n in nodes if n is not anchor)])
-                yield Candidate(self.name, place, before, after)
+            known = before.macs is not None and after.macs is not None
+            if not known or (after.macs, region.operators) < (before.macs, len(nodes)):
+                whole = [anchor, *(n for n in nodes if n is not anchor)]
+                offer = (before, after) if known else UNKNOWN
+                yield propose(self.name, analysis, whole, analysis.name(anchor), offer)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The region with its strides moved."""

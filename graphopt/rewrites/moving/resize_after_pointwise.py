@@ -42,7 +42,7 @@ from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.resized import Resize, elements, resized
 from graphopt.rewrites.moving.resized_parts import ResizedInput, reading
-from graphopt.rewrites.patterns.common import site
+from graphopt.rewrites.patterns.common import cheaper, propose
 from graphopt.rewrites.patterns.pixelwise import pass_cost
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
@@ -60,21 +60,14 @@ class ResizeAfterPointwise(ExactRewrite):
             if found is None:
                 continue
             for node, why in found.missed.items():
-                where = site(analysis, [linear.node, node])
-                yield Rejection(self.name, where, f"{analysis.name(node)} → {linear.name}: {why}")
+                pair = f"{analysis.name(node)} → {linear.name}"
+                yield propose(self.name, analysis, [linear.node, node], pair, why)
             if not found.groups:
                 continue
-            where = site(analysis, [*found.nodes, *found.sizing])
-            reason = _refusal(found)
-            if reason:
-                yield Rejection(self.name, where, f"{linear.name}: {reason}")
-                continue
             before = analysis.linear_cost(linear) + found.passing(analysis)
-            after = _cost(analysis, found)
-            if before.macs is None or after.macs is None:
-                yield Rejection(self.name, where, f"{linear.name}: its sizes are unknown")
-            elif after.macs < before.macs:
-                yield Candidate(self.name, where, before, after)
+            offer = _refusal(found) or cheaper((before, _cost(analysis, found)))
+            if offer:
+                yield propose(self.name, analysis, [*found.nodes, *found.sizing], linear.name, offer)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The 1x1 on each size of map, what is small enlarged behind it, and the sum."""

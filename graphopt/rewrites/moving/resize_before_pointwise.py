@@ -63,14 +63,10 @@ class ResizeBeforePointwise(ExactRewrite):
             if reason:
                 yield Rejection(self.name, where, f"{linear.name} → {analysis.name(node)}: {reason}")
                 continue
-            gone = dying(analysis, [node, linear.node, *chain])
             before = Cost(0)
-            for each in gone:
-                before += (
-                    analysis.linear_cost(linear)
-                    if each is linear.node
-                    else resize_cost(analysis, each, linear.itemsize)
-                )
+            for each in dying(analysis, [node, linear.node, *chain]):
+                at = each is linear.node
+                before += analysis.linear_cost(linear) if at else resize_cost(analysis, each, linear.itemsize)
             after = _cost(analysis, resize, linear, chain)
             if before.macs is None or after.macs is None:
                 yield Rejection(self.name, where, f"{linear.name}: its sizes are unknown")

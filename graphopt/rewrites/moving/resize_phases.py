@@ -59,7 +59,7 @@ from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.resized import Resize, elements
 from graphopt.rewrites.moving.resized_parts import ChannelRange, ResizedInput, reading
-from graphopt.rewrites.patterns.common import pads_hold, site
+from graphopt.rewrites.patterns.common import cheaper, pads_hold, propose
 from graphopt.rewrites.patterns.pixelwise import pass_cost
 from graphopt.rewrites.patterns.slicing import add_slice
 from graphopt.types import Array, Candidate, Cost, Rejection, Replacement, Shape
@@ -95,25 +95,15 @@ class ResizePhases(ExactRewrite):
             if found is None:
                 continue
             for node, why in found.missed.items():
-                where = site(analysis, [linear.node, node])
-                yield Rejection(self.name, where, f"{analysis.name(node)} → {linear.name}: {why}")
+                pair = f"{analysis.name(node)} → {linear.name}"
+                yield propose(self.name, analysis, [linear.node, node], pair, why)
             if not found.groups:
                 continue
             found = _cheaper(analysis, found)
-            where = site(analysis, [*found.nodes, *found.sizing])
-            forms = _forms(analysis, found)
-            if isinstance(forms, str):
-                yield Rejection(self.name, where, f"{linear.name}: {forms}")
-                continue
-            before = analysis.linear_cost(linear) + found.passing(analysis)
-            after = _cost(found, forms)
-            if before.macs is None or after.macs is None:
-                yield Rejection(self.name, where, f"{linear.name}: its sizes are unknown")
-            elif after.macs >= before.macs:
-                reason = f"its phases cost {after.macs:,} MACs, not less than {before.macs:,}"
-                yield Rejection(self.name, where, f"{linear.name}: {reason}")
-            else:
-                yield Candidate(self.name, where, before, after)
+            before, forms = analysis.linear_cost(linear) + found.passing(analysis), _forms(analysis, found)
+            dearer = "its phases cost {after:,} MACs, not less than {before:,}"
+            offer = forms if isinstance(forms, str) else cheaper((before, _cost(found, forms)), dearer)
+            yield propose(self.name, analysis, [*found.nodes, *found.sizing], linear.name, offer)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The convolutions on the small maps, and the sum with what meets the other maps."""

@@ -11,15 +11,49 @@ from graphopt.analysis.groups import Groups
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
-from graphopt.types import AttributeValue, Site
+from graphopt.types import AttributeValue, Candidate, Cost, Rejection, Site
 
 OPEN_PADS = "its auto_pad with strides depends on a size that a caller chooses"
 """What is wrong with an operator of which `pads_hold` is not true."""
+
+UNKNOWN = "its sizes are unknown"
+"""Why the cost of a site can't be told."""
 
 
 def site(analysis: Analysis, nodes: Sequence[ir.Node]) -> Site:
     """The site of these nodes, anchor first."""
     return Site(analysis.graph_of(nodes[0]), tuple(analysis.name(node) for node in nodes))
+
+
+def propose(
+    name: str, analysis: Analysis, nodes: Sequence[ir.Node], subject: str, found: str | tuple[Cost, Cost]
+) -> Candidate | Rejection:
+    """A candidate for a site, or why there is none.
+
+    Args:
+        name: the rewrite's.
+        analysis: the snapshot.
+        nodes: those of the site, anchor first.
+        subject: what the reason is about, in front of it.
+        found: the cost before and after; or the reason.
+    """
+    place = site(analysis, nodes)
+    if isinstance(found, str):
+        return Rejection(name, place, f"{subject}: {found}")
+    return Candidate(name, place, *found)
+
+
+def cheaper(costs: tuple[Cost, Cost], dearer: str = "") -> str | tuple[Cost, Cost]:
+    """The cost before and after where that has fewer MACs, or why it can't be told; else what `dearer` says.
+
+    Args:
+        costs: before and after.
+        dearer: a format that may name ``{before}`` and ``{after}``, in MACs.
+    """
+    before, after = (cost.macs for cost in costs)
+    if before is None or after is None:
+        return UNKNOWN
+    return costs if after < before else dearer.format(before=before, after=after)
 
 
 def joined(nodes: Sequence[ir.Node], shared: Container[ir.Value]) -> list[list[ir.Node]]:

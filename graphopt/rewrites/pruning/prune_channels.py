@@ -51,7 +51,7 @@ import onnx_ir as ir
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.patterns.channel_roles import Lin, View
-from graphopt.rewrites.patterns.common import joined, site
+from graphopt.rewrites.patterns.common import UNKNOWN, joined, propose
 from graphopt.rewrites.pruning.channel_region import NarrowedRegion
 from graphopt.rewrites.pruning.liveness import Liveness, witnesses
 from graphopt.types import Candidate, Rejection, Replacement
@@ -71,12 +71,11 @@ class PruneChannels(ExactRewrite):
             anchor = next((node for node in nodes if analysis.linear(node) is not None), nodes[0])
             region = NarrowedRegion(analysis, found, nodes, None)
             before, after = analysis.cost(nodes), region.cost
-            others = [node for node in nodes if node is not anchor]
-            place = site(analysis, [anchor, *others, *witnesses(found, nodes)])
-            if before.macs is None or after.macs is None:
-                yield Rejection(self.name, place, f"{analysis.name(anchor)}: its sizes are unknown")
-            elif (after.macs, region.operators) < (before.macs, len(nodes)):
-                yield Candidate(self.name, place, before, after)
+            known = before.macs is not None and after.macs is not None
+            if not known or (after.macs, region.operators) < (before.macs, len(nodes)):
+                whole = [anchor, *(n for n in nodes if n is not anchor), *witnesses(found, nodes)]
+                offer = (before, after) if known else UNKNOWN
+                yield propose(self.name, analysis, whole, analysis.name(anchor), offer)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The region with the channels that stay."""

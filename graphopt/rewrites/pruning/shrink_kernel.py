@@ -50,7 +50,7 @@ from graphopt.numerics.kernels.lattice import Window
 from graphopt.numerics.kernels.taps import Span, span, take, used_taps
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import pads_hold, site
+from graphopt.rewrites.patterns.common import pads_hold, propose
 from graphopt.rewrites.patterns.slicing import add_slice
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
@@ -70,12 +70,10 @@ class ShrinkKernel(ExactRewrite):
             spans = _spans(analysis, linear)
             if all(each.taps == k for each, k in zip(spans, linear.kernel, strict=True)):
                 continue
-            place = site(analysis, [linear.node])
-            if not pads_hold(analysis, linear):
-                reason = f"{linear.name}: its pads (auto_pad) depend on a size that may change"
-                yield Rejection(self.name, place, reason)
-                continue
-            yield Candidate(self.name, place, analysis.linear_cost(linear), _cost(analysis, linear, spans))
+            found: str | tuple[Cost, Cost] = "its pads (auto_pad) depend on a size that may change"
+            if pads_hold(analysis, linear):
+                found = analysis.linear_cost(linear), _cost(analysis, linear, spans)
+            yield propose(self.name, analysis, [linear.node], linear.name, found)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The convolution with fewer taps, on a cropped input where it no longer reaches the border."""

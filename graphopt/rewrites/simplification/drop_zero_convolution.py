@@ -41,7 +41,7 @@ from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.chains import MIN_OPSET_OF_EXPAND, fixed_sizes, pass_over
-from graphopt.rewrites.patterns.common import pads_hold, site
+from graphopt.rewrites.patterns.common import pads_hold, propose
 from graphopt.types import Candidate, Rejection, Replacement
 
 
@@ -60,12 +60,10 @@ class DropZeroConvolution(ExactRewrite):
             if linear.op != "Conv" or linear.obstacle or linear.stored_weight().any():
                 continue
             path = _path(analysis, linear)
-            place = site(analysis, path)
-            if linear.macs is None or not (_keeps_sizes(analysis, linear) or _sizes(analysis, linear)):
-                yield Rejection(self.name, place, f"{linear.name}: its weights are 0, and its sizes are open")
-            else:
-                after = pass_over(linear.output_shape, linear.itemsize)
-                yield Candidate(self.name, place, analysis.cost(path), after)
+            known = linear.macs is not None and (_keeps_sizes(analysis, linear) or _sizes(analysis, linear))
+            costs = analysis.cost(path), pass_over(linear.output_shape, linear.itemsize)
+            found = costs if known else "its weights are 0, and its sizes are open"
+            yield propose(self.name, analysis, path, linear.name, found)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The bias as large as the output."""

@@ -45,7 +45,7 @@ from graphopt.analysis.operators import IDEMPOTENT, VIEWS, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import site
+from graphopt.rewrites.patterns.common import propose, site
 from graphopt.rewrites.simplification.noops import (
     HOLDS,
     element_type,
@@ -67,12 +67,8 @@ class RemoveIdentity(ExactRewrite):
         for node in analysis.nodes.values():
             found = _bypass(analysis, node)
             if found is not None:
-                place = site(analysis, [node, *found.others])
-                kept = _needs_copies(node, found.sources)
-                if kept:
-                    yield Rejection(self.name, place, f"{analysis.name(node)}: {kept}")
-                else:
-                    yield Candidate(self.name, place, analysis.cost([node]), Cost(0))
+                offer = _needs_copies(node, found.sources) or (analysis.cost([node]), Cost(0))
+                yield propose(self.name, analysis, [node, *found.others], analysis.name(node), offer)
                 continue
             merged = _merged_view(analysis, node)
             if merged is not None:

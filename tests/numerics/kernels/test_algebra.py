@@ -226,17 +226,6 @@ def test_scales_commute_with_the_convolution(case):
 
 @settings(deadline=None, max_examples=60)
 @given(kernels(), st.data())
-def test_dilate_equals_the_attribute(case, data):
-    weight, group, rng = case
-    dilation = draw_tuple(data.draw, weight.ndim - 2, 1, 3)
-    dilated = K.dilate(weight, dilation)
-    x = rng.standard_normal((weight.shape[1] * group, *(k + 1 for k in dilated.shape[2:])))
-    expected = convolve(x, weight, group=group, dilation=dilation)
-    np.testing.assert_allclose(convolve(x, dilated, group=group), expected, rtol=1e-10, atol=1e-12)
-
-
-@settings(deadline=None, max_examples=60)
-@given(kernels(), st.data())
 def test_regroup_keeps_the_function(case, data):
     weight, group, rng = case
     new_group = data.draw(st.sampled_from([g for g in range(1, group + 1) if group % g == 0]))
@@ -274,7 +263,6 @@ def test_transpose_layout_turns_convtranspose_into_conv(case):
         (lambda: K.compose_bias(None, np.ones((4, 3)), np.ones(3)), "bias_second"),
         (lambda: K.scale_outputs(np.ones((4, 3)), np.ones(3)), "4 outputs"),
         (lambda: K.scale_inputs(np.ones((4, 3)), np.ones(3), 2), "6 inputs"),
-        (lambda: K.dilate(np.ones((4, 3, 1)), [0]), "dilation"),
         (lambda: K.regroup(np.ones((4, 1)), 4, 3), "joined into 3"),
     ],
 )
