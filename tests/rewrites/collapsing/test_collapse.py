@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto
 
 from graphopt.rewrites.collapsing.collapse import LONGEST
-from tests.builders import NEWEST_OPSET, Net, alone, check, compare_outputs, info, make_feeds
+from tests.builders import NEWEST_OPSET, Net, alone, check, compare_outputs, info, make_feeds, taps
 
 OPSETS = (7, 9, 11, 13, 17, 18, NEWEST_OPSET)
 
@@ -40,11 +40,6 @@ def test_pointwise_pairs(axes: int, biases: tuple[bool | str, bool | str]) -> No
 def test_every_opset_and_precision(opset: int, dtype: npt.DTypeLike) -> None:
     net = Net(opset, dtype)
     collapsed(net, net.conv(net.conv(net.input([2, 4, 6, 6]), 24, (1, 1)), 5), macs_after=2 * 16 * 9 * 4 * 5)
-
-
-def taps(*kernel: int, **options: Any) -> dict[str, Any]:
-    """Options of a convolution."""
-    return {"kernel": kernel, **options}
 
 
 up = partial(taps, transpose=True)
