@@ -459,6 +459,11 @@ class Net:
         return np.asarray(values, self.dtype if values.dtype.kind == "f" else values.dtype, order="C")
 
 
+def taps(*kernel: int, **options: Any) -> dict[str, Any]:
+    """Options of `Net.conv`."""
+    return {"kernel": kernel, **options}
+
+
 def low_rank(
     net: Net,
     out: int,

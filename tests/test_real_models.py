@@ -103,10 +103,17 @@ def test_golden_mac_counts(name: str) -> None:
     assert scan.unknown_dims == ()
 
 
-def test_open_sizes_are_told_apart_from_the_batch() -> None:
-    scan = graphopt.scan(path_of("dncnn"))
+@pytest.mark.parametrize(
+    ("name", "unknown"),
+    [
+        ("dncnn", ("input[2]=H", "input[3]=W")),
+        ("ppocrv3-det", ("x[2]=p2o.DynamicDimension.1", "x[3]=p2o.DynamicDimension.2")),
+    ],
+)
+def test_open_sizes_are_told_apart_from_the_batch(name: str, unknown: tuple[str, ...]) -> None:
+    scan = graphopt.scan(path_of(name))
     assert scan.totals.macs is None
-    assert scan.unknown_dims == ("input[2]=H", "input[3]=W")
+    assert scan.unknown_dims == unknown
 
 
 def test_shapes_that_only_a_run_can_tell_are_reported() -> None:

@@ -95,8 +95,7 @@ def test_other_channels() -> None:
 
 
 def test_removed() -> None:
-    found = graphopt.diff(chain("a", "b"), chain("b", seeds=(1,)))
-    assert told(found) == [("removed", ["a"], [])]
+    assert told(graphopt.diff(chain("a", "b"), chain("b", seeds=(1,)))) == [("removed", ["a"], [])]
 
 
 def test_operators_that_are_no_layers() -> None:

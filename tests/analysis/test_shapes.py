@@ -40,6 +40,12 @@ def shape(model, name, **options):
     return infer(model, Constants(model), **options).get(value_of(model, name))
 
 
+def shapes(model, names, **options):
+    """The shapes of several values, whose names stand in one text."""
+    sizes = infer(model, Constants(model), **options)
+    return {name: sizes.get(value_of(model, name)) for name in names.split()}
+
+
 # --- sizes that the model computes ---
 
 
@@ -73,8 +79,7 @@ def test_constant_of_shape_expand_tile_and_range_see_concrete_sizes():
         tail = Shape <start = 1> (x)
         r = Reshape (x, tail)
     }""")
-    sizes = infer(model, Constants(model))
-    found = {name: sizes.get(value_of(model, name)) for name in ("zeros", "wide", "tiled", "counted", "r")}
+    found = shapes(model, "zeros wide tiled counted r")
     assert found == {"zeros": (1, 4, 5), "wide": (1, 4, 5), "tiled": (1, 8, 15), "counted": (7,), "r": (4, 5)}
 
 
@@ -93,9 +98,7 @@ def test_pad_resize_and_slice_see_computed_sizes():
         axes = Constant <value_ints = [2, 3]> ()
         cut = Slice (resized, one, hw, axes)
     }""")
-    sizes = infer(model, Constants(model))
-    found = {name: sizes.get(value_of(model, name)) for name in ("padded", "resized", "doubled", "cut")}
-    assert found == {
+    assert shapes(model, "padded resized doubled cut") == {
         "padded": (2, 8, 12, 12),
         "resized": (2, 8, 12, 12),
         "doubled": (1, 4, 12, 12),
@@ -125,13 +128,7 @@ def test_a_vector_with_unknown_entries_still_tells_the_rest():
     }""")
     sizes = infer(model, Constants(model), assume_batch=None)
     found = {name: sizes.get(value_of(model, name)) for name in ("y", "zeros", "wide", "matrix", "z")}
-    assert found == {
-        "y": (None, None, 48),
-        "zeros": (None, None, 48),
-        "wide": (None, None, 48),
-        "matrix": (None, None),
-        "z": (None, None, 48),
-    }
+    assert found == {**dict.fromkeys(("y", "zeros", "wide", "z"), (None, None, 48)), "matrix": (None, None)}
     assert sizes.unknown_dims == ("x[0]=N", "x[2]=H")
 
 
@@ -188,8 +185,7 @@ def test_a_vector_over_positions_is_no_batch():
     model = text("g (float[N, S] x, float[S] mask) => (float[] y) { y = Add (x, mask) }")
     assert shape(model, "mask") == (None,)
     assert shape(model, "y") == (1, None)
-    model = text("g (float[S] mask) => (float[] y) { y = Relu (mask) }")
-    assert shape(model, "y") == (1,)
+    assert shape(text("g (float[S] mask) => (float[] y) { y = Relu (mask) }"), "y") == (1,)
 
 
 def test_two_sizes_called_none_need_not_be_the_same():
@@ -213,8 +209,7 @@ def test_sequences_have_no_shape_and_what_is_in_them_has():
     model = text("""g (seq(float[N, 4]) s, float[2, 4] x) => (float[] y)
         { i = Constant <value_int = 0> ()  two = SequenceConstruct (x, x)  y = SequenceAt (two, i)
           z = SequenceAt (s, i) }""")
-    sizes = infer(model, Constants(model))
-    assert [sizes.get(value_of(model, name)) for name in ("s", "two", "y")] == [None, None, (2, 4)]
+    assert shapes(model, "s two y") == {"s": None, "two": None, "y": (2, 4)}
 
 
 @pytest.mark.parametrize(
@@ -287,8 +282,7 @@ def test_operators_without_a_schema_are_unknown_and_no_error():
           d = com.microsoft.Gelu (c)  e = Gather (d, d) }""",
         imports='"" : 7, "custom" : 1, "com.microsoft" : 1',
     )
-    sizes = infer(model, Constants(model))
-    assert [sizes.get(value_of(model, name)) for name in "abcde"] == [None] * 5
+    assert shapes(model, "a b c d e") == dict.fromkeys("abcde")
 
 
 def test_what_the_file_declares_is_trusted_for_unknown_operators():
@@ -392,12 +386,8 @@ def test_a_loop_carries_only_what_no_iteration_changes(step, carried):
     model = text(LOOP.format(step=step))
     for value in next(iter(model.graph)).attributes["body"].as_graph().inputs[2:]:
         value.shape = None
-    sizes = infer(model, Constants(model))
-    assert sizes.get(value_of(model, "state")) == carried
-    assert sizes.get(value_of(model, "y")) == carried
-    assert sizes.get(value_of(model, "i")) == ()
-    stack = sizes.get(value_of(model, "stack"))
-    assert stack == (None if carried is None else (None, *carried))
+    stack = None if carried is None else (None, *carried)
+    assert shapes(model, "state y i stack") == {"state": carried, "y": carried, "i": (), "stack": stack}
 
 
 def test_scan_slices_its_inputs_and_joins_its_outputs():
@@ -411,8 +401,7 @@ def test_scan_slices_its_inputs_and_joins_its_outputs():
     }""")
     for value in next(iter(model.graph)).attributes["body"].as_graph().inputs:
         value.shape = None
-    sizes = infer(model, Constants(model))
-    found = {name: sizes.get(value_of(model, name)) for name in ("x", "state", "each", "y", "ys")}
+    found = shapes(model, "x state each y ys")
     assert found == {"x": (7, 5), "state": (5,), "each": (7, 5), "y": (5,), "ys": (7, 5, 2)}
 
 

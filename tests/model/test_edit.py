@@ -118,8 +118,7 @@ def test_an_output_that_an_input_takes_the_place_of() -> None:
 
 def test_an_output_that_another_output_takes_the_place_of() -> None:
     nodes = [node("Relu", "x", "a", "n0"), node("Relu", "a", "y", "n1")]
-    proto = model(nodes, outputs={"a": None, "y": None})
-    found = applied(proto, (at("n1"), Replacement((), {}, {"y": "a"})))
+    found = applied(model(nodes, outputs={"a": None, "y": None}), (at("n1"), Replacement((), {}, {"y": "a"})))
     assert [value.name for value in found.graph.output] == ["a", "y"]
     assert ops(found.graph) == ["Relu", "Identity"]
 
@@ -159,8 +158,7 @@ def test_the_order_of_operators_stays_valid() -> None:
     nodes = [node("Relu", "x", "a", "n0"), node("Abs", "x", "b", "n1"), node("Add", "a b", "y", "n2")]
     late = at("n0", "n2")
     change = Replacement((NewNode("Mul", ("x", "b"), ("%y",)),), {}, {"y": "%y"})
-    found = applied(model(nodes), (late, change))
-    assert ops(found.graph) == ["Abs", "Mul"]
+    assert ops(applied(model(nodes), (late, change)).graph) == ["Abs", "Mul"]
 
 
 # --- what dies ----------------------------------------------------------------------------------------------
@@ -179,8 +177,7 @@ def test_what_is_read_elsewhere_stays() -> None:
     proto.graph.node.append(node("Conv", "x w", "z", "second", pads=[1, 1, 1, 1]))
     proto.graph.output.append(info("z", SHAPE))
     change = swap("n", "Conv", "x", "%w", constants={"%w": weight(8, 8, 1, 1)})
-    found = applied(proto, (at("conv", "bn"), change))
-    assert set(initializers(found)) == {"conv/w", "w"}
+    assert set(initializers(applied(proto, (at("conv", "bn"), change)))) == {"conv/w", "w"}
 
 
 def test_operators_that_only_fed_the_replaced_ones_go_too() -> None:
@@ -189,8 +186,7 @@ def test_operators_that_only_fed_the_replaced_ones_go_too() -> None:
         node("Neg", "w1", "w2", "i1"),
         node("Conv", "x w2", "y", "conv"),
     ]
-    proto = model(nodes, {"w": weight(8, 8, 1, 1)})
-    found = applied(proto, (at("conv"), swap("y", "Relu", "x")))
+    found = applied(model(nodes, {"w": weight(8, 8, 1, 1)}), (at("conv"), swap("y", "Relu", "x")))
     assert ops(found.graph) == ["Relu"] and initializers(found) == {}
 
 
@@ -213,8 +209,7 @@ def test_replaced_initializers_leave_the_inputs() -> None:
 
 
 def test_a_newer_ir_version_stays() -> None:
-    found = applied(chain("Relu", ir_version=9), (at("n0"), swap("y", "Abs", "x")))
-    assert found.ir_version == 9
+    assert applied(chain("Relu", ir_version=9), (at("n0"), swap("y", "Abs", "x"))).ir_version == 9
 
 
 def test_freeze_takes_initializers_off_the_inputs() -> None:

@@ -92,6 +92,24 @@ def copy_of(proto: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.ModelProto.FromString(proto.SerializeToString())
 
 
+def unsorted() -> onnx.ModelProto:
+    """The model with its nodes in the reverse order."""
+    proto = small_model()
+    nodes = list(proto.graph.node)[::-1]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    return proto
+
+
+def kept(path: Path, out: Path) -> io.Source:
+    """What is read from a file, which is written as it stands there."""
+    source = io.load(path)
+    validate(source.model, path)
+    io.save(source.model, out, source=source)
+    assert plain(onnx.load(out)) == plain(onnx.load(path))
+    return source
+
+
 def run(path: Path) -> np.ndarray:
     x = np.random.default_rng(1).standard_normal((1, 8, 7, 12)).astype(np.float32)
     (y,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})
@@ -128,10 +146,7 @@ def plain(message: Any, *, name: str = "") -> Any:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_round_trip_keeps_everything_in_real_models(path: Path, tmp_path: Path) -> None:
-    source = io.load(path)
-    validate(source.model, path)
-    io.save(source.model, tmp_path / "out.onnx", source=source)
-    assert plain(onnx.load(tmp_path / "out.onnx")) == plain(onnx.load(path))
+    kept(path, tmp_path / "out.onnx")
 
 
 def test_real_models_are_there() -> None:
@@ -182,11 +197,7 @@ def test_round_trip_keeps_functions_overridable_weights_strings_and_odd_types(tm
     )
     domains = [helper.make_opsetid("", 17), helper.make_opsetid("my", 1), helper.make_opsetid("other", 1)]
     proto = helper.make_model(graph, opset_imports=domains, functions=[function], ir_version=10)
-    path = write(proto, tmp_path / "in.onnx")
-    source = io.load(path)
-    validate(source.model, path)
-    io.save(source.model, tmp_path / "out.onnx", source=source)
-    assert plain(onnx.load(tmp_path / "out.onnx")) == plain(proto)
+    source = kept(write(proto, tmp_path / "in.onnx"), tmp_path / "out.onnx")
     assert source.model.graph.inputs[1].is_initializer()
 
 
@@ -202,11 +213,7 @@ def test_the_weights_are_those_of_the_file(tmp_path: Path) -> None:
 
 
 def test_unsorted_nodes_are_sorted(tmp_path: Path) -> None:
-    proto = small_model()
-    nodes = list(proto.graph.node)[::-1]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
-    path = write(proto, tmp_path / "in.onnx")
+    path = write(unsorted(), tmp_path / "in.onnx")
     source = io.load(path)
     validate(source.model, path)
     assert [node.op_type for node in source.model.graph] == ["Conv", "Relu", "Conv", "If"]
@@ -225,10 +232,7 @@ def test_a_function_that_passes_a_graph_on(tmp_path: Path) -> None:
     graph = helper.make_graph([call], "g", [info("x", [], np.bool_)], [info("y", [1])])
     opsets.append(helper.make_opsetid("my", 1))
     proto = helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10)
-    source = io.load(write(proto, tmp_path / "in.onnx"))
-    validate(source.model, source.path)
-    io.save(source.model, tmp_path / "out.onnx", source=source)
-    assert plain(onnx.load(tmp_path / "out.onnx")) == plain(proto)
+    kept(write(proto, tmp_path / "in.onnx"), tmp_path / "out.onnx")
 
 
 def _constant(number: float) -> onnx.GraphProto:
@@ -282,11 +286,7 @@ def test_a_model_is_cloned(tmp_path: Path, external: bool) -> None:
 
 
 def test_an_unsorted_model_in_memory_is_sorted_in_the_copy() -> None:
-    proto = small_model()
-    nodes = list(proto.graph.node)[::-1]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
-    given = ir.from_proto(proto)
+    given = ir.from_proto(unsorted())
     assert next(iter(io.load(given).model.graph)).name == "first"
     assert next(iter(given.graph)).op_type == "If"
 
@@ -318,8 +318,7 @@ def test_external_data_modes_into_another_folder(tmp_path: Path, given: str, mod
         file.unlink()  # nothing may refer to them
     np.testing.assert_array_equal(run(out), expected)
     onnx.checker.check_model(str(out))
-    again = io.load(out)
-    assert again.data_files == (("n.onnx.data",) if external else ())
+    assert io.load(out).data_files == (("n.onnx.data",) if external else ())
     plain_model = onnx.load(out)
     assert plain(plain_model)["graph"]["node"] == plain(small_model())["graph"]["node"]
 

@@ -51,8 +51,7 @@ def _fanout(net: Net, x: str) -> str:
 
 
 def _shuffle(net: Net, x: str) -> str:
-    y = net.op("DepthToSpace", net.conv(x, 32, (1, 1)), blocksize=2, channels=8)
-    return net.conv(y, 2, (1, 1))
+    return net.conv(net.op("DepthToSpace", net.conv(x, 32, (1, 1)), blocksize=2, channels=8), 2, (1, 1))
 
 
 def _bottleneck(net: Net, x: str) -> str:
@@ -66,8 +65,7 @@ def _transposes(net: Net, x: str) -> str:
 
 
 def _strides(net: Net, x: str) -> str:
-    y = net.op("Relu", net.conv(x, 6, pads=[1] * 4))
-    return net.conv(y, 6, (1, 1), strides=[2, 2])
+    return net.conv(net.op("Relu", net.conv(x, 6, pads=[1] * 4)), 6, (1, 1), strides=[2, 2])
 
 
 def _unread_channels(net: Net, x: str) -> str:
@@ -159,8 +157,7 @@ def _one_filter(net: Net, x: str) -> str:
 
 
 def _zeros(net: Net, x: str) -> str:
-    y = net.op("Relu", net.conv(x, 6))
-    return net.conv(y, 5, weight=np.zeros((5, 6, 3, 3)), pads=[1] * 4)
+    return net.conv(net.op("Relu", net.conv(x, 6)), 5, weight=np.zeros((5, 6, 3, 3)), pads=[1] * 4)
 
 
 def _constant_channels(net: Net, x: str) -> str:

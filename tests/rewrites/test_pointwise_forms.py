@@ -28,22 +28,19 @@ joined = partial(alone, "join_split_branches")
 def test_a_kernel_that_covers_its_input(opset: int, bias: bool, taps: tuple[int, ...]) -> None:
     net = Net(opset)
     y = net.conv(net.input(["N", 3, *taps]), 6, taps, bias=bias)
-    result = gemm(net, y, macs_after=6 * 3 * int(np.prod(taps)))
-    assert "Conv" not in result.ops
+    assert "Conv" not in gemm(net, y, macs_after=6 * 3 * int(np.prod(taps))).ops
 
 
 def test_the_reshape_behind_merges_with_a_flatten() -> None:
     net = Net()
     y = net.op("Flatten", net.conv(net.input([2, 3, 4, 4]), 6, (4, 4)))
-    result = check(net.model(net.op("Relu", y)))
-    assert result.ops == {"Flatten": 1, "Gemm": 1, "Relu": 1}
+    assert check(net.model(net.op("Relu", y))).ops == {"Flatten": 1, "Gemm": 1, "Relu": 1}
 
 
 def test_affine_operators_fold_before() -> None:
     net = Net()
     y = net.bn(net.conv(net.input([2, 3, 4, 4]), 6, (4, 4)))
-    result = check(net.model(net.op("Relu", y)))
-    assert result.ops == {"Flatten": 1, "Gemm": 1, "Reshape": 1, "Relu": 1}
+    assert check(net.model(net.op("Relu", y))).ops == {"Flatten": 1, "Gemm": 1, "Reshape": 1, "Relu": 1}
 
 
 @pytest.mark.parametrize(("batch", "number"), [(8, 1), (1, 0)])
@@ -84,8 +81,7 @@ def test_what_stays_a_convolution(shape: list[int | str], options: dict[str, Any
 )
 def test_stride_one(taps: tuple[int, ...], options: dict[str, Any]) -> None:
     net = Net()
-    x = net.input(["N", 4, *(7, "W", 5)[: len(taps)]])
-    y = net.conv(x, 6, taps, transpose=True, **options)
+    y = net.conv(net.input(["N", 4, *(7, "W", 5)[: len(taps)]]), 6, taps, transpose=True, **options)
     result = straight(net, y, sizes={"W": 6})
     assert result.ops == {"Conv": 1} and result.macs_after <= result.macs_before
 
@@ -132,8 +128,7 @@ def test_several_layers_with_activations_and_groups(transpose: bool) -> None:
     net = Net()
     made = [net.op("LeakyRelu", y, alpha=0.2) for y in branches(net, 2, group=2, transpose=transpose)]
     made = [net.op("Relu", net.conv(y, 3, (1, 1), bias=i == 0)) for i, y in enumerate(made)]
-    result = joined(net, concat(net, made))
-    assert sum(result.ops.values()) == 4
+    assert sum(joined(net, concat(net, made)).ops.values()) == 4
 
 
 @pytest.mark.parametrize("case", ["order", "axis", "forms", "slopes", "shared", "output"])

@@ -6,6 +6,7 @@ import importlib.util
 import random
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,16 +31,19 @@ TRAPS: dict[str, Callable[[], Case]] = {}
 SHUFFLES = (1, 2)
 
 
-def saving(build: Callable[[], Case]) -> Callable[[], Case]:
-    """Registers a graph with an exact saving."""
-    SAVINGS[build.__name__] = build
-    return build
+def case(cases: dict[str, Callable[[], Case]], opset: int = 13, **options: Any) -> Any:
+    """Registers what builds a graph in a net of that opset."""
+
+    def register(build: Callable[[Net], Case]) -> None:
+        cases[build.__name__] = lambda: build(Net(opset, **options))
+
+    return register
 
 
-def trap(build: Callable[[], Case]) -> Callable[[], Case]:
-    """Registers a graph on which the naive rewrite is wrong."""
-    TRAPS[build.__name__] = build
-    return build
+saving = partial(case, SAVINGS)
+"""Registers a graph with an exact saving."""
+trap = partial(case, TRAPS)
+"""Registers a graph on which the naive rewrite is wrong."""
 
 
 def image(net: Net, channels: int = 4, name: str = "x") -> str:
@@ -65,66 +69,55 @@ def nearest(net: Net, x: str, factor: float) -> str:
 # ---------------------------------------------------------------- savings, at N=1, H=9, W=8
 
 
-@saving
-def chain_of_five_1d() -> Case:
+@saving()
+def chain_of_five_1d(net: Net) -> Case:
     """The cheapest cut of a chain is found: 6 → 3 → 12."""
-    net = Net(13)
     y = net.input([1, 6, 10])
     for channels in (20, 8, 30, 3, 12):
         y = net.conv(y, channels, (1,))
     return net.model(y), (6 * 3 + 3 * 12) * 10
 
 
-@saving
-def bias_at_an_asymmetric_border() -> Case:
-    net = Net(17)
+@saving(17)
+def bias_at_an_asymmetric_border(net: Net) -> Case:
     y = net.conv(net.input([2, 4, 9, 11]), 40, (1, 1))
     y = net.conv(y, 4, (3, 2), pads=[2, 0, 3, 1], dilations=[2, 1], strides=[2, 1])
     return net.model(y), 2 * 4 * 4 * 6 * 5 * 11
 
 
-@saving
-def bias_at_a_border_of_open_size() -> Case:
-    net = Net(17)
-    y = net.conv(net.conv(image(net), 40, (1, 1)), 4, pads=PADS)
-    return net.model(y), 16 * 9 * 72 + 4 * 9 * 72
+@saving(17)
+def bias_at_a_border_of_open_size(net: Net) -> Case:
+    return net.model(net.conv(net.conv(image(net), 40, (1, 1)), 4, pads=PADS)), 16 * 9 * 72 + 4 * 9 * 72
 
 
-@saving
-def split_behind_a_wide_one() -> Case:
-    net = Net(13)
-    y = net.conv(image(net), 60, (1, 1))
-    first, second = net.split(y, 20, 40)
+@saving()
+def split_behind_a_wide_one(net: Net) -> Case:
+    first, second = net.split(net.conv(image(net), 60, (1, 1)), 20, 40)
     return net.model(net.conv(first, 3, (1, 1)), net.conv(second, 4, bias=False)), (12 * 72 + 144 * 42)
 
 
-@saving
-def pixel_shuffle_between() -> Case:
-    net = Net(13)
-    y = net.conv(image(net), 64, (1, 1))
-    y = named(net, net.op("DepthToSpace", y, blocksize=2, mode="CRD"), 16)
+@saving()
+def pixel_shuffle_between(net: Net) -> Case:
+    y = named(net, net.op("DepthToSpace", net.conv(image(net), 64, (1, 1)), blocksize=2, mode="CRD"), 16)
     return net.model(net.conv(y, 2, (1, 1))), 4 * 8 * 72
 
 
-@saving
-def transposed_with_output_padding() -> Case:
-    net = Net(13)
+@saving()
+def transposed_with_output_padding(net: Net) -> Case:
     y = net.conv(image(net), 40, (1, 1), bias=False)
     y = net.conv(y, 3, transpose=True, strides=[2, 2], pads=PADS, output_padding=[1, 1])
     return net.model(y), 4 * 3 * 9 * 72
 
 
-@saving
-def shared_middle_of_three() -> Case:
-    net = Net(17)
+@saving(17)
+def shared_middle_of_three(net: Net) -> Case:
     y = net.conv(image(net), 40, (1, 1))
     return net.model(*(net.op("Sigmoid", net.conv(y, out, (1, 1))) for out in (3, 4, 5))), 4 * 12 * 72
 
 
-@saving
-def sesr() -> Case:
+@saving(17)
+def sesr(net: Net) -> Case:
     """Collapsible blocks: k×k wide → 1x1, with short residuals, and a pixel shuffle."""
-    net = Net(17)
     y = net.conv(net.conv(image(net, 3), 32, (5, 5), pads=[2] * 4), 8, (1, 1))
     for _ in range(2):
         block = net.conv(net.conv(y, 32, pads=PADS), 8, (1, 1))
@@ -133,10 +126,9 @@ def sesr() -> Case:
     return net.model(net.op("DepthToSpace", y, blocksize=2)), 72 * (25 * 24 + 2 * 9 * 64 + 25 * 96)
 
 
-@saving
-def repvgg() -> Case:
-    net, total = Net(13), 0
-    x, inside, pixels = image(net, 3), 3, 72
+@saving()
+def repvgg(net: Net) -> Case:
+    x, inside, pixels, total = image(net, 3), 3, 72, 0
     for out, stride in ((8, 2), (8, 1)):
         pixels = 20 if stride == 2 else pixels
         total += 9 * inside * out * pixels
@@ -147,9 +139,8 @@ def repvgg() -> Case:
     return net.model(x), total
 
 
-@saving
-def mobileone() -> Case:
-    net = Net(13)
+@saving()
+def mobileone(net: Net) -> Case:
     x = image(net, 8)
     branches = [net.bn(net.conv(x, 8, pads=PADS, group=8, bias=False)) for _ in range(3)]
     y = net.op("Sum", *branches, net.bn(net.conv(x, 8, (1, 1), group=8)), net.bn(x))
@@ -158,76 +149,64 @@ def mobileone() -> Case:
     return net.model(relu(net, y)), 72 * (72 + 96)
 
 
-@saving
-def acnet_with_strides() -> Case:
-    net = Net(11)
+@saving(11)
+def acnet_with_strides(net: Net) -> Case:
     x = image(net, 6)
     kernels = (((3, 3), [1, 1, 1, 1]), ((1, 3), [0, 1, 0, 1]), ((3, 1), [1, 0, 1, 0]))
     branches = [net.bn(net.conv(x, 6, k, pads=p, strides=[2, 2])) for k, p in kernels]
     return net.model(net.op("Sum", *branches)), 9 * 36 * 20
 
 
-@saving
-def pool_behind_a_bias_and_bn() -> Case:
-    net = Net(13)
+@saving()
+def pool_behind_a_bias_and_bn(net: Net) -> Case:
     y = net.bn(net.conv(image(net, 8), 8, (1, 1)))
     pool = {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 0, 1]}
     return net.model(net.op("AveragePool", y, **pool)), 64 * 4 * 4
 
 
-@saving
-def border_sums_of_a_global_mean() -> Case:
-    net = Net(13)
-    y = net.op("GlobalAveragePool", net.conv(image(net, 6), 8, pads=PADS))
-    return net.model(y), 9 * 48
+@saving()
+def border_sums_of_a_global_mean(net: Net) -> Case:
+    return net.model(net.op("GlobalAveragePool", net.conv(image(net, 6), 8, pads=PADS))), 9 * 48
 
 
-@saving
-def nearest_then_3x3() -> Case:
-    net = Net(13)
-    y = named(net, nearest(net, image(net), 2), 4)
-    return net.model(net.conv(y, 6, pads=PADS)), 16 * 24 * 72
+@saving()
+def nearest_then_3x3(net: Net) -> Case:
+    return net.model(net.conv(named(net, nearest(net, image(net), 2), 4), 6, pads=PADS)), 16 * 24 * 72
 
 
-@saving
-def pointwise_then_smaller() -> Case:
-    net = Net(13)
+@saving()
+def pointwise_then_smaller(net: Net) -> Case:
     return net.model(nearest(net, net.conv(image(net), 6, (1, 1)), 0.5)), 24 * 16
 
 
-@saving
-def residual_read_at_strides() -> Case:
+@saving()
+def residual_read_at_strides(net: Net) -> Case:
     """Two readers of strides 2 and 4; the 3x3 and the residual are needed at stride 2 alone."""
-    net = Net(13)
     x = image(net)
     y = named(net, relu(net, net.op("Add", net.conv(x, 4, pads=PADS), x)), 4)
     first, second = (net.conv(y, 5, (1, 1), strides=[s, s]) for s in (2, 4))
     return net.model(first, second), (144 * 20 + 20 * 20 + 20 * 6)
 
 
-@saving
-def zero_taps_of_an_asymmetric_kernel() -> Case:
-    net = Net(13)
+@saving()
+def zero_taps_of_an_asymmetric_kernel(net: Net) -> Case:
     weight = np.zeros((6, 4, 3, 3))
     weight[:, :, 0, 2] = net.weights(6, 4)
     return net.model(net.conv(image(net), 6, weight=weight, pads=PADS)), 24 * 72
 
 
-@saving
-def constant_channels_at_a_border() -> Case:
+@saving()
+def constant_channels_at_a_border(net: Net) -> Case:
     """Filters of zeros leave their bias, which the padding of the next convolution cuts off."""
-    net = Net(13)
     weight = net.weights(12, 4, 3, 3)
     weight[:4] = 0
     bias = net.const(np.abs(net.normal(12)) + 0.1)
     y = net.conv(net.input(["N", 4, 9, 8]), 12, weight=weight, bias=bias, pads=PADS)
-    y = named(net, relu(net, y), 12)
-    return net.model(net.conv(y, 5, pads=PADS)), 72 * 9 * (4 * 8 + 8 * 5)
+    return net.model(net.conv(named(net, relu(net, y), 12), 5, pads=PADS)), 72 * 9 * (4 * 8 + 8 * 5)
 
 
-@saving
-def constant_channels_of_a_norm() -> Case:
-    net = Net(13)
+@saving()
+def constant_channels_of_a_norm(net: Net) -> Case:
     y = net.conv(image(net), 12, pads=PADS, bias=False)
     gamma = np.where(np.arange(12) < 5, 0, net.random.uniform(0.5, 1.5, 12))
     rest = (net.normal(12), net.normal(12) * 0.1, np.ones(12))
@@ -235,10 +214,9 @@ def constant_channels_of_a_norm() -> Case:
     return net.model(net.conv(named(net, relu(net, y), 12), 5, (1, 1))), 72 * (9 * 4 * 7 + 7 * 5)
 
 
-@saving
-def residual_of_zeros() -> Case:
+@saving()
+def residual_of_zeros(net: Net) -> Case:
     """The last γ of the branch is 0, and nothing of the branch is left."""
-    net = Net(13)
     x = image(net, 8)
     y = net.conv(named(net, relu(net, net.conv(x, 8, pads=PADS)), 8), 8, pads=PADS, bias=False)
     rest = (np.zeros(8), np.zeros(8), net.normal(8), np.ones(8))
@@ -246,9 +224,8 @@ def residual_of_zeros() -> Case:
     return net.model(relu(net, net.op("Add", y, x))), 0
 
 
-@saving
-def dead_branch_of_a_concat() -> Case:
-    net = Net(13)
+@saving()
+def dead_branch_of_a_concat(net: Net) -> Case:
     x = image(net)
     parts = [relu(net, net.conv(x, 6, pads=PADS)), relu(net, net.conv(x, 6, (5, 5), pads=[2] * 4))]
     weight = net.weights(3, 12, 1, 1)
@@ -257,9 +234,8 @@ def dead_branch_of_a_concat() -> Case:
     return net.model(net.conv(y, 3, weight=weight)), 72 * (9 * 24 + 18)
 
 
-@saving
-def permuted_blocks_1d() -> Case:
-    net = Net(13)
+@saving()
+def permuted_blocks_1d(net: Net) -> Case:
     weight = np.zeros((12, 8, 3))
     rows, columns = net.random.permutation(12), net.random.permutation(8)
     for g in range(4):
@@ -268,51 +244,44 @@ def permuted_blocks_1d() -> Case:
     return net.model(net.conv(net.input(["N", 8, 9]), 12, weight=weight, pads=[1, 1])), 12 * 2 * 3 * 9
 
 
-@saving
-def low_rank_transposed() -> Case:
-    net = Net(13)
+@saving()
+def low_rank_transposed(net: Net) -> Case:
     weight = np.swapaxes(low_rank(net, 24, 32, (3, 3), rank_in=4), 0, 1).copy()
     y = net.conv(image(net, 32), 24, weight=weight, transpose=True, strides=[2, 2], pads=PADS)
     return net.model(y), 72 * (128 + 96 * 9)
 
 
-@saving
-def nhwc_mlp() -> Case:
-    net = Net(13)
+@saving()
+def nhwc_mlp(net: Net) -> Case:
     y = net.op("Transpose", image(net), perm=[0, 2, 3, 1])
     for inside, out in ((4, 16), (16, 4)):
         y = net.op("Add", net.matmul(y, inside, out), net.const(net.normal(out)))
     return net.model(net.op("Transpose", y, perm=[0, 3, 1, 2])), 16 * 72
 
 
-@saving
-def fp64_layers() -> Case:
-    net = Net(17, np.float64)
+@saving(17, dtype=np.float64)
+def fp64_layers(net: Net) -> Case:
     y = net.input(["N", 8])
     for out in (40, 8, 60, 3):
         y = net.gemm(y, out)
     return net.model(y), 24
 
 
-@saving
-def fp16_layers() -> Case:
-    net = Net(17, np.float16)
-    y = net.conv(net.conv(image(net, 8), 32, (1, 1)), 8, (1, 1))
-    return net.model(y), 64 * 72
+@saving(17, dtype=np.float16)
+def fp16_layers(net: Net) -> Case:
+    return net.model(net.conv(net.conv(image(net, 8), 32, (1, 1)), 8, (1, 1))), 64 * 72
 
 
-@saving
-def ir_version_3() -> Case:
+@saving(8, ir_version=3)
+def ir_version_3(net: Net) -> Case:
     """Initializers among the inputs, as the format asks there, are constants in every round."""
-    net = Net(8, ir_version=3)
     y = net.bn(net.conv(net.input(["N", 4, 9, 8]), 12, (1, 1)))
     return net.model(net.conv(y, 4, pads=PADS)), 9 * 16 * 72
 
 
-@saving
-def identity_in_training_pairs() -> Case:
+@saving(7)
+def identity_in_training_pairs(net: Net) -> Case:
     """Dropout in inference mode and Identity in between, at the oldest opset."""
-    net = Net(7)
     y = net.op("Identity", net.op("Dropout", net.conv(image(net), 30, (1, 1)), ratio=0.3))
     return net.model(net.conv(named(net, y, 30), 5, (1, 1))), 20 * 72
 
@@ -320,49 +289,42 @@ def identity_in_training_pairs() -> Case:
 # ---------------------------------------------------------------- traps
 
 
-@trap
-def dropout_in_training() -> Case:
-    net = Net(13)
+@trap()
+def dropout_in_training(net: Net) -> Case:
     y = net.conv(image(net), 30, (1, 1))
     y = net.op("Dropout", y, net.const(np.float32(0)), net.const(np.array(True)))
     return net.model(net.conv(named(net, y, 30), 5, (1, 1))), None
 
 
-@trap
-def middle_is_an_output() -> Case:
-    net = Net(13)
+@trap()
+def middle_is_an_output(net: Net) -> Case:
     y = net.conv(image(net), 6, (1, 1))
     return net.model(y, net.conv(y, 4, (1, 1))), None
 
 
-@trap
-def padded_then_padded() -> Case:
-    net = Net(13)
+@trap()
+def padded_then_padded(net: Net) -> Case:
     return net.model(net.conv(net.conv(image(net), 40, pads=PADS), 4, pads=PADS)), None
 
 
-@trap
-def sum_that_broadcasts() -> Case:
+@trap()
+def sum_that_broadcasts(net: Net) -> Case:
     """The same weights on two maps whose sizes need not agree."""
-    net = Net(13)
     x, y = net.input([1, 4, 8, 8]), net.input([1, 4, "H", "W"], "y")
     weight = net.const(net.weights(4, 4, 3, 3))
     branches = [net.conv(each, 4, weight=weight, pads=PADS) for each in (x, y)]
     return net.model(net.op("Add", *branches)), None
 
 
-@trap
-def constants_that_widen() -> Case:
-    net = Net(17)
-    x = net.input([1, 4, 1, 1])
-    wide = net.op("Mul", net.conv(x, 4, (1, 1)), net.const(net.normal(3, 4, 5, 1)))
+@trap(17)
+def constants_that_widen(net: Net) -> Case:
+    wide = net.op("Mul", net.conv(net.input([1, 4, 1, 1]), 4, (1, 1)), net.const(net.normal(3, 4, 5, 1)))
     width = net.op("Add", net.conv(net.input([1, 8, 8, 8], "y"), 8), net.const(net.normal(6)))
     return net.model(wide, width), None
 
 
-@trap
-def random_operators() -> Case:
-    net = Net(13)
+@trap()
+def random_operators(net: Net) -> Case:
     x = net.input([1, 4, 8, 8])
     noise = [net.op("RandomNormalLike", x) for _ in range(2)]
     largest = net.op("ReduceMax", net.op("Abs", net.op("Sub", *noise)))
@@ -370,69 +332,58 @@ def random_operators() -> Case:
     return net.model(differ, net.conv(x, 4)), None
 
 
-@trap
-def linear_resize_of_a_relu() -> Case:
-    net = Net(13)
+@trap()
+def linear_resize_of_a_relu(net: Net) -> Case:
     scales = net.const(np.array([1, 1, 2, 2], np.float32))
     y = relu(net, net.op("Resize", image(net), "", scales, mode="linear"))
     return net.model(net.conv(named(net, y, 4), 6, (1, 1))), None
 
 
-@trap
-def padded_pointwise_behind_a_resize() -> Case:
-    net = Net(13)
+@trap()
+def padded_pointwise_behind_a_resize(net: Net) -> Case:
     return net.model(net.conv(named(net, nearest(net, image(net), 2), 4), 6, (1, 1), pads=PADS)), None
 
 
-@trap
-def readers_of_two_strides() -> Case:
-    net = Net(13)
+@trap()
+def readers_of_two_strides(net: Net) -> Case:
     y = relu(net, net.conv(image(net), 6, pads=PADS))
     return net.model(net.conv(y, 5, (1, 1), strides=[2, 2]), net.conv(y, 5, (1, 1))), None
 
 
-@trap
-def mean_over_channels_too() -> Case:
-    net = Net(13)
+@trap()
+def mean_over_channels_too(net: Net) -> Case:
     return net.model(net.op("ReduceMean", net.conv(image(net), 8, (1, 1)), axes=[1, 2, 3])), None
 
 
-@trap
-def concat_over_the_batch() -> Case:
-    net = Net(13)
+@trap()
+def concat_over_the_batch(net: Net) -> Case:
     parts = [net.conv(net.input([1, 4, 8, 8], name), 20, (1, 1)) for name in ("x", "y")]
     return net.model(net.conv(named(net, net.op("Concat", *parts, axis=0), 20), 5, (1, 1))), None
 
 
-@trap
-def quantised() -> Case:
-    net = Net(13)
+@trap()
+def quantised(net: Net) -> Case:
     scale, zero = net.const(np.float32(0.05)), net.const(np.array(0, np.int8))
     integers = net.const(net.random.integers(-90, 90, (12, 4, 1, 1)).astype(np.int8))
     weight = net.op("DequantizeLinear", integers, scale, zero)
-    y = net.conv(net.input([1, 4, 8, 8]), 12, (1, 1), weight=weight)
-    return net.model(net.conv(y, 4, (1, 1))), None
+    return net.model(net.conv(net.conv(net.input([1, 4, 8, 8]), 12, (1, 1), weight=weight), 4, (1, 1))), None
 
 
-@trap
-def overridable_weights() -> Case:
-    net = Net(13)
+@trap()
+def overridable_weights(net: Net) -> Case:
     weight = net.const(net.weights(12, 4, 1, 1), overridable=True)
-    y = net.bn(net.conv(image(net), 12, (1, 1), weight=weight))
-    return net.model(net.conv(y, 4, (1, 1))), None
+    return net.model(net.conv(net.bn(net.conv(image(net), 12, (1, 1), weight=weight)), 4, (1, 1))), None
 
 
-@trap
-def custom_operator() -> Case:
-    net = Net(13)
+@trap()
+def custom_operator(net: Net) -> Case:
     y = net.op("Gelu", net.conv(image(net), 12, (1, 1)), domain="com.microsoft")
     return net.model(net.conv(named(net, y, 12), 4, (1, 1))), None
 
 
-@trap
-def body_that_captures() -> Case:
+@trap()
+def body_that_captures(net: Net) -> Case:
     """Channels that the outer graph ignores are read in a branch; weights are shared with the other one."""
-    net = Net(13)
     x = net.input([1, 4, 8, 8])
     shared = net.const(net.weights(12, 4, 1, 1), "shared")
     y = relu(net, net.bn(net.conv(x, 12, weight=shared)))
@@ -445,9 +396,8 @@ def body_that_captures() -> Case:
     return net.model(branch, net.conv(y, 4, weight=weight)), None
 
 
-@trap
-def statistics_of_the_batch() -> Case:
-    net = Net(15)
+@trap(15)
+def statistics_of_the_batch(net: Net) -> Case:
     y = net.bn(net.conv(net.input([2, 4, 8, 8]), 4, (1, 1)), training_mode=1)
     net.nodes[-1].output.extend(["mean", "variance"])
     return net.model(y), None

@@ -18,8 +18,7 @@ from tests.builders import Net, classifier, run, samples
 def chain() -> onnx.ModelProto:
     """Two convolutions with a shortcut around the second, and a sum."""
     net = Net()
-    x = net.input([None, 4, 6, 6])
-    a = net.op("Relu", net.conv(x, 4, pads=[1] * 4))
+    a = net.op("Relu", net.conv(net.input([None, 4, 6, 6]), 4, pads=[1] * 4))
     b = net.conv(a, 4, pads=[1] * 4)
     return net.model(net.op("Relu", net.op("Add", b, a)))
 

@@ -146,7 +146,7 @@ def make_budget(given: Budget | Mapping[str, float] | None) -> Budget:
         expected = "" if value is None else gates.refused(key, value, 1.0, "=")
         if expected:
             raise InputError(f"{Named('budget', f'{value:g}', key)}: {expected}")
-    return Budget(**values)
+    return Budget(**{key: None if value is None else float(value) for key, value in values.items()})
 
 
 def _check_selection(chosen: Sequence[AnyRewrite], limits: Budget, only: Sequence[str]) -> list[AnyRewrite]:

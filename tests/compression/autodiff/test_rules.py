@@ -20,21 +20,20 @@ STEP = 1e-3
 NEAR = 0.03
 
 
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, np.int64)
-
-
 def network(
     nodes: Sequence[onnx.NodeProto] | str,
-    weights: Mapping[str, np.ndarray] | None = None,
-    shape: Sequence[int | str] = (2, 6, 8, 8),
-    **options: Any,
+    shape: Sequence[int] = (2, 6, 8, 8),
+    *,
+    opset: int = 17,
+    outputs: Sequence[str] = ("y",),
+    **weights: Any,
 ) -> onnx.ModelProto:
-    """The nodes behind "v", which is the input."""
-    given = [nodes] if isinstance(nodes, str) else nodes
-    return model(
-        [node("Identity", "x", "v", "first"), *parsed(*given)], weights, inputs={"x": list(shape)}, **options
-    )
+    """The nodes behind "v", which is the input, and their weights by name; float64 becomes float32."""
+    behind = parsed("v = Identity (x)", *([nodes] if isinstance(nodes, str) else nodes))
+    arrays = {name: np.asarray(array) for name, array in weights.items()}
+    arrays = {name: a.astype(np.float32) if a.dtype == np.float64 else a for name, a in arrays.items()}
+    made = dict.fromkeys(outputs)
+    return model(behind, arrays, inputs={"x": shape}, outputs=made, opset=opset, domains=["com.microsoft"])
 
 
 def branches(value: str) -> onnx.NodeProto:
@@ -78,337 +77,253 @@ def slope(proto: onnx.ModelProto, x: np.ndarray, r: Mapping[str, np.ndarray], wa
 
 
 CASES: dict[str, onnx.ModelProto] = {
-    "conv": network([node("Conv", "v w", "y", pads=[1, 0, 2, 1])], {"w": weight(4, 6, 3, 3)}),
-    "conv, strided": network(
-        [node("Conv", "v w", "y", strides=[2, 3], pads=[1, 1, 0, 1])], {"w": weight(4, 6, 3, 2)}
-    ),
-    "conv, dilated": network(
-        [node("Conv", "v w", "y", dilations=[2, 1], pads=[2, 1, 2, 1])], {"w": weight(4, 6, 3, 3)}
-    ),
-    "conv, grouped": network(
-        [node("Conv", "v w b", "y", group=3)], {"w": weight(9, 2, 3, 3), "b": weight(9)}
-    ),
-    "conv, same": network(
-        [node("Conv", "v w", "y", auto_pad="SAME_UPPER", strides=[2, 2])], {"w": weight(4, 6, 3, 3)}
-    ),
-    "conv, 1-D": network([node("Conv", "v w", "y", pads=[1, 1])], {"w": weight(4, 6, 3)}, [2, 6, 9]),
-    "conv, 3-D": network([node("Conv", "v w", "y")], {"w": weight(4, 6, 2, 3, 2)}, [1, 6, 4, 5, 4]),
+    "conv": network("y = Conv <pads=[1, 0, 2, 1]> (v, w)", w=weight(4, 6, 3, 3)),
+    "conv, strided": network("y = Conv <strides=[2, 3], pads=[1, 1, 0, 1]> (v, w)", w=weight(4, 6, 3, 2)),
+    "conv, dilated": network("y = Conv <dilations=[2, 1], pads=[2, 1, 2, 1]> (v, w)", w=weight(4, 6, 3, 3)),
+    "conv, grouped": network("y = Conv <group=3> (v, w, b)", w=weight(9, 2, 3, 3), b=weight(9)),
+    "conv, same": network('y = Conv <auto_pad="SAME_UPPER", strides=[2, 2]> (v, w)', w=weight(4, 6, 3, 3)),
+    "conv, 1-D": network("y = Conv <pads=[1, 1]> (v, w)", [2, 6, 9], w=weight(4, 6, 3)),
+    "conv, 3-D": network("y = Conv (v, w)", [1, 6, 4, 5, 4], w=weight(4, 6, 2, 3, 2)),
     "transposed": network(
-        [node("ConvTranspose", "v w", "y", strides=[2, 2], pads=[1, 0, 1, 1], output_padding=[1, 0])],
-        {"w": weight(6, 4, 3, 3)},
+        "y = ConvTranspose <strides=[2, 2], pads=[1, 0, 1, 1], output_padding=[1, 0]> (v, w)",
+        w=weight(6, 4, 3, 3),
     ),
     "transposed, grouped": network(
-        [node("ConvTranspose", "v w", "y", group=2, dilations=[2, 1])], {"w": weight(6, 4, 3, 3)}
+        "y = ConvTranspose <group=2, dilations=[2, 1]> (v, w)", w=weight(6, 4, 3, 3)
     ),
     "transposed, given size": network(
-        [node("ConvTranspose", "v w", "y", strides=[2, 2], output_shape=[16, 15])], {"w": weight(6, 4, 3, 3)}
+        "y = ConvTranspose <strides=[2, 2], output_shape=[16, 15]> (v, w)", w=weight(6, 4, 3, 3)
     ),
-    "gemm": network([node("Gemm", "v w b", "y", alpha=0.5)], {"w": weight(6, 4), "b": weight(4)}, [3, 6]),
-    "gemm, turned": network([node("Gemm", "v w", "y", transB=1)], {"w": weight(4, 6)}, [3, 6]),
-    "matmul": network([node("MatMul", "v w", "y")], {"w": weight(6, 4)}, [3, 5, 6]),
-    "matmul, repeated": network([node("MatMul", "w v", "y")], {"w": weight(2, 3, 4, 5)}, [5, 6]),
+    "gemm": network("y = Gemm <alpha=0.5> (v, w, b)", [3, 6], w=weight(6, 4), b=weight(4)),
+    "gemm, turned": network("y = Gemm <transB=1> (v, w)", [3, 6], w=weight(4, 6)),
+    "matmul": network("y = MatMul (v, w)", [3, 5, 6], w=weight(6, 4)),
+    "matmul, repeated": network("y = MatMul (w, v)", [5, 6], w=weight(2, 3, 4, 5)),
     "attention": network(
-        """t = Transpose <perm = [0, 2, 1]> (v)  s = MatMul (v, t)  a = Softmax <axis = -1> (s)
-            y = MatMul (a, v)""",
-        shape=[2, 5, 6],
+        "t = Transpose <perm=[0, 2, 1]> (v)  s = MatMul (v, t)  a = Softmax <axis=-1> (s)  y = MatMul (a, v)",
+        [2, 5, 6],
     ),
-    "relu": network([node("Relu", "v", "y")]),
-    "leaky": network([node("LeakyRelu", "v", "y", alpha=0.3)]),
-    "prelu": network([node("PRelu", "v w", "y")], {"w": weight(6, 1, 1)}),
-    "clip": network([node("Clip", "v low high", "y")], {"low": np.float32(-0.5), "high": np.float32(0.7)}),
-    "sigmoid": network([node("Sigmoid", "v", "y")]),
-    "swish": network([node("HardSigmoid", "v", "h"), node("Mul", "v h", "y")]),
-    "tanh": network([node("Tanh", "v", "y")]),
-    "square": network([node("Mul", "v v", "y")]),
-    "power": network([node("Pow", "v w", "y")], {"w": np.float32(2)}),
-    "add": network([node("Relu", "v", "r"), node("Add", "v r", "y")]),
-    "add, repeated": network([node("GlobalAveragePool", "v", "p"), node("Add", "p v", "y")]),
+    "relu": network("y = Relu (v)"),
+    "leaky": network("y = LeakyRelu <alpha=0.3> (v)"),
+    "prelu": network("y = PRelu (v, w)", w=weight(6, 1, 1)),
+    "clip": network("y = Clip (v, low, high)", low=-0.5, high=0.7),
+    "sigmoid": network("y = Sigmoid (v)"),
+    "swish": network("h = HardSigmoid (v)  y = Mul (v, h)"),
+    "tanh": network("y = Tanh (v)"),
+    "square": network("y = Mul (v, v)"),
+    "power": network("y = Pow (v, w)", w=2.0),
+    "add": network("r = Relu (v)  y = Add (v, r)"),
+    "add, repeated": network("p = GlobalAveragePool (v)  y = Add (p, v)"),
     "add, fewer axes": network(
-        [node("ReduceMean", "v", "m", axes=[2, 3], keepdims=0), node("Add", "z m", "y")],
-        {"z": weight(3, 2, 6)},
+        "m = ReduceMean <axes=[2, 3], keepdims=0> (v)  y = Add (z, m)", z=weight(3, 2, 6)
     ),
-    "sub": network([node("Sigmoid", "v", "s"), node("Sub", "s v", "y")]),
-    "sum": network([node("Relu", "v", "r"), node("Sum", "v r v", "y")]),
+    "sub": network("s = Sigmoid (v)  y = Sub (s, v)"),
+    "sum": network("r = Relu (v)  y = Sum (v, r, v)"),
     "squeeze-and-excite": network(
-        "p = GlobalAveragePool (v)  c = Conv (p, w)  s = Sigmoid (c)  y = Mul (v, s)",
-        {"w": weight(6, 6, 1, 1)},
+        "p = GlobalAveragePool (v)  c = Conv (p, w)  s = Sigmoid (c)  y = Mul (v, s)", w=weight(6, 6, 1, 1)
     ),
-    "div": network([node("Exp", "v", "e"), node("Div", "v e", "y")]),
-    "softmax": network([node("Softmax", "v", "y", axis=1)]),
-    "softmax, old": network([node("Softmax", "v", "y")], shape=[3, 6], opset=11),
-    "batch norm": network([node("BatchNormalization", bn_inputs("v", "bn"), "y")], batch_norm("bn", 6)),
-    "instance norm": network(
-        [node("InstanceNormalization", "v s b", "y")], {"s": weight(6), "b": weight(6, seed=1)}
-    ),
-    "layer norm": network(
-        [node("LayerNormalization", "v s b", "y")], {"s": weight(6), "b": weight(6, seed=1)}, [2, 5, 6]
-    ),
-    "average pool": network([node("AveragePool", "v", "y", kernel_shape=[2, 2], strides=[2, 2])]),
-    "average pool, overlapping": network(
-        [node("AveragePool", "v", "y", kernel_shape=[3, 3], strides=[2, 1])]
-    ),
-    "max pool": network([node("MaxPool", "v", "y", kernel_shape=[2, 2], strides=[2, 2])]),
+    "div": network("e = Exp (v)  y = Div (v, e)"),
+    "softmax": network("y = Softmax <axis=1> (v)"),
+    "softmax, old": network("y = Softmax (v)", [3, 6], opset=11),
+    "batch norm": network([node("BatchNormalization", bn_inputs("v", "bn"), "y")], **batch_norm("bn", 6)),
+    "instance norm": network("y = InstanceNormalization (v, s, b)", s=weight(6), b=weight(6, seed=1)),
+    "layer norm": network("y = LayerNormalization (v, s, b)", [2, 5, 6], s=weight(6), b=weight(6, seed=1)),
+    "average pool": network("y = AveragePool <kernel_shape=[2, 2], strides=[2, 2]> (v)"),
+    "average pool, overlapping": network("y = AveragePool <kernel_shape=[3, 3], strides=[2, 1]> (v)"),
+    "max pool": network("y = MaxPool <kernel_shape=[2, 2], strides=[2, 2]> (v)"),
     "max pool, overlapping": network(
-        """r = Relu (v)
-            y = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (r)"""
+        "r = Relu (v)  y = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (r)"
     ),
     "max pool, ceil": network(
-        [node("Exp", "v", "e"), node("MaxPool", "e", "y", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)]
+        "e = Exp (v)  y = MaxPool <kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1> (e)"
     ),
     "max pool, same": network(
-        """e = Exp (v)
-            y = MaxPool <kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER"> (e)"""
+        'e = Exp (v)  y = MaxPool <kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER"> (e)'
     ),
-    "global max": network([node("GlobalMaxPool", "v", "y")]),
-    "mean": network([node("ReduceMean", "v", "y", axes=[2, 3], keepdims=0)]),
-    "mean, of opset 18": network([node("ReduceMean", "v a", "y")], {"a": ints(-1)}, opset=18),
-    "total": network([node("ReduceSum", "v a", "y", keepdims=0)], {"a": ints(1)}),
-    "flatten": network([node("Flatten", "v", "y")]),
-    "reshape": network([node("Reshape", "v s", "y")], {"s": ints(0, -1, 4)}),
-    "squeeze": network([node("Unsqueeze", "v a", "u"), node("Squeeze", "u a", "y")], {"a": ints(1)}),
-    "transpose": network([node("Transpose", "v", "y", perm=[0, 2, 3, 1])]),
-    "concat": network(
-        [node("Relu", "v", "r"), node("Concat", "v r z", "y", axis=1)], {"z": weight(2, 1, 8, 8)}
-    ),
-    "split": network([node("Split", "v n", "a b", axis=1), node("Relu", "b", "y")], {"n": ints(2, 4)}),
-    "slice": network(
-        [node("Slice", "v s e a t", "y")],
-        {"s": ints(1, -1), "e": ints(7, -9), "a": ints(2, 3), "t": ints(2, -1)},
-    ),
-    "slice, old": network([node("Slice", "v", "y", starts=[1, 2], ends=[5, 99], axes=[1, -1])], opset=9),
-    "gather": network([node("Gather", "v i", "y", axis=1)], {"i": ints(0, 3, 3, 5)}),
-    "pad": network([node("Pad", "v p", "y")], {"p": ints(0, 1, 2, 0, 0, 2, 0, 3)}),
-    "pad, mirrored": network([node("Pad", "v p", "y", mode="reflect")], {"p": ints(0, 0, 2, 1, 0, 0, 2, 3)}),
-    "pad, cut": network([node("Pad", "v p", "y")], {"p": ints(0, 0, -1, 0, 0, 0, 2, -2)}),
+    "global max": network("y = GlobalMaxPool (v)"),
+    "mean": network("y = ReduceMean <axes=[2, 3], keepdims=0> (v)"),
+    "mean, of opset 18": network("y = ReduceMean (v, a)", opset=18, a=[-1]),
+    "total": network("y = ReduceSum <keepdims=0> (v, a)", a=[1]),
+    "flatten": network("y = Flatten (v)"),
+    "reshape": network("y = Reshape (v, s)", s=[0, -1, 4]),
+    "squeeze": network("u = Unsqueeze (v, a)  y = Squeeze (u, a)", a=[1]),
+    "transpose": network("y = Transpose <perm=[0, 2, 3, 1]> (v)"),
+    "concat": network("r = Relu (v)  y = Concat <axis=1> (v, r, z)", z=weight(2, 1, 8, 8)),
+    "split": network("a, b = Split <axis=1> (v, n)  y = Relu (b)", n=[2, 4]),
+    "slice": network("y = Slice (v, s, e, a, t)", s=[1, -1], e=[7, -9], a=[2, 3], t=[2, -1]),
+    "slice, old": network("y = Slice <starts=[1, 2], ends=[5, 99], axes=[1, -1]> (v)", opset=9),
+    "gather": network("y = Gather <axis=1> (v, i)", i=[0, 3, 3, 5]),
+    "pad": network("y = Pad (v, p)", p=[0, 1, 2, 0, 0, 2, 0, 3]),
+    "pad, mirrored": network('y = Pad <mode="reflect"> (v, p)', p=[0, 0, 2, 1, 0, 0, 2, 3]),
+    "pad, cut": network("y = Pad (v, p)", p=[0, 0, -1, 0, 0, 0, 2, -2]),
     "resize": network(
-        [
-            node(
-                "Resize",
-                "v - s",
-                "y",
-                mode="nearest",
-                coordinate_transformation_mode="asymmetric",
-                nearest_mode="floor",
-            )
-        ],
-        {"s": np.array([1, 1, 2, 3], np.float32)},
+        """y = Resize
+            <mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"> (v, , s)""",
+        s=[1.0, 1, 2, 3],
     ),
-    "depth to space": network([node("DepthToSpace", "v", "y", blocksize=2)], shape=[1, 12, 3, 4]),
-    "pixel shuffle": network([node("DepthToSpace", "v", "y", blocksize=2, mode="CRD")], shape=[1, 12, 3, 4]),
-    "space to depth": network([node("SpaceToDepth", "v", "y", blocksize=2)]),
-    "two outputs": network([node("Relu", "v", "y"), node("Tanh", "v", "z")], outputs={"y": None, "z": None}),
-    "an output on the way": network(
-        [node("Relu", "v", "y"), node("Conv", "y w", "z")],
-        {"w": weight(4, 6, 3, 3)},
-        outputs={"y": None, "z": None},
-    ),
+    "depth to space": network("y = DepthToSpace <blocksize=2> (v)", [1, 12, 3, 4]),
+    "pixel shuffle": network('y = DepthToSpace <blocksize=2, mode="CRD"> (v)', [1, 12, 3, 4]),
+    "space to depth": network("y = SpaceToDepth <blocksize=2> (v)"),
+    "two outputs": network("y = Relu (v)  z = Tanh (v)", outputs="yz"),
+    "an output on the way": network("y = Relu (v)  z = Conv (y, w)", outputs="yz", w=weight(4, 6, 3, 3)),
     "transposed, same": network(
-        [node("ConvTranspose", "v w", "y", strides=[2, 2], auto_pad="SAME_UPPER")], {"w": weight(6, 4, 5, 4)}
+        'y = ConvTranspose <strides=[2, 2], auto_pad="SAME_UPPER"> (v, w)', w=weight(6, 4, 5, 4)
     ),
     "transposed, same lower": network(
-        [node("ConvTranspose", "v w", "y", strides=[2, 1], auto_pad="SAME_LOWER")], {"w": weight(6, 4, 4, 4)}
+        'y = ConvTranspose <strides=[2, 1], auto_pad="SAME_LOWER"> (v, w)', w=weight(6, 4, 4, 4)
     ),
     "transposed, given size and padding": network(
-        [
-            node(
-                "ConvTranspose",
-                "v w",
-                "y",
-                strides=[2, 2],
-                output_shape=[15, 16],
-                output_padding=[1, 1],
-            )
-        ],
-        {"w": weight(6, 4, 3, 3)},
+        "y = ConvTranspose <strides=[2, 2], output_shape=[15, 16], output_padding=[1, 1]> (v, w)",
+        w=weight(6, 4, 3, 3),
     ),
-    "einsum": network(
-        [node("Einsum", "v v w", "y", equation="bic,bjc,cd -> bijd")], {"w": weight(6, 3)}, [2, 4, 6]
-    ),
-    "elu": network([node("Elu", "v", "y", alpha=0.7)]),
-    "selu": network([node("Selu", "v", "y")]),
-    "celu": network([node("Celu", "v", "y", alpha=0.7)]),
-    "softplus": network([node("Softplus", "v", "y")]),
-    "softsign": network([node("Softsign", "v", "y")]),
+    "einsum": network('y = Einsum <equation="bic,bjc,cd -> bijd"> (v, v, w)', [2, 4, 6], w=weight(6, 3)),
+    "elu": network("y = Elu <alpha=0.7> (v)"),
+    "selu": network("y = Selu (v)"),
+    "celu": network("y = Celu <alpha=0.7> (v)"),
+    "softplus": network("y = Softplus (v)"),
+    "softsign": network("y = Softsign (v)"),
     "thresholded": network(
-        [node("Add", "v far", "f"), node("ThresholdedRelu", "f", "y", alpha=0.3)],
-        {"far": np.float32(9) * np.sign(weight(6, 1, 1))},
+        "f = Add (v, far)  y = ThresholdedRelu <alpha=0.3> (f)", far=9.0 * np.sign(weight(6, 1, 1))
     ),
-    "hard sigmoid": network([node("HardSigmoid", "v", "y", alpha=0.3)]),
-    "hard swish": network([node("HardSwish", "v", "y")]),
-    "swish, one operator": network([node("Swish", "v", "y", alpha=0.7)], opset=24),
-    "mish": network([node("Mish", "v", "y")], opset=18),
-    "gelu": network([node("Gelu", "v", "y")], opset=20),
+    "hard sigmoid": network("y = HardSigmoid <alpha=0.3> (v)"),
+    "hard swish": network("y = HardSwish (v)"),
+    "swish, one operator": network("y = Swish <alpha=0.7> (v)", opset=24),
+    "mish": network("y = Mish (v)", opset=18),
+    "gelu": network("y = Gelu (v)", opset=20),
     "gelu, by erf": network(
         "d = Div (v, root)  e = Erf (d)  f = Add (e, one)  y = Mul (v, f)",
-        {"root": np.float32(2**0.5), "one": np.float32(1)},
+        root=2**0.5,
+        one=1.0,
     ),
-    "waves": network([node("Sin", "v", "s"), node("Cos", "v", "c"), node("Mul", "s c", "y")]),
-    "abs, neg": network([node("Abs", "v", "a"), node("Neg", "v", "n"), node("Mul", "a n", "y")]),
+    "waves": network("s = Sin (v)  c = Cos (v)  y = Mul (s, c)"),
+    "abs, neg": network("a = Abs (v)  n = Neg (v)  y = Mul (a, n)"),
     "log, root": network(
-        """e = Exp (v)  d = Add (e, e)  l = Log (d)  s = Sqrt (d)  i = Reciprocal (d)
-            y = Sum (l, s, i)"""
+        "e = Exp (v)  d = Add (e, e)  l = Log (d)  s = Sqrt (d)  i = Reciprocal (d)  y = Sum (l, s, i)"
     ),
     "generalised mean": network(
         "c = Clip (v, low)  p = Pow (c, three)  m = GlobalAveragePool (p)  y = Pow (m, third)",
-        {"low": np.float32(1e-6), "three": np.float32(3), "third": np.float32(1 / 3)},
+        low=1e-6,
+        three=3.0,
+        third=1 / 3,
     ),
-    "a whole exponent": network([node("Pow", "v w", "y")], {"w": np.array([3], np.int64)}),
-    "clip, one side": network([node("Clip", "v - high", "y")], {"high": np.float32(0.2)}),
-    "clip, old": network([node("Clip", "v", "y", min=-0.5, max=0.7)], opset=9),
-    "max": network([node("Tanh", "v", "t"), node("Max", "t z v", "y")], {"z": weight(6, 1, 1)}),
-    "min": network([node("Tanh", "v", "t"), node("Min", "v t", "y")]),
-    "mean of several": network([node("Tanh", "v", "t"), node("Mean", "v t v", "y")]),
-    "where": network(
-        "c = Greater (v, zero)  p = GlobalAveragePool (v)  y = Where (c, v, p)",
-        {"zero": np.float32(0)},
-    ),
+    "a whole exponent": network("y = Pow (v, w)", w=[3]),
+    "clip, one side": network("y = Clip (v, , high)", high=0.2),
+    "clip, old": network("y = Clip <min=-0.5, max=0.7> (v)", opset=9),
+    "max": network("t = Tanh (v)  y = Max (t, z, v)", z=weight(6, 1, 1)),
+    "min": network("t = Tanh (v)  y = Min (v, t)"),
+    "mean of several": network("t = Tanh (v)  y = Mean (v, t, v)"),
+    "where": network("c = Greater (v, zero)  p = GlobalAveragePool (v)  y = Where (c, v, p)", zero=0.0),
     "masked attention": network(
-        """t = Transpose <perm = [0, 2, 1]> (v)  s = MatMul (v, t)  m = Where (mask, s, low)
-            a = Softmax <axis = -1> (m)  y = MatMul (a, v)""",
-        {"mask": np.tri(5, dtype=bool), "low": np.float32(-np.inf)},
+        """t = Transpose <perm=[0, 2, 1]> (v)  s = MatMul (v, t)  m = Where (mask, s, low)
+            a = Softmax <axis=-1> (m)  y = MatMul (a, v)""",
         [2, 5, 6],
+        mask=np.tri(5, dtype=bool),
+        low=-np.inf,
     ),
     "expand": network(
-        [node("Unsqueeze", "v one", "u"), node("Expand", "u s", "e"), node("Mul", "e z", "y")],
-        {"one": ints(1), "s": ints(2, 3, 6), "z": weight(2, 3, 6)},
+        "u = Unsqueeze (v, one)  e = Expand (u, s)  y = Mul (e, z)",
         [2, 6],
+        one=[1],
+        s=[2, 3, 6],
+        z=weight(2, 3, 6),
     ),
-    "tile": network(
-        [node("Tile", "v s", "t"), node("Mul", "t z", "y")],
-        {"s": ints(2, 1, 3), "z": weight(4, 3, 12)},
-        [2, 3, 4],
-    ),
-    "log-softmax": network([node("LogSoftmax", "v", "y", axis=1)]),
+    "tile": network("t = Tile (v, s)  y = Mul (t, z)", [2, 3, 4], s=[2, 1, 3], z=weight(4, 3, 12)),
+    "log-softmax": network("y = LogSoftmax <axis=1> (v)"),
     "group norm": network(
-        [node("GroupNormalization", "v s b", "y", num_groups=3)],
-        {"s": weight(6), "b": weight(6, seed=1)},
-        opset=21,
+        "y = GroupNormalization <num_groups=3> (v, s, b)", opset=21, s=weight(6), b=weight(6, seed=1)
     ),
     "group norm, old": network(
-        [node("GroupNormalization", "v s b", "y", num_groups=3)],
-        {"s": weight(3), "b": weight(3, seed=1)},
-        opset=18,
+        "y = GroupNormalization <num_groups=3> (v, s, b)", opset=18, s=weight(3), b=weight(3, seed=1)
     ),
-    "without a mean": network(
-        [node("RMSNormalization", "v s", "y", axis=-1)], {"s": weight(6)}, [2, 5, 6], opset=23
-    ),
+    "without a mean": network("y = RMSNormalization <axis=-1> (v, s)", [2, 5, 6], opset=23, s=weight(6)),
     "layer norm, two axes": network(
-        [node("LayerNormalization", "v s", "y", axis=-2, epsilon=0.1)], {"s": weight(5, 6)}, [2, 5, 6]
+        "y = LayerNormalization <axis=-2, epsilon=0.1> (v, s)", [2, 5, 6], s=weight(5, 6)
     ),
-    "mean and variance": network([node("MeanVarianceNormalization", "v", "y", axes=[2, 3])]),
-    "over the batch": network([node("MeanVarianceNormalization", "v", "y")]),
-    "unit norm": network([node("LpNormalization", "v", "y", axis=1)]),
-    "unit norm, by parts": network(
-        [node("ReduceL2", "v", "n", axes=[1]), node("Div", "v n", "y")], shape=[3, 6]
-    ),
-    "local norm": network([node("LRN", "v", "y", size=5, alpha=0.9, beta=0.6, bias=1.5)]),
+    "mean and variance": network("y = MeanVarianceNormalization <axes=[2, 3]> (v)"),
+    "over the batch": network("y = MeanVarianceNormalization (v)"),
+    "unit norm": network("y = LpNormalization <axis=1> (v)"),
+    "unit norm, by parts": network("n = ReduceL2 <axes=[1]> (v)  y = Div (v, n)", [3, 6]),
+    "local norm": network("y = LRN <size=5, alpha=0.9, beta=0.6, bias=1.5> (v)"),
     "average pool, padded": network(
-        [node("AveragePool", "v", "y", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2])]
+        "y = AveragePool <kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]> (v)"
     ),
     "average pool, padding counted": network(
-        [node("AveragePool", "v", "y", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1)]
+        "y = AveragePool <kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1> (v)"
     ),
-    "average pool, ceil": network(
-        [node("AveragePool", "v", "y", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)]
-    ),
+    "average pool, ceil": network("y = AveragePool <kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1> (v)"),
     "average pool, same": network(
-        [node("AveragePool", "v", "y", kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_UPPER")]
+        'y = AveragePool <kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_UPPER"> (v)'
     ),
-    "max pool, dilated": network(
-        [node("MaxPool", "v", "y", kernel_shape=[2, 2], dilations=[2, 3], strides=[1, 2])]
-    ),
-    "max pool, 1-D": network([node("MaxPool", "v", "y", kernel_shape=[3], strides=[2])], shape=[2, 4, 9]),
-    "max pool, 3-D": network([node("MaxPool", "v", "y", kernel_shape=[2, 2, 2])], shape=[1, 2, 4, 4, 4]),
-    "max pool, large": network(
-        [node("MaxPool", "v", "y", kernel_shape=[5, 7], pads=[2, 3, 2, 3])], shape=[1, 3, 8, 9]
-    ),
+    "max pool, dilated": network("y = MaxPool <kernel_shape=[2, 2], dilations=[2, 3], strides=[1, 2]> (v)"),
+    "max pool, 1-D": network("y = MaxPool <kernel_shape=[3], strides=[2]> (v)", [2, 4, 9]),
+    "max pool, 3-D": network("y = MaxPool <kernel_shape=[2, 2, 2]> (v)", [1, 2, 4, 4, 4]),
+    "max pool, large": network("y = MaxPool <kernel_shape=[5, 7], pads=[2, 3, 2, 3]> (v)", [1, 3, 8, 9]),
     "scattered": network(
-        [node("Tanh", "v", "t"), node("Gather", "t i", "u"), node("ScatterND", "v p u", "y")],
-        {"i": ints(0, 1), "p": np.array([[2], [0]], np.int64)},
+        "t = Tanh (v)  u = Gather (t, i)  y = ScatterND (v, p, u)",
         [3, 4],
+        i=[0, 1],
+        p=[[2], [0]],
     ),
     "scattered along an axis": network(
-        [node("Slice", "v s e a", "u"), node("ScatterElements", "v p u", "y", axis=-1)],
-        {"s": ints(1), "e": ints(3), "a": ints(1), "p": np.array([[0, 3], [-1, 2], [1, 0]], np.int64)},
+        "u = Slice (v, s, e, a)  y = ScatterElements <axis=-1> (v, p, u)",
         [3, 4],
+        s=[1],
+        e=[3],
+        a=[1],
+        p=[[0, 3], [-1, 2], [1, 0]],
     ),
-    "highest": network([node("ReduceMax", "v", "y", axes=[1], keepdims=0)]),
-    "lowest": network([node("ReduceMin", "v", "y", axes=[-1, 1])]),
-    "squares": network([node("ReduceSumSquare", "v", "y", axes=[2])]),
-    "log of sums": network([node("ReduceLogSumExp", "v", "y", axes=[1], keepdims=0)]),
-    "total of all": network([node("ReduceSum", "v", "t", keepdims=0), node("Mul", "t v", "y")]),
-    "over no axis": network([node("ReduceSum", "v", "y", noop_with_empty_axes=1)]),
-    "cumulative": network([node("CumSum", "v a", "y", exclusive=1)], {"a": np.array(2, np.int64)}),
-    "triangle": network([node("Trilu", "v", "y", upper=0)]),
-    "gather, one": network([node("Gather", "v i", "y", axis=2)], {"i": np.array(-3, np.int64)}),
-    "gather, many": network([node("Gather", "v i", "y", axis=1)], {"i": np.array([[0, 2], [2, 5]])}),
-    "gather, of the batch": network([node("Gather", "v i", "y")], {"i": ints(1)}),
-    "concat, of the batch": network([node("Tanh", "v", "t"), node("Concat", "v t v", "y", axis=0)]),
-    "split, unused": network(
-        [node("Split", "v n", "a b c", axis=-1), node("Mul", "a c", "y")], {"n": ints(3, 2, 3)}
-    ),
-    "slice, of the batch": network(
-        [node("Slice", "v s e a", "y")], {"s": ints(1), "e": ints(2), "a": ints(0)}
-    ),
-    "pad, edge": network([node("Pad", "v p", "y", mode="edge")], {"p": ints(0, 0, 2, 1, 0, 0, 2, 3)}),
-    "pad, some axes": network(
-        [node("Pad", "v p - a", "y")], {"p": ints(1, 2, 0, 3), "a": ints(-1, 1)}, opset=18
-    ),
-    "resize, linear": network(
-        [node("Resize", "v - s", "y", mode="linear")], {"s": np.array([1, 1, 2, 1.5], np.float32)}
-    ),
+    "highest": network("y = ReduceMax <axes=[1], keepdims=0> (v)"),
+    "lowest": network("y = ReduceMin <axes=[-1, 1]> (v)"),
+    "squares": network("y = ReduceSumSquare <axes=[2]> (v)"),
+    "log of sums": network("y = ReduceLogSumExp <axes=[1], keepdims=0> (v)"),
+    "total of all": network("t = ReduceSum <keepdims=0> (v)  y = Mul (t, v)"),
+    "over no axis": network("y = ReduceSum <noop_with_empty_axes=1> (v)"),
+    "cumulative": network("y = CumSum <exclusive=1> (v, a)", a=2),
+    "triangle": network("y = Trilu <upper=0> (v)"),
+    "gather, one": network("y = Gather <axis=2> (v, i)", i=-3),
+    "gather, many": network("y = Gather <axis=1> (v, i)", i=[[0, 2], [2, 5]]),
+    "gather, of the batch": network("y = Gather (v, i)", i=[1]),
+    "concat, of the batch": network("t = Tanh (v)  y = Concat <axis=0> (v, t, v)"),
+    "split, unused": network("a, b, c = Split <axis=-1> (v, n)  y = Mul (a, c)", n=[3, 2, 3]),
+    "slice, of the batch": network("y = Slice (v, s, e, a)", s=[1], e=[2], a=[0]),
+    "pad, edge": network('y = Pad <mode="edge"> (v, p)', p=[0, 0, 2, 1, 0, 0, 2, 3]),
+    "pad, some axes": network("y = Pad (v, p, , a)", opset=18, p=[1, 2, 0, 3], a=[-1, 1]),
+    "resize, linear": network('y = Resize <mode="linear"> (v, , s)', s=[1, 1, 2, 1.5]),
     "resize, down": network(
-        [node("Resize", "v - - s", "y", mode="linear", coordinate_transformation_mode="align_corners")],
-        {"s": ints(2, 6, 5, 11)},
+        'y = Resize <mode="linear", coordinate_transformation_mode="align_corners"> (v, , , s)',
+        s=[2, 6, 5, 11],
     ),
-    "resize, cubic": network(
-        [node("Resize", "v - s", "y", mode="cubic")], {"s": np.array([1, 1, 2, 2], np.float32)}
-    ),
-    "resize, nearest": network([node("Resize", "v - s", "y")], {"s": np.array([1, 1, 1.5, 0.5], np.float32)}),
+    "resize, cubic": network('y = Resize <mode="cubic"> (v, , s)', s=[1.0, 1, 2, 2]),
+    "resize, nearest": network("y = Resize (v, , s)", s=[1, 1, 1.5, 0.5]),
     "resize, some axes": network(
-        [node("Resize", "v - s", "y", mode="linear", antialias=1, axes=[3])],
-        {"s": np.array([0.5], np.float32)},
-        opset=18,
+        'y = Resize <mode="linear", antialias=1, axes=[3]> (v, , s)', opset=18, s=[0.5]
     ),
     "resize, of opset 11": network(
-        [node("Resize", "v r s n", "y", mode="linear")],
-        {"r": np.zeros(0, np.float32), "s": np.zeros(0, np.float32), "n": ints(2, 6, 12, 16)},
+        'y = Resize <mode="linear"> (v, r, s, n)',
         opset=11,
+        r=np.zeros(0),
+        s=np.zeros(0),
+        n=[2, 6, 12, 16],
     ),
-    "resize, of opset 10": network(
-        [node("Resize", "v s", "y", mode="linear")], {"s": np.array([1, 1, 2, 3], np.float32)}, opset=10
-    ),
-    "upsample": network([node("Upsample", "v s", "y")], {"s": np.array([1, 1, 2, 3], np.float32)}, opset=9),
-    "upsample, old": network(
-        [node("Upsample", "v", "y", mode="linear", scales=[1.0, 1.0, 2.0, 2.0])], opset=7
-    ),
-    "resize, 5-D": network(
-        [node("Resize", "v - s", "y", mode="linear")],
-        {"s": np.array([1, 1, 2, 1, 2], np.float32)},
-        [1, 2, 3, 4, 3],
-    ),
+    "resize, of opset 10": network('y = Resize <mode="linear"> (v, s)', opset=10, s=[1.0, 1, 2, 3]),
+    "upsample": network("y = Upsample (v, s)", opset=9, s=[1.0, 1, 2, 3]),
+    "upsample, old": network('y = Upsample <mode="linear", scales=[1.0, 1.0, 2.0, 2.0]> (v)', opset=7),
+    "resize, 5-D": network('y = Resize <mode="linear"> (v, , s)', [1, 2, 3, 4, 3], s=[1.0, 1, 2, 1, 2]),
     "dropout": network(
-        [
-            node("Constant", "", "r", value_float=0.5),
-            node("Constant", "", "t", value=onnx.numpy_helper.from_array(np.array(False))),
-            node("Dropout", "v r t", "y"),
-        ]
+        "r = Constant <value_float=0.5> ()  t = Constant <value = bool {0}> ()  y = Dropout (v, r, t)"
     ),
     "very large values": network(
-        [node("Mul", "v big", "b"), node("HardSwish", "b", "h"), node("Mul", "h small", "y")],
-        {"big": np.float32(1e7), "small": np.float32(1e-7)},
+        "b = Mul (v, big)  h = HardSwish (b)  y = Mul (h, small)",
+        big=1e7,
+        small=1e-7,
     ),
     "a cut that is read as a number": network(
-        "c = Greater (v, zero)  f = Cast <to = 1> (c)  y = Mul (v, f)",
-        {"zero": np.float32(0)},
+        "c = Greater (v, zero)  f = Cast <to = 1> (c)  y = Mul (v, f)", zero=0.0
     ),
-    "the best class beside": network(
-        [node("Relu", "v", "y"), node("ArgMax", "v", "a", axis=1), node("Cast", "a", "z", to=1)],
-        outputs={"y": None},
-    ),
+    "the best class beside": network("y = Relu (v)  a = ArgMax <axis=1> (v)  z = Cast <to=1> (a)"),
     "sizes from the value itself": network(
         "s = Shape (v)  n = Gather (s, zero)  t = Concat <axis = 0> (n, rest)  y = Reshape (v, t)",
-        {"zero": ints(0), "rest": ints(-1)},
+        zero=[0],
+        rest=[-1],
     ),
 }
 
@@ -430,7 +345,7 @@ def test_a_gradient_is_the_slope_of_the_outputs(name: str) -> None:
     follows(CASES[name])
 
 
-OLD: dict[str, tuple[int, str, dict[str, np.ndarray]]] = {
+OLD: dict[str, tuple[int, str, dict[str, Any]]] = {
     "rectifiers": (
         7,
         """a = LeakyRelu <alpha = 0.3> (v)  b = PRelu (a, w)  c = Elu (b)  d = Sigmoid (c)
@@ -441,24 +356,20 @@ OLD: dict[str, tuple[int, str, dict[str, np.ndarray]]] = {
         7,
         """p = GlobalAveragePool (v)  a = Mul (p, v)  b = Sub (a, p)  c = Div (b, w)  t = Tanh (c)
             y = Add (t, p)""",
-        {"w": np.linspace(1, 2, 6, dtype=np.float32).reshape(6, 1, 1)},
+        {"w": np.linspace(1, 2, 6).reshape(6, 1, 1)},
     ),
     "normalised": (
         7,
-        [
-            node("BatchNormalization", bn_inputs("v", "bn"), "a"),
-            node("InstanceNormalization", "a s s", "b"),
-            node("LRN", "b", "c", size=3),
-            node("Softmax", "c", "y", axis=3),
-        ],
-        {**batch_norm("bn", 6), "s": np.linspace(1, 2, 6, dtype=np.float32)},
+        """a = BatchNormalization (v, scale, shift, mean, var)  b = InstanceNormalization (a, s, s)
+            c = LRN <size = 3> (b)  y = Softmax <axis = 3> (c)""",
+        {**{name[3:]: array for name, array in batch_norm("bn", 6).items()}, "s": np.linspace(1, 2, 6)},
     ),
     "taken apart": (
         8,
         """r = Relu (v)  c = Concat <axis = 1> (r, v)
             m = MaxPool <kernel_shape = [2, 2], strides = [1, 1]> (c)
-            t = Transpose <perm = [0, 2, 3, 1]> (m)  e = Expand (t, shape)  y = Max (e, w)""",
-        {"shape": ints(2, 7, 7, 12), "w": weight(12, seed=4)},
+            t = Transpose <perm = [0, 2, 3, 1]> (m)  e = Expand (t, size)  y = Max (e, w)""",
+        {"size": [2, 7, 7, 12], "w": weight(12, seed=4)},
     ),
     "matrices": (
         9,
@@ -475,76 +386,62 @@ OLD: dict[str, tuple[int, str, dict[str, np.ndarray]]] = {
 def test_rules_use_the_operators_of_the_models_own_set(name: str, opset: int) -> None:
     since, nodes, weights = OLD[name]
     if opset >= since:
-        follows(network(nodes, weights, opset=opset))
-
-
-def reduction(op: str, opset: int, since: int, **attributes: Any) -> onnx.ModelProto:
-    """A reduction over axis 1, which is an attribute before a certain operator set."""
-    if opset < since:
-        return network([node(op, "v", "y", axes=[1], **attributes)], opset=opset)
-    return network([node(op, "v a", "y", **attributes)], {"a": ints(1)}, opset=opset)
+        follows(network(nodes, opset=opset, **weights))
 
 
 @pytest.mark.parametrize("opset", [7, 9, 11, 13, 18, 21, 23])
 @pytest.mark.parametrize(("op", "since"), [("ReduceSum", 13), ("ReduceMean", 18), ("ReduceL2", 18)])
 def test_reductions_take_their_axes_in_both_ways(op: str, since: int, opset: int) -> None:
-    follows(reduction(op, opset, since, keepdims=0))
+    """They are an attribute before a certain operator set."""
+    axes, inputs = (", axes = [1]", "v") if opset < since else ("", "v, a")
+    weights = {} if opset < since else {"a": [1]}
+    follows(network(f"y = {op} <keepdims = 0{axes}> ({inputs})", opset=opset, **weights))
 
 
 @pytest.mark.parametrize("opset", [7, 9, 10, 11, 13, 18, 21, 23])
 def test_what_moves_numbers_in_every_operator_set(opset: int) -> None:
-    pads, ends = [0, 1, 2, 0, 0, 2, 0, 3], {"starts": [2, 1], "ends": [7, 5], "axes": [1, 3]}
-    weights = {"p": np.array(pads), "n": ints(2, 5), "u": ints(0)}
-    weights |= {key: np.array(value) for key, value in ends.items()}
+    weights = {"p": [0, 1, 2, 0, 0, 2, 0, 3], "u": [0], "n": [2, 7]}
+    weights |= {"starts": [2, 1], "ends": [7, 5], "axes": [1, 3]}
     nodes = [
-        node("Pad", "v", "a", pads=pads) if opset < 11 else node("Pad", "v p", "a"),
-        node("Slice", "a", "b", **ends) if opset < 10 else node("Slice", "a starts ends axes", "b"),
-        *(
-            [node("Split", "a", "c d", axis=1, split=[2, 7]), node("Unsqueeze", "b", "e", axes=[0])]
-            if opset < 13
-            else [node("Split", "a n7", "c d", axis=1), node("Unsqueeze", "b u", "e")]
-        ),
-        node("Identity", "c", "y"),
+        "a = Pad <pads = [0, 1, 2, 0, 0, 2, 0, 3]> (v)" if opset < 11 else "a = Pad (v, p)",
+        "b = Slice <starts = [2, 1], ends = [7, 5], axes = [1, 3]> (a)"
+        if opset < 10
+        else "b = Slice (a, starts, ends, axes)",
+        "c, d = Split <axis = 1, split = [2, 7]> (a)  e = Unsqueeze <axes = [0]> (b)"
+        if opset < 13
+        else "c, d = Split <axis = 1> (a, n)  e = Unsqueeze (b, u)",
+        "y = Identity (c)",
     ]
-    weights["n7"] = ints(2, 7)
-    follows(network(nodes, weights, opset=opset, outputs={"y": None, "e": None, "d": None}))
+    follows(network("  ".join(nodes), opset=opset, outputs="yed", **weights))
 
 
 NONE: dict[str, onnx.ModelProto] = {
-    "no rule": network([node("Round", "v", "y")]),
-    "no rule on one of two ways": network(
-        [node("Round", "v", "l"), node("Relu", "v", "r"), node("Add", "l r", "y")]
-    ),
-    "another domain": network([node("Gelu", "v", "y")], domains=["com.microsoft"]),
-    "a moving exponent": network([node("Pow", "w v", "y")], {"w": np.float32(2)}),
-    "its own exponent": network([node("Exp", "v", "e"), node("Pow", "e e", "y")]),
-    "its own limit": network([node("Clip", "v - m", "y"), node("ReduceMax", "v", "m", keepdims=0)][::-1]),
-    "a moving kernel": network([node("Conv", "z v", "y")], {"z": weight(1, 6, 9, 9)}),
-    "its own kernel": network([node("Conv", "v v", "y")]),
+    "no rule": network("y = Round (v)"),
+    "no rule on one of two ways": network("l = Round (v)  r = Relu (v)  y = Add (l, r)"),
+    "another domain": network("y = com.microsoft.Gelu (v)"),
+    "a moving exponent": network("y = Pow (w, v)", w=2.0),
+    "its own exponent": network("e = Exp (v)  y = Pow (e, e)"),
+    "its own limit": network("m = ReduceMax <keepdims=0> (v)  y = Clip (v, , m)"),
+    "a moving kernel": network("y = Conv (z, v)", z=weight(1, 6, 9, 9)),
+    "its own kernel": network("y = Conv (v, v)"),
     "a moving scale": network(
-        "p = GlobalAveragePool (v)  s = Squeeze (p)  y = InstanceNormalization (v, s, s)",
-        shape=[1, 6, 8, 8],
+        "p = GlobalAveragePool (v)  s = Squeeze (p)  y = InstanceNormalization (v, s, s)", [1, 6, 8, 8]
     ),
     "scattered twice": network(
-        [node("ScatterElements", "z p v", "y")],
-        {"z": weight(3, 4), "p": np.zeros((2, 4), np.int64)},
-        [2, 4],
+        "y = ScatterElements (z, p, v)", [2, 4], z=weight(3, 4), p=np.zeros((2, 4), np.int64)
     ),
     "a choice from very many": network(
-        [node("Slice", "v s e a t", "y")],
-        {"s": ints(0), "e": ints(20000), "a": ints(1), "t": ints(3)},
-        [1, 20000],
+        "y = Slice (v, s, e, a, t)", [1, 20000], s=[0], e=[20000], a=[1], t=[3]
     ),
-    "its largest few": network([node("TopK", "v k", "y i")], {"k": ints(3)}),
+    "its largest few": network("y, i = TopK (v, k)", k=[3]),
     "where the largest are": network(
         """y, i = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (v)
             z = MaxUnpool <kernel_shape = [2, 2], strides = [2, 2]> (y, i)""",
-        outputs={"z": None},
+        outputs="z",
     ),
-    "a body": network([branches("v")], {"c": np.array([True])}),
-    "before operators repeat values": network([node("Relu", "v", "y")], opset=6),
+    "a body": network([branches("v")], c=[True]),
+    "before operators repeat values": network("y = Relu (v)", opset=6),
 }
-NONE["another domain"].graph.node[1].domain = "com.microsoft"
 
 
 @pytest.mark.parametrize("name", NONE)
@@ -554,7 +451,5 @@ def test_no_gradient_is_better_than_a_wrong_one(name: str) -> None:
 
 
 def test_a_value_that_no_output_depends_on_has_no_gradient() -> None:
-    proto = network([node("Relu", "v", "y"), node("Tanh", "v", "z")], outputs={"z": None})
-    built = ir.from_proto(proto)
-    found = gradients(Analysis(built), Program(built), ["y", "v"], {"z": "r"}, "g")
-    assert set(found.names) == {"v"}
+    built = ir.from_proto(network("y = Relu (v)  z = Tanh (v)", outputs="z"))
+    assert set(gradients(Analysis(built), Program(built), ["y", "v"], {"z": "r"}, "g").names) == {"v"}

@@ -18,9 +18,7 @@ def kernel(seed: int = 0) -> np.ndarray:
     """Taps and channels that go together, as those of trained kernels do."""
     rng = np.random.default_rng(seed)
     parts = rng.standard_normal((40, OUT)), rng.standard_normal((40, INSIDE)), rng.standard_normal((40, 9))
-    sizes = np.exp(-np.arange(40) / 12)
-    found = np.einsum("r,ro,rc,rt->oct", sizes, *parts)
-    return found.reshape(OUT, INSIDE, *TAPS)
+    return np.einsum("r,ro,rc,rt->oct", np.exp(-np.arange(40) / 12), *parts).reshape(OUT, INSIDE, *TAPS)
 
 
 def moments(seed: int = 1, taps: int = 9) -> Moments:
@@ -135,8 +133,7 @@ def rosenbrock(x: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def test_a_curved_valley_is_followed_to_its_lowest_point() -> None:
-    found = lbfgs(rosenbrock, np.array([-1.2, 1.0, -0.5, 0.8]), 300)
-    assert rosenbrock(found)[0] < 1e-3
+    assert rosenbrock(lbfgs(rosenbrock, np.array([-1.2, 1.0, -0.5, 0.8]), 300))[0] < 1e-3
 
 
 def test_no_step_goes_up() -> None:

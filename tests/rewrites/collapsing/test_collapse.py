@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto
 
 from graphopt.rewrites.collapsing.collapse import LONGEST
-from tests.builders import NEWEST_OPSET, Net, alone, check, compare_outputs, info, make_feeds
+from tests.builders import NEWEST_OPSET, Net, alone, check, compare_outputs, info, make_feeds, taps
 
 OPSETS = (7, 9, 11, 13, 17, 18, NEWEST_OPSET)
 
@@ -29,8 +29,7 @@ left_alone = partial(checked, number=0, because=())
 @pytest.mark.parametrize("biases", [(True, True), (False, True), (True, False), (False, False), ("", "")])
 def test_pointwise_pairs(axes: int, biases: tuple[bool | str, bool | str]) -> None:
     net = Net()
-    x = net.input([2, 4, *(5, 6, 3)[:axes]])
-    y = net.conv(x, 16, (1,) * axes, bias=biases[0])
+    y = net.conv(net.input([2, 4, *(5, 6, 3)[:axes]]), 16, (1,) * axes, bias=biases[0])
     y = net.conv(y, 5, (1,) * axes, bias=biases[1])
     pixels = int(np.prod((5, 6, 3)[:axes]))
     assert collapsed(net, y, macs_after=2 * 4 * 5 * pixels).ops == {"Conv": 1}
@@ -40,64 +39,46 @@ def test_pointwise_pairs(axes: int, biases: tuple[bool | str, bool | str]) -> No
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_every_opset_and_precision(opset: int, dtype: npt.DTypeLike) -> None:
     net = Net(opset, dtype)
-    y = net.conv(net.conv(net.input([2, 4, 6, 6]), 24, (1, 1)), 5)
-    collapsed(net, y, macs_after=2 * 16 * 9 * 4 * 5)
+    collapsed(net, net.conv(net.conv(net.input([2, 4, 6, 6]), 24, (1, 1)), 5), macs_after=2 * 16 * 9 * 4 * 5)
 
 
+up = partial(taps, transpose=True)
 PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "1x1 then 3x3": ({"kernel": (1, 1)}, {"kernel": (3, 3)}),
-    "3x3 then 1x1": ({"kernel": (3, 3)}, {"kernel": (1, 1)}),
-    "3x3 with pads then 1x1": ({"kernel": (3, 3), "pads": [1, 0, 2, 1]}, {"kernel": (1, 1)}),
-    "3x3 with pads then 2x2": ({"kernel": (3, 3), "pads": [1, 1, 1, 1]}, {"kernel": (2, 2)}),
-    "3x3 then 3x3": ({"kernel": (3, 3)}, {"kernel": (3, 3)}),
-    "1x3 then 3x1": ({"kernel": (1, 3)}, {"kernel": (3, 1)}),
-    "1x3 then 3x1 with pads on its own axis": (
-        {"kernel": (1, 3), "bias": False},
-        {"kernel": (3, 1), "pads": [1, 0, 2, 0]},
-    ),
+    "1x1 then 3x3": (taps(1, 1), taps(3, 3)),
+    "3x3 then 1x1": (taps(3, 3), taps(1, 1)),
+    "3x3 with pads then 1x1": (taps(3, 3, pads=[1, 0, 2, 1]), taps(1, 1)),
+    "3x3 with pads then 2x2": (taps(3, 3, pads=[1] * 4), taps(2, 2)),
+    "3x3 then 3x3": (taps(3, 3), taps(3, 3)),
+    "1x3 then 3x1": (taps(1, 3), taps(3, 1)),
+    "1x3 then 3x1 with pads on its own axis": (taps(1, 3, bias=False), taps(3, 1, pads=[1, 0, 2, 0])),
     "1x3 with pads then 3x1 with pads": (
-        {"kernel": (1, 3), "pads": [0, 1, 0, 1], "bias": False},
-        {"kernel": (3, 1), "pads": [1, 0, 1, 0]},
+        taps(1, 3, pads=[0, 1, 0, 1], bias=False),
+        taps(3, 1, pads=[1, 0, 1, 0]),
     ),
-    "1x1 without bias then padded 3x3": (
-        {"kernel": (1, 1), "bias": False},
-        {"kernel": (3, 3), "pads": [1, 1, 1, 1]},
-    ),
+    "1x1 without bias then padded 3x3": (taps(1, 1, bias=False), taps(3, 3, pads=[1] * 4)),
     "strided 1x1 without bias then padded 3x3": (
-        {"kernel": (1, 1), "strides": [2, 3], "bias": False},
-        {"kernel": (3, 3), "pads": [1, 0, 2, 1]},
+        taps(1, 1, strides=[2, 3], bias=False),
+        taps(3, 3, pads=[1, 0, 2, 1]),
     ),
-    "1x1 then strided padded 3x3": (
-        {"kernel": (1, 1), "bias": False},
-        {"kernel": (3, 3), "pads": [0, 1, 1, 1], "strides": [2, 2]},
-    ),
-    "strides on both": ({"kernel": (2, 2), "strides": [2, 2]}, {"kernel": (2, 1), "strides": [1, 2]}),
-    "stride 3 then 2": ({"kernel": (3, 1), "strides": [3, 1]}, {"kernel": (2, 2), "strides": [2, 2]}),
-    "pads and stride then stride": (
-        {"kernel": (3, 3), "pads": [1, 1, 1, 1], "strides": [2, 2]},
-        {"kernel": (1, 1), "strides": [2, 2]},
-    ),
-    "dilations": ({"kernel": (3, 3), "dilations": [2, 2]}, {"kernel": (2, 2), "dilations": [2, 2]}),
-    "a dilation then a pointwise stride": (
-        {"kernel": (3, 3), "dilations": [2, 1]},
-        {"kernel": (1, 1), "strides": [2, 2]},
-    ),
-    "VALID then VALID": ({"kernel": (1, 1), "auto_pad": "VALID"}, {"kernel": (3, 3), "auto_pad": "VALID"}),
-    "SAME then 1x1": ({"kernel": (3, 3), "auto_pad": "SAME_LOWER", "strides": [2, 2]}, {"kernel": (1, 1)}),
-    "1x1 then SAME": (
-        {"kernel": (1, 1), "bias": False},
-        {"kernel": (3, 3), "auto_pad": "SAME_UPPER", "strides": [2, 2]},
-    ),
+    "1x1 then strided padded 3x3": (taps(1, 1, bias=False), taps(3, 3, pads=[0, 1, 1, 1], strides=[2, 2])),
+    "strides on both": (taps(2, 2, strides=[2, 2]), taps(2, 1, strides=[1, 2])),
+    "stride 3 then 2": (taps(3, 1, strides=[3, 1]), taps(2, 2, strides=[2, 2])),
+    "pads and stride then stride": (taps(3, 3, pads=[1] * 4, strides=[2, 2]), taps(1, 1, strides=[2, 2])),
+    "dilations": (taps(3, 3, dilations=[2, 2]), taps(2, 2, dilations=[2, 2])),
+    "a dilation then a pointwise stride": (taps(3, 3, dilations=[2, 1]), taps(1, 1, strides=[2, 2])),
+    "VALID then VALID": (taps(1, 1, auto_pad="VALID"), taps(3, 3, auto_pad="VALID")),
+    "SAME then 1x1": (taps(3, 3, auto_pad="SAME_LOWER", strides=[2, 2]), taps(1, 1)),
+    "1x1 then SAME": (taps(1, 1, bias=False), taps(3, 3, auto_pad="SAME_UPPER", strides=[2, 2])),
 }
 
 
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("size", [(11, 12), (12, 15)])
 def test_kernels_strides_dilations_and_pads_compose(pair: str, size: tuple[int, int]) -> None:
-    first, second = (dict(options) for options in PAIRS[pair])
+    first, second = PAIRS[pair]
     net = Net()
-    y = net.conv(net.input([1, 3, *size]), 40, first.pop("kernel"), **first)
-    assert collapsed(net, net.conv(y, 3, second.pop("kernel"), **second)).ops == {"Conv": 1}
+    y = net.conv(net.conv(net.input([1, 3, *size]), 40, **first), 3, **second)
+    assert collapsed(net, y).ops == {"Conv": 1}
 
 
 @pytest.mark.parametrize(("axes", "sizes"), [(1, (15,)), (3, (7, 6, 8))])
@@ -119,8 +100,7 @@ def test_groups_compose(groups: tuple[int, int], left: int) -> None:
 
 def test_depthwise_in_between_of_pointwise() -> None:
     net = Net()
-    y = net.conv(net.input([1, 1, 9, 9]), 64, (1, 1))
-    y = net.conv(y, 64, (3, 3), group=64)
+    y = net.conv(net.conv(net.input([1, 1, 9, 9]), 64, (1, 1)), 64, (3, 3), group=64)
     assert collapsed(net, net.conv(y, 2, (1, 1)), macs_after=49 * 9 * 2).ops == {"Conv": 1}
 
 
@@ -160,8 +140,7 @@ def test_weights_behind_operators() -> None:
 @pytest.mark.parametrize("opset", [9, 11, 13])
 def test_identity_and_dropout_in_between(opset: int) -> None:
     net = Net(opset)
-    y = net.conv(net.input([1, 4, 5, 5]), 32, (1, 1))
-    y = net.op("Identity", net.op("Dropout", y))
+    y = net.op("Identity", net.op("Dropout", net.conv(net.input([1, 4, 5, 5]), 32, (1, 1))))
     assert collapsed(net, net.conv(y, 4, (1, 1)), macs_after=25 * 16).ops == {"Conv": 1}
 
 
@@ -196,8 +175,7 @@ def test_a_middle_that_is_an_output_is_bypassed() -> None:
 def test_two_consumers_that_both_collapse_leave_nothing_of_the_first() -> None:
     net = Net()
     y = net.conv(net.input([1, 4, 6, 6]), 48, (1, 1))
-    result = collapsed(net, net.conv(y, 4, (1, 1)), net.conv(y, 3, (1, 1)), number=2)
-    assert result.macs_after == 36 * 4 * 7
+    assert collapsed(net, net.conv(y, 4, (1, 1)), net.conv(y, 3, (1, 1)), number=2).macs_after == 36 * 4 * 7
 
 
 # ---------------------------------------------------------------- Gemm and MatMul
@@ -215,8 +193,7 @@ def test_gemms(dtype: npt.DTypeLike, trans: tuple[int, int], scales: dict[str, f
 @pytest.mark.parametrize("opset", OPSETS)
 def test_gemms_at_every_opset(opset: int) -> None:
     net = Net(opset)
-    y = net.gemm(net.input(["N", 6]), 32)
-    collapsed(net, net.gemm(y, 4), macs_after=6 * 4)
+    collapsed(net, net.gemm(net.gemm(net.input(["N", 6]), 32), 4), macs_after=6 * 4)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -317,18 +294,16 @@ def test_what_stays(case: str) -> None:
         {"pads": [0, 2, 1, 0]},
         {"pads": [2, 2, 2, 2], "dilations": [2, 2]},
         {"pads": [1, 1, 1, 1], "strides": [2, 3]},
-        {"kernel": (5, 1), "pads": [2, 1, 2, 0]},
+        taps(5, 1, pads=[2, 1, 2, 0]),
         {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
     ],
 )
 @pytest.mark.parametrize("size", [(9, 8), (2, 3), (31, 30)])
 def test_a_bias_that_meets_zero_padding(second: dict[str, Any], size: tuple[int, int]) -> None:
-    options = dict(second)
     net = Net()
     y = net.conv(net.input([2, 4, *size]), 48, (1, 1), strides=[1, 1])
-    if size == (2, 3) and "dilations" in second:
-        options["pads"] = [3, 3, 3, 3]
-    result = collapsed(net, net.conv(y, 4, options.pop("kernel", (3, 3)), **options))
+    wider = {"pads": [3, 3, 3, 3]} if size == (2, 3) and "dilations" in second else {}
+    result = collapsed(net, net.conv(y, 4, **{**second, **wider}))
     assert result.ops["Conv"] == 1 and result.ops["Add"] <= 1
     assert result.after.ByteSize() < result.before.ByteSize()
 
@@ -337,8 +312,7 @@ def test_a_bias_that_meets_zero_padding(second: dict[str, Any], size: tuple[int,
 def test_a_bias_that_meets_zero_padding_of_open_sizes(stride: int) -> None:
     net = Net()
     y = net.conv(net.input(["n", 8, "h", "w"]), 96, (1, 1), strides=[stride, stride])
-    y = net.conv(net.conv(y, 8, pads=[1, 1, 1, 1]), 6, (1, 1))
-    result = collapsed(net, y, sizes={"h": 9, "w": 8})
+    result = collapsed(net, net.conv(net.conv(y, 8, pads=[1, 1, 1, 1]), 6, (1, 1)), sizes={"h": 9, "w": 8})
     assert result.ops["Conv"] == 2
     again = [make_feeds(result.before, {"n": n, "h": h, "w": w}) for n, h, w in ((3, 1, 2), (1, 20, 7))]
     compare_outputs(result.before, result.after, again)
@@ -352,91 +326,50 @@ def test_open_sizes_need_expand() -> None:
 
 def test_a_bias_through_borders_and_on() -> None:
     net = Net()
-    y = net.conv(net.input([1, 4, 9, 9]), 48, (1, 1))
-    y = net.conv(y, 48, (1, 3), pads=[0, 1, 0, 1])
+    y = net.conv(net.conv(net.input([1, 4, 9, 9]), 48, (1, 1)), 48, (1, 3), pads=[0, 1, 0, 1])
     y = net.conv(net.conv(y, 24, (3, 1), pads=[1, 0, 1, 0], group=2), 4, (2, 2), strides=[2, 2])
-    result = collapsed(net, y)
-    assert result.ops["Conv"] == 1
+    assert collapsed(net, y).ops["Conv"] == 1
 
 
 def test_a_norm_behind_folds_before_the_border_map() -> None:
     net = Net()
-    y = net.conv(net.input([1, 4, 9, 9]), 48, (1, 1))
-    y = net.bn(net.conv(y, 4, pads=[1, 1, 1, 1]))
-    result = check(net.model(y), applied={"collapse": 1, "fold_affine": 1})
-    assert "BatchNormalization" not in result.ops
+    y = net.bn(net.conv(net.conv(net.input([1, 4, 9, 9]), 48, (1, 1)), 4, pads=[1, 1, 1, 1]))
+    assert "BatchNormalization" not in check(net.model(y), applied={"collapse": 1, "fold_affine": 1}).ops
 
 
 # ---------------------------------------------------------------- transposed convolutions
 
 
 TRANSPOSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "1x1, then k=s": ({"kernel": (1, 1)}, {"kernel": (2, 2), "strides": [2, 2], "transpose": True}),
-    "1x1, then overlapping": (
-        {"kernel": (1, 1)},
-        {"kernel": (4, 3), "strides": [2, 2], "pads": [1, 0, 1, 1], "transpose": True},
-    ),
-    "1x1, then added rows": (
-        {"kernel": (1, 1)},
-        {"kernel": (3, 3), "strides": [2, 2], "output_padding": [1, 1], "transpose": True},
-    ),
-    "3x3 with pads, then k=s": (
-        {"kernel": (3, 3), "pads": [1, 0, 1, 2]},
-        {"kernel": (2, 2), "strides": [2, 2], "transpose": True},
-    ),
-    "k=1 with stride, then 1x1": (
-        {"kernel": (1, 1), "strides": [2, 2], "transpose": True},
-        {"kernel": (1, 1)},
-    ),
-    "cropped, then 1x1": (
-        {"kernel": (4, 4), "strides": [2, 2], "pads": [1, 1, 1, 0], "transpose": True},
-        {"kernel": (1, 1)},
-    ),
-    "cropped, then 2x2": (
-        {"kernel": (4, 4), "strides": [2, 2], "pads": [1, 1, 1, 1], "transpose": True},
-        {"kernel": (2, 2)},
-    ),
-    "k=s, then padded 3x3": (
-        {"kernel": (2, 2), "strides": [2, 2], "transpose": True},
-        {"kernel": (3, 3), "pads": [1, 1, 1, 1]},
-    ),
+    "1x1, then k=s": (taps(1, 1), up(2, 2, strides=[2, 2])),
+    "1x1, then overlapping": (taps(1, 1), up(4, 3, strides=[2, 2], pads=[1, 0, 1, 1])),
+    "1x1, then added rows": (taps(1, 1), up(3, 3, strides=[2, 2], output_padding=[1, 1])),
+    "3x3 with pads, then k=s": (taps(3, 3, pads=[1, 0, 1, 2]), up(2, 2, strides=[2, 2])),
+    "k=1 with stride, then 1x1": (up(1, 1, strides=[2, 2]), taps(1, 1)),
+    "cropped, then 1x1": (up(4, 4, strides=[2, 2], pads=[1, 1, 1, 0]), taps(1, 1)),
+    "cropped, then 2x2": (up(4, 4, strides=[2, 2], pads=[1] * 4), taps(2, 2)),
+    "k=s, then padded 3x3": (up(2, 2, strides=[2, 2]), taps(3, 3, pads=[1] * 4)),
     "added rows, then a padded dilated 2x3": (
-        {"kernel": (3, 3), "strides": [2, 2], "output_padding": [1, 0], "transpose": True},
-        {"kernel": (2, 3), "pads": [1, 1, 0, 2], "dilations": [1, 2]},
+        up(3, 3, strides=[2, 2], output_padding=[1, 0]),
+        taps(2, 3, pads=[1, 1, 0, 2], dilations=[1, 2]),
     ),
-    "twice": (
-        {"kernel": (2, 3), "strides": [2, 2], "transpose": True},
-        {"kernel": (3, 2), "strides": [2, 2], "pads": [1, 0, 1, 1], "transpose": True},
-    ),
+    "twice": (up(2, 3, strides=[2, 2]), up(3, 2, strides=[2, 2], pads=[1, 0, 1, 1])),
     "twice, added rows first": (
-        {
-            "kernel": (3, 3),
-            "strides": [2, 2],
-            "pads": [0, 0, 0, 0],
-            "output_padding": [1, 1],
-            "transpose": True,
-        },
-        {"kernel": (2, 2), "strides": [2, 2], "transpose": True},
+        up(3, 3, strides=[2, 2], pads=[0, 0, 0, 0], output_padding=[1, 1]),
+        up(2, 2, strides=[2, 2]),
     ),
-    "twice, cropped first": (
-        {"kernel": (3, 3), "strides": [2, 2], "pads": [1, 1, 1, 0], "transpose": True},
-        {"kernel": (2, 2), "strides": [2, 2], "transpose": True},
-    ),
-    "stride 1": (
-        {"kernel": (3, 3), "transpose": True},
-        {"kernel": (3, 3), "pads": [2, 1, 0, 1]},
-    ),
+    "twice, cropped first": (up(3, 3, strides=[2, 2], pads=[1, 1, 1, 0]), up(2, 2, strides=[2, 2])),
+    "stride 1": (up(3, 3), taps(3, 3, pads=[2, 1, 0, 1])),
 }
 
 
 @pytest.mark.parametrize("biases", [(False, True), (True, False)])
 @pytest.mark.parametrize("pair", TRANSPOSED)
 def test_transposed_convolutions_compose(pair: str, biases: tuple[bool, bool]) -> None:
-    first, second = (dict(options) for options in TRANSPOSED[pair])
+    first, second = TRANSPOSED[pair]
     net = Net()
-    y = net.conv(net.input([2, 3, 6, 5]), 60, first.pop("kernel"), bias=biases[0], **first)
-    y = net.conv(y, 3, second.pop("kernel"), bias=biases[1], **second)
-    result = collapsed(net, y)
+    y = net.conv(net.input([2, 3, 6, 5]), 60, bias=biases[0], **first)
+    result = collapsed(net, net.conv(y, 3, bias=biases[1], **second))
     assert result.ops["Conv"] + result.ops["ConvTranspose"] == 1
     assert result.after.ByteSize() < result.before.ByteSize()
 
@@ -451,32 +384,19 @@ def test_transposed_convolutions_with_groups() -> None:
 @pytest.mark.parametrize(
     ("first", "second", "because"),
     [
-        (
-            {"kernel": (4, 4), "strides": [2, 2], "pads": [1, 1, 1, 1], "transpose": True},
-            {"kernel": (3, 3), "pads": [1, 1, 1, 1]},
-            "crops",
-        ),
-        (
-            {"kernel": (3, 3), "pads": [1, 1, 1, 1]},
-            {"kernel": (3, 3), "strides": [2, 2], "transpose": True},
-            "overlap",
-        ),
-        ({"kernel": (1, 1), "strides": [2, 2]}, {"kernel": (2, 2), "transpose": True}, "stride 2 in front"),
-        ({"kernel": (2, 2), "transpose": True}, {"kernel": (1, 1), "strides": [2, 2]}, "stride 2 behind"),
-        (
-            {"kernel": (3, 3), "strides": [2, 2], "pads": [1, 1, 1, 1], "transpose": True},
-            {"kernel": (3, 3), "strides": [2, 2], "transpose": True},
-            "reads? what the first crops|would read what the first crops",
-        ),
+        (up(4, 4, strides=[2, 2], pads=[1] * 4), taps(3, 3, pads=[1] * 4), "crops"),
+        (taps(3, 3, pads=[1] * 4), up(3, 3, strides=[2, 2]), "overlap"),
+        (taps(1, 1, strides=[2, 2]), up(2, 2), "stride 2 in front"),
+        (up(2, 2), taps(1, 1, strides=[2, 2]), "stride 2 behind"),
+        (up(3, 3, strides=[2, 2], pads=[1] * 4), up(3, 3, strides=[2, 2]), "would read what the first crops"),
     ],
 )
 def test_transposed_convolutions_that_do_not_compose(
     first: dict[str, Any], second: dict[str, Any], because: str
 ) -> None:
-    first, second = dict(first), dict(second)
     net = Net()
-    y = net.conv(net.input([1, 3, 6, 6]), 60, first.pop("kernel"), **first)
-    left_alone(net, net.conv(y, 3, second.pop("kernel"), **second), because=(because.split("|")[-1],))
+    y = net.conv(net.conv(net.input([1, 3, 6, 6]), 60, **first), 3, **second)
+    left_alone(net, y, because=(because,))
 
 
 def test_dropout_whose_mask_is_used_and_dropout_in_training_mode() -> None:
@@ -521,8 +441,7 @@ def test_overridable_weights(frozen: bool) -> None:
 
 def test_matmul_of_a_vector() -> None:
     net = Net()
-    y = net.matmul(net.input([6]), 6, 32)
-    assert checked(net, net.matmul(y, 32, 4), number=0).ops == {"MatMul": 2}
+    assert checked(net, net.matmul(net.matmul(net.input([6]), 6, 32), 32, 4), number=0).ops == {"MatMul": 2}
 
 
 def pair(net: Net, x: str) -> str:
@@ -557,8 +476,7 @@ def test_inside_a_loop_body() -> None:
         inputs=[info("iteration", [], np.int64), info("going", [], np.bool_), info("state", [1, 4, 6, 6])],
         infos=[info(going, [], np.bool_), info(y, [1, 4, 6, 6])],
     )
-    model = outer.model(outer.op("Loop", "trips", keep, x, body=body, name="loop"))
-    checked(model, macs_after=36 * 16)
+    checked(outer.model(outer.op("Loop", "trips", keep, x, body=body, name="loop")), macs_after=36 * 16)
 
 
 # ---------------------------------------------------------------- the whole

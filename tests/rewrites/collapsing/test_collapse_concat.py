@@ -24,8 +24,7 @@ def test_branches_of_two_inputs(opset: int, dtype: npt.DTypeLike) -> None:
     net = Net(opset, dtype)
     x, y = net.input([2, 4, 5, 6], "x"), net.input([2, 3, 5, 6], "y")
     z = concat(net, net.conv(x, 32, (1, 1)), net.conv(y, 24, (1, 1)))
-    result = checked(net, net.conv(z, 5, (1, 1)), macs_after=2 * 30 * 7 * 5)
-    assert result.ops == {"Concat": 1, "Conv": 1}
+    assert checked(net, net.conv(z, 5, (1, 1)), macs_after=2 * 30 * 7 * 5).ops == {"Concat": 1, "Conv": 1}
 
 
 def test_branches_of_one_input_and_the_input() -> None:
@@ -114,8 +113,7 @@ def test_a_constant_that_differs_from_sample_to_sample_stays() -> None:
 def test_open_sizes_with_a_bias_at_the_border_stay() -> None:
     net = Net()
     x = net.input([1, 4, "h", "w"])
-    z = concat(net, net.conv(x, 40, (1, 1)), net.op("Relu", x))
-    y = net.conv(z, 5, pads=[1, 1, 1, 1])
+    y = net.conv(concat(net, net.conv(x, 40, (1, 1)), net.op("Relu", x)), 5, pads=[1, 1, 1, 1])
     left_alone(net, y, sizes={"h": 5, "w": 4}, because=("open",))
 
 

@@ -58,8 +58,7 @@ def test_an_output_stays() -> None:
 
 def test_a_split_of_another_axis_and_of_groups_stay() -> None:
     net = Net()
-    y = net.conv(net.input([1, 4, 6, 5]), 40, (1, 1))
-    a, b = net.split(y, 3, 3, axis=2)
+    a, b = net.split(net.conv(net.input([1, 4, 6, 5]), 40, (1, 1)), 3, 3, axis=2)
     net.channels.update({a: 40, b: 40})
     left_alone(net, net.conv(a, 2, (1, 1)), net.conv(b, 2, (1, 1)))
     net = Net()

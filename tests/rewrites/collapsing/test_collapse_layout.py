@@ -28,10 +28,8 @@ def moved(net: Net, kind: str, x: str, channels: int, *inputs: str, **attributes
 def test_a_convolution_then_matmul_per_pixel(kernel: tuple[int, int], dtype: npt.DTypeLike) -> None:
     net = Net(dtype=dtype)
     y = net.conv(net.input(["n", 5, "h", "w"]), 32, kernel)
-    y = net.matmul(moved(net, "Transpose", y, 32, perm=[0, 2, 3, 1]), 32, 4)
-    y = net.affine("Add", y, net.normal(4))
-    sizes = {"h": 7, "w": 6}
-    result = checked(net, y, sizes=sizes, macs_after=None)
+    y = net.affine("Add", net.matmul(moved(net, "Transpose", y, 32, perm=[0, 2, 3, 1]), 32, 4), net.normal(4))
+    result = checked(net, y, sizes={"h": 7, "w": 6}, macs_after=None)
     assert result.ops == {"Conv": 1, "Transpose": 1}
     compare_outputs(result.before, result.after, [make_feeds(result.before, {"n": 3, "h": 4, "w": 9})])
 
@@ -40,8 +38,7 @@ def test_matmul_per_pixel_then_a_padded_convolution() -> None:
     """The bias of the MatMul meets the zero padding."""
     net = Net()
     y = net.affine("Add", net.matmul(net.input([2, 9, 8, 5]), 5, 32), net.normal(32))
-    y = moved(net, "Transpose", y, 32, perm=[0, 3, 1, 2])
-    result = checked(net, net.conv(y, 4, pads=[1, 1, 1, 1]))
+    result = checked(net, net.conv(moved(net, "Transpose", y, 32, perm=[0, 3, 1, 2]), 4, pads=[1, 1, 1, 1]))
     assert result.ops["MatMul"] == 0 and result.ops["Conv"] == 1
 
 
@@ -50,8 +47,7 @@ def test_patch_embedding_then_projection(open_batch: bool) -> None:
     net = Net()
     y = net.conv(net.input(["n" if open_batch else 2, 3, 16, 16]), 96, (4, 4), strides=[4, 4])
     y = net.op("Reshape", y, net.const(np.array([0, 96, 16])))
-    y = net.matmul(moved(net, "Transpose", y, 96, perm=[0, 2, 1]), 96, 24)
-    result = checked(net, y)
+    result = checked(net, net.matmul(moved(net, "Transpose", y, 96, perm=[0, 2, 1]), 96, 24))
     assert result.ops == {"Conv": 1, "Reshape": 1, "Transpose": 1}
 
 
@@ -60,8 +56,7 @@ def test_open_sizes_that_a_reshape_copies(target: list[int]) -> None:
     net = Net()
     y = net.conv(net.input(["n", 3, "h", "w"]), 96, (4, 4), strides=[4, 4])
     y = net.op("Reshape", y, net.const(np.array(target)))
-    y = net.matmul(moved(net, "Transpose", y, 96, perm=[0, 2, 1]), 96, 24)
-    checked(net, y, sizes={"h": 16, "w": 20})
+    checked(net, net.matmul(moved(net, "Transpose", y, 96, perm=[0, 2, 1]), 96, 24), sizes={"h": 16, "w": 20})
 
 
 @pytest.mark.parametrize("opset", [9, 13])
@@ -69,25 +64,20 @@ def test_squeeze_and_unsqueeze(opset: int) -> None:
     net = Net(opset)
     axes: dict[str, Any] = {} if opset >= 13 else {"axes": [2]}
     inputs = [net.const(np.array([2]))] if opset >= 13 else []
-    y = net.conv(net.input([2, 4, 1, 9]), 40, (1, 3))
-    y = moved(net, "Squeeze", y, 40, *inputs, **axes)
-    result = checked(net, net.conv(y, 3, (1,)))
-    assert result.ops == {"Conv": 1, "Squeeze": 1}
+    y = moved(net, "Squeeze", net.conv(net.input([2, 4, 1, 9]), 40, (1, 3)), 40, *inputs, **axes)
+    assert checked(net, net.conv(y, 3, (1,))).ops == {"Conv": 1, "Squeeze": 1}
 
 
 def test_a_squeeze_without_axes_stays_when_it_could_drop_the_channels() -> None:
     net = Net()
-    y = net.conv(net.input([2, 4, 1, 9]), 40, (1, 3))
-    y = moved(net, "Squeeze", y, 40)
+    y = moved(net, "Squeeze", net.conv(net.input([2, 4, 1, 9]), 40, (1, 3)), 40)
     left_alone(net, net.conv(y, 1, (1,)))
 
 
 def test_1x1_on_one_pixel_then_flatten_then_gemm() -> None:
     net = Net()
-    y = net.op("GlobalAveragePool", net.input(["n", 6, "h", "w"]))
-    y = net.conv(y, 64, (1, 1))
-    y = net.gemm(moved(net, "Flatten", y, 64), 5)
-    result = checked(net, y, sizes={"h": 5, "w": 4})
+    y = net.conv(net.op("GlobalAveragePool", net.input(["n", 6, "h", "w"])), 64, (1, 1))
+    result = checked(net, net.gemm(moved(net, "Flatten", y, 64), 5), sizes={"h": 5, "w": 4})
     assert result.macs_after == 6 * 5
     assert result.ops == {"GlobalAveragePool": 1, "Conv": 1, "Flatten": 1}
 
@@ -101,21 +91,18 @@ def test_a_convolution_then_flatten_then_gemm(pads: list[int], strides: list[int
     net = Net()
     y = net.conv(net.input(["n", 3, 7, 6]), 128, pads=pads, strides=strides)
     h, w = ((n + pads[a] + pads[a + 2] - 3) // strides[a] + 1 for a, n in enumerate((7, 6)))
-    result = checked(net, net.gemm(moved(net, "Flatten", y, 128 * h * w), 2))
-    assert result.ops == {"Conv": 1, "Flatten": 1}
+    assert checked(net, net.gemm(moved(net, "Flatten", y, 128 * h * w), 2)).ops == {"Conv": 1, "Flatten": 1}
 
 
 @pytest.mark.parametrize("transpose", [False, True])
 def test_a_gemm_whose_output_becomes_a_map(transpose: bool) -> None:
     net = Net()
-    y = net.gemm(net.input(["n", 3]), 64 * 12)
-    y = moved(net, "Reshape", y, 64, net.const(np.array([-1, 64, 4, 3])))
+    y = moved(net, "Reshape", net.gemm(net.input(["n", 3]), 64 * 12), 64, net.const(np.array([-1, 64, 4, 3])))
     if transpose:
         y = net.conv(y, 4, (2, 2), transpose=True, strides=[2, 2], group=2)
     else:
         y = net.conv(y, 4, pads=[1, 1, 1, 1])
-    result = checked(net, y)
-    assert result.ops == {"Gemm": 1, "Reshape": 1}
+    assert checked(net, y).ops == {"Gemm": 1, "Reshape": 1}
 
 
 # ---------------------------------------------------------------- pixel shuffles
@@ -133,8 +120,7 @@ def test_pixel_shuffle_then_1x1(mode: str) -> None:
 @pytest.mark.parametrize("pads", [[0, 0, 0, 0], [1, 1, 1, 1]])
 def test_1x1_then_space_to_depth(pads: list[int]) -> None:
     net = Net()
-    y = net.conv(net.input([2, 4, 10, 6]), 32, (1, 1))
-    y = moved(net, "SpaceToDepth", y, 128, blocksize=2)
+    y = moved(net, "SpaceToDepth", net.conv(net.input([2, 4, 10, 6]), 32, (1, 1)), 128, blocksize=2)
     result = checked(net, net.conv(y, 4, pads=pads))
     assert result.ops["Conv"] == 1 and result.ops["SpaceToDepth"] == 1
 
@@ -144,10 +130,8 @@ def test_1x1_then_space_to_depth(pads: list[int]) -> None:
 
 def test_a_middle_that_others_read_is_bypassed() -> None:
     net = Net()
-    y = net.conv(net.input([1, 4, 6, 6]), 48, (1, 1))
-    t = moved(net, "Transpose", y, 48, perm=[0, 2, 3, 1])
-    result = checked(net, net.op("Relu", t), net.matmul(t, 48, 3))
-    assert result.macs_after == 36 * (4 * 48 + 4 * 3)
+    t = moved(net, "Transpose", net.conv(net.input([1, 4, 6, 6]), 48, (1, 1)), 48, perm=[0, 2, 3, 1])
+    assert checked(net, net.op("Relu", t), net.matmul(t, 48, 3)).macs_after == 36 * (4 * 48 + 4 * 3)
 
 
 def test_an_operator_on_another_axis_stays() -> None:
@@ -180,6 +164,5 @@ def test_a_bottleneck_stays() -> None:
 def test_a_1x1_in_front_of_a_pixel_shuffle_that_mixes_stays_there() -> None:
     """A padded k×k behind DepthToSpace can't go in front of it."""
     net = Net()
-    y = net.conv(net.input([1, 4, 6, 6]), 64, (1, 1))
-    y = moved(net, "DepthToSpace", y, 16, blocksize=2)
+    y = moved(net, "DepthToSpace", net.conv(net.input([1, 4, 6, 6]), 64, (1, 1)), 16, blocksize=2)
     left_alone(net, net.conv(y, 2, pads=[1, 1, 1, 1]))

@@ -38,8 +38,7 @@ def test_a_block_with_a_residual_and_a_gate() -> None:
     y = net.affine("Add", net.matmul(x, 6, 12), net.normal(12))
     y = net.op("Mul", y, net.affine("Mul", net.op("Sigmoid", y), np.array(0.7)))
     y = net.op("Add", net.affine("Mul", net.matmul(y, 12, 6), net.normal(6)), x)
-    y = net.op("Transpose", net.op("Concat", y, x, axis=-1), perm=FIRST)
-    result = cancelled(net, y, sizes={"W": 7})
+    result = cancelled(net, net.op("Transpose", net.op("Concat", y, x, axis=-1), perm=FIRST), sizes={"W": 7})
     assert "Transpose" not in result.ops and result.ops["Conv"] == 2
 
 
@@ -107,8 +106,7 @@ def test_a_value_between_that_is_an_output() -> None:
 
 def test_operators_that_know_the_layout() -> None:
     net = Net()
-    y = net.op("Transpose", net.input([2, 3, 4, 5]), perm=LAST)
-    y = net.op("ReduceMean", y, axes=[2], keepdims=1)
+    y = net.op("ReduceMean", net.op("Transpose", net.input([2, 3, 4, 5]), perm=LAST), axes=[2], keepdims=1)
     left_alone(net, net.op("Transpose", y, perm=FIRST))
 
 

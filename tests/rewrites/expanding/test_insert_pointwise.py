@@ -68,8 +68,7 @@ def test_a_relu_out_of_reach(mix: bool, tmp_path: Path) -> None:
 def test_the_layer_is_kept_apart_from_the_other_rewrites(tmp_path: Path) -> None:
     after, _ = expanded(network(), tmp_path)
     assert {"first/pointwise", "first/activation", "first"} <= {node.name for node in after.graph.node}
-    model = network()
-    plain = graphopt.optimize(model, aim="macs")
+    plain = graphopt.optimize(network(), aim="macs")
     assert not any(a.candidate.rewrite == "insert_pointwise" for a in plain.report.applied)
 
 

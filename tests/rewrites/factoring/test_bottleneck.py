@@ -251,8 +251,7 @@ def test_a_budget_with_inputs_is_measured_on_held_out_ones() -> None:
 def test_calibration_finds_the_directions_that_the_inputs_use() -> None:
     """The weights have full rank, the inputs span 5 of 16 channels: nothing is lost on such inputs."""
     net = Net()
-    x = net.input(["N", 16, 8, 8])
-    model = net.model(net.conv(x, 16, (3, 3), pads=[1] * 4))
+    model = net.model(net.conv(net.input(["N", 16, 8, 8]), 16, (3, 3), pads=[1] * 4))
     given = samples(64, directions=5)
     options = {"bottleneck.rank_in": 5}
     result = cut(model, options=options, calibration=given, compare=False)
@@ -269,8 +268,7 @@ def test_calibration_finds_the_directions_that_the_inputs_use() -> None:
 def test_the_bias_takes_up_the_mean_that_is_lost() -> None:
     """A constant offset in a direction that is cut goes into the bias, exactly in the interior."""
     net = Net()
-    x = net.input(["N", 16, 8, 8])
-    model = net.model(net.conv(x, 16, (3, 3), bias=False))
+    model = net.model(net.conv(net.input(["N", 16, 8, 8]), 16, (3, 3), bias=False))
     given = samples(64, directions=5) + np.arange(16, dtype=np.float32).reshape(16, 1, 1)
     result = cut(model, options={"bottleneck.rank_in": 5}, calibration=given, compare=False)
     (expected,), (found,) = (run(each, {"x": given[:8]}) for each in (model, result.after))

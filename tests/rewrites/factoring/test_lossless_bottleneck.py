@@ -99,16 +99,14 @@ def test_every_opset_and_half_precision(opset: int, dtype: npt.DTypeLike, ranks:
 
 def test_pointwise_becomes_two_thinner_ones() -> None:
     net = Net()
-    x = net.input([1, 32, 6, 6])
-    y = net.conv(x, 32, weight=low_rank(net, 32, 32, (1, 1), rank_in=5))
+    y = net.conv(net.input([1, 32, 6, 6]), 32, weight=low_rank(net, 32, 32, (1, 1), rank_in=5))
     split(net, y, operators=2, macs_after=36 * 5 * 64)
 
 
 def test_the_larger_of_two_savings_is_taken() -> None:
     """Rank 6 in, rank 2 out: the cut of both sides is weighed against each."""
     net = Net()
-    x = net.input([1, 24, 9, 9])
-    y = net.conv(x, 24, weight=low_rank(net, 24, 24, (3, 3), rank_in=6, rank_out=2))
+    y = net.conv(net.input([1, 24, 9, 9]), 24, weight=low_rank(net, 24, 24, (3, 3), rank_in=6, rank_out=2))
     both = 81 * 24 * 6 + 49 * 9 * 6 * 2 + 49 * 2 * 24
     out_only = 49 * 9 * 24 * 2 + 49 * 2 * 24
     split(net, y, operators=3, macs_after=min(both, out_only))
@@ -116,8 +114,7 @@ def test_the_larger_of_two_savings_is_taken() -> None:
 
 def test_weights_of_zero() -> None:
     net = Net()
-    x = net.input([1, 8, 6, 6])
-    result = split(net, net.conv(x, 8, weight=np.zeros((8, 8, 3, 3))), operators=3)
+    result = split(net, net.conv(net.input([1, 8, 6, 6]), 8, weight=np.zeros((8, 8, 3, 3))), operators=3)
     assert result.report.applied[0].candidate.choice == {"rank_in": 1, "rank_out": 1}
 
 
@@ -127,8 +124,7 @@ def test_shared_weights_and_weights_behind_operators() -> None:
     stored = net.const(low_rank(net, 24, 24, (3, 3), rank_in=3).transpose(1, 0, 2, 3))
     weight = net.op("Transpose", stored, perm=[1, 0, 2, 3])
     y = net.conv(x, 24, weight=weight, pads=[1] * 4)
-    y = net.conv(net.op("Relu", y), 24, weight=weight, pads=[1] * 4)
-    result = checked(net, y, number=2)
+    result = checked(net, net.conv(net.op("Relu", y), 24, weight=weight, pads=[1] * 4), number=2)
     assert result.ops == {"Conv": 4, "Relu": 1}
 
 
@@ -143,8 +139,7 @@ def test_symbolic_batch_and_open_sizes() -> None:
     net = Net()
     x = net.input(["N", 24, "H", "W"])
     y = net.conv(x, 20, weight=low_rank(net, 20, 24, (3, 3), rank_in=3), pads=[1] * 4)
-    result = split(net, y, operators=2, sizes={"H": 9, "W": 8})
-    dims = result.after.graph.input[0].type.tensor_type.shape.dim
+    dims = split(net, y, operators=2, sizes={"H": 9, "W": 8}).after.graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_param for d in dims] == ["N", "", "H", "W"]
 
 
@@ -180,8 +175,7 @@ def test_full_rank() -> None:
 def test_break_even(rank: int, pays: bool) -> None:
     """24→20 at 1x1: a rank r pays while r·(24 + 20) < 24·20."""
     net = Net()
-    x = net.input([1, 24, 5, 5])
-    y = net.conv(x, 20, weight=low_rank(net, 20, 24, (1, 1), rank_in=rank))
+    y = net.conv(net.input([1, 24, 5, 5]), 20, weight=low_rank(net, 20, 24, (1, 1), rank_in=rank))
     if pays:
         split(net, y, operators=2, macs_after=25 * rank * 44)
     else:
@@ -255,8 +249,7 @@ def test_a_convolution_of_another_domain_is_opaque() -> None:
 
 def test_output_of_the_graph_keeps_its_name() -> None:
     net = Net()
-    x = net.input([1, 24, 9, 9])
-    y = net.conv(x, 20, weight=low_rank(net, 20, 24, (3, 3), rank_in=3, rank_out=3))
+    y = net.conv(net.input([1, 24, 9, 9]), 20, weight=low_rank(net, 20, 24, (3, 3), rank_in=3, rank_out=3))
     result = split(net, y, net.op("Relu", y), operators=3)
     outputs: list[str] = [name for node in result.after.graph.node for name in node.output]
     assert y in outputs

@@ -87,8 +87,7 @@ def test_three_axes_split_twice() -> None:
 def test_the_cheapest_factors_are_taken(dtype: npt.DTypeLike) -> None:
     net = Net(dtype=dtype)
     y = net.conv(net.input([1, 24, 8, 8]), 24, weight=separable(net, 24, 24, (3, 3), 4), pads=[1] * 4)
-    result = check(net.model(y), macs_after=64 * 4 * 3 * 48)
-    assert result.applied == {"lossless_separable": 1}
+    assert check(net.model(y), macs_after=64 * 4 * 3 * 48).applied == {"lossless_separable": 1}
 
 
 # ---------------------------------------------------------------- depthwise
@@ -111,8 +110,7 @@ def test_several_kernels_a_channel(axes: int) -> None:
     net = Net()
     weight = decoupled(net, 32, 8, (3,) * axes, 2, last=True)
     y = net.conv(net.input([1, 8, *(5,) * axes]), 32, (3,) * axes, weight=weight)
-    result = alone("lossless_depthwise", net, y)
-    assert result.report.applied[0].candidate.choice["multiplier"] == 2
+    assert alone("lossless_depthwise", net, y).report.applied[0].candidate.choice["multiplier"] == 2
 
 
 def test_a_transposed_one() -> None:

@@ -68,8 +68,7 @@ def test_shift_stays_in_front_of_padding() -> None:
     net = Net()
     x = net.affine("Sub", net.input([1, 3, 9, 9]), net.per_channel(3))
     y = net.conv(net.affine("Div", x, net.per_channel(3)), 6, pads=[1] * 4)
-    result = folded(net, y, gone=("Sub", "Div"))
-    assert result.ops == {"Add": 1, "Conv": 1}
+    assert folded(net, y, gone=("Sub", "Div")).ops == {"Add": 1, "Conv": 1}
 
 
 def test_batch_normalization_in_front_of_padding_stays() -> None:
@@ -96,8 +95,7 @@ def test_shift_in_front_of_a_strided_transpose_stays() -> None:
 def test_gemm_and_matmul(dtype: npt.DTypeLike) -> None:
     net = Net(dtype=dtype)
     x = net.affine("Mul", net.affine("Add", net.input([5, 8]), net.normal(8)), net.normal(1, 8))
-    y = net.gemm(x, 6, alpha=0.5, beta=2.0)
-    folded(net, y, net.matmul(x, 8, 6))
+    folded(net, net.gemm(x, 6, alpha=0.5, beta=2.0), net.matmul(x, 8, 6))
 
 
 def test_scale_in_front_of_a_matmul_of_rank_3() -> None:
@@ -205,8 +203,7 @@ def test_shared_weights_are_copied() -> None:
 
 def test_training_mode_stays() -> None:
     net = Net(15)
-    x = net.input([2, 4, 9, 9])
-    y = net.bn(x)
+    y = net.bn(net.input([2, 4, 9, 9]))
     net.nodes[-1].attribute.append(helper.make_attribute("training_mode", 1))
     net.nodes[-1].output.extend(["mean", "variance"])
     assert check(net.model(net.conv(y, 6)), applied={}).ops["BatchNormalization"] == 1

@@ -28,8 +28,7 @@ def test_forms_and_samples(options: dict[str, Any]) -> None:
     net = Net()
     constant = net.constant_node(net.normal(3, 4, 5, 6))
     net.channels[constant] = 4
-    y = net.conv(constant, 4, **options)
-    checked(net, net.op("Sub", y, net.input([1])), macs_after=0)
+    checked(net, net.op("Sub", net.conv(constant, 4, **options), net.input([1])), macs_after=0)
 
 
 def test_a_gemm_of_a_constant_that_is_an_output() -> None:

@@ -34,50 +34,38 @@ def folded(net: Net, y: str, pads: list[int], **options: Any) -> Checked:
 
 
 FORMS: dict[str, dict[str, Any]] = {
-    "1d": {"shape": [2, 4, 9], "kernel": (3,), "amounts": (0, 0, 2, 0, 0, 1), "pads": [2, 1]},
-    "2d": {
-        "shape": [2, 4, 8, 9],
-        "kernel": (3, 3),
-        "amounts": (0, 0, 1, 2, 0, 0, 3, 0),
-        "pads": [1, 2, 3, 0],
-    },
+    "1d": {"shape": [2, 4, 9], "kernel": (3,), "amounts": (0, 0, 2, 0, 0, 1), "expected": [2, 1]},
+    "2d": {"shape": [2, 4, 8, 9], "amounts": (0, 0, 1, 2, 0, 0, 3, 0), "expected": [1, 2, 3, 0]},
     "3d": {
         "shape": [1, 4, 5, 6, 7],
         "kernel": (3, 1, 3),
         "amounts": (0, 0, 1, 0, 1, 0, 0, 0, 2, 1),
-        "pads": [1, 0, 1, 0, 2, 1],
+        "expected": [1, 0, 1, 0, 2, 1],
     },
-    "stride": {"shape": [1, 4, 8, 9], "kernel": (3, 3), "strides": [2, 3], "amounts": RING, "pads": [1] * 4},
-    "dilation": {
-        "shape": [1, 4, 8, 9],
-        "kernel": (3, 3),
-        "dilations": [2, 3],
-        "amounts": RING,
-        "pads": [1] * 4,
-    },
-    "group": {"shape": [1, 4, 8, 9], "kernel": (3, 3), "group": 2, "amounts": RING, "pads": [1] * 4},
-    "depthwise": {"shape": [1, 6, 8, 9], "kernel": (3, 3), "group": 6, "amounts": RING, "pads": [1] * 4},
-    "no bias": {"shape": [1, 4, 8, 9], "kernel": (3, 3), "bias": False, "amounts": RING, "pads": [1] * 4},
-    "empty bias": {"shape": [1, 4, 8, 9], "kernel": (3, 3), "bias": "", "amounts": RING, "pads": [1] * 4},
-    "valid": {"shape": [1, 4, 8, 9], "kernel": (3, 3), "auto_pad": "VALID", "amounts": RING, "pads": [1] * 4},
-    "pointwise": {"shape": [1, 4, 8, 9], "kernel": (1, 1), "amounts": RING, "pads": [1] * 4},
+    "stride": {"strides": [2, 3]},
+    "dilation": {"dilations": [2, 3]},
+    "group": {"group": 2},
+    "depthwise": {"shape": [1, 6, 8, 9], "group": 6},
+    "no bias": {"bias": False},
+    "empty bias": {"bias": ""},
+    "valid": {"auto_pad": "VALID"},
+    "pointwise": {"kernel": (1, 1)},
     "pads add up": {
-        "shape": [1, 4, 8, 9],
         "kernel": (5, 5),
-        "attributes": {"pads": [1, 0, 0, 2]},
+        "pads": [1, 0, 0, 2],
         "amounts": (0, 0, 1, 1, 0, 0, 0, 2),
-        "pads": [2, 1, 0, 4],
+        "expected": [2, 1, 0, 4],
     },
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_folds_into_every_form_of_convolution(form: str) -> None:
-    options = dict(FORMS[form])
-    shape, kernel, amounts, pads = (options.pop(key) for key in ("shape", "kernel", "amounts", "pads"))
+    usual = {"shape": [1, 4, 8, 9], "kernel": (3, 3), "amounts": RING, "expected": [1] * 4}
+    options = {**usual, **FORMS[form]}
+    shape, amounts, expected = (options.pop(key) for key in ("shape", "amounts", "expected"))
     net = Net()
-    y = net.conv(net.pad(net.input(shape), amounts), 6, kernel, **options.pop("attributes", {}), **options)
-    folded(net, y, pads)
+    folded(net, net.conv(net.pad(net.input(shape), amounts), 6, **options), expected)
 
 
 @pytest.mark.parametrize("opset", OPSETS)
@@ -87,8 +75,7 @@ def test_folds_at_every_opset_and_precision(opset: int, dtype: npt.DTypeLike, va
     if OLD_RUNTIME and opset == 7 and dtype is np.float16:
         pytest.skip("onnxruntime before 1.24 has no Pad for float16 at opset 7")
     net = Net(opset, dtype)
-    y = net.conv(net.pad(net.input([2, 4, 8, 9]), RING, value, mode="constant"), 6)
-    folded(net, y, [1, 1, 1, 1])
+    folded(net, net.conv(net.pad(net.input([2, 4, 8, 9]), RING, value, mode="constant"), 6), [1, 1, 1, 1])
 
 
 def pad_axes(net: Net, x: str, amounts: list[int], axes: list[int], value: str = "") -> str:
@@ -123,9 +110,7 @@ def test_amounts_computed_from_constants_and_shapes() -> None:
     x = net.input([2, 4, 8, 9])
     half = net.op("Concat", net.const(np.array([0, 0])), net.const(np.array([1, 2])), axis=0)
     amounts = net.op("Concat", half, half, axis=0)
-    y = net.op("Pad", x, amounts, channels=4)
-    result = folded(net, net.conv(y, 6), [1, 2, 1, 2])
-    assert result.ops == {"Conv": 1}
+    assert folded(net, net.conv(net.op("Pad", x, amounts, channels=4), 6), [1, 2, 1, 2]).ops == {"Conv": 1}
 
 
 def test_amounts_in_a_constant_node_and_weights_behind_operators() -> None:
@@ -144,8 +129,7 @@ def test_a_pad_of_nothing_folds() -> None:
 def test_two_pads_in_a_row() -> None:
     net = Net()
     y = net.pad(net.pad(net.input([2, 4, 8, 9]), RING), (0, 0, 0, 1, 0, 0, 1, 0))
-    result = checked(net, net.conv(y, 6), number=2)
-    assert result.attributes("Conv")["pads"] == [1, 2, 2, 1]
+    assert checked(net, net.conv(y, 6), number=2).attributes("Conv")["pads"] == [1, 2, 2, 1]
 
 
 def test_two_convolutions_that_read_one_pad() -> None:
@@ -154,20 +138,15 @@ def test_two_convolutions_that_read_one_pad() -> None:
     assert checked(net, net.conv(y, 6), net.conv(y, 5, (2, 3)), number=2).ops == {"Conv": 2}
 
 
-def test_shared_weights_stay_shared() -> None:
+@pytest.mark.parametrize("between", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_shared_weights_stay_shared(between: bool, bias: bool) -> None:
     net = Net()
     x = net.input([2, 4, 8, 9])
-    weight = net.const(net.weights(4, 4, 3, 3))
-    y = net.conv(net.pad(x, RING), 4, weight=weight, bias=False)
-    y = net.conv(net.op("Relu", net.pad(y, RING)), 4, weight=weight, bias=False)
-    result = checked(net, y)
-    assert result.report.after.params == result.report.before.params
-    net = Net()
-    x = net.input([2, 4, 8, 9])
-    weight = net.const(net.weights(4, 4, 3, 3))
-    y = net.conv(net.op("Relu", net.conv(net.pad(x, RING), 4, weight=weight)), 4, weight=weight)
-    result = checked(net, y)
-    assert result.report.after.params == result.report.before.params
+    shared = {"weight": net.const(net.weights(4, 4, 3, 3)), "bias": bias}
+    y = net.conv(net.pad(x, RING), 4, **shared)
+    report = checked(net, net.conv(net.op("Relu", net.pad(y, RING) if between else y), 4, **shared)).report
+    assert report.after.params == report.before.params
 
 
 def test_pad_then_convolution_then_bn_all_fold() -> None:
@@ -192,8 +171,7 @@ def test_open_height_and_width() -> None:
 )
 def test_other_modes(opset: int, mode: str) -> None:
     net = Net(opset)
-    y = net.conv(net.pad(net.input([2, 4, 8, 9]), RING, mode=mode), 6)
-    left_alone(net, y, because=("Pad1", mode))
+    left_alone(net, net.conv(net.pad(net.input([2, 4, 8, 9]), RING, mode=mode), 6), because=("Pad1", mode))
 
 
 @pytest.mark.parametrize("opset", [7, 11, 17])
@@ -208,8 +186,7 @@ def test_other_values(opset: int, value: float) -> None:
 @pytest.mark.parametrize("amounts", [(0, 0, -1, -1, 0, 0, -1, -1), (0, 0, 1, 1, 0, 0, 1, -1)])
 def test_negative_amounts(opset: int, amounts: tuple[int, ...]) -> None:
     net = Net(opset)
-    y = net.conv(net.pad(net.input([2, 4, 8, 9]), amounts), 6)
-    left_alone(net, y, because=("Pad1", "crops"))
+    left_alone(net, net.conv(net.pad(net.input([2, 4, 8, 9]), amounts), 6), because=("Pad1", "crops"))
 
 
 def test_negative_amount_that_the_convolution_pads_back() -> None:
@@ -350,8 +327,7 @@ def test_inside_if_bodies() -> None:
 def test_a_pad_outside_of_the_body_that_reads_it_stays() -> None:
     net = Net()
     x = net.pad(net.op("Relu", net.input([2, 4, 8, 9])), RING)
-    result = checked(net, net.choose(lambda n: n.conv(x, 6)), number=0)
-    assert result.ops == {"Relu": 1, "Pad": 1, "If": 1}
+    assert checked(net, net.choose(lambda n: n.conv(x, 6)), number=0).ops == {"Relu": 1, "Pad": 1, "If": 1}
 
 
 @pytest.mark.parametrize("inner", ["Conv", "Relu"])

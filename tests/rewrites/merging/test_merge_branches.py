@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,56 +10,41 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.builders import NEWEST_OPSET, Checked, Net, alone, check
+from tests.builders import NEWEST_OPSET, Checked, Net, alone, check, taps
 
 checked = partial(alone, "merge_branches")
 
 
 def merged(
-    net: Net, y: str, *, taps: int, group: int = 1, shape: tuple[int, int] = (6, 6), **options: Any
+    net: Net, y: str, *, left: int, group: int = 1, shape: tuple[int, int] = (6, 6), **options: Any
 ) -> Checked:
     """Checks that one operator with so many taps is left, with this rewrite alone and with all."""
     result = checked(net, y, saves=True, together=True, **options)
     assert result.ops in ({"Conv": 1}, {"ConvTranspose": 1}), result.ops
     (weight,) = [t for t in result.after.graph.initializer if len(t.dims) > 1]
-    assert int(np.prod(weight.dims)) == shape[0] * shape[1] // group * taps
+    assert int(np.prod(weight.dims)) == shape[0] * shape[1] // group * left
     return result
 
 
 FORMS: dict[str, tuple[list[Any], dict[str, Any], dict[str, Any], int]] = {
-    "1d": ([2, 6, 11], {"kernel": (3,), "pads": [1, 1]}, {"kernel": (1,)}, 3),
-    "2d": ([2, 6, 9, 10], {"kernel": (3, 3), "pads": [1] * 4}, {"kernel": (1, 1)}, 9),
-    "3d": ([1, 6, 4, 5, 6], {"kernel": (3, 1, 3), "pads": [1, 0, 1] * 2}, {"kernel": (1, 1, 1)}, 9),
-    "stride": (
-        ["N", 6, "H", "W"],
-        {"kernel": (3, 3), "pads": [1] * 4, "strides": [2, 2]},
-        {"kernel": (1, 1), "strides": [2, 2]},
-        9,
-    ),
-    "5 and 3": ([1, 6, 9, 9], {"kernel": (5, 5), "pads": [2] * 4}, {"kernel": (3, 3), "pads": [1] * 4}, 25),
-    "dilated": (
-        [1, 6, 9, 9],
-        {"kernel": (3, 3), "pads": [2] * 4, "dilations": [2, 2]},
-        {"kernel": (1, 1)},
-        9,
-    ),
-    "asymmetric": (
-        [1, 6, 9, 9],
-        {"kernel": (3, 3), "pads": [2, 1, 0, 1]},
-        {"kernel": (2, 2), "pads": [1, 0, 0, 1]},
-        9,
-    ),
+    "1d": ([2, 6, 11], taps(3, pads=[1, 1]), taps(1), 3),
+    "2d": ([2, 6, 9, 10], taps(3, 3, pads=[1] * 4), taps(1, 1), 9),
+    "3d": ([1, 6, 4, 5, 6], taps(3, 1, 3, pads=[1, 0, 1] * 2), taps(1, 1, 1), 9),
+    "stride": (["N", 6, "H", "W"], taps(3, 3, pads=[1] * 4, strides=[2, 2]), taps(1, 1, strides=[2, 2]), 9),
+    "5 and 3": ([1, 6, 9, 9], taps(5, 5, pads=[2] * 4), taps(3, 3, pads=[1] * 4), 25),
+    "dilated": ([1, 6, 9, 9], taps(3, 3, pads=[2] * 4, dilations=[2, 2]), taps(1, 1), 9),
+    "asymmetric": ([1, 6, 9, 9], taps(3, 3, pads=[2, 1, 0, 1]), taps(2, 2, pads=[1, 0, 0, 1]), 9),
     "dilated 2x2 in 3x3": (
         [1, 6, 9, 9],
-        {"kernel": (3, 3), "pads": [1] * 4},
-        {"kernel": (2, 2), "pads": [1] * 4, "dilations": [2, 2]},
+        taps(3, 3, pads=[1] * 4),
+        taps(2, 2, pads=[1] * 4, dilations=[2, 2]),
         9,
     ),
-    "same": ([1, 6, "H", "W"], {"kernel": (3, 3), "auto_pad": "SAME_UPPER"}, {"kernel": (1, 1)}, 9),
+    "same": ([1, 6, "H", "W"], taps(3, 3, auto_pad="SAME_UPPER"), taps(1, 1), 9),
     "strides of known sizes": (
         [1, 6, 8, 10],
-        {"kernel": (3, 3), "pads": [1] * 4, "strides": [2, 2]},
-        {"kernel": (2, 2), "strides": [2, 2]},
+        taps(3, 3, pads=[1] * 4, strides=[2, 2]),
+        taps(2, 2, strides=[2, 2]),
         9,
     ),
 }
@@ -66,11 +52,11 @@ FORMS: dict[str, tuple[list[Any], dict[str, Any], dict[str, Any], int]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_forms(form: str) -> None:
-    shape, first, second, taps = FORMS[form]
+    shape, first, second, left = FORMS[form]
     net = Net()
     x = net.input(shape)
     y = net.op("Add", net.conv(x, 6, **second), net.conv(x, 6, **first))
-    merged(net, y, taps=taps, sizes={"H": 7, "W": 8})
+    merged(net, y, left=left, sizes={"H": 7, "W": 8})
 
 
 @pytest.mark.parametrize("opset", [7, 11, 13, 17, NEWEST_OPSET])
@@ -79,15 +65,14 @@ def test_repvgg_block(opset: int, dtype: npt.DTypeLike) -> None:
     net = Net(opset, dtype)
     x = net.input(["N", 6, 9, 9])
     y = net.op("Add", net.conv(x, 6, pads=[1] * 4), net.conv(x, 6, (1, 1), bias=False))
-    merged(net, net.op("Add", y, net.bn(x)), taps=9)
+    merged(net, net.op("Add", y, net.bn(x)), left=9)
 
 
 def test_repvgg_block_with_all_its_normalizations() -> None:
     net = Net()
     x = net.input(["N", 6, 9, 9])
     y = net.op("Add", net.bn(net.conv(x, 6, pads=[1] * 4)), net.bn(net.conv(x, 6, (1, 1))))
-    result = check(net.model(net.op("Add", y, net.bn(x))))
-    assert result.ops == {"Conv": 1}
+    assert check(net.model(net.op("Add", y, net.bn(x)))).ops == {"Conv": 1}
 
 
 def test_asymmetric_convolutions_join_a_square_one_alone() -> None:
@@ -95,7 +80,7 @@ def test_asymmetric_convolutions_join_a_square_one_alone() -> None:
     net = Net()
     x = net.input([1, 6, 9, 9])
     row, column = net.conv(x, 6, (1, 3), pads=[0, 1, 0, 1]), net.conv(x, 6, (3, 1), pads=[1, 0, 1, 0])
-    merged(net, net.op("Sum", row, column, net.conv(x, 6, pads=[1] * 4)), taps=9)
+    merged(net, net.op("Sum", row, column, net.conv(x, 6, pads=[1] * 4)), left=9)
     net = Net()
     x = net.input([1, 6, 9, 9])
     row, column = net.conv(x, 6, (1, 3), pads=[0, 1, 0, 1]), net.conv(x, 6, (3, 1), pads=[1, 0, 1, 0])
@@ -106,7 +91,7 @@ def test_mobileone_block() -> None:
     net = Net()
     x = net.input([1, 6, 9, 9])
     y = net.op("Add", net.conv(x, 6, pads=[1] * 4, group=6), net.conv(x, 6, (1, 1), group=6))
-    merged(net, net.op("Add", y, x), taps=9, group=6)
+    merged(net, net.op("Add", y, x), left=9, group=6)
 
 
 def test_groups_that_do_not_nest() -> None:
@@ -117,7 +102,7 @@ def test_groups_that_do_not_nest() -> None:
     net = Net()
     x = net.input([1, 12, 9, 9])
     y = net.op("Add", net.conv(x, 12, (3, 3), group=2), net.conv(x, 12, (3, 3), group=6))
-    merged(net, y, taps=9, group=2, shape=(12, 12))
+    merged(net, y, left=9, group=2, shape=(12, 12))
 
 
 def test_nested_sums_differences_and_other_terms() -> None:
@@ -149,7 +134,7 @@ def test_transposed_convolutions(strides: list[int]) -> None:
     options: dict[str, Any] = {"transpose": True, "strides": strides}
     big = net.conv(x, 6, (4, 4), pads=[1] * 4, **options)
     small = net.conv(x, 6, (2, 2), **options)
-    merged(net, net.op("Add", big, small), taps=16)
+    merged(net, net.op("Add", big, small), left=16)
 
 
 def test_gemm_and_matmul() -> None:
@@ -166,51 +151,52 @@ def test_gemm_and_matmul() -> None:
 # ---------------------------------------------------------------- what stays
 
 
-stays = partial(checked, number=0, saves=False)
+def pair(net: Net, x: str, **options: Any) -> tuple[str, str]:
+    """A padded 3x3 and a 1x1 on one input."""
+    return net.conv(x, 6, pads=[1] * 4, **options), net.conv(x, 6, (1, 1))
 
 
-def test_branch_that_is_read_elsewhere_or_an_output() -> None:
+STAYS: dict[str, tuple[list[Any], Callable[[Net, str], Sequence[str]]]] = {
+    "a branch that is read elsewhere": (
+        [1, 6, 9, 9],
+        lambda net, x: [net.op("Add", *(both := pair(net, x))), net.op("Sigmoid", both[0])],
+    ),
+    "a branch that is an output": ([1, 6, 9, 9], lambda net, x: [net.op("Add", *(b := pair(net, x))), b[1]]),
+    "a pixel that broadcasts": (
+        [1, 6, 3, 3],
+        lambda net, x: [net.op("Add", net.conv(x, 6), net.conv(x, 6, (1, 1)))],
+    ),
+    "a channel that broadcasts": (
+        [1, 6, 9, 9],
+        lambda net, x: [net.op("Add", net.conv(x, 6, (1, 1)), net.conv(x, 1, (1, 1)))],
+    ),
+    "different strides": (
+        [1, 6, 1, 1],
+        lambda net, x: [net.op("Add", net.conv(x, 6, (1, 1), strides=[2, 2]), net.conv(x, 6, (1, 1)))],
+    ),
+    "open sizes, which are equal for even ones alone": (
+        [1, 6, "H", "H"],
+        lambda net, x: [
+            net.op(
+                "Add",
+                net.conv(x, 6, pads=[1] * 4, strides=[2, 2]),
+                net.conv(x, 6, (2, 2), strides=[2, 2]),
+            )
+        ],
+    ),
+    "weights of run time": (
+        [1, 6, 9, 9],
+        lambda net, x: [net.op("Add", *pair(net, x, weight=net.input([6, 6, 3, 3], "w")))],
+    ),
+    "a product": ([1, 6, 9, 9], lambda net, x: [net.op("Mul", *pair(net, x))]),
+}
+
+
+@pytest.mark.parametrize("case", STAYS)
+def test_what_stays(case: str) -> None:
+    shape, build = STAYS[case]
     net = Net()
-    x = net.input([1, 6, 9, 9])
-    a, b = net.conv(x, 6, pads=[1] * 4), net.conv(x, 6, (1, 1))
-    stays(net, net.op("Add", a, b), net.op("Sigmoid", a))
-    net = Net()
-    x = net.input([1, 6, 9, 9])
-    a, b = net.conv(x, 6, pads=[1] * 4), net.conv(x, 6, (1, 1))
-    stays(net, net.op("Add", a, b), b)
-
-
-def test_outputs_that_broadcast() -> None:
-    net = Net()
-    x = net.input([1, 6, 3, 3])
-    stays(net, net.op("Add", net.conv(x, 6), net.conv(x, 6, (1, 1))))
-    net = Net()
-    x = net.input([1, 6, 9, 9])
-    stays(net, net.op("Add", net.conv(x, 6, (1, 1)), net.conv(x, 1, (1, 1))))
-
-
-def test_different_strides_and_open_sizes() -> None:
-    net = Net()
-    x = net.input([1, 6, 1, 1])
-    stays(net, net.op("Add", net.conv(x, 6, (1, 1), strides=[2, 2]), net.conv(x, 6, (1, 1))))
-    net = Net()
-    x = net.input([1, 6, "H", "H"])  # equal sizes for even H alone
-    a = net.conv(x, 6, (3, 3), pads=[1] * 4, strides=[2, 2])
-    b = net.conv(x, 6, (2, 2), strides=[2, 2])
-    stays(net, net.op("Add", a, b), sizes={"H": 8})
-
-
-def test_strided_identity_and_weights_of_run_time() -> None:
-    net = Net()
-    x = net.input([1, 6, 9, 9])
-    weight = net.input([6, 6, 3, 3], "w")
-    stays(net, net.op("Add", net.conv(x, 6, weight=weight, pads=[1] * 4), net.conv(x, 6, (1, 1))))
-
-
-def test_product_is_no_sum() -> None:
-    net = Net()
-    x = net.input([1, 6, 9, 9])
-    stays(net, net.op("Mul", net.conv(x, 6, pads=[1] * 4), net.conv(x, 6, (1, 1))))
+    checked(net, *build(net, net.input(shape)), number=0, saves=False, sizes={"H": 8})
 
 
 def test_blocks_in_a_row_in_half_precision() -> None:

@@ -145,8 +145,7 @@ def test_strided_taps_then_window() -> None:
 def test_taps_then_whole_axes(pool: str, conv: dict[str, Any], size: tuple[Any, Any]) -> None:
     """One mean a tap, at static sizes by AveragePool, else by slices."""
     attrs = {"axes": [2, 3], "keepdims": 0} if pool == "ReduceMean" else {}
-    model = pooled((3, 3), pool, conv=conv, shape=("n", 8, *size), **attrs)
-    done = checked(model, sizes={"h": 7, "w": 9})
+    done = checked(pooled((3, 3), pool, conv=conv, shape=("n", 8, *size), **attrs), sizes={"h": 7, "w": 9})
     assert done.macs_after == 9 * 8 * 6
 
 

@@ -23,8 +23,7 @@ def half(size: int) -> int:
 
 def block(net: Net, x: str, axes: int = 2) -> str:
     """conv k3 → Relu → + x → Relu."""
-    y = net.op("Relu", net.conv(x, 4, (3,) * axes, pads=[1] * 2 * axes))
-    return net.op("Relu", net.op("Add", y, x))
+    return net.op("Relu", net.op("Add", net.op("Relu", net.conv(x, 4, (3,) * axes, pads=[1] * 2 * axes)), x))
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
@@ -52,12 +51,10 @@ def test_precisions(dtype: Any) -> None:
 def test_symbolic_sizes_and_computed_weights() -> None:
     net = Net()
     x = net.input(["N", 4, "height", "width"])
-    weight = net.op("Relu", net.input([4, 4, 3, 3], "w"))
-    y = net.conv(x, 4, weight=weight, pads=[1] * 4)
+    y = net.conv(x, 4, weight=net.op("Relu", net.input([4, 4, 3, 3], "w")), pads=[1] * 4)
     y = net.op("Relu", net.op("Add", y, x))
     outputs = [net.conv(y, 6, (1, 1), strides=[2, 2]), net.conv(y, 2, (1, 1), strides=[2, 2])]
-    sizes = {"N": 2, "height": 8, "width": 11}
-    moved(net, *outputs, sizes=sizes, shapes={"x": [2, 4, 8, 11]})
+    moved(net, *outputs, sizes={"N": 2, "height": 8, "width": 11}, shapes={"x": [2, 4, 8, 11]})
 
 
 def test_a_whole_stage_of_resnet_v1() -> None:
@@ -102,8 +99,7 @@ def test_dilated_readers_and_pools_of_kernel_1() -> None:
     y = net.op("Sigmoid", net.conv(net.input([1, 4, 9, 10]), 4, pads=[1] * 4))
     a = net.conv(y, 6, strides=[2, 2], dilations=[2, 2], pads=[2] * 4)
     b = net.op("MaxPool", y, kernel_shape=[1, 1], strides=[2, 2])
-    result = moved(net, a, b, macs_after=25 * (9 * 16 + 9 * 24))
-    assert "MaxPool" not in result.ops
+    assert "MaxPool" not in moved(net, a, b, macs_after=25 * (9 * 16 + 9 * 24)).ops
 
 
 def test_gate_that_is_broadcast() -> None:
@@ -132,6 +128,5 @@ def test_traps_stay(trap: str) -> None:
 def test_a_possible_broadcast_of_unknown_size_stays() -> None:
     net = Net()
     x, other = net.input([1, 4, 8, "w"]), net.input([1, 4, 8, "v"], "other")
-    y = net.op("Add", net.conv(x, 4, pads=[1] * 4), other)
-    model = net.model(net.conv(y, 6, (1, 1), strides=[2, 2]))
+    model = net.model(net.conv(net.op("Add", net.conv(x, 4, pads=[1] * 4), other), 6, (1, 1), strides=[2, 2]))
     assert not list(PropagateStride().match(Analysis(ir.from_proto(model))))

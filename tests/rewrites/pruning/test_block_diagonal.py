@@ -32,8 +32,7 @@ def test_equal_blocks(opset: int, dtype: npt.DTypeLike) -> None:
     net = Net(opset, dtype)
     x = net.input(["N", 12, 7, 6])
     y = net.conv(x, 6, (3, 1), weight=diagonal(net, [(2, 4)] * 3, 3, 1), strides=[2, 1], pads=[1, 0, 0, 0])
-    result = grouped(net, y, macs_after=6 * 4 * 3 * 3 * 6)
-    assert result.attributes("Conv")["group"] == 3
+    assert grouped(net, y, macs_after=6 * 4 * 3 * 3 * 6).attributes("Conv")["group"] == 3
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
@@ -64,8 +63,7 @@ def test_mixed_channels(sides: str) -> None:
         weight = weight[net.random.permutation(8)]
     if sides != "out":
         weight = weight[:, net.random.permutation(12)]
-    y = net.conv(net.input([1, 12, 6, 6]), 8, weight=weight)
-    result = grouped(net, y, macs_after=16 * 8 * 3 * 9)
+    result = grouped(net, net.conv(net.input([1, 12, 6, 6]), 8, weight=weight), macs_after=16 * 8 * 3 * 9)
     assert result.ops["Conv"] == 1 and result.ops["Gather"] >= 1
 
 
@@ -86,8 +84,7 @@ def test_fully_connected_blocks(kind: str) -> None:
         )
     else:
         y = net.op("MatMul", net.input(["N", 3, 8]), net.const(weight.T))
-    result = grouped(net, y, macs_after=3 * 32)
-    assert result.ops["Concat"] == 1
+    assert grouped(net, y, macs_after=3 * 32).ops["Concat"] == 1
 
 
 def test_a_permuted_depthwise_composes_with_the_rest() -> None:
@@ -95,8 +92,7 @@ def test_a_permuted_depthwise_composes_with_the_rest() -> None:
     weight = np.zeros((16, 16, 3, 3))
     weight[np.arange(16), net.random.permutation(16)] = net.normal(16, 3, 3)
     y = net.bn(net.conv(net.input([1, 16, 8, 8]), 16, weight=weight, pads=[1] * 4))
-    result = check(net.model(net.op("Relu", y)))
-    assert result.macs_after == 64 * 16 * 9
+    assert check(net.model(net.op("Relu", y))).macs_after == 64 * 16 * 9
 
 
 # ---------------------------------------------------------------- what stays

@@ -73,8 +73,7 @@ def test_slimmed_residual_network() -> None:
 
     x = net.op("Relu", normalised(net.conv(net.input([1, 4, 6, 6]), 8, pads=[1] * 4), [0, 1, 2]))
     y = net.op("Relu", normalised(net.conv(x, 8, pads=[1] * 4), [3, 4, 5, 6]))
-    y = net.op("Relu", normalised(net.conv(y, 8, pads=[1] * 4), [1, 2, 7]))
-    y = net.op("Add", x, y)
+    y = net.op("Add", x, net.op("Relu", normalised(net.conv(y, 8, pads=[1] * 4), [1, 2, 7])))
     pruned(net, net.conv(y, 5), macs_after=9 * 36 * (4 * 6 + 5 * 4 + 4 * 6) + 9 * 16 * 6 * 5)
 
 

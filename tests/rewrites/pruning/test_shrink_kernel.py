@@ -68,8 +68,7 @@ def test_symbolic_sizes(form: str) -> None:
 )
 def test_transposed(index: tuple[Any, ...], taps: int, options: dict[str, Any]) -> None:
     net = Net()
-    x = net.input([1, 4, 5, 6])
-    y = net.conv(x, 6, weight=kept(net, (4, 6, 3, 3), index), transpose=True, **options)
+    y = net.conv(net.input([1, 4, 5, 6]), 6, weight=kept(net, (4, 6, 3, 3), index), transpose=True, **options)
     shrunk(net, y, taps, 9)
 
 

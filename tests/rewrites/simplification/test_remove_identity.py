@@ -60,10 +60,8 @@ def test_what_changes_nothing(kind: str) -> None:
 @pytest.mark.parametrize("opset", [7, 9, 11, 13, 17, NEWEST_OPSET])
 def test_every_opset(opset: int) -> None:
     net = Net(opset)
-    x = net.op("Relu", net.input([2, 4, 6, 6]))
-    x = net.pad(net.op("Identity", x), [0] * 8)
-    y = net.conv(net.op("Dropout", x), 3)
-    removed(net, y, number=3)
+    x = net.pad(net.op("Identity", net.op("Relu", net.input([2, 4, 6, 6]))), [0] * 8)
+    removed(net, net.conv(net.op("Dropout", x), 3), number=3)
 
 
 def test_a_chain_between_others_in_one_round() -> None:
