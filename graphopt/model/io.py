@@ -1,9 +1,9 @@
 """Loading and saving models: files, external data and fidelity. Nothing here changes what a graph computes.
 
 What a file held is there again after `load` and `save`, with these exceptions, none of which a runtime can
-see: value_info of values that no node makes, checksums of external data (it is written anew), the order of
-metadata entries, and the spelling of the standard domain ("" for "ai.onnx"). A model that would lose more is
-refused.
+see: value_info of values that no node makes or that repeats an output, checksums of external data (it is
+written anew), the order of metadata entries, and the spelling of the standard domain ("" for "ai.onnx"). A
+model that would lose more is refused.
 
 Weights are mapped, not read: the large initializers of a file, and external data, become arrays over a memory
 map. So a file must not be overwritten in place while its model is in use; `save` renames, which is safe, and

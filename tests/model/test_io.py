@@ -106,8 +106,17 @@ def kept(path: Path, out: Path) -> io.Source:
     source = io.load(path)
     validate(source.model, path)
     io.save(source.model, out, source=source)
-    assert plain(onnx.load(out)) == plain(onnx.load(path))
+    assert plain(onnx.load(out)) == plain(_told_once(onnx.load(path)))
     return source
+
+
+def _told_once(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without value_info that repeats an output."""
+    outputs = {value.name: value for value in proto.graph.output}
+    told = [value for value in proto.graph.value_info if value != outputs.get(value.name)]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(told)
+    return proto
 
 
 def run(path: Path) -> np.ndarray:
