@@ -223,6 +223,17 @@ def drafted(
 
     The scale is what the layers' times by themselves have to save more than the network has to. One wrong
     measurement moves it by a step only.
+
+    Args:
+        networks: makes plans and drafts.
+        latency: measures a model against the input.
+        limits: what the plan has to save besides.
+        aim: the latency aimed at, as a part of the input's; so are the others.
+        now: of the model as it is by now.
+        scale: to begin with.
+
+    Returns:
+        The plan, an empty one where nothing can be saved, and its scale.
     """
     found, at, fast = Plan(()), scale, float("inf")
     for _ in range(DRAFTS):

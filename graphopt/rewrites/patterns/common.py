@@ -36,6 +36,9 @@ def propose(
         nodes: those of the site, anchor first.
         subject: what the reason is about, in front of it.
         found: the cost before and after; or the reason.
+
+    Returns:
+        The candidate, or the rejection with its reason.
     """
     place = site(analysis, nodes)
     if isinstance(found, str):
