@@ -86,7 +86,7 @@ def side_by_side(tasks: Sequence[Task], jobs: int) -> list[Outcome]:
     if jobs > 1:
         share = default_bytes() // jobs
         tasks = [task if task.memory else replace(task, memory=share) for task in tasks]
-    workers = _Workers(jobs)
+    workers = Workers(jobs)
     done: dict[int, Outcome] = {}
     with ThreadPoolExecutor(jobs, "graphopt-batch") as pool:
         futures = {
@@ -112,7 +112,7 @@ def _interrupted(done: Iterable[Outcome], count: int) -> StoppedError:
     return StoppedError(f"interrupted; {written or 'none'} of {count} models written")
 
 
-class _Workers:
+class Workers:
     """The children that run at the moment. `complete` is called from several threads."""
 
     def __init__(self, jobs: int) -> None:

@@ -47,7 +47,7 @@ def main() -> None:
     """Does the task; ends the process."""
     process.defer(*process.DEFERRED)
     asked = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
-    answers = _Answers(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
+    answers = Answers(os.fdopen(os.dup(sys.stdout.fileno()), "wb"))
     os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -73,7 +73,7 @@ def _watch(asked: IO[bytes]) -> None:
         signal.raise_signal(signal.SIGINT)
 
 
-class _Answers:
+class Answers:
     """Sends one after the other what threads have to say, and nothing after the outcome.
 
     Args:
@@ -102,7 +102,7 @@ class _Teller:
         answers: what sends it.
     """
 
-    def __init__(self, answers: _Answers) -> None:
+    def __init__(self, answers: Answers) -> None:
         self._answers = answers
         self._lock = threading.Lock()
         self._open: dict[int, str] = {}

@@ -54,6 +54,10 @@ def slow(path):
     time.sleep(60)
     return 1.0
 
+def lasting(path):
+    time.sleep(0.5)
+    return 1.0
+
 def removes_the_folder(path):
     if Path("reports").exists():
         Path("reports").rmdir()
@@ -480,7 +484,7 @@ def test_a_file_in_the_current_folder_is_no_module_of_a_child() -> None:
 def test_a_line_of_progress_for_each_model() -> None:
     display = Recorder()
     work = [
-        Task(model=Path("scores.onnx"), metric="measures:fine"),
+        Task(model=Path("scores.onnx"), metric="measures:lasting"),
         Task(model=Path("same.onnx"), metric="measures:killed"),
     ]
     with progress.shown_by(display):
@@ -496,7 +500,7 @@ def test_a_line_of_progress_for_each_model() -> None:
 def test_nothing_comes_after_the_outcome(tmp_path: Path) -> None:
     """A thread that is still at work when the outcome is sent would be heard in the middle of it."""
     with open(tmp_path / "answers", "wb") as file:
-        answers = worker._Answers(file)
+        answers = worker.Answers(file)
         for answer in ("first", Outcome(Path("m"), 3), "late"):
             answers.send(answer)
     with open(tmp_path / "answers", "rb") as file:
@@ -509,7 +513,7 @@ def test_memory_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int | None] = []
     monkeypatch.setattr(batch, "default_bytes", lambda: 900)
     monkeypatch.setattr(
-        batch._Workers, "complete", lambda self, t: asked.append(t.memory) or Outcome(t.model, 0)
+        batch.Workers, "complete", lambda self, t: asked.append(t.memory) or Outcome(t.model, 0)
     )
     work = Task(model=Path("m.onnx"))
     batch.side_by_side([work, work, replace(work, memory=5)], 8)
