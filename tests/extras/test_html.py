@@ -485,7 +485,7 @@ SCRIPT = """
 import re, sys
 sys.path.insert(0, sys.argv[1])
 import graphopt
-from graphopt.report.results import html
+from graphopt.report import html
 text = html.report(graphopt.optimize(classifier()))
 sys.stdout.write(re.sub(r"<dt>seconds</dt><dd>.*?</dd>", "", text))
 """

@@ -187,7 +187,7 @@ def test_the_command_fails_with_the_pass(tmp_path: Path) -> None:
     model = saved(classifier(), tmp_path / "model.onnx")
     done = command(tmp_path, workflow(model, tmp_path, aim="speed"))
     assert done.returncode != 0
-    assert "GraphOpt: --aim speed: it is time or macs" in done.stderr
+    assert "GraphOpt: aim='speed': it is time or macs" in done.stderr
 
 
 def test_a_search_goes_on_after_a_missed_budget(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_missed_budget_ends_the_workflow(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parameters", "says"),
     [
-        ({"budget": {"mac": 0.5}}, "--budget mac: no such key"),
+        ({"budget": {"mac": 0.5}}, "budget=.'mac': ….: no such key"),
         ({"only": ["fold_afine"]}, "did you mean fold_affine"),
         ({"aim": "speed"}, "it is time or macs"),
         ({"calibration": "nowhere.npz"}, "nowhere.npz"),
