@@ -486,6 +486,7 @@ import re, sys
 sys.path.insert(0, sys.argv[1])
 import graphopt
 from graphopt.report import html
+from tests.builders import classifier
 text = html.report(graphopt.optimize(classifier()))
 sys.stdout.write(re.sub(r"<dt>seconds</dt><dd>.*?</dd>", "", text))
 """
@@ -493,10 +494,9 @@ sys.stdout.write(re.sub(r"<dt>seconds</dt><dd>.*?</dd>", "", text))
 
 def test_the_same_again() -> None:
     """Two processes that order sets differently write the same bytes, but for the seconds."""
-    tests = str(ROOT / "tests")
     pages = [
         subprocess.run(
-            [sys.executable, "-c", SCRIPT, tests],
+            [sys.executable, "-c", SCRIPT, str(ROOT)],
             env={**os.environ, "PYTHONHASHSEED": seed},
             check=True,
             capture_output=True,
