@@ -228,7 +228,9 @@ def sweep(
     if not budgets:
         raise InputError(f"{Named('budgets')} names no part of the MACs")
     for part in budgets:
-        make_budget({"macs": part})
+        expected = gates.refused("macs", part, 1.0, "=")
+        if expected:
+            raise InputError(f"{Named('budgets', part)}: {expected}")
     asked = make_options(
         {"macs": min(budgets)},
         calibrated=True,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from ast import literal_eval
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ class Named:
         return f"{self.key}={self.value}" if self.key and self.value else f"{self.key or self.value}"
 
     def __str__(self) -> str:
-        return f"\x01{self.name}\x02{self.value}\x02{self.key}\x03"
+        value = self.value if type(self.value) in (str, int, float) else str(self.value)
+        return f"\x01{self.name}\x02{value!r}\x02{self.key}\x03"
 
 
 Words: TypeAlias = "Callable[[Named], str]"
@@ -61,7 +63,9 @@ class GraphOptError(Exception):
 
     def worded(self, words: Words) -> str:
         """The message, with its options in somebody's words."""
-        return _MARK.sub(lambda found: words(Named(*found.groups())), super().__str__())
+        return _MARK.sub(
+            lambda found: words(Named(found[1], literal_eval(found[2]), found[3])), super().__str__()
+        )
 
 
 class InputError(GraphOptError):

@@ -63,12 +63,12 @@ class Proposals:
             return candidates
 
     def _ruled_out(self, site: Site) -> str:
-        """Why --at or --keep leaves the site out; "" when they don't."""
+        """Why at or keep leaves the site out; "" when they don't."""
         kept = next((n for n in site.nodes if matches_any(n, self.options.keep)), None)
         if kept is not None:
-            return f"--keep names {kept}"
+            return f'"keep" names {kept}'
         if self.options.at and not any(matches_any(node, self.options.at) for node in site.nodes):
-            return "--at names other nodes"
+            return '"at" names other nodes'
         return ""
 
     def notes(self, before: Analysis, after: Analysis) -> list[str]:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Real
 
 from graphopt.errors import InputError, Named, hint, percentage
 from graphopt.planning.budget import Budget
@@ -185,18 +186,21 @@ def _checked(given: object, key: str, limit: float) -> Gate:
     return Gate(key, limit)
 
 
-def refused(key: str, limit: float, most: float, between: str) -> str:
+def refused(key: str, limit: object, most: float, between: str) -> str:
     """What is expected of a limit that can't be; "" of one that can.
 
     Args:
         key: a key of a budget.
-        limit: its limit.
+        limit: its limit, as given.
         most: the largest part of the input's cost.
         between: what stands between the two.
 
     Returns:
         "", or what is expected, with what was perhaps meant.
     """
+    if not isinstance(limit, Real) or isinstance(limit, bool):
+        return "expected a number"
+    limit = float(limit)
     if key == "metric":
         fits, wanted = math.isfinite(limit), "a number"
     elif key == "sqnr":

@@ -42,7 +42,7 @@ def exact(
         elif by_time and _swells(candidate, macs, weight_bytes):
             grown = candidate.after.weight_bytes - candidate.before.weight_bytes
             reason = (
-                f"it would add {grown:,} bytes to save {candidate.macs_saved:,} MACs; --aim macs takes it"
+                f"it would add {grown:,} bytes to save {candidate.macs_saved:,} MACs; the aim macs takes it"
             )
             declined.append((candidate, reason))
         elif rival is not None:
@@ -61,7 +61,7 @@ def _swells(candidate: Candidate, macs: int | None, weight_bytes: int) -> bool:
 
 def _slower(candidate: Candidate) -> str:
     before, after = candidate.before.seconds * 1e6, candidate.after.seconds * 1e6
-    return f"expected to be slower ({before:.0f} → {after:.0f} µs): --aim macs takes it"
+    return f"expected to be slower ({before:.0f} → {after:.0f} µs): the aim macs takes it"
 
 
 @dataclass(frozen=True, slots=True)

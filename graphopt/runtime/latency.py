@@ -147,7 +147,7 @@ def slower(analysis: Analysis, changes: Sequence[Change], seed: int) -> dict[Can
         speedup = float(np.median(seconds[:, 0] / seconds[:, 1]))
         if speedup < (1.0 if candidate.macs_saved else 1.0 - NOISE):
             before, after = np.median(seconds, axis=0) * 1e6
-            found[candidate] = f"measured slower ({before:.0f} → {after:.0f} µs): --gate latency drops it"
+            found[candidate] = f"measured slower ({before:.0f} → {after:.0f} µs): the latency gate drops it"
     return found
 
 

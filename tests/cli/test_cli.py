@@ -584,9 +584,9 @@ def test_at_and_keep(tmp_path: Path) -> None:
     path = saved(_two_folds(), tmp_path / "m.onnx")
     assert sorted(_applied(path)[0]) == ["conv", "second"]
     applied, reasons = _applied(path, "--at", "sec*")
-    assert applied == ["second"] and ("conv", "--at names other nodes") in reasons
+    assert applied == ["second"] and ("conv", '"at" names other nodes') in reasons
     applied, reasons = _applied(path, "--keep", "bn")
-    assert applied == ["second"] and ("conv", "--keep names bn") in reasons
+    assert applied == ["second"] and ("conv", '"keep" names bn') in reasons
     assert _applied(path, "--at", "conv", "--at", "double")[0] == ["conv", "second"]
     assert _applied(path, "--at", "conv", "--keep", "*")[0] == []
 

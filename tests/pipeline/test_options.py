@@ -67,7 +67,8 @@ def test_a_task_passes_every_option_on() -> None:
     [
         ({"aim": "speed"}, "aim='speed': it is time or macs"),
         ({"only": ["insert_pointwise"]}, "insert_pointwise makes the model dearer"),
-        ({"budgets": [0.8, 1.5]}, "budget={'macs': 1.5}: expected a fraction"),
+        ({"budgets": [0.8, 1.5]}, "budgets=1.5: expected a fraction"),
+        ({"budgets": [0.8, "0.5"]}, "budgets='0.5': expected a number"),
         ({"budgets": []}, "budgets=… names no part"),
     ],
 )

@@ -87,7 +87,7 @@ def test_what_is_expected_to_be_slower_is_taken_for_macs_alone() -> None:
     assert selection.exact([slow], by_time=False).chosen == (slow,)
     found = selection.exact([slow], by_time=True)
     assert found.chosen == ()
-    assert "slower" in found.declined[0][1] and "--aim macs" in found.declined[0][1]
+    assert "slower" in found.declined[0][1] and "aim macs" in found.declined[0][1]
 
 
 def test_what_is_declined_for_its_time_blocks_nobody() -> None:

@@ -450,8 +450,8 @@ def test_can_be_kept_away_from_a_node(name: str) -> None:
     (applied,) = checked(name, plain(name)).report.applied
     node = applied.candidate.site.nodes[-1]
     without = partial(alone, name, plain(name), number=0, options=dict(EXAMPLES[name].options), again=False)
-    without(keep=[node], because=(f"--keep names {node}",))
-    without(at=["no_such_node"], because=("--at names other nodes",))
+    without(keep=[node], because=(f'"keep" names {node}',))
+    without(at=["no_such_node"], because=('"at" names other nodes',))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -145,7 +145,8 @@ def make_budget(given: Budget | Mapping[str, float] | None) -> Budget:
             raise InputError(f"{Named('budget', key=key)}: no such key; {hint(key, gates.KEYS)}")
         expected = "" if value is None else gates.refused(key, value, 1.0, "=")
         if expected:
-            raise InputError(f"{Named('budget', f'{value:g}', key)}: {expected}")
+            shown = f"{value:g}" if isinstance(value, (int, float)) else repr(value)
+            raise InputError(f"{Named('budget', shown, key)}: {expected}")
     return Budget(**{key: None if value is None else float(value) for key, value in values.items()})
 
 
