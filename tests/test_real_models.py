@@ -22,7 +22,6 @@ MODELS, INPUTS = DATA / "models", DATA / "inputs"
 
 pytestmark = pytest.mark.skipif(not MODELS.is_dir(), reason="the real models are not there (../shared/data)")
 
-BUDGET_SEEDS = (0, 1, 2)
 CALIBRATION_IMAGES, TEST_IMAGES = 512, 1000
 TOP1_LOSS = 0.025
 
@@ -219,8 +218,8 @@ def top1(model: Path, images: npt.NDArray[np.float32], labels: npt.NDArray[np.ui
 
 
 def test_resnet56_keeps_its_accuracy_at_0_7_of_the_macs(tmp_path: Path) -> None:
-    """At most 2.5 points of top-1 are lost on test images, as the mean of three seeds."""
-    source = path_of("resnet56-bn")
+    """At most 2.5 points of top-1 are lost on test images; benchmarks.accuracy tries more seeds."""
+    source, saved = path_of("resnet56-bn"), tmp_path / "cheaper.onnx"
     with np.load(INPUTS / "cifar10-calibration.npz") as file:
         calibration = preprocessed(file["images"][:CALIBRATION_IMAGES])
     with np.load(INPUTS / "cifar10-test.npz") as file:
@@ -228,18 +227,14 @@ def test_resnet56_keeps_its_accuracy_at_0_7_of_the_macs(tmp_path: Path) -> None:
         labels = file["labels"][:TEST_IMAGES]
     before = top1(source, images, labels)
     assert before > 0.92
-    losses = []
-    for seed in BUDGET_SEEDS:
-        saved = tmp_path / f"{seed}.onnx"
-        result = graphopt.optimize(source, budget={"macs": 0.7}, calibration=calibration, seed=seed)
-        result.save(saved)
-        report = result.report
-        assert report.before.macs == 125_485_696 and report.after.macs is not None
-        assert report.after.macs <= 0.7 * report.before.macs
-        after = onnx.load(saved)
-        assert counted_macs(after, make_feeds(after)) == report.after.macs
-        assert not report.unmeasured and report.quality is not None
-        assert report.quality.samples == CALIBRATION_IMAGES // 4
-        assert report.quality.agreement is not None and report.quality.agreement > 0.9
-        losses.append(before - top1(saved, images, labels))
-    assert sum(losses) / len(losses) <= TOP1_LOSS, losses
+    result = graphopt.optimize(source, budget={"macs": 0.7}, calibration=calibration)
+    result.save(saved)
+    report = result.report
+    assert report.before.macs == 125_485_696 and report.after.macs is not None
+    assert report.after.macs <= 0.7 * report.before.macs
+    after = onnx.load(saved)
+    assert counted_macs(after, make_feeds(after)) == report.after.macs
+    assert not report.unmeasured and report.quality is not None
+    assert report.quality.samples == CALIBRATION_IMAGES // 4
+    assert report.quality.agreement is not None and report.quality.agreement > 0.9
+    assert before - top1(saved, images, labels) <= TOP1_LOSS

@@ -329,7 +329,7 @@ def test_its_ranks_are_whole_blocks_under_a_latency(tmp_path: Path, monkeypatch:
     given = {"rewrites": [Narrow], "only": ["narrow"]}
     try:
         report = graphopt.optimize(
-            MODELS / "inception-digits.onnx", {"latency": 0.9}, MODELS / "digits-calibration.npz", **given
+            MODELS / "resnet-digits.onnx", {"latency": 0.9}, MODELS / "digits-calibration.npz", **given
         ).report
     except BudgetError as failure:  # on a busy machine
         report = failure.result.report
