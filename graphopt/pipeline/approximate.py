@@ -23,31 +23,41 @@ from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate
 
 REPLANS = 5
-"""Times that a plan is made again without layers whose measured error was not the predicted one: a choice of
-time, each fits a whole network."""
+"""Times that a plan is made again without layers whose measured error was not the predicted one; each fits a
+whole network. Measured by benchmarks.thresholds: with 1, 2, 5 and 20 the networks of 16 and of 128 inputs are
+the same, since no layer failed."""
 FACTOR = 2.0
-"""By so much a measured error may differ from the predicted one, either way: a choice; benchmarks.thresholds
-tries others."""
+"""By so much a measured error may differ from the predicted one, either way. Derived: both are means over 16
+inputs at least (`layer_errors.FEWEST_INPUTS`), each off by √(2/16), a third: (1 + 1/3) / (1 − 1/3). Measured
+by benchmarks.thresholds besides: 1.3 to 4 give the same of 16 and of 128 inputs."""
 LEAST_ERROR = 1e-6
-"""Errors up to this (60 dB) are no prediction: 1e-4 of the least level that is probed."""
+"""Errors up to this (60 dB) are no prediction: derived, 1e-4 of the least level that is probed."""
 NARROW = 0.015
 """A search for the cheapest network ends when it is known to this part of the MACs: derived, six networks,
 (1 − CHEAPEST) / 2⁶."""
 CHEAPEST = 0.1
-"""Part of the MACs below which no network is looked for: a choice that bounds the search."""
+"""Part of the MACs below which no network is looked for. Measured by benchmarks.thresholds: with 0, 0.1 and
+0.3 the cheapest network of 25 dB has 0.203, 0.196 and 0.308 of the MACs, after 8, 7 and 7 networks: lower is
+not seen to find more, and takes one more."""
 DRAFTS = 8
 """Plans whose latency is measured before one is fitted, at most: derived, seven moves reach an aim that is
 off by STEP⁷ = 17."""
 FITTED = 3
-"""Networks that are fitted for a latency, at most: a choice of time, the scale is then corrected twice."""
+"""Networks that are fitted for a latency, at most. Derived: where layers save 30 % less together than their
+drafts did, the first network is off by 0.3 of what it has to save, the second by 0.3² and the third by 0.3³,
+which is less than `latency.NOISE`."""
 CLOSE = latency.NOISE
 """A draft that is faster than asked by at most this part of the input's time is fast enough: no clock
 tells."""
 STEP, SMALL_STEP = 1.5, 1 + latency.NOISE
-"""By so much the aim of a draft is moved at once, at most (one wrong measurement does no more), and at least
-where it is too slow (a smaller move can't be measured)."""
+"""By so much the aim of a draft is moved at once, at most, and at least where it is too slow. Derived: more
+than the times of single operators are off (1.36, see `operator_times.FORM_SECONDS`), so that one wrong
+measurement does no more; a smaller move than the least can't be measured."""
+LEAST_SAVED = 1e-3
+"""Part of the input's time that a network counts as having saved at the least, so that what is still missing
+has a scale: derived, less than a tenth of `latency.NOISE`, so that whatever was measured stands."""
 MARGIN = 1 - latency.NOISE
-"""Of the latency asked for that is aimed at: the next measurement differs by the noise."""
+"""Of the latency asked for that is aimed at: derived, the next measurement differs by the noise."""
 
 
 def approximate(
@@ -201,7 +211,7 @@ def _fast(
             best, best_ratio = network, ratio
         if ratio <= asked or not chosen.chosen:
             break
-        scale *= (now - asked * MARGIN) / max(now - ratio, 1e-3)
+        scale *= (now - asked * MARGIN) / max(now - ratio, LEAST_SAVED)
     assert best is not None
     return best
 
@@ -241,7 +251,7 @@ def drafted(
         if not chosen.chosen:
             return chosen, scale
         ratio = latency(networks.draft(chosen)).ratio
-        wanted = scale * (now - aim) / max(now - ratio, 1e-3)
+        wanted = scale * (now - aim) / max(now - ratio, LEAST_SAVED)
         if ratio <= aim and scale < fast:
             found, at, fast = chosen, scale, scale
             if ratio > aim - CLOSE:

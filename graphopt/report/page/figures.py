@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from graphopt.calibration.inputs import ALL_PARTS, SMALL_SAMPLE
+from graphopt.calibration.inputs import ONE_HELD_OUT_OF, SMALL_SAMPLE
 from graphopt.report.page.common import Facts
 from graphopt.report.results import Report
 from graphopt.report.wording import bytes_, count, decibels, largest, numbered
@@ -110,7 +110,7 @@ def _latency(timing: Timing | None) -> Card:
 
 def _quality(quality: Quality) -> Card:
     few = "; few, so uncertain" if quality.samples < SMALL_SAMPLE else ""
-    inputs = f"on {quality.samples} held-out inputs (1 in {ALL_PARTS}){few}"
+    inputs = f"on {quality.samples} held-out inputs (1 in {ONE_HELD_OUT_OF}){few}"
     if quality.agreement is None or quality.interval is None:
         return Card("Quality", decibels(quality.sqnr), "SQNR", inputs)
     low, high = quality.interval

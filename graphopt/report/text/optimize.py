@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from graphopt.calibration.inputs import ALL_PARTS, SMALL_SAMPLE
+from graphopt.calibration.inputs import ONE_HELD_OUT_OF, SMALL_SAMPLE
 from graphopt.files import show
 from graphopt.report.results import Applied, Left, Report
 from graphopt.report.text.common import print_totals, print_unknown, table_of, terminal
@@ -115,7 +115,7 @@ def _quality(console: Console, result: Report) -> None:
     if quality is not None:
         parts = [] if quality.agreement is None else [f"agreement {quality.agreement:.2%}"]
         parts.append(f"SQNR {decibels(quality.sqnr)}")
-        share = f"1 in {ALL_PARTS} of those given"
+        share = f"1 in {ONE_HELD_OUT_OF} of those given"
         console.print(f"quality on {quality.samples} held-out inputs ({share}): {', '.join(parts)}")
         if quality.interval is not None:
             low, high = quality.interval
