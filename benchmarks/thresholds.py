@@ -3,7 +3,7 @@
     python -m benchmarks.thresholds [NAME ...]
 
 NAME is a constant, or the part before it; all without one. What an experiment decides by is in its heading.
-Figures in dB do not depend on the machine's load, seconds do.
+Seconds are of the processor, with one thread for NumPy; figures in dB do not depend on the machine.
 """
 
 from __future__ import annotations
@@ -11,28 +11,36 @@ from __future__ import annotations
 import argparse
 import importlib
 import itertools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
+import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 
 import graphopt
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import inputs, statistics
 from graphopt.model.io import load
-from graphopt.numerics.lowrank import canonical_polyadic, separable, tucker_fit
+from graphopt.numerics.lowrank import canonical_polyadic, exact_factors, separable, tucker_fit
 from graphopt.numerics.lowrank.moments import Moments, relative_error
+from graphopt.report.results import Report
 from graphopt.runtime import latency, operator_times, session
 from graphopt.runtime.session import Feeds
 from graphopt.verification import equivalence
 from models import architectures
+from models.architectures import Graph
 
 MODELS = Path(__file__).parent.parent / "models"
 FITTED_ON = 128
@@ -54,6 +62,7 @@ NETWORK: dict[str, Values] = {
     "compression.sequential_fit.ENOUGH": (10, 160),
     "compression.sequential_fit.ENOUGH_INPUTS": (16,),
     "compression.sequential_fit.DRAWN": (0.0, 1.0),
+    "compression.sequential_fit.BATCHES": (2, 16),
     "calibration.statistics.FITTED_ROWS": (24, 384),
     "calibration.statistics.PLANNED_ROWS": (6, 96),
     "compression.sensitivity.LEVELS": ((0.002, 0.01, 0.05), (0.05, 0.25, 0.6), (0.05,)),
@@ -62,18 +71,25 @@ NETWORK: dict[str, Values] = {
     "planning.damage.SMALL_SLOPE": (0.7, 1.5),
     "compression.curvature.DAMPING": (0.01, 1.0),
     "compression.curvature.FLOOR": (1e-7, 1e-3),
-    "compression.curvature.CURVATURE_INPUTS": (8, 64),
-    "pipeline.networks.PROBED_ON": (0.1, 0.5),
-    "pipeline.networks.PLANNED_ON": (24, 96),
+    "compression.curvature.CURVATURE_INPUTS": (8, 32),
+    "pipeline.networks.PROBED_ON": (0.0, 0.1, 0.5),
+    "pipeline.networks.PLANNED_ON": (12, 24, 48),
     "rewrites.factoring.fitted.RANK_STEPS": (8, 32),
-    "pipeline.approximate.FACTOR": (1.3, 4.0),
+    "calibration.statistics.POSITIONS": (4, 64),
+    "calibration.inputs.ONE_HELD_OUT_OF": (2, 8),
 }
 """Constants that decide what a network at a budget loses, and the values tried besides their own."""
+
+FEW: dict[str, Values] = {
+    "pipeline.approximate.FACTOR": (1.3, 4.0),
+    "pipeline.approximate.REPLANS": (1, 2, 20),
+}
+"""Constants that count where measured errors are not the predicted ones, as with few inputs they might be."""
 
 SYNTHETIC: dict[str, Values] = {
     "calibration.synthetic.SLOPE": (0.0, 1.0, 2.0),
     "calibration.synthetic.SHARED": (0.0, 0.95),
-    "calibration.synthetic.SYNTHETIC_INPUTS": (64,),
+    "calibration.synthetic.SYNTHETIC_INPUTS": (32, 64),
 }
 """Constants of the inputs that are made where none are given (of one channel here, so SHARED has no say)."""
 
@@ -82,14 +98,59 @@ EXACT: dict[str, Values] = {
     "planning.selection.MUCH": (0.005, 0.5),
     "runtime.subgraph.SMALL_MAP": (16, 1000),
     "analysis.evaluation.SMALL_SIZE": (16, 1_000_000),
-    "rewrites.folding.fold_constant.STORED_ANYWAY": (0, 1_000_000),
-    "rewrites.collapsing.collapse.LONGEST": (2, 64),
-    "rewrites.converting.cancel_transpose.LARGEST_REGION": (4, 1000),
-    "rewrites.patterns.border_map.MOST_ZONED": (1, 100),
-    "rewrites.pruning.block_diagonal.MOST_PARTS": (2, 64),
     "rewrites.moving.resized.MIXING_PASSES": (1, 64),
 }
 """Constants that decide what exact rewrites do."""
+
+
+def in_a_row() -> onnx.ModelProto:
+    """Forty 1x1 convolutions with nothing between them."""
+    g, y = Graph(8, 16), "x"
+    for _ in range(40):
+        y = g.conv(y, 8)
+    return g.model(y)
+
+
+def between_transposes() -> onnx.ModelProto:
+    """Two hundred elementwise operators in NHWC."""
+    g = Graph(8, 16)
+    y = g.op("Transpose", ["x"], perm=[0, 2, 3, 1])
+    for kind in ("Sigmoid", "Tanh") * 100:
+        y = g.op(kind, [y])
+    return g.model(g.op("Transpose", [y], perm=[0, 3, 1, 2]))
+
+
+def biased_border() -> onnx.ModelProto:
+    """A 1x1 with a bias before a padded 3x3: of the 9 zones of the border's map each is stored once."""
+    g = Graph(8, 32)
+    return g.model(g.conv(g.conv("x", 32, bias=True), 8, 3))
+
+
+def in_blocks() -> onnx.ModelProto:
+    """A MatMul of 32 blocks of 32 channels."""
+    g = Graph(16, 32)
+    weight = np.kron(np.eye(32), np.random.default_rng(0).standard_normal((32, 32)))
+    y = g.op("Reshape", ["x", g.weight(np.array([16, 1024]))])
+    return g.model(g.op("MatMul", [y, g.weight(weight.astype(np.float32))]))
+
+
+def of_a_constant() -> onnx.ModelProto:
+    """A convolution of a constant: 4,096 elements of its output take the place of 1,600."""
+    g = Graph(16, 16)
+    constant = g.weight(np.random.default_rng(0).standard_normal((1, 4, 16, 16)).astype(np.float32))
+    g.channels[constant] = 4
+    return g.model(g.add("x", g.conv(constant, 16, 3)))
+
+
+LIMIT: tuple[tuple[str, Values, Callable[[], onnx.ModelProto]], ...] = (
+    ("rewrites.collapsing.collapse.LONGEST", (2, 4, 64), in_a_row),
+    ("pipeline.exact_rounds.MAX_ROUNDS", (1, 3), in_a_row),
+    ("rewrites.converting.cancel_transpose.LARGEST_REGION", (4, 1000), between_transposes),
+    ("rewrites.patterns.border_map.MOST_ZONED", (1, 1000), biased_border),
+    ("rewrites.pruning.block_diagonal.MOST_PARTS", (2, 64), in_blocks),
+    ("rewrites.folding.fold_constant.STORED_ANYWAY", (0, 1_000_000), of_a_constant),
+)
+"""Constants that bound an exact rewrite, each with a model in which it does."""
 
 CLOCK: dict[str, Values] = {
     "runtime.operator_times.FORM_SECONDS": (0.003, 0.3),
@@ -98,7 +159,7 @@ CLOCK: dict[str, Values] = {
 """Constants of the clock that times operators."""
 
 LAYER: dict[str, Values] = {
-    "numerics.lowrank.canonical_polyadic.FIT_STEPS": ((5, 12, 20), (80, 200, 320)),
+    "numerics.lowrank.canonical_polyadic.FIT_STEPS": ((5, 12, 20), (6, 6, 6), (80, 200, 320)),
     "numerics.lowrank.canonical_polyadic.STEPS_DOWN": (2, 32),
     "numerics.lowrank.canonical_polyadic.OVERLAP": (1e-6, 1e-2),
     "numerics.lowrank.canonical_polyadic.WEAK": (1e-5, 1e-1),
@@ -109,8 +170,28 @@ LAYER: dict[str, Values] = {
     "numerics.lowrank.lbfgs.GAIN": (1e-6, 1e-2),
     "numerics.lowrank.lbfgs.STILL": (1e-3, 1e-6),
     "numerics.lowrank.linalg.CONJUGATE_GRADIENT_STEPS": (2, 32),
+    "numerics.lowrank.separable.QUICK": (0,),
 }
 """Constants of fits: what one layer loses on the inputs that it was not fitted to."""
+
+TRIPLE: dict[str, Values] = {
+    "rewrites.factoring.inverted_bottleneck.RANKS": (5, 20),
+    "rewrites.factoring.inverted_bottleneck.MOST": (0.6, 1.0),
+}
+"""Constants of the inverted bottleneck alone."""
+
+QUALITY: dict[str, Values] = {
+    "pipeline.approximate.CHEAPEST": (0.0, 0.3),
+    "pipeline.approximate.NARROW": (0.005, 0.05),
+}
+"""Constants of the search for the cheapest network."""
+
+LATENCY: dict[str, Values] = {
+    "pipeline.approximate.FITTED": (1, 6),
+    "pipeline.approximate.DRAFTS": (2, 16),
+    "pipeline.approximate.STEP": (1.1, 3.0),
+}
+"""Constants of the search for a network that is as fast as asked."""
 
 
 @contextmanager
@@ -154,20 +235,86 @@ def synthetic() -> Sequence[float]:
     return network(calibrated=False)
 
 
+def triple() -> Sequence[float]:
+    """As a network at a budget, but of inverted bottlenecks alone."""
+    return network(form="inverted_bottleneck")
+
+
+def cheapest() -> Sequence[float]:
+    """The part of the MACs that is left at 25 dB, networks that were made, and seconds."""
+    start = time.process_time()
+    report = searched({"sqnr": 25.0})
+    return (
+        (report.after.macs or 0) / (report.before.macs or 1),
+        len(report.curve),
+        time.process_time() - start,
+    )
+
+
+def fast() -> Sequence[float]:
+    """The part of the input's time that is left where 0.7 is asked for, networks made, and seconds."""
+    start = time.process_time()
+    report = searched({"latency": 0.7})
+    ratio = report.latency.ratio if report.latency is not None else np.nan
+    return ratio, len(report.curve), time.process_time() - start
+
+
+def searched(budget: dict[str, float]) -> Report:
+    """The report of the residual sample at a budget, met or not."""
+    fitted_on = np.load(MODELS / "digits-calibration.npz")["input"][:FITTED_ON]
+    try:
+        chosen = ["bottleneck", "fold_affine"]
+        return graphopt.optimize(MODELS / "resnet-digits.onnx", budget, fitted_on, only=chosen).report
+    except graphopt.BudgetError as error:
+        report: Report = error.result.report
+        return report
+
+
 def seeds() -> None:
     """How far the networks of other seeds are from one another in dB: what a difference has to exceed."""
     print(*(f"seed {seed}: {network(seed=seed)[0]:.2f} dB" for seed in range(4)), sep=", ")
 
 
-def network(*, calibrated: bool = True, seed: int = 0) -> Sequence[float]:
+def replanned() -> Sequence[float]:
+    """As a network at a budget, but fitted to 16 inputs."""
+    return network(fitted_on=16)
+
+
+def budgets() -> None:
+    """What is lost at other budgets in dB (SWEPT)."""
+    print(*(f"{part}: {network(macs=part)[0]:.1f} dB" for part in (0.9, 0.5, 0.3, 0.2)), sep=", ")
+
+
+def blocked() -> None:
+    """Whether onnxruntime has a blocked kernel for so many input channels (ALIGNMENT)."""
+    options = ort.SessionOptions()
+    with TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        options.log_severity_level = 3
+        for channels in (16, 18, 20, 22, 24):
+            g = Graph(channels, 16)
+            ort.InferenceSession(g.model(g.conv("x", 32, 3)).SerializeToString(), options)
+            domains = {node.domain for node in onnx.load(options.optimized_model_filepath).graph.node}
+            print(f"{channels}: {'com.microsoft.nchwc' in domains}", end="  ")
+    print()
+
+
+def network(
+    *,
+    calibrated: bool = True,
+    seed: int = 0,
+    form: str = "bottleneck",
+    fitted_on: int = FITTED_ON,
+    macs: float = BUDGET,
+) -> Sequence[float]:
     """Signal to noise of the logits on inputs that no fit saw, labels lost, bans, and seconds."""
     path, start = MODELS / "resnet-digits.onnx", time.process_time()
-    fitted_on = np.load(MODELS / "digits-calibration.npz")["input"][:FITTED_ON]
+    calibration = np.load(MODELS / "digits-calibration.npz")["input"][:fitted_on]
     result = graphopt.optimize(
         path,
-        budget={"macs": BUDGET},
-        calibration=fitted_on if calibrated else None,
-        only=["bottleneck", "fold_affine"],
+        budget={"macs": macs},
+        calibration=calibration if calibrated else None,
+        only=[form, "fold_affine"],
         seed=seed,
     )
     seconds, test = time.process_time() - start, np.load(MODELS / "digits-test.npz")
@@ -219,6 +366,74 @@ def exactly() -> Sequence[float]:
         before += [getattr(report.before, key) or 0 for key in ("macs", "nodes", "weight_bytes")]
         after += [getattr(report.after, key) or 0 for key in ("macs", "nodes", "weight_bytes")]
     return *(after / before), time.process_time() - start
+
+
+def bounded(model: onnx.ModelProto) -> Sequence[float]:
+    """What is left of MACs, operators and weights, the part of the time that it takes, and seconds."""
+    start = time.process_time()
+    result = graphopt.optimize(model, aim="macs")
+    seconds, report = time.process_time() - start, result.report
+    left = [
+        (getattr(report.after, key) or 0) / max(getattr(report.before, key) or 0, 1)
+        for key in ("macs", "nodes", "weight_bytes")
+    ]
+    feed = {"x": np.zeros([d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim], np.float32)}
+    ratio = latency.time_pair(load(model).model, result.model, feed, repeat=30).ratio
+    return *left, ratio, seconds
+
+
+def kinks() -> None:
+    """What part of other inputs meets an inserted Relu's kink (insert_pointwise.MARGIN)."""
+    fitted_on, test = (np.load(MODELS / f"digits-{part}.npz")["input"] for part in ("calibration", "test"))
+    source = load(MODELS / "resnet-digits.onnx").model
+    for margin, many in itertools.product((0.0, 0.01, 0.1, 0.5), (32, 400)):
+        with given("rewrites.expanding.insert_pointwise.MARGIN", margin):
+            result = graphopt.optimize(
+                source,
+                calibration=fitted_on[:many],
+                only=["insert_pointwise"],
+                at=["*"],
+                options={"insert_pointwise.activation": "relu"},
+            )
+        before, after = (
+            session.session(session.structure(m), optimised=True).run(None, {"input": test})[0]
+            for m in (source, result.model)
+        )
+        wrong = np.abs(after - before).max(axis=1) > 1e-4 * np.abs(before).max()
+        print(
+            f"{margin:6} of the range of {many} inputs: {wrong.mean():6.1%} differ",
+            flush=True,
+        )
+
+
+def mixing() -> None:
+    """How many times longer than a nearest Resize of one scale a mixing one takes (MIXING_PASSES)."""
+    for scale, mode in itertools.product((2, 4), ("linear", "cubic")):
+        quick, mixed = (resizing(scale, kind) for kind in ("nearest", mode))
+        feed: Feeds = {"x": np.ones((1, 8, 28, 28), np.float32)}
+        ratio = latency.time_pair(quick, mixed, feed, repeat=30).ratio
+        print(f"{mode:8} x{scale}: {ratio:5.1f}", flush=True)
+
+
+def resizing(scale: int, mode: str) -> ir.Model:
+    """A Resize alone."""
+    g = Graph(8, 28)
+    scales = g.weight(np.array([1, 1, scale, scale], np.float32))
+    return load(g.model(g.op("Resize", ["x", "", scales], mode=mode))).model
+
+
+def large_matrices() -> None:
+    """Seconds for a square matrix's rank, by singular values and by a search (exact_factors.LARGE)."""
+    rng = np.random.default_rng(0)
+    for size, rank in itertools.product((256, 512, 1024, 2048), (8, None)):
+        matrix = rng.standard_normal((size, rank or size)) @ rng.standard_normal((rank or size, size))
+        matrix, seconds = matrix.astype(np.float32), []
+        for large in (1 << 20, 0):
+            with given("numerics.lowrank.exact_factors.LARGE", large):
+                start = time.process_time()
+                exact_factors.find_rank(matrix, float(np.finfo(np.float32).eps), size // 2 - 1)
+            seconds.append(time.process_time() - start)
+        print(f"{size:5} of rank {rank or size:5}: {seconds[0]:7.3f} {seconds[1]:7.3f}", flush=True)
 
 
 def operator() -> Sequence[float]:
@@ -293,16 +508,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("A clock", CLOCK, operator, ("spread", "s")),
         ("Without inputs", SYNTHETIC, synthetic, ("dB", "labels lost", "banned", "s")),
         ("A network at a budget", NETWORK, network, ("dB", "labels lost", "banned", "s")),
+        ("A network of few inputs", FEW, replanned, ("dB", "labels lost", "banned", "s")),
+        ("Inverted bottlenecks", TRIPLE, triple, ("dB", "labels lost", "banned", "s")),
+        ("A quality", QUALITY, cheapest, ("MACs", "networks", "s")),
+        ("A latency", LATENCY, fast, ("ratio", "networks", "s")),
     ):
         chosen = only(places, asked)
         if chosen:
             print(f"\n{title}: {measure.__doc__}")
             tried(chosen, measure, names)
+    for place, values, build in LIMIT:
+        if only({place: values}, asked):
+            print(f"\n{build.__doc__} {bounded.__doc__}")
+            names = ("MACs", "operators", "weights", "time", "s")
+            tried({place: values}, partial(bounded, build()), names)
     for name, experiment in (
         ("MODEL_BOUND", differences),
         ("NODE_BYTES", sizes),
         ("clocks", clocks),
         ("seeds", seeds),
+        ("SWEPT", budgets),
+        ("ALIGNMENT", blocked),
+        ("insert_pointwise.MARGIN", kinks),
+        ("MIXING_PASSES", mixing),
+        ("exact_factors.LARGE", large_matrices),
     ):
         if not asked or name in asked:
             print(f"\n{experiment.__doc__}")
