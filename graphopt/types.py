@@ -217,7 +217,7 @@ class Totals:
 
 
 NORMAL_95 = 1.959963984540054
-"""The normal distribution has 95 % of its mass within so many standard deviations."""
+"""The normal distribution has 95 % of its mass within so many standard deviations: its definition."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,11 @@ Content: TypeAlias = Callable[["ir.Value | None"], "npt.NDArray[Any] | None"]
 """What a value holds where that is known, such as `Analysis.constant`."""
 
 TO_THE_END = (1 << 63) - 1
-"""The end of a written range that reaches to the end of its axis, whatever its size."""
+"""The end of a written range that reaches to the end of its axis, whatever its size: derived, the largest
+int64."""
 FAR = (1 << 31) - 1
-"""From here on the end of a range that is read means the end of its axis."""
+"""From here on the end of a range that is read means the end of its axis: derived, the largest int32, which
+exporters write for it."""
 
 
 def ints(

@@ -15,9 +15,8 @@ from graphopt.analysis.attributes import slice_ranges
 from graphopt.analysis.operators import VIEWS, is_standard
 
 SMALL_SIZE = 4096
-"""Arithmetic is done on tensors of at most this many elements: sizes, axes and scales, never weights. A
-choice of time; measured by benchmarks.thresholds: any value from 16 to 1,000,000 gives the same on nine
-architectures."""
+"""Arithmetic is done on tensors of at most this many elements: sizes, axes and scales, never weights.
+Measured by benchmarks.thresholds: any value from 16 to 1,000,000 gives the same on nine architectures."""
 
 AnyArray: TypeAlias = npt.NDArray[Any]
 

@@ -10,9 +10,11 @@ input makes), which is moved as well, and between blocked ones their input and o
 from __future__ import annotations
 
 BLOCK = 16
-"""Channels that a blocked kernel computes, and reads, at once (float32, AVX-512; 8 on AVX2)."""
+"""Channels that a blocked kernel computes, and reads, at once: derived, float32 in a register of AVX-512 (8
+on AVX2)."""
 ALIGNMENT = 4
-"""Channel counts that are no multiple of this have no blocked kernel."""
+"""Input channels from `BLOCK` on that are no multiple of this have no blocked kernel; measured by
+benchmarks.thresholds: ALIGNMENT, onnxruntime has none for 18 and 22, and one for 20 and 24."""
 DENSE_MACS_PER_SECOND = 57e9
 """Of a float32 convolution at one thread, whole blocks, measured by benchmarks/time_model.py."""
 DEPTHWISE_MACS_PER_SECOND = 19e9

@@ -39,22 +39,25 @@ FLOOR = 1e-5
 """Of the mean part besides, so that G has an inverse. Measured by benchmarks.thresholds: any value from
 1e-7 to 1e-3 gives the same."""
 CURVATURE_INPUTS = 256
-"""Inputs that are run, at most."""
+"""Inputs that are run, at most. Measured by benchmarks.thresholds: with 8, 32 and all of 96 a network kept
+32.9, 33.6 and 33.9 dB, four seeds alone give 33.5 to 34.5: more are not seen to pay."""
 FEWEST_INPUTS = 8
-"""And at least, where there are so many: a choice of time; all positions of each count."""
+"""And at least, where there are so many; all positions of each count. Measured by the same: with 8 in the
+place of 96 a network lost 1 dB."""
 CURVATURE_MACS = 1e12
 """Multiply-accumulates that all may take, about: derived, 18 seconds at
 `time_model.DENSE_MACS_PER_SECOND`."""
 BYTES = 1 << 30
-"""Of the values of the inputs that are run at once, about: a choice of memory; no result depends on it but by
-rounding."""
+"""Of the values of the inputs that are run at once, about; no result depends on it but by rounding."""
 COPIES = 3
-"""Of each value: itself, its gradient, and what is on the way."""
+"""Of each value: derived, itself, its gradient, and what is on the way."""
 PASSES = 3
-"""Passes over the network that one input takes, about: forward, and back at twice the price."""
+"""Passes over the network that one input takes, about: derived, forward, and back at twice the price (by
+inputs and by outputs)."""
 
 SMALLEST, LARGEST = 1e-30, 1e30
-"""Outputs that vary by less or by more do not count: onnxruntime ends the process on a deviation of 0."""
+"""Outputs that vary by less or by more do not count: onnxruntime ends the process on a deviation of 0.
+Derived: float32 has eight decades more on either side, for the sums on the way."""
 
 
 def weightings(

@@ -15,14 +15,16 @@ from graphopt.runtime.memory import chunks
 from graphopt.runtime.session import Feeds
 
 COPIES = 6
-"""Arrays of the size of an output that comparing it takes: of both networks, with partners."""
+"""Arrays of the size of an output that comparing it takes: derived, of both networks, with partners, and one
+in float64."""
 ERROR_MACS = 2e12
 """Multiply-accumulates that measuring the errors of layers may take, about: derived, 35 seconds at
 `time_model.DENSE_MACS_PER_SECOND`."""
 
 
 FEWEST_INPUTS = 16
-"""Inputs that they are measured on at the least."""
+"""Inputs that they are measured on at the least: derived, the mean of 16 squares is off by √(2/16), a third,
+which `pipeline.approximate.FACTOR` allows for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

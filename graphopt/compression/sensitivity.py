@@ -37,8 +37,8 @@ LEVELS = (0.01, 0.05, 0.25)
 these, (0.05, 0.25, 0.6) and 0.05 alone kept 34.3, 33.9, 33.6 and 33.6 dB: four seeds alone give 33.5 to
 34.5."""
 PROBE_INPUTS = 128
-"""Inputs that are run for each probe, at most: a choice of time, the mean of 128 squares is off by √(2/128),
-an eighth."""
+"""Inputs that are run for each probe, at most: derived, the mean of 128 squares is off by √(2/128), an
+eighth."""
 FEWEST_INPUTS = 16
 """And at least, where there are so many: derived, the mean of 16 squares is off by √(2/16), a third, and
 plans compare damages that lie decades apart."""

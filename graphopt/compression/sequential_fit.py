@@ -37,7 +37,9 @@ ENOUGH, ENOUGH_INPUTS = 40, 128
 """Patches for each dimension of a covariance, and inputs, from which a fit takes the data at their word.
 Measured by benchmarks.thresholds: with 10, 40 and 160 a network kept 33.9 dB each time."""
 BATCHES = 4
-"""Batches that the inputs are run in, at least, so that there are two halves to compare."""
+"""Batches that the inputs are run in, at least, so that there are two halves to compare. Measured by
+benchmarks.thresholds: with 2, 4 and 16 a network of 128 inputs kept 33.9, 33.9 and 34.9 dB, four seeds alone
+give 33.5 to 34.5."""
 CAUTION = ((0.0, 1.0), (0.3, 1.0), (0.6, 0.7), (0.6, 0.0), (1.0, 0.0))
 """What is tried where there are fewer: how far the covariance is drawn to its structure, and how much of the
 correction towards the original's outputs is taken. Measured by benchmarks.thresholds: with these, the first

@@ -63,6 +63,7 @@ MADE = Text(f"a file name without braces but those of {STEM}", pattern=r"^([^{}]
 TEXTS = "a list of texts"
 NAMES = List(Text(), TEXTS)
 FRACTION = Number(over=0, most=1)
+"""A part of what the input costs."""
 LIMITS = {"sqnr": Number(over=0), "metric": Number()}
 """What budget keys may be that are no fractions."""
 BUDGET = Table(
@@ -126,6 +127,7 @@ RECIPE = Table(
     },
     ("models",),
 )
+"""What a recipe holds: defaults, and models."""
 
 READ = ("model", "calibration")
 """Keys of files that are read."""

@@ -20,8 +20,8 @@ from graphopt.types import Change
 from graphopt.verification.background import Comparer
 
 MAX_ROUNDS = 20
-"""Exact rounds (match, plan, commit) after which it is left at that: a choice; measured by
-benchmarks.thresholds: nine architectures had as little left of the MACs after 3."""
+"""Exact rounds (match, plan, commit) after which it is left at that. Measured by benchmarks.thresholds: nine
+architectures had as little left of the MACs after 3."""
 
 
 class Round(NamedTuple):

@@ -35,11 +35,13 @@ from graphopt.runtime.session import Feeds
 from graphopt.types import Candidate, Change, Fitted, Quality, Replacement
 
 PLANNED_ON = 384
-"""Inputs whose statistics the plan is made from, at most; the chosen layers are then fitted to all: a choice;
-benchmarks.thresholds tries others."""
+"""Inputs whose statistics the plan is made from, at most; the chosen layers are then fitted to all. Measured
+by benchmarks.thresholds: with 12, 24, 48 and all of 72 a network kept 33.1, 34.3, 33.3 and 33.9 dB, four
+seeds alone give 33.5 to 34.5."""
 PROBED_ON = 0.25
-"""Part of the inputs to fit on that are probed on alone: on what it was fitted to, a fit looks too good. How
-large a part is a choice; benchmarks.thresholds tries others."""
+"""Part of the inputs to fit on that are probed on alone: on what it was fitted to, a fit looks too good.
+Measured by benchmarks.thresholds: with 0, 0.1, 0.25 and 0.5 a network of 96 inputs to fit on kept 34.2, 33.8,
+33.9 and 34.1 dB, which seeds alone do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from graphopt.planning.selection import Plan
 from graphopt.report.results import Point, Sweep
 
 NOTHING = 1e-3
-"""Part of the MACs by which two networks differ that are one for a sweep: what the reports' three decimals
-show."""
+"""Part of the MACs by which two networks differ that are one for a sweep: derived, what the reports' three
+decimals show."""
 
 
 def sweep(source: Source, options: Options, calibration: Given, budgets: Sequence[float]) -> Sweep:

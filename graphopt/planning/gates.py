@@ -21,7 +21,8 @@ MEASURED = ("agreement", "sqnr")
 """Keys that are measured on calibration inputs."""
 KEYS = tuple(f.name for f in fields(Budget))
 MOST = 10.0
-"""Times the input's cost from which a limit is taken for a slip."""
+"""Times the input's cost from which a limit is taken for a slip: derived, per cent in the place of a part, of
+0.1 and more."""
 
 _FORM = re.compile(r"\s*(?P<key>[^\s<>=!:]+)\s*(?P<sign><=|>=|==|=<|=>|!=|<|>|=|:)\s*(?P<limit>\S+)\s*")
 

@@ -32,6 +32,7 @@ from graphopt.types import Candidate, Quality, Totals
 from graphopt.verification.verdict import Verification
 
 SCHEMA_VERSION = 1
+"""Of the form of the JSON documents."""
 
 LINEAR = (
     "name graph op kernel in_channels out_channels group form.strides form.pads form.dilations output_shape"

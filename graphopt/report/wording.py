@@ -11,6 +11,7 @@ from graphopt.types import Totals
 from graphopt.verification.verdict import Verdict
 
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+"""Powers of 1,000 and what they are called."""
 
 
 # ---------------------------------------------------------------- figures

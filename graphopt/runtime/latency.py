@@ -21,10 +21,11 @@ WARM_UP = 3
 """Runs of each model before the clock counts; measured by benchmarks.thresholds: clocks, without them 5 pairs
 were once off by a factor of 8, 100 pairs not at all."""
 GATE_REPEAT = 30
-"""Pairs of runs by which a changed region is judged: a choice of time; measured by benchmarks.thresholds:
-clocks, on a loaded machine 2 to 3 of 10 medians of so many were beyond `NOISE`."""
+"""Pairs of runs by which a changed region is judged; measured by benchmarks.thresholds: clocks, on a loaded
+machine 2 to 3 of 10 medians of so many were beyond `NOISE`, of 5 pairs 7."""
 PAIRS_SECONDS = 2.0
-"""How long two models are timed where nobody says how often: a choice of patience."""
+"""How long two models are timed where nobody says how often. Derived: `MOST` pairs of models of 10 ms, of
+slower ones fewer."""
 FEWEST, MOST = 5, 100
 """Pairs of runs that this may make; measured by benchmarks.thresholds: clocks, on a loaded machine 7 of 10
 medians of 5 pairs were beyond `NOISE`, of 100 none."""

@@ -28,14 +28,15 @@ from graphopt.types import Candidate, Replacement
 
 FORM_SECONDS = 0.03
 """How long a form is run, at least; measured by benchmarks.thresholds: of eight times on a loaded machine the
-longest was 1.36, 1.32 and 1.17 times the shortest with 0.003, 0.03 and 0.3 seconds. A choice of time."""
+longest was 1.36, 1.32 and 1.17 times the shortest with 0.003, 0.03 and 0.3 seconds."""
 RUNS = 5
-"""How often, at least; measured by benchmarks.thresholds: 1.33, 1.32 and 1.12 with 1, 5 and 50 runs. A choice
-of time."""
+"""How often, at least; measured by benchmarks.thresholds: 1.33, 1.32 and 1.12 with 1, 5 and 50 runs."""
 BLOCKS = (16, 8, 4)
-"""Numbers of channels that kernels may compute at once."""
+"""Numbers of channels that kernels may compute at once: derived, float32 in registers of 512, 256 and 128
+bits."""
 SAMPLE = (1, 64, 28, 28)
-"""Input of the convolution that tells which it is."""
+"""Input of the convolution that tells which it is: derived, 64 channels are four of the widest blocks, and a
+run takes about a millisecond at `time_model.DENSE_MACS_PER_SECOND`."""
 BLOCK_OF, BLOCK_RUNS, BLOCK_NOISE = 32, 40, 0.05
 """Its channels, how often it is run, and a difference that is none. Derived: half a block of 4 is
 2 / 32 = 6 % of the channels, so the noise is less than what the narrowest block tells."""

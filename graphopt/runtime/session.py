@@ -25,12 +25,13 @@ Feeds: TypeAlias = dict[str, npt.NDArray[Any]]
 PROVIDER = "CPUExecutionProvider"
 """What runs models where nothing else is asked for."""
 THREADS = 1
-"""Threads that an operator gets where time is measured."""
+"""Threads that an operator gets where time is measured: derived, with one the times of operators add up."""
 
 INLINE_BYTES = 1024
-"""Weights up to this size travel inside the model that a session parses."""
+"""Weights up to this size travel inside the model that a session parses; no result depends on it."""
 DRAWN = 65_521
-"""Random numbers that are drawn for an array; a larger one repeats them. A prime: rows differ."""
+"""Random numbers that are drawn for an array; a larger one repeats them. Derived: the largest prime below
+2¹⁶, so that rows differ."""
 SHARED_TYPES = frozenset("efdlihBb?")
 """NumPy type codes that onnxruntime can take from outside the model."""
 

@@ -23,9 +23,11 @@ REGION_BOUND = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 
 sum of n terms grows as eps·√n (Higham 2002, "Accuracy and stability of numerical algorithms"); 84 eps of
 float32 are those of 7,000 terms. float16 and bfloat16 are 5 eps, for a few results that are rounded."""
 REGION_BYTES = 64 << 20
-"""Regions are checked together in one session up to about this many bytes of weights and values."""
+"""Regions are checked together in one session up to about this many bytes of weights and values; no result
+depends on it."""
 REGIONS_AT_ONCE = 128
-"""And up to so many of them: the time to make a session grows faster than the model."""
+"""And up to so many of them: the time to make a session grows faster than the model; no result depends on
+it."""
 
 
 def verify_regions(

@@ -17,7 +17,9 @@ Types: TypeAlias = Sequence["onnx.TypeProto | None"]
 """The types of some values; None where nothing is known."""
 
 _LOOP_PASSES = 4
-"""How often a loop's body is inferred before the sizes that it carries count as unknown."""
+"""How often a loop's body is inferred before the sizes that it carries count as unknown. Derived: the last
+pass but one forgets them, so any number is right; the two before follow a size that is handed from one
+carried value to another."""
 
 
 class BodyInference(Protocol):

@@ -11,6 +11,7 @@ from graphopt.errors import InputError
 from graphopt.model.validation.operators import plain_domain
 
 _DEVICES_SINCE_IR = 11
+"""The first IR version in which a model may name devices."""
 _ATTRIBUTE = onnx.AttributeProto
 _SPARSE = {_ATTRIBUTE.SPARSE_TENSOR, _ATTRIBUTE.SPARSE_TENSORS}
 

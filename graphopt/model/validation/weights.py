@@ -9,6 +9,7 @@ _VALUES_PER_FIELD = {
     "float_data": {ir.DataType.FLOAT: 1, ir.DataType.COMPLEX64: 2},
     "double_data": {ir.DataType.DOUBLE: 1, ir.DataType.COMPLEX128: 2},
 }
+"""How many entries of a typed field one element of a tensor takes, by the ONNX standard."""
 
 
 def data_problem(tensor: ir.TensorProtocol | None) -> str | None:

@@ -21,7 +21,8 @@ Labels: TypeAlias = npt.NDArray[np.int64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 GLANCE = 16
-"""Filters, or channels of each filter, that are looked at first: they mostly tell all."""
+"""Filters, or channels of each filter, that are looked at first: they mostly tell all, else all are looked
+at, and no result depends on it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -29,6 +29,7 @@ CONFIG: Spec = {
         "titlePadding": 12,
     },
 }
+"""What all charts of a page look like."""
 COLOURS = {"same": "var(--same)", "kept": "var(--kept)", "cut": "var(--cut)", "more": "var(--more)"}
 """Of the parts of a layer's MACs."""
 

@@ -52,8 +52,9 @@ ALONG_AN_AXIS = frozenset({"Concat", "Softmax", "LogSoftmax"})
 FIRST_SOFTMAX_OF_ONE_AXIS = 13
 """Opset from which on Softmax works along one axis, not along all from it on."""
 LARGEST_REGION = 64
-"""Operators between the Transposes beyond which nobody looks: a choice; benchmarks.thresholds tries
-others."""
+"""Operators between the Transposes beyond which nobody looks: derived, they are walked by recursion, which
+Python ends at 1,000 calls, and each Transpose looks anew. Measured by benchmarks.thresholds: the Transposes
+around 200 operators stay, with 1,000 they go, and the time is the same within the noise."""
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,9 @@ from graphopt.types import Array, Candidate, Cost, Rejection, Replacement
 
 ACTIVATIONS = ("prelu", "leaky_relu", "relu")
 MARGIN = 0.1
-"""Part of a channel's range by which the kink of a Relu lies below the calibrated range: a choice, what
-training may move before the kink is met; the inserted operators are exact on the calibration inputs at any
-value over 0."""
+"""Part of a channel's range by which the kink of a Relu lies below the calibrated range. Measured by
+benchmarks.thresholds: with 0, 0.01 and 0.1 of the range of 32 inputs 9.5, 5.0 and 0.2 % of 400 other inputs
+meet a kink; of the range of 400 none do."""
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,11 @@ from graphopt.rewrites.factoring.fitted import GroupFit, Split
 from graphopt.types import Array, Choice, Cost, Replacement
 
 RANKS = 10
-"""Ranks from which a plan chooses, about: a choice of time, each takes a search."""
+"""Ranks from which a plan chooses, about; each takes a search. Measured by benchmarks.thresholds: with 5, 10
+and 20 a network kept 39.7, 40.1 and 40.0 dB."""
 MOST = 0.8
-"""Part of the MACs that the highest of them takes: there hardly anything is lost any more. A choice."""
+"""Part of the MACs that the highest of them takes. Measured by benchmarks.thresholds: with 0.6, 0.8 and 1 a
+network at half of its MACs kept 40.2, 40.1 and 39.6 dB."""
 WIDE = 2_560
 """Numbers of a patch (channels of a group times taps) at most. Derived: 1e10 / (256 · 2560²) are
 six steps, so that up to rank 256 `canonical_polyadic.WORK` leaves its fewest."""

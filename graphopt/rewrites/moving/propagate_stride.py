@@ -66,7 +66,7 @@ from graphopt.rewrites.patterns.slicing import add_slice
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 ELEMENT_BYTES = 4
-"""Bytes of an element of a map, for the time model."""
+"""Bytes of an element of a map, for the time model: derived, of float32."""
 
 
 @dataclass(frozen=True)

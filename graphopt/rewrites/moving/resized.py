@@ -21,7 +21,9 @@ SIZING_OPS = FOLDABLE_OPS | {"Shape", "Size"}
 """The operators by which models compute sizes."""
 RESIZE_OPS = frozenset({"Resize", "Upsample"})
 MIXING_PASSES = 8
-"""Times that a linear or cubic Resize takes longer than a copy of its output; nearest takes as long."""
+"""Times that a linear or cubic Resize takes longer than a copy of its output; nearest takes as long. Measured
+by benchmarks.thresholds: in onnxruntime linear takes 1.5 to 2.3 times as long as nearest, cubic over 100
+times, and this stands between; any value from 1 to 64 leaves the same of nine architectures."""
 
 
 @dataclass(frozen=True, slots=True)

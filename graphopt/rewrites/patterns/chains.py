@@ -22,6 +22,7 @@ from graphopt.types import Array, Cost, Shape
 
 """Operators that fold into a convolution in front of them, unless a border map comes between."""
 MIN_OPSET_OF_EXPAND = 8
+"""The first opset that has Expand."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from graphopt.rewrites.pruning.liveness import Index, Liveness
 from graphopt.types import Array, Cost, Replacement
 
 ELEMENT_BYTES = 4
-"""Bytes of an element of a map, for the time model."""
+"""Bytes of an element of a map, for the time model: derived, of float32."""
 
 
 class NarrowedRegion:
