@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python models/demo.py
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What needs an extra; an environment of its own, so that the plain one shows what works without.
 test-extras: $(EXTRAS)/.installed browser

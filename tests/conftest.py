@@ -22,6 +22,11 @@ os.environ["COLUMNS"] = "80"
 os.environ.pop("GRAPHOPT_TRACEBACK", None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slowest module first, so that no process is left with it alone at the end."""
+    items.sort(key=lambda item: "test_real_models" not in item.nodeid)
+
+
 @pytest.fixture
 def folded(tmp_path: Path) -> Path:
     """A model of which exact rewrites improve something."""
