@@ -34,10 +34,10 @@ from graphopt.runtime import latency
 from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import PROVIDER, THREADS
 from graphopt.types import Shape
-from graphopt.verification import equivalence, quality
+from graphopt.verification import equivalence, interface, quality
 from graphopt.verification.difference import is_class_scores
 from graphopt.verification.user_metric import OwnMetric
-from graphopt.verification.verdict import Verdict, Verification
+from graphopt.verification.verdict import Rule, Verdict, Verification
 
 AnyModel: TypeAlias = "PathLike | onnx.ModelProto | ir.Model"
 Shapes: TypeAlias = Mapping[str, Sequence[int]]
@@ -288,8 +288,8 @@ def verify(
         raise InputError(f"{Named('budget', key=other)}: verify measures agreement and sqnr")
     original, rewritten = _open(reference), _open(candidate)
     counted = tuple(outputs)
-    equivalence.require_outputs(original.model, counted)
-    different = equivalence.interface(original.model, rewritten.model)
+    interface.require_outputs(original.model, counted)
+    different = interface.interface(original.model, rewritten.model)
     if different is not None:
         return Verification((different,))
     given = None if calibration is None else calibration_inputs.whole(calibration, original.model)
@@ -328,7 +328,7 @@ def _verify_quality(
         figure = "of equal outputs" if item.measured == math.inf else f"{item.measured:.4f}"
         note = f"{key} {figure} on {found.samples} inputs, at least {wanted:g} asked for"
         gap = (math.nan, math.nan, found.sqnr)
-        checks.append(Verdict(key, names, item.passed, *gap, wanted, found.samples, note))
+        checks.append(Verdict(key, names, item.passed, *gap, wanted, found.samples, note, Rule.QUALITY))
     return Verification(tuple(checks))
 
 
@@ -368,7 +368,7 @@ def bench(
     if threads < 1 or repeat < 1:
         raise InputError(f"{Named('threads')} and {Named('repeat')} are at least 1")
     original, rewritten = _open(reference), _open(candidate)
-    different = equivalence.interface(original.model, rewritten.model)
+    different = interface.interface(original.model, rewritten.model)
     if different is not None:
         raise InputError(f"the models can't be compared: {different.note}")
     inputs = test_inputs.choose(original.model, shapes=shapes, seed=seed)
@@ -398,7 +398,7 @@ def diff(
     """
     original, changed = _open(before), _open(after)
     with progress.step("compare"):
-        different = equivalence.interface(original.model, changed.model)
+        different = interface.interface(original.model, changed.model)
         sizes = dict(shapes or {})
         views = [  # an initializer is compared by what it holds, even where a caller may override it
             snapshot(each.model, bindings=sizes, known={}, frozen=True, seed=seed)

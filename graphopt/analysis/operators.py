@@ -90,6 +90,18 @@ mode too, as it computes where each element comes from); the random generators. 
 as it does outside of training.
 """
 
+# ---------------------------------------------------------------- that sum up, and that decide
+
+SUMS = _of(
+    "Conv ConvTranspose ConvInteger DeformConv Gemm MatMul MatMulInteger QLinearConv QLinearMatMul Einsum"
+    " LSTM GRU RNN"
+)
+"""Operators that sum up products of what they read, of weights mostly."""
+RANKINGS = _of("TopK ArgMax ArgMin NonMaxSuppression NonZero Unique Hardmax")
+"""Operators whose results are places in what they read, or an order of it."""
+THRESHOLDS = _of("Greater GreaterOrEqual Less LessOrEqual Equal Sign Round Floor Ceil Cast")
+"""Operators that jump at some number; a Cast does where it makes whole numbers or truth values."""
+
 KEEPS_TYPE = (
     ALIKE
     | AFFINE

@@ -62,7 +62,7 @@ def inputs(
         if v.name in once
     }
     try:
-        scale = _scale(model, {name: array[:size] for name, array in feeds.items()})
+        scale = expected_scale(model, {name: array[:size] for name, array in feeds.items()})
     except InputError:
         return None
     feeds = {name: array * scale if array.dtype.kind == "f" else array for name, array in feeds.items()}
@@ -104,7 +104,7 @@ def _noise(value: ir.Value, shape: Sequence[int], seed: int) -> npt.NDArray[Any]
     return found
 
 
-def _scale(model: ir.Model, feeds: Feeds) -> float:
+def expected_scale(model: ir.Model, feeds: Feeds) -> float:
     """What the noise is multiplied by: so that the first BatchNormalization sees what it expects, else 1.
 
     Raises:

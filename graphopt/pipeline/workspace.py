@@ -29,7 +29,7 @@ from graphopt.runtime.latency import Timing
 from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import Feeds
 from graphopt.types import Array, Candidate, Quality, Shape
-from graphopt.verification import equivalence, quality
+from graphopt.verification import interface, quality
 
 
 class Workspace:
@@ -51,7 +51,7 @@ class Workspace:
         self._options = options
         self._latest: Analysis | None = None
         with journal.step("load"):
-            equivalence.require_outputs(source.model, options.outputs)
+            interface.require_outputs(source.model, options.outputs)
             if given is not None:
                 self.calibration = calibration_inputs.load(given, source.model, options.seed)
         with journal.step("analyse"):

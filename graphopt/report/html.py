@@ -17,8 +17,7 @@ from graphopt.report.page import common, drawings, figures, layers, rewrites, sp
 from graphopt.report.page.common import MOST_ROWS, Facts
 from graphopt.report.page.drawing import BOX
 from graphopt.report.results import Result, Sweep
-from graphopt.report.wording import count, decibels, model_name, percent, small
-from graphopt.types import Exactness
+from graphopt.report.wording import count, decibels, model_name, not_verified, percent, small
 
 TEMPLATES = Path(__file__).parent / "page" / "templates"
 LIMIT = 1_900_000
@@ -107,7 +106,7 @@ def _report(result: Result, problem: str, scale: float) -> Facts:
         "layers": layers.layers(aligned(result.before, result.after), scale),
         "assumed": data.before.macs is None,
         "rewrites": rows,
-        "approximate": any(item.exactness is Exactness.APPROXIMATE for item in data.applied),
+        "approximate": bool(data.approximate),
         "rewrites_hidden": rows_hidden,
         "counts": Counter(row["status"] for row in every),
         "drawings": drawn,
@@ -120,6 +119,7 @@ def _report(result: Result, problem: str, scale: float) -> Facts:
         "checks_hidden": checks_hidden,
         "notes": any(check.note for check in data.checks),
         "failed": sum(not check for check in data.checks),
+        "not_verified": not_verified(data),
         "uncounted": data.uncounted_ops,
         "seconds": data.seconds,
         "options": common.options(data.options),

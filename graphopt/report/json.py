@@ -40,11 +40,11 @@ LINEAR = (
 )
 APPLIED = (
     "candidate.rewrite exactness candidate.site.nodes macs_before macs_after error_predicted=candidate.error"
-    " error_measured candidate.choice sensitivity spectra"
+    " error_measured candidate.choice sensitivity spectra verified measured"
 )
 REPORT = (
-    "model=source before after changed applied declined rejected verification=checks quality latency metric"
-    " budget gates curve unmeasured notes uncounted_ops unknown_dims observed_shapes seconds options"
+    "model=source warnings before after changed applied declined rejected verification=checks quality latency"
+    " metric budget gates curve unmeasured notes uncounted_ops unknown_dims observed_shapes seconds options"
 )
 KEYS: Mapping[type, str] = {
     Applied: APPLIED,
@@ -63,7 +63,7 @@ KEYS: Mapping[type, str] = {
     Source: "path sha256 bytes opset",
     Sweep: "model=source before points notes seconds options",
     Totals: "macs flops params weight_bytes nodes",
-    Verification: "passed checks notes",
+    Verification: "passed warnings checks notes",
 }
 """Attributes that stand for the fields of a result, ``KEY=`` before those with another name than the last."""
 
@@ -109,8 +109,6 @@ def report(result: Report, exit_code: int) -> dict[str, Any]:
     """The document of ``graphopt optimize --json`` and ``--report``."""
     found = _timed(result)
     found["verification"] = {"passed": result.passed, "checks": found["verification"]}
-    for item in found["applied"]:
-        item["verified"] = True
     return {**_head(), "exit_code": exit_code, **found}
 
 

@@ -23,7 +23,18 @@ from graphopt.report.outcomes import Outcome
 from graphopt.report.results import Report
 from graphopt.report.wording import model_name
 
-FIGURES = ("graphopt", "model", "before", "after", "changed", "quality", "latency", "metric", "seconds")
+FIGURES = (
+    "graphopt",
+    "model",
+    "before",
+    "after",
+    "changed",
+    "warnings",
+    "quality",
+    "latency",
+    "metric",
+    "seconds",
+)
 """What of the JSON report stands among the properties, ``before.macs`` for a part of ``before``."""
 
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -141,7 +152,7 @@ def _add(suite: ElementTree.Element, package: str, case: _Case, seen: dict[tuple
 def _verification(result: Report) -> Iterator[_Case]:
     share = result.seconds.get("verify", 0.0) / max(1, len(result.checks))
     for check in result.checks:
-        yield _Case("verification", f"{check.scope}: {check.output}", share, "" if check else check.why)
+        yield _Case("verification", f"{check.scope}: {check.compared}", share, "" if check else check.why)
 
 
 def _judged(group: str, items: tuple[Judged, ...]) -> Iterator[_Case]:
@@ -161,7 +172,8 @@ def _flat(figures: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, s
         elif isinstance(value, bool):
             yield f"{inside}{key}", str(value).lower()
         elif isinstance(value, (list, tuple)):
-            yield f"{inside}{key}", ", ".join(map(str, value))
+            if value:
+                yield f"{inside}{key}", _text(", ".join(map(str, value)))
         elif value is not None and not (isinstance(value, float) and not math.isfinite(value)):
             yield f"{inside}{key}", _text(str(value))
 

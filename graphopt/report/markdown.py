@@ -21,11 +21,13 @@ from graphopt.report.wording import (
     decibels,
     largest,
     model_name,
+    not_verified,
     numbered,
     ratio,
     shortened,
     small,
     total_rows,
+    verified,
 )
 from graphopt.types import MAIN_GRAPH, Exactness, Site
 from graphopt.verification.verdict import Verdict
@@ -56,7 +58,7 @@ def report(result: Report, problem: str = "") -> str:
         *([f"**{prose(alert)}**"] for alert in figures.alerts(result, problem)),
         _figures(result),
         _judged(result),
-        _verification(result.checks),
+        _verification(result),
         [f"- {prose(remark)}" for remark in figures.remarks(result)],
         _applied(result.applied),
         _left(result),
@@ -148,24 +150,40 @@ def _judged(result: Report) -> Lines:
     return _table(("", "asked for", ">measured", ""), rows) if rows else []
 
 
-def _verification(checks: Sequence[Verdict]) -> Lines:
-    if not checks:
-        return []
-    parts = filter(None, (f"{numbered(len(checks), 'comparison')} in onnxruntime", largest(checks)))
+def _verification(result: Report) -> Lines:
+    """What was verified, by which rules, and what was measured instead."""
+    lines: Lines = []
+    checks = result.checks
     failed = [check for check in checks if not check]
-    state = f"**Verification failed**: {len(failed)} of" if failed else "Verified:"
-    lines = [f"{state} {', '.join(parts)}."]
+    if checks:
+        parts = filter(None, (f"{numbered(len(checks), 'comparison')} in onnxruntime", largest(checks)))
+        state = verified(result).capitalize()
+        state = f"**{state}**: {len(failed)} of" if failed else f"{state}:"
+        lines += [f"{state} {', '.join(parts)}."]
+        if not failed and (rules := _rules(checks)):
+            lines += ["", *_table(("compared", "output", ">relative", "rule, bound"), rules)]
+    if result.approximate:
+        lines += ["", f"{not_verified(result).capitalize()}."]
     if failed:
         rows = [(code(check.scope), code(check.output), prose(check.why)) for check in failed[:MOST_LEFT]]
         lines += ["", *_table(("compared", "output", ""), rows), *_more(len(failed) - len(rows))]
     return lines
 
 
+def _rules(checks: Sequence[Verdict]) -> list[tuple[str, ...]]:
+    """By what each output of the whole model was judged; regions have one rule."""
+    whole = [check for check in checks if not check.scope.startswith("region ")]
+    return [
+        (code(check.scope), code(check.compared), small(check.max_rel), prose(check.judged))
+        for check in whole[:MOST_LEFT]
+    ]
+
+
 def _applied(applied: Sequence[Applied]) -> Lines:
     """Those that save most first, and as many as fit."""
     if not applied:
         return []
-    fitted = any(item.exactness is Exactness.APPROXIMATE for item in applied)
+    fitted = any(not item.verified for item in applied)
     ordered = sorted(applied, key=lambda item: -item.candidate.macs_saved)
     shown, others = ordered[:MOST_APPLIED], ordered[MOST_APPLIED:]
     rows = []

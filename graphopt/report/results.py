@@ -17,7 +17,7 @@ from graphopt.model.io import Source
 from graphopt.planning.gates import Judged
 from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate, Exactness, Quality, Site, Totals
-from graphopt.verification.verdict import Verdict
+from graphopt.verification.verdict import Verdict, warnings
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,16 @@ class Applied:
     spectra: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
+    def verified(self) -> bool:
+        """Whether it was verified that it computes the same; an approximate one does not."""
+        return self.exactness is not Exactness.APPROXIMATE
+
+    @property
+    def measured(self) -> bool:
+        """Whether its error was measured."""
+        return self.error_measured is not None
+
+    @property
     def macs_before(self) -> int | None:
         """MACs of what went away; None where they are not known for the model's real sizes."""
         return self.candidate.before.macs if self.sized else None
@@ -156,7 +166,7 @@ class Report:
         applied: rewrites in the result.
         declined: candidates that the plan or verification dropped.
         rejected: sites whose anchor matched and where a condition failed.
-        checks: comparisons of regions and of the whole model.
+        checks: comparisons of regions and of the whole model, before and after exact rewrites.
         notes: what the reader has to know besides.
         quality: figures on held-out inputs; None without calibration inputs.
         latency: of the input and the result in onnxruntime, interleaved; None where it was not measured.
@@ -198,6 +208,16 @@ class Report:
     def passed(self) -> bool:
         """Whether every comparison passed."""
         return all(self.checks)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the comparisons could not see."""
+        return warnings(self.checks)
+
+    @property
+    def approximate(self) -> tuple[Applied, ...]:
+        """The rewrites in the result whose error is measured at best, and never verified."""
+        return tuple(item for item in self.applied if item.exactness is Exactness.APPROXIMATE)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from graphopt.analysis.linear import Linear
 from graphopt.model.io import Source
+from graphopt.report.results import Report
 from graphopt.types import Totals
 from graphopt.verification.verdict import Verdict
 
@@ -74,6 +75,32 @@ def largest(checks: Sequence[Verdict]) -> str:
     """The largest relative difference of some comparisons; "" where none has one."""
     known = [check.max_rel for check in checks if math.isfinite(check.max_rel)]
     return f"largest relative difference {max(known):.1e}" if known else ""
+
+
+def comparisons(checks: Sequence[Verdict]) -> str:
+    """How many there are, and the largest difference: 15 comparisons, largest relative difference 6.8e-07."""
+    return ", ".join(filter(None, (numbered(len(checks), "comparison"), largest(checks))))
+
+
+def verified(result: Report) -> str:
+    """What a run verified: everything, or the exact rewrites alone where there are others."""
+    if not result.checks:
+        return ""
+    state = "verified" if result.passed else "verification failed"
+    return f"{state}, of the exact rewrites" if result.approximate else state
+
+
+def not_verified(result: Report) -> str:
+    """What a run did not verify, and what it knows of it instead; "" where all is verified."""
+    fitted = result.approximate
+    if not fitted:
+        return ""
+    number = numbered(len(fitted), "approximate rewrite")
+    if result.quality is None:
+        return f"neither verified nor measured: {number}"
+    layers = sum(item.measured for item in fitted)
+    inputs = f"on {result.quality.samples} held-out inputs"
+    return f"measured, not verified: {number} ({layers} alone, and all together, {inputs})"
 
 
 # ---------------------------------------------------------------- models and layers

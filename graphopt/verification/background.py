@@ -78,7 +78,7 @@ class Comparer:
     def _expected(self, reference: ir.Model) -> Reference:
         if self._reference is None or self._reference.model is not reference:
             self._reference = Reference(reference, self._feeds, self._kept)
-            self._worker.submit(lambda made: made.expected, self._reference)
+            self._worker.submit(self._reference.prepare)
         return self._reference
 
     def _begun(self, reference: ir.Model, candidate: ir.Model) -> Future[Verification]:

@@ -1,23 +1,38 @@
-"""Whether two models compute the same, by running both in onnxruntime."""
+"""Whether two models compute the same, by running both in onnxruntime.
+
+What is compared are the outputs, and where those tell too little, the values before them. An output that no
+test input changes, or that onnxruntime's own optimisation changes about as much as other inputs do, would
+pass whatever a model computes; rankings turn rounding into another answer. So
+
+1. where decisions (rankings, thresholds) differ, both models are given those of the original; what they are
+   made on is compared in any case;
+2. in the place of a value that tells too little those are compared that it is made of, by operators that are
+   the same in both models: from equal values they make the same;
+3. where nothing before it tells more, the inputs are tried in other ranges;
+4. what still tells too little is named first in every report.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import zip_longest
-from typing import Any
 
-import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt import progress
-from graphopt.analysis.shapes.inputs import fixed
-from graphopt.errors import InputError, Named
+from graphopt.calibration import other_inputs
+from graphopt.errors import InputError
 from graphopt.runtime import session
+from graphopt.runtime.exposure import exposed
 from graphopt.runtime.session import Feeds, Structure
+from graphopt.verification.counterparts import Counterparts
 from graphopt.verification.difference import Difference
-from graphopt.verification.verdict import Verdict, Verification, bound, unrunnable, verdict
+from graphopt.verification.heads import Heads, is_layer
+from graphopt.verification.information import TOLD_APART, change, finite
+from graphopt.verification.interface import interface
+from graphopt.verification.values import Given, Values, difference
+from graphopt.verification.verdict import Rule, Verdict, Verification, bound, measured, unrunnable
 
 MODEL_BOUND = {"float64": 1e-10, "float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
 """Relative difference that a whole model may show, by the type of its output. float16 and bfloat16: 5 eps, of
@@ -26,84 +41,83 @@ all exact rewrites of nine architectures, so 60 times that."""
 OWN_DIFFERENCE_FACTOR = 4.0
 """A model may differ as much as this times what onnxruntime's own optimisation changes in the original.
 2 is derived (either model may be off by as much, in opposite directions), twice that is a choice."""
+TWINS = 2
+"""Inputs that are tried in another range together: derived, the fewest that differ."""
 
 
-# ---------------------------------------------------------------- whole models
+@dataclass(frozen=True)
+class Watched:
+    """The values that a candidate is compared by.
 
-
-def interface(reference: ir.Model, candidate: ir.Model) -> Verdict | None:
-    """A failed verdict when the models' inputs and outputs are not the same; None when they are."""
-    for kind, ours, theirs in (
-        ("inputs", _ports(reference.graph.inputs), _ports(candidate.graph.inputs)),
-        ("outputs", _ports(reference.graph.outputs), _ports(candidate.graph.outputs)),
-    ):
-        if ours != theirs:
-            note = f"the {kind} differ: {_odd(ours, theirs)}"
-            return Verdict("interface", kind, False, math.inf, math.inf, -math.inf, 0.0, 0, note)
-    return None
-
-
-def _odd(ours: Sequence[str], theirs: Sequence[str]) -> str:
-    """What two lists that differ first differ in."""
-    if sorted(ours) == sorted(theirs):
-        return "their order"
-    one, other = next((a, b) for a, b in zip_longest(ours, theirs, fillvalue="") if a != b)
-    if one and other:
-        return f"{one} in the first, {other} in the second"
-    return f"{one or other} only in the {'first' if one else 'second'}"
-
-
-def _ports(values: Iterable[ir.Value]) -> list[str]:
-    """Name, type and shape of each value that a caller meets; symbols count as unknown sizes."""
-    return [
-        f"{value.name} {value.dtype.name if value.dtype is not None else '?'}"
-        + (
-            ""
-            if value.shape is None
-            else f"[{', '.join('?' if (size := fixed(d)) is None else str(size) for d in value.shape)}]"
-        )
-        for value in values
-        if not value.is_initializer()
-    ]
-
-
-def require_outputs(model: ir.Model, names: Iterable[str]) -> None:
-    """Refuses names of outputs that the model does not have.
-
-    Raises:
-        InputError: one is no output.
+    Attributes:
+        before: by output, the values that are compared in its place or besides it; it alone where it tells
+            enough by itself.
+        decisions: what operators decide that are the same in both models, by name in both.
     """
-    present = [value.name for value in model.graph.outputs]
-    for name in names:
-        if name not in present:
-            raise InputError(
-                f"{Named('outputs', name)}: the model's outputs are {', '.join(str(p) for p in present)}"
-            )
+
+    before: Mapping[ir.Value, tuple[ir.Value, ...]]
+    decisions: Mapping[str, str]
+
+    @property
+    def values(self) -> dict[ir.Value, ir.Value]:
+        """Each value with an output that it is part of; outputs first."""
+        found = {output: output for output in self.before}
+        for output, values in self.before.items():
+            for value in values:
+                found.setdefault(value, output)
+        return found
+
+    def stands_in(self, value: ir.Value) -> bool:
+        """Whether other values are compared in the place of an output."""
+        before = self.before.get(value)
+        return bool(before) and value not in (before or ())
 
 
-def outputs(parts: Structure, feeds: Sequence[Feeds], *, optimised: bool) -> list[list[npt.NDArray[Any]]]:
-    """The model's outputs for every feed.
+class Original:
+    """A model on some inputs, as it stands and as onnxruntime optimises it.
 
     Args:
         parts: the model.
         feeds: the inputs.
-        optimised: whether onnxruntime may rewrite the graph; else it is run operator by operator.
-
-    Returns:
-        For each feed, the outputs in the order of the graph.
-
-    Raises:
-        InputError: onnxruntime can't load or run the model.
     """
-    if not optimised:
-        interpreter = session.Interpreter(parts)
-        return [interpreter.run(feed) for feed in progress.track(feeds, "inputs")]
-    running = session.session(parts, optimised=True)
-    return [session.run(running, feed) for feed in progress.track(feeds, "inputs")]
+
+    def __init__(self, parts: Structure, feeds: Sequence[Feeds]) -> None:
+        self.feeds = list(feeds)
+        self.values = Values(parts, feeds, optimised=False)
+        self._parts = parts
+        self._optimised: dict[frozenset[str], Values] = {}
+
+    def given(self, decisions: Mapping[str, str]) -> Given:
+        """What it decides, for each input, by the names that another model has for it."""
+        found = {theirs: self.values.of(ours) for ours, theirs in sorted(decisions.items())}
+        return [{name: each[i] for name, each in found.items()} for i in range(len(self.feeds))]
+
+    def optimised(self, decisions: frozenset[str]) -> Values:
+        """Its values in a session that onnxruntime optimises and that is given these decisions."""
+        if decisions not in self._optimised:
+            given = self.given({name: name for name in decisions})
+            self._optimised[decisions] = Values(self._parts, self.feeds, optimised=True, given=given)
+        return self._optimised[decisions]
+
+    def change(self, name: str) -> float:
+        """What other inputs change in a value, as a part of its largest."""
+        return change(self.values.of(name))
+
+    def bound(self, name: str) -> float:
+        """The relative difference that a value may show, by its type."""
+        return bound(self.values.of(name)[0], MODEL_BOUND)
+
+    def own_difference(self, name: str, decisions: frozenset[str]) -> float:
+        """What onnxruntime's own optimisation changes in a value, as a part of its largest."""
+        return difference(self.values.of(name), self.optimised(decisions).of(name)).max_rel
+
+    def tells(self, name: str, allowed: float) -> bool:
+        """Whether other inputs change a value by much more than is allowed."""
+        return self.change(name) > TOLD_APART * allowed
 
 
 class Reference:
-    """A model to compare others with: its outputs as it stands are found once.
+    """A model to compare others with: what it makes of the inputs is found once.
 
     Args:
         model: the original.
@@ -114,31 +128,34 @@ class Reference:
     def __init__(self, model: ir.Model, feeds: Sequence[Feeds], kept: Sequence[str] = ()) -> None:
         self.model = model
         self._feeds = feeds
-        self._names = [value.name or "" for value in model.graph.outputs]
-        self._counted = [i for i, name in enumerate(self._names) if not kept or name in kept]
+        self._outputs = [value for value in model.graph.outputs if not kept or value.name in kept]
+        self._vague: set[ir.Value] = set()
+        self._tried_others = False
+        self._notes: list[str] = []
 
     @cached_property
     def _parts(self) -> Structure:
         return session.structure(self.model)
 
     @cached_property
-    def expected(self) -> list[list[npt.NDArray[Any]]]:
-        """The outputs for every feed.
+    def _heads(self) -> Heads:
+        return Heads(self.model, self._outputs)
+
+    @cached_property
+    def _originals(self) -> list[Original]:
+        """The model on the inputs, and on others that tell more."""
+        return [Original(self._parts, self._feeds)]
+
+    def prepare(self) -> None:
+        """Runs the model, so that comparisons need not wait for it.
 
         Raises:
             InputError: onnxruntime can't load or run the model.
         """
-        return outputs(self._parts, self._feeds, optimised=False)
-
-    @cached_property
-    def _optimised(self) -> list[list[npt.NDArray[Any]]]:
-        """The outputs for every feed in a session that onnxruntime optimises."""
-        return outputs(self._parts, self._feeds, optimised=True)
-
-    @cached_property
-    def _own(self) -> list[Difference]:
-        """What onnxruntime's own optimisation changes."""
-        return differences(self.expected, self._optimised, self._counted)
+        heads = self._heads
+        made = (value for node in heads.decisions for value in node.outputs if value.name)
+        read = (value for node in heads.following for value in heads.read(node) if value.producer())
+        self._originals[0].values.find(map(name_of, (*self._outputs, *made, *read)))
 
     def verify(self, candidate: ir.Model) -> Verification:
         """Whether the outputs are equal up to rounding, the candidate as it stands and as optimised.
@@ -149,79 +166,272 @@ class Reference:
         different = interface(self.model, candidate)
         if different is not None:
             return Verification((different,))
-        expected, rewritten = self.expected, session.structure(candidate)
-        checks: list[Verdict] = []
-        for optimised in (False, True):
-            scope = "model, optimised session" if optimised else "model"
-            try:
-                results = outputs(rewritten, self._feeds, optimised=optimised)
-            except InputError as error:
-                refused = [unrunnable(scope, self._names[i], error) for i in self._counted]
-                return Verification((*checks, *refused))
-            found = differences(expected, results, self._counted)
-            checks += self._verdicts(scope, found, results if optimised else None)
-        return Verification(tuple(checks)) if all(checks) else self._without_random(checks)
+        self.prepare()
+        pairs = Counterparts(self.model, candidate, self._heads.constants)
+        rewritten = session.structure(candidate)
+        while True:
+            watched = self._watched(pairs)
+            vague = len(self._vague)
+            checks = [
+                check
+                for optimised in (False, True)
+                for check in self._compared(rewritten, pairs, watched, optimised=optimised)
+            ]
+            if len(self._vague) == vague and not self._found_others(checks, watched):
+                break
+        if all(checks):
+            return Verification(tuple(checks), tuple(self._notes))
+        return self._without_random(checks)
 
-    def _verdicts(
+    # ------------------------------------------------------------ what is compared
+
+    def _watched(self, pairs: Counterparts) -> Watched:
+        """What to compare, as far as is known by now which values tell enough."""
+        heads, values = self._heads, self._originals[0].values
+        before = {output: tuple(self._telling([output], pairs)) for output in self._outputs}
+        # What decisions inside are made on, and what they pick from, belongs to no output alone.
+        beside = [
+            value
+            for node in heads.following
+            if pairs.same(node)
+            for value in heads.read(node)
+            if not heads.decided(value) and value.producer() is not None
+        ]
+        if before and beside:
+            first = next(iter(before))
+            before[first] = tuple(dict.fromkeys((*before[first], *self._telling(beside, pairs))))
+        decided = [
+            (name_of(value), name_of(pairs.of(value) or value))
+            for node in heads.decisions
+            if pairs.same(node)
+            for value in node.outputs
+            if value.name and value.name not in values.lost
+        ]
+        return Watched(before, {a: b for a, b in decided if not isinstance(values.of(a)[0], list)})
+
+    def _telling(self, values: Iterable[ir.Value], pairs: Counterparts) -> Iterator[ir.Value]:
+        """The nearest values that tell enough and that operators which are the same in both make these of."""
+        heads, stack, done = self._heads, list(values), set[ir.Value]()
+        while stack:
+            value = stack.pop()
+            if value in done or not heads.told(value) or name_of(value) in self._originals[0].values.lost:
+                continue
+            done.add(value)
+            before = self._standing_for(value, pairs)
+            if before:
+                stack += before
+            elif pairs.of(value) is not None:
+                yield value
+
+    def _standing_for(self, value: ir.Value, pairs: Counterparts) -> list[ir.Value]:
+        """What is looked at in the value's place; nothing where it tells enough, or nothing else can be."""
+        before = self._before(value, pairs)
+        if not before or self._heads.decided(value):
+            return before
+        if self._heads.joined(value):
+            self._find(before)
+        elif self._tells(value):
+            return []
+        else:  # at once: these will be asked for next
+            self._find(self._all_before(value, pairs))
+        return self._before(value, pairs)  # less those that can't be read, which is known by now
+
+    def _find(self, values: Iterable[ir.Value]) -> None:
+        names = [name_of(value) for value in values]
+        for original in self._originals:
+            original.values.find(names)
+
+    def _before(self, value: ir.Value, pairs: Counterparts) -> list[ir.Value]:
+        """What the value is made of by an operator that is no layer and the same in both; else nothing."""
+        node = value.producer()
+        if node is None or is_layer(node) or not pairs.same(node):
+            return []
+        before = [each for each in self._heads.read(node) if each.producer() is not None]
+        return [] if any(name_of(each) in self._originals[0].values.lost for each in before) else before
+
+    def _tells(self, value: ir.Value) -> bool:
+        """Whether other inputs change the value by much more than two models may differ."""
+        name = name_of(value)
+        return value not in self._vague and any(o.tells(name, o.bound(name)) for o in self._originals)
+
+    def _all_before(self, value: ir.Value, pairs: Counterparts) -> list[ir.Value]:
+        """All that a value is made of by operators that are the same in both, back to the layers."""
+        stack, found = [value], dict[ir.Value, None]()
+        while stack:
+            new = [each for each in self._before(stack.pop(), pairs) if each not in found]
+            found.update(dict.fromkeys(new))
+            stack += new
+        return list(found)
+
+    # ------------------------------------------------------------ comparisons
+
+    def _compared(
+        self, rewritten: Structure, pairs: Counterparts, watched: Watched, *, optimised: bool
+    ) -> list[Verdict]:
+        """The verdicts on the outputs, and on the values that are compared besides."""
+        scope = "model, optimised session" if optimised else "model"
+        twins = {value: pairs.of(value) or value for value in watched.values}
+        names = {value: name_of(twin) for value, twin in twins.items()}
+        try:
+            found = [Values(rewritten, o.feeds, optimised=optimised) for o in self._originals]
+            for each in found:
+                each.find(names.values())
+        except InputError as error:
+            return [unrunnable(scope, name_of(output), error) for output in self._outputs]
+        gaps = self._gaps(names, found)
+        decisions = frozenset[str]()
+        if watched.decisions and not all(self._is_near(value, gap) for value, gap in gaps.items()):
+            try:
+                given = [
+                    Values(rewritten, o.feeds, optimised=optimised, given=o.given(watched.decisions))
+                    for o in self._originals
+                ]
+                for each in given:
+                    each.find(names.values())
+                gaps, found = self._gaps(names, given), given
+                decisions = frozenset(watched.decisions)
+            except InputError:  # not even that fits: they differ
+                pass
+        checks: dict[ir.Value, Verdict] = {}
+        for value, gap in sorted(gaps.items(), key=lambda item: watched.stands_in(item[0])):
+            if optimised and math.isinf(self._own_difference(value, gap, decisions)):
+                # Where optimising the original makes other values finite, no factor of that is a bound.
+                like = [o.optimised(decisions) for o in self._originals]
+                gap = self._gap(name_of(value), names[value], like, found)
+            checks[value] = self._verdict(scope, watched, value, gap, decisions, checks)
+        return [checks[value] for value in watched.values]
+
+    def _gaps(self, names: Mapping[ir.Value, str], found: Sequence[Values]) -> dict[ir.Value, Difference]:
+        expected = [original.values for original in self._originals]
+        return {value: self._gap(name_of(value), name, expected, found) for value, name in names.items()}
+
+    def _gap(self, ours: str, theirs: str, expected: Sequence[Values], found: Sequence[Values]) -> Difference:
+        """How far apart a value and its counterpart are, over all inputs."""
+        pairs = zip(expected, found, strict=True)
+        every = [(a.of(ours), b.of(theirs)) for a, b in pairs]
+        return difference([x for a, _ in every for x in a], [x for _, b in every for x in b])
+
+    def _is_near(self, value: ir.Value, gap: Difference) -> bool:
+        return gap.max_rel <= self._originals[0].bound(name_of(value))
+
+    def _own_difference(self, value: ir.Value, gap: Difference, decisions: frozenset[str]) -> float:
+        """What onnxruntime's own optimisation changes in a value, where that is needed; else 0."""
+        if self._is_near(value, gap):
+            return 0.0
+        return max(original.own_difference(name_of(value), decisions) for original in self._originals)
+
+    def _verdict(
         self,
         scope: str,
-        found: Sequence[Difference],
-        optimised: Sequence[Sequence[npt.NDArray[Any]]] | None,
-    ) -> list[Verdict]:
-        """What the differences from the original as it stands mean.
+        watched: Watched,
+        value: ir.Value,
+        gap: Difference,
+        decisions: frozenset[str],
+        others: Mapping[ir.Value, Verdict],
+    ) -> Verdict:
+        """What the difference of a value and its counterpart means.
 
         Args:
             scope: what was compared.
-            found: the differences of the outputs that count.
-            optimised: the candidate's outputs, where they are those of a session that optimises.
+            watched: what is compared.
+            value: the value.
+            gap: how far apart the two are.
+            decisions: those of the original that both were given.
+            others: the verdicts on the values that stand in for it, if any do.
         """
-        limits = [bound(self.expected[0][i], MODEL_BOUND) for i in self._counted]
-        if any(gap.max_rel > limit for gap, limit in zip(found, limits, strict=True)):
-            odd = [math.isinf(gap.max_rel) for gap in self._own]
-            limits = [
-                limit if alone else max(limit, OWN_DIFFERENCE_FACTOR * gap.max_rel)
-                for limit, alone, gap in zip(limits, odd, self._own, strict=True)
-            ]
-            if optimised is not None and any(odd):
-                # Where optimising the original makes other values finite, no factor of that is a bound.
-                like = differences(self._optimised, optimised, self._counted)
-                found = [two if alone else one for one, two, alone in zip(found, like, odd, strict=True)]
-        named = zip(self._counted, found, limits, strict=True)
-        return [verdict(scope, self._names[i], gap, limit) for i, gap, limit in named]
+        name, output = name_of(value), watched.values[value]
+        of_value = "" if value is output else name
+        limit = self._originals[0].bound(name)
+        rule = Rule.RELATIVE if limit else Rule.EQUAL
+        near = self._is_near(value, gap)
+        if watched.stands_in(value):
+            if near and self._tells_by(value, limit):
+                return measured(scope, name, gap, limit, rule, passed=True)
+            passed = not gap.note and all(others[each] for each in watched.before[value])
+            return measured(scope, name, gap, limit, Rule.BEFORE, passed=passed)
+        own = self._own_difference(value, gap, decisions)
+        if math.isfinite(own) and OWN_DIFFERENCE_FACTOR * own > limit:
+            limit, rule = OWN_DIFFERENCE_FACTOR * own, Rule.OWN
+        informative = not self._heads.told(value) or self._tells_by(value, limit)
+        if not informative and rule is Rule.OWN:
+            self._vague.add(value)
+        note = "" if informative else self._too_little(value, output, limit, rule)
+        return measured(
+            scope,
+            name_of(output),
+            gap,
+            limit,
+            rule,
+            passed=gap.max_rel <= limit,
+            note=note,
+            value=of_value,
+            informative=informative,
+        )
+
+    def _tells_by(self, value: ir.Value, allowed: float) -> bool:
+        return any(original.tells(name_of(value), allowed) for original in self._originals)
+
+    def _too_little(self, value: ir.Value, output: ir.Value, allowed: float, rule: Rule) -> str:
+        """Why a value can't tell whether two models agree."""
+        name = name_of(value)
+        what = f"output {name}" if value is output else f"{name}, which output {name_of(output)} is made of,"
+        found = max(original.change(name) for original in self._originals)
+        if not found:
+            why = "none of the test inputs changes it"
+        else:
+            why = f"the test inputs change it by {found:.1e} of its largest value, {allowed:.1e} is allowed"
+            if rule is Rule.OWN:
+                why += f" ({OWN_DIFFERENCE_FACTOR:g} times what onnxruntime's own optimisation changes)"
+        return f"{what} tells too little to compare models by: {why}; inputs as in use may tell more"
+
+    # ------------------------------------------------------------ other inputs, and random ones
+
+    def _found_others(self, checks: Sequence[Verdict], watched: Watched) -> bool:
+        """Tries the inputs in other ranges, once, where a value tells too little; whether some tell more."""
+        silent = list(dict.fromkeys(c.value or c.output for c in checks if not c.informative))
+        if self._tried_others or not silent:
+            return False
+        self._tried_others = True
+        names = [name_of(value) for value in watched.values]
+        ranges = [other_inputs.others(self.model, feed) for feed in self._feeds[-TWINS:]]
+        for feeds in zip(*ranges, strict=False):
+            other = Original(self._parts, feeds)
+            try:
+                other.values.find(names)
+            except InputError:
+                continue
+            if all(finite(output) for name in names for output in other.values.of(name)) and any(
+                other.tells(name, other.bound(name)) for name in silent
+            ):
+                self._originals.append(other)
+                told = ", ".join(name for name in silent if other.tells(name, other.bound(name)))
+                self._notes.append(f"compared on inputs in another range too, where {told} tells more")
+                silent = [name for name in silent if not other.tells(name, other.bound(name))]
+            if not silent:
+                break
+        return len(self._originals) > 1
 
     def _without_random(self, checks: Sequence[Verdict]) -> Verification:
-        """Failed checks, less those of outputs in which the original itself differs from run to run.
+        """Failed checks, less those of values in which the original itself differs from run to run.
 
         A new session would draw the same random numbers as the first, so one session runs twice.
         """
-        running = session.session(self._parts, optimised=False)
+        names = list(dict.fromkeys(check.value or check.output for check in checks))
+        parts = exposed(self._parts, names)
+        made = [output.name for output in parts.proto.graph.output]
+        running = session.session(parts, optimised=False)
         first, second = ([session.run(running, feed) for feed in self._feeds] for _ in range(2))
-        again = differences(first, second, self._counted)
-        random = {check.output for check, gap in zip(checks, again, strict=False) if gap.max_rel > 0}
+        again = (
+            difference(a, b) for a, b in zip(zip(*first, strict=True), zip(*second, strict=True), strict=True)
+        )
+        random = {name for name, gap in zip(made, again, strict=True) if gap.max_rel > 0 and name in names}
         if not random:
-            return Verification(tuple(checks))
-        left = tuple(check for check in checks if check.output not in random)
+            return Verification(tuple(checks), tuple(self._notes))
+        left = tuple(check for check in checks if (check.value or check.output) not in random)
         note = f"not compared, since the original itself is random there: {', '.join(sorted(random))}"
-        return Verification(left, (note,))
+        return Verification(left, (*self._notes, note))
 
 
-def differences(
-    expected: Sequence[Sequence[npt.NDArray[Any]]],
-    found: Sequence[Sequence[npt.NDArray[Any]]],
-    counted: Sequence[int],
-) -> list[Difference]:
-    """The differences of the counted outputs, over all feeds.
-
-    Args:
-        expected: for each feed, the outputs of the reference.
-        found: those of the candidate.
-        counted: places of the outputs that count.
-
-    Returns:
-        One difference for each of `counted`.
-    """
-    gaps = [Difference() for _ in counted]
-    for reference, candidate in zip(expected, found, strict=True):
-        for gap, index in zip(gaps, counted, strict=True):
-            gap.add(reference[index], candidate[index])
-    return gaps
+def name_of(value: ir.Value) -> str:
+    """A value's name."""
+    return value.name or ""

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from graphopt.errors import InputError
 from graphopt.verification.difference import Difference, Output
+
+
+class Rule(enum.Enum):
+    """By what a comparison is judged."""
+
+    RELATIVE = "relative difference"
+    """The largest difference as a part of the largest value, under a bound of its type."""
+    EQUAL = "equal values"
+    """Whole numbers, truth values and texts are the same."""
+    OWN = "own difference of onnxruntime"
+    """The same figure under a multiple of what onnxruntime's own optimisation changes in the original."""
+    BEFORE = "values before it"
+    """The values that the same operators make it of are compared, since it tells too little by itself."""
+    QUALITY = "measured quality"
+    """A figure of quality under the limit that the user named."""
+    PORTS = "same inputs and outputs"
+    """Names, types and shapes of what a caller meets."""
+    RUNS = "runs"
+    """onnxruntime has to run it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +44,10 @@ class Verdict:
         allowed: the largest `max_rel` that passes (or another bound that `note` names).
         feeds: number of feeds compared.
         note: what the figures leave open; "" otherwise.
+        rule: by what it was judged.
+        value: the value that was compared in the output's place, or besides it; "" for the output itself.
+        informative: whether the inputs change the value by much more than is allowed; where they don't, a
+            candidate that computes something else may pass.
     """
 
     scope: str
@@ -35,9 +59,24 @@ class Verdict:
     allowed: float
     feeds: int
     note: str = ""
+    rule: Rule = Rule.RELATIVE
+    value: str = ""
+    informative: bool = True
 
     def __bool__(self) -> bool:
         return self.passed
+
+    @property
+    def compared(self) -> str:
+        """What was compared: the output, or a value before it."""
+        return f"{self.output}, before it {self.value}" if self.value else self.output
+
+    @property
+    def judged(self) -> str:
+        """The rule with its bound."""
+        if self.rule in (Rule.RELATIVE, Rule.OWN):
+            return f"{self.rule.value}, at most {self.allowed:.1e}"
+        return str(self.rule.value)
 
     @property
     def why(self) -> str:
@@ -46,7 +85,12 @@ class Verdict:
 
     def __str__(self) -> str:
         mark = "equal" if math.isinf(self.sqnr) and self.sqnr > 0 else f"relative {self.max_rel:.1e}"
-        return f"{self.scope}: {self.output} {'passed' if self.passed else 'FAILED'}, {mark}"
+        return f"{self.scope}: {self.compared} {'passed' if self.passed else 'FAILED'}, {mark}"
+
+
+def warnings(checks: Iterable[Verdict]) -> tuple[str, ...]:
+    """What has to be known before anything is trusted: what comparisons could not see, each once."""
+    return tuple(dict.fromkeys(check.note for check in checks if check.passed and not check.informative))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +109,11 @@ class Verification:
     def passed(self) -> bool:
         """Whether every check passed."""
         return all(self.checks)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the comparisons could not see."""
+        return warnings(self.checks)
 
     def __bool__(self) -> bool:
         return self.passed
@@ -89,8 +138,40 @@ def verdict(scope: str, output: str, gap: Difference, limit: float) -> Verdict:
     Returns:
         The verdict, with the measured figures.
     """
-    passed = gap.max_rel <= limit
-    return Verdict(scope, output, passed, gap.max_abs, gap.max_rel, gap.sqnr, limit, gap.feeds, gap.note)
+    rule = Rule.RELATIVE if limit else Rule.EQUAL
+    return measured(scope, output, gap, limit, rule, passed=gap.max_rel <= limit)
+
+
+def measured(
+    scope: str,
+    output: str,
+    gap: Difference,
+    allowed: float,
+    rule: Rule,
+    *,
+    passed: bool,
+    note: str = "",
+    value: str = "",
+    informative: bool = True,
+) -> Verdict:
+    """A verdict with the figures of a difference.
+
+    Args:
+        scope: what was compared.
+        output: the output's name.
+        gap: how far apart the two are.
+        allowed: the largest relative difference that passes.
+        rule: by what it was judged.
+        passed: whether it passed.
+        note: what the figures leave open, where the difference says nothing itself.
+        value: the value that was compared, where it is not the output itself.
+        informative: whether the inputs change it by much more than is allowed.
+
+    Returns:
+        The verdict.
+    """
+    figures = (gap.max_abs, gap.max_rel, gap.sqnr, allowed, gap.feeds)
+    return Verdict(scope, output, passed, *figures, gap.note or note, rule, value, informative)
 
 
 def unrunnable(scope: str, output: str, error: InputError) -> Verdict:
@@ -104,4 +185,4 @@ def unrunnable(scope: str, output: str, error: InputError) -> Verdict:
     Returns:
         A verdict that has not passed.
     """
-    return Verdict(scope, output, False, math.inf, math.inf, -math.inf, 0.0, 0, str(error))
+    return Verdict(scope, output, False, math.inf, math.inf, -math.inf, 0.0, 0, str(error), Rule.RUNS)

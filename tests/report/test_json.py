@@ -33,11 +33,11 @@ CONV |= {"opportunities": [{"rewrite": str, "exactness": str, "macs_after": int}
 EVERY = {"schema_version": int, "graphopt": str, "model": MODEL, "uncounted_ops": {}}
 EVERY |= all_of([str], "unknown_dims observed_shapes")
 SCAN = {**EVERY, "totals": TOTALS, "convs": [CONV]}
-VERDICT = all_of(str, "scope output note") | all_of(NUMBER, "max_abs max_rel sqnr allowed")
-VERDICT |= {"passed": bool, "feeds": int}
+VERDICT = all_of(str, "scope output value rule note") | all_of(NUMBER, "max_abs max_rel sqnr allowed")
+VERDICT |= {"passed": bool, "feeds": int, "informative": bool}
 APPLIED = all_of(str, "rewrite exactness") | all_of(int, "macs_before macs_after") | {"nodes": [str]}
 APPLIED |= all_of(float, "error_predicted error_measured sensitivity")
-APPLIED |= all_of({}, "choice spectra") | {"verified": bool}
+APPLIED |= all_of({}, "choice spectra") | all_of(bool, "verified measured")
 LEFT = {"rewrite": str, "nodes": [str], "reason": str}
 QUALITY = {"agreement": float, "agreement_interval": [float], "sqnr": NUMBER, "samples": int}
 LATENCY = all_of(float, "reference_ms candidate_ms speedup") | all_of(int, "threads repeat")
@@ -49,9 +49,10 @@ REPORT = EVERY | {"exit_code": int, "quality": QUALITY} | all_of({}, "seconds op
 REPORT |= all_of(TOTALS, "before after") | {"changed": bool, "applied": [APPLIED]}
 REPORT |= all_of([LEFT], "declined rejected") | {"verification": {"passed": bool, "checks": [VERDICT]}}
 # besides what the design names
-REPORT |= all_of([JUDGED], "budget gates") | {"curve": [POINT], "unmeasured": bool, "notes": [str]}
+REPORT |= all_of([JUDGED], "budget gates") | {"curve": [POINT], "unmeasured": bool}
+REPORT |= all_of([str], "warnings notes")
 REPORT |= {"latency": LATENCY, "metric": {"name": str, "before": float, "after": float}}
-VERIFY = {"schema_version": int, "passed": bool, "checks": [VERDICT], "notes": [str]}
+VERIFY = {"schema_version": int, "passed": bool, "checks": [VERDICT], "warnings": [str], "notes": [str]}
 BENCH = {"schema_version": int, **LATENCY}
 REWRITES = [{"name": str, "exactness": str, "default": bool, "options": {}, "summary": str}]
 

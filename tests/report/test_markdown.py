@@ -130,7 +130,9 @@ def test_the_figures_are_those_of_the_report(scores: Path, inputs: Path, tmp_pat
     assert len(applied) == len(document["applied"])
     fitted = [item for item in document["applied"] if item["exactness"] == "approximate"]
     assert fitted and applied[0]["layer"] in [item["nodes"][0] for item in fitted]
-    assert "Verified: " in page.text and f"{len(document['verification']['checks'])} comparisons" in page.text
+    number = len(document["verification"]["checks"])
+    assert f"Verified, of the exact rewrites: {number} comparisons" in page.text
+    assert f"Measured, not verified: {len(fitted)} approximate rewrite" in page.text
     left = page.table(*LEFT)
     assert sum(int(row["sites"]) for row in left if row[""] == "declined") == len(document["declined"])
     assert sum(int(row["sites"]) for row in left if row[""] == "not possible") == len(document["rejected"])

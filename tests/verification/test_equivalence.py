@@ -20,7 +20,7 @@ from graphopt.errors import InputError
 from graphopt.runtime import session as runtime_session
 from graphopt.runtime import subgraph
 from graphopt.types import Candidate, Cost, NewNode, Replacement, Site
-from graphopt.verification import equivalence, regions
+from graphopt.verification import regions, values
 from graphopt.verification.difference import Difference, agreement, is_class_scores
 from tests.builders import batch_norm, bn_inputs, classifier, conv_bn, info, model, node, samples, weight
 
@@ -176,7 +176,7 @@ def test_only_the_outputs_that_count() -> None:
 
 def test_what_onnxruntime_changes_in_the_original_widens_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     # The original as onnxruntime optimises it stands 1e-3 off: 4e-3 is allowed, and no more.
-    outputs = equivalence.outputs
+    outputs = values.outputs
     original = scaled(1)
 
     def shifted(parts: Any, given: Any, *, optimised: bool) -> Any:
@@ -184,7 +184,7 @@ def test_what_onnxruntime_changes_in_the_original_widens_the_bound(monkeypatch: 
         is_original = onnx.numpy_helper.to_array(parts.proto.graph.initializer[0]) == 1
         return [[y * 1.001 for y in ys] for ys in found] if optimised and is_original else found
 
-    monkeypatch.setattr(equivalence, "outputs", shifted)
+    monkeypatch.setattr(values, "outputs", shifted)
     found = graphopt.verify(original, scaled(1.003))
     assert found and all(check.allowed == pytest.approx(4e-3, rel=1e-2) for check in found.checks)
     assert not graphopt.verify(original, scaled(1.005))

@@ -16,6 +16,7 @@ from graphopt.types import Quality
 def alerts(data: Report, problem: str) -> list[str]:
     """What has to be read before any figure."""
     found = [f"No model was written: {problem}"] if problem else []
+    found += [f"{text[0].upper()}{text[1:]}." for text in data.warnings]
     if data.latency is not None and data.latency.verdict:
         verdict = data.latency.verdict
         found.append(f"{verdict[0].upper()}{verdict[1:]}. --budget latency=0.7 plans by measured time.")
@@ -74,7 +75,8 @@ def cards(data: Report) -> list[Card]:
         cards.append(Card(data.metric.name, new, f"{old} → {new}", "your own measure"))
     if data.checks:
         run = f"{numbered(len(data.checks), 'comparison')} in onnxruntime"
-        cards.append(Card("Verification", "passed" if data.passed else "failed", run, largest(data.checks)))
+        what = "Verification, of the exact rewrites" if data.approximate else "Verification"
+        cards.append(Card(what, "passed" if data.passed else "failed", run, largest(data.checks)))
     return cards
 
 

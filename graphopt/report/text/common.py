@@ -43,6 +43,12 @@ def table_of(*columns: str) -> Table:
     return table
 
 
+def warnings(console: Console, texts: Sequence[str]) -> None:
+    """Prints what has to be known before anything that follows is trusted."""
+    for text in texts:
+        console.print(f"[bold yellow]warning[/]: {escape(text)}")
+
+
 def print_unknown(console: Console, sizes: Sequence[str]) -> None:
     """Prints which sizes nothing told, if any, and what tells them."""
     if sizes:

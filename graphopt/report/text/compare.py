@@ -6,7 +6,7 @@ import math
 
 from rich.markup import escape
 
-from graphopt.report.text.common import table_of, terminal
+from graphopt.report.text.common import table_of, terminal, warnings
 from graphopt.report.wording import decibels, numbered
 from graphopt.runtime.latency import Timing
 from graphopt.verification.verdict import Verification
@@ -15,18 +15,21 @@ from graphopt.verification.verdict import Verification
 def verification(result: Verification) -> None:
     """Prints each comparison, then the outcome."""
     console = terminal()
-    table = table_of("compared", "output", ">relative", ">allowed", ">SQNR", "")
+    warnings(console, result.warnings)
+    table = table_of("compared", "output", ">relative", ">allowed", ">SQNR", "", "by")
     for check in result.checks:
         table.add_row(
             escape(check.scope),
-            escape(check.output),
+            escape(check.compared),
             "–" if math.isnan(check.max_rel) else f"{check.max_rel:.1e}",
             f"{check.allowed:g}" if math.isnan(check.max_rel) else f"{check.allowed:.1e}",
             decibels(check.sqnr),
             "passed" if check else "[bold red]failed[/]",
+            check.rule.value,
         )
     console.print(table)
-    for text in (*result.notes, *(check.note for check in result.checks if check.note)):
+    told = [check.note for check in result.checks if check.note and check.note not in result.warnings]
+    for text in dict.fromkeys((*result.notes, *told)):
         console.print(escape(f"note: {text}"))
     quality = all(math.isnan(check.max_rel) for check in result.checks)
     agree, differ = (

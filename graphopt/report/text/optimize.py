@@ -12,8 +12,8 @@ from rich.markup import escape
 from graphopt.calibration.inputs import ONE_HELD_OUT_OF, SMALL_SAMPLE
 from graphopt.files import show
 from graphopt.report.results import Applied, Left, Report
-from graphopt.report.text.common import print_totals, print_unknown, table_of, terminal
-from graphopt.report.wording import count, decibels, largest, numbered, shortened
+from graphopt.report.text.common import print_totals, print_unknown, table_of, terminal, warnings
+from graphopt.report.wording import comparisons, count, decibels, not_verified, shortened, verified
 from graphopt.runtime.latency import Timing
 from graphopt.types import Exactness
 
@@ -30,6 +30,7 @@ def report(result: Report, out: Path | None, document: Path | None = None) -> No
         document: the file in which the report is as JSON.
     """
     console = terminal()
+    warnings(console, result.warnings)
     _not_faster(console, result.latency)
     print_totals(console, result.before, result.after, result.latency)
     print_unknown(console, result.unknown_dims)
@@ -38,9 +39,10 @@ def report(result: Report, out: Path | None, document: Path | None = None) -> No
     _reasons(console, "declined", result.declined, MOST_REASONS, whole)
     _reasons(console, "not possible", result.rejected, 0 if result.changed else MOST_REASONS, whole)
     if result.checks:
-        state = "verified" if result.passed else "[bold red]verification failed[/]"
-        parts = filter(None, (numbered(len(result.checks), "comparison"), largest(result.checks)))
-        console.print(f"{state}: {', '.join(parts)}")
+        state = verified(result) if result.passed else f"[bold red]{verified(result)}[/]"
+        console.print(f"{state}: {comparisons(result.checks)}")
+    if result.approximate:
+        console.print(not_verified(result))
     _quality(console, result)
     _gates(console, result)
     for note in result.notes:
@@ -74,7 +76,7 @@ def _applied(console: Console, result: Report) -> None:
         found = Counter(item.candidate.rewrite for item in result.applied if item.exactness is exactness)
         if found:
             console.print(f"{title}: " + ", ".join(f"{number} {name}" for name, number in found.items()))
-    approximate = [item for item in result.applied if item.exactness is Exactness.APPROXIMATE]
+    approximate = result.approximate
     if not approximate:
         return
     table = table_of("approximate", "form", ">MACs", ">to", ">predicted", ">error")

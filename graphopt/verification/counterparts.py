@@ -1,0 +1,114 @@
+"""Which values of a rewritten model stand for which of the original's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphopt.analysis.constants import Constants
+from graphopt.verification.heads import used
+
+
+class Counterparts:
+    """Pairs of values, found back from the outputs through operators that are the same in both models.
+
+    Where operators differ, those that are the same and make values of the same names out of one of the same
+    name are where the walk goes on.
+
+    Args:
+        reference: the original.
+        candidate: the rewritten model, with the same outputs.
+        constants: the original's constants.
+    """
+
+    def __init__(self, reference: ir.Model, candidate: ir.Model, constants: Constants) -> None:
+        self._ours, self._theirs = constants, Constants(candidate)
+        self._versions = reference.graph.opset_imports, candidate.graph.opset_imports
+        self._pairs: dict[ir.Value, ir.Value] = {}
+        self._same: set[ir.Node] = set()
+        self._walk(zip(reference.graph.outputs, candidate.graph.outputs, strict=True))
+        named = {value.name: value for node in candidate.graph for value in node.outputs}
+        for node in reversed(list(reference.graph)):
+            first = node.outputs[0] if node.outputs else None
+            twin = None if first is None else named.get(first.name)
+            if first is None or twin is None or first in self._pairs or not self._is_named_alike(node, twin):
+                continue
+            self._walk([(first, twin)])
+
+    def of(self, value: ir.Value) -> ir.Value | None:
+        """The value that stands for one of the original's; None where none was found."""
+        return self._pairs.get(value)
+
+    def same(self, node: ir.Node) -> bool:
+        """Whether an operator of the original is there too, with the same constants, on paired values."""
+        return node in self._same
+
+    def _walk(self, pairs: Iterable[tuple[ir.Value, ir.Value]]) -> None:
+        stack = list(pairs)
+        while stack:
+            ours, theirs = stack.pop()
+            if self._pairs.setdefault(ours, theirs) is not theirs:
+                continue
+            node, twin = ours.producer(), theirs.producer()
+            if node is None or twin is None or node in self._same or not self._is_same(node, twin):
+                continue
+            if node.outputs.index(ours) != twin.outputs.index(theirs):
+                continue
+            self._same.add(node)
+            stack += zip(node.outputs, twin.outputs, strict=True)
+            stack += [
+                (a, b) for a, b in zip(used(node), used(twin), strict=True) if not self._ours.is_constant(a)
+            ]
+
+    def _is_named_alike(self, node: ir.Node, twin: ir.Value) -> bool:
+        """Whether an operator and that which makes the other value are the same and have the same names."""
+        other = twin.producer()
+        if other is None or [v.name for v in node.outputs] != [v.name for v in other.outputs]:
+            return False
+        read = {value.name for value in used(other)}
+        return self._is_same(node, other) and any(value.name in read for value in used(node))
+
+    def _is_same(self, node: ir.Node, twin: ir.Node) -> bool:
+        """Whether two operators compute the same of what they read that is no constant."""
+        if node.op_identifier() != twin.op_identifier() or len(node.outputs) != len(twin.outputs):
+            return False
+        if [v is None for v in node.inputs] != [v is None for v in twin.inputs]:
+            return False
+        if not self._means_the_same(node) or _attributes(node) != _attributes(twin):
+            return False
+        ours, theirs = list(used(node)), list(used(twin))
+        return len(ours) == len(theirs) and all(map(self._may_be_same, ours, theirs))
+
+    def _may_be_same(self, ours: ir.Value, theirs: ir.Value) -> bool:
+        if ours.const_value is not None and ours.const_value is theirs.const_value:
+            return True
+        if self._ours.is_constant(ours) != self._theirs.is_constant(theirs):
+            return False
+        one, other = self._ours.array(ours), self._theirs.array(theirs)
+        if one is None or other is None:
+            return one is other
+        return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+
+    def _means_the_same(self, node: ir.Node) -> bool:
+        """Whether the operator is defined alike in the operator sets of both models."""
+        ours, theirs = (imports.get(node.domain) for imports in self._versions)
+        if ours == theirs or ours is None or theirs is None:
+            return ours == theirs
+        try:
+            one, other = (
+                onnx.defs.get_schema(node.op_type, version, node.domain) for version in (ours, theirs)
+            )
+        except onnx.defs.SchemaError:
+            return False
+        return bool(one.since_version == other.since_version)
+
+
+def _attributes(node: ir.Node) -> dict[str, bytes]:
+    return {
+        name: ir.serde.serialize_attribute(attribute).SerializeToString(deterministic=True)
+        for name, attribute in node.attributes.items()
+        if not attribute.is_ref()
+    }

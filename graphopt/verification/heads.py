@@ -1,0 +1,130 @@
+"""What the outputs of a model are made of: the values that its layers make, and the operators behind them.
+
+Operators that decide (a ranking, a threshold) turn rounding into another answer, so that what they make says
+little of what they read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import onnx_ir as ir
+
+from graphopt.analysis.constants import Constants
+from graphopt.analysis.operators import RANKINGS, SUMS, THRESHOLDS, VIEWS, is_standard
+from graphopt.model.traversal import subgraphs, topological
+
+MOVES = VIEWS | {"Transpose", "Identity"}
+"""Operators that leave the elements of what they read as they are."""
+
+
+class Heads:
+    """What the operators behind the last layers of a model read and make.
+
+    Args:
+        model: the model; it is not changed.
+        outputs: those of its outputs that count.
+
+    Attributes:
+        constants: the model's constants.
+        outputs: the outputs that count.
+        decisions: operators of the outermost graph that decide: all rankings, and the thresholds behind which
+            no layer stands (others are part of an activation).
+        following: they and the operators that work on what was decided, up to the next layer.
+    """
+
+    def __init__(self, model: ir.Model, outputs: Iterable[ir.Value]) -> None:
+        self.constants = Constants(model)
+        self.outputs = tuple(outputs)
+        nodes = topological(model.graph)
+        self._told = {value for value in model.graph.inputs if not value.is_initializer()}
+        for node in nodes:
+            if self.read(node) and node.op_type not in ("Shape", "Size"):
+                self._told.update(node.outputs)
+        needed, summed = self._backwards(nodes)
+        self.decisions = tuple(
+            node
+            for node in nodes
+            if node in needed
+            and self.read(node)
+            and (_ranks(node) or (_jumps(node) and not any(value in summed for value in node.outputs)))
+        )
+        self._decided: set[ir.Value] = set()
+        following = []
+        for node in nodes:
+            follows = any(value in self._decided for value in self.read(node))
+            if node in self.decisions or (follows and node in needed and not is_layer(node)):
+                self._decided.update(node.outputs)
+                following.append(node)
+        self.following = tuple(following)
+
+    def told(self, value: ir.Value) -> bool:
+        """Whether the value depends on what an input holds, and not on its size alone."""
+        return value in self._told
+
+    def read(self, node: ir.Node) -> list[ir.Value]:
+        """Those of the values that an operator reads, also inside its bodies, that depend on inputs."""
+        return [value for value in dict.fromkeys(used(node)) if value in self._told]
+
+    def decided(self, value: ir.Value) -> bool:
+        """Whether it is made of what was decided, without a layer in between."""
+        return value in self._decided
+
+    def joined(self, value: ir.Value) -> bool:
+        """Whether it is several values side by side, each of which may be of another magnitude."""
+        node = value.producer()
+        while node is not None and node.op_type in MOVES and node.inputs and node.inputs[0] is not None:
+            node = node.inputs[0].producer()
+        return node is not None and node.op_type == "Concat" and is_standard(node)
+
+    def _backwards(self, nodes: list[ir.Node]) -> tuple[set[ir.Node], set[ir.Value]]:
+        """The operators that the outputs need, and the values that a needed layer comes behind."""
+        needed: set[ir.Node] = set()
+        wanted, summed = set(self.outputs), set[ir.Value]()
+        for node in reversed(nodes):
+            if not any(value in wanted for value in node.outputs):
+                continue
+            needed.add(node)
+            wanted.update(self.read(node))
+            if is_layer(node) or any(value in summed for value in node.outputs):
+                summed.update(self.read(node))
+        return needed, summed
+
+
+def is_layer(node: ir.Node) -> bool:
+    """Whether the operator sums up what it reads, or has a body in which one does."""
+    return any(each.op_type in SUMS for each in _with_bodies(node))
+
+
+def used(node: ir.Node) -> Iterator[ir.Value]:
+    """The values that an operator reads, also inside its bodies."""
+    for each in _with_bodies(node):
+        yield from (value for value in each.inputs if value is not None)
+        for body in subgraphs(each):
+            yield from body.outputs
+
+
+def _with_bodies(node: ir.Node) -> Iterator[ir.Node]:
+    yield node
+    for body in subgraphs(node):
+        for inner in body:
+            yield from _with_bodies(inner)
+
+
+def _ranks(node: ir.Node) -> bool:
+    """Whether an operator ranks, or has a body in which one does; MaxPool does where its places are read."""
+    if node.op_type == "MaxPool" and len(node.outputs) > 1:
+        return bool(node.outputs[1].uses()) or node.outputs[1].is_graph_output()
+    return any(each.op_type in RANKINGS and is_standard(each) for each in _with_bodies(node))
+
+
+def _jumps(node: ir.Node) -> bool:
+    if node.op_type not in THRESHOLDS or not is_standard(node):
+        return False
+    value = node.inputs[0]
+    if value is not None and value.dtype is not None and not value.dtype.is_floating_point():
+        return False
+    if node.op_type != "Cast":
+        return True
+    to = node.attributes.get("to")
+    return to is not None and not ir.DataType(to.as_int()).is_floating_point()
