@@ -163,6 +163,7 @@ class Analysis:
             input_shape=self.shape(inputs[0]),
             weight_shape=self.shape(inputs[1]),
             output_shape=self.shape(node.outputs[0]),
+            fixed_shape=lambda: self.fixed_shape(inputs[0]),
             macs=costs.macs(node, self.shape),
             quantised=self._quantised(node),
         )

@@ -172,7 +172,7 @@ def _attributes(form: Form, kernel: Sequence[int]) -> dict[str, AttributeValue]:
     attributes: dict[str, AttributeValue] = {
         "kernel_shape": tuple(kernel),
         "strides": form.strides,
-        "pads": form.pads,
+        **({"auto_pad": form.auto_pad} if form.auto_pad else {"pads": form.pads}),
         "dilations": form.dilations,
         "group": form.group,
     }

@@ -19,6 +19,8 @@ class Form:
         pads: (begin…, end…) zero padding, two entries a spatial axis.
         dilations: distance between two taps.
         output_padding: rows that a ConvTranspose adds behind its output.
+        auto_pad: SAME_UPPER or SAME_LOWER where a caller chooses a size that the pads follow from; ``pads``
+            are then those of the sizes assumed, 0 where there are none. "" where the pads hold for every run.
     """
 
     op: str
@@ -27,11 +29,12 @@ class Form:
     pads: tuple[int, ...] = ()
     dilations: tuple[int, ...] = ()
     output_padding: tuple[int, ...] = ()
+    auto_pad: str = ""
 
     @property
     def padded(self) -> bool:
-        """Whether zeros are put around the input."""
-        return any(self.pads)
+        """Whether zeros are put around the input, at any size."""
+        return any(self.pads) or bool(self.auto_pad)
 
     @property
     def strided(self) -> bool:
@@ -45,8 +48,10 @@ class Form:
         return Form(op, 1, (1,) * axes, (0,) * 2 * axes, (1,) * axes, ())
 
     def output_sizes(self, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
-        """Spatial output sizes for spatial input sizes (ONNX Conv and ConvTranspose, explicit pads)."""
+        """Spatial output sizes for spatial input sizes (ONNX Conv and ConvTranspose)."""
         axes = len(kernel)
+        if self.auto_pad:
+            return tuple(-(-n // s) for n, s in zip(sizes, self.strides, strict=True))
         extents = [d * (k - 1) + 1 for k, d in zip(kernel, self.dilations, strict=True)]
         pads = [self.pads[i] + self.pads[i + axes] for i in range(axes)]
         if self.op == "ConvTranspose":
@@ -76,7 +81,7 @@ def same_pads(
     """
     begin, end = [], []
     for size, stride, extent in zip(sizes or (None,) * len(extents), strides, extents, strict=True):
-        if stride == 1:
+        if stride == 1 or extent == 1:
             total = extent - 1
         elif size is None:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -22,6 +23,7 @@ def view(
     input_shape: Shape | None,
     weight_shape: Shape | None,
     output_shape: Shape | None,
+    fixed_shape: Callable[[], Shape | None],
     macs: int | None,
     quantised: bool,
 ) -> Linear | None:
@@ -37,6 +39,7 @@ def view(
         input_shape: of its first input; None where unknown, as all that follow.
         weight_shape: of its weights, as they are stored.
         output_shape: of its output.
+        fixed_shape: that of its first input as far as it holds for every run.
         macs: what it was counted to take.
         quantised: whether it reads or writes quantised values.
 
@@ -46,7 +49,7 @@ def view(
     if not is_linear(node):
         return None
     kernel, in_channels, out_channels = _channels(node, input_shape, weight_shape)
-    form, problem = _form(node, kernel, input_shape)
+    form, problem = _form(node, kernel, input_shape, fixed_shape)
     blocked = _blocked(node, quantised) or problem
     x, y = node.inputs[0], node.outputs[0]
     return Linear(
@@ -93,7 +96,9 @@ def _channels(
     return kernel, w[0], None if w[1] is None else w[1] * group
 
 
-def _form(node: ir.Node, kernel: tuple[int, ...], x: Shape | None) -> tuple[Form, str]:
+def _form(
+    node: ir.Node, kernel: tuple[int, ...], x: Shape | None, fixed: Callable[[], Shape | None]
+) -> tuple[Form, str]:
     """The form, and what about it can't be put into explicit pads ("" when nothing)."""
     if node.op_type in ("Gemm", "MatMul"):
         return Form(node.op_type), ""
@@ -113,10 +118,14 @@ def _form(node: ir.Node, kernel: tuple[int, ...], x: Shape | None) -> tuple[Form
     if node.op_type == "ConvTranspose":
         return form, f"auto_pad={name} on a ConvTranspose"
     extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
-    same = same_pads(extents, strides, None if x is None else x[2:], upper=name == "SAME_UPPER")
-    if same is None:
-        return form, f"auto_pad={name} with strides {list(strides)} and an unknown input size"
-    return replace(form, pads=same), ""
+
+    def same(shape: Shape | None) -> tuple[int, ...] | None:
+        return same_pads(extents, strides, None if shape is None else shape[2:], upper=name == "SAME_UPPER")
+
+    holding = same(None) or same(fixed())
+    if holding is not None:
+        return replace(form, pads=holding), ""
+    return replace(form, pads=same(x) or (0,) * 2 * axes, auto_pad=name), ""
 
 
 def _blocked(node: ir.Node, quantised: bool) -> str:

@@ -16,7 +16,7 @@ from graphopt.numerics.lowrank import exact_factors as exact
 from graphopt.numerics.lowrank.tucker import Factors
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import pads_hold, site
+from graphopt.rewrites.patterns.common import site
 from graphopt.types import Array, Candidate, Choice, Cost, Rejection, Replacement
 
 
@@ -35,14 +35,12 @@ def unmixed(linear: Linear) -> str:
     return mixed if linear.depthwise else ""
 
 
-def lossless_refusal(analysis: Analysis, linear: Linear) -> str:
+def lossless_refusal(linear: Linear) -> str:
     """Why an operator can't be split without loss, whatever its rank; "" when it can."""
     if linear.obstacle:
         return linear.obstacle
     if linear.macs is None or linear.input_shape is None:
         return "its size is unknown"
-    if not pads_hold(analysis, linear):
-        return "its pads depend on the size of its input"
     return _unusable(linear)
 
 
@@ -64,7 +62,7 @@ class LosslessSplit(ExactRewrite):
         """A candidate for each way that pays."""
         for linear in filter(self.takes, analysis.linears):
             place, before = site(analysis, [linear.node]), analysis.linear_cost(linear)
-            ways = lossless_refusal(analysis, linear) or self.ways(linear)
+            ways = lossless_refusal(linear) or self.ways(linear)
             if isinstance(ways, str):
                 yield Rejection(self.name, place, f"{linear.name}: {ways}")
             else:

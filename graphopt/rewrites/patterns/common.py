@@ -102,11 +102,7 @@ def linear_before(analysis: Analysis, value: ir.Value) -> tuple[Linear | None, l
 
 def pads_hold(analysis: Analysis, linear: Linear) -> bool:
     """Whether the view's explicit pads hold for every run; those of a strided SAME follow from the size."""
-    mode = linear.node.attributes.get_string("auto_pad", "NOTSET")
-    if not mode.startswith("SAME") or not linear.form.strided:
-        return True
-    shape = analysis.fixed_shape(linear.node.inputs[0])
-    return shape is not None and None not in shape[2:]
+    return not linear.form.auto_pad
 
 
 def is_inference_normalization(node: ir.Node) -> bool:
