@@ -18,6 +18,8 @@ int64."""
 FAR = (1 << 31) - 1
 """From here on the end of a range that is read means the end of its axis: derived, the largest int32, which
 exporters write for it."""
+_NONE = (FAR, TO_THE_END)
+"""Ends by which exporters say that there is none, which onnxruntime takes for that backwards too."""
 
 
 def ints(
@@ -54,3 +56,21 @@ def slice_ranges(node: ir.Node, content: Content) -> dict[int, tuple[int, int, i
     if axes is None or steps is None:
         return None
     return dict(zip(axes, zip(starts, ends, steps, strict=True), strict=True))
+
+
+def taken(entry: tuple[int, int, int], size: int) -> range:
+    """The positions that a Slice takes of an axis.
+
+    Forwards they are Python's. Backwards onnxruntime lets a start in front of the axis be its first position,
+    and takes an end of INT_MAX for none.
+
+    Args:
+        entry: start, end and step.
+        size: of the axis.
+    """
+    start, end, step = entry
+    if step > 0:
+        return range(*slice(start, end, step).indices(size))
+    start = min(max(start + size if start < 0 else start, 0), size - 1)
+    end = -1 if end in _NONE else min(max(end + size if end < 0 else end, -1), size)
+    return range(start, end, step)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from graphopt.analysis.attributes import slice_ranges
+from graphopt.analysis.attributes import slice_ranges, taken
 from graphopt.analysis.operators import VIEWS, is_standard
 
 SMALL_SIZE = 4096
@@ -173,11 +173,11 @@ def _gather(node: ir.Node, x: AnyArray, indices: AnyArray) -> AnyArray:
 
 
 def _slice(node: ir.Node, x: AnyArray, *inputs: AnyArray | None) -> AnyArray:
-    window = [slice(None)] * x.ndim
     known = dict(zip(node.inputs, (x, *inputs), strict=False))
     for axis, entry in (slice_ranges(node, known.get) or {}).items():
-        window[axis] = slice(*entry)  # Python clamps and counts from the end as ONNX does
-    return x[tuple(window)]
+        found = taken(entry, x.shape[axis])
+        x = np.moveaxis(np.moveaxis(x, axis, 0)[list(found)], 0, axis)
+    return x
 
 
 def _concat(node: ir.Node, *arrays: AnyArray) -> AnyArray:

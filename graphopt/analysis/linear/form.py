@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphopt.types import Shape
-
 
 @dataclass(frozen=True, slots=True)
 class Form:
@@ -63,30 +61,3 @@ class Form:
         return tuple(
             (n + p - e) // s + 1 for n, p, e, s in zip(sizes, pads, extents, self.strides, strict=True)
         )
-
-
-def same_pads(
-    extents: Sequence[int], strides: Sequence[int], sizes: Shape | None, *, upper: bool
-) -> tuple[int, ...] | None:
-    """Explicit pads (begin…, end…) of SAME_UPPER or SAME_LOWER; None where they depend on an unknown size.
-
-    Args:
-        extents: rows that a window spans, one entry a spatial axis.
-        strides: its steps.
-        sizes: spatial sizes of what it slides over.
-        upper: whether the odd row is put behind.
-
-    Returns:
-        One number for either end of each axis, or None.
-    """
-    begin, end = [], []
-    for size, stride, extent in zip(sizes or (None,) * len(extents), strides, extents, strict=True):
-        if stride == 1 or extent == 1:
-            total = extent - 1
-        elif size is None:
-            return None
-        else:
-            total = max((-(-size // stride) - 1) * stride + extent - size, 0)
-        begin.append(total // 2 if upper else total - total // 2)
-        end.append(total - begin[-1])
-    return (*begin, *end)

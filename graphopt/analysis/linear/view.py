@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from graphopt.analysis.constants import Constants
 from graphopt.analysis.costs import is_linear
-from graphopt.analysis.linear.form import Form, same_pads
+from graphopt.analysis.linear.form import Form
 from graphopt.analysis.linear.operator import Linear, number
+from graphopt.analysis.shapes.windows import same_pads
 from graphopt.types import Shape
 
 

@@ -2,7 +2,8 @@
 
 Each node is inferred by onnx's own rules, one at a time in topological order, on the sizes found so far. That
 gets further than inference on a whole file: sizes that a model computes (Shape → Slice → Concat → Reshape)
-are followed with their values, and the bodies of If, Loop and Scan see the values around them.
+are followed with their values, and the bodies of If, Loop and Scan see the values around them. Where
+onnxruntime has other rules, its own are followed (`analysis.shapes.runtime_rules`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx import shape_inference
@@ -24,6 +26,7 @@ from graphopt.analysis.operators import AFFINE, ALIKE, is_standard
 from graphopt.analysis.shapes import control_flow
 from graphopt.analysis.shapes.data_propagation import SIZE_RULES, Data, DataPropagation
 from graphopt.analysis.shapes.inputs import BoundInputs, bind, format_shape
+from graphopt.analysis.shapes.runtime_rules import RUNTIME_RULES
 from graphopt.analysis.shapes.tensor_types import shape_of, tensor_proto, tensor_shape, tensor_type
 from graphopt.errors import InputError
 from graphopt.model.traversal import label, subgraphs, topological
@@ -293,10 +296,28 @@ class _Inference:
                 self._refuse(node, _one_line(error), error)
             return []
         inferred = [outputs.get(f"o{i}") for i in range(len(node.outputs))]
+        if node.op_type in RUNTIME_RULES and is_standard(node):
+            inferred = [self._as_run(node, each) for each in inferred]
         if node.op_type in SIZE_RULES and is_standard(node):
             inferred[0] = self._refine(node, inferred[0])
             self._check_elements(node, inferred[0])
         return inferred
+
+    def _as_run(self, node: ir.Node, inferred: onnx.TypeProto | None) -> onnx.TypeProto | None:
+        """The type of an output with the shape that onnxruntime gives it."""
+        first, second, *_ = (*node.inputs, None)
+        shape = None if first is None else self._shape(first)
+        if inferred is None or shape is None:
+            return inferred
+
+        def content(value: ir.Value | None) -> npt.NDArray[Any] | None:
+            data = None if value is None else self._data(node, value)
+            return data.values if data is not None and data.complete else None
+
+        found = RUNTIME_RULES[node.op_type](
+            node, shape, None if second is None else self._shape(second), content
+        )
+        return inferred if found is None else tensor_type(inferred.tensor_type.elem_type, found)
 
     def _data(self, node: ir.Node, value: ir.Value) -> Data | None:
         """The entries of an input that may be a size: whole numbers, few of them."""

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.attributes import ints
-from graphopt.analysis.linear.form import same_pads
 from graphopt.analysis.operators import is_standard
+from graphopt.analysis.shapes.windows import PoolShape
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.borders import landing
 from graphopt.types import Shape
@@ -118,24 +118,17 @@ def pool_of(analysis: Analysis, node: ir.Node) -> Pool | None:
 
 
 def _window(node: ir.Node, shape: Shape | None) -> PoolWindow | None:
-    kernel = tuple(node.attributes.get_ints("kernel_shape", ()) or ())
-    axes = len(kernel)
-    if not kernel:
+    found = PoolShape.of(node)
+    if found is None:
         return None
-    strides = tuple(node.attributes.get_ints("strides", ()) or (1,) * axes)
-    dilations = tuple(node.attributes.get_ints("dilations", ()) or (1,) * axes)
-    pads: tuple[int, ...] | None = tuple(node.attributes.get_ints("pads", ()) or (0,) * 2 * axes)
-    mode = node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
     sizes = None if shape is None else shape[2:]
-    extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
-    if mode == "VALID":
-        pads = (0,) * 2 * axes
-    elif mode != "NOTSET":
-        pads = same_pads(extents, strides, sizes, upper=mode == "SAME_UPPER")
-    ceil = node.attributes.get_int("ceil_mode", 0) == 1 and mode in ("NOTSET", "VALID")
+    pads, axes = found.pads(sizes), len(found.kernel)
+    extents = [d * (k - 1) + 1 for k, d in zip(found.kernel, found.dilations, strict=True)]
+    ceil = found.ceil
     if ceil and pads is not None and sizes is not None:
         padded = [None if n is None else n + pads[a] + pads[a + axes] for a, n in enumerate(sizes)]
-        ceil = any(n is None or (n - e) % s for n, e, s in zip(padded, extents, strides, strict=True))
-    ceil = ceil and any(s > 1 for s in strides)
+        steps = zip(padded, extents, found.strides, strict=True)
+        ceil = any(n is None or (n - e) % s for n, e, s in steps)
+    ceil = ceil and any(s > 1 for s in found.strides)
     counts = node.attributes.get_int("count_include_pad", 0) == 1
-    return PoolWindow(kernel, strides, dilations, pads, counts, ceil)
+    return PoolWindow(found.kernel, found.strides, found.dilations, pads, counts, ceil)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.analysis.attributes import ints, slice_ranges
+from graphopt.analysis.attributes import ints, slice_ranges, taken
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.operators import BROADCASTING, POOLS, REDUCTIONS, UNARY, is_standard
 from graphopt.analysis.snapshot import Analysis
@@ -263,7 +263,7 @@ def _slice(roles: Roles, node: ir.Node) -> Found:
         return (Own((0,)), axis) if x in roles.axis else None
     if len(ranges) > 1 or not roles.claim(x, axis):
         return None
-    return View({node.outputs[0]: np.arange(roles.channels(x))[slice(*ranges[axis])]}), axis
+    return View({node.outputs[0]: np.array(taken(ranges[axis], roles.channels(x)), np.int64)}), axis
 
 
 def _gather(roles: Roles, node: ir.Node) -> Found:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphopt.analysis.attributes import slice_ranges
+from graphopt.analysis.attributes import slice_ranges, taken
 from graphopt.compression.autodiff.tape import Gradient, Matrix, Tape, UnsupportedError, name_of
 from graphopt.runtime import session
 
@@ -124,10 +124,8 @@ def slices(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
     if ranges is None:
         raise UnsupportedError
     rows = [np.arange(size) for size in inside]
-    for axis, (start, end, step) in ranges.items():
-        size = inside[axis]
-        stop: int | None = max(end, -size - 1) if step > 0 or end >= -size else None
-        rows[axis] = np.arange(size)[start:stop:step]
+    for axis, entry in ranges.items():
+        rows[axis] = np.array(taken(entry, inside[axis]), np.int64)
     return [_put_back(tape, g, rows, inside)]
 
 

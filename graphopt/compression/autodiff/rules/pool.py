@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.analysis.linear.form import same_pads
+from graphopt.analysis.shapes.windows import PoolShape
 from graphopt.compression.autodiff.rules.linear import window_back
 from graphopt.compression.autodiff.tape import Gradient, Tape, UnsupportedError, ends
 
@@ -90,18 +90,13 @@ class _PoolWindow:
 
 
 def _window(tape: Tape, node: ir.Node) -> _PoolWindow:
-    attributes = node.attributes
-    (inside, outside), rank = (shape[2:] for shape in tape.sizes(node)), len(tape.shape(node.inputs[0])) - 2
-    if "kernel_shape" not in attributes or len(attributes["kernel_shape"].as_ints()) != rank:
+    found = PoolShape.of(node)
+    inside, outside = (shape[2:] for shape in tape.sizes(node))
+    if found is None or len(found.kernel) != len(inside):
         raise UnsupportedError
-    kernel = tuple(attributes["kernel_shape"].as_ints())
-    strides, dilations = (tuple(attributes.get_ints(key, [1] * rank)) for key in ("strides", "dilations"))
-    pads: Sequence[int] | None = attributes.get_ints("pads", [0] * 2 * rank)
-    mode = attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
-    if mode.startswith("SAME"):
-        extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
-        pads = same_pads(extents, strides, inside, upper=mode == "SAME_UPPER")
-    return _PoolWindow(kernel, strides, dilations, tuple(pads or ()), inside, outside)
+    return _PoolWindow(
+        found.kernel, found.strides, found.dilations, found.pads(inside) or (), inside, outside
+    )
 
 
 def average_pool(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
