@@ -97,8 +97,21 @@ class Analysis:
         return self.sizes.get(value) if value is not None else None
 
     def fixed_shape(self, value: ir.Value | None) -> Shape | None:
-        """The value's shape as far as it holds for every run, whatever sizes a caller feeds."""
-        return self._fixed_sizes.get(value) if value is not None else None
+        """The value's shape as far as it holds for every run, whatever sizes a caller feeds.
+
+        The spatial sizes of one that is `disputed` do not count as known.
+        """
+        shape = self._fixed_sizes.get(value)
+        if shape is None or not self.disputed(value):
+            return shape
+        return tuple(size if axis < 2 else None for axis, size in enumerate(shape))
+
+    def disputed(self, value: ir.Value | None) -> bool:
+        """Whether onnxruntime infers another size for the value than it makes, at every run.
+
+        What is as large as the value can't have a size in the file, nor follow from its Shape.
+        """
+        return value in self._fixed_sizes.disputed
 
     @cached_property
     def _fixed_sizes(self) -> Sizes:

@@ -46,6 +46,7 @@ from graphopt.rewrites.pruning.block_diagonal import BlockDiagonal
 from graphopt.rewrites.pruning.fold_constant_channels import FoldConstantChannels
 from graphopt.rewrites.pruning.prune_channels import PruneChannels
 from graphopt.rewrites.pruning.shrink_kernel import ShrinkKernel
+from graphopt.rewrites.simplification.drop_ceil_mode import DropCeilMode
 from graphopt.rewrites.simplification.drop_zero_convolution import DropZeroConvolution
 from graphopt.rewrites.simplification.identity_convolution import IdentityConvolution
 from graphopt.rewrites.simplification.remove_duplicates import RemoveDuplicates
@@ -83,6 +84,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     BlockDiagonal,
     IdentityConvolution,
     DropZeroConvolution,
+    DropCeilMode,
     LosslessSeparable,
     LosslessDepthwise,
     InsertPointwise,

@@ -59,6 +59,11 @@ def _bottleneck(net: Net, x: str) -> str:
     return net.conv(x, 16, weight=weight, pads=[1] * 4, strides=[2, 1])
 
 
+def _rounded_up(net: Net, x: str) -> str:
+    y = net.op("MaxPool", net.op("Sigmoid", x), kernel_shape=[2, 2], strides=[5, 5], ceil_mode=1)
+    return net.op("GlobalAveragePool", net.conv(y, 6, (1, 1)))
+
+
 def _transposes(net: Net, x: str) -> str:
     y = net.op("Sigmoid", net.op("Transpose", x, perm=[0, 2, 3, 1]))
     return net.conv(net.op("Transpose", net.op("Relu", y), perm=[0, 3, 1, 2]), 6)
@@ -180,6 +185,7 @@ EXAMPLES: dict[str, Example] = {
     "prune_channels": Example(_unread_channels, 4),
     "fold_constant_channels": Example(_constant_channels, 4),
     "drop_zero_convolution": Example(_zeros, 4),
+    "drop_ceil_mode": Example(_rounded_up, 4),
     "fold_permutation": Example(
         lambda net, x: net.conv(net.op("Gather", x, net.const(np.array([2, 0, 3, 1])), axis=1), 6), 4
     ),

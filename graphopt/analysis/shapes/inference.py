@@ -49,9 +49,11 @@ class Sizes:
     Attributes:
         unknown_dims: the input dimensions that nobody bound, as ``x[2]=height``.
         observed: the names of the values whose shape was taken from `known`, in topological order.
+        disputed: the values to which onnx's rules give other sizes than onnxruntime's, and all that follows
+            from them.
     """
 
-    __slots__ = ("_shapes", "_types", "observed", "unknown_dims")
+    __slots__ = ("_shapes", "_types", "disputed", "observed", "unknown_dims")
 
     def __init__(
         self,
@@ -59,11 +61,13 @@ class Sizes:
         unknown_dims: tuple[str, ...] = (),
         observed: tuple[str, ...] = (),
         types: Mapping[ir.Value, onnx.TypeProto] | None = None,
+        disputed: frozenset[ir.Value] = frozenset(),
     ) -> None:
         self._shapes = shapes
         self._types = types or {}
         self.unknown_dims = unknown_dims
         self.observed = observed
+        self.disputed = disputed
 
     def get(self, value: ir.Value | None) -> Shape | None:
         """The value's shape, with None for each unknown size; None when even the rank is unknown."""
@@ -120,7 +124,8 @@ def infer(
     if inference.contradicted:
         inference = _Inference(model, constants, bound, known or {}, trust=False)
         inference.run()
-    return Sizes(inference.shapes, bound.unknown, tuple(inference.observed), inference.known_types())
+    observed, disputed = tuple(inference.observed), frozenset(inference.disputed)
+    return Sizes(inference.shapes, bound.unknown, observed, inference.known_types(), disputed)
 
 
 class _Inference:
@@ -130,6 +135,7 @@ class _Inference:
         shapes: what was found so far.
         contradicted: whether the file declares a shape other than the one that was found.
         observed: the names of the values whose shape was taken from `known`.
+        disputed: the values to which onnx's rules give other sizes, and all that follows from them.
     """
 
     def __init__(
@@ -152,6 +158,7 @@ class _Inference:
         self.shapes: dict[ir.Value, Shape | None] = {}
         self.contradicted = False
         self.observed: list[str] = []
+        self.disputed: set[ir.Value] = set()
         self._opset = default_opset(model)
         self.forget_values()
 
@@ -179,6 +186,8 @@ class _Inference:
                     inferred = [] if typed else self._infer(node)
             else:
                 inferred = self._infer(node)
+            if any(value in self.disputed for value in node.inputs):
+                self.disputed.update(node.outputs)
             guessed = any(value in self._guessed for value in node.inputs)
             for i, value in enumerate(node.outputs):
                 self._settle(value, inferred[i] if i < len(inferred) else None)
@@ -240,8 +249,7 @@ class _Inference:
         """The shape found, its unknown sizes as declared."""
         if found is None or declared is None:
             return declared if found is None else found
-        pairs = list(zip(found, declared, strict=False))
-        if len(found) != len(declared) or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+        if _contradict(found, declared):
             self.contradicted = self.contradicted or self._strict
             return found
         return _completed(found, declared)
@@ -297,13 +305,15 @@ class _Inference:
             return []
         inferred = [outputs.get(f"o{i}") for i in range(len(node.outputs))]
         if node.op_type in RUNTIME_RULES and is_standard(node):
-            inferred = [self._as_run(node, each) for each in inferred]
+            inferred = [self._as_run(node, *pair) for pair in zip(node.outputs, inferred, strict=True)]
         if node.op_type in SIZE_RULES and is_standard(node):
             inferred[0] = self._refine(node, inferred[0])
             self._check_elements(node, inferred[0])
         return inferred
 
-    def _as_run(self, node: ir.Node, inferred: onnx.TypeProto | None) -> onnx.TypeProto | None:
+    def _as_run(
+        self, node: ir.Node, output: ir.Value, inferred: onnx.TypeProto | None
+    ) -> onnx.TypeProto | None:
         """The type of an output with the shape that onnxruntime gives it."""
         first, second, *_ = (*node.inputs, None)
         shape = None if first is None else self._shape(first)
@@ -317,7 +327,11 @@ class _Inference:
         found = RUNTIME_RULES[node.op_type](
             node, shape, None if second is None else self._shape(second), content
         )
-        return inferred if found is None else tensor_type(inferred.tensor_type.elem_type, found)
+        if found is None:
+            return inferred
+        if (other := shape_of(inferred)) is not None and _contradict(found, other):
+            self.disputed.add(output)
+        return tensor_type(inferred.tensor_type.elem_type, found)
 
     def _data(self, node: ir.Node, value: ir.Value) -> Data | None:
         """The entries of an input that may be a size: whole numbers, few of them."""
@@ -405,6 +419,12 @@ class _Inference:
             self._settle(value, type_)
         self._run(body)
         return [self.type_of(value) for value in body.outputs]
+
+
+def _contradict(a: Shape, b: Shape) -> bool:
+    """Whether two shapes can't be of one value."""
+    pairs = zip(a, b, strict=False)
+    return len(a) != len(b) or any(None not in pair and pair[0] != pair[1] for pair in pairs)
 
 
 def _completed(shape: Shape, other: Shape | None) -> Shape:

@@ -16,7 +16,12 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import composition
 from graphopt.rewrites.patterns.border_map import add_map
-from graphopt.rewrites.patterns.common import is_inference_normalization, is_passthrough, pads_hold
+from graphopt.rewrites.patterns.common import (
+    DISPUTED,
+    is_inference_normalization,
+    is_passthrough,
+    pads_hold,
+)
 from graphopt.rewrites.patterns.composition import Outline, WeightedOperator
 from graphopt.types import Array, Cost, Shape
 
@@ -192,6 +197,8 @@ def part(analysis: Analysis, stages: Sequence[Stage], outline: Outline) -> Chain
     cost += pass_over(analysis.shape(stages[-1].y), first.itemsize)
     if sizes is None:
         reason = composition.ones_refusal(outlines, *uneven)
+        if analysis.disputed(first.node.inputs[0]):
+            reason = DISPUTED
         opset = analysis.model.opset_imports.get("", 0)
         if opset < MIN_OPSET_OF_EXPAND:
             reason = f"opset {opset} has no Expand"

@@ -16,6 +16,9 @@ from graphopt.types import AttributeValue, Candidate, Cost, Rejection, Site
 OPEN_PADS = "its auto_pad with strides depends on a size that a caller chooses"
 """What is wrong with an operator of which `pads_hold` is not true."""
 
+DISPUTED = "onnxruntime infers other sizes than it makes"
+"""What is wrong with a value that is `Analysis.disputed`, where its size is needed."""
+
 UNKNOWN = "its sizes are unknown"
 """Why the cost of a site can't be told."""
 

@@ -41,8 +41,8 @@ from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.chains import MIN_OPSET_OF_EXPAND, fixed_sizes, pass_over
-from graphopt.rewrites.patterns.common import pads_hold, propose
-from graphopt.types import Candidate, Rejection, Replacement
+from graphopt.rewrites.patterns.common import DISPUTED, pads_hold, propose
+from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ class DropZeroConvolution(ExactRewrite):
             path = _path(analysis, linear)
             known = linear.macs is not None and (_keeps_sizes(analysis, linear) or _sizes(analysis, linear))
             costs = analysis.cost(path), pass_over(linear.output_shape, linear.itemsize)
-            found = costs if known else "its weights are 0, and its sizes are open"
+            found: str | tuple[Cost, Cost] = costs if known else "its weights are 0, and its sizes are open"
+            if analysis.disputed(path[-1].inputs[0]):
+                found = f"its weights are 0, and {DISPUTED}"
             yield propose(self.name, analysis, path, linear.name, found)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
