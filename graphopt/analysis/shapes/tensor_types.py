@@ -33,10 +33,14 @@ def tensor_proto(array: npt.NDArray[Any]) -> onnx.TensorProto:
 
 
 def shape_of(type_: onnx.TypeProto) -> Shape | None:
-    """The shape in a tensor type; None where it has none, and for other types."""
+    """The shape in a tensor type; None where it has none, and for other types.
+
+    A size below 0, which onnx's rules give to what does not run, is unknown.
+    """
     if not type_.tensor_type.HasField("shape"):
         return None
-    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in type_.tensor_type.shape.dim)
+    dims = type_.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in dims)
 
 
 def merged(a: onnx.TypeProto | None, b: onnx.TypeProto | None) -> onnx.TypeProto | None:

@@ -150,6 +150,10 @@ class Window:
     begin: int = 0
     end: int = 0
 
+    def fits(self, size: int) -> bool:
+        """Whether the window lies within a padded axis of this size."""
+        return size + self.begin + self.end > self.dilation * (self.taps - 1)
+
     def outputs(self, size: int) -> int:
         """Number of outputs on an axis of this size."""
         reach = self.dilation * (self.taps - 1)

@@ -24,7 +24,9 @@ When it applies
        added as a map of what lands, if the size is static; ceil_mode with pads that count is left alone.
     4. A convolution of more than one tap, or with padding, needs a pooling without pads: beyond its output
        the pooling reads zeros, where the convolution would not be zero.
-    5. ReduceMean leaves the channels alone; ReduceSum moves past a 1x1 without bias, and both past a MatMul.
+    5. Where sizes are open, no run pools a map to nothing, nor, at several taps, one that is smaller than the
+       window.
+    6. ReduceMean leaves the channels alone; ReduceSum moves past a 1x1 without bias, and both past a MatMul.
 
 Exactness
     Exact: sums change their order.
@@ -61,6 +63,7 @@ from graphopt.rewrites.patterns.common import (
     pads_hold,
     propose,
 )
+from graphopt.rewrites.patterns.least_sizes import MAY_BE_EMPTY, LeastSizes
 from graphopt.rewrites.patterns.pixelwise import dying, operators_before, pass_cost, replay, subsampled
 from graphopt.types import Candidate, Cost, Rejection, Replacement, Shape
 
@@ -169,16 +172,26 @@ def _refusal(analysis: Analysis, place: _Place) -> str:
         return "it is a ConvTranspose of several taps or of a stride"
     if pool.sums and (place.shifts or not place.keeps_positions):
         return "a sum counts the bias, or the border, of every position"
+    if pool.window is not None and analysis.cached(LeastSizes).may_be_empty(pool.y):
+        return MAY_BE_EMPTY
     if not place.keeps_positions:
         return _why_not_taps(analysis, place)
-    if pool.window is not None and place.shifts and not _is_mean(pool.window):
+    if pool.window is not None and place.shifts and not _is_mean(analysis, pool, pool.window):
         return _why_no_map(analysis, place, pool.window)
     return ""
 
 
-def _is_mean(window: PoolWindow) -> bool:
+def _is_mean(analysis: Analysis, pool: Pool, window: PoolWindow) -> bool:
     """Whether the weights of each window sum to 1."""
-    return window.plain or (not window.counts_padding and window.always_lands())
+    inside = window.plain and _fits(analysis, pool, window)
+    return inside or (not window.counts_padding and window.always_lands())
+
+
+def _fits(analysis: Analysis, pool: Pool, window: PoolWindow) -> bool:
+    """Whether no run pools a map that is smaller than the window, of which the rest would hang over."""
+    extents = [d * (k - 1) + 1 for k, d in zip(window.kernel, window.dilations, strict=True)]
+    least = analysis.cached(LeastSizes).of(pool.x)
+    return all(size >= extent for size, extent in zip(least, extents, strict=True))
 
 
 def _why_no_map(analysis: Analysis, place: _Place, window: PoolWindow) -> str:
@@ -210,6 +223,8 @@ def _why_not_taps(analysis: Analysis, place: _Place) -> str:
         )
     if not pool.window.plain:
         return "its windows reach beyond the convolution's output (pads or ceil_mode)"
+    if not _fits(analysis, pool, pool.window):
+        return "the convolution's output may be smaller than its window, which then hangs over"
     dilated = any(d != 1 for d in box_dilations(place.linear, pool.window))
     if dilated and default_opset(analysis.model) < DILATED_POOLING:
         return f"it would need an AveragePool with dilations, which there is from opset {DILATED_POOLING}"
@@ -295,7 +310,7 @@ def _pointwise(analysis: Analysis, builder: Builder, place: _Place) -> str:
         assert weight is not None
         return builder.node("MatMul", [x, weight.name])
     form = _without_stride(linear.form)
-    if pool.window is None or not place.shifts or _is_mean(pool.window):
+    if pool.window is None or not place.shifts or _is_mean(analysis, pool, pool.window):
         return builder.like(linear, form, x)
     return _with_bias_map(analysis, builder, place, pool.window, x)
 

@@ -17,7 +17,7 @@ from graphopt.analysis.linear import Form, Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.pooling import PoolWindow
-from graphopt.rewrites.patterns.slicing import add_slice
+from graphopt.rewrites.patterns.slicing import add_pad, add_slice
 from graphopt.types import AttributeValue, Shape
 
 # ---------------------------------------------------------------- several taps, a window
@@ -101,17 +101,8 @@ def _average(
         if default_opset(analysis.model) >= 7 and all(p < k for p, k in zip(pads, kernel * 2, strict=True)):
             given |= {"pads": pads, "count_include_pad": 1}
         else:
-            x = _padded(analysis, builder, x, pads)
+            x = add_pad(builder, analysis, x, pads)
     return builder.node("AveragePool", [x], given, "/pool")
-
-
-def _padded(analysis: Analysis, builder: Builder, x: str, pads: tuple[int, ...]) -> str:
-    """Zeros around the spatial axes."""
-    axes = len(pads) // 2
-    amounts = (0, 0, *pads[:axes], 0, 0, *pads[axes:])
-    if default_opset(analysis.model) < 11:
-        return builder.node("Pad", [x], {"pads": amounts}, "/pad")
-    return builder.node("Pad", [x, builder.constant(np.array(amounts, np.int64), "pads")], {}, "/pad")
 
 
 # ---------------------------------------------------------------- several taps, whole axes
@@ -157,7 +148,7 @@ def whole(analysis: Analysis, builder: Builder, linear: Linear, pooled: tuple[in
             }
             x = _average(analysis, builder, x, given, pads)
         else:
-            x = _padded(analysis, builder, x, pads) if any(ends) else x
+            x = add_pad(builder, analysis, x, pads) if any(ends) else x
             x = _tap_means(analysis, builder, x, axis, linear)
     return x
 

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from graphopt.analysis.snapshot import Analysis
 from graphopt.model.traversal import topological
 from graphopt.numerics.kernels.lattice import EVERYTHING, compose, composes, hull
+from graphopt.rewrites.patterns.least_sizes import LeastSizes
 from graphopt.rewrites.patterns.position_roles import Grid, Pointwise, PositionRole, Sample, Windowed, role_of
 
 
@@ -100,6 +101,7 @@ class Positions:
                 self._add(value, None if axes is None else _where(wanted, axes))
             return
         if isinstance(role, Windowed):
+            wanted = self.read[node.outputs[0]] = self._within(node, role, wanted)
             each = zip(role.windows, wanted, self.sizes(x), strict=True)
             self._add(x, tuple(window.reads(grid, size) for window, grid, size in each))
         else:
@@ -118,6 +120,20 @@ class Positions:
         if self._analysis.fixed_shape(value) is None or len(sizes) < 1:
             return None
         return self.read.get(value)
+
+    def _within(self, node: ir.Node, role: Windowed, wanted: Grid) -> Grid:
+        """The wanted outputs of a window, or all of an axis that may be too small for a crop to be moved.
+
+        Of an axis of unknown size a crop may leave nothing, on which no convolution runs. And where padding
+        is wider than the window, a crop on the other side may reach into it, which no crop of the input does.
+        """
+        least, sizes = self._analysis.cached(LeastSizes).of(node.outputs[0]), self.sizes(node.outputs[0])
+        found = []
+        for grid, window, low, size in zip(wanted, role.windows, least, sizes, strict=True):
+            wide = max(window.begin, window.end) > window.dilation * (window.taps - 1) + 1
+            crops = size is None and bool(grid.start or grid.tail)
+            found.append(EVERYTHING if crops and (wide or low <= grid.start + grid.tail) else grid)
+        return tuple(found)
 
     def _add(self, value: ir.Value | None, grid: Grid | None) -> None:
         if value is None:

@@ -26,7 +26,9 @@ When it applies
     1. No reader needs all positions, and the map is no output of the graph. So one reader of stride 2 beside
        one of stride 1 changes nothing.
     2. A convolution with fewer outputs is won, or an operator less at the same MACs.
-    3. Operands that are broadcast have known sizes of 1; two operands of unknown size are as large as each
+    3. Where sizes are open, no run has a map of which a moved crop leaves nothing, and no pooling one that is
+       smaller than its window.
+    4. Operands that are broadcast have known sizes of 1; two operands of unknown size are as large as each
        other because they come from the same value.
     Weights need not be constant, sizes need not be known; odd sizes are exact (⌊⌊a/s⌋/t⌋ = ⌊a/(s·t)⌋).
 

@@ -15,7 +15,8 @@ When it applies
        stand in between. Linear and cubic, also with antialias: only BatchNormalization and per-channel Mul,
        Add, Sub, Div and Neg; a Relu of a mean is not the mean of Relus.
     3. Not tf_crop_and_resize, which puts a fixed value outside of its region; the channels are not resized.
-    4. There are fewer MACs.
+    4. No run leaves no pixel at all: on an empty map no convolution runs.
+    5. There are fewer MACs.
 
 Exactness
     Exact: sums change their order.
@@ -38,6 +39,7 @@ from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.resized import Resize, elements, resize_cost, resize_of, resized
 from graphopt.rewrites.patterns.common import site
+from graphopt.rewrites.patterns.least_sizes import MAY_BE_EMPTY, LeastSizes
 from graphopt.rewrites.patterns.pixelwise import dying, operators_before, pass_cost, replay, subsampled
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
@@ -108,6 +110,8 @@ def _refusal(analysis: Analysis, resize: Resize, linear: Linear) -> str:
         return f"{linear.name} pads, so its output has a border that its input has not"
     if linear.in_channels is None:
         return f"the input channels of {linear.name} are unknown"
+    if analysis.cached(LeastSizes).may_be_empty(resize.y):
+        return MAY_BE_EMPTY
     return ""
 
 

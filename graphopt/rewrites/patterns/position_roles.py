@@ -19,6 +19,7 @@ from graphopt.rewrites.patterns.common import (
     is_passthrough,
     pads_hold,
 )
+from graphopt.rewrites.patterns.least_sizes import LeastSizes
 
 Grid: TypeAlias = tuple[Lattice, ...]
 """Positions of a map, one lattice a spatial axis."""
@@ -181,7 +182,11 @@ def _pool(analysis: Analysis, node: ir.Node) -> PositionRole | None:
     kernel = tuple(attributes["kernel_shape"].as_ints())
     axes = len(kernel)
     strides, dilations = (attributes.get_ints(name, (1,) * axes) for name in ("strides", "dilations"))
-    return _windowed(kernel, strides, dilations, attributes.get_ints("pads", (0,) * 2 * axes))
+    role = _windowed(kernel, strides, dilations, attributes.get_ints("pads", (0,) * 2 * axes))
+    least = analysis.cached(LeastSizes).of(node.inputs[0])
+    if role is None or any(not window.fits(size) for window, size in zip(role.windows, least, strict=True)):
+        return None  # what hangs over makes an output too, unless it is a stride or more
+    return role
 
 
 def _windowed(

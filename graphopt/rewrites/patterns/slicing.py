@@ -1,4 +1,4 @@
-"""Slices as operators, in the form that each opset has them."""
+"""Slices and pads as operators, in the form that each opset has them."""
 
 from __future__ import annotations
 
@@ -48,3 +48,22 @@ def add_slice(
         return name
     kernel = (1,) * len(strides)
     return builder.node("MaxPool", [name], {"kernel_shape": kernel, "strides": strides}, "/slice")
+
+
+def add_pad(builder: Builder, analysis: Analysis, name: str, pads: Sequence[int]) -> str:
+    """Adds a Pad of the spatial axes of a map with zeros.
+
+    Args:
+        builder: what it is added to.
+        analysis: tells the opset.
+        name: the map.
+        pads: (begin…, end…) by axis; those below 0 crop, which comes first.
+
+    Returns:
+        The result's local name.
+    """
+    axes = len(pads) // 2
+    amounts = (0, 0, *pads[:axes], 0, 0, *pads[axes:])
+    if default_opset(analysis.model) < 11:
+        return builder.node("Pad", [name], {"pads": amounts}, "/pad")
+    return builder.node("Pad", [name, builder.constant(np.array(amounts, np.int64), "pads")], {}, "/pad")

@@ -13,7 +13,8 @@ What
 Maths
     y[q] = Σ_t W[t] x[q·S + t·D − P]. If W[t] counts only for t = f + g·u, u < k, then W'[u] = W[f + g·u],
     D' = g·D, P' = P − f·D in front, and behind P − D·(taps behind the last). A negative pad is a crop: a
-    Slice in front. ConvTranspose: y[q·S + t·D − P] += W[t] x[q], the same P' and D', where a negative pad
+    Slice in front; a Pad that crops on one side and pads on the other, where a map may be smaller than what
+    goes. ConvTranspose: y[q·S + t·D − P] += W[t] x[q], the same P' and D', where a negative pad
     behind is output padding; in front it is none, so taps stay that would need one.
     Tap t lands on an input of size n when 0 ≤ q·S + t·D − P < n for some output q.
 
@@ -27,8 +28,8 @@ Exactness
     Exact; terms that are 0 go.
 
 Cost
-    MACs fall with the number of taps; a Slice is new where pads become negative. Each application lowers
-    the number of taps.
+    MACs fall with the number of taps; a Slice or Pad is new where pads become negative. Each application
+    lowers the number of taps.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ from graphopt.numerics.kernels.taps import Span, span, take, used_taps
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import pads_hold, propose
-from graphopt.rewrites.patterns.slicing import add_slice
+from graphopt.rewrites.patterns.least_sizes import LeastSizes
+from graphopt.rewrites.patterns.slicing import add_pad, add_slice
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 
@@ -79,9 +81,10 @@ class ShrinkKernel(ExactRewrite):
         """The convolution with fewer taps, on a cropped input where it no longer reaches the border."""
         linear = anchor(analysis, candidate)
         spans = _spans(analysis, linear)
-        form, crops = _form(analysis, linear, spans)
+        form, crops, shifts = _form(analysis, linear, spans)
         builder = Builder(linear.dtype)
         x = add_slice(builder, analysis, linear.x, crops, 2 + len(spans))
+        x = add_pad(builder, analysis, x, shifts) if any(shifts) else x
         return builder.replacement(
             {linear.y: builder.linear(form, x, take(linear.weight(), spans), linear.bias())}
         )
@@ -129,11 +132,15 @@ def _landing(analysis: Analysis, linear: Linear, axis: int) -> npt.NDArray[np.bo
     return lands
 
 
-def _form(analysis: Analysis, linear: Linear, spans: list[Span]) -> tuple[Form, dict[int, list[int]]]:
-    """Strides and pads with these taps, and the ranges to which the input is cropped, by axis."""
+def _form(
+    analysis: Analysis, linear: Linear, spans: list[Span]
+) -> tuple[Form, dict[int, list[int]], tuple[int, ...]]:
+    """Strides and pads with these taps; to what the input is cropped, by axis; pads of a Pad behind that."""
     form, axes = linear.form, len(spans)
     shape = analysis.fixed_shape(linear.node.inputs[0])
+    least = analysis.cached(LeastSizes).of(linear.node.inputs[0])
     begins, ends, dilations, added = [], [], [], []
+    shifts = [0] * 2 * axes
     crops: dict[int, list[int]] = {}
     for axis, (each, k) in enumerate(zip(spans, linear.kernel, strict=True)):
         step = form.dilations[axis]
@@ -145,13 +152,18 @@ def _form(analysis: Analysis, linear: Linear, spans: list[Span]) -> tuple[Form, 
         else:
             size = None if shape is None else shape[2 + axis]
             end = _enough(Window(each.taps, form.strides[axis], dilations[-1], begin, end), size)
-            if min(begin, end) < 0:
+            if min(begin, end) < 0 < max(begin, end) and least[axis] < -min(begin, end):
+                shifts[axis], shifts[axis + axes] = begin, end
+                begin, end = 0, 0
+            elif min(begin, end) < 0:
                 crops[2 + axis] = [max(-begin, 0), min(end, 0) or TO_THE_END, 1]
         begins.append(max(begin, 0))
         ends.append(max(end, 0))
         added.append(extra)
     padding = tuple(added) if any(added) else ()
-    return replace(form, pads=(*begins, *ends), dilations=tuple(dilations), output_padding=padding), crops
+    pads = (*begins, *ends)
+    found = replace(form, pads=pads, dilations=tuple(dilations), output_padding=padding)
+    return found, crops, tuple(shifts)
 
 
 def _enough(window: Window, size: int | None) -> int:
@@ -163,13 +175,15 @@ def _enough(window: Window, size: int | None) -> int:
 
 
 def _cost(analysis: Analysis, linear: Linear, spans: list[Span]) -> Cost:
-    form, crops = _form(analysis, linear, spans)
+    form, crops, shifts = _form(analysis, linear, spans)
     shape = linear.input_shape
     cost = Cost(0)
-    if crops and shape is not None and None not in shape:
+    if (crops or any(shifts)) and shape is not None and None not in shape:
         sizes = [n or 0 for n in shape]
         for axis, (start, end, step) in crops.items():
             sizes[axis] = len(range(*slice(start, end, step).indices(sizes[axis])))
+        for axis in range(len(spans)):
+            sizes[2 + axis] += shifts[axis] + shifts[axis + len(spans)]
         moved = math.prod(sizes) * linear.itemsize
         cost, shape = Cost(0, 0, 0, moved, time_model.seconds(0, 1, 1, 1, 2 * moved)), tuple(sizes)
     weights = (linear.out_channels or 1, (linear.in_channels or 1) // linear.group)

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import graphopt
-from tests.builders import OLD_RUNTIME, Net, alone, check
+from tests.builders import OLD_RUNTIME, Net, alone, check, compare_at_sizes, grid
 from tests.places import LIGHT
 
 checked = partial(alone, "pool_first")
@@ -219,3 +219,47 @@ def test_densenet_transitions() -> None:
 def test_all_rewrites_together() -> None:
     done = check(pooled(between="affine", **WINDOW))
     assert done.macs_after == 6 * 8 * 36 and done.ops["Mul"] == done.ops["Add"] == 0
+
+
+# ---------------------------------------------------------------- maps of a few pixels
+
+OPEN = ("n", 8, "h", "w")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "attrs", "reason"),
+    [
+        ((3, 3), {**WINDOW, "conv": {"pads": [1] * 4}}, "smaller than its window"),
+        ((1, 1), {"kernel_shape": [3, 3]}, "leaves no pixel"),
+        ((1, 1), {**WINDOW, "count_include_pad": 1}, "padding counts"),
+    ],
+    ids=["the rest hangs over", "no output", "what hangs over counts"],
+)
+def test_windows_larger_than_the_map(kernel: Any, attrs: dict[str, Any], reason: str) -> None:
+    """onnxruntime lets a window hang over by less than a stride; one that is larger makes an empty map."""
+    model = pooled(kernel, shape=OPEN, **attrs)
+    done = left_alone(model, sizes={"h": 9, "w": 9}, because=(reason,))
+    assert compare_at_sizes(done.before, done.after, grid("h", "w")) >= 36
+
+
+@pytest.mark.parametrize(
+    ("kernel", "attrs"),
+    [
+        ((3, 3), {**WINDOW, "conv": {"pads": [2] * 4}}),
+        ((1, 1), WINDOW),
+        ((1, 1), {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}),
+        ((3, 3), {"pool": "GlobalAveragePool", "conv": {"pads": [1] * 4}}),
+    ],
+    ids=["the map is never smaller", "a mean of what is there", "padding makes up for it", "the whole map"],
+)
+def test_every_size_at_which_the_original_runs(kernel: Any, attrs: dict[str, Any]) -> None:
+    done = checked(pooled(kernel, shape=OPEN, **attrs), sizes={"h": 9, "w": 9})
+    assert compare_at_sizes(done.before, done.after, grid("h", "w")) == 49
+
+
+def test_what_is_read_behind_tells_how_small_a_map_can_be() -> None:
+    """A 3x3 without padding behind a pooling needs 6 pixels in front of it: no window hangs over."""
+    net = Net()
+    y = net.op("AveragePool", net.conv(net.input(OPEN), 6, pads=[1] * 4), **WINDOW)
+    done = checked(net, net.conv(net.op("Relu", y), 4), sizes={"h": 9, "w": 9})
+    assert compare_at_sizes(done.before, done.after, grid("h", "w", sizes=(1, 4, 5, 6, 7))) == 4

@@ -12,9 +12,10 @@ import pytest
 
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.moving.propagate_stride import PropagateStride
-from tests.builders import NEWEST_OPSET, Net, alone
+from tests.builders import NEWEST_OPSET, Net, alone, compare_at_sizes, grid
 
 moved = partial(alone, "propagate_stride", saves=True, together=True)
+left_alone = partial(alone, "propagate_stride", number=0)
 
 
 def half(size: int) -> int:
@@ -91,7 +92,38 @@ def test_crop_at_symbolic_sizes() -> None:
     y = net.conv(net.input([1, 4, "h", "w"]), 6, pads=[1] * 4)
     ends = net.const(np.array([-3, -1]))
     y = net.op("Slice", y, net.const(np.array([2, 0])), ends, net.const(np.array([2, 3])))
-    moved(net, y, sizes={"h": 9, "w": 10}, shapes={"x": [1, 4, 9, 10]})
+    given = {"sizes": {"h": 9, "w": 10}, "shapes": {"x": [1, 4, 9, 10]}}
+    left_alone(net, y, **given)
+    done = moved(net, net.op("GlobalMaxPool", y), **given)
+    assert compare_at_sizes(done.before, done.after, grid("h", "w")) == 2 * 6, "where a pixel is left"
+
+
+def test_crops_of_small_maps() -> None:
+    """Where more is cropped than is left, the crop stays behind; a map that can't be so small takes it."""
+    net = Net()
+    x, both, axes = net.input([1, 4, "h", "w"]), net.const(np.array([1, 1])), net.const(np.array([2, 3]))
+    y = net.op("Slice", net.conv(x, 6, pads=[1] * 4), both, net.const(np.array([-1, -1])), axes)
+    done = left_alone(net, y, sizes={"h": 6, "w": 6})
+    assert compare_at_sizes(done.before, done.after, grid("h", "w")) == 49
+    net = Net()
+    x, both, axes = net.input([1, 4, "h", "w"]), net.const(np.array([1, 1])), net.const(np.array([2, 3]))
+    y = net.op("Slice", net.conv(x, 6, pads=[2] * 4), both, net.const(np.array([-1, -1])), axes)
+    done = moved(net, y, sizes={"h": 6, "w": 6})
+    assert compare_at_sizes(done.before, done.after, grid("h", "w")) == 49
+
+
+@pytest.mark.parametrize("taps", [2, 3])
+def test_pools_larger_than_their_map(taps: int) -> None:
+    """onnxruntime gives one output to a window that hangs over by less than a stride, at one stride only."""
+    net = Net()
+    y = net.op("Relu", net.conv(net.input([1, 4, "h", "w"]), 4, pads=[1] * 4))
+    y = net.op("MaxPool", y, kernel_shape=[taps] * 2, strides=[1, 1])
+    every = [net.const(np.array(each)) for each in ([0, 0], [2**31 - 1] * 2, [2, 3], [2, 2])]
+    y = net.op("Slice", y, *every)
+    done = left_alone(net, y, sizes={"h": 6, "w": 6})
+    assert compare_at_sizes(done.before, done.after, grid("h", "w"))
+    done = moved(net, net.op("GlobalMaxPool", y), sizes={"h": 6, "w": 6}, saves=False)
+    assert compare_at_sizes(done.before, done.after, grid("h", "w")), "no pixel is refused there"
 
 
 def test_dilated_readers_and_pools_of_kernel_1() -> None:

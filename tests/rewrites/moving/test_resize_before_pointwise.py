@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 import pytest
 
-from tests.builders import Net, alone
+from tests.builders import Net, alone, compare_at_sizes, grid
 
 checked = partial(alone, "resize_before_pointwise")
 left_alone = partial(checked, number=0)
@@ -57,8 +57,23 @@ def test_fewer_pixels_first(attrs: dict[str, Any]) -> None:
 def test_opset_10_strides_and_dynamic_sizes() -> None:
     checked(reduced(10, mode="nearest"))
     checked(reduced(mode="linear", conv={"strides": [2, 1]}))
-    checked(reduced(mode="linear", shape=("n", 4, "h", "w")), sizes={"h": 9, "w": 6})
     checked(reduced(mode="nearest", shape=(1, 4, 9), scales=(0.4,)))
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_open_sizes_of_which_a_pixel_is_left(mode: str) -> None:
+    """A map of one pixel is halved to none, on which no convolution runs; what is read behind tells more."""
+    at = {"h": 9, "w": 6}
+    done = left_alone(reduced(mode=mode, shape=("n", 4, "h", "w")), sizes=at, because=("leaves no pixel",))
+    assert compare_at_sizes(done.before, done.after, grid("h", "w")) == 49
+    net = Net()
+    y = net.resize(net.conv(net.input(["n", 4, "h", "w"]), 6, (1, 1)), (0.5, 0.5), mode=mode)
+    done = checked(net, net.op("GlobalMaxPool", net.op("Relu", y)), sizes=at)
+    assert compare_at_sizes(done.before, done.after, grid("h", "w")) == 36
+    net = Net()
+    x = net.op("Relu", net.pad(net.input(["n", 4, "h", "w"]), (0, 0, 1, 1, 0, 0, 0, 0)))
+    done = checked(net, net.resize(net.conv(x, 6, (1, 1)), (0.5, 0.5), mode=mode), sizes=at)
+    assert compare_at_sizes(done.before, done.after, grid("h", "w")) == 49
 
 
 @pytest.mark.parametrize(

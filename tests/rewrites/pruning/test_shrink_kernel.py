@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.builders import Net, alone
+from tests.builders import Net, alone, compare_at_sizes, grid
 
 
 def shrunk(net: Net, y: str, taps: int, whole: int, **options: Any) -> None:
@@ -96,3 +96,13 @@ def test_what_stays() -> None:
     y = net.conv(net.input([1, 4, "h", "w"]), 6, weight=kept(net, (6, 4, 3, 3), (1, 1)), **same)
     sizes = {"sizes": {"h": 7, "w": 8}, "shapes": {"x": [1, 4, 7, 8]}}
     alone("shrink_kernel", net, y, number=0, because=("auto_pad",), **sizes)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (4, 4), (0, 4), (0, 2), (1, 3)])
+@pytest.mark.parametrize("opset", [7, 17])
+def test_maps_smaller_than_what_is_cropped(place: tuple[int, int], opset: int) -> None:
+    """Of one pixel two can't be cropped: a Pad that crops and pads keeps the size."""
+    net = Net(opset)
+    y = net.conv(net.input(["N", 4, "h", "w"]), 6, weight=kept(net, (6, 4, 5, 5), place), pads=[2] * 4)
+    done = alone("shrink_kernel", net, y, sizes={"h": 6, "w": 6})
+    assert compare_at_sizes(done.before, done.after, grid("h", "w")) == 49
