@@ -50,10 +50,16 @@ class Structure:
 
 
 def structure(model: ir.Model) -> Structure:
-    """Splits a model into its graph and its large weights, which are not copied."""
+    """Splits a model into its graph and its large weights, which are not copied.
+
+    Initializers that nothing reads are left out: onnxruntime drops them before it looks for their content.
+    """
     clone = model.clone()
     weights: dict[str, npt.NDArray[Any]] = {}
-    for name, value in clone.graph.initializers.items():
+    for name, value in list(clone.graph.initializers.items()):
+        if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
+            del clone.graph.initializers[name]
+            continue
         tensor = value.const_value
         if tensor is None or tensor.nbytes <= INLINE_BYTES or not _shared(array := tensor.numpy()):
             continue
