@@ -18,7 +18,7 @@ from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.workspace import Workspace
 from graphopt.report.results import Applied
 from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExactRewrite, ExpandingRewrite
-from graphopt.runtime import latency
+from graphopt.runtime import kernels, latency
 from graphopt.types import Candidate, Change, Rejection, Replacement, Site
 from graphopt.verification import regions
 
@@ -130,7 +130,12 @@ class Changes:
             return changes
 
     def failing(self, analysis: Analysis, changes: Sequence[Change]) -> bool:
-        """Compares each exact change alone with what it replaces; bans those that differ or are slower."""
+        """Compares each exact change alone with what it replaces; bans those that differ or are slower.
+
+        Before that it bans what onnxruntime has no kernel for.
+        """
+        if self._unsupported(analysis, changes):
+            return True
         with self.journal.step("verify"):
             verdicts = regions.verify_regions(analysis, changes, self.options.seed)
         reasons: dict[Candidate, str] = {}
@@ -147,8 +152,18 @@ class Changes:
             self.journal.checks += [verdict for _, verdict in verdicts]
         return bool(reasons)
 
+    def _unsupported(self, analysis: Analysis, changes: Iterable[Change]) -> bool:
+        """Bans the changes that make an operator for which onnxruntime has no kernel."""
+        reasons = [(change.candidate, kernels.missing(analysis, change)) for change in changes]
+        for candidate, reason in reasons:
+            if reason:
+                self.journal.ban(candidate, reason)
+        return any(reason for _, reason in reasons)
+
     def running(self, analysis: Analysis, changes: Sequence[Change]) -> list[Change]:
         """The approximate changes that run and keep type and shape; the others are banned."""
+        if self._unsupported(analysis, changes):
+            changes = [change for change in changes if self.journal.allows(change.candidate)]
         with self.journal.step("verify"):
             verdicts = regions.verify_regions(analysis, changes, self.options.seed)
         failed = {candidate: verdict.note for candidate, verdict in verdicts if verdict.note}

@@ -31,6 +31,13 @@ def test_matmul_per_pixel(axes: int, dtype: npt.DTypeLike) -> None:
     assert check(result.before, macs_after=pixels * 48).ops == {"Conv": 1}
 
 
+def test_matmul_of_a_type_that_has_no_convolution() -> None:
+    net = Net(dtype=np.float64)
+    x = net.op("Transpose", net.input([2, 6, 5, 4]), perm=LAST)
+    y = net.op("Transpose", net.matmul(x, 6, 8), perm=FIRST)
+    left_alone(net, y, because=["onnxruntime has no Conv of double"])
+
+
 def test_a_block_with_a_residual_and_a_gate() -> None:
     """x + MLP(x) and an activation written out, so that a value is read twice."""
     net = Net()
