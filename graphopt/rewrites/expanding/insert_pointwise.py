@@ -43,7 +43,7 @@ from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.errors import Named
 from graphopt.rewrites.base import ExpandingRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import pads_hold, site
+from graphopt.rewrites.patterns.common import site
 from graphopt.types import Array, Candidate, Cost, Rejection, Replacement
 
 ACTIVATIONS = ("prelu", "leaky_relu", "relu")
@@ -112,8 +112,6 @@ class InsertPointwise(ExpandingRewrite):
             return "no calibration input tells the range of its output"
         if not self.mix:
             return ""
-        if not pads_hold(analysis, linear):
-            return "its pads depend on the size of its input"
         return linear.obstacle or (
             f"it has {linear.group} groups, which mix would join" if linear.group > 1 else ""
         )

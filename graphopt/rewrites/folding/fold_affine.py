@@ -48,14 +48,7 @@ from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import affine
 from graphopt.rewrites.patterns.affine import Affine
-from graphopt.rewrites.patterns.common import (
-    OPEN_PADS,
-    attributes_of,
-    is_passthrough,
-    pads_hold,
-    propose,
-    site,
-)
+from graphopt.rewrites.patterns.common import attributes_of, is_passthrough, propose, site
 from graphopt.types import Array, Candidate, Rejection, Replacement, Shape
 
 
@@ -75,7 +68,7 @@ class FoldAffine(ExactRewrite):
                     yield Rejection(self.name, site(analysis, [linear.node]), reason)
                 continue
             nodes = [linear.node, *chain]
-            reason, kept = linear.obstacle or ("" if pads_hold(analysis, linear) else OPEN_PADS), []
+            reason, kept = linear.obstacle, []
             if not reason:
                 kept = _carriers(analysis, linear, chain)
                 if _operators(linear, _compose(analysis, linear, chain)[1]) + len(kept) >= len(nodes):

@@ -52,14 +52,7 @@ from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import affine
 from graphopt.rewrites.patterns.affine import Affine
-from graphopt.rewrites.patterns.common import (
-    OPEN_PADS,
-    attributes_of,
-    is_passthrough,
-    linear_before,
-    pads_hold,
-    site,
-)
+from graphopt.rewrites.patterns.common import attributes_of, is_passthrough, linear_before, site
 from graphopt.types import Array, Candidate, Rejection, Replacement
 
 CARRIERS = HOMOGENEOUS | MAXIMA | MEANS | {"Transpose", "Concat", "Flatten", "Reshape"}
@@ -236,7 +229,7 @@ def _reach(analysis: Analysis, value: ir.Value, whole: Affine) -> _Reach:
             seen.add(reader)
             linear = analysis.linear(reader)
             if linear is not None and reader.inputs[0] is value:
-                taken = _taken_up(linear, whole) if pads_hold(analysis, linear) else OPEN_PADS
+                taken = _taken_up(linear, whole)
                 if isinstance(taken, str):
                     reach.problem = reach.problem or f"{linear.name}: {taken}"
                     taken = np.ones(0), np.zeros(0)
@@ -266,7 +259,8 @@ def _taken_up(linear: Linear, whole: Affine) -> tuple[Array, Array] | str:
     if scale is None or shift is None:
         return "scale and shift are not those of its input channels"
     if whole.shifts and linear.form.padded:
-        return f"it pads with zeros ({list(linear.form.pads)}), which the shift does not reach"
+        pads = linear.form.auto_pad or list(linear.form.pads)
+        return f"it pads with zeros ({pads}), which the shift does not reach"
     uniform = linear.pointwise and not linear.form.strided and not any(linear.form.output_padding)
     if whole.shifts and linear.op == "ConvTranspose" and not uniform:
         return "a shift adds other numbers to its outputs at the border than inside"

@@ -42,7 +42,7 @@ from graphopt.analysis.operators import ELEMENTWISE, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import attributes_of, pads_hold, propose
+from graphopt.rewrites.patterns.common import attributes_of, propose
 from graphopt.types import Array, Candidate, Cost, Rejection, Replacement
 
 
@@ -153,8 +153,6 @@ def _different(analysis: Analysis, layer: tuple[ir.Node, ...]) -> str:
     for linear in known:
         if linear.obstacle:
             return f"{linear.name}: {linear.obstacle}"
-        if not pads_hold(analysis, linear):
-            return f"the pads of {linear.name} depend on the size of its input"
     forms = {(linear.form, linear.kernel, linear.in_channels, linear.out_channels) for linear in known}
     if len(forms) > 1 or len({linear.dtype for linear in known}) > 1:
         return f"{names} differ in shape or form"

@@ -45,7 +45,7 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.affine import per_channel
-from graphopt.rewrites.patterns.common import attributes_of, pads_hold, site
+from graphopt.rewrites.patterns.common import attributes_of, site
 from graphopt.rewrites.patterns.pixelwise import pass_cost
 from graphopt.types import Array, AttributeValue, Candidate, Choice, Cost, Rejection, Replacement
 
@@ -143,7 +143,7 @@ def _key(analysis: Analysis, linear: Linear) -> Hashable | None:
     source = linear.node.inputs[0]
     if linear.obstacle or linear.group != 1 or not linear.out_channels or linear.channel_axis is None:
         return None
-    if source is None or analysis.constants.is_constant(source) or not pads_hold(analysis, linear):
+    if source is None or analysis.constants.is_constant(source):
         return None
     return source, linear.node.graph, linear.form, linear.kernel, linear.dtype
 

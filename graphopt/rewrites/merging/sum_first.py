@@ -39,7 +39,7 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.merging.sums import Sum, emit, sum_at, sum_roots
-from graphopt.rewrites.patterns.common import pads_hold, site
+from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.patterns.pixelwise import pass_cost
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
@@ -108,7 +108,7 @@ def _groups(analysis: Analysis, found: Sum) -> list[list[tuple[int, Linear]]]:
         linear = analysis.linear(term.producer())
         if linear is None or linear.obstacle or abs(factor) != 1 or not found.owns(term):
             continue
-        if linear.node.graph is not found.root.graph or not pads_hold(analysis, linear):
+        if linear.node.graph is not found.root.graph:
             continue
         shape = (linear.in_channels, linear.out_channels, linear.kernel, linear.rank)
         alike.setdefault((linear.form, linear.dtype, shape), []).append((factor, linear))

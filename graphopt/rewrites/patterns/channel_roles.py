@@ -16,12 +16,7 @@ from graphopt.analysis.linear import Linear
 from graphopt.analysis.operators import BROADCASTING, POOLS, REDUCTIONS, UNARY, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.model.traversal import topological
-from graphopt.rewrites.patterns.common import (
-    attributes_of,
-    is_inference_normalization,
-    is_passthrough,
-    pads_hold,
-)
+from graphopt.rewrites.patterns.common import attributes_of, is_inference_normalization, is_passthrough
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +147,7 @@ class Roles:
         x, y = linear.node.inputs[0], linear.node.outputs[0]
         if linear.obstacle or not linear.in_channels or not linear.out_channels:
             return None
-        if not pads_hold(self.analysis, linear) or self.analysis.constant(x) is not None:
+        if self.analysis.constant(x) is not None:
             return None
         before, after = self.analysis.fixed_shape(x), self.analysis.fixed_shape(y)
         if before is None or after is None or x in linear.node.inputs[1:]:

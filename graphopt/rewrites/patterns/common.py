@@ -13,9 +13,6 @@ from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.types import AttributeValue, Candidate, Cost, Rejection, Site
 
-OPEN_PADS = "its auto_pad with strides depends on a size that a caller chooses"
-"""What is wrong with an operator of which `pads_hold` is not true."""
-
 DISPUTED = "onnxruntime infers other sizes than it makes"
 """What is wrong with a value that is `Analysis.disputed`, where its size is needed."""
 

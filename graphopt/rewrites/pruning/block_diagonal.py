@@ -45,7 +45,7 @@ from graphopt.numerics.kernels import algebra, blocks
 from graphopt.numerics.kernels.blocks import Block, Mask
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import pads_hold, site
+from graphopt.rewrites.patterns.common import site
 from graphopt.types import Array, Candidate, Choice, Cost, Rejection, Replacement
 
 MOST_PARTS = 8
@@ -70,10 +70,6 @@ class BlockDiagonal(ExactRewrite):
                 continue
             ways = _ways(linear)
             place = site(analysis, [linear.node])
-            if ways and not pads_hold(analysis, linear):
-                reason = "its pads depend on the size of its input"
-                yield Rejection(self.name, place, f"{linear.name}: {reason}")
-                continue
             before = analysis.linear_cost(linear)
             for number, way in enumerate(ways):
                 after = way.cost(linear)

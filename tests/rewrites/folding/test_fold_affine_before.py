@@ -209,13 +209,6 @@ def test_training_mode_stays() -> None:
     assert check(net.model(net.conv(y, 6)), applied={}).ops["BatchNormalization"] == 1
 
 
-def test_open_padding_of_a_strided_same_convolution_stays() -> None:
-    net = Net()
-    x = net.affine("Mul", net.input([1, 4, "H", "W"]), net.per_channel(4))
-    y = net.conv(x, 6, strides=[2, 2], auto_pad="SAME_UPPER")
-    left_alone(net, y, applied=None, sizes={"H": 8, "W": 9}, because=("auto_pad",))
-
-
 # ---------------------------------------------------------------- fold_affine, backwards through operators
 
 

@@ -116,13 +116,6 @@ def test_many_unequal_blocks() -> None:
     assert result.applied in ({}, {"block_diagonal": 1})
 
 
-def test_pads_that_depend_on_an_open_size() -> None:
-    net = Net()
-    weight = diagonal(net, [(4, 4)] * 2, 3, 3)
-    y = net.conv(net.input([1, 8, "H", "W"]), 8, weight=weight, strides=[2, 2], auto_pad="SAME_UPPER")
-    grouped(net, y, number=0, sizes={"H": 6, "W": 7}, because=("depend on the size",))
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=5),
