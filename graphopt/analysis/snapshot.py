@@ -17,7 +17,9 @@ from graphopt.analysis.constants import Constants
 from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.linear import view as linear_view
 from graphopt.analysis.shapes import inference
+from graphopt.analysis.shapes.demand import demanded
 from graphopt.analysis.shapes.inference import Sizes
+from graphopt.analysis.shapes.inputs import completed
 from graphopt.model.names import graph_paths, node_names
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.types import Array, Candidate, Cost, Shape, Totals
@@ -95,6 +97,19 @@ class Analysis:
     def shape(self, value: ir.Value | None) -> Shape | None:
         """The value's shape at the sizes of this snapshot, as far as known."""
         return self.sizes.get(value) if value is not None else None
+
+    def content(self, value: ir.Value) -> npt.NDArray[np.generic] | None:
+        """What a value that is computed from shapes holds at the sizes of this snapshot; None for others."""
+        return self.sizes.content(value)
+
+    def likely_shape(self, value: ir.Value) -> Shape | None:
+        """The value's shape at the sizes of this snapshot, completed by what its readers demand."""
+        return completed(self.shape(value), self._demanded.get(value))
+
+    @cached_property
+    def _demanded(self) -> Mapping[ir.Value, Shape]:
+        """What operators demand of the shapes that they read."""
+        return {v: s for graph in self._graphs for v, s in demanded(graph, self.constants).items()}
 
     def fixed_shape(self, value: ir.Value | None) -> Shape | None:
         """The value's shape as far as it holds for every run, whatever sizes a caller feeds.

@@ -137,7 +137,8 @@ class Changes:
         if self._unsupported(analysis, changes):
             return True
         with self.journal.step("verify"):
-            verdicts = regions.verify_regions(analysis, changes, self.options.seed)
+            feeds = self.workspace.inputs.feeds
+            verdicts = regions.verify_regions(analysis, changes, self.options.seed, feeds)
         reasons: dict[Candidate, str] = {}
         for candidate, verdict in verdicts:
             if not verdict:

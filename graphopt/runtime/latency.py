@@ -141,8 +141,7 @@ def slower(analysis: Analysis, changes: Sequence[Change], seed: int) -> dict[Can
     found: dict[Candidate, str] = {}
     for candidate, change in progress.track(changes, "regions", describe=lambda c: c.candidate.site.nodes[0]):
         region = subgraph.region(analysis, candidate, change, "r/")
-        rng = np.random.default_rng(seed)
-        feed = {name: session.random_array(rng, *given) for name, given in region.inputs.items()}
+        feed = region.feeds(np.random.default_rng(seed))
         parts = tuple(subgraph.assemble(analysis.model, [form]) for form in region.forms())
         seconds = _paired(parts, feed, session.THREADS, GATE_REPEAT, session.PROVIDER)
         speedup = float(np.median(seconds[:, 0] / seconds[:, 1]))

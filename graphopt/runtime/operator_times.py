@@ -112,7 +112,7 @@ class Stopwatch:
         if key not in self._known:
             parts = subgraph.assemble(analysis.model, [form])
             rng = np.random.default_rng(0)
-            feed = {name: session.random_array(rng, *given) for name, given in form.inputs.items()}
+            feed = form.feeds(rng)
             self._known[key] = _time(parts, feed)
             self._new = True
         return self._known[key]

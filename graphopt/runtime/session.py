@@ -241,6 +241,26 @@ def observe(model: ir.Model, feeds: Feeds, names: Sequence[str]) -> dict[str, Sh
     return {name: tuple(int(d) for d in size) for name, size in zip(names, sizes, strict=True)}
 
 
+def values(model: ir.Model, feeds: Feeds, names: Sequence[str]) -> Feeds:
+    """What values of the outermost graph hold, by running the model once as it stands.
+
+    Args:
+        model: the model.
+        feeds: what it is run on, by name.
+        names: values of its outermost graph.
+
+    Returns:
+        An array for each of `names`.
+
+    Raises:
+        InputError: onnxruntime can't load or run the model.
+    """
+    if not names:
+        return {}
+    running = session(structure(model), optimised=False, outputs=names)
+    return dict(zip(names, run(running, feeds, names), strict=True))
+
+
 def run(
     running: onnxruntime.InferenceSession, feeds: Feeds, outputs: Sequence[str] | None = None
 ) -> list[npt.NDArray[Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
@@ -14,7 +15,7 @@ import onnx_ir as ir
 from graphopt.analysis.snapshot import Analysis
 from graphopt.model.serde import new_proto
 from graphopt.runtime import session
-from graphopt.runtime.session import Structure
+from graphopt.runtime.session import Feeds, Structure, random_array
 from graphopt.types import Candidate, Replacement
 
 SMALL_MAP = 40
@@ -35,6 +36,7 @@ class SubgraphPair:
         old: the operators that are replaced.
         new: those that take their place.
         inputs: shape and type of what both read, by name.
+        contents: what those inputs hold that are computed from shapes, by name.
         sources: the name in the model of each of those.
         constants: their weights, by name.
         outputs: pairs of names, old and new.
@@ -44,6 +46,7 @@ class SubgraphPair:
     old: tuple[onnx.NodeProto, ...]
     new: tuple[onnx.NodeProto, ...]
     inputs: Mapping[str, tuple[tuple[int, ...], ir.DataType]]
+    contents: Mapping[str, npt.NDArray[Any]]
     sources: Mapping[str, str]
     constants: Mapping[str, npt.NDArray[Any]]
     outputs: tuple[tuple[str, str, str], ...]
@@ -53,6 +56,11 @@ class SubgraphPair:
         """Bytes of weights and inputs."""
         weights = sum(array.nbytes for array in self.constants.values())
         return weights + sum(4 * math.prod(shape) for shape, _ in self.inputs.values())
+
+    def feeds(self, rng: np.random.Generator) -> Feeds:
+        """Inputs: what is known of their content, the rest random."""
+        known = self.contents
+        return {n: known[n] if n in known else random_array(rng, *self.inputs[n]) for n in self.inputs}
 
     def forms(self) -> tuple[SubgraphPair, SubgraphPair]:
         """The old operators alone and the new ones alone, on inputs and outputs of the same names."""
@@ -65,6 +73,12 @@ class SubgraphPair:
         read = {name for node in (*self.old, *self.new) for name in node.input}
         read.update(name for _, *names in self.outputs for name in names)
         return replace(self, constants={n: array for n, array in self.constants.items() if n in read})
+
+    def at(self, values: Feeds) -> SubgraphPair:
+        """The same region on what a run of the model gives it, by the names of the model."""
+        contents = {name: values[source] for name, source in self.sources.items()}
+        inputs = {n: (contents[n].shape, kind) for n, (_, kind) in self.inputs.items()}
+        return replace(self, inputs=inputs, contents=contents)
 
     def shrunk(self) -> SubgraphPair:
         """The same region on small maps."""
@@ -129,13 +143,16 @@ def region(analysis: Analysis, candidate: Candidate, change: Replacement, prefix
     names = {value.name or "": value for value in (*reads, *made)}
     constants: dict[str, npt.NDArray[Any]] = {}
     inputs: dict[str, tuple[tuple[int, ...], ir.DataType]] = {}
+    contents: dict[str, npt.NDArray[Any]] = {}
     for value in reads:
-        array = analysis.constant(value)
+        name, array, content = f"{prefix}old/{value.name}", analysis.constant(value), analysis.content(value)
         if array is not None:
-            constants[f"{prefix}old/{value.name}"] = array
-        else:
-            shape = tuple(s if s else UNKNOWN_SIZE for s in analysis.shape(value) or ())
-            inputs[f"{prefix}old/{value.name}"] = (shape, analysis.sizes.dtype(value) or ir.DataType.FLOAT)
+            constants[name] = array
+            continue
+        shape = tuple(UNKNOWN_SIZE if s is None else s for s in analysis.likely_shape(value) or ())
+        inputs[name] = (shape, analysis.sizes.dtype(value) or ir.DataType.FLOAT)
+        if content is not None:
+            contents[name] = content
     constants.update({f"{prefix}new/{name}": array for name, array in change.constants.items()})
     local = {*change.constants, *(name for node in change.nodes for name in node.outputs)}
 
@@ -152,6 +169,7 @@ def region(analysis: Analysis, candidate: Candidate, change: Replacement, prefix
         tuple(_renamed(analysis, node, f"{prefix}old/") for node in in_order),
         tuple(new_proto(node, new) for node in change.nodes),
         inputs,
+        contents,
         sources,
         constants,
         tuple(pairs),

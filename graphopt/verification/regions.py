@@ -12,10 +12,11 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import InputError
 from graphopt.runtime import session
 from graphopt.runtime.memory import chunks
+from graphopt.runtime.session import Feeds
 from graphopt.runtime.subgraph import SubgraphPair, assemble, output_names, region
 from graphopt.types import Candidate, Change
 from graphopt.verification import verdict
-from graphopt.verification.difference import Difference
+from graphopt.verification.difference import Difference, Output
 from graphopt.verification.verdict import Verdict
 
 REGION_BOUND = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
@@ -31,17 +32,20 @@ it."""
 
 
 def verify_regions(
-    analysis: Analysis, changes: Sequence[Change], seed: int
+    analysis: Analysis, changes: Sequence[Change], seed: int, feeds: Sequence[Feeds] = ()
 ) -> list[tuple[Candidate, Verdict]]:
     """Compares each change alone with what it replaces, on seeded random inputs, at ORT_DISABLE_ALL.
 
     Large maps are compared on a smaller map first, which shows the same; a change that fails there, such as
-    one that depends on the size, is judged at the full size.
+    one that depends on the size, is judged at the full size. One that fails there too may rest on what the
+    rest of the model makes of its values, such as an equality of two inputs: it is judged on what the model
+    computes.
 
     Args:
         analysis: a snapshot of the model.
         changes: candidates of it, each with what takes its place.
         seed: of the inputs.
+        feeds: inputs of the model, on which it runs; without them nothing is judged by what it computes.
 
     Returns:
         A verdict for each output of each change.
@@ -55,7 +59,32 @@ def verify_regions(
     verdicts = [pair for pair in verdicts if pair[0] not in failed]
     for chunk in _together(item for item in regions if item.candidate in failed):
         verdicts += _check_chunk(analysis.model, chunk, seed)
-    return verdicts
+    failed = {candidate for candidate, found in verdicts if not found}
+    passed = _on_values(analysis, [item for item in regions if item.candidate in failed], feeds)
+    return [pair for pair in verdicts if pair[0] not in passed] + [
+        (candidate, found) for candidate in passed for found in passed[candidate]
+    ]
+
+
+def _on_values(
+    analysis: Analysis, regions: Sequence[SubgraphPair], feeds: Sequence[Feeds]
+) -> dict[Candidate, list[Verdict]]:
+    """The regions that are equal on all that the model computes at their borders, with the verdicts."""
+    left = [item for item in regions if analysis.is_outermost(analysis.nodes[item.candidate.site.nodes[0]])]
+    passed: dict[Candidate, list[Verdict]] = {}
+    for feed in feeds:
+        passed.clear()
+        names = {source for item in left for source in item.sources.values()} - set(feed)
+        try:
+            values = {**feed, **session.values(analysis.model, feed, sorted(names))} if left else {}
+        except InputError:
+            return {}
+        for chunk in _together(item.at(values) for item in left):
+            for candidate, found in _check_chunk(analysis.model, chunk, 0, telling=True):
+                passed.setdefault(candidate, []).append(found)
+        passed = {candidate: found for candidate, found in passed.items() if all(found)}
+        left = [item for item in left if item.candidate in passed]
+    return passed
 
 
 def _first(chunk: Sequence[SubgraphPair]) -> str:
@@ -68,17 +97,20 @@ def _together(regions: Iterable[SubgraphPair]) -> Iterator[list[SubgraphPair]]:
 
 
 def _check_chunk(
-    model: ir.Model, chunk: Sequence[SubgraphPair], seed: int
+    model: ir.Model, chunk: Sequence[SubgraphPair], seed: int, *, telling: bool = False
 ) -> list[tuple[Candidate, Verdict]]:
-    """Checks regions in one session; one by one when that session can't be made."""
+    """Checks regions in one session; one by one when that session can't be made.
+
+    With ``telling``, an output that is the same everywhere proves nothing and does not pass.
+    """
     try:
         running = session.Interpreter(assemble(model, chunk))
         rng = np.random.default_rng(seed)
-        feeds = {n: session.random_array(rng, s, t) for r in chunk for n, (s, t) in r.inputs.items()}
+        feeds = {name: array for item in chunk for name, array in item.feeds(rng).items()}
         results = dict(zip(output_names(chunk), running.run(feeds), strict=True))
     except InputError as error:
         if len(chunk) > 1:
-            return [found for item in chunk for found in _check_chunk(model, [item], seed)]
+            return [found for item in chunk for found in _check_chunk(model, [item], seed, telling=telling)]
         return [
             (chunk[0].candidate, verdict.unrunnable(_scope(chunk[0]), name, error))
             for name, _, _ in chunk[0].outputs
@@ -89,8 +121,17 @@ def _check_chunk(
             gap = Difference()
             gap.add(results[old], results[new])
             limit = verdict.bound(results[old], REGION_BOUND)
+            if telling and not _tells(results[old]):
+                limit = -1.0
             verdicts.append((item.candidate, verdict.verdict(_scope(item), name, gap, limit)))
     return verdicts
+
+
+def _tells(output: Output) -> bool:
+    """Whether an output is other numbers than one everywhere, so that equal ones prove something."""
+    if isinstance(output, list) or output.dtype.kind != "f" or output.size < 2:
+        return True
+    return bool(np.ptp(output.astype(np.float64)) > 0)
 
 
 def _scope(item: SubgraphPair) -> str:

@@ -21,11 +21,11 @@ import onnx_ir as ir
 from onnx import shape_inference
 
 from graphopt.analysis.constants import Constants, constant_tensor, default_opset
-from graphopt.analysis.evaluation import SMALL_SIZE, node_proto
+from graphopt.analysis.evaluation import SMALL_SIZE, AnyArray, node_proto
 from graphopt.analysis.operators import AFFINE, ALIKE, is_standard
 from graphopt.analysis.shapes import control_flow
 from graphopt.analysis.shapes.data_propagation import SIZE_RULES, Data, DataPropagation
-from graphopt.analysis.shapes.inputs import BoundInputs, bind, format_shape
+from graphopt.analysis.shapes.inputs import BoundInputs, bind, completed, format_shape
 from graphopt.analysis.shapes.runtime_rules import RUNTIME_RULES
 from graphopt.analysis.shapes.tensor_types import shape_of, tensor_proto, tensor_shape, tensor_type
 from graphopt.errors import InputError
@@ -53,7 +53,7 @@ class Sizes:
             from them.
     """
 
-    __slots__ = ("_shapes", "_types", "disputed", "observed", "unknown_dims")
+    __slots__ = ("_contents", "_shapes", "_types", "disputed", "observed", "unknown_dims")
 
     def __init__(
         self,
@@ -62,9 +62,11 @@ class Sizes:
         observed: tuple[str, ...] = (),
         types: Mapping[ir.Value, onnx.TypeProto] | None = None,
         disputed: frozenset[ir.Value] = frozenset(),
+        contents: DataPropagation | None = None,
     ) -> None:
         self._shapes = shapes
         self._types = types or {}
+        self._contents = contents
         self.unknown_dims = unknown_dims
         self.observed = observed
         self.disputed = disputed
@@ -76,6 +78,11 @@ class Sizes:
         if value not in self._shapes and value.const_value is not None:
             return tensor_shape(value.const_value)
         return self._shapes.get(value)
+
+    def content(self, value: ir.Value) -> AnyArray | None:
+        """What a small value holds at these sizes, where that follows from constants and shapes alone."""
+        data = None if self._contents is None else self._contents.get(value)
+        return data.values if data is not None and data.complete else None
 
     def dtype(self, value: ir.Value) -> ir.DataType | None:
         """The type of the value's elements, declared or inferred; None where nothing tells."""
@@ -124,8 +131,9 @@ def infer(
     if inference.contradicted:
         inference = _Inference(model, constants, bound, known or {}, trust=False)
         inference.run()
-    observed, disputed = tuple(inference.observed), frozenset(inference.disputed)
-    return Sizes(inference.shapes, bound.unknown, observed, inference.known_types(), disputed)
+    types, disputed = inference.known_types(), frozenset(inference.disputed)
+    observed = tuple(inference.observed)
+    return Sizes(inference.shapes, bound.unknown, observed, types, disputed, inference.values)
 
 
 class _Inference:
@@ -237,7 +245,7 @@ class _Inference:
             shape = shape_of(inferred)
         known = self._known_shape(value)
         if known is not None:
-            shape = _completed(known, shape)
+            shape = completed(known, shape)
             if value.name and value.producer() is not None:
                 self.observed.append(value.name)
         elif self._trust:
@@ -252,7 +260,7 @@ class _Inference:
         if _contradict(found, declared):
             self.contradicted = self.contradicted or self._strict
             return found
-        return _completed(found, declared)
+        return completed(found, declared)
 
     # --- one node ---
 
@@ -362,7 +370,7 @@ class _Inference:
         partial = SIZE_RULES[node.op_type](node, first, wanted)
         if partial is None or (found is not None and len(found) != len(partial)):
             return inferred
-        return tensor_type(inferred.tensor_type.elem_type, _completed(found or partial, partial))
+        return tensor_type(inferred.tensor_type.elem_type, completed(found or partial, partial))
 
     def _check_channels(self, node: ir.Node) -> None:
         """Compare the channels of a convolution's input and weight, which onnx's rules leave alone."""
@@ -425,13 +433,6 @@ def _contradict(a: Shape, b: Shape) -> bool:
     """Whether two shapes can't be of one value."""
     pairs = zip(a, b, strict=False)
     return len(a) != len(b) or any(None not in pair and pair[0] != pair[1] for pair in pairs)
-
-
-def _completed(shape: Shape, other: Shape | None) -> Shape:
-    """The shape, with its unknown sizes taken from another of the same rank."""
-    if other is None or len(other) != len(shape):
-        return shape
-    return tuple(theirs if ours is None else ours for ours, theirs in zip(shape, other, strict=True))
 
 
 # --- onnx's schemas and messages ---

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from graphopt.analysis.constants import Constants
+from graphopt.analysis.shapes.demand import demanded
 from graphopt.analysis.shapes.tensor_types import tensor_shape
 from graphopt.errors import InputError
 from graphopt.types import Shape
@@ -94,15 +95,34 @@ def bind(
         if value not in given and (value.name or "") in known:
             given[value] = known[value.name or ""]
             _bind_symbols(value, given[value], bound.symbols)
+    wanted = _wanted(model, constants, inputs)
+    for value in wanted:
+        _bind_symbols(value, wanted[value], bound.symbols)
     if assume_batch is not None:
         _assume_batch(inputs, assume_batch, bound, given)
     unknown: list[str] = []
     for value in inputs:
-        shape = _shape(value, bound, given.get(value), assume_batch)
+        shape = completed(_shape(value, bound, given.get(value), assume_batch), wanted.get(value))
         bound.shapes[value] = shape
         unknown.extend(_unknown_dims(value, shape))
     bound.unknown = tuple(unknown)
     return bound
+
+
+def _wanted(model: ir.Model, constants: Constants, inputs: Sequence[ir.Value]) -> dict[ir.Value, Shape]:
+    """What the model's operators demand of inputs that leave something open."""
+    open_ones = [v for v in inputs if v.shape is None or any(fixed(dim) is None for dim in v.shape)]
+    if not open_ones:
+        return {}
+    shapes = demanded(model.graph, constants)
+    return {value: shapes[value] for value in open_ones if value in shapes}
+
+
+def completed(shape: Shape | None, other: Shape | None) -> Shape | None:
+    """A shape, its unknown sizes taken from another of the same rank; that one where there is none."""
+    if shape is None or other is None or len(other) != len(shape):
+        return other if shape is None else shape
+    return tuple(theirs if ours is None else ours for ours, theirs in zip(shape, other, strict=True))
 
 
 def _check_names(inputs: Sequence[ir.Value], bindings: Mapping[str, Sequence[int]]) -> None:

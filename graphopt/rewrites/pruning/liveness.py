@@ -34,6 +34,7 @@ class Liveness:
 
     Attributes:
         order: all operators, each after what it reads.
+        place: the number of each in that order.
         roles: their kinds.
         facts: what is known of the channels of a value.
         keep: the channels of a value that stay, where that is not all.
@@ -53,6 +54,7 @@ class Liveness:
         for graph in dict.fromkeys(node.graph for node in analysis.nodes.values()):
             assert isinstance(graph, ir.Graph)
             self.order += topological(graph)
+        self.place = {node: i for i, node in enumerate(self.order)}
         for node in self.order:
             self._learn(node)
         for node in reversed(self.order):
@@ -271,7 +273,35 @@ def witnesses(found: Liveness, nodes: list[ir.Node]) -> list[ir.Node]:
                 seen.add(producer)
                 pending.append(producer)
                 result.append(producer)
-    return result
+    return [*result, *_makers_of_equals(found, [*nodes, *result])]
+
+
+def _makers_of_equals(found: Liveness, nodes: list[ir.Node]) -> list[ir.Node]:
+    """The operators through which different values that a region reads come to hold equal channels."""
+    inside = set(nodes)
+    reads = dict.fromkeys(v for node in nodes for v in node.inputs if v is not None and v in found.facts)
+    makers = {value: value.producer() for value in reads}
+    made = [value for value, node in makers.items() if node is not None and node not in inside]
+    made.sort(key=lambda value: found.place[makers[value]], reverse=True)  # type: ignore[index]
+    carriers: dict[int, list[ir.Value]] = {}
+    for value in [*made, *(value for value, node in makers.items() if node is None)]:
+        for label in found.facts[value].labels.tolist():
+            if value not in carriers.setdefault(label, []):
+                carriers[label].append(value)
+    result: dict[ir.Node, None] = {}
+    for label, values in carriers.items():
+        reached = set[ir.Value]()
+        for value in values if len(values) > 1 else ():  # the last ones first
+            pending = [] if value in reached else [value]
+            while pending:
+                producer = pending.pop().producer()
+                if producer is None or found.roles.get(producer) is None:
+                    continue
+                result[producer] = None
+                sources = [v for v in producer.inputs if v in found.facts and label in found.facts[v].labels]
+                reached.update(sources)
+                pending += [source for source in sources if source not in values]
+    return [node for node in result if node not in inside]
 
 
 def _weights(linear: Linear) -> Array:

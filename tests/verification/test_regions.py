@@ -1,0 +1,116 @@
+"""Regions are checked on what the network can make: sizes, ranks, channels and equalities that are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import graphopt
+from graphopt.analysis.snapshot import Analysis
+from graphopt.types import Candidate, Change, Cost, NewNode, Replacement, Site
+from graphopt.verification.regions import verify_regions
+from tests.builders import Array, Net, compare_at_sizes, grid, model, node, samples, weight
+
+
+def flattened(net: Net, x: str, features: int, source: str = "") -> str:
+    """[N, features], as exporters write view(source.size(0), features)."""
+    batch = net.op("Gather", net.op("Shape", source or x), net.const(np.array([0])), axis=0)
+    size = net.op("Concat", batch, net.const(np.array([features])), axis=0)
+    return net.op("Reshape", x, size, channels=features)
+
+
+def scale_in_front_of_a_view(net: Net) -> str:
+    x = net.input(["N", 6, 4, 4])
+    y = net.affine("Mul", net.op("Sigmoid", x), net.per_channel(6))
+    return net.gemm(flattened(net, y, 96, x), 5)
+
+
+def view_that_changes_nothing(net: Net) -> str:
+    return net.gemm(flattened(net, net.op("Sigmoid", net.input(["N", 6])), 6), 5)
+
+
+def two_equal_views(net: Net) -> str:
+    x = net.op("Sigmoid", net.input(["N", 6, 4, 4]))
+    return net.op("Concat", *(net.gemm(flattened(net, x, 96), 5) for _ in range(2)), axis=1)
+
+
+def size_of_a_resize(net: Net) -> str:
+    x = net.op("Relu", net.input(["N", 6, 5, 4]))
+    size = net.op("Mul", net.op("Shape", x), net.const(np.array([1, 1, 2, 2])))
+    y = net.op("Resize", x, "", "", size, mode="nearest")
+    return net.bn(net.conv(y, 4, (1, 1)))
+
+
+def slice_of_what_it_is_joined_with(net: Net) -> str:
+    x = net.input(["N", 6, "H", "W"])
+    part = net.op("Slice", x, *(net.const(np.array([n])) for n in (2, 4, 1)), channels=2)
+    return net.conv(net.op("Concat", part, x, axis=1), 8)
+
+
+CASES: Mapping[str, tuple[str, Callable[[Net], str]]] = {
+    "scale_in_front_of_a_view": ("fold_affine_before", scale_in_front_of_a_view),
+    "view_that_changes_nothing": ("remove_identity", view_that_changes_nothing),
+    "two_equal_views": ("remove_duplicates", two_equal_views),
+    "size_of_a_resize": ("fold_affine", size_of_a_resize),
+    "slice_of_what_it_is_joined_with": ("prune_channels", slice_of_what_it_is_joined_with),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_right_is_not_dropped(case: str) -> None:
+    rewrite, build = CASES[case]
+    net = Net()
+    before = net.model(build(net))
+    result = graphopt.optimize(before, aim="macs")
+    assert rewrite in {item.candidate.rewrite for item in result.report.applied}
+    assert not [left for left in result.report.declined if "verification" in left.reason]
+    assert compare_at_sizes(before, ir.to_proto(result.model), grid("N", "H", "W", sizes=(1, 3, 8)))
+
+
+@pytest.mark.parametrize(
+    "shape", [["N", "C", "H", "W"], [None] * 4, None], ids=["named", "nameless", "no rank"]
+)
+@pytest.mark.parametrize("front", ["", "Relu", "AveragePool"])
+def test_channels_and_rank_are_those_of_the_weights_that_read_them(
+    shape: list[str | None] | None, front: str
+) -> None:
+    attributes = {"kernel_shape": [2, 2]} if front == "AveragePool" else {}
+    nodes = [node(front, "x", "r", **attributes)] if front else []
+    nodes += [node("Conv", f"{'r' if front else 'x'} w", "c", pads=[1, 1, 1, 1]), node("Mul", "c s", "y")]
+    weights = {"w": weight(16, 12, 3, 3), "s": weight(16, 1, 1)}
+    before = model(nodes, weights, inputs={"x": shape})
+    result = graphopt.optimize(before, only=["fold_affine"])
+    assert [item.candidate.rewrite for item in result.report.applied] == ["fold_affine"]
+    session = onnx.reference.ReferenceEvaluator
+    feed = {"x": samples(2, 12, 5, 4)}
+    (expected,), (found,) = (session(each).run(None, feed) for each in (before, ir.to_proto(result.model)))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def replaced(proto: onnx.ModelProto, name: str, made: NewNode) -> tuple[Analysis, list[Change]]:
+    analysis = Analysis(ir.from_proto(proto))
+    output = analysis.nodes[name].outputs[0].name or ""
+    change = Replacement((made,), {}, {output: made.outputs[0]})
+    return analysis, [Change(Candidate("r", Site("main", (name,)), Cost(0), Cost(0)), change)]
+
+
+def passes(proto: onnx.ModelProto, name: str, made: NewNode, feed: Array) -> bool:
+    analysis, changes = replaced(proto, name, made)
+    verdicts = verify_regions(analysis, changes, 0, [{"x": feed}])
+    assert verdicts
+    return all(verdict for _, verdict in verdicts)
+
+
+def test_what_holds_on_the_values_of_the_model_alone_passes() -> None:
+    proto = model([node("Relu", "x", "r", "first"), node("Abs", "r", "y", "second")])
+    assert passes(proto, "second", NewNode("Identity", ("r",), ("%y",)), samples(1))
+    assert not passes(proto, "first", NewNode("Identity", ("x",), ("%y",)), samples(1))
+
+
+def test_values_that_are_the_same_everywhere_prove_nothing() -> None:
+    proto = model([node("Relu", "x", "r", "first"), node("Neg", "r", "y", "second")])
+    assert not passes(proto, "second", NewNode("Identity", ("r",), ("%y",)), -np.abs(samples(1)))
