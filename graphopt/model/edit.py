@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.errors import GraphOptError
+from graphopt.model.kernels import Kernels
 from graphopt.model.names import graph_paths, node_names
 from graphopt.model.traversal import is_sorted
 from graphopt.types import Candidate, Change, NewNode, Replacement
@@ -103,6 +106,7 @@ class _Editor:
         self._orphans: list[ir.Node] = []
         self._touched: set[ir.Graph] = set()
         self._loose: set[ir.Value] = set()
+        self._kernels: dict[ir.Graph, Kernels[ir.Value]] = {}
 
     def fresh(self, wanted: str) -> str:
         """A name like the wanted one that nothing in the model has."""
@@ -149,9 +153,14 @@ class _Editor:
             value = self._heirs[value]
         return value
 
-    def _constant(self, graph: ir.Graph, array: object, anchor: str, hint: str) -> ir.Value:
+    def _constant(self, graph: ir.Graph, array: npt.NDArray[np.generic], anchor: str, hint: str) -> ir.Value:
+        """A new initializer; where the same kernel was made in this pass, that one."""
+        kernels = self._kernels.setdefault(graph, Kernels())
+        equal = kernels.get(array)
+        if equal is not None:
+            return equal
         name = self.fresh(f"{anchor}/{hint.lstrip('%')}")
-        tensor = ir.tensor(array, name=name)  # type: ignore[arg-type]
+        tensor = ir.tensor(array, name=name)
         value = ir.Value(
             name=name,
             shape=ir.Shape(tensor.shape.numpy()),
@@ -159,6 +168,7 @@ class _Editor:
             const_value=tensor,
         )
         graph.register_initializer(value)
+        kernels.put(array, value)
         return value
 
     def _node(
@@ -252,7 +262,7 @@ def _inherit(heir: ir.Node, node: ir.Node, name: str) -> None:
         heir.metadata_props.setdefault(key, value)  # its own stamp tells where it came from
 
 
-def _sorted(replacement: Replacement) -> list[tuple[str, object]]:
+def _sorted(replacement: Replacement) -> list[tuple[str, npt.NDArray[np.generic]]]:
     """Constants in the order in which the nodes read them, so that files come out the same."""
     order = dict.fromkeys(name for node in replacement.nodes for name in node.inputs if name is not None)
     order.update(dict.fromkeys(replacement.outputs.values()))

@@ -11,12 +11,14 @@ import onnx_ir as ir
 from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import VerificationError
 from graphopt.model import edit
+from graphopt.pipeline import sharing
 from graphopt.pipeline.changes import Changes, Proposals
 from graphopt.pipeline.journal import Journal, worst
 from graphopt.pipeline.workspace import Workspace
 from graphopt.planning import selection
+from graphopt.planning.selection import Plan
 from graphopt.rewrites.base import ExactRewrite, Stage
-from graphopt.types import Change
+from graphopt.types import Candidate, Change
 from graphopt.verification.background import Comparer
 
 MAX_ROUNDS = 20
@@ -88,18 +90,38 @@ class ExactRounds:
         self, reference: ir.Model, analysis: Analysis, group: Sequence[ExactRewrite]
     ) -> list[Change]:
         """The verified changes of one round; a change that fails is dropped, and the plan made again."""
+        costly: dict[Candidate, str] = {}
         while True:
-            candidates = self.proposals.match(analysis, group)
-            totals = self.workspace.original.totals
+            candidates = [c for c in self.proposals.match(analysis, group) if c not in costly]
+            totals = analysis.totals
             chosen = selection.exact(
                 candidates, by_time=self.by_time, macs=totals.macs, weight_bytes=totals.weight_bytes
             )
-            self.journal.decline(chosen)
+            self.journal.decline(Plan(chosen.chosen, (*costly.items(), *chosen.declined)))
             if chosen.chosen:
                 self.comparer.expect(reference)
             changes = self.changes.build(analysis, chosen.chosen)
+            swelling = self._swelling(analysis, changes)
+            costly |= swelling
+            if swelling:
+                continue
             if not self.changes.failing(analysis, changes):
                 return changes
+
+    def _swelling(self, analysis: Analysis, changes: Sequence[Change]) -> dict[Candidate, str]:
+        """The changes that would copy kernels which others read too for too little, with the reason."""
+        totals, found = analysis.totals, dict[Candidate, str]()
+        for group in sharing.copying(analysis, changes):
+            reason = selection.copies_too_much(
+                group.grown,
+                group.macs_saved,
+                partly=group.partly,
+                by_time=self.by_time,
+                macs=totals.macs,
+                weight_bytes=totals.weight_bytes,
+            )
+            found |= dict.fromkeys((change.candidate for change in group.changes if reason), reason)
+        return found
 
     def _drop_guilty(self, reference: ir.Model, rounds: list[Round], why: str) -> bool:
         """Finds the change with which the model begins to differ, bans it, and goes back to before its round.

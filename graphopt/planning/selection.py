@@ -67,6 +67,32 @@ def _swells(candidate: Candidate, macs: int | None, weight_bytes: int) -> bool:
     return grown > MUCH * weight_bytes > 0 and bool(macs) and candidate.macs_saved < MUCH * (macs or 0)
 
 
+def copies_too_much(
+    grown: int, saved: int, *, partly: bool, by_time: bool, macs: int | None, weight_bytes: int
+) -> str:
+    """Why kernels that several operators share are not replaced by copies; "" where that pays.
+
+    They are rewritten for all that read them, so that little is added, or where the copies save `MUCH` of the
+    MACs (by MACs alone: any).
+
+    Args:
+        grown: bytes of weights that the copies add, less those of what nothing reads any more.
+        saved: MACs that they save.
+        partly: whether a kernel stays for others that read it.
+        by_time: whether the model may not grow by much to save little.
+        macs: of the whole model, where known.
+        weight_bytes: of the whole model.
+
+    Returns:
+        The reason, or "".
+    """
+    enough = MUCH * (macs or 0) if by_time else 1
+    if grown <= 0 or saved >= enough > 0 or not (partly or grown > MUCH * weight_bytes):
+        return ""
+    aim = "; --aim macs takes it" if by_time and saved > 0 else ""
+    return f"its weights are shared: copies would add {grown:,} bytes to save {saved:,} MACs{aim}"
+
+
 def _slower(candidate: Candidate) -> str:
     before, after = candidate.before.seconds * 1e6, candidate.after.seconds * 1e6
     return f"expected to be slower ({before:.0f} → {after:.0f} µs): the aim macs takes it"

@@ -1,0 +1,47 @@
+"""Kernels that several operators read are rewritten for all of them, or for none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.builders import Net, check
+
+
+def users(scales: Sequence[float | None], *, ring: bool = False) -> onnx.ModelProto:
+    """Convolutions with one kernel, each followed by a Mul by so much, where it is; the others by a Relu."""
+    net = Net()
+    kernel = net.weights(16, 16, 5, 5)
+    if ring:
+        kernel[:, :, [0, 4]] = kernel[:, :, :, [0, 4]] = 0
+    shared, outputs = net.const(kernel), []
+    for number, scale in enumerate(scales):
+        y = net.conv(net.input([1, 16, 6, 6], f"x{number}"), 16, weight=shared, bias=False, pads=[2] * 4)
+        outputs.append(net.op("Relu", y) if scale is None else net.affine("Mul", y, np.float32(scale)))
+    return net.model(*outputs)
+
+
+def kernels(proto: onnx.ModelProto) -> int:
+    return sum(len(tensor.dims) == 4 for tensor in proto.graph.initializer)
+
+
+@pytest.mark.parametrize("aim", ["time", "macs"])
+def test_what_is_the_same_for_all_is_done_once(aim: str) -> None:
+    result = check(users([2.0, 2.0, 2.0]), aim=aim, only=["fold_affine"], applied={"fold_affine": 3})
+    assert kernels(result.after) == 1
+
+
+@pytest.mark.parametrize("aim", ["time", "macs"])
+@pytest.mark.parametrize("scales", [[2.0, 3.0, 4.0], [2.0, None], [2.0, 2.0, None]])
+def test_no_copies_where_they_save_nothing(scales: list[float | None], aim: str) -> None:
+    result = check(users(scales), aim=aim, only=["fold_affine"], applied={})
+    assert result.refused("fold_affine", "its weights are shared", "to save 0 MACs")
+    assert kernels(result.after) == 1
+
+
+def test_all_users_are_rewritten_together_where_that_saves_mac_operations() -> None:
+    result = check(users([None, None, None], ring=True), aim="time", applied={"shrink_kernel": 3}, saves=True)
+    assert kernels(result.after) == 1
