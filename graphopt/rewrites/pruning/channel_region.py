@@ -91,7 +91,14 @@ class NarrowedRegion:
             self._names[y] = self._own(node, role)
 
     def _name(self, value: ir.Value | None) -> str | None:
-        return None if value is None else self._names.get(value, value.name or "")
+        """The name of what takes a value's place; of a constant map, of the channels that stay."""
+        if value is None or value in self._names:
+            return None if value is None else self._names[value]
+        constant = self._analysis.constant(value) if value in self._found.keep else None
+        if constant is None:
+            return value.name or ""
+        self._names[value] = self._constant(constant, self._found.roles.axis[value], self._found.kept(value))
+        return self._names[value]
 
     # ------------------------------------------------------------ the five kinds
 
@@ -156,13 +163,7 @@ class NarrowedRegion:
     def _concat(self, node: ir.Node, role: Cat) -> str:
         found, parts = self._found, list[str]()
         for value in role.values:
-            kept = found.kept(value)
-            if not len(kept):
-                continue
-            constant = self._analysis.constant(value)
-            if constant is not None and value in found.keep:
-                parts.append(self._constant(constant, found.roles.axis[value], kept))
-            else:
+            if found.mask(value).any():
                 parts.append(self._name(value) or "")
         if len(parts) == 1:
             return parts[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -129,3 +130,31 @@ def test_what_has_to_stay() -> None:
     y = net.conv(net.input([1, 4, 6, 6]), 8, weight=net.input([8, 4, 3, 3], "w"))
     y = net.op("Slice", y, *(net.const(np.array([v])) for v in (2, 6, 1)))
     alone("prune_channels", net, y, number=0)
+
+
+# ---------------------------------------------------------------- constant maps
+
+MAP_READERS: dict[str, Callable[[Net, str], str]] = {
+    "Split": lambda net, k: net.split(k, 8, 8)[1],
+    "Split in two": lambda net, k: net.op("Add", *net.split(k, 8, 8)),
+    "Slice": lambda net, k: net.op("Slice", k, *(net.const(np.array([n])) for n in (4, 12, 1)), channels=8),
+    "Slice of a Relu": lambda net, k: MAP_READERS["Slice"](net, net.op("Relu", k)),
+    "Gather": lambda net, k: net.op("Gather", k, net.const(np.arange(15, -1, -2)), axis=1, channels=8),
+    "BatchNormalization": lambda net, k: net.split(net.bn(k), 8, 8)[0],
+    "MaxPool": lambda net, k: net.split(net.op("MaxPool", k, kernel_shape=[1, 1]), 8, 8)[0],
+    "Concat": lambda net, k: net.split(net.op("Concat", k, k, axis=1), 8, 24)[0],
+    "Sum of two": lambda net, k: net.op("Mul", *net.split(net.op("Exp", k), 8, 8)),
+}
+"""What reads a constant map of 16 channels and makes 8 of it."""
+
+
+@pytest.mark.parametrize("reader", MAP_READERS)
+def test_constant_maps_lose_the_channels_that_nobody_reads(reader: str) -> None:
+    net = Net()
+    last = net.weights(4, 8, 1, 1)
+    last[:, 3:] = 0
+    net.channels["k"] = 16
+    part = MAP_READERS[reader](net, net.const(net.normal(1, 16, 40, 40), "k"))
+    y = net.op("Add", net.conv(net.input([1, 8, 40, 40]), 8, pads=[1] * 4), part)
+    result = alone("prune_channels", net, net.conv(y, 4, (1, 1), weight=last), saves=True)
+    assert not [item for item in result.report.declined if "verification" in item.reason]
