@@ -72,8 +72,8 @@ def copies_too_much(
 ) -> str:
     """Why kernels that several operators share are not replaced by copies; "" where that pays.
 
-    They are rewritten for all that read them, so that little is added, or where the copies save `MUCH` of the
-    MACs (by MACs alone: any).
+    They are rewritten for all that read them, and by time so that little is added; else where the copies save
+    `MUCH` of the MACs, by MACs alone any.
 
     Args:
         grown: bytes of weights that the copies add, less those of what nothing reads any more.
@@ -87,9 +87,10 @@ def copies_too_much(
         The reason, or "".
     """
     enough = MUCH * (macs or 0) if by_time else 1
-    if grown <= 0 or saved >= enough > 0 or not (partly or grown > MUCH * weight_bytes):
+    much = by_time and grown > MUCH * weight_bytes
+    if grown <= 0 or saved >= enough > 0 or not (partly or much):
         return ""
-    aim = "; --aim macs takes it" if by_time and saved > 0 else ""
+    aim = "; --aim macs takes it" if by_time and (saved > 0 or not partly) else ""
     return f"its weights are shared: copies would add {grown:,} bytes to save {saved:,} MACs{aim}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,11 +36,18 @@ def test_what_is_the_same_for_all_is_done_once(aim: str) -> None:
 
 
 @pytest.mark.parametrize("aim", ["time", "macs"])
-@pytest.mark.parametrize("scales", [[2.0, 3.0, 4.0], [2.0, None], [2.0, 2.0, None]])
-def test_no_copies_where_they_save_nothing(scales: list[float | None], aim: str) -> None:
+@pytest.mark.parametrize("scales", [[2.0, None], [2.0, 2.0, None], [2.0, 3.0, None]])
+def test_no_copies_beside_a_kernel_that_stays(scales: list[float | None], aim: str) -> None:
     result = check(users(scales), aim=aim, only=["fold_affine"], applied={})
     assert result.refused("fold_affine", "its weights are shared", "to save 0 MACs")
     assert kernels(result.after) == 1
+
+
+def test_by_time_no_copies_that_add_much_to_save_nothing() -> None:
+    options: dict[str, Any] = {"only": ["fold_affine"]}
+    result = check(users([2.0, 3.0, 4.0]), aim="time", applied={}, **options)
+    assert result.refused("fold_affine", "its weights are shared", "--aim macs takes it")
+    assert kernels(check(users([2.0, 3.0, 4.0]), applied={"fold_affine": 3}, **options).after) == 3
 
 
 def test_all_users_are_rewritten_together_where_that_saves_mac_operations() -> None:
