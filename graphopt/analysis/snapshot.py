@@ -211,6 +211,14 @@ class Analysis:
         assumed = linear_cost(linear.form, weights, linear.input_shape, linear.itemsize)
         return replace(assumed, macs=linear.macs, params=linear.params, weight_bytes=stored)
 
+    def own_cost(self, linear: Linear) -> Cost:
+        """What goes away with a linear operator: its cost, less the weights that others read too."""
+        total = self.linear_cost(linear)
+        shared = [v for v in linear.node.inputs[1:] if v is not None and len(self.consumers(v)) > 1]
+        kept = sum(self.constants.size(value) or 0 for value in shared)
+        stored = total.weight_bytes - kept * linear.itemsize
+        return replace(total, params=total.params - kept, weight_bytes=stored)
+
     def cost(self, nodes: Sequence[ir.Node]) -> Cost:
         """The cost of some operators as they stand; those that are not linear count no MACs."""
         total = Cost(0)

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
+from graphopt.analysis.snapshot import Analysis
 from tests.builders import Net, check
 
 
@@ -53,3 +55,11 @@ def test_by_time_no_copies_that_add_much_to_save_nothing() -> None:
 def test_all_users_are_rewritten_together_where_that_saves_mac_operations() -> None:
     result = check(users([None, None, None], ring=True), aim="time", applied={"shrink_kernel": 3}, saves=True)
     assert kernels(result.after) == 1
+
+
+def test_a_plan_counts_that_a_shared_kernel_stays() -> None:
+    analysis = Analysis(ir.from_proto(users([None, None])))
+    alone = Analysis(ir.from_proto(users([None])))
+    ((one, other), (own,)) = analysis.linears, alone.linears
+    assert analysis.own_cost(one).params == analysis.own_cost(other).weight_bytes == 0
+    assert alone.own_cost(own).params == own.params > 0

@@ -191,7 +191,7 @@ class Split(ApproximateRewrite):
         with ThreadPoolExecutor(THREADS) as pool:
             every = pool.map(options, linears, reasons)
             for linear, reason, found in zip(linears, reasons, every, strict=True):
-                place, before = site(analysis, [linear.node]), analysis.linear_cost(linear)
+                place, before = site(analysis, [linear.node]), analysis.own_cost(linear)
                 for choice, after, error in found:
                     yield Candidate(self.name, place, before, after, error, choice)
                 if not found:
@@ -200,7 +200,7 @@ class Split(ApproximateRewrite):
     def priced(self, analysis: Analysis) -> Iterator[Candidate]:
         """For each operator every way of splitting it that saves MACs, errors unknown."""
         for linear in self.inputs_needed(analysis):
-            before, place = analysis.linear_cost(linear), site(analysis, [linear.node])
+            before, place = analysis.own_cost(linear), site(analysis, [linear.node])
             for choice, after in self._saving(linear):
                 yield Candidate(self.name, place, before, after, math.nan, choice)
 
