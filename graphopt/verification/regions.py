@@ -30,6 +30,10 @@ REGIONS_AT_ONCE = 128
 """And up to so many of them: the time to make a session grows faster than the model; no result depends on
 it."""
 
+BEYOND = (100.0, -100.0)
+"""Factors of the inputs on which a region is looked at that is judged by the values of the model: a choice;
+what holds by a range that an operator guarantees, as that of a Relu, holds for any."""
+
 
 def verify_regions(
     analysis: Analysis, changes: Sequence[Change], seed: int, feeds: Sequence[Feeds] = ()
@@ -69,22 +73,41 @@ def verify_regions(
 def _on_values(
     analysis: Analysis, regions: Sequence[SubgraphPair], feeds: Sequence[Feeds]
 ) -> dict[Candidate, list[Verdict]]:
-    """The regions that are equal on all that the model computes at their borders, with the verdicts."""
+    """The regions that are equal on all that the model computes at their borders, with the verdicts.
+
+    The values have to tell something on the inputs as given; far beyond those they have to be equal too.
+    """
     left = [item for item in regions if analysis.is_outermost(analysis.nodes[item.candidate.site.nodes[0]])]
     passed: dict[Candidate, list[Verdict]] = {}
-    for feed in feeds:
-        passed.clear()
+    beyond = [_times(feed, factor) for feed in feeds[:1] for factor in BEYOND]
+    for number, feed in enumerate((*feeds, *beyond)):
+        if not left:
+            return {}
         names = {source for item in left for source in item.sources.values()} - set(feed)
         try:
-            values = {**feed, **session.values(analysis.model, feed, sorted(names))} if left else {}
+            values = {**feed, **session.values(analysis.model, feed, sorted(names))}
         except InputError:
             return {}
+        given = number < len(feeds)
+        borders = [values[source] for item in left for source in item.sources.values()]
+        if not given and not all(_finite(array) for array in borders):
+            continue
+        found: dict[Candidate, list[Verdict]] = {}
         for chunk in _together(item.at(values) for item in left):
-            for candidate, found in _check_chunk(analysis.model, chunk, 0, telling=True):
-                passed.setdefault(candidate, []).append(found)
-        passed = {candidate: found for candidate, found in passed.items() if all(found)}
+            for candidate, each in _check_chunk(analysis.model, chunk, 0, telling=given):
+                found.setdefault(candidate, []).append(each)
+        passed = {candidate: verdicts for candidate, verdicts in found.items() if all(verdicts)}
         left = [item for item in left if item.candidate in passed]
     return passed
+
+
+def _times(feed: Feeds, factor: float) -> Feeds:
+    """Inputs with all that is no whole number multiplied."""
+    return {n: (a * factor).astype(a.dtype) if a.dtype.kind == "f" else a for n, a in feed.items()}
+
+
+def _finite(output: Output) -> bool:
+    return isinstance(output, list) or output.dtype.kind != "f" or bool(np.isfinite(output).all())
 
 
 def _first(chunk: Sequence[SubgraphPair]) -> str:

@@ -114,3 +114,10 @@ def test_what_holds_on_the_values_of_the_model_alone_passes() -> None:
 def test_values_that_are_the_same_everywhere_prove_nothing() -> None:
     proto = model([node("Relu", "x", "r", "first"), node("Neg", "r", "y", "second")])
     assert not passes(proto, "second", NewNode("Identity", ("r",), ("%y",)), -np.abs(samples(1)))
+
+
+def test_what_holds_on_the_test_inputs_by_chance_does_not_pass() -> None:
+    proto = model(
+        [node("Add", "x five", "p", "add"), node("Relu", "p", "y", "relu")], {"five": np.float32(5)}
+    )
+    assert not passes(proto, "relu", NewNode("Identity", ("p",), ("%y",)), np.clip(samples(1), -4, 4))
