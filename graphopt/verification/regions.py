@@ -31,8 +31,9 @@ REGIONS_AT_ONCE = 128
 it."""
 
 BEYOND = (100.0, -100.0)
-"""Factors of the inputs on which a region is looked at that is judged by the values of the model: a choice;
-what holds by a range that an operator guarantees, as that of a Relu, holds for any."""
+"""Factors of the inputs on which a region is looked at that is judged by the values of the model. Derived:
+what an operator guarantees, such as the range of a Relu, holds for any; two decades leave behind what noise
+reaches, on both sides of 0."""
 
 
 def verify_regions(
