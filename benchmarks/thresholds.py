@@ -38,7 +38,7 @@ from graphopt.numerics.lowrank.moments import Moments, relative_error
 from graphopt.report.results import Report
 from graphopt.runtime import latency, operator_times, session
 from graphopt.runtime.session import Feeds
-from graphopt.verification import values
+from graphopt.verification import values as computed
 from models import architectures
 from models.architectures import Graph
 
@@ -320,7 +320,7 @@ def network(
     seconds, test = time.process_time() - start, np.load(MODELS / "digits-test.npz")
     feeds = [{"input": test["input"]}]
     before, after = (
-        values.outputs(session.structure(m), feeds, optimised=True)[0][0]
+        computed.outputs(session.structure(m), feeds, optimised=True)[0][0]
         for m in (load(path).model, result.model)
     )
     noise = float(np.sum((after - before) ** 2)) / float(np.sum(before**2))
