@@ -1,0 +1,105 @@
+"""Random graphs mean the same after `optimize`, and the machine that says so sees faults."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import graphopt
+from tests.builders import conv_bn, model, node, weight
+from tests.fuzz import checking, graphs, shrinking
+from tests.fuzz.checking import Finding
+
+GRAPHS = 300
+BLOCKS = 20
+"""Tests that they are spread over, so that several processes share them."""
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_random_graphs(block: int) -> None:
+    wrong = {}
+    for seed in range(block * GRAPHS // BLOCKS, (block + 1) * GRAPHS // BLOCKS):
+        graph = graphs.graph(seed)
+        if graph is None:
+            continue
+        found = checking.check(graph.model, graphs.feeds(graph.model, seed), **checking.options_of(seed))
+        if found.fault:
+            wrong[seed] = f"{found.kind}: {found.detail}"
+    assert not wrong
+
+
+def test_seed_decides() -> None:
+    one, two = graphs.graph(3), graphs.graph(3)
+    assert one is not None
+    assert two is not None
+    assert one.model.SerializeToString() == two.model.SerializeToString()
+
+
+def test_every_pattern_is_made() -> None:
+    made = {name for seed in range(200) if (graph := graphs.graph(seed)) for name in graph.patterns}
+    assert made == set(graphs.PATTERNS)
+
+
+def _different(original: onnx.ModelProto, change: float, at: tuple[int, ...]) -> str:
+    """What the checker says of a copy with one weight moved."""
+    other = onnx.ModelProto()
+    other.CopyFrom(original)
+    w = numpy_helper.to_array(other.graph.initializer[0]).copy()
+    w[at] *= 1 + change
+    other.graph.initializer[0].CopyFrom(numpy_helper.from_array(w, "w"))
+    feed = {"x": np.random.default_rng(0).standard_normal((1, 8, 8, 8)).astype(np.float32)}
+    return checking.different(original, other, feed, checking.session(original).run(None, feed))
+
+
+def test_rounding_is_no_difference() -> None:
+    assert _different(conv_bn(), 1e-7, (0, 0, 0, 0)) == ""
+    assert "differs by" in _different(conv_bn(), 1e-2, (0, 0, 0, 0))
+
+
+def test_cancelled_outputs_are_compared_by_what_roundings_do_to_them() -> None:
+    w = weight(4, 8, 3, 3)
+    nodes = [node("Conv", "x w", "a"), node("Conv", "x v", "b"), node("Sub", "a b", "y")]
+    nearly = model(nodes, {"w": w, "v": (w * (1 + 1e-6)).astype(np.float32)})
+    assert _different(nearly, 1e-7, (0, 0, 0, 0)) == ""
+    assert "its own by roundings" in _different(nearly, 1e-1, (0, 0, 0, 0))
+
+
+def test_shrunk_model_is_what_fails_alone() -> None:
+    found = [graph for seed in range(60) if (graph := graphs.graph(seed)) and "pool_first" in graph.patterns]
+    whole = next(g.model for g in found if any(n.op_type == "AveragePool" for n in g.model.graph.node))
+
+    def fails(small: onnx.ModelProto) -> bool:
+        return any(n.op_type == "AveragePool" for n in small.graph.node)
+
+    small = shrinking.shrink(whole, fails, lambda each: graphs.feeds(each, 0))
+    assert [n.op_type for n in small.graph.node] == ["AveragePool"]
+    assert "AveragePool" in shrinking.described(small)
+
+
+def _found(monkeypatch: pytest.MonkeyPatch, optimize: object, **options: object) -> Finding:
+    monkeypatch.setattr(graphopt, "optimize", optimize)
+    feed = {"x": np.zeros((1, 8, 8, 8), np.float32)}
+    return checking.check(conv_bn(), [feed], **options)  # type: ignore[arg-type]
+
+
+def test_internal_errors_and_hangs_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("no")
+
+    def endless(*_: object, **__: object) -> None:
+        while True:
+            pass
+
+    found = _found(monkeypatch, broken)
+    assert found.kind == "internal"
+    assert "ZeroDivisionError in tests.fuzz.test_graphs" in found.detail
+    assert _found(monkeypatch, endless, seconds=0.1).kind == "hang"
+
+
+def test_changed_interface_is_seen() -> None:
+    given = conv_bn(overridable=["w"])
+    other = conv_bn()
+    assert checking.interface(given, []) != checking.interface(other, [])
+    assert checking.interface(given, ["w"]) == checking.interface(other, [])
