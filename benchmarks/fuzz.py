@@ -35,7 +35,7 @@ ALLOWED = 0.005
 
 def _work(source: str, pipe: Connection, folder: Path) -> None:
     """A process that checks the cases that it is sent, until it is sent none."""
-    found = SOURCES[source](folder)
+    found = SOURCES[source].made(folder)
     while (case := pipe.recv()) is not None:
         pipe.send(asdict(found(case)))
 
@@ -175,17 +175,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for source in SOURCES:
-        parser.add_argument(f"--{source}", type=int, default=0, metavar="N", nargs="?", const=1 << 20)
+    for name, source in SOURCES.items():
+        number = {"nargs": "?", "const": -1} if source.most else {}
+        parser.add_argument(f"--{name}", type=int, default=0, metavar="N", help=source.help, **number)
     parser.add_argument("--seed", type=int, default=0, help="the first case")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--out", type=Path, default=CACHE, help="folder of results")
     asked = parser.parse_args()
     passed = True
-    for source, made in SOURCES.items():
-        count = min(getattr(asked, source), getattr(made, "cases", lambda: 1 << 30)())
+    for name, source in SOURCES.items():
+        count = getattr(asked, name)
+        if count < 0 and source.most:
+            count = source.most()
         if count:
-            passed &= run(source, count, asked.seed, asked.jobs, asked.out)
+            passed &= run(name, count, asked.seed, asked.jobs, asked.out)
     return 0 if passed else 1
 
 

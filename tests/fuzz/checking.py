@@ -158,7 +158,7 @@ def check(
     except VerificationError as error:
         return Finding("differs", str(error))
     except (GraphOptError, Exception) as error:
-        return Finding("internal", _told(error))
+        return Finding("internal", place(error))
     report = result.report
     applied = dict(Counter(item.candidate.rewrite for item in report.applied))
     stopped = tuple((left.rewrite, left.reason) for left in report.declined if STOPPED in left.reason)
@@ -189,13 +189,13 @@ def check(
 def interface(model: onnx.ModelProto, weights: Collection[str]) -> dict[str, str]:
     """What a caller meets, in its order, besides weights that are inputs for the format only."""
     return {
-        f"{kind} {place} {value.name}": str(value.type)
+        f"{kind} {place} {value.name}": " ".join(str(value.type).split())
         for kind, values in (("input", model.graph.input), ("output", model.graph.output))
         for place, value in enumerate(value for value in values if value.name not in weights)
     }
 
 
-def _told(error: BaseException) -> str:
+def place(error: BaseException) -> str:
     """The error with the place where it arose."""
     while error.__cause__ is not None:
         error = error.__cause__

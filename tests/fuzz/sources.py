@@ -1,29 +1,31 @@
-"""The kinds of cases by name: each makes of a folder the function from a case's number to its finding."""
+"""The kinds of cases by name, and for each the function from a case's number to its finding."""
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 
-from tests.fuzz import checking, graphs, shrinking
+from tests.fuzz import backend, checking, graphs, networks, readers, shrinking
 from tests.fuzz.checking import Finding
 
-Source: TypeAlias = Callable[[Path], Callable[[int], Finding]]
+Check: TypeAlias = Callable[[int], Finding]
 
-KEPT = 5
+KEPT = 2
 """Models of one cause that a process shrinks and keeps."""
-TRIES = 150
+TRIES = 100
 """Smaller models that are tried for each."""
 
 
-def random_graphs(folder: Path) -> Callable[[int], Finding]:
+def random_graphs(folder: Path) -> Check:
     """Random graphs, exact rewrites; what fails is shrunk and kept."""
-    ort.set_default_logger_severity(4)
     seen: Counter[tuple[str, ...]] = Counter()
 
     def found(seed: int) -> Finding:
@@ -57,4 +59,55 @@ def random_graphs(folder: Path) -> Callable[[int], Finding]:
     return found
 
 
-SOURCES: dict[str, Source] = {"graphs": random_graphs}
+def small_networks(folder: Path) -> Check:
+    """Random networks under budgets."""
+    return networks.check
+
+
+def mutated_files(folder: Path) -> Check:
+    """Mutated files for the readers, in a folder for each process."""
+    own = Path(tempfile.mkdtemp(prefix="mutated-", dir=folder))
+    return lambda case: readers.check(case, own)
+
+
+def backend_tests(folder: Path) -> Check:
+    """The backend tests of the onnx wheel; a number beyond the last stands for nothing."""
+    cases = [*backend.stored(), *backend.made()]
+
+    def found(case: int) -> Finding:
+        return backend.check(cases[case]) if case < len(cases) else Finding("unrunnable")
+
+    return found
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of cases.
+
+    Attributes:
+        checks: makes of the folder of results what checks a case.
+        help: what the cases are.
+        most: how many there are; None where there is no end.
+    """
+
+    checks: Callable[[Path], Check]
+    help: str
+    most: Callable[[], int] | None = None
+
+    def made(self, folder: Path) -> Check:
+        """What checks a case, in a process that says nothing of what it runs."""
+        ort.set_default_logger_severity(4)
+        np.seterr(all="ignore")  # mutated weights are no numbers
+        return self.checks(folder)
+
+
+def _backend_tests() -> int:
+    return sum(1 for _ in backend.stored()) + sum(1 for _ in backend.made())
+
+
+SOURCES: dict[str, Source] = {
+    "graphs": Source(random_graphs, "random graphs, exact rewrites"),
+    "networks": Source(small_networks, "random small networks under budgets"),
+    "files": Source(mutated_files, "mutated files for whatever is read"),
+    "backend": Source(backend_tests, "backend tests of the onnx wheel", _backend_tests),
+}
