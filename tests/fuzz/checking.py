@@ -63,7 +63,7 @@ PERTURBED = 64
 """Beyond that: a difference may be as large as this times the one that the original shows when each of its
 weights and inputs is moved by one rounding. A rewrite rounds composed weights once, and as many values in
 between as there are operators, each like moves of a few eps; what differs by more is no rounding."""
-STOPPED, INTERNAL = "failed verification", "internal error"
+STOPPED, INTERNAL = "failed verification", "please report this"
 """What a report says of a rewrite that verification alone stopped, and of one that broke down."""
 SECONDS = 60
 """A run that has no end by then hangs: graphs take a fraction of a second."""
@@ -162,12 +162,12 @@ def check(
     report = result.report
     applied = dict(Counter(item.candidate.rewrite for item in report.applied))
     stopped = tuple((left.rewrite, left.reason) for left in report.declined if STOPPED in left.reason)
-    failed = [left for left in (*report.declined, *report.rejected) if INTERNAL in left.reason]
+    failed = [note for note in report.notes if INTERNAL in note]
 
     found = partial(Finding, stopped=stopped, applied=applied)
 
     if failed:
-        return found("internal", f"{failed[0].rewrite}: {failed[0].reason}")
+        return found("internal", failed[0])
     weights = [tensor.name for tensor in model.graph.initializer] if model.ir_version < 4 else []
     ours, theirs = interface(model, weights), interface(after, weights)
     if list(ours.items()) != list(theirs.items()):
