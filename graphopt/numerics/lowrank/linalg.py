@@ -72,16 +72,23 @@ def conjugate_gradients(
 
 
 def cholesky(matrix: Float64) -> Float64:
-    """Lower triangular L with L Lᵀ = `matrix`, whose flat directions are lifted as little as needed."""
-    mean = float(np.trace(matrix)) / max(1, len(matrix))
+    """Lower triangular L with L Lᵀ = `matrix`, which is lifted in all directions as little as needed.
+
+    Flat directions need it, and those that rounding has made negative: of a covariance that was summed up in
+    float32, in coordinates in which a channel that hardly varies counts as much as any other.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    scale = float(np.abs(np.diagonal(matrix)).mean()) or 1.0
     lift = 0.0
-    while lift <= 1.0:
+    while math.isfinite(lift * scale):
         try:
-            lifted = matrix + lift * mean * np.eye(len(matrix)) if lift else matrix
+            lifted = matrix + lift * scale * np.eye(len(matrix)) if lift else matrix
             return np.asarray(np.linalg.cholesky(lifted), np.float64)
         except np.linalg.LinAlgError:
             lift = max(FLAT, 10 * lift)
-    raise ValueError("a covariance is not positive semi-definite")
+    raise ValueError("a number of a covariance is not finite")
 
 
 def solve_lower(lower: Float64, target: Float64, block: int = 128) -> Float64:
