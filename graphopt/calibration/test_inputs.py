@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ are open, one odd and one even."""
 SIZES_TO_TRY = (64, 32, 96, 128, 224, 256, 320, 512, 640)
 """Sizes tried, in this order, for open dimensions that nothing tells, until the model runs: derived, the
 usual sizes of patches, of ImageNet and of detectors, each a multiple of 32, the stride of most networks."""
+MOST_PIXELS = max(SIZES_TO_TRY) ** 2
+"""Positions of a map up to which a size after the first is tried: derived, those of a picture of the largest;
+a map of three open axes has as many at 74, and at 640 would not end."""
 ODD = (3, 8, 13, 1)
 """What is added to an open size for another feed, the first that the model runs on; 2 more for each next.
 Derived: 3 leaves a rest by strides of 2 and 4, 8 leaves none, 13 another one by 4, and 1 is the least."""
@@ -84,8 +88,10 @@ def choose(
     except InputError as error:
         return TestInputs((), _consistent(model, given, guesses), guessed, str(error))
     problem = ""
-    for bound in guesses:
+    for number, bound in enumerate(guesses):
         sizes = _resolved(model, given, bound)
+        if number and max(map(_pixels, sizes.values()), default=0) > MOST_PIXELS:
+            continue
         feeds = [session.random_feeds(model, sizes, seed, ranges)]
         try:
             session.run(running, feeds[0])
@@ -95,6 +101,11 @@ def choose(
         feeds += _variations(model, running, given, slots, bound, seed, ranges)
         return TestInputs((*_real(calibration), *feeds), sizes, guessed)
     return TestInputs((), _consistent(model, given, guesses), guessed, problem)
+
+
+def _pixels(shape: Sequence[int]) -> int:
+    """Positions of a map [N, C, …]; 1 for anything else."""
+    return math.prod(shape[2:])
 
 
 def _consistent(

@@ -363,6 +363,21 @@ def test_no_size_that_runs_is_a_problem() -> None:
     assert graphopt.verify(proto, proto, samples(3, 1, 7, 11))
 
 
+def test_three_open_axes_get_no_more_pixels_than_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[int, ...]] = []
+    run = runtime_session.run
+
+    def noted(running: Any, feeds: Any, *others: Any) -> Any:
+        tried.append(feeds["x"].shape)
+        return run(running, feeds, *others)
+
+    monkeypatch.setattr(runtime_session, "run", noted)
+    nodes = [node("Flatten", "x", "f"), node("MatMul", "f w", "y")]
+    found = chosen(model(nodes, {"w": weight(77, 2)}, inputs={"x": ["N", 1, "D", "H", "W"]}))
+    assert "can't run" in found.problem
+    assert [shape[2] for shape in tried] == [64, 32]
+
+
 def test_a_symbol_is_one_size_wherever_it_stands() -> None:
     proto = model([node("Add", "x m", "y")], inputs={"x": ["N", 8, "H", "W"], "m": ["N", 1, "H", "W"]})
     found = chosen(proto)
