@@ -29,6 +29,12 @@ a map of three open axes has as many at 74, and at 640 would not end."""
 ODD = (3, 8, 13, 1)
 """What is added to an open size for another feed, the first that the model runs on; 2 more for each next.
 Derived: 3 leaves a rest by strides of 2 and 4, 8 leaves none, 13 another one by 4, and 1 is the least."""
+SMALL = (1, 2, 3)
+"""Open sizes, all alike, of more feeds. Derived: where a map is smaller than a 3x3, a form that is right at
+other sizes may fail."""
+LARGE = 2 * SIZES_TO_TRY[0]
+"""A size up to which twice an open size and 1 is fed too. Derived: double the first size that is tried, which
+bounds what a run costs by four times that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,7 @@ def choose(
     if not slots:
         sizes = _resolved(model, given, told)
         feeds = [session.random_feeds(model, sizes, seed + i, ranges) for i in range(COUNT)]
+        feeds += _extremes(model, None, sizes, seed + COUNT, ranges)
         return TestInputs((*_real(calibration), *feeds), sizes, False)
     guessed = any(not batch for batch in slots.values())
     guesses = [
@@ -99,6 +106,7 @@ def choose(
             problem = problem or str(error)
             continue
         feeds += _variations(model, running, given, slots, bound, seed, ranges)
+        feeds += _extremes(model, running, sizes, seed + len(feeds), ranges)
         return TestInputs((*_real(calibration), *feeds), sizes, guessed)
     return TestInputs((), _consistent(model, given, guesses), guessed, problem)
 
@@ -157,6 +165,51 @@ def _variations(
         found += 1
         if found >= COUNT - 1:
             return
+
+
+def _extremes(
+    model: ir.Model,
+    running: Any | None,
+    sizes: Mapping[str, Sequence[int]],
+    seed: int,
+    ranges: Mapping[str, tuple[float, float]] | None,
+) -> Iterator[Feeds]:
+    """Inputs of a few pixels, of an odd size and of a large one, also where a size was told.
+
+    What the model declares open is varied, whoever chose the size; where it does not run is left out.
+
+    Args:
+        model: the model.
+        running: a session of it; None to make one where it is needed.
+        sizes: of all its inputs, as they were chosen.
+        seed: of the first.
+        ranges: of the inputs, where known.
+    """
+    slots = {name: batch for name, batch in _symbols(model, {}).items() if not batch}
+    bound = {
+        _symbol(value, axis): sizes[value.name or ""][axis]
+        for value in _fed(model)
+        if value.name in sizes
+        for axis in range(len(value.shape or ()))
+    }
+    if not slots or any(name not in bound for name in slots):
+        return
+    changes = [dict.fromkeys(slots, size) for size in SMALL]
+    changes.append({name: bound[name] + 1 + 2 * i for i, name in enumerate(slots)})
+    if max(bound[name] for name in slots) <= LARGE // 2:
+        changes.append({name: 2 * bound[name] + 1 for name in slots})
+    try:
+        running = running or session.session(session.structure(model), optimised=False)
+    except InputError:
+        return
+    for number, change in enumerate(changes):
+        shapes = _resolved(model, {}, {**bound, **change})
+        feeds = session.random_feeds(model, shapes, seed + number, ranges)
+        try:
+            session.run(running, feeds)
+        except InputError:
+            continue
+        yield feeds
 
 
 def _symbols(model: ir.Model, given: Mapping[str, Sequence[int]]) -> dict[str, bool]:

@@ -346,6 +346,26 @@ def test_open_sizes_are_several_and_odd_ones_too() -> None:
     assert found.sizes == {"x": (1, 8, 64, 64)}
 
 
+@pytest.mark.parametrize("told", ["nothing", "shapes", "calibration"])
+def test_open_sizes_are_small_and_large_ones_too_whoever_told_one(told: str) -> None:
+    proto = conv_bn(inputs={"x": ["N", 8, "H", "W"]}, outputs={"y": None})
+    given = whole(samples(8, 8, 12, 10), ir.from_proto(proto))
+    options: dict[str, Any] = {"nothing": {}, "shapes": {"shapes": {"x": (1, 8, 12, 10)}}}
+    options["calibration"] = {"calibration": given}
+    found = chosen(proto, **options[told])
+    sizes = {shape[2:] for shape in shapes(found)}
+    at = found.sizes["x"][2:]
+    assert {at, (1, 1), (2, 2), (3, 3), tuple(2 * size + 1 for size in at)} <= sizes
+    assert (at[0] + 1, at[1] + 3) in sizes, "of the other rest by 2"
+
+
+def test_sizes_at_which_the_model_does_not_run_are_left_out() -> None:
+    nodes = [node("Conv", "x w", "y", "conv")]
+    proto = model(nodes, {"w": weight(8, 8, 3, 3)}, inputs={"x": ["N", 8, "H", "W"]})
+    found = chosen(proto, shapes={"x": (1, 8, 12, 12)})
+    assert min(min(shape[2:]) for shape in shapes(found)) == 3
+
+
 def test_sizes_are_tried_until_the_model_runs() -> None:
     nodes = [node("Flatten", "x", "f"), node("MatMul", "f w", "y")]
     found = chosen(model(nodes, {"w": weight(96 * 96, 2)}, inputs={"x": ["N", 1, "H", "W"]}))
