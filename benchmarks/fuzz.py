@@ -23,11 +23,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.checking import FAULTS, HARMLESS, SECONDS, Finding
+from tests.fuzz.checking import FAULTS, HARMLESS, SECONDS, WAITING, Finding
 from tests.fuzz.sources import SOURCES
 
 CACHE = Path(__file__).parent / ".cache" / "fuzz"
-PATIENCE = 10 * SECONDS
+PATIENCE = 2 * WAITING * SECONDS
 """Seconds after which a case is given up, with its process: neither library nor shrinking came to an end."""
 ALLOWED = 0.005
 """Part of the graphs in which verification alone may stop a rewrite."""

@@ -66,7 +66,9 @@ between as there are operators, each like moves of a few eps; what differs by mo
 STOPPED, INTERNAL = "failed verification", "please report this"
 """What a report says of a rewrite that verification alone stopped, and of one that broke down."""
 SECONDS = 60
-"""A run that has no end by then hangs: graphs take a fraction of a second."""
+"""Seconds of the processor after which a run hangs: graphs take a fraction of one."""
+WAITING = 10
+"""As many times that on the clock, for a run that waits; a busy machine is no hang."""
 
 
 @dataclass(frozen=True)
@@ -105,18 +107,24 @@ class HangError(BaseException):
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Ends what takes longer, as far as Python code is reached."""
+    """Ends what takes more time of the processor, or much more on the clock, as far as Python is reached."""
 
     def over(*_: object) -> None:
         raise HangError
 
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timers = (
+        (signal.ITIMER_PROF, signal.SIGPROF, seconds),
+        (signal.ITIMER_REAL, signal.SIGALRM, WAITING * seconds),
+    )
+    before = [signal.signal(number, over) for _, number, _ in timers]
+    for timer, _, limit in timers:
+        signal.setitimer(timer, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for (timer, number, _), handler in zip(timers, before, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(number, handler)
 
 
 def check(

@@ -295,6 +295,17 @@ def resize_phases(g: Draft, x: str) -> str:
     return g.pick(conv, same)(g, y)
 
 
+def drop_ceil_mode(g: Draft, x: str) -> str:
+    """A pooling whose last window may begin outside of the map, and something that relies on its size."""
+    axes = len(g.spatial(x))
+    g.need(g.opset >= 10)
+    taps = window(g, axes, 3)
+    attrs = {"kernel_shape": taps, "strides": [g.between(1, 3) for _ in taps], "ceil_mode": 1}
+    attrs["pads"] = [g.between(0, k - 1) for k in taps * 2]
+    y = g.op(g.pick("MaxPool", "AveragePool"), x, **attrs)
+    return g.pick(same, pointwise, conv)(g, some(g, y, affine, activation, most=1))
+
+
 # ---------------------------------------------------------------- pruning
 
 
@@ -454,7 +465,14 @@ PATTERNS: dict[str, Callable[[Draft, str], str]] = {
         *(fold_pad, fold_affine, fold_affine_before, fold_constant),
         *(collapse, collapse_concat, collapse_fanout, collapse_layout, lossless),
         *(merge_branches, sum_first, merge_siblings, join_split_branches, remove_duplicates),
-        *(pool_first, propagate_stride, resize_after_pointwise, resize_before_pointwise, resize_phases),
+        *(
+            drop_ceil_mode,
+            pool_first,
+            propagate_stride,
+            resize_after_pointwise,
+            resize_before_pointwise,
+            resize_phases,
+        ),
         *(shrink_kernel, prune_channels, fold_constant_channels, block_diagonal),
         *(cancel_transpose, fold_permutation, transpose_to_conv, conv_to_gemm),
         *(remove_identity, identity_convolution, drop_zero_convolution),

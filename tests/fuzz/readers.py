@@ -30,7 +30,7 @@ from tests.builders import model as made
 from tests.fuzz.checking import Finding, HangError, limited, place
 
 SECONDS = 20
-"""Time that reading a file of some kilobytes may take."""
+"""Of the processor, that reading a file of some kilobytes may take."""
 CEILING = 512 << 20
 """Bytes of memory that it may take: files here are of some kilobytes, and nothing in them asks for more."""
 
