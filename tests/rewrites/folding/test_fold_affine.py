@@ -216,17 +216,29 @@ def test_caffe_scale_layer_with_unsqueezed_constants() -> None:
     assert folded(net, y).ops == {"Conv": 1}
 
 
-def test_shared_weights_are_copied_and_not_changed() -> None:
+@pytest.mark.parametrize("every", [True, False])
+def test_shared_weights_are_folded_into_for_all_that_read_them_or_for_none(every: bool) -> None:
     net = Net()
     x = net.input([2, 4, 9, 9])
     weight, bias = net.const(net.weights(4, 4, 3, 3), "shared"), net.const(net.normal(4), "shared_bias")
     first = net.bn(net.conv(x, 4, weight=weight, bias=bias))
-    plain = net.conv(x, 4, weight=weight, bias=bias)
+    third = net.conv(x, 4, weight=weight, bias=bias)
     second = net.bn(net.conv(net.op("Relu", first), 4, weight=weight, bias=bias))
-    result = folded(net, plain, second, number=2)
-    before = {t.name: t.SerializeToString() for t in result.before.graph.initializer}
-    after = {t.name: t.SerializeToString() for t in result.after.graph.initializer}
-    assert after["shared"] == before["shared"] and after["shared_bias"] == before["shared_bias"]
+    if every:
+        folded(net, net.bn(third), second, number=3)
+    else:
+        left_alone(net, third, second, because=("its weights are shared",))
+
+
+def test_a_shared_bias_is_copied_and_not_changed() -> None:
+    net = Net()
+    x, bias = net.input([2, 4, 9, 9]), net.const(net.normal(4), "shared")
+    result = folded(net, net.bn(net.conv(x, 4, bias=bias)), net.conv(x, 4, bias=bias))
+    before, after = (
+        {t.name: t.SerializeToString() for t in each.graph.initializer}
+        for each in (result.before, result.after)
+    )
+    assert after["shared"] == before["shared"]
 
 
 def test_shared_batch_normalization_parameters() -> None:

@@ -194,11 +194,19 @@ def test_another_reader_or_a_graph_output_keeps_it() -> None:
     left_alone(net, net.conv(y, 6), y, because=("output of the graph",))
 
 
-def test_shared_weights_are_copied() -> None:
+def test_shared_weights_are_folded_into_for_all_that_read_them_or_for_none() -> None:
     net = Net()
     x, weight = net.input([1, 4, 9, 9]), net.const(net.weights(6, 4, 3, 3))
-    result = folded(net, net.conv(net.bn(x), 6, weight=weight), net.conv(x, 6, weight=weight))
-    assert weight in {tensor.name for tensor in result.after.graph.initializer}
+    left_alone(
+        net,
+        net.conv(net.bn(x), 6, weight=weight),
+        net.conv(x, 6, weight=weight),
+        because=("its weights are shared",),
+    )
+    net = Net()
+    x, weight = net.input([1, 4, 9, 9]), net.const(net.weights(6, 4, 3, 3))
+    outputs = [net.conv(net.bn(x), 6, weight=weight) for _ in range(2)]
+    assert "BatchNormalization" not in alone("fold_affine_before", net, *outputs, number=2).ops
 
 
 def test_training_mode_stays() -> None:
