@@ -22,6 +22,9 @@ STAMP_SOURCE = "graphopt.from"
 """Metadata key of a new node: the names of the nodes that it came from."""
 STAMP_REWRITE = "graphopt.rewrite"
 """Metadata key of a new node: the rewrite that made it."""
+_NO_CHOICE = "graphopt.no_choice"
+"""In `Value.meta` of an initializer: it is an input only since IR versions up to 3 list all of them there."""
+_LAST_IR_WITH_FORCED_INPUTS = 3
 
 
 def apply(model: ir.Model, changes: Sequence[Change]) -> ir.Model:
@@ -35,6 +38,9 @@ def apply(model: ir.Model, changes: Sequence[Change]) -> ir.Model:
         A new model; weights that did not change are shared with the old one.
     """
     clone = model.clone()
+    if (clone.ir_version or 0) <= _LAST_IR_WITH_FORCED_INPUTS:
+        for value in clone.graph.initializers.values():
+            value.meta[_NO_CHOICE] = True
     editor = _Editor(clone)
     for candidate, replacement in changes:
         editor.replace(candidate, replacement)
@@ -246,6 +252,8 @@ class _Editor:
             if not value.is_initializer() or value.uses() or value.is_graph_output() or graph is None:
                 continue
             if value.is_graph_input():
+                if not value.meta.get(_NO_CHOICE):
+                    continue  # a caller may feed it
                 graph.inputs.remove(value)
             if value.name is not None:
                 graph.initializers.pop(value.name, None)

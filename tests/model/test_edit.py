@@ -208,6 +208,16 @@ def test_replaced_initializers_leave_the_inputs() -> None:
     assert set(initializers(found)) == {"conv/w", "bn/shift"}
 
 
+def test_an_input_that_a_caller_may_feed_stays_when_nothing_reads_it() -> None:
+    proto = conv_bn(overridable=["w"], ir_version=8)
+    change = swap("n", "Conv", "x", "%w", constants={"%w": weight(8, 8, 1, 1)})
+    found = applied(proto, (at("conv", "bn"), change))
+    assert [value.name for value in found.graph.input] == ["x", "w"]
+    assert "w" in initializers(found)
+    feeds = {"x": samples(1), "w": weight(8, 8, 3, 3)}
+    np.testing.assert_array_equal(run(found, feeds)[0], run(found, {"x": samples(1)})[0])
+
+
 def test_a_newer_ir_version_stays() -> None:
     assert applied(chain("Relu", ir_version=9), (at("n0"), swap("y", "Abs", "x"))).ir_version == 9
 
