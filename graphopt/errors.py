@@ -94,6 +94,22 @@ class BudgetError(ResultError):
     exit_code = 3
 
 
+class RewriteError(GraphOptError):
+    """A bug inside a rewrite, which may be a third party's.
+
+    Args:
+        rewrite: its name.
+        doing: what it was asked for.
+        what: the bug.
+        candidate: the candidate that it was asked about, if any.
+    """
+
+    def __init__(self, rewrite: str, doing: str, what: str, candidate: Any = None) -> None:
+        super().__init__(f"rewrite {rewrite} failed {doing}: {what}")
+        self.what, self.candidate = what, candidate
+        self.note = f"rewrite {rewrite} was left out where it fails; please report this: {what}"
+
+
 class SomeFailedError(GraphOptError):
     """Of many models some failed.
 
@@ -137,9 +153,13 @@ def told(error: Exception, words: Words) -> tuple[int, str]:
         raise error
     if isinstance(error, GraphOptError):
         return code, " ".join(error.worded(words).split())
-    line = " ".join(str(error).split())
-    text = f"internal error{_place(error)}: {type(error).__name__}: {line}"
-    return code, f"{text} (GRAPHOPT_TRACEBACK=1 shows more)"
+    return code, f"{bug(error)} (GRAPHOPT_TRACEBACK=1 shows more)"
+
+
+def bug(error: BaseException) -> str:
+    """An error that nobody raised on purpose, in one line: what it is, and where it arose."""
+    said = " ".join(str(error).split())
+    return f"internal error{_place(error)}: {type(error).__name__}" + (f": {said}" if said else "")
 
 
 def _place(error: BaseException) -> str:
@@ -153,20 +173,25 @@ def _place(error: BaseException) -> str:
 
 
 @contextmanager
-def blaming(rewrite: str, doing: str) -> Iterator[None]:
+def blaming(rewrite: str, doing: str, candidate: Any = None) -> Iterator[None]:
     """Lets whatever goes wrong inside a rewrite name the rewrite, which may be a third party's.
 
     Args:
         rewrite: its name.
         doing: what it was asked for.
+        candidate: what it was asked about, if anything.
+
+    Raises:
+        RewriteError: something goes wrong.
     """
     try:
         yield
     except (GraphOptError, MemoryError):
         raise
     except Exception as error:
-        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise GraphOptError(f"rewrite {rewrite} failed {doing}: {what}") from error
+        if os.environ.get("GRAPHOPT_TRACEBACK"):  # whoever looks for the bug wants no run that goes on
+            raise
+        raise RewriteError(rewrite, doing, bug(error), candidate) from error
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TypeVar, cast
@@ -62,11 +63,12 @@ class Analysis:
         self._names = node_names(model)
         self.nodes: dict[str, ir.Node] = {name: node for node, name in self._names.items()}
         self._made: dict[Callable[[Analysis], object], object] = {}
+        self._whole, self._left = self, frozenset[ir.Node]()
 
     def cached(self, make: Callable[[Analysis], Made]) -> Made:
         """What a function or class makes of this snapshot, made once."""
         if make not in self._made:
-            self._made[make] = make(self)
+            self._made[make] = make(self._whole)
         return cast("Made", self._made[make])
 
     def at(self, bindings: Mapping[str, Sequence[int]], known: Mapping[str, Shape] | None = None) -> Analysis:
@@ -76,6 +78,17 @@ class Analysis:
             InputError: the sizes contradict the model.
         """
         return Analysis(self.model, bindings=bindings, frozen=self._frozen, known=known)
+
+    def without(self, nodes: Iterable[ir.Node]) -> Analysis:
+        """This snapshot with some operators left out of its lists; those that read them are as they were."""
+        view = copy.copy(self)
+        view._left = frozenset(nodes)
+        view.nodes = {name: node for name, node in self.nodes.items() if node not in view._left}
+        return view
+
+    def holds(self, node: ir.Node) -> bool:
+        """Whether the node is one of the model's."""
+        return node in self._names
 
     def name(self, node: ir.Node) -> str:
         """The node's name: its own where that is unique, else ``<op>:<first output>``."""
@@ -174,7 +187,7 @@ class Analysis:
     @property
     def linears(self) -> tuple[Linear, ...]:
         """The normal views of all linear operators, in the order of the model."""
-        return tuple(self._linears.values())
+        return tuple(linear for node, linear in self._linears.items() if node not in self._left)
 
     @cached_property
     def _linears(self) -> dict[ir.Node, Linear]:

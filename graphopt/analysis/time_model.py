@@ -77,4 +77,4 @@ def _blocked(out_channels: int, in_channels_per_group: int, group: int) -> bool:
 
 def _rounded_up(channels: int) -> float:
     """How many times more channels are computed than asked for."""
-    return -(-channels // BLOCK) * BLOCK / channels
+    return -(-channels // BLOCK) * BLOCK / channels if channels else 1.0

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.analysis.shapes.inputs import fixed
+from graphopt.analysis.shapes.inputs import fixed, takes_array
 from graphopt.calibration import images
 from graphopt.calibration.images import Images
 from graphopt.errors import InputError
@@ -88,8 +88,9 @@ class Calibration:
         return {name: (batch, *array.shape[1:]) for name, array in self.fit.items()}
 
     def ranges(self) -> dict[str, tuple[float, float]]:
-        """Lowest and highest value of each model input."""
-        return {name: (float(array.min()), float(array.max())) for name, array in self.fit.items()}
+        """Lowest and highest value of each model input that has values."""
+        filled = {name: array for name, array in self.fit.items() if array.size}
+        return {name: (float(array.min()), float(array.max())) for name, array in filled.items()}
 
 
 def affordable(total: float, macs: int | None, passes: float, least: int, most: int) -> int:
@@ -164,6 +165,9 @@ def read(given: Given, model: ir.Model) -> tuple[Feeds, int | None]:
     """
     where, arrays = _arrays(given, model)
     inputs = {value.name or "": value for value in model.graph.inputs if not value.is_initializer()}
+    for name, value in inputs.items():
+        if not takes_array(value):
+            raise InputError(f"{where}: the model's input {name!r} takes {value.type}, and no array")
     if len(arrays) == 1 and len(inputs) == 1:
         arrays = {next(iter(inputs)): next(iter(arrays.values()))}
     for name in inputs:

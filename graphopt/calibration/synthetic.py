@@ -40,7 +40,7 @@ correlate by 0.77; in CIFAR-10's test images red and blue do by 0.79, the others
 def inputs(
     model: ir.Model, sizes: Mapping[str, Sequence[int]], macs: int | None, seed: int
 ) -> Calibration | None:
-    """Synthetic inputs, split; None where the model can't be run on them.
+    """Synthetic inputs, split; None where the model can't be run on them, or an input is empty.
 
     Args:
         model: the model as given, with what is left of its BatchNormalizations.
@@ -51,6 +51,8 @@ def inputs(
     Returns:
         Inputs of the scale that the first BatchNormalization expects, a quarter of them held out, or None.
     """
+    if any(0 in shape for shape in sizes.values()):
+        return None
     count = affordable(SYNTHETIC_MACS, macs, 1, FEWEST, SYNTHETIC_INPUTS)
     batched = all(len(shape) > 1 and shape[0] == 1 for shape in sizes.values()) and _open_batch(model)
     once = {name: [count if batched else size, *shape] for name, (size, *shape) in _split(sizes).items()}

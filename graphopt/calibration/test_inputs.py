@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt.analysis.constants import Constants
-from graphopt.analysis.shapes.inputs import bind, fixed, symbol
+from graphopt.analysis.shapes.inputs import bind, fixed, symbol, takes_array
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.inputs import Calibration
 from graphopt.errors import InputError
@@ -80,16 +80,19 @@ def choose(
     given.update({name: tuple(shape) for name, shape in (shapes or {}).items()})
     told = bind(model, Constants(model), given, None, {}).symbols
     slots = {name: batch for name, batch in _symbols(model, given).items() if name not in told}
-    if not slots:
-        sizes = _resolved(model, given, told)
-        feeds = [session.random_feeds(model, sizes, seed + i, ranges) for i in range(COUNT)]
-        feeds += _extremes(model, None, sizes, seed + COUNT, ranges)
-        return TestInputs((*_real(calibration), *feeds), sizes, False)
     guessed = any(not batch for batch in slots.values())
     guesses = [
         {**told, **{name: 1 if batch else size for name, batch in slots.items()}}
         for size in (SIZES_TO_TRY if guessed else (1,))
     ]
+    unfed = _unfed(model, given)
+    if unfed:
+        return TestInputs((), _consistent(model, given, guesses), guessed, unfed)
+    if not slots:
+        sizes = _resolved(model, given, told)
+        feeds = [session.random_feeds(model, sizes, seed + i, ranges) for i in range(COUNT)]
+        feeds += _extremes(model, None, sizes, seed + COUNT, ranges)
+        return TestInputs((*_real(calibration), *feeds), sizes, False)
     try:
         running = session.session(session.structure(model), optimised=False)
     except InputError as error:
@@ -229,6 +232,19 @@ def _symbol(value: ir.Value, axis: int) -> str:
     size = value.shape[axis] if value.shape is not None else None
     name = None if size is None else symbol(size)
     return name or f"{value.name}[{axis}]"
+
+
+def _unfed(model: ir.Model, given: Mapping[str, Sequence[int]]) -> str:
+    """Why no input can be made for the model; "" where one can."""
+    for value in _fed(model):
+        if not takes_array(value):
+            return f"input {value.name!r} takes {value.type}, and only arrays can be made"
+        if value.shape is None and value.name not in given:
+            return (
+                f"input {value.name!r} declares no shape: give its sizes with --shape {value.name}=… or "
+                "inputs with --calibration"
+            )
+    return ""
 
 
 def _fed(model: ir.Model) -> list[ir.Value]:

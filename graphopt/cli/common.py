@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -105,8 +106,8 @@ def shapes(given: list[str]) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for name, text in pairs("--shape", given):
         sizes = text.lower().split("x")
-        if not all(size.isdigit() and int(size) > 0 for size in sizes):
-            raise InputError(f"--shape {name}={text}: expected positive sizes such as 1x3x224x224")
+        if not all(re.fullmatch("[0-9]{1,18}", size) for size in sizes):  # what fits into 64 bits
+            raise InputError(f"--shape {name}={text}: expected sizes such as 1x3x224x224")
         found[name] = tuple(int(size) for size in sizes)
     return found
 

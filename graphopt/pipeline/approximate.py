@@ -130,9 +130,10 @@ def reliable(networks: Networks, measures: Measures, journal: Journal, limits: S
         The network, without layers that still fail after `REPLANS` plans.
     """
     for _ in range(REPLANS):
-        network = networks.network(networks.planned(limits))
+        chosen = networks.planned(limits)
+        network = networks.network(chosen)
         strange = _unpredicted(network)
-        if not strange:
+        if not strange and network.plan.chosen == chosen.chosen:
             break
         for candidate, reason in strange.items():
             journal.ban(candidate, reason)

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from graphopt import progress
 from graphopt.analysis.linear import FREEZE
 from graphopt.analysis.snapshot import Analysis
-from graphopt.errors import blaming
+from graphopt.errors import RewriteError, blaming
 from graphopt.model import edit
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.pipeline.journal import Journal, Recorder
 from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.workspace import Workspace
 from graphopt.report.results import Applied
+from graphopt.rewrites.asking import ask
 from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExactRewrite, ExpandingRewrite
 from graphopt.runtime import kernels, latency
+from graphopt.runtime.session import Feeds
 from graphopt.types import Candidate, Change, Rejection, Replacement, Site
 from graphopt.verification import regions
+from graphopt.verification.verdict import Verdict, unrunnable
 
 
 @dataclass
@@ -50,9 +53,8 @@ class Proposals:
         with self.journal.step("propose"):
             candidates: list[Candidate] = []
             for rewrite in progress.track(group, "rewrites", describe=lambda r: r.name):
-                with blaming(rewrite.name, "to match"):
-                    matches = [_worded(rewrite, found) for found in rewrite.match(analysis)]
-                for found in matches:
+                worded = partial(_worded, rewrite)
+                for found in ask(rewrite.name, worded, analysis, self.journal.failed):
                     reason = self._ruled_out(found.site)
                     if isinstance(found, Rejection):
                         self.journal.reject(found, reason or found.reason)
@@ -114,20 +116,30 @@ class Changes:
             statistics: of what its operators read, by name; None for those of the snapshot.
 
         Returns:
-            Each candidate with what takes its place.
+            Each candidate with what takes its place; those at which their rewrite fails are left out, banned.
         """
         with self.journal.step("build"):
             changes = []
             for candidate in chosen:
-                with blaming(candidate.rewrite, f"at {candidate.site.nodes[0]}"):
-                    rewrite = self._named[candidate.rewrite]
-                    if isinstance(rewrite, ApproximateRewrite):
-                        change = rewrite.fit(analysis, candidate, statistics, refine=2).replacement
-                    else:
-                        change = rewrite.build(analysis, candidate)
-                    _check_names(analysis, candidate, change)
-                changes.append(Change(candidate, change))
+                try:
+                    change = self._built(analysis, candidate, statistics)
+                except RewriteError as error:
+                    self.journal.failed(error)
+                else:
+                    changes.append(Change(candidate, change))
             return changes
+
+    def _built(
+        self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None
+    ) -> Replacement:
+        with blaming(candidate.rewrite, f"at {candidate.site.nodes[0]}", candidate):
+            rewrite = self._named[candidate.rewrite]
+            if isinstance(rewrite, ApproximateRewrite):
+                change = rewrite.fit(analysis, candidate, statistics, refine=2).replacement
+            else:
+                change = rewrite.build(analysis, candidate)
+            _check_names(analysis, candidate, change)
+        return change
 
     def failing(self, analysis: Analysis, changes: Sequence[Change]) -> bool:
         """Compares each exact change alone with what it replaces; bans those that differ or are slower.
@@ -136,9 +148,7 @@ class Changes:
         """
         if self._unsupported(analysis, changes):
             return True
-        with self.journal.step("verify"):
-            feeds = self.workspace.inputs.feeds
-            verdicts = regions.verify_regions(analysis, changes, self.options.seed, feeds)
+        verdicts = self._verdicts(analysis, changes, self.workspace.inputs.feeds)
         reasons: dict[Candidate, str] = {}
         for candidate, verdict in verdicts:
             if not verdict:
@@ -165,12 +175,26 @@ class Changes:
         """The approximate changes that run and keep type and shape; the others are banned."""
         if self._unsupported(analysis, changes):
             changes = [change for change in changes if self.journal.allows(change.candidate)]
-        with self.journal.step("verify"):
-            verdicts = regions.verify_regions(analysis, changes, self.options.seed)
+        verdicts = self._verdicts(analysis, changes)
         failed = {candidate: verdict.note for candidate, verdict in verdicts if verdict.note}
         for candidate, note in failed.items():
             self.journal.ban(candidate, f"failed verification: {note}")
         return [change for change in changes if change.candidate not in failed]
+
+    def _verdicts(
+        self, analysis: Analysis, changes: Sequence[Change], feeds: Sequence[Feeds] = ()
+    ) -> list[tuple[Candidate, Verdict]]:
+        """Each change alone against what it replaces; what can't even be put together has not passed."""
+        try:
+            with self.journal.step("verify"), blaming("of one of these", "to be put together"):
+                return regions.verify_regions(analysis, changes, self.options.seed, feeds)
+        except RewriteError as error:
+            if len(changes) > 1:
+                return [found for each in changes for found in self._verdicts(analysis, [each], feeds)]
+            candidate = changes[0].candidate
+            odd = RewriteError(candidate.rewrite, f"at {candidate.site.nodes[0]}", error.what)
+            self.journal.failed(odd)
+            return [(candidate, unrunnable("region", candidate.site.nodes[0], odd))]
 
     def commit(self, changes: Sequence[Change], applied: Sequence[Applied] = ()) -> None:
         """Puts the changes into the model; ``applied`` describes them where there is more to tell."""
@@ -184,9 +208,10 @@ class Changes:
         ]
 
 
-def _worded(rewrite: AnyRewrite, found: Candidate | Rejection) -> Candidate | Rejection:
-    """A match that tells how its choice reads."""
-    return found if isinstance(found, Rejection) else replace(found, form=rewrite.describe(found.choice))
+def _worded(rewrite: AnyRewrite, analysis: Analysis) -> Iterator[Candidate | Rejection]:
+    """What a rewrite matches; candidates tell how their choice reads."""
+    for found in rewrite.match(analysis):
+        yield found if isinstance(found, Rejection) else replace(found, form=rewrite.describe(found.choice))
 
 
 def matches_any(name: str, patterns: Iterable[str]) -> bool:

@@ -101,6 +101,8 @@ class ExactRounds:
             if chosen.chosen:
                 self.comparer.expect(reference)
             changes = self.changes.build(analysis, chosen.chosen)
+            if len(changes) < len(chosen.chosen):
+                continue
             swelling = self._swelling(analysis, changes)
             costly |= swelling
             if swelling:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from graphopt import progress
 from graphopt._version import __version__
 from graphopt.calibration.inputs import Calibration
+from graphopt.errors import RewriteError
 from graphopt.model import edit
 from graphopt.model.io import Source
 from graphopt.pipeline.options.checked import Options
@@ -82,6 +83,13 @@ class Journal:
         self._banned.add(_key(candidate))
         self._declined[candidate.rewrite, candidate.site] = reason
         self._failed.add((candidate.rewrite, candidate.site))
+
+    def failed(self, error: RewriteError) -> None:
+        """Notes a bug inside a rewrite, and bans the candidate at which it showed, if any."""
+        if error.note not in self.notes:
+            self.notes.append(error.note)
+        if error.candidate is not None:
+            self.ban(error.candidate, str(error))
 
     def allows(self, candidate: Candidate) -> bool:
         """Whether the candidate has not failed before."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from graphopt.compression import curvature, layer_errors, sequential_fit
 from graphopt.compression import sensitivity as compression_sensitivity
 from graphopt.compression.layer_errors import Layer
 from graphopt.compression.sequential_fit import Refitted
-from graphopt.errors import InputError, blaming
+from graphopt.errors import InputError, RewriteError, blaming
 from graphopt.model import edit
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.pipeline.changes import Changes, Proposals
@@ -33,6 +34,8 @@ from graphopt.rewrites.base import ApproximateRewrite
 from graphopt.runtime.operator_times import Stopwatch, cache_path
 from graphopt.runtime.session import Feeds
 from graphopt.types import Candidate, Change, Fitted, Quality, Replacement
+
+Made = TypeVar("Made")
 
 PLANNED_ON = 384
 """Inputs whose statistics the plan is made from, at most; the chosen layers are then fitted to all. Measured
@@ -92,6 +95,8 @@ class FitData:
         """The inputs that so many layers are probed on."""
         assert self.inputs is not None
         start = _apart(self.inputs)
+        if self.inputs.fitted - start < (self.inputs.batch if self.inputs.fixed else 1):
+            start = 0  # so few that none is left apart: they serve for both
         macs, left = self.analysis.totals.macs, self.inputs.fitted - start
         return _some(self.inputs, start, compression_sensitivity.inputs_to_probe(macs, left, layers))
 
@@ -168,13 +173,14 @@ class Forms:
             What takes the operator's place, and its error under those statistics.
         """
         rewrite = self.rewrites[candidate.rewrite]
-        with blaming(rewrite.name, f"at {candidate.site.nodes[0]}"):
+        with blaming(rewrite.name, f"at {candidate.site.nodes[0]}", candidate):
             named = {candidate.site.nodes[0]: statistics}
             return rewrite.fit(self.analysis, candidate, named, refine=refine)
 
     def draft(self, candidate: Candidate) -> Replacement | None:
         """The operators of a candidate, whatever their weights; None where that can't be told."""
-        return self.rewrites[candidate.rewrite].draft(anchor(self.analysis, candidate), candidate)
+        with blaming(candidate.rewrite, f"at {candidate.site.nodes[0]}", candidate):
+            return self.rewrites[candidate.rewrite].draft(anchor(self.analysis, candidate), candidate)
 
 
 @dataclass
@@ -189,14 +195,18 @@ class Damage:
 
     @cached_property
     def sensitivities(self) -> dict[str, Sensitivity]:
-        """How much an error in each layer harms the output, by name; empty without inputs."""
+        """How much an error in each layer harms the output, by name; empty without inputs.
+
+        Raises:
+            RewriteError: a rewrite can't fit one of the candidates; it is banned.
+        """
         data = self.data
         if data.inputs is None or data.statistics is None:
             return {}
         layers: dict[str, list[Candidate]] = {}
         for candidate in self.candidates:
             name = candidate.site.nodes[0]
-            if name in data.statistics:
+            if name in data.statistics and self.journal.allows(candidate):
                 layers.setdefault(name, []).append(candidate)
         with self.journal.step("probe"):
             return compression_sensitivity.sensitivities(
@@ -296,6 +306,19 @@ class Networks:
 
     def planned(self, limits: Sequence[Limit]) -> Plan:
         """The least damaging plan that keeps the limits."""
+        return self._without_failures(lambda: self._planned(limits))
+
+    def _without_failures(self, make: Callable[[], Made]) -> Made:
+        """What is made where no rewrite fails: the candidates at which one does are banned."""
+        while True:
+            try:
+                return make()
+            except RewriteError as error:
+                if error.candidate is None or not self._journal.allows(error.candidate):
+                    raise
+                self._journal.failed(error)
+
+    def _planned(self, limits: Sequence[Limit]) -> Plan:
         with self._journal.step("plan"):
             allowed = [c for c in self.candidates if self._journal.allows(c)]
             timed = any(limit.key == "latency" for limit in limits)
@@ -307,12 +330,19 @@ class Networks:
         return found
 
     def network(self, chosen: Plan) -> Network:
-        """What a plan makes: fitted, put together and measured."""
+        """What a plan makes, without what a rewrite fails at: fitted, put together and measured."""
+        return self._without_failures(lambda: self._made(self._allowed(chosen)))
+
+    def _allowed(self, chosen: Plan) -> Plan:
+        return replace(chosen, chosen=tuple(c for c in chosen.chosen if self._journal.allows(c)))
+
+    def _made(self, chosen: Plan) -> Network:
         inputs = self._data.inputs
         fits = self._refitted([c for c in chosen.chosen if self._in_order(c)])
         rest = [c for c in chosen.chosen if c.site.nodes[0] not in fits]
         changes = [Change(f.candidate, f.fitted.replacement) for f in fits.values()]
         changes += self._changes.build(self.analysis, rest, self._data.statistics)
+        chosen = self._allowed(chosen)
         nodes, position = self.analysis.nodes, self.analysis.position
         changes.sort(key=lambda change: position(nodes[change.candidate.site.nodes[0]]))
         with self._journal.step("commit"):

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from graphopt import progress
 from graphopt.analysis.snapshot import Analysis
-from graphopt.errors import blaming
 from graphopt.model.io import Source
 from graphopt.report.results import LayerRow, Opportunity, Scan
+from graphopt.rewrites.asking import ask
 from graphopt.rewrites.base import ApproximateRewrite, Rewrite
 from graphopt.types import Candidate, Exactness
 
@@ -25,7 +25,8 @@ def survey(source: Source, analysis: Analysis, rewrites: Iterable[Rewrite], obse
     Returns:
         Its operators, the most expensive first, with the totals.
     """
-    found = _opportunities(analysis, rewrites)
+    notes: dict[str, None] = {}  # in order, each once
+    found = _opportunities(analysis, rewrites, notes)
     total = analysis.totals.macs
     known = [linear.macs for linear in analysis.linears if linear.macs is not None]
     whole = total if total is not None else sum(known)
@@ -45,19 +46,21 @@ def survey(source: Source, analysis: Analysis, rewrites: Iterable[Rewrite], obse
         analysis.uncounted_ops,
         analysis.sizes.unknown_dims,
         tuple(observed),
+        tuple(notes),
     )
 
 
-def _opportunities(analysis: Analysis, rewrites: Iterable[Rewrite]) -> dict[str, list[Opportunity]]:
+def _opportunities(
+    analysis: Analysis, rewrites: Iterable[Rewrite], notes: dict[str, None]
+) -> dict[str, list[Opportunity]]:
     """What each rewrite could do, by name of its anchor; of several ways the representative one."""
     found: dict[str, list[Opportunity]] = {}
     for rewrite in progress.track(list(rewrites), "rewrites", describe=lambda r: r.name):
         ways: dict[str, list[Candidate]] = {}
-        with blaming(rewrite.name, "to match"):
-            proposed = rewrite.priced if isinstance(rewrite, ApproximateRewrite) else rewrite.match
-            for match in proposed(analysis):
-                if isinstance(match, Candidate):
-                    ways.setdefault(match.site.nodes[0], []).append(match)
+        proposed = rewrite.priced if isinstance(rewrite, ApproximateRewrite) else rewrite.match
+        for match in ask(rewrite.name, proposed, analysis, lambda error: notes.update({error.note: None})):
+            if isinstance(match, Candidate):
+                ways.setdefault(match.site.nodes[0], []).append(match)
         for anchor, candidates in ways.items():
             chosen = _representative(candidates, rewrite.exactness)
             found.setdefault(anchor, []).append(

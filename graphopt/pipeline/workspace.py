@@ -72,7 +72,7 @@ class Workspace:
     @property
     def unknown_dims(self) -> tuple[str, ...]:
         """Sizes that nothing told."""
-        if not self.inputs.assumed:
+        if not self.inputs.assumed and self.original.totals.macs is not None:
             return ()
         return Analysis(self.source.model, bindings=self._options.shapes).sizes.unknown_dims
 

@@ -59,7 +59,7 @@ KEYS: Mapping[type, str] = {
     Point: "costs quality metric taken layers=chosen",
     Quality: "agreement agreement_interval=interval sqnr samples",
     Report: REPORT,
-    Scan: "model=source totals convs=rows uncounted_ops unknown_dims observed_shapes",
+    Scan: "model=source totals convs=rows uncounted_ops unknown_dims observed_shapes notes",
     Source: "path sha256 bytes opset",
     Sweep: "model=source before points notes seconds options",
     Totals: "macs flops params weight_bytes nodes",

@@ -55,6 +55,7 @@ class Scan:
         uncounted_ops: operators that do work and whose MACs are not counted.
         unknown_dims: sizes that nothing told.
         observed_shapes: values whose shape was seen by running the model.
+        notes: what the reader has to know besides.
     """
 
     source: Source
@@ -63,6 +64,7 @@ class Scan:
     uncounted_ops: Mapping[str, int]
     unknown_dims: tuple[str, ...]
     observed_shapes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from graphopt.errors import InputError
+from graphopt.errors import GraphOptError
 from graphopt.verification.difference import Difference, Output
 
 
@@ -174,13 +174,13 @@ def measured(
     return Verdict(scope, output, passed, *figures, gap.note or note, rule, value, informative)
 
 
-def unrunnable(scope: str, output: str, error: InputError) -> Verdict:
-    """The verdict on something that onnxruntime refuses.
+def unrunnable(scope: str, output: str, error: GraphOptError) -> Verdict:
+    """The verdict on something that can't be run.
 
     Args:
         scope: what was to be compared.
         output: the output's name.
-        error: what onnxruntime says.
+        error: what onnxruntime says, or why it was not asked.
 
     Returns:
         A verdict that has not passed.

@@ -138,6 +138,10 @@ def _blocked(node: ir.Node, quantised: bool) -> str:
     return ""
 
 
+FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+"""The types of weights that may be read and replaced."""
+
+
 def _obstacle(
     node: ir.Node, constants: Constants, weight_shape: Shape | None, out_channels: int | None
 ) -> str:
@@ -145,9 +149,11 @@ def _obstacle(
     for value in node.inputs[1:3]:
         if value is not None and not constants.is_constant(value):
             return why_no_constant(constants, value)
+        if value is not None and constants.size(value) == 0:
+            return f"{value.name} is empty"
     weight = node.inputs[1]
     kind = None if weight is None else constants.dtype(weight)
-    if weight is None or kind is None or kind.kind not in "fV":
+    if weight is None or kind is None or kind.name not in FLOATS:
         return "its weight has no float type"
     if node.op_type == "MatMul" and (weight_shape is None or len(weight_shape) != 2):
         return f"{weight.name} is no matrix"

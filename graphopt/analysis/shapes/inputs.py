@@ -44,6 +44,12 @@ class BoundInputs:
         return None if name is None else self.symbols.get(name)
 
 
+def takes_array(value: ir.Value) -> bool:
+    """Whether an input can be fed an array: a tensor, one that is optional, or of no type that is told."""
+    type_ = value.type.elem_type if isinstance(value.type, ir.OptionalType) else value.type
+    return type_ is None or isinstance(type_, ir.TensorType)
+
+
 def fixed(dim: int | ir.SymbolicDim) -> int | None:
     """A known size; None for a symbolic one, and for a negative number, which some exporters write for it."""
     return dim if isinstance(dim, int) and dim >= 0 else None
@@ -78,11 +84,7 @@ def bind(
     Raises:
         InputError: a binding names no input, or does not fit the input's shape or another binding.
     """
-    inputs = [
-        value
-        for value in model.graph.inputs
-        if not constants.is_constant(value) and (value.type is None or isinstance(value.type, ir.TensorType))
-    ]
+    inputs = [v for v in model.graph.inputs if not constants.is_constant(v) and takes_array(v)]
     bound = BoundInputs()
     _check_names(inputs, bindings)
     given: dict[ir.Value, Shape] = {}
@@ -138,7 +140,10 @@ def _check_names(inputs: Sequence[ir.Value], bindings: Mapping[str, Sequence[int
 def _fit(value: ir.Value, sizes: tuple[int, ...], symbols: dict[str, int], sources: dict[str, str]) -> Shape:
     """The given sizes, checked against the input's shape; its symbols are bound to them."""
     name = value.name or ""
-    if any(size < 1 for size in sizes):
+    declared = () if value.shape is None else tuple(value.shape)
+    if any(
+        size < 1 and not (axis < len(declared) and declared[axis] == 0) for axis, size in enumerate(sizes)
+    ):
         raise InputError(f"input {name!r}: sizes {format_shape(sizes)} were given; each has to be at least 1")
     if value.shape is None:
         return sizes

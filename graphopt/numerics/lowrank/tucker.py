@@ -99,6 +99,12 @@ def output_unfolding(kernel: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
     return kernel.reshape(len(kernel), -1)
 
 
+def epsilon(dtype: np.dtype[np.floating]) -> float:
+    """Machine epsilon of a float type, bfloat16 among them."""
+    one, two = np.array([1, 2], dtype)
+    return float(np.nextafter(one, two)) - 1  # np.finfo knows no bfloat16
+
+
 def rounding_norm(matrix: Array, eps: float) -> float:
     """Estimate the spectral norm of the rounding errors in a matrix of stored weights: eps · rms · (√m + √n).
 
@@ -107,7 +113,7 @@ def rounding_norm(matrix: Array, eps: float) -> float:
 
     Args:
         matrix: the weights, ``[m, n]``.
-        eps: machine epsilon of the type that they were stored in, ``np.finfo(dtype).eps``.
+        eps: machine epsilon of the type that they were stored in, see `epsilon`.
     """
     rows, columns = matrix.shape
     rms = _norm(matrix) / math.sqrt(max(1, matrix.size))

@@ -52,6 +52,8 @@ def scan(result: Scan) -> None:
     print_unknown(console, result.unknown_dims)
     if result.observed_shapes:
         console.print(f"shapes of {len(result.observed_shapes)} values were seen by running the model once")
+    for note in result.notes:
+        console.print(escape(f"note: {note}"))
 
 
 def _spatial(linear: Linear) -> str:

@@ -13,6 +13,7 @@ from graphopt.analysis.linear import Form, Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.algebra import blocks
 from graphopt.numerics.lowrank import exact_factors as exact
+from graphopt.numerics.lowrank import tucker
 from graphopt.numerics.lowrank.tucker import Factors
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
@@ -39,7 +40,7 @@ def lossless_refusal(linear: Linear) -> str:
     """Why an operator can't be split without loss, whatever its rank; "" when it can."""
     if linear.obstacle:
         return linear.obstacle
-    if linear.macs is None or linear.input_shape is None:
+    if linear.macs is None or linear.input_shape is None or None in linear.input_shape:
         return "its size is unknown"
     return _unusable(linear)
 
@@ -71,11 +72,16 @@ class LosslessSplit(ExactRewrite):
 
 def _unusable(linear: Linear) -> str:
     """Why no rank of the weights can be told; "" where it can."""
-    weight = linear.stored_weight().ravel()
+    weight = _plain(linear.stored_weight().ravel())
     wide = weight.astype(np.float32) if weight.dtype == np.float16 else weight
     with np.errstate(over="ignore", invalid="ignore"):
         squared = np.dot(wide, wide)
     return "" if np.isfinite(squared) else "its weights are not finite, or their squares are not"
+
+
+def _plain(weight: Array) -> Array:
+    """Weights in a type that NumPy computes with: it does not with bfloat16, which float32 holds."""
+    return weight.astype(np.float32) if weight.dtype.kind == "V" else weight
 
 
 def highest_rank(linear: Linear, matrices: Callable[[Array], Iterable[Array]], pays: int) -> int | None:
@@ -91,8 +97,8 @@ def highest_rank(linear: Linear, matrices: Callable[[Array], Iterable[Array]], p
     """
     if pays < 1:
         return None
-    eps, highest = float(np.finfo(linear.dtype).eps), 1
-    for block in blocks(linear.stored_weight(), linear.group):
+    eps, highest = tucker.epsilon(linear.dtype), 1
+    for block in blocks(_plain(linear.stored_weight()), linear.group):
         for matrix in matrices(block):
             rank = exact.find_rank(matrix, eps, min(pays, min(matrix.shape)))
             if rank is None:

@@ -38,8 +38,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra
@@ -75,7 +73,7 @@ class LosslessBottleneck(LosslessSplit):
         linear = anchor(analysis, candidate)
         rank_in, rank_out = (int(candidate.choice[key]) or None for key in ("rank_in", "rank_out"))
         if not linear.kernel and rank_in is not None:
-            eps = float(np.finfo(linear.dtype).eps)
+            eps = tucker.epsilon(linear.dtype)
             expand, reduce = exact_factors.thin_factors(linear.stored_weight(), eps, rank_in)
             found = tucker.Factors(reduce, expand * linear.alpha, None)
         else:

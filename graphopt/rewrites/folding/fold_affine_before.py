@@ -307,6 +307,8 @@ def _flattened(analysis: Analysis, node: ir.Node, whole: Affine) -> Affine | str
     before, after = analysis.fixed_shape(node.inputs[0]), analysis.fixed_shape(node.outputs[0])
     if before is None or len(before) < 2 or None in before[1:] or whole.scale.shape[0] != 1:
         return "the sizes that it joins are unknown"
+    if whole.shift.shape[0] != 1:
+        return "the shift is not the same for all samples"
     sizes = [n or 0 for n in before[1:]]
     if after is None or len(after) != 2 or after[1] != math.prod(sizes):
         return "it does not join all axes but the first"

@@ -1,0 +1,159 @@
+"""Models that are valid and odd: inputs that no array is made for, empty axes, types that NumPy lacks."""
+
+from __future__ import annotations
+
+import contextlib
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import graphopt
+from graphopt.errors import BudgetError, InputError
+from tests.builders import conv_bn, initializers, model, node, rng, run, samples, weight
+
+
+def scaled(then: list[onnx.NodeProto], **options: object) -> onnx.ModelProto:
+    """A Conv and a Mul that folds into it, and what comes then, from "d" to "y"."""
+    nodes = [node("Conv", "x w", "c", "conv", pads=[1, 1, 1, 1]), node("Mul", "c s", "d", "mul"), *then]
+    return model(nodes, {"w": weight(8, 8, 3, 3), "s": weight(8, 1, 1)}, **options)
+
+
+def with_input(proto: onnx.ModelProto, name: str, kind: onnx.TypeProto) -> onnx.ModelProto:
+    proto.graph.input.append(helper.make_value_info(name, kind))
+    return proto
+
+
+def onnx_of(result: graphopt.Result) -> onnx.ModelProto:
+    return ir.to_proto(result.model)
+
+
+def applied(result: graphopt.Result) -> list[str]:
+    return [item.candidate.rewrite for item in result.report.applied]
+
+
+# --- inputs -------------------------------------------------------------------------------------------------
+
+
+def test_an_optional_tensor_is_fed() -> None:
+    proto = scaled([node("OptionalGetElement", "o", "e"), node("Add", "d e", "y")], opset=18)
+    kind = helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, [1, 8, 8, 8]))
+    result = graphopt.optimize(with_input(proto, "o", kind))
+    assert applied(result) == ["fold_affine"] and result.report.notes == ()
+    assert graphopt.verify(proto, result.model)
+
+
+@pytest.mark.parametrize("optional", [False, True])
+def test_a_sequence_is_left_unfed(optional: bool) -> None:
+    steps = [node("OptionalGetElement", "o", "q")] if optional else [node("Identity", "o", "q")]
+    steps += [node("SequenceLength", "q", "n"), node("Cast", "n", "f", to=1), node("Add", "d f", "y")]
+    kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, [1, 8]))
+    kind = helper.make_optional_type_proto(kind) if optional else kind
+    proto = with_input(scaled(steps, opset=18), "o", kind)
+    result = graphopt.optimize(proto)
+    assert "fold_affine" in applied(result)
+    assert any("'o' takes" in note for note in result.report.notes)
+    with pytest.raises(InputError, match=r"'o' takes .*Sequence.* and no array"):
+        graphopt.optimize(proto, calibration={"x": samples(4), "o": samples(4)})
+
+
+def test_an_input_without_a_shape_is_asked_for_by_name() -> None:
+    proto = scaled([node("Mul", "d z", "y")], inputs={"x": [1, 8, 8, 8], "z": None})
+    for call in (lambda: graphopt.verify(proto, proto), lambda: graphopt.bench(proto, proto, repeat=1)):
+        with pytest.raises(InputError, match="input 'z' declares no shape: give its sizes with --shape z="):
+            call()
+    assert any("'z' declares no shape" in note for note in graphopt.optimize(proto).report.notes)
+    assert graphopt.verify(proto, graphopt.optimize(proto, shapes={"z": [1]}).model, shapes={"z": [1]})
+
+
+def test_a_budget_names_the_input_whose_size_it_needs() -> None:
+    with pytest.raises(InputError, match=r"x\[\.\.\.\] is unknown"):
+        graphopt.optimize(conv_bn(inputs={"x": None}, outputs={"y": None}), {"macs": 0.5})
+
+
+@pytest.mark.parametrize("shape", [[0, 8, 8, 8], [1, 8, 0, 8]])
+def test_a_declared_size_of_0_is_served(shape: list[int]) -> None:
+    result = graphopt.optimize(conv_bn(inputs={"x": shape}, outputs={"y": shape}))
+    assert applied(result) == ["fold_affine"]
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_an_empty_input_beside_another(calibrated: bool) -> None:
+    steps = [node("ReduceSum", "z", "q", keepdims=0), node("Add", "d q", "y")]
+    proto = scaled(steps, inputs={"x": ["N", 8, 8, 8], "z": ["N", 0]})
+    given = {"x": samples(8), "z": np.zeros((8, 0), np.float32)} if calibrated else None
+    result = graphopt.optimize(proto, {"macs": 0.9}, given)
+    assert "fold_affine" in applied(result)
+
+
+# --- weights ------------------------------------------------------------------------------------------------
+
+
+def test_a_convolution_to_no_channels_is_left() -> None:
+    nodes = [
+        node("Conv", "x w", "a", "conv", pads=[1, 1, 1, 1]),
+        node("Conv", "x v", "b", "empty", pads=[1, 1, 1, 1]),
+        node("Concat", "a b", "y", axis=1),
+    ]
+    proto = model(nodes, {"w": weight(8, 8, 3, 3), "v": np.zeros((0, 8, 3, 3), np.float32)})
+    result = graphopt.optimize(proto)
+    found = run(onnx_of(result), {"x": samples(1)})
+    np.testing.assert_allclose(found[0], run(proto, {"x": samples(1)})[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_bfloat16_weights_are_left(low_rank: bool) -> None:
+    proto = conv_bn(inputs=[half("x")], outputs=[half("y")], opset=22, ir_version=10)
+    kernel = np.outer(rng(0).standard_normal(8), rng(1).standard_normal(72)).reshape(8, 8, 3, 3)
+    for tensor in proto.graph.initializer:
+        given = kernel if low_rank and tensor.name == "w" else numpy_helper.to_array(tensor)
+        tensor.CopyFrom(numpy_helper.from_array(given.astype(ml_dtypes.bfloat16), tensor.name))
+    result = graphopt.optimize(proto)
+    assert not [note for note in result.report.notes if "please report" in note]
+    assert set(initializers(onnx_of(result))) == set(initializers(proto))
+
+
+def half(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.BFLOAT16, [1, 8, 8, 8])
+
+
+def test_open_sizes_in_front_of_a_gemm_are_left() -> None:
+    nodes = [
+        node("Conv", "x w", "c", pads=[1, 1, 1, 1]),
+        node("Flatten", "c", "f"),
+        node("Gemm", "f v", "y", transB=1),
+    ]
+    weights = {"w": weight(4, 3, 3, 3), "v": weight(5, 4 * 7 * 7)}
+    result = graphopt.optimize(model(nodes, weights, inputs={"x": ["N", 3, "H", "W"]}))
+    assert not [note for note in result.report.notes if "please report" in note]
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul", "Sub"])
+@pytest.mark.parametrize("join", ["Flatten", "Reshape"])
+def test_a_constant_of_one_row_a_sample_in_front_of_a_gemm(op: str, join: str) -> None:
+    nodes = [
+        node(op, "x k", "a"),
+        node(join, "a" if join == "Flatten" else "a sizes", "f"),
+        node("Gemm", "f v", "y"),
+    ]
+    weights = {"k": weight(4, 8), "v": weight(8, 5)}
+    weights |= {"sizes": np.array([4, 8])} if join == "Reshape" else {}
+    proto = model(nodes, weights, inputs={"x": [4, 8]})
+    assert graphopt.verify(proto, graphopt.optimize(proto).model)
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 2])
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_two_calibration_inputs_do(batch: str | int, count: int) -> None:
+    proto = conv_bn(inputs={"x": [batch, 8, 8, 8]}, outputs={"y": [batch, 8, 8, 8]})
+    if batch == 2 and count < 4:
+        with pytest.raises(InputError, match="too few"):
+            graphopt.optimize(proto, {"macs": 0.8}, samples(count))
+    else:
+        with contextlib.suppress(
+            BudgetError
+        ):  # what so few inputs tell of a layer may not hold on the others
+            assert graphopt.optimize(proto, {"macs": 0.8}, samples(count)).report.quality is not None
