@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
@@ -22,9 +23,19 @@ gc.set_threshold(50_000, 20, 20)
 
 
 def run() -> None:
-    """Runs the command line; no traceback reaches the user."""
-    process.defer(*process.DEFERRED)
+    """Runs the command line; no traceback reaches the user, whatever a model does to the process."""
     streams.prepare()
+    code, died = process.apart(_run)
+    if died:
+        print(f"graphopt: {died}", file=sys.stderr, flush=True)  # noqa: T201
+    # Freeing millions of objects one by one takes long, and a thread that compares models can't be
+    # interrupted, and may wait for a module whose import was.
+    os._exit(code)
+
+
+def _run() -> int:
+    process.defer(*process.DEFERRED)
+    logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)  # what is wrong with a model we say ourselves
     if not sys.warnoptions:  # what a model's numbers do to ours is in the result, where it matters
         warnings.filterwarnings("ignore", category=RuntimeWarning, module="graphopt|numpy")
     for number in process.SIGNALS:
@@ -35,9 +46,7 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(GraphOptError):  # it was told
             stream.flush()
-    # What had to be cleaned up has been. Freeing millions of objects one by one takes long, and a thread that
-    # compares models can't be interrupted, and may wait for a module whose import was.
-    os._exit(code)
+    return code  # what had to be cleaned up has been
 
 
 def main() -> int:

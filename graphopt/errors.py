@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import unicodedata
 from ast import literal_eval
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,29 @@ def as_argument(named: Named) -> str:
     if not named.key:
         return f"{named.name}={repr(named.value) if named.value else '…'}"
     return f"{named.name}={{{named.key!r}: {named.value or '…'}}}"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """A text in which control and format characters are escaped, so that it can only read as it is.
+
+    They could recolour a terminal, turn a name round, or make one line of two.
+
+    Args:
+        text: the text, which may hold names out of a file.
+        keep: characters that stay as they are.
+
+    Returns:
+        The text; an escape has the form that it has in Python.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c in keep or not _hidden(c) else ascii(c)[1:-1] for c in text)
+
+
+def _hidden(character: str) -> bool:
+    """Whether a character is not seen: of Unicode's classes of controls, or a separator of lines."""
+    kind = unicodedata.category(character)
+    return kind[0] == "C" or kind in ("Zl", "Zp")
 
 
 class GraphOptError(Exception):
@@ -147,13 +171,15 @@ def told(error: Exception, words: Words) -> tuple[int, str]:
     """
     code = error.exit_code if isinstance(error, GraphOptError) else INTERNAL
     if isinstance(error, MemoryError):
-        return code, "out of memory"
+        return InputError.exit_code, "out of memory: the model or its inputs need more than there is"
+    if isinstance(error, OSError) and error.filename is not None:
+        return InputError.exit_code, printable(f"{error.filename}: {error.strerror or type(error).__name__}")
     ours = code == INTERNAL and not isinstance(error, SomeFailedError)  # which only counts what was told
     if ours and os.environ.get("GRAPHOPT_TRACEBACK"):
         raise error
     if isinstance(error, GraphOptError):
-        return code, " ".join(error.worded(words).split())
-    return code, f"{bug(error)} (GRAPHOPT_TRACEBACK=1 shows more)"
+        return code, printable(" ".join(error.worded(words).split()))
+    return code, printable(f"{bug(error)} (GRAPHOPT_TRACEBACK=1 shows more)")
 
 
 def bug(error: BaseException) -> str:
@@ -181,12 +207,15 @@ def blaming(rewrite: str, doing: str, candidate: Any = None) -> Iterator[None]:
         doing: what it was asked for.
         candidate: what it was asked about, if anything.
 
+    Returns:
+        What to do it within.
+
     Raises:
         RewriteError: something goes wrong.
     """
     try:
         yield
-    except (GraphOptError, MemoryError):
+    except GraphOptError:
         raise
     except Exception as error:
         if os.environ.get("GRAPHOPT_TRACEBACK"):  # whoever looks for the bug wants no run that goes on

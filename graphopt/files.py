@@ -11,12 +11,13 @@ import mmap
 import os
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, TypeGuard
+from typing import Any, BinaryIO, Literal, TypeAlias, TypeGuard
 
 from graphopt.errors import InputError
 
@@ -36,6 +37,37 @@ CHUNK = 1 << 18
 
 
 # --- reading ------------------------------------------------------------------------------------------------
+
+
+def kind_of(path: PathLike) -> Literal["file", "folder", "other", ""]:
+    """What a path leads to, "" for nothing; looked at before opening, since a named pipe waits for a writer.
+
+    Raises:
+        InputError: that can't be told, such as of a name that is too long.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name with a null character
+        return ""
+    except OSError as error:
+        raise InputError(f"{show(Path(path))}: can't be read: {reason(error)}") from error
+    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
+
+
+def require_file(path: PathLike, what: str = "file") -> None:
+    """Makes sure that a path leads to a regular file.
+
+    Args:
+        path: the path.
+        what: the file should be.
+
+    Raises:
+        InputError: it does not.
+    """
+    wrong = {"": f"no such {what}", "folder": f"is a folder; name a {what}", "other": "is not a regular file"}
+    kind = kind_of(path)
+    if kind != "file":
+        raise InputError(f"{show(Path(path))}: {wrong[kind]}")
 
 
 def map_file(path: Path) -> Content:
@@ -66,7 +98,7 @@ def same_file(one: Path, other: Path) -> bool:
 
 def same_content(one: Path, other: Path) -> bool:
     """Whether the second path is a file that holds the bytes of the first."""
-    if not other.is_file() or one.stat().st_size != other.stat().st_size:
+    if kind_of(other) != "file" or one.stat().st_size != other.stat().st_size:
         return False
     with open(one, "rb") as a, open(other, "rb") as b:
         while chunk := a.read(CHUNK):
@@ -79,8 +111,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file.
 
     Raises:
-        InputError: it can't be read, or is no valid TOML; the message then names line and column.
+        InputError: it is no file, can't be read, or is no valid TOML; the message then names line and column.
     """
+    require_file(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")  # as some editors write it, with a mark in front
         return tomllib.loads(text)
@@ -123,13 +156,15 @@ def check_output(path: PathLike, inputs: Iterable[PathLike] = ()) -> None:
     """
     out = Path(path)
     where = show(out)
-    if out.is_dir() or os.fspath(path).endswith(os.sep) or not out.name:
+    kind = kind_of(out)
+    if kind == "folder" or os.fspath(path).endswith(os.sep) or not out.name:
         raise InputError(f"{where}: is a folder; name the file to write")
-    if not out.parent.exists():
+    above = kind_of(out.parent)
+    if not above:
         raise InputError(f"{where}: the folder {show(out.parent)} does not exist; create it first")
-    if not out.parent.is_dir():
+    if above != "folder":
         raise InputError(f"{where}: {show(out.parent)} is not a folder")
-    if out.exists() and not out.is_file():
+    if kind == "other":
         raise InputError(f"{where}: exists and is not a regular file; name another")
     if not os.access(out.parent, os.W_OK):
         raise InputError(f"{where}: no permission to write to the folder {show(out.parent)}")
@@ -284,10 +319,10 @@ def make_folders(folder: Path, undo: ExitStack) -> None:
         InputError: one can't be made.
     """
     missing = []
-    while not folder.exists():
+    while not kind_of(folder):
         missing.append(folder)
         folder = folder.parent
-    if not folder.is_dir():
+    if kind_of(folder) != "folder":
         raise InputError(f"{show(folder)}: is a file; name a folder")
     for new in reversed(missing):
         try:

@@ -30,6 +30,7 @@ from graphopt.calibration.preprocessing import (
     require_valid,
 )
 from graphopt.errors import InputError, Named
+from graphopt.files import kind_of
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 """What names of image files end with, in lower case."""
@@ -57,7 +58,7 @@ class Images:
     def files(self) -> list[Path]:
         """The image files, by name."""
         folder = Path(self.folder)
-        if not folder.is_dir():
+        if kind_of(folder) != "folder":
             raise InputError(f"{folder}: no such folder of images")
         found, arrays = contents(folder)
         if found and arrays:
@@ -205,6 +206,11 @@ def _pixels(path: Path, wanted: Preprocess, size: tuple[int, int]) -> npt.NDArra
         raise InputError(f"{path}: no readable image: {' '.join(str(error).split())}") from error
     method = Image.Resampling[wanted.interpolation.upper()]
     height, width = scaled_size((image.height, image.width), wanted, size)
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and height * width > 2 * most:  # where Pillow refuses to read one
+        raise InputError(
+            f"{path}: of {image.width}x{image.height} pixels, would be scaled to {width}x{height}"
+        )
     if (image.height, image.width) != (height, width):
         image = image.resize((width, height), method)
     top, left = round((height - size[0]) / 2), round((width - size[1]) / 2)

@@ -17,6 +17,7 @@ from graphopt.analysis.shapes.inputs import fixed, takes_array
 from graphopt.calibration import images
 from graphopt.calibration.images import Images
 from graphopt.errors import InputError
+from graphopt.files import kind_of, require_file
 from graphopt.runtime import session
 from graphopt.runtime.session import Feeds
 
@@ -201,7 +202,7 @@ def _arrays(given: Given, model: ir.Model) -> tuple[str, dict[str, npt.NDArray[A
     if isinstance(given, Mapping):
         return "calibration", {name: np.asarray(array) for name, array in given.items()}
     path = Path(given)
-    if not path.is_dir():
+    if kind_of(path) != "folder":
         return str(path), _read_file(path)
     images.refuse(path)
     files = sorted(p for p in path.iterdir() if p.suffix in (".npy", ".npz"))
@@ -219,6 +220,7 @@ def _arrays(given: Given, model: ir.Model) -> tuple[str, dict[str, npt.NDArray[A
 
 
 def _read_file(path: Path) -> dict[str, npt.NDArray[Any]]:
+    require_file(path, "calibration file")
     try:
         with open(path, "rb") as file:
             start = file.read(max(map(len, STARTS)))
@@ -229,8 +231,6 @@ def _read_file(path: Path) -> dict[str, npt.NDArray[Any]]:
             return {"": loaded}
         with loaded:
             return {key: loaded[key] for key in loaded.files}
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such calibration file") from error
     except InputError:
         raise
     except Exception as error:  # NumPy raises many kinds for damaged files

@@ -85,7 +85,7 @@ def preset(given: str | os.PathLike[str]) -> Preprocess:
     if text in PRESETS:
         return replace(PRESETS[text], name=text)
     path = Path(given)
-    if path.suffix != ".toml" and not path.is_file():
+    if path.suffix != ".toml" and not files.kind_of(path):
         raise InputError(f"{Named('preprocess', text)}: no such preset or TOML file; {hint(text, PRESETS)}")
     found = replace(_from_table(files.read_toml(path), show(path)), name=str(path))
     require_valid(found)

@@ -10,11 +10,12 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt.analysis.constants import Constants
-from graphopt.analysis.shapes.inputs import bind, fixed, symbol, takes_array
+from graphopt.analysis.shapes.inputs import bind, fixed, format_shape, symbol, takes_array
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.inputs import Calibration
 from graphopt.errors import InputError
 from graphopt.runtime import session
+from graphopt.runtime.memory import default_bytes
 from graphopt.runtime.session import Feeds
 
 COUNT = 3
@@ -60,6 +61,7 @@ def choose(
     shapes: Mapping[str, Sequence[int]] | None = None,
     calibration: Calibration | None = None,
     seed: int = 0,
+    memory: int | None = None,
 ) -> TestInputs:
     """Chooses inputs to compare on: calibration inputs and seeded random ones.
 
@@ -68,6 +70,7 @@ def choose(
         shapes: sizes of inputs that the user names.
         calibration: calibration inputs, which then give sizes and ranges.
         seed: of the random inputs.
+        memory: bytes that the inputs of one run may take; a quarter of the machine's where not given.
 
     Returns:
         The inputs, the sizes that were chosen, and why none could be run where none could.
@@ -90,6 +93,8 @@ def choose(
         return TestInputs((), _consistent(model, given, guesses), guessed, unfed)
     if not slots:
         sizes = _resolved(model, given, told)
+        if unfed := _too_large(model, sizes, memory):
+            return TestInputs((), sizes, False, unfed)
         feeds = [session.random_feeds(model, sizes, seed + i, ranges) for i in range(COUNT)]
         feeds += _extremes(model, None, sizes, seed + COUNT, ranges)
         return TestInputs((*_real(calibration), *feeds), sizes, False)
@@ -101,6 +106,9 @@ def choose(
     for number, bound in enumerate(guesses):
         sizes = _resolved(model, given, bound)
         if number and max(map(_pixels, sizes.values()), default=0) > MOST_PIXELS:
+            continue
+        if unfed := _too_large(model, sizes, memory):
+            problem = problem or unfed
             continue
         feeds = [session.random_feeds(model, sizes, seed, ranges)]
         try:
@@ -159,8 +167,8 @@ def _variations(
         for odd in ODD
     ]
     for number, change in enumerate([*changes, dict(bound), dict(bound)], start=1):
-        feeds = session.random_feeds(model, _resolved(model, given, change), seed + number, ranges)
         try:
+            feeds = session.random_feeds(model, _resolved(model, given, change), seed + number, ranges)
             session.run(running, feeds)
         except InputError:
             continue
@@ -245,6 +253,21 @@ def _unfed(model: ir.Model, given: Mapping[str, Sequence[int]]) -> str:
                 "inputs with --calibration"
             )
     return ""
+
+
+def _too_large(model: ir.Model, sizes: Mapping[str, Sequence[int]], memory: int | None) -> str:
+    """Why inputs of these sizes are not made; "" when they are."""
+    types = {value.name: value.dtype for value in _fed(model)}
+    wide = {name: 4 if (kind := types[name]) is None else kind.numpy().itemsize for name in sizes}
+    needed = sum(wide[name] * math.prod(shape) for name, shape in sizes.items())
+    allowed = memory or default_bytes()
+    if needed <= allowed:
+        return ""
+    listed = ", ".join(f"{name} of {format_shape(shape)}" for name, shape in sizes.items())
+    return (
+        f"its inputs ({listed}) take {needed / 2**30:,.1f} GiB, and {allowed / 2**30:,.1f} GiB are allowed: "
+        "give smaller sizes with --shape, or --memory"
+    )
 
 
 def _fed(model: ir.Model) -> list[ir.Value]:

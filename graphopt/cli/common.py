@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias, get_origin
 import typer
 
 from graphopt.cli import completion
-from graphopt.errors import InputError, percentage
+from graphopt.errors import InputError, percentage, printable
 from graphopt.files import reason, show
 from graphopt.jobs.outcome import step_summary
 from graphopt.jobs.task import parse_size
@@ -198,4 +198,4 @@ def emit(document: str) -> None:
 def complain(error: str) -> None:
     """Prints an error that does not end the command: one line on standard error."""
     sys.stdout.flush()  # in the order in which things happened
-    sys.stderr.write(f"graphopt: {' '.join(error.split())}\n")
+    sys.stderr.write(f"graphopt: {printable(' '.join(error.split()))}\n")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from graphopt import progress
+from graphopt.errors import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -94,7 +95,7 @@ class Terminal:
     def _draw(self, found: _Step) -> None:
         if self._progress is not None:
             found.task = self._progress.add_task(
-                found.name, total=found.total, completed=found.done, item=_tail(found.item)
+                printable(found.name), total=found.total, completed=found.done, item=_tail(found.item)
             )
 
 
@@ -143,4 +144,5 @@ def _lines() -> Progress:
 
 def _tail(name: str) -> str:
     """The end of a layer's name: there it differs from its neighbours'."""
-    return name if len(name) <= NAME else f"…{name[1 - NAME :]}"
+    shown = printable(name)
+    return shown if len(shown) <= NAME else f"…{shown[1 - NAME :]}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import IO
 from graphopt import progress
 from graphopt.errors import INTERNAL, InputError, Named, StoppedError
 from graphopt.files import reason
+from graphopt.jobs import process
 from graphopt.jobs.outcome import complete
 from graphopt.jobs.task import Task
 from graphopt.jobs.worker import Asked
@@ -31,8 +31,6 @@ from graphopt.report.outcomes import Outcome
 from graphopt.runtime import threads
 from graphopt.runtime.memory import default_bytes
 
-GRACE = 10.0
-"""Seconds that a child has to tidy up in before it is killed."""
 START = (
     "import sys; sys.path[:] = sys.argv[1].split(sys.argv[2]); from graphopt.jobs.worker import main; main()"
 )
@@ -136,7 +134,7 @@ class Workers:
                     self._running.discard(child)
             if outcome is None:
                 seconds = time.perf_counter() - began
-                outcome = Outcome(task.model, INTERNAL, _end(code, words), seconds)
+                outcome = Outcome(task.model, process.DIED, _end(code, words), seconds)
         return outcome
 
     def _start(self, words: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -185,7 +183,7 @@ class Workers:
         for child in running:
             _close(child)
         try:
-            wait(futures, GRACE)
+            wait(futures, process.GRACE)
         finally:  # also at once, on a second Ctrl-C
             for child in running:
                 if child.poll() is None:
@@ -203,12 +201,7 @@ def _close(child: subprocess.Popen[bytes]) -> None:
 
 def _end(code: int, words: IO[bytes]) -> str:
     """How a child ended that gave no answer, and its last words."""
-    if code < 0:
-        name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
-        memory = ", perhaps for lack of memory" if name == "SIGKILL" else ""
-        text = f"crashed: killed by {name}{memory}"
-    else:
-        text = f"crashed: its process ended with code {code}"
+    text = process.death(code)
     words.seek(0)
     said = [line for line in words.read().decode(errors="replace").splitlines() if line.strip()]
     if os.environ.get("GRAPHOPT_TRACEBACK"):

@@ -75,7 +75,7 @@ def replace(result: Result, path: Path) -> str:
             source.check_unchanged()
             moves = [(written, path)]
             note, other = "", _other_reader(data, path)
-            if files.data_path(written).exists():
+            if files.kind_of(files.data_path(written)):
                 if other is not None:
                     raise _shared(where, data.name, f"{other.name} reads too")
                 moves.insert(0, (files.data_path(written), data))
@@ -99,7 +99,7 @@ def _shared(where: str, data: str, why: str) -> InputError:
 
 def _other_reader(data: Path, model: Path) -> Path | None:
     """Another model in the folder that reads a model's external data."""
-    if not data.is_file():
+    if files.kind_of(data) != "file":
         return None
     name = data.name.encode(errors="surrogateescape")
     for path in sorted(data.parent.iterdir()):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from graphopt.errors import InputError, Named, Words
-from graphopt.files import check_output, data_path, show
+from graphopt.files import check_output, data_path, kind_of, show
 from graphopt.pipeline.options.table import RUN, as_flag, as_key
 from graphopt.report.faces import FACES
 
@@ -262,12 +262,13 @@ def check_options(tasks: Sequence[Task]) -> None:
 
     for task in tasks:
         with task.blamed("model"):
-            if task.model.is_dir():
+            kind = kind_of(task.model)
+            if kind == "folder":
                 raise InputError(f"{show(task.model)}: is a folder; name a model file in it")
-            if not task.model.is_file():
+            if not kind:
                 raise InputError(f"{show(task.model)}: no such file")
         with task.blamed("calibration"):
-            if task.calibration is not None and not task.calibration.exists():
+            if task.calibration is not None and not kind_of(task.calibration):
                 raise InputError(f"{show(task.calibration)}: no such file or folder")
         with task.blamed("preprocess"):
             given_inputs(task.calibration, task.preprocess)

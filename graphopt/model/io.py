@@ -32,6 +32,7 @@ from graphopt.files import (
     check_output,
     copy_files,
     data_path,
+    kind_of,
     map_file,
     reason,
     same_content,
@@ -290,7 +291,7 @@ def save(
             _write(model, file)
         return
     data = data_path(out)
-    if data.is_dir():
+    if kind_of(data) == "folder":
         raise InputError(f"{show(data)}: is a folder, and the weights go to a file of that name; remove it")
     with staged(data, out) as (data_file, file):
         _write(model, file, external.write(large, data_file, data.name))
@@ -380,7 +381,7 @@ def _data_to_copy(source: Source, out: Path) -> list[tuple[Path, Path]]:
         origin, target = source.path.parent / location, out.parent / location
         if target == out:
             raise InputError(f"{show(out)}: is the name of the model's external data; name another output")
-        if not target.exists():
+        if not kind_of(target):
             moved.append((origin, target))
         elif not same_content(origin, target):
             raise InputError(

@@ -180,10 +180,13 @@ def new_proto(node: NewNode, rename: Callable[[str | None], str]) -> onnx.NodePr
     attributes: dict[str, Any] = {
         name: list(value) if isinstance(value, tuple) else value for name, value in node.attributes.items()
     }
-    return onnx.helper.make_node(
+    empty = [name for name, value in attributes.items() if value == []]  # onnx can't tell of what kind
+    made = onnx.helper.make_node(
         node.op_type,
         [rename(name) for name in node.inputs],
         [rename(name) for name in node.outputs],
         domain=node.domain,
-        **attributes,
+        **{name: value for name, value in attributes.items() if name not in empty},
     )
+    made.attribute.extend(onnx.AttributeProto(name=name, type=onnx.AttributeProto.INTS) for name in empty)
+    return made

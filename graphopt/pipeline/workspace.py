@@ -58,7 +58,11 @@ class Workspace:
             # Refuses shapes that do not fit, before anything is run.
             Analysis(source.model, bindings=options.shapes, frozen=options.freeze_initializers)
             self.inputs = test_inputs.choose(
-                source.model, shapes=options.shapes, calibration=self.calibration, seed=options.seed
+                source.model,
+                shapes=options.shapes,
+                calibration=self.calibration,
+                seed=options.seed,
+                memory=options.memory,
             )
             self.original = self.analysis(source.model)
         if self.original.overridable and options.freeze_initializers:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from graphopt._version import __version__
 from graphopt.analysis.diff import aligned
-from graphopt.errors import InputError
+from graphopt.errors import InputError, printable
 from graphopt.report.page import common, drawings, figures, layers, rewrites, spectra, tradeoff
 from graphopt.report.page.common import MOST_ROWS, Facts
 from graphopt.report.page.drawing import BOX
@@ -85,7 +85,8 @@ def _render(template: str, facts: Facts) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update((each.__name__, each) for each in (count, decibels, percent, small))
-    return str(environment.get_template(template).render(version=__version__, **facts))
+    page = environment.get_template(template).render(version=__version__, **facts)
+    return printable(str(page), keep="\n\t")
 
 
 def _report(result: Result, problem: str, scale: float) -> Facts:

@@ -9,7 +9,6 @@ the same run gives the same file, but for what was timed.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -17,6 +16,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from graphopt._version import __version__
+from graphopt.errors import printable
 from graphopt.planning.gates import Judged
 from graphopt.report import json as documents
 from graphopt.report.outcomes import Outcome
@@ -36,9 +36,6 @@ FIGURES = (
     "seconds",
 )
 """What of the JSON report stands among the properties, ``before.macs`` for a part of ``before``."""
-
-_ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What is no character of XML 1.0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +127,8 @@ def _document(suites: Sequence[ElementTree.Element]) -> str:
     root = ElementTree.Element("testsuites", totals)
     root.extend(suites)
     ElementTree.indent(root)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}'
+    text = printable(ElementTree.tostring(root, encoding="unicode"), keep="\n")  # XML can't hold all of it
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'
 
 
 def _add(suite: ElementTree.Element, package: str, case: _Case, seen: dict[tuple[str, str], int]) -> None:
@@ -179,8 +177,8 @@ def _flat(figures: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, s
 
 
 def _text(text: str) -> str:
-    """On one line, without what XML can't hold."""
-    return " ".join(_ILLEGAL.sub("\N{REPLACEMENT CHARACTER}", text).split())
+    """On one line."""
+    return " ".join(text.split())
 
 
 def _seconds(seconds: float) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from graphopt._version import __version__
+from graphopt.errors import printable
 from graphopt.report.outcomes import Outcome
 from graphopt.report.page import figures
 from graphopt.report.results import Applied, Left, Report
@@ -103,10 +104,7 @@ def _escaped(line: str) -> str:
 
 
 def _line(text: str, most: int) -> str:
-    shown = "".join(
-        c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
-    return shortened(" ".join(shown.split()), most)
+    return shortened(printable(" ".join(text.split())), most)
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Lines:

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
+CONTAINER = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where Linux says how much memory the processes of a container have."""
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 """Bytes of each unit."""
 
 
+@functools.lru_cache(maxsize=1)
+def machine_bytes() -> int:
+    """The memory that this process may have: the machine's, or less where a container or a limit says so."""
+    found = []
+    with suppress(AttributeError, OSError, ValueError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for path in CONTAINER:
+        with suppress(OSError, ValueError):  # ValueError: "max"
+            found.append(int(Path(path).read_text(encoding="ascii")))
+    with suppress(ImportError):
+        import resource
+
+        limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+        found += [limit for limit in limits if limit != resource.RLIM_INFINITY]
+    return min(found, default=8 << 30)
+
+
 def default_bytes() -> int:
-    """A quarter of the machine's memory."""
-    try:
-        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) // 4
-    except (AttributeError, OSError, ValueError):
-        return 2 << 30
+    """A quarter of the memory that there is."""
+    return machine_bytes() // 4
 
 
 def parse_bytes(text: str) -> int:

@@ -20,6 +20,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.snapshot import Analysis
+from graphopt.errors import InputError
+from graphopt.files import is_number, require_file
 from graphopt.runtime import session, subgraph
 from graphopt.runtime.latency import in_turn
 from graphopt.runtime.session import PROVIDER, THREADS, Feeds, Structure
@@ -42,10 +44,13 @@ BLOCK_OF, BLOCK_RUNS, BLOCK_NOISE = 32, 40, 0.05
 2 / 32 = 6 % of the channels, so the noise is less than what the narrowest block tells."""
 
 
-def cache_path() -> Path:
-    """Where latencies are remembered: ``graphopt/latency.json`` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "graphopt" / "latency.json"
+def cache_path() -> Path | None:
+    """Where latencies are remembered: ``graphopt/latency.json`` in the user's cache folder, if any."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(home) if home else Path.home() / ".cache") / "graphopt" / "latency.json"
+    except RuntimeError:  # a user without a home, as in a container
+        return None
 
 
 class Stopwatch:
@@ -57,12 +62,8 @@ class Stopwatch:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._known: dict[str, float] = {}
+        self._known: dict[str, float] = {} if path is None else _remembered(path)
         self._new = False
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            if path is not None:
-                read = json.loads(path.read_text(encoding="utf-8"))
-                self._known = {str(key): float(value) for key, value in dict(read).items()}
 
     def seconds(self, analysis: Analysis, candidate: Candidate, change: Replacement) -> tuple[float, float]:
         """Seconds that the operators of a site take, and those in their place, at one thread.
@@ -89,7 +90,7 @@ class Stopwatch:
         A convolution whose last block of channels is half full takes as long as one whose blocks are full.
         """
         key = hashlib.sha256(json.dumps(["block", *_machine()]).encode()).hexdigest()
-        if key not in self._known:
+        if self._known.get(key) not in (*BLOCKS, 1):
             counts = [BLOCK_OF, *(BLOCK_OF - block // 2 for block in BLOCKS)]
             full, *partly = _shortest([_convolution(count) for count in counts])
             same = [taken >= (1 - BLOCK_NOISE) * full for taken in partly]
@@ -116,6 +117,17 @@ class Stopwatch:
             self._known[key] = _time(parts, feed)
             self._new = True
         return self._known[key]
+
+
+def _remembered(path: Path) -> dict[str, float]:
+    """The latencies in a file that somebody else may have written: what is no time is timed again."""
+    try:
+        require_file(path)
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (InputError, OSError, ValueError, RecursionError):
+        return {}
+    entries = read.items() if isinstance(read, dict) else ()
+    return {key: float(value) for key, value in entries if is_number(value) and value > 0}
 
 
 def _time(parts: Structure, feed: Feeds) -> float:

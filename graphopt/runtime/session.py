@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import InputError
+from graphopt.runtime.memory import machine_bytes
 from graphopt.runtime.threads import default as default_threads
 from graphopt.types import Shape
 
@@ -205,8 +206,12 @@ def random_array(
 
     Returns:
         An array of `shape`. Large normal ones repeat the first `DRAWN` numbers.
+
+    Raises:
+        InputError: it would take more memory than there is.
     """
     kind = np.dtype(np.float32) if dtype is None else np.dtype(dtype.numpy())
+    require_memory(shape, kind.itemsize)
     if kind.kind in "biu":
         return rng.integers(0, 2, shape).astype(kind)
     if low_high is not None:
@@ -214,6 +219,18 @@ def random_array(
     size = math.prod(shape)
     drawn = rng.standard_normal(min(size, DRAWN), np.float32)  # float16 and float64 take the same numbers
     return np.resize(drawn, shape).astype(kind, copy=False)
+
+
+def require_memory(shape: Sequence[int], itemsize: int) -> None:
+    """Makes sure that an array can be held.
+
+    Raises:
+        InputError: it would take more memory than there is.
+    """
+    needed, there = math.prod(shape) * itemsize, machine_bytes()
+    if needed > there:
+        sizes = "x".join(map(str, shape))
+        raise InputError(f"an array of {sizes} takes {needed:.3g} bytes, and there are {there:.3g}")
 
 
 def observe(model: ir.Model, feeds: Feeds, names: Sequence[str]) -> dict[str, Shape]:

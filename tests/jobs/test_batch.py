@@ -18,7 +18,7 @@ import pytest
 
 from graphopt import progress
 from graphopt.errors import StoppedError, gravest
-from graphopt.jobs import batch, worker
+from graphopt.jobs import batch, process, worker
 from graphopt.jobs.task import Task
 from graphopt.report.outcomes import Outcome
 from graphopt.runtime import threads
@@ -249,10 +249,10 @@ CRASHES = {
 def test_those_that_crash_do_not_stop_the_others(jobs: int) -> None:
     models = [*(measured(function) for function in CRASHES), 'model = "folded.onnx"\nout = "good.onnx"']
     done = cli("batch", recipe(*models), "--jobs", jobs, "--report", "report.json")
-    assert done.code == 70
+    assert done.code == 2
     assert done.err.startswith("graphopt: 3 of 4 models failed: ") and done.err.count("\n") == 1
     report = document()
-    assert outcomes(report) == [*[("same.onnx", 70)] * 3, ("folded.onnx", 0)]
+    assert outcomes(report) == [*[("same.onnx", 2)] * 3, ("folded.onnx", 0)]
     for model, error in zip(report["models"], CRASHES.values(), strict=False):
         assert model["error"].startswith(error)
         assert (model["out"], model["report"]) == (None, None)
@@ -266,7 +266,7 @@ def test_a_crash_is_no_bug_of_the_parent(monkeypatch: pytest.MonkeyPatch) -> Non
     """Who asks for tracebacks gets the child's last words, and the exit code all the same."""
     monkeypatch.setenv("GRAPHOPT_TRACEBACK", "1")
     done = cli("batch", recipe(measured("killed")))
-    assert (done.code, done.err) == (70, "graphopt: 1 of 1 models failed: same.onnx\n")
+    assert (done.code, done.err) == (2, "graphopt: 1 of 1 models failed: same.onnx\n")
 
 
 def test_without_its_reports_a_model_is_not_written() -> None:
@@ -445,7 +445,7 @@ def test_ctrl_c_in_one_process() -> None:
 
 
 def test_a_child_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "GRACE", 0.5)
+    monkeypatch.setattr(process, "GRACE", 0.5)
     Path("deaf.py").write_text(
         "import signal, time, os\nfrom pathlib import Path\n"
         "def measure(path):\n    signal.signal(signal.SIGINT, signal.SIG_IGN)\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -51,7 +52,7 @@ def view(
         return None
     kernel, in_channels, out_channels = _channels(node, input_shape, weight_shape)
     form, problem = _form(node, kernel, input_shape, fixed_shape)
-    blocked = _blocked(node, quantised) or problem
+    blocked = _blocked(node, quantised) or problem or _too_large(input_shape, output_shape)
     x, y = node.inputs[0], node.outputs[0]
     return Linear(
         name=name,
@@ -111,9 +112,11 @@ def _form(
     form = Form(node.op_type, number(node, "group", 1), strides, pads, dilations, added)
     if "output_shape" in node.attributes:
         return form, "its output_shape attribute decides the pads"
-    name = node.attributes.get_string("auto_pad", "NOTSET")
+    name = node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
     if name == "NOTSET":
         return form, ""
+    if name not in ("VALID", "SAME_UPPER", "SAME_LOWER"):
+        return form, f"auto_pad={name} is none"
     if name == "VALID":
         return replace(form, pads=(0,) * 2 * axes), ""
     if node.op_type == "ConvTranspose":
@@ -140,6 +143,18 @@ def _blocked(node: ir.Node, quantised: bool) -> str:
 
 FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
 """The types of weights that may be read and replaced."""
+
+
+LARGEST_MAP = 2**31 - 1
+"""Elements that a map may have: derived, kernels of onnxruntime count them in 32 bits."""
+
+
+def _too_large(*shapes: Shape | None) -> str:
+    """Why an operator between maps can't be run; "" when it can."""
+    for shape in shapes:
+        if shape is not None and math.prod(size for size in shape if size is not None) > LARGEST_MAP:
+            return f"a map of {'x'.join('?' if size is None else str(size) for size in shape)} is too large"
+    return ""
 
 
 def _obstacle(

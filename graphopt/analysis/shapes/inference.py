@@ -32,7 +32,10 @@ from graphopt.errors import InputError
 from graphopt.model.traversal import label, subgraphs, topological
 from graphopt.types import Shape
 
-_FAILURES = (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError)
+_FAILURES = (
+    *(shape_inference.InferenceError, onnx.checker.ValidationError),
+    *(RuntimeError, ValueError, MemoryError),  # whatever C++ raises on odd attributes
+)
 
 _FLOAT_SIZES = frozenset({"Resize", "Upsample", "Range"})
 """The operators whose output size follows from the values of a float input."""

@@ -37,6 +37,13 @@ def validate(model: ir.Model, path: Path | None) -> None:
     _Validator(model, where).run()
 
 
+MOST_OPERATORS = 50_000
+"""Operators that a model may have once its functions are put in place: a choice, some times those of the
+largest networks that are exported."""
+DEEPEST_CALL = 100
+"""Functions that may call each other in a row: derived, protobuf reads no graph that is deeper in others."""
+
+
 class _Validator:
     """One walk over a model. Values are told apart by identity, as names repeat between branches."""
 
@@ -56,11 +63,42 @@ class _Validator:
         self.imports = self.model.opset_imports
         self._check_versions()
         self._check_graph(self.model.graph)
+        self._check_calls()
         for function in self.model.functions.values():
             self.imports = {**self.model.opset_imports, **function.opset_imports}
             self._check_graph(function.graph)
         for graph in self.unsorted:
             self._check_acyclic(graph)
+
+    def _check_calls(self) -> None:
+        """Functions that call functions: onnxruntime puts the body of each in the place of each call."""
+        sizes: dict[ir.OperatorIdentifier, int] = {}
+        begun: list[ir.OperatorIdentifier] = []
+
+        def operators(graph: ir.Graph | ir.Function) -> int:
+            """Those of a graph when no call is left."""
+            total = 0
+            for node in graph.all_nodes():
+                called = node.op_identifier()
+                total += size_of(called) if called in self.model.functions else 1
+            return total
+
+        def size_of(called: ir.OperatorIdentifier) -> int:
+            if called in begun:
+                self.fail(f"function {called[1]!r} calls itself; onnxruntime can't run that")
+            if len(begun) > DEEPEST_CALL:
+                self.fail(f"function {called[1]!r} is called through more than {DEEPEST_CALL} others")
+            if called not in sizes:
+                begun.append(called)
+                sizes[called] = operators(self.model.functions[called])
+                begun.pop()
+            return sizes[called]
+
+        total = operators(self.model.graph) if self.model.functions else 0
+        if total > MOST_OPERATORS:
+            self.fail(
+                f"its functions call each other until it has {total:,} operators; {MOST_OPERATORS:,} do"
+            )
 
     def _check_versions(self) -> None:
         if not self.imports:

@@ -17,6 +17,12 @@ _KINDS = {
 }
 
 
+TYPES = frozenset({"to", "dtype", "output_dtype", "output_datatype"})
+"""The attributes that name the type of an output by its number."""
+DATA = ("value_", "default_string")
+"""How the names of attributes begin whose texts are data, so that any bytes will do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Signature:
     """What `onnx.defs` says of an operator, in a form that is quick to check thousands of nodes against."""
@@ -48,10 +54,29 @@ class Signature:
                     return f"has no attribute {attribute.name!r}"
             elif kind != attribute.type:
                 return f"attribute {attribute.name!r} is {attribute.type.name}, and must be {kind.name}"
+            elif not attribute.is_ref() and (problem := _value_problem(attribute)):
+                return f"attribute {attribute.name!r} is {attribute.value!r:.40}, which is {problem}"
         for name in self.required:
             if name not in node.attributes:
                 return f"attribute {name!r} is missing"
+        parts = node.attributes.get("num_outputs")
+        if parts is not None and not parts.is_ref() and parts.value != len(node.outputs):
+            return f"attribute 'num_outputs' is {parts.value}, and it has {len(node.outputs)} outputs"
         return None
+
+
+def _value_problem(attribute: ir.Attr) -> str:
+    """What is wrong with the value of an attribute of the right kind; "" when nothing is."""
+    if attribute.type is ir.AttributeType.STRING:
+        data = attribute.name.startswith(DATA)
+        return "no text" if isinstance(attribute.value, bytes) and not data else ""
+    if attribute.type is ir.AttributeType.STRINGS and attribute.name == "activations":
+        return "no text" if any(isinstance(each, bytes) for each in attribute.value) else ""
+    if attribute.name not in TYPES or attribute.type is not ir.AttributeType.INT:
+        return ""
+    optional = attribute.name.startswith("output_")  # 0 says that nothing is said
+    known = any(attribute.value == each.value and (each.value or optional) for each in ir.DataType)
+    return "" if known else "no type of tensors"
 
 
 def _used(outputs: Iterable[ir.Value]) -> int:

@@ -13,6 +13,7 @@ from graphopt.model.validation.operators import plain_domain
 _DEVICES_SINCE_IR = 11
 """The first IR version in which a model may name devices."""
 _ATTRIBUTE = onnx.AttributeProto
+_TENSORS = {_ATTRIBUTE.TENSOR, _ATTRIBUTE.TENSORS}
 _SPARSE = {_ATTRIBUTE.SPARSE_TENSOR, _ATTRIBUTE.SPARSE_TENSORS}
 
 
@@ -115,6 +116,13 @@ def _check_proto_nodes(nodes: Iterable[onnx.NodeProto], defined: set[str], where
             elif kind == _ATTRIBUTE.GRAPHS:
                 for graph in attribute.graphs:
                     _check_proto_graph(graph, where)
+            elif kind in _TENSORS:
+                for tensor in (attribute.t,) if kind == _ATTRIBUTE.TENSOR else attribute.tensors:
+                    if tensor.data_type == onnx.TensorProto.UNDEFINED and not attribute.ref_attr_name:
+                        raise InputError(
+                            f"{where}: node {node.name or node.op_type!r}: attribute {attribute.name!r} "
+                            "has no element type"
+                        )
             elif kind in _SPARSE or (kind == _ATTRIBUTE.UNDEFINED and not attribute.ref_attr_name):
                 what = "a sparse tensor, which onnx_ir can't carry" if kind in _SPARSE else "of no type"
                 raise InputError(

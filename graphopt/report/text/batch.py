@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.markup import escape
-
 from graphopt.report.outcomes import Outcome
-from graphopt.report.text.common import table_of, terminal
+from graphopt.report.text.common import escape, table_of, terminal
 from graphopt.report.wording import count, ratio, shortened
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.markup import escape
-
 from graphopt.errors import BudgetError
 from graphopt.files import show
 from graphopt.report.results import Checked
-from graphopt.report.text.common import terminal
+from graphopt.report.text.common import escape, terminal
 from graphopt.report.wording import count, numbered
 
 

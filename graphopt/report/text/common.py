@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from graphopt.errors import printable
 from graphopt.report.wording import count, ratio, total_rows
 from graphopt.runtime.latency import Timing
 from graphopt.types import Totals
@@ -24,14 +26,23 @@ class _Console(Console):
         """Prints as `Console.print`."""
         narrow = self.width < NARROWEST and any(isinstance(each, Table) for each in objects)
         if narrow:
-            Console(highlight=False, width=NARROWEST).print(*objects, **options)
+            _Console(highlight=False, width=NARROWEST).print(*objects, **options)
         else:
             super().print(*objects, **options)
 
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Renders as `Console.render_str`, whatever names are in the text."""
+        return super().render_str(printable(text, keep="\n"), **options)
 
-def terminal() -> Console:
-    """Standard output."""
-    return _Console(highlight=False, soft_wrap=False)
+
+def escape(text: str) -> str:
+    """Somebody's words as they are: no markup, on one line, to be seen whole."""
+    return markup.escape(printable(text))
+
+
+def terminal(width: int | None = None) -> Console:
+    """Standard output; of the terminal's width where none is given."""
+    return _Console(highlight=False, soft_wrap=False, width=width)
 
 
 def table_of(*columns: str) -> Table:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-from rich.markup import escape
-
-from graphopt.report.text.common import table_of, terminal, warnings
+from graphopt.report.text.common import escape, table_of, terminal, warnings
 from graphopt.report.wording import decibels, numbered
 from graphopt.runtime.latency import Timing
 from graphopt.verification.verdict import Verification

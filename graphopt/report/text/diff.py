@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 
 from graphopt.analysis.diff import Diff
 from graphopt.analysis.linear import Linear
-from graphopt.report.text.common import print_totals, table_of, terminal
+from graphopt.report.text.common import escape, print_totals, table_of, terminal
 from graphopt.report.wording import count, layer_form, numbered, shortened
 
 MOST_NAMES = 8

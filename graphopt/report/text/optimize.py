@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from graphopt.calibration.inputs import ONE_HELD_OUT_OF, SMALL_SAMPLE
 from graphopt.files import show
 from graphopt.report.results import Applied, Left, Report
-from graphopt.report.text.common import print_totals, print_unknown, table_of, terminal, warnings
+from graphopt.report.text.common import escape, print_totals, print_unknown, table_of, terminal, warnings
 from graphopt.report.wording import comparisons, count, decibels, not_verified, shortened, verified
 from graphopt.runtime.latency import Timing
 from graphopt.types import Exactness

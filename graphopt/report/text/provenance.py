@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from graphopt.files import show
 from graphopt.report.provenance import Record
-from graphopt.report.text.common import table_of, terminal
+from graphopt.report.text.common import escape, table_of, terminal
 
 MOST_PLACES = 5
 """Places shown of a recorded rewrite; the JSON document has all."""
@@ -39,7 +37,7 @@ def provenance(records: Sequence[Record], model: Path, original: Path | None, ru
         asked = _input_and_options(record)
         names = max(map(len, record.options), default=0)
         wide = max(console.width, DIGEST + 2 + names)  # a digest in one piece can be copied
-        Console(highlight=False, width=wide).print(asked)
+        terminal(wide).print(asked)
         if record.rewrites:
             console.print(_rewritten(record))
     if run is not None and original is not None:

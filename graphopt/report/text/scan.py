@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from rich.markup import escape
-
 from graphopt.analysis.costs import quantised_note
 from graphopt.analysis.linear import Linear
 from graphopt.report.results import LayerRow, Scan
-from graphopt.report.text.common import print_unknown, table_of, terminal
+from graphopt.report.text.common import escape, print_unknown, table_of, terminal
 from graphopt.report.wording import bytes_, count, kind, numbered, shortened
 from graphopt.types import Exactness
 

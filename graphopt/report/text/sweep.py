@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 
 from graphopt.report.results import Point, Sweep
-from graphopt.report.text.common import table_of, terminal
+from graphopt.report.text.common import escape, table_of, terminal
 from graphopt.report.wording import count, decibels
 
 PLOT_ROWS = 10

@@ -87,7 +87,7 @@ def _refusal(analysis: Analysis, linear: Linear, pad: ir.Node) -> str:
     if padded.is_graph_output():
         return f"{padded.name} is an output of the graph"
     for reader in analysis.consumers(padded):
-        mode = reader.attributes.get_string("auto_pad", "NOTSET")
+        mode = reader.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
         if not _could_take(analysis, reader, padded):
             return f"{analysis.name(reader)} reads {padded.name} too"
         if mode.startswith("SAME"):

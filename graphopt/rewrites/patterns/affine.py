@@ -224,5 +224,5 @@ def ignores_padding(node: ir.Node) -> bool:
     if not node.attributes.get_int("count_include_pad", 0):
         return True
     padded = any(node.attributes.get_ints("pads", ()))
-    automatic = node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    automatic = node.attributes.get_string("auto_pad", "NOTSET") not in ("", "NOTSET", "VALID")
     return not padded and not automatic and not node.attributes.get_int("ceil_mode", 0)

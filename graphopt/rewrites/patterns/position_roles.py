@@ -177,7 +177,7 @@ def _pool(analysis: Analysis, node: ir.Node) -> PositionRole | None:
     attributes = node.attributes
     if "kernel_shape" not in attributes or node.attributes.get_int("ceil_mode", 0) != 0:
         return None
-    if attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if attributes.get_string("auto_pad", "NOTSET") not in ("", "NOTSET", "VALID"):
         return None
     kernel = tuple(attributes["kernel_shape"].as_ints())
     axes = len(kernel)

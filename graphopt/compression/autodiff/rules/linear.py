@@ -32,7 +32,7 @@ def convolution(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
 
 def _begin(linear: Linear, inside: Sequence[int], outside: Sequence[int]) -> Sequence[int]:
     """What a ConvTranspose cuts off at the start of each axis; the size of its output may decide it."""
-    form, mode = linear.form, linear.node.attributes.get_string("auto_pad", "NOTSET")
+    form, mode = linear.form, linear.node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
     if mode in ("NOTSET", "VALID") and "output_shape" not in linear.node.attributes:
         return form.pads
     found = []
