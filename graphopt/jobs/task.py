@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from graphopt.errors import InputError, Named, Words
-from graphopt.files import check_output, data_path, kind_of, show
+from graphopt.files import check_output, data_path, kind_of, require_file, show
 from graphopt.pipeline.options.table import RUN, as_flag, as_key
 from graphopt.report.faces import FACES
 
@@ -268,8 +268,8 @@ def check_options(tasks: Sequence[Task]) -> None:
             if not kind:
                 raise InputError(f"{show(task.model)}: no such file")
         with task.blamed("calibration"):
-            if task.calibration is not None and not kind_of(task.calibration):
-                raise InputError(f"{show(task.calibration)}: no such file or folder")
+            if task.calibration is not None and kind_of(task.calibration) != "folder":
+                require_file(task.calibration, "file or folder")
         with task.blamed("preprocess"):
             given_inputs(task.calibration, task.preprocess)
         with task.blamed(""):
