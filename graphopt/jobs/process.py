@@ -75,7 +75,8 @@ def apart(work: Callable[[], int]) -> tuple[int, str]:
         threading.Thread(target=_watch, args=(alive,), daemon=True).start()
         _limit_memory()
         code = work()
-        os.write(theirs, b"1")
+        with suppress(OSError):  # whoever would read it is gone
+            os.write(theirs, b"1")
         os._exit(code)
     for each in (alive, theirs):
         os.close(each)

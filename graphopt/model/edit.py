@@ -25,6 +25,7 @@ STAMP_REWRITE = "graphopt.rewrite"
 _NO_CHOICE = "graphopt.no_choice"
 """In `Value.meta` of an initializer: it is an input only since IR versions up to 3 list all of them there."""
 _LAST_IR_WITH_FORCED_INPUTS = 3
+"""The last IR version in which every initializer is an input."""
 
 
 def apply(model: ir.Model, changes: Sequence[Change]) -> ir.Model:

@@ -90,7 +90,7 @@ def copies_too_much(
     much = by_time and grown > MUCH * weight_bytes
     if grown <= 0 or saved >= enough > 0 or not (partly or much):
         return ""
-    aim = "; --aim macs takes it" if by_time and (saved > 0 or not partly) else ""
+    aim = "; the aim macs takes it" if by_time and (saved > 0 or not partly) else ""
     return f"its weights are shared: copies would add {grown:,} bytes to save {saved:,} MACs{aim}"
 
 

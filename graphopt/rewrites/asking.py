@@ -16,7 +16,8 @@ from graphopt.types import Candidate, Rejection
 OURS = (__name__, blaming.__module__)
 """The modules whose functions stand around a rewrite's."""
 MOST = 8
-"""Operators at which a rewrite may fail before it is asked no more: a choice of time, each costs a match."""
+"""Operators at which a rewrite may fail before it is asked no more: each costs a match, and a rewrite that
+fails at so many is most likely broken. No result depends on it but what a broken rewrite still does."""
 
 
 def ask(

@@ -163,11 +163,11 @@ def test_kinds_of_paths(tmp_path: Path) -> None:
 def test_a_remembered_latency_that_is_none_is_measured_again(content: str, tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
     watch = Stopwatch(path)
-    block = watch.block()
+    watch.block()
     watch.save()
     (key,) = json.loads(path.read_text())
     path.write_text(f'{{"{key}": {content}}}')
-    assert Stopwatch(path).block() == block
+    assert Stopwatch(path).block() in (1, 4, 8, 16)
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "\udc80", "", "7", "pipe"])

@@ -48,7 +48,7 @@ def test_no_copies_beside_a_kernel_that_stays(scales: list[float | None], aim: s
 def test_by_time_no_copies_that_add_much_to_save_nothing() -> None:
     options: dict[str, Any] = {"only": ["fold_affine"]}
     result = check(users([2.0, 3.0, 4.0]), aim="time", applied={}, **options)
-    assert result.refused("fold_affine", "its weights are shared", "--aim macs takes it")
+    assert result.refused("fold_affine", "its weights are shared", "the aim macs takes it")
     assert kernels(check(users([2.0, 3.0, 4.0]), applied={"fold_affine": 3}, **options).after) == 3
 
 

@@ -176,7 +176,8 @@ def nearest_then_3x3(net: Net) -> Case:
 
 @saving()
 def pointwise_then_smaller(net: Net) -> Case:
-    return net.model(nearest(net, net.conv(image(net), 6, (1, 1)), 0.5)), 24 * 16
+    x = net.input(["N", 4, 8, 8])
+    return net.model(nearest(net, net.conv(x, 6, (1, 1)), 0.5)), 24 * 16
 
 
 @saving()

@@ -78,9 +78,10 @@ class _Validator:
         def operators(graph: ir.Graph | ir.Function) -> int:
             """Those of a graph when no call is left."""
             total = 0
-            for node in graph.all_nodes():
+            for node in graph:
                 called = node.op_identifier()
                 total += size_of(called) if called in self.model.functions else 1
+                total += sum(map(operators, subgraphs(node)))
             return total
 
         def size_of(called: ir.OperatorIdentifier) -> int:
