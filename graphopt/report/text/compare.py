@@ -7,14 +7,17 @@ import math
 from graphopt.report.text.common import escape, table_of, terminal, warnings
 from graphopt.report.wording import decibels, numbered
 from graphopt.runtime.latency import Timing
-from graphopt.verification.verdict import Verification
+from graphopt.verification.verdict import Rule, Verification
 
 
 def verification(result: Verification) -> None:
     """Prints each comparison, then the outcome."""
     console = terminal()
     warnings(console, result.warnings)
-    table = table_of("compared", "output", ">relative", ">allowed", ">SQNR", "", "by")
+    # by their relative difference, as the columns say, or by another rule
+    others = any(check.rule is not Rule.RELATIVE for check in result.checks)
+    columns = ("compared", "output", ">relative", ">allowed", ">SQNR", "")
+    table = table_of(*columns, *(["by"] if others else []))
     for check in result.checks:
         table.add_row(
             escape(check.scope),
@@ -23,7 +26,7 @@ def verification(result: Verification) -> None:
             f"{check.allowed:g}" if math.isnan(check.max_rel) else f"{check.allowed:.1e}",
             decibels(check.sqnr),
             "passed" if check else "[bold red]failed[/]",
-            check.rule.value,
+            *([check.rule.value] if others else []),
         )
     console.print(table)
     told = [check.note for check in result.checks if check.note and check.note not in result.warnings]
