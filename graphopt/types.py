@@ -27,6 +27,12 @@ Choice: TypeAlias = "Mapping[str, int | float | str]"
 Shape: TypeAlias = tuple["int | None", ...]
 """A shape of which some sizes may be unknown (None)."""
 
+Dim: TypeAlias = "int | str | None"
+"""A size: a number, the name of one that nobody gave, or unknown."""
+
+Dims: TypeAlias = tuple[Dim, ...]
+"""A shape of which some sizes may be known by name alone."""
+
 MAIN_GRAPH = "main"
 """What `Site.graph` and the reports call the outermost graph."""
 

@@ -10,7 +10,8 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt.analysis.constants import Constants
-from graphopt.analysis.shapes.inputs import bind, fixed, format_shape, symbol, takes_array
+from graphopt.analysis.shapes.inference import infer
+from graphopt.analysis.shapes.inputs import bind, fixed, format_shape, names_of, takes_array
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.inputs import Calibration
 from graphopt.errors import InputError
@@ -81,11 +82,15 @@ def choose(
     ranges = calibration.ranges() if calibration is not None else None
     given = dict(calibration.sizes()) if calibration is not None else {}
     given.update({name: tuple(shape) for name, shape in (shapes or {}).items()})
-    told = bind(model, Constants(model), given, None, {}).symbols
+    constants = Constants(model)
+    pinned, likely = _told(model, constants)
+    told = {**pinned, **bind(model, constants, given, None, {}).symbols}
     slots = {name: batch for name, batch in _symbols(model, given).items() if name not in told}
     guessed = any(not batch for batch in slots.values())
+    likely = {name: size for name, size in likely.items() if name in slots}
     guesses = [
-        {**told, **{name: 1 if batch else size for name, batch in slots.items()}}
+        {**told, **{name: 1 if batch else size for name, batch in slots.items()}, **more}
+        for more in ((likely, {}) if likely else ({},))
         for size in (SIZES_TO_TRY if guessed else (1,))
     ]
     unfed = _unfed(model, given)
@@ -96,7 +101,7 @@ def choose(
         if unfed := _too_large(model, sizes, memory):
             return TestInputs((), sizes, False, unfed)
         feeds = [session.random_feeds(model, sizes, seed + i, ranges) for i in range(COUNT)]
-        feeds += _extremes(model, None, sizes, seed + COUNT, ranges)
+        feeds += _extremes(model, None, sizes, pinned, seed + COUNT, ranges)
         return TestInputs((*_real(calibration), *feeds), sizes, False)
     try:
         running = session.session(session.structure(model), optimised=False)
@@ -117,9 +122,18 @@ def choose(
             problem = problem or str(error)
             continue
         feeds += _variations(model, running, given, slots, bound, seed, ranges)
-        feeds += _extremes(model, running, sizes, seed + len(feeds), ranges)
+        feeds += _extremes(model, running, sizes, pinned, seed + len(feeds), ranges)
         return TestInputs((*_real(calibration), *feeds), sizes, guessed)
     return TestInputs((), _consistent(model, given, guesses), guessed, problem)
+
+
+def _told(model: ir.Model, constants: Constants) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """The open sizes at which alone the model runs, and those that it broadcasts, by name."""
+    try:
+        found = infer(model, constants, assume_batch=None)
+    except InputError:  # what onnx's rules refuse may run
+        return {}, {}
+    return found.pinned, found.likely
 
 
 def _pixels(shape: Sequence[int]) -> int:
@@ -166,7 +180,8 @@ def _variations(
         }
         for odd in ODD
     ]
-    for number, change in enumerate([*changes, dict(bound), dict(bound)], start=1):
+    batch = {**bound, **{name: bound[name] + 2 for name, is_batch in slots.items() if is_batch}}
+    for number, change in enumerate([*changes, batch, dict(bound), dict(bound)], start=1):
         try:
             feeds = session.random_feeds(model, _resolved(model, given, change), seed + number, ranges)
             session.run(running, feeds)
@@ -182,6 +197,7 @@ def _extremes(
     model: ir.Model,
     running: Any | None,
     sizes: Mapping[str, Sequence[int]],
+    pinned: Mapping[str, int],
     seed: int,
     ranges: Mapping[str, tuple[float, float]] | None,
 ) -> Iterator[Feeds]:
@@ -193,10 +209,11 @@ def _extremes(
         model: the model.
         running: a session of it; None to make one where it is needed.
         sizes: of all its inputs, as they were chosen.
+        pinned: open sizes at which alone the model runs, by name.
         seed: of the first.
         ranges: of the inputs, where known.
     """
-    slots = {name: batch for name, batch in _symbols(model, {}).items() if not batch}
+    slots = {name: b for name, b in _symbols(model, {}).items() if not b and name not in pinned}
     bound = {
         _symbol(value, axis): sizes[value.name or ""][axis]
         for value in _fed(model)
@@ -237,9 +254,7 @@ def _symbols(model: ir.Model, given: Mapping[str, Sequence[int]]) -> dict[str, b
 
 
 def _symbol(value: ir.Value, axis: int) -> str:
-    size = value.shape[axis] if value.shape is not None else None
-    name = None if size is None else symbol(size)
-    return name or f"{value.name}[{axis}]"
+    return names_of(value, len(value.shape or ()))[axis]
 
 
 def _unfed(model: ir.Model, given: Mapping[str, Sequence[int]]) -> str:
@@ -248,10 +263,7 @@ def _unfed(model: ir.Model, given: Mapping[str, Sequence[int]]) -> str:
         if not takes_array(value):
             return f"input {value.name!r} takes {value.type}, and only arrays can be made"
         if value.shape is None and value.name not in given:
-            return (
-                f"input {value.name!r} declares no shape: give its sizes with --shape {value.name}=… or "
-                "inputs with --calibration"
-            )
+            return f"input {value.name!r} declares no shape: give its sizes, or calibration inputs"
     return ""
 
 
@@ -266,7 +278,7 @@ def _too_large(model: ir.Model, sizes: Mapping[str, Sequence[int]], memory: int 
     listed = ", ".join(f"{name} of {format_shape(shape)}" for name, shape in sizes.items())
     return (
         f"its inputs ({listed}) take {needed / 2**30:,.1f} GiB, and {allowed / 2**30:,.1f} GiB are allowed: "
-        "give smaller sizes with --shape, or --memory"
+        "give smaller sizes, or allow more memory"
     )
 
 

@@ -240,6 +240,81 @@ def test_overridable_initializers():
     assert infer(model, Constants(model, frozen=True)).get(value_of(model, "y")) == (2, 2)
 
 
+# --- open sizes that operators tell ---
+
+FOUR = "<float[4] w = {1, 1, 1, 1}, float[4, 5] m = {MANY}, float[2, 4, 1, 1] k = {EIGHT}>".replace(
+    "MANY", ", ".join("1" * 20)
+).replace("EIGHT", ", ".join("1" * 8))
+
+
+def pinned(body, weights=FOUR):
+    model = text(body.replace("WEIGHTS", weights))
+    sizes = infer(model, Constants(model), assume_batch=None)
+    return sizes.pinned, sizes.likely
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sizes"),
+    [
+        ("y = Conv (x, k)", {"C": 4}),
+        ("a = Transpose <perm = [0, 2, 3, 1]> (x)  y = Conv (a, k)", {"H": 4}),
+        ("a = Transpose <perm = [0, 3, 1, 2]> (x)  y = Conv (a, k)", {"W": 4}),
+        ("a = Transpose <perm = [2, 0, 3, 1]> (x)  y = Conv (a, k)", {"N": 4}),
+        ("a = Transpose <perm = [0, 2, 3, 1]> (x)  y = ConvTranspose <group = 2> (a, r)", {"H": 2}),
+        ("a = Relu (x)  b = Sum (a, a)  c = Sigmoid (b)  y = MatMul (c, m)", {"W": 4}),
+        ("y = MatMul (x, w)", {"W": 4}),
+        ("y = BatchNormalization (x, w, w, w, w)", {"C": 4}),
+        ("y = InstanceNormalization (x, w, w)", {"C": 4}),
+        ("a = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x)  y = MatMul (a, m)", {"W": 4}),
+        ("a = MaxPool <kernel_shape = [3, 1], strides = [2, 1]> (x)  y = MatMul (a, m)", {"W": 4}),
+        ("a = GlobalAveragePool (x)  b = Flatten (a)  y = Gemm (b, m)", {"C": 4}),
+        ("a = Concat <axis = 3> (x, x)  b = Transpose <perm = [0, 2, 3, 1]> (a)  y = Conv (b, k)", {"H": 4}),
+        ("y = Concat <axis = 1> (x, z)", {"N": 1, "H": 6, "W": 7}),
+        ("b = Transpose <perm = [0, 1, 3, 2]> (x)  y = Concat <axis = 2> (x, b)  t = MatMul (y, m)",
+         {"W": 4, "H": 4}),
+        ("s = Constant <value_ints = [1, 2, 4, 1]> ()  a = ReduceMean <axes = [1, 2, 3]> (x)"
+         "  y = Reshape (a, s)", {"N": 8}),
+    ],
+)  # fmt: skip
+def test_an_open_size_is_the_only_one_that_an_operator_takes(nodes, sizes):
+    weights = FOUR.replace(">", ", float[2, 1, 1, 1] r = {1, 1}>")
+    told, _ = pinned(
+        "g (float[N, C, H, W] x, float[1, 3, 6, 7] z) => (float[] y) WEIGHTS { " + nodes + " }", weights
+    )
+    assert told == sizes
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sizes", "likely"),
+    [
+        ("y = Add (x, w)", {}, {"W": 4}),
+        ("a = Concat <axis = 1> (x, x)  y = Mul (m, a)", {}, {"H": 4, "W": 5}),
+        ("a = Mul (x, w)  b = Transpose <perm = [0, 1, 3, 2]> (x)  y = Max (b, w)  t = Add (m, x)",
+         {"W": 1}, {"H": 4}),
+        ("a = MaxPool <kernel_shape = [2, 2]> (x)  y = MatMul (a, m)", {}, {}),
+        ("a = Conv <pads = [1, 1, 1, 1]> (x, k)  y = MatMul (a, m)", {"C": 4}, {}),
+    ],
+)  # fmt: skip
+def test_other_sizes_are_not_told(nodes, sizes, likely):
+    assert pinned("g (float[N, C, H, W] x) => (float[] y) WEIGHTS { " + nodes + " }") == (sizes, likely)
+
+
+def test_a_size_in_a_branch_that_may_not_run_is_not_told():
+    told, _ = pinned("""g (float[N, C, H, W] x, bool c) => (float[] y) WEIGHTS { y = If (c) <
+        then_branch = t () => (float[] a) { a = MatMul (x, m) },
+        else_branch = e () => (float[] b) { b = Relu (x) }> }""")
+    assert told == {}
+
+
+def test_a_batch_that_an_operator_tells_is_not_assumed():
+    model = text(
+        "g (float[N, 3] x, float[2, 3] z, float[N, 2] u) => (float[] y) { y = Concat <axis = 1> (x, z) }"
+    )
+    assert shapes(model, "x y u") == {"x": (2, 3), "y": (2, 6), "u": (2, 2)}
+    model.graph.inputs[0].shape = ir.Shape([None, 3])
+    assert shapes(model, "x y u") == {"x": (2, 3), "y": (2, 6), "u": (1, 2)}
+
+
 # --- errors and unknown operators ---
 
 

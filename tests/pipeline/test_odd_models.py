@@ -63,7 +63,7 @@ def test_a_sequence_is_left_unfed(optional: bool) -> None:
 def test_an_input_without_a_shape_is_asked_for_by_name() -> None:
     proto = scaled([node("Mul", "d z", "y")], inputs={"x": [1, 8, 8, 8], "z": None})
     for call in (lambda: graphopt.verify(proto, proto), lambda: graphopt.bench(proto, proto, repeat=1)):
-        with pytest.raises(InputError, match="input 'z' declares no shape: give its sizes with --shape z="):
+        with pytest.raises(InputError, match="input 'z' declares no shape: give its sizes"):
             call()
     assert any("'z' declares no shape" in note for note in graphopt.optimize(proto).report.notes)
     assert graphopt.verify(proto, graphopt.optimize(proto, shapes={"z": [1]}).model, shapes={"z": [1]})

@@ -22,7 +22,18 @@ from graphopt.runtime import subgraph
 from graphopt.types import Candidate, Cost, NewNode, Replacement, Site
 from graphopt.verification import regions, values
 from graphopt.verification.difference import Difference, agreement, is_class_scores
-from tests.builders import batch_norm, bn_inputs, classifier, conv_bn, info, model, node, samples, weight
+from tests.builders import (
+    batch_norm,
+    bn_inputs,
+    classifier,
+    conv_bn,
+    info,
+    model,
+    node,
+    parsed,
+    samples,
+    weight,
+)
 
 
 def difference(a: Any, b: Any) -> Difference:
@@ -396,6 +407,43 @@ def test_three_open_axes_get_no_more_pixels_than_a_picture(monkeypatch: pytest.M
     found = chosen(model(nodes, {"w": weight(77, 2)}, inputs={"x": ["N", 1, "D", "H", "W"]}))
     assert "can't run" in found.problem
     assert [shape[2] for shape in tried] == [64, 32]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "shape", "sizes"),
+    [
+        (["a = Transpose <perm = [0, 2, 3, 1]> (x)", "y = Conv (a, k)"], ["N", 3, "H", "W"], (1, 3, 4, 64)),
+        (["a = Sigmoid (x)", "b = Sum (a, x)", "y = MatMul (b, m)"], ["N", 3, None, None], (1, 3, 64, 5)),
+        (["y = Conv (x, k)"], [None, None, None, None], (1, 4, 64, 64)),
+        (["y = Concat <axis = 1> (x, z)"], ["N", "C", "H", "W"], (2, 64, 6, 7)),
+    ],
+)
+def test_a_size_that_the_operators_tell_is_no_guess(
+    nodes: list[str], shape: list[Any], sizes: tuple[int, ...]
+) -> None:
+    weights = {"k": weight(8, 4, 1, 1), "m": weight(5, 6), "z": weight(2, 3, 6, 7)}
+    found = chosen(model(parsed(*nodes), weights, inputs={"x": shape}))
+    assert found.sizes == {"x": sizes} and not found.problem
+    told = [
+        axis for axis, size in enumerate(sizes) if axis and size != 64 and not isinstance(shape[axis], int)
+    ]
+    assert all(shape[axis] == sizes[axis] for shape in shapes(found) for axis in told)
+    others = {shape[axis] for shape in shapes(found) for axis, size in enumerate(sizes) if size == 64}
+    assert {1, 2, 3, 64, 65, 129} <= others
+
+
+def test_a_size_that_is_broadcast_is_tried_first_and_1_too() -> None:
+    nodes = parsed("a = Transpose <perm = [0, 2, 3, 1]> (x)", "b = Add (a, c)", "y = MatMul (b, m)")
+    weights = {"c": weight(4, 5, 3), "m": weight(3, 6)}
+    found = chosen(model(nodes, weights, inputs={"x": ["N", 3, "H", "W"]}))
+    assert found.sizes == {"x": (1, 3, 4, 5)}
+    assert {(1, 3, 1, 1), (3, 3, 4, 5)} <= set(shapes(found))
+
+
+def test_a_batch_that_the_operators_tell_is_no_other() -> None:
+    nodes = parsed("s = Constant <value_ints = [2, 8, 10, 12]> ()", "y = Reshape (x, s)")
+    found = chosen(model(nodes, inputs={"x": ["N", 2, 4, 10, 12]}))
+    assert found.sizes == {"x": (2, 2, 4, 10, 12)} and not found.assumed and not found.problem
 
 
 def test_a_symbol_is_one_size_wherever_it_stands() -> None:

@@ -51,6 +51,7 @@ def view(
     if not is_linear(node):
         return None
     kernel, in_channels, out_channels = _channels(node, input_shape, weight_shape)
+    input_shape = _with_channels(node, input_shape, in_channels)
     form, problem = _form(node, kernel, input_shape, fixed_shape)
     blocked = _blocked(node, quantised) or problem or _too_large(input_shape, output_shape)
     x, y = node.inputs[0], node.outputs[0]
@@ -96,6 +97,15 @@ def _channels(
     if node.op_type == "Conv":
         return kernel, None if w[1] is None else w[1] * group, w[0]
     return kernel, w[0], None if w[1] is None else w[1] * group
+
+
+def _with_channels(node: ir.Node, shape: Shape | None, channels: int | None) -> Shape | None:
+    """The input's shape with the channels that the weight tells, where nothing else does."""
+    if not shape:
+        return shape
+    inner = 0 if number(node, "transA", 0) else len(shape) - 1
+    axis = inner if node.op_type in ("Gemm", "MatMul") else 1
+    return tuple(channels if size is None and a == axis else size for a, size in enumerate(shape))
 
 
 def _form(

@@ -66,6 +66,9 @@ def _of_input(
         return x, (*output[:-1], weight[0])
     if kind == "BatchNormalization" and weight is not None and output is not None and len(output) > 1:
         return x, (output[0], weight[0], *output[2:])
+    if kind == "Transpose" and output is not None:
+        order = tuple(node.attributes.get_ints("perm", ()) or range(len(output))[::-1])
+        return x, tuple(output[order.index(axis)] for axis in range(len(order)))
     if kind in POOLS:
         return x, _of_pool(node, output)
     return x, output if kind in _ALIKE else None

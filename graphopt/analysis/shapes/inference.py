@@ -4,6 +4,9 @@ Each node is inferred by onnx's own rules, one at a time in topological order, o
 gets further than inference on a whole file: sizes that a model computes (Shape → Slice → Concat → Reshape)
 are followed with their values, and the bodies of If, Loop and Scan see the values around them. Where
 onnxruntime has other rules, its own are followed (`analysis.shapes.runtime_rules`).
+
+Open sizes of the inputs are followed by their names. Where an operator takes one of them at one size alone
+(`analysis.shapes.agreement`), that is its size, and the model is inferred again with it.
 """
 
 from __future__ import annotations
@@ -23,14 +26,22 @@ from onnx import shape_inference
 from graphopt.analysis.constants import Constants, constant_tensor, default_opset
 from graphopt.analysis.evaluation import SMALL_SIZE, AnyArray, node_proto
 from graphopt.analysis.operators import AFFINE, ALIKE, is_standard
-from graphopt.analysis.shapes import control_flow
+from graphopt.analysis.shapes import agreement, control_flow
 from graphopt.analysis.shapes.data_propagation import SIZE_RULES, Data, DataPropagation
-from graphopt.analysis.shapes.inputs import BoundInputs, bind, completed, format_shape
+from graphopt.analysis.shapes.inputs import BoundInputs, bind, completed, format_shape, names_of
 from graphopt.analysis.shapes.runtime_rules import RUNTIME_RULES
-from graphopt.analysis.shapes.tensor_types import shape_of, tensor_proto, tensor_shape, tensor_type
+from graphopt.analysis.shapes.tensor_types import (
+    dims_of,
+    named,
+    shape_of,
+    tensor_proto,
+    tensor_shape,
+    tensor_type,
+)
+from graphopt.analysis.shapes.windows import keeps_size
 from graphopt.errors import InputError
 from graphopt.model.traversal import label, subgraphs, topological
-from graphopt.types import Shape
+from graphopt.types import Dims, Shape
 
 _FAILURES = (
     *(shape_inference.InferenceError, onnx.checker.ValidationError),
@@ -54,9 +65,20 @@ class Sizes:
         observed: the names of the values whose shape was taken from `known`, in topological order.
         disputed: the values to which onnx's rules give other sizes than onnxruntime's, and all that follows
             from them.
+        pinned: the open sizes of inputs at which alone the model runs, by name.
+        likely: the open sizes that the model broadcasts, so that it may run at 1 and at these, by name.
     """
 
-    __slots__ = ("_contents", "_shapes", "_types", "disputed", "observed", "unknown_dims")
+    __slots__ = (
+        "_contents",
+        "_shapes",
+        "_types",
+        "disputed",
+        "likely",
+        "observed",
+        "pinned",
+        "unknown_dims",
+    )
 
     def __init__(
         self,
@@ -66,6 +88,8 @@ class Sizes:
         types: Mapping[ir.Value, onnx.TypeProto] | None = None,
         disputed: frozenset[ir.Value] = frozenset(),
         contents: DataPropagation | None = None,
+        pinned: Mapping[str, int] | None = None,
+        likely: Mapping[str, int] | None = None,
     ) -> None:
         self._shapes = shapes
         self._types = types or {}
@@ -73,6 +97,8 @@ class Sizes:
         self.unknown_dims = unknown_dims
         self.observed = observed
         self.disputed = disputed
+        self.pinned = pinned or {}
+        self.likely = likely or {}
 
     def get(self, value: ir.Value | None) -> Shape | None:
         """The value's shape, with None for each unknown size; None when even the rank is unknown."""
@@ -126,17 +152,51 @@ def infer(
         InputError: a binding does not fit, a node's inputs do not fit its operator, or a graph has a cycle.
     """
     bound = bind(model, constants, bindings or {}, assume_batch, known or {})
-    inference = _Inference(model, constants, bound, known or {}, trust=True)
+    pinned: Mapping[str, int]
     try:
-        inference.run()
+        inference, pinned = _inferred(model, constants, bound, known or {})
     except InputError:
-        inference.contradicted = True  # what is declared may be what does not fit
-    if inference.contradicted:
-        inference = _Inference(model, constants, bound, known or {}, trust=False)
-        inference.run()
+        if assume_batch is None:
+            raise
+        # the model may run at one batch size alone, and that is another
+        pinned = infer(model, constants, bindings=bindings, assume_batch=None, known=known).pinned
+        if not pinned:
+            raise
+        bound = bind(model, constants, bindings or {}, assume_batch, known or {}, pinned)
+        inference, more = _inferred(model, constants, bound, known or {})
+        pinned = {**pinned, **more}
     types, disputed = inference.known_types(), frozenset(inference.disputed)
     observed = tuple(inference.observed)
-    return Sizes(inference.shapes, bound.unknown, observed, types, disputed, inference.values)
+    return Sizes(
+        inference.shapes,
+        inference.bound.unknown,
+        observed,
+        types,
+        disputed,
+        inference.values,
+        pinned,
+        inference.likely,
+    )
+
+
+def _inferred(
+    model: ir.Model, constants: Constants, bound: BoundInputs, known: Mapping[str, Shape]
+) -> tuple[_Inference, Mapping[str, int]]:
+    """A walk that ended with nothing more to pin, and the sizes that were pinned before."""
+    pinned: dict[str, int] = {}
+    while True:
+        inference = _Inference(model, constants, bound, known, trust=True)
+        try:
+            inference.run()
+        except InputError:
+            inference.contradicted = True  # what is declared may be what does not fit
+        if inference.contradicted:
+            inference = _Inference(model, constants, bound, known, trust=False)
+            inference.run()
+        if not inference.pinned:
+            return inference, pinned
+        pinned.update(inference.pinned)
+        bound = bound.at(inference.pinned)
 
 
 class _Inference:
@@ -147,6 +207,8 @@ class _Inference:
         contradicted: whether the file declares a shape other than the one that was found.
         observed: the names of the values whose shape was taken from `known`.
         disputed: the values to which onnx's rules give other sizes, and all that follows from them.
+        pinned: the open sizes that an operator takes at one size alone, by name.
+        likely: those that an operator takes at this size and at 1.
     """
 
     def __init__(
@@ -159,7 +221,7 @@ class _Inference:
     ) -> None:
         self._model = model
         self._constants = constants
-        self._bound = bound
+        self.bound = bound
         self._known = known
         self._trust = trust
         self._imports = [onnx.helper.make_opsetid(*each) for each in model.graph.opset_imports.items()]
@@ -170,6 +232,9 @@ class _Inference:
         self.contradicted = False
         self.observed: list[str] = []
         self.disputed: set[ir.Value] = set()
+        self.pinned: dict[str, int] = {}
+        self.likely: dict[str, int] = {}
+        self._named: dict[ir.Value, Dims] = {}  # the shapes that have names in them
         self._opset = default_opset(model)
         self.forget_values()
 
@@ -179,8 +244,10 @@ class _Inference:
         Raises:
             InputError: a node does not fit its inputs, or a graph has a cycle.
         """
-        for value, shape in self._bound.shapes.items():
+        for value, shape in self.bound.shapes.items():
             self._settle(value, None, shape)
+            if shape is not None:
+                self._name(value, named(shape, names_of(value, len(shape))))
         self._run(self._model.graph)
 
     def forget_values(self) -> None:
@@ -197,6 +264,8 @@ class _Inference:
                     inferred = [] if typed else self._infer(node)
             else:
                 inferred = self._infer(node)
+            if any(value in self._named for value in node.inputs):
+                inferred = self._follow(node, inferred)
             if any(value in self.disputed for value in node.inputs):
                 self.disputed.update(node.outputs)
             guessed = any(value in self._guessed for value in node.inputs)
@@ -252,9 +321,45 @@ class _Inference:
             if value.name and value.producer() is not None:
                 self.observed.append(value.name)
         elif self._trust:
-            shape = self._complete(shape, self._bound.resolve(value))
+            shape = self._complete(shape, self.bound.resolve(value))
         self.shapes[value] = shape
         self._types[value] = tensor_type(element, shape)
+        if self._named and shape is not None and (dims := dims_of(inferred)) is not None:
+            self._name(value, named(shape, dims))
+
+    def _name(self, value: ir.Value, dims: Dims) -> None:
+        """Note the names of sizes that nobody gave."""
+        if any(isinstance(size, str) for size in dims):
+            self._named[value] = dims
+            self._types[value] = tensor_type(self._types[value].tensor_type.elem_type, dims)
+
+    def _dims(self, value: ir.Value | None) -> Dims | None:
+        return None if value is None else self._named.get(value, self._shape(value))
+
+    def _follow(
+        self, node: ir.Node, inferred: Sequence[onnx.TypeProto | None]
+    ) -> Sequence[onnx.TypeProto | None]:
+        """Note what the node tells of open sizes; its types, with the names that windows keep."""
+        if not is_standard(node) or not inferred or inferred[0] is None:
+            return inferred
+        inputs = [self._dims(value) for value in node.inputs]
+        output = dims_of(inferred[0])
+        if self._strict and node.graph is self._model.graph:
+            for name, size in agreement.alike(node, inputs, output):
+                self.pinned.setdefault(name, size)
+            for name, size in agreement.broadcast(node, inputs):
+                if self.likely.setdefault(name, size) != size:
+                    self.pinned.setdefault(name, 1)
+        first = inputs[0]
+        if output is None or first is None or len(first) != len(output):
+            return inferred
+        weight = inputs[1][2:] if len(inputs) > 1 and inputs[1] is not None else ()
+        kept = keeps_size(node, weight)
+        names = [a if keeps else b for a, b, keeps in zip(first[2:], output[2:], kept, strict=False)]
+        if not names:
+            return inferred
+        dims = named(shape_of(inferred[0]) or (), (*output[:2], *names))
+        return [tensor_type(inferred[0].tensor_type.elem_type, dims), *inferred[1:]]
 
     def _complete(self, found: Shape | None, declared: Shape | None) -> Shape | None:
         """The shape found, its unknown sizes as declared."""
@@ -342,7 +447,7 @@ class _Inference:
             return inferred
         if (other := shape_of(inferred)) is not None and _contradict(found, other):
             self.disputed.add(output)
-        return tensor_type(inferred.tensor_type.elem_type, found)
+        return tensor_type(inferred.tensor_type.elem_type, named(found, dims_of(inferred) or ()))
 
     def _data(self, node: ir.Node, value: ir.Value) -> Data | None:
         """The entries of an input that may be a size: whole numbers, few of them."""
@@ -373,7 +478,8 @@ class _Inference:
         partial = SIZE_RULES[node.op_type](node, first, wanted)
         if partial is None or (found is not None and len(found) != len(partial)):
             return inferred
-        return tensor_type(inferred.tensor_type.elem_type, completed(found or partial, partial))
+        sizes = completed(found, partial) or partial
+        return tensor_type(inferred.tensor_type.elem_type, named(sizes, dims_of(inferred) or ()))
 
     def _check_channels(self, node: ir.Node) -> None:
         """Compare the channels of a convolution's input and weight, which onnx's rules leave alone."""

@@ -24,12 +24,20 @@ class BoundInputs:
     Attributes:
         shapes: of every input that is not a constant; None when even the rank is unknown.
         symbols: the size that each symbolic dimension stands for, where it is bound.
-        unknown: the dimensions that nobody bound, as ``x[2]=height``, or ``x[2]`` for one without a name.
     """
 
     shapes: dict[ir.Value, Shape | None] = field(default_factory=dict)
     symbols: dict[str, int] = field(default_factory=dict)
-    unknown: tuple[str, ...] = ()
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """The dimensions that nobody bound, as ``x[2]=height``, or ``x[2]`` for one without a name."""
+        return tuple(dim for value, shape in self.shapes.items() for dim in _unknown_dims(value, shape))
+
+    def at(self, sizes: Mapping[str, int]) -> BoundInputs:
+        """The same with more known of open sizes, by the names of `names_of`."""
+        shapes = {value: completed(shape, _told(value, shape, sizes)) for value, shape in self.shapes.items()}
+        return BoundInputs(shapes, {**sizes, **self.symbols})
 
     def resolve(self, value: ir.Value) -> Shape | None:
         """The shape that the file declares for the value, with bound symbols replaced."""
@@ -62,12 +70,24 @@ def symbol(dim: int | ir.SymbolicDim) -> str | None:
     return dim.value
 
 
+def names_of(value: ir.Value, rank: int) -> tuple[str, ...]:
+    """A name for each size of an input: its symbol, or ``x[2]`` where it has none."""
+    dims: Sequence[int | ir.SymbolicDim] = () if value.shape is None else tuple(value.shape)
+    symbols = [symbol(dim) for dim in dims] if len(dims) == rank else [None] * rank
+    return tuple(name or f"{value.name}[{axis}]" for axis, name in enumerate(symbols))
+
+
+def _told(value: ir.Value, shape: Shape | None, sizes: Mapping[str, int]) -> Shape | None:
+    return None if shape is None else tuple(sizes.get(name) for name in names_of(value, len(shape)))
+
+
 def bind(
     model: ir.Model,
     constants: Constants,
     bindings: Mapping[str, Sequence[int]],
     assume_batch: int | None,
     known: Mapping[str, Shape],
+    pinned: Mapping[str, int] | None = None,
 ) -> BoundInputs:
     """Find the sizes of the inputs; the arguments are those of `analysis.shapes.inference.infer`.
 
@@ -77,6 +97,7 @@ def bind(
         bindings: sizes of inputs by name.
         assume_batch: the size of a first dimension that is symbolic and not bound; None leaves it unknown.
         known: shapes of values found before, by name.
+        pinned: open sizes that the operators tell, by the names of `names_of`.
 
     Returns:
         The shapes of the inputs, what symbols stand for, and what was assumed.
@@ -98,22 +119,21 @@ def bind(
             given[value] = known[value.name or ""]
             _bind_symbols(value, given[value], bound.symbols)
     wanted = _wanted(model, constants, inputs)
-    for value in wanted:
-        _bind_symbols(value, wanted[value], bound.symbols)
+    bound.symbols = {**(pinned or {}), **bound.symbols}
     if assume_batch is not None:
         _assume_batch(inputs, assume_batch, bound, given)
-    unknown: list[str] = []
     for value in inputs:
-        shape = completed(_shape(value, bound, given.get(value), assume_batch), wanted.get(value))
+        shape = completed(_shape(value, bound, given.get(value)), wanted.get(value))
+        shape = completed(shape, _told(value, shape, pinned or {}))
+        if assume_batch is not None and value not in given and shape:
+            shape = _with_batch(value, shape, assume_batch)
         bound.shapes[value] = shape
-        unknown.extend(_unknown_dims(value, shape))
-    bound.unknown = tuple(unknown)
     return bound
 
 
 def _wanted(model: ir.Model, constants: Constants, inputs: Sequence[ir.Value]) -> dict[ir.Value, Shape]:
-    """What the model's operators demand of inputs that leave something open."""
-    open_ones = [v for v in inputs if v.shape is None or any(fixed(dim) is None for dim in v.shape)]
+    """What the model's operators demand of inputs whose rank is not known."""
+    open_ones = [value for value in inputs if value.shape is None]
     if not open_ones:
         return {}
     shapes = demanded(model.graph, constants)
@@ -196,22 +216,23 @@ def _assume_batch(
             bound.symbols.setdefault(key, batch)
 
 
-def _shape(
-    value: ir.Value, bound: BoundInputs, given: Shape | None, assume_batch: int | None
-) -> Shape | None:
-    """The input's shape, by what is known best: given, declared, the initializer's own, or assumed."""
+def _shape(value: ir.Value, bound: BoundInputs, given: Shape | None) -> Shape | None:
+    """The input's shape, by what is known best: given or declared."""
     declared = bound.resolve(value)
     if given is not None:
         if declared is None or len(declared) != len(given):
             return given
         return tuple(size if size is not None else dim for size, dim in zip(given, declared, strict=True))
-    if assume_batch is None or not declared:
-        return declared
+    return declared
+
+
+def _with_batch(value: ir.Value, shape: Shape, batch: int) -> Shape:
+    """The input's shape with the initializer's own sizes, or with the batch that is assumed."""
     if value.const_value is not None:  # an initializer that a caller may replace: count what is there
         own = tensor_shape(value.const_value)
-        return own if len(own) == len(declared) else declared
+        return own if len(own) == len(shape) else shape
     nameless = value.shape is not None and symbol(value.shape[0]) is None
-    return (assume_batch, *declared[1:]) if declared[0] is None and nameless else declared
+    return (batch, *shape[1:]) if shape[0] is None and nameless else shape
 
 
 def _unknown_dims(value: ir.Value, shape: Shape | None) -> list[str]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from graphopt.types import Shape
+from graphopt.types import Dim, Dims, Shape
 
 # --- types ---
 
 
 @functools.lru_cache(maxsize=4096)
-def tensor_type(element: int, shape: Shape | None) -> onnx.TypeProto:
-    """A tensor type; shared, so not to be changed."""
+def tensor_type(element: int, shape: Dims | None) -> onnx.TypeProto:
+    """A tensor type, of sizes and names; shared, so not to be changed."""
     return onnx.helper.make_tensor_type_proto(element, shape)
 
 
@@ -41,6 +42,23 @@ def shape_of(type_: onnx.TypeProto) -> Shape | None:
         return None
     dims = type_.tensor_type.shape.dim
     return tuple(dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in dims)
+
+
+def dims_of(type_: onnx.TypeProto | None) -> Dims | None:
+    """The shape in a tensor type, with the names of sizes that have one."""
+    shape = None if type_ is None else shape_of(type_)
+    if type_ is None or shape is None:
+        return None
+    names = [dim.dim_param or None for dim in type_.tensor_type.shape.dim]
+    return named(shape, names)
+
+
+def named(shape: Shape, names: Sequence[Dim]) -> Dims:
+    """A shape whose unknown sizes have names, where another of the same rank has them."""
+    if len(names) != len(shape):
+        return shape
+    pairs = zip(shape, names, strict=True)
+    return tuple(name if size is None and isinstance(name, str) else size for size, name in pairs)
 
 
 def merged(a: onnx.TypeProto | None, b: onnx.TypeProto | None) -> onnx.TypeProto | None:

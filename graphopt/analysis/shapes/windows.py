@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from graphopt.types import Shape
+from graphopt.analysis.operators import POOLS
+from graphopt.types import Dims, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,3 +106,29 @@ def same_pads(
         begin.append(total // 2 if upper else total - total // 2)
         end.append(total - begin[-1])
     return (*begin, *end)
+
+
+def keeps_size(node: ir.Node, kernel: Dims) -> tuple[bool, ...]:
+    """Whether a convolution or pooling has as many outputs as inputs, whatever their number, by axis.
+
+    Args:
+        node: the operator.
+        kernel: the taps of its weight, for a convolution that does not name them.
+
+    Returns:
+        One truth value a spatial axis; nothing for other operators.
+    """
+    if node.op_type not in POOLS | {"Conv"}:
+        return ()
+    ints = node.attributes.get_ints
+    taps = ints("kernel_shape", ()) or kernel
+    axes = len(taps)
+    strides, dilations = (ints(key, ()) or (1,) * axes for key in ("strides", "dilations"))
+    mode = node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
+    pads = (ints("pads", ()) if mode == "NOTSET" else ()) or (0,) * 2 * axes
+    kept = []
+    for axis, size in enumerate(taps):
+        whole = isinstance(size, int) and pads[axis] + pads[axis + axes] == dilations[axis] * (size - 1)
+        same = mode.startswith("SAME") and dilations[axis] == 1
+        kept.append(strides[axis] == 1 and (whole or same))
+    return tuple(kept)
