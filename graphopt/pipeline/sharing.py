@@ -34,7 +34,7 @@ class Copying:
 
 
 def copying(analysis: Analysis, changes: Sequence[Change]) -> Iterator[Copying]:
-    """Those of the changes of a round that replace kernels which operators outside of their sites read."""
+    """Those changes of a round that replace kernels which operators outside of their sites have too."""
     replaced = {change.candidate: list(_shared_kernels(analysis, change)) for change in changes}
     users: dict[ir.Value, list[Candidate]] = {}
     for candidate, kernels in replaced.items():
@@ -48,7 +48,7 @@ def copying(analysis: Analysis, changes: Sequence[Change]) -> Iterator[Copying]:
         group = tuple(made[candidate] for candidate in candidates)
         inside = {node for change in group for node in _nodes(analysis, change)}
         shared = {value for candidate in candidates for value in replaced[candidate]}
-        partly = any(not inside.issuperset(analysis.consumers(value)) for value in shared)
+        partly = any(not inside.issuperset(_users(analysis, value)) for value in shared)
         yield Copying(group, partly, _added(group) - _freed(analysis, group, inside))
 
 
@@ -56,13 +56,18 @@ def _nodes(analysis: Analysis, change: Change) -> list[ir.Node]:
     return [analysis.nodes[name] for name in change.candidate.site.nodes]
 
 
+def _users(analysis: Analysis, value: ir.Value) -> set[ir.Node]:
+    """The operators whose kernel a value is."""
+    return {n for n in analysis.consumers(value) if analysis.linear(n) is not None and n.inputs[1] is value}
+
+
 def _shared_kernels(analysis: Analysis, change: Change) -> Iterator[ir.Value]:
-    """The kernels of a site that others read too, and that its replacement does not read any more."""
+    """The kernels of a site that are those of others too, and that its replacement does not read any more."""
     nodes, still = _nodes(analysis, change), _read([change])
     for value in dict.fromkeys(node.inputs[1] for node in nodes if analysis.linear(node) is not None):
         if value is None or value.name in still or not analysis.constants.is_constant(value):
             continue
-        if not set(nodes).issuperset(analysis.consumers(value)):
+        if not set(nodes).issuperset(_users(analysis, value)):
             yield value
 
 
@@ -89,7 +94,8 @@ def _freed(analysis: Analysis, group: Sequence[Change], inside: set[ir.Node]) ->
     return sum(
         _bytes(analysis, value)
         for value in values
-        if value.name not in still and inside.issuperset(analysis.consumers(value))
+        if not (value.name in still or value.is_graph_output())
+        and inside.issuperset(analysis.consumers(value))
     )
 
 
