@@ -18,6 +18,7 @@ from graphopt.numerics.lowrank.tucker import Factors
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import site
+from graphopt.rewrites.patterns.least_sizes import LeastSizes
 from graphopt.types import Array, Candidate, Choice, Cost, Rejection, Replacement
 
 
@@ -63,11 +64,21 @@ class LosslessSplit(ExactRewrite):
         """A candidate for each way that pays."""
         for linear in filter(self.takes, analysis.linears):
             place, before = site(analysis, [linear.node]), analysis.linear_cost(linear)
-            ways = lossless_refusal(linear) or self.ways(linear)
+            ways = lossless_refusal(linear) or needs_positions(analysis, linear) or self.ways(linear)
             if isinstance(ways, str):
                 yield Rejection(self.name, place, f"{linear.name}: {ways}")
             else:
                 yield from (Candidate(self.name, place, before, cost, choice=way) for way, cost in ways)
+
+
+def needs_positions(analysis: Analysis, linear: Linear) -> str:
+    """Why factors may not run where the operator does; "" where they do.
+
+    Of an empty map a ConvTranspose of several taps makes some pixels, and one of a single tap none, which
+    onnxruntime refuses.
+    """
+    empty = linear.op == "ConvTranspose" and analysis.cached(LeastSizes).may_be_empty(linear.node.inputs[0])
+    return "it may be fed a map without pixels, on which a kernel of one tap would not run" if empty else ""
 
 
 def _unusable(linear: Linear) -> str:

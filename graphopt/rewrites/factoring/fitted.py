@@ -154,7 +154,7 @@ class Split(ApproximateRewrite):
 
     def refusal(self, analysis: Analysis, linear: Linear) -> str:
         """Why an operator is not split, whatever the ranks; "" when it can be."""
-        reason = factored.refusal(linear)
+        reason = factored.refusal(linear) or factored.needs_positions(analysis, linear)
         if reason:
             return reason
         inside, out = ((n or 0) // linear.group for n in (linear.in_channels, linear.out_channels))

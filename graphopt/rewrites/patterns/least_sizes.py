@@ -62,7 +62,9 @@ class LeastSizes:
         shape = self._analysis.fixed_shape(value)
         axes = max(len(shape or ()) - 2, 0)
         bound = [int(value.is_graph_input())] * axes if made is None or len(made) != axes else made
-        needed = self._needed.get(value, [0] * axes)
+        needed = self._needed.get(value, ())
+        if len(needed) != axes:  # nobody needs anything, or its own rank is not known
+            needed = [0] * axes
         sizes = zip((shape or ())[2:], bound, needed, strict=True)
         self._least[value] = tuple(max(low, need) if size is None else size for size, low, need in sizes)
 

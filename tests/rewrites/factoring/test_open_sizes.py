@@ -10,6 +10,9 @@ import onnx_ir as ir
 import pytest
 
 import graphopt
+from graphopt.analysis.snapshot import Analysis
+from graphopt.rewrites import registry as catalogue
+from graphopt.types import Rejection
 from tests.builders import Net, compare_at_sizes, grid, low_rank, samples
 from tests.rewrites.factoring.test_lossless_factors import decoupled, separable
 
@@ -59,3 +62,16 @@ def test_fitted_at_its_full_rank_nothing_is_lost_at_other_sizes_than_the_calibra
     (applied,) = result.report.applied
     assert applied.candidate.error < 1e-6
     assert compare_at_sizes(model, ir.to_proto(result.model), SIZES, tolerance=1e-3) == len(SIZES)
+
+
+@pytest.mark.parametrize("form", ["lossless_separable", "lossless_bottleneck", "separable", "bottleneck"])
+def test_a_convtranspose_that_may_be_fed_no_pixel_stays(form: str) -> None:
+    net = Net()
+    low = "bottleneck" in form
+    kernel = low_rank(net, 24, 24, (3, 3), rank_in=3) if low else separable(net, 24, 24, (3, 3), 3)
+    bounds = [net.const(np.array(pair)) for pair in ([1, 1], [9, 9], [2, 3])]
+    cropped = net.op("Slice", net.input(["N", 24, "H", "W"]), *bounds)
+    model = net.model(net.op("ConvTranspose", cropped, net.const(kernel)))
+    analysis = Analysis(ir.from_proto(model), bindings={"x": (1, 24, 9, 9)})
+    (left,) = catalogue.registry()[form].match(analysis)
+    assert isinstance(left, Rejection) and "a map without pixels" in left.reason
