@@ -472,7 +472,7 @@ def idle(g: Draft, x: str) -> str:
         lambda: g.op("Sum", x),
         lambda: g.op("Relu", g.op("Relu", x)),
         lambda: g.op("Concat", *g.split(x, 1, g.shape(x)[1] - 1), axis=1),
-        lambda: g.op("AveragePool", x, kernel_shape=[1] * (rank - 2)) if rank > 2 else g.op("Identity", x),
+        lambda: g.op("AveragePool", x, kernel_shape=[1] * max(rank - 2, 1)),
         lambda: reduced(g, x, "ReduceMean", [g.between(0, rank - 1)], 1),
         lambda: g.op("Tile", x, g.const(np.array([1] * rank))),
         lambda: g.op("Expand", x, g.op("Shape", x)),

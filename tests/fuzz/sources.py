@@ -48,7 +48,9 @@ def random_graphs(folder: Path) -> Check:
             TRIES,
         )
         last = checked(smallest)
-        stem = folder / "failing" / f"{'-'.join(first.key[:2]).replace('/', '_')[:60]}-{seed}"
+        stem = (
+            folder / "failing" / f"{'-'.join(first.key[:2]).translate(str.maketrans('/.', '__'))[:60]}-{seed}"
+        )
         stem.parent.mkdir(parents=True, exist_ok=True)
         onnx.save(smallest, stem.with_suffix(".onnx"))
         lines = [f"seed {seed}, {', '.join(graph.patterns)}, {options}", shrinking.described(smallest)]
