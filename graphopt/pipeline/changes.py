@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
+import numpy as np
+
 from graphopt import progress
 from graphopt.analysis.linear import FREEZE
 from graphopt.analysis.snapshot import Analysis
@@ -24,6 +26,11 @@ from graphopt.runtime.session import Feeds
 from graphopt.types import Candidate, Change, Rejection, Replacement, Site
 from graphopt.verification import regions
 from graphopt.verification.verdict import Verdict, unrunnable
+
+
+def _ieee() -> np.errstate:
+    """NumPy without its warnings: a NaN or an infinity in a model's weights stays one, as in onnxruntime."""
+    return np.errstate(invalid="ignore", over="ignore")
 
 
 @dataclass
@@ -50,7 +57,7 @@ class Proposals:
 
     def match(self, analysis: Analysis, group: Sequence[AnyRewrite]) -> list[Candidate]:
         """The candidates that the user did not rule out and that did not fail before."""
-        with self.journal.step("propose"):
+        with self.journal.step("propose"), _ieee():
             candidates: list[Candidate] = []
             for rewrite in progress.track(group, "rewrites", describe=lambda r: r.name):
                 worded = partial(_worded, rewrite)
@@ -132,7 +139,7 @@ class Changes:
     def _built(
         self, analysis: Analysis, candidate: Candidate, statistics: Mapping[str, Statistics] | None
     ) -> Replacement:
-        with blaming(candidate.rewrite, f"at {candidate.site.nodes[0]}", candidate):
+        with blaming(candidate.rewrite, f"at {candidate.site.nodes[0]}", candidate), _ieee():
             rewrite = self._named[candidate.rewrite]
             if isinstance(rewrite, ApproximateRewrite):
                 change = rewrite.fit(analysis, candidate, statistics, refine=2).replacement

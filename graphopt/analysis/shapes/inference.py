@@ -468,7 +468,7 @@ class _Inference:
             return inferred
         data = self._data(node, operand)
         length = self.shapes.get(operand)
-        if data is not None:
+        if data is not None and data.values.dtype.kind in "iu":
             wanted = data.entries()
         elif length is not None and len(length) == 1 and length[0] is not None:
             wanted = (None,) * length[0]

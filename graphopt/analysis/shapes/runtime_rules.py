@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.attributes import Content, slice_ranges, taken
+from graphopt.analysis.attributes import FAR, Content, slice_ranges, taken
 from graphopt.analysis.shapes.windows import PoolShape
 from graphopt.types import Shape
 
@@ -51,9 +51,11 @@ def _conv_transpose(node: ir.Node, shape: Shape, weight: Shape | None, content: 
     return (shape[0], channels, *sizes)
 
 
-def scaled_size(size: int, scale: float) -> int:
-    """The size that a Resize by a scale gives an axis."""
-    return int(np.float32(size) * np.float32(scale))
+def scaled_size(size: int, scale: float) -> int | None:
+    """The size that a Resize by a scale gives an axis; None where that is none, and nothing runs."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled = np.float32(size) * np.float32(scale)
+    return int(scaled) if 0 <= scaled <= FAR else None
 
 
 def _resize(node: ir.Node, shape: Shape, weight: Shape | None, content: Content) -> Shape | None:

@@ -153,7 +153,12 @@ def _batch_normalization(
             return f"{name}: {why_no_constant(analysis.constants, value)}"
     constants = [analysis.constant(value) for value in node.inputs[1:5]]
     gamma, beta, mean, variance = (np.asarray(c, dtype=np.float64) for c in constants)
-    scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+    if not all(np.all(np.isfinite(numbers)) for numbers in (gamma, beta, mean, variance)):
+        return f"{name}: its parameters are not all finite numbers"
+    lifted = variance + node.attributes.get_float("epsilon", 1e-5)
+    if np.any(lifted <= 0):
+        return f"{name}: its variance is {variance.min():.3g} in a channel, which has no root"
+    scale = gamma / np.sqrt(lifted)
     if scale.ndim != 1 or shape[1] not in (None, len(scale)) or not np.all(np.isfinite(scale)):
         return f"{name}: its parameters do not give one finite scale for each of {shape[1]} channels"
     axes = (1, -1, *(1,) * (len(shape) - 2))

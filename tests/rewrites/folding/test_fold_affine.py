@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -289,6 +290,27 @@ def rejected(model: onnx.ModelProto, *words: str) -> None:
     """The matcher has one thing to say, which is a rejection for this reason."""
     (found,) = matches(model)
     assert isinstance(found, Rejection) and all(word in found.reason for word in words)
+
+
+@pytest.mark.parametrize(
+    ("place", "number", "why"),
+    [
+        (3, -1.0, "its variance is -1 in a channel"),
+        (3, np.nan, "not all finite"),
+        (3, np.inf, "not all finite"),
+        (0, np.nan, "not all finite"),
+        (2, np.inf, "not all finite"),
+    ],
+)
+def test_batch_normalization_by_what_is_no_number(place: int, number: float, why: str) -> None:
+    net = Net()
+    y = net.conv(net.input([1, 4, 6, 6]), 6)
+    parameters = [net.random.uniform(0.5, 1.5, 6) for _ in range(4)]
+    parameters[place][2] = number
+    names = [net.const(array) for array in parameters]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rejected(net.model(net.op("BatchNormalization", y, *names)), why)
 
 
 @pytest.mark.parametrize("opset", [7, 8])
