@@ -5,9 +5,11 @@ A new rewrite needs an entry in `EXAMPLES`; without one `test_every_rewrite_has_
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,9 +20,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import numpy_helper
 
 import graphopt
 from graphopt.analysis.snapshot import Analysis
+from graphopt.errors import InputError
 from graphopt.rewrites import registry as catalogue
 from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, Rewrite
 from graphopt.types import Candidate, Exactness, Rejection, Replacement
@@ -465,3 +469,18 @@ def test_can_be_left_out(name: str) -> None:
     result = graphopt.optimize(plain(name), aim="macs", skip=[name])
     assert name not in {item.candidate.rewrite for item in result.report.applied}
     assert name not in {item.rewrite for item in (*result.report.rejected, *result.report.declined)}
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -3e38])
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_that_are_none_make_no_warning(name: str, number: float) -> None:
+    """Whether it applies or not; what onnxruntime does not run is refused."""
+    model = plain(name)
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor).copy()
+        if array.dtype.kind == "f" and array.size:
+            array.reshape(-1)[0] = number
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    with warnings.catch_warnings(), contextlib.suppress(InputError):
+        warnings.simplefilter("error", RuntimeWarning)
+        graphopt.optimize(model, only=[name], options=dict(EXAMPLES[name].options) or None)
