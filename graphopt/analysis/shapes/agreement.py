@@ -27,8 +27,8 @@ def alike(node: ir.Node, inputs: Inputs, output: Dims | None) -> Iterator[tuple[
         inputs: the sizes of its inputs, by number or by name; None where the rank is unknown.
         output: those of its first output, as they follow from its inputs.
 
-    Yields:
-        A name and the size.
+    Returns:
+        Names, each with the size.
     """
     rule = _RULES.get(node.op_type)
     yield from _told(rule(node, inputs, output) if rule is not None else ())
