@@ -39,7 +39,8 @@ class Named:
         return f"{self.key}={self.value}" if self.key and self.value else f"{self.key or self.value}"
 
     def __str__(self) -> str:
-        value = self.value if type(self.value) in (str, int, float) else str(self.value)
+        plain = type(self.value) in (str, int) or (type(self.value) is float and math.isfinite(self.value))
+        value = self.value if plain else str(self.value)
         return f"\x01{self.name}\x02{value!r}\x02{self.key}\x03"
 
 

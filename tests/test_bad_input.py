@@ -109,6 +109,11 @@ UNCARRIED: dict[str, tuple[onnx.ModelProto, str]] = {
     "map type": (map_output(), "'y' has a map_type"),
     "untyped attribute": (untyped_attribute(), "attribute 'axis' is of no type"),
     "two opsets": (edited(conv(), lambda p: p.opset_import.add(version=9)), "versions 17 and 9"),
+    "attribute twice": (
+        edited(conv(pads=[3] * 4), lambda m: m.graph.node[0].attribute.append(m.graph.node[0].attribute[0])),
+        "node 'conv' has attribute 'pads' twice",
+    ),
+    "no outputs": (edited(conv(pads=[3] * 4), lambda m: m.graph.ClearField("output")), "it has no outputs"),
     "input twice": (
         build([node("Relu", "x", "y")], inputs=[info("x", [1]), info("x", [1])]),
         "'x' is defined twice, the second time as input",
@@ -500,3 +505,17 @@ def test_the_command_answers_bad_input_in_one_line(turn: int, tmp_path: Path) ->
         done.refused(str(path))
         assert (out.read_bytes() if out.exists() else None) == older
         out.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("text", ["marked", "weights.bin"])
+def test_text_that_is_not_utf8(text: str, tmp_path: Path) -> None:
+    """protobuf hands it out as bytes, in the metadata as in the name of an external file."""
+    proto = conv(pads=[3] * 4)
+    helper.set_model_props(proto, {"note": "marked"})
+    far = proto.graph.initializer.add(name="far", dims=[1], data_type=TensorProto.FLOAT)
+    far.data_location = TensorProto.EXTERNAL
+    far.external_data.add(key="location", value="weights.bin")
+    content = proto.SerializeToString().replace(text.encode(), b"\xff" * len(text))
+    (tmp_path / "odd.onnx").write_bytes(content)
+    with pytest.raises(InputError, match="is not UTF-8; the file is damaged"):
+        io.load(tmp_path / "odd.onnx")

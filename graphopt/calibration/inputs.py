@@ -201,6 +201,10 @@ def _arrays(given: Given, model: ir.Model) -> tuple[str, dict[str, npt.NDArray[A
         return "calibration", {"": given}
     if isinstance(given, Mapping):
         return "calibration", {name: np.asarray(array) for name, array in given.items()}
+    if not isinstance(given, (str, os.PathLike)):
+        raise InputError(
+            f"calibration: expected a path, an array, or arrays by input name, and not {type(given).__name__}"
+        )
     path = Path(given)
     if kind_of(path) != "folder":
         return str(path), _read_file(path)

@@ -112,8 +112,8 @@ class Verification:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the comparisons could not see."""
-        return warnings(self.checks)
+        """What the comparisons could not see, and where there are none, why."""
+        return warnings(self.checks) or (() if self.checks else ("nothing was compared", *self.notes))
 
     def __bool__(self) -> bool:
         return self.passed

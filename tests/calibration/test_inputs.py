@@ -61,6 +61,11 @@ def test_one_of_four_is_held_out(count: int, held: int) -> None:
     assert not found.fixed
 
 
+def test_a_list_is_no_calibration() -> None:
+    with pytest.raises(InputError, match="expected a path, an array, or arrays by input name, and not list"):
+        graphopt.optimize(classifier(), {"macs": 0.7}, [samples(8)])  # type: ignore[arg-type]
+
+
 def test_the_seed_chooses_the_split() -> None:
     splits = [numbers(split(numbered(40), seed)[1].held_out) for seed in (0, 0, 1)]
     assert splits[0] == splits[1] != splits[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -69,6 +70,7 @@ def test_a_task_passes_every_option_on() -> None:
         ({"only": ["insert_pointwise"]}, "insert_pointwise makes the model dearer"),
         ({"budgets": [0.8, 1.5]}, "budgets=1.5: expected a fraction"),
         ({"budgets": [0.8, "0.5"]}, "budgets='0.5': expected a number"),
+        ({"budgets": [0.8, math.nan]}, "budgets='nan': expected a fraction"),
         ({"budgets": []}, "budgets=… names no part"),
     ],
 )

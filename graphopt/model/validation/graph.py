@@ -62,6 +62,8 @@ class _Validator:
     def run(self) -> None:
         self.imports = self.model.opset_imports
         self._check_versions()
+        if not self.model.graph.outputs:
+            self.fail("it has no outputs, so that nothing it computes can be seen; declare some")
         self._check_graph(self.model.graph)
         self._check_calls()
         for function in self.model.functions.values():

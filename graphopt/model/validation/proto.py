@@ -26,7 +26,8 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
 
     Raises:
         InputError: no graph; no or too new an IR version; `sparse_initializer`, sparse attributes,
-            `training_info`, map or opaque types, attributes without a type; a name that is defined twice.
+            `training_info`, map or opaque types, attributes without a type; a name that is defined or an
+            attribute that is given twice; text that is not UTF-8.
     """
     if not proto.HasField("graph"):
         raise InputError(f"{where}: holds no graph; it is not an ONNX model, or was cut short")
@@ -43,6 +44,9 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
         raise InputError(
             f"{where}: device configurations need IR version {_DEVICES_SINCE_IR}; set ir_version"
         )
+    for entry in proto.metadata_props:
+        _text(entry.key, "its metadata", where)
+        _text(entry.value, "its metadata", where)
     _check_imports(proto.opset_import, where)
     _check_proto_graph(proto.graph, where)
     for function in proto.functions:
@@ -109,6 +113,12 @@ def _check_proto_nodes(nodes: Iterable[onnx.NodeProto], defined: set[str], where
         for name in node.output:
             if name:
                 _define(name, f"output of node {(node.name or node.op_type)!r}", defined, where)
+        given = [_text(attribute.name, "a node", where) for attribute in node.attribute]
+        if len(set(given)) < len(given):
+            twice = next(name for name in given if given.count(name) > 1)
+            raise InputError(
+                f"{where}: node {node.name or node.op_type!r} has attribute {twice!r} twice; keep one"
+            )
         for attribute in node.attribute:
             kind = attribute.type
             if kind == _ATTRIBUTE.GRAPH:
@@ -133,6 +143,8 @@ def _check_proto_nodes(nodes: Iterable[onnx.NodeProto], defined: set[str], where
 def _check_reference(tensor: onnx.TensorProto, where: str) -> None:
     """Whether offset and length of external data are sizes; the file is for `model.io` to check."""
     for entry in tensor.external_data:
+        _text(entry.key, "external data", where)
+        _text(entry.value, "external data", where)
         if entry.key in ("offset", "length") and not re.fullmatch(r"[0-9]+", entry.value):
             raise InputError(
                 f"{where}: external data of tensor {tensor.name!r} has {entry.key} {entry.value!r}, "
@@ -141,9 +153,9 @@ def _check_reference(tensor: onnx.TensorProto, where: str) -> None:
 
 
 def _text(text: str | bytes, what: str, where: str) -> str:
-    """A name; protobuf hands out one that is no UTF-8 as bytes."""
+    """A name or another text; protobuf hands out one that is no UTF-8 as bytes."""
     if isinstance(text, bytes):
-        raise InputError(f"{where}: the name {text[:40]!r} in {what} is not UTF-8; the file is damaged")
+        raise InputError(f"{where}: the text {text[:40]!r} in {what} is not UTF-8; the file is damaged")
     return text
 
 

@@ -70,7 +70,7 @@ TEXTS = list[str]
 RUN = (
     Option("budget", dict[str, float], None, shown="KEY=VALUE", typed=TEXTS,
            help="what the result has to reach: parts of the input's cost, or a quality",
-           brief="What the result has to reach, such as macs=0.7. Repeatable."),
+           brief="What has to be reached, such as macs=0.7 or agreement=0.98. Repeatable."),
     Option("options", dict[str, Any], None, shown="REWRITE.OPTION=VALUE", typed=TEXTS, flag="--set",
            key="set", help="options of rewrites, such as { bottleneck = { rank_in = 16 } }",
            brief="An option of a rewrite. Repeatable."),

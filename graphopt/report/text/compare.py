@@ -28,10 +28,13 @@ def verification(result: Verification) -> None:
             "passed" if check else "[bold red]failed[/]",
             *([check.rule.value] if others else []),
         )
-    console.print(table)
+    if result.checks:
+        console.print(table)
     told = [check.note for check in result.checks if check.note and check.note not in result.warnings]
-    for text in dict.fromkeys((*result.notes, *told)):
+    for text in dict.fromkeys((*(result.notes if result.checks else ()), *told)):
         console.print(escape(f"note: {text}"))
+    if not result.checks:
+        return
     quality = all(math.isnan(check.max_rel) for check in result.checks)
     agree, differ = (
         ("the quality is kept", "the quality is not kept")
