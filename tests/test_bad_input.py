@@ -519,3 +519,6 @@ def test_text_that_is_not_utf8(text: str, tmp_path: Path) -> None:
     (tmp_path / "odd.onnx").write_bytes(content)
     with pytest.raises(InputError, match="is not UTF-8; the file is damaged"):
         io.load(tmp_path / "odd.onnx")
+    if text == "marked":
+        with pytest.raises(InputError, match="is not UTF-8; the file is damaged"):
+            io.metadata(tmp_path / "odd.onnx")

@@ -45,7 +45,7 @@ from graphopt.model import external_data as external
 from graphopt.model import serde, wire_format
 from graphopt.model.external_data import EXTERNAL_FROM
 from graphopt.model.traversal import graphs
-from graphopt.model.validation import check_proto
+from graphopt.model.validation import check_metadata, check_proto
 from graphopt.model.wire_format import FILE_LIMIT, MAPPED_FROM
 
 __all__ = [
@@ -218,10 +218,11 @@ def metadata(path: PathLike) -> dict[str, str]:
     """The metadata of a model file. Neither its graph nor its weights have to be of any use.
 
     Raises:
-        InputError: the file can't be read, or is no ONNX model.
+        InputError: the file can't be read, or is no ONNX model, or its metadata is no text.
     """
     file = Path(path)
     proto, _ = wire_format.read(_open(file, show(file)), show(file))
+    check_metadata(proto, show(file))
     return {entry.key: entry.value for entry in proto.metadata_props}
 
 

@@ -13,6 +13,6 @@ messages span lines without always naming the node. The signatures of the operat
 from __future__ import annotations
 
 from graphopt.model.validation.graph import validate
-from graphopt.model.validation.proto import check_proto
+from graphopt.model.validation.proto import check_metadata, check_proto
 
-__all__ = ["check_proto", "validate"]
+__all__ = ["check_metadata", "check_proto", "validate"]

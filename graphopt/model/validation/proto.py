@@ -44,9 +44,7 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
         raise InputError(
             f"{where}: device configurations need IR version {_DEVICES_SINCE_IR}; set ir_version"
         )
-    for entry in proto.metadata_props:
-        _text(entry.key, "its metadata", where)
-        _text(entry.value, "its metadata", where)
+    check_metadata(proto, where)
     _check_imports(proto.opset_import, where)
     _check_proto_graph(proto.graph, where)
     for function in proto.functions:
@@ -58,6 +56,13 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
                 raise InputError(
                     f"{where}: nothing in function {function.name!r} produces its output {output!r}"
                 )
+
+
+def check_metadata(proto: onnx.ModelProto, where: str) -> None:
+    """Refuse a model with metadata that is no text."""
+    for entry in proto.metadata_props:
+        _text(entry.key, "its metadata", where)
+        _text(entry.value, "its metadata", where)
 
 
 def _check_imports(imports: Iterable[onnx.OperatorSetIdProto], where: str) -> None:
