@@ -218,7 +218,7 @@ def top1(model: Path, images: npt.NDArray[np.float32], labels: npt.NDArray[np.ui
 
 
 def test_resnet56_keeps_its_accuracy_at_0_7_of_the_macs(tmp_path: Path) -> None:
-    """At most 2.5 points of top-1 are lost on test images; benchmarks.accuracy tries all forms."""
+    """At most 2.5 points of top-1 are lost on test images; benchmarks.accuracy tries more seeds."""
     source, saved = path_of("resnet56-bn"), tmp_path / "cheaper.onnx"
     with np.load(INPUTS / "cifar10-calibration.npz") as file:
         calibration = preprocessed(file["images"][:CALIBRATION_IMAGES])
@@ -227,8 +227,7 @@ def test_resnet56_keeps_its_accuracy_at_0_7_of_the_macs(tmp_path: Path) -> None:
         labels = file["labels"][:TEST_IMAGES]
     before = top1(source, images, labels)
     assert before > 0.92
-    quick = ["bottleneck", "separable", "depthwise_separable", "fold_affine"]
-    result = graphopt.optimize(source, budget={"macs": 0.7}, calibration=calibration, only=quick)
+    result = graphopt.optimize(source, budget={"macs": 0.7}, calibration=calibration)
     result.save(saved)
     report = result.report
     assert report.before.macs == 125_485_696 and report.after.macs is not None
