@@ -12,24 +12,22 @@ Open sizes of the inputs are followed by their names. Where an operator takes on
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-from onnx import shape_inference
 
 from graphopt.analysis.constants import Constants, constant_tensor, default_opset
-from graphopt.analysis.evaluation import SMALL_SIZE, AnyArray, node_proto
+from graphopt.analysis.evaluation import SMALL_SIZE
 from graphopt.analysis.operators import AFFINE, ALIKE, is_standard
-from graphopt.analysis.shapes import agreement, control_flow
+from graphopt.analysis.shapes import agreement, control_flow, onnx_rules
 from graphopt.analysis.shapes.data_propagation import SIZE_RULES, Data, DataPropagation
 from graphopt.analysis.shapes.inputs import BoundInputs, bind, completed, format_shape, names_of
 from graphopt.analysis.shapes.runtime_rules import RUNTIME_RULES
+from graphopt.analysis.shapes.sizes import Sizes
 from graphopt.analysis.shapes.tensor_types import (
     dims_of,
     named,
@@ -43,11 +41,6 @@ from graphopt.errors import InputError
 from graphopt.model.traversal import label, subgraphs, topological
 from graphopt.types import Dims, Shape
 
-_FAILURES = (
-    *(shape_inference.InferenceError, onnx.checker.ValidationError),
-    *(RuntimeError, ValueError, MemoryError),  # whatever C++ raises on odd attributes
-)
-
 _FLOAT_SIZES = frozenset({"Resize", "Upsample", "Range"})
 """The operators whose output size follows from the values of a float input."""
 
@@ -55,70 +48,6 @@ _LEGACY_ELEMENTWISE = (
     ALIKE | AFFINE | {"Dropout", "InstanceNormalization", "Max", "Mean", "Min", "PRelu", "Sum"}
 )
 """Where onnx has no rule for them (up to opset 5), the output is as large as the first input."""
-
-
-class Sizes:
-    """The shapes of a model's values, as found by `infer`.
-
-    Attributes:
-        unknown_dims: the input dimensions that nobody bound, as ``x[2]=height``.
-        observed: the names of the values whose shape was taken from `known`, in topological order.
-        disputed: the values to which onnx's rules give other sizes than onnxruntime's, and all that follows
-            from them.
-        pinned: the open sizes of inputs at which alone the model runs, by name.
-        likely: the open sizes that the model broadcasts, so that it may run at 1 and at these, by name.
-    """
-
-    __slots__ = (
-        "_contents",
-        "_shapes",
-        "_types",
-        "disputed",
-        "likely",
-        "observed",
-        "pinned",
-        "unknown_dims",
-    )
-
-    def __init__(
-        self,
-        shapes: Mapping[ir.Value, Shape | None],
-        unknown_dims: tuple[str, ...] = (),
-        observed: tuple[str, ...] = (),
-        types: Mapping[ir.Value, onnx.TypeProto] | None = None,
-        disputed: frozenset[ir.Value] = frozenset(),
-        contents: DataPropagation | None = None,
-        pinned: Mapping[str, int] | None = None,
-        likely: Mapping[str, int] | None = None,
-    ) -> None:
-        self._shapes = shapes
-        self._types = types or {}
-        self._contents = contents
-        self.unknown_dims = unknown_dims
-        self.observed = observed
-        self.disputed = disputed
-        self.pinned = pinned or {}
-        self.likely = likely or {}
-
-    def get(self, value: ir.Value | None) -> Shape | None:
-        """The value's shape, with None for each unknown size; None when even the rank is unknown."""
-        if value is None:
-            return None
-        if value not in self._shapes and value.const_value is not None:
-            return tensor_shape(value.const_value)
-        return self._shapes.get(value)
-
-    def content(self, value: ir.Value) -> AnyArray | None:
-        """What a small value holds at these sizes, where that follows from constants and shapes alone."""
-        data = None if self._contents is None else self._contents.get(value)
-        return data.values if data is not None and data.complete else None
-
-    def dtype(self, value: ir.Value) -> ir.DataType | None:
-        """The type of the value's elements, declared or inferred; None where nothing tells."""
-        if value.dtype is not None:
-            return value.dtype
-        found = self._types.get(value)
-        return None if found is None else ir.DataType(found.tensor_type.elem_type) or None
 
 
 def infer(
@@ -193,7 +122,7 @@ def _inferred(
         if inference.contradicted:
             inference = _Inference(model, constants, bound, known, trust=False)
             inference.run()
-        if not inference.pinned:
+        if inference.pinned.keys() <= pinned.keys():
             return inference, pinned
         pinned.update(inference.pinned)
         bound = bound.at(inference.pinned)
@@ -396,7 +325,7 @@ class _Inference:
         version = self._opset if is_standard(node) else self._model.graph.opset_imports.get(node.domain)
         if version is None or node.op_identifier() in self._model.functions:
             return None
-        return _schema(node.op_type, node.domain, version)
+        return onnx_rules.schema_of(node.op_type, node.domain, version)
 
     def _infer_by_schema(self, node: ir.Node, schema: Any) -> Sequence[onnx.TypeProto | None]:
         inputs = {f"i{i}": value for i, value in enumerate(node.inputs) if value is not None}
@@ -406,20 +335,13 @@ class _Inference:
             name: found for name, value in inputs.items() if (found := self._data(node, value)) is not None
         }
         complete = {name: tensor_proto(found.values) for name, found in data.items() if found.complete}
+        version = self._model.ir_version or onnx.IR_VERSION
         try:
-            outputs = shape_inference.infer_node_outputs(
-                schema,
-                node_proto(node),
-                types,
-                complete,
-                opset_imports=self._imports,
-                ir_version=self._model.ir_version or onnx.IR_VERSION,
-            )
-        except _FAILURES as error:
+            inferred = onnx_rules.output_types(node, schema, types, complete, self._imports, version)
+        except onnx_rules.DoesNotFitError as error:
             if not any(value in self._guessed for value in inputs.values()):
-                self._refuse(node, _one_line(error), error)
+                self._refuse(node, str(error), error)
             return []
-        inferred = [outputs.get(f"o{i}") for i in range(len(node.outputs))]
         if node.op_type in RUNTIME_RULES and is_standard(node):
             inferred = [self._as_run(node, *pair) for pair in zip(node.outputs, inferred, strict=True)]
         if node.op_type in SIZE_RULES and is_standard(node):
@@ -542,22 +464,3 @@ def _contradict(a: Shape, b: Shape) -> bool:
     """Whether two shapes can't be of one value."""
     pairs = zip(a, b, strict=False)
     return len(a) != len(b) or any(None not in pair and pair[0] != pair[1] for pair in pairs)
-
-
-# --- onnx's schemas and messages ---
-
-
-@functools.lru_cache(maxsize=1024)
-def _schema(op_type: str, domain: str, version: int) -> Any:
-    """The operator's schema; None where onnx has none, or none any more."""
-    try:
-        schema = onnx.defs.get_schema(op_type, version, domain)
-    except onnx.defs.SchemaError:
-        return None
-    return None if schema.deprecated else schema
-
-
-def _one_line(error: Exception) -> str:
-    """An error of onnx without its tags, the operator and the line breaks."""
-    text = re.sub(r"\[\w+\]|\(op_type:[^)]*\):?", " ", str(error))
-    return " ".join(text.split()).rstrip(".")

@@ -1,0 +1,77 @@
+"""What inference found: shape, type and content of the values of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+import onnx_ir as ir
+
+from graphopt.analysis.evaluation import AnyArray
+from graphopt.analysis.shapes.data_propagation import DataPropagation
+from graphopt.analysis.shapes.tensor_types import tensor_shape
+from graphopt.types import Shape
+
+
+class Sizes:
+    """The shapes of a model's values, as found by `inference.infer`.
+
+    Attributes:
+        unknown_dims: the input dimensions that nobody bound, as ``x[2]=height``.
+        observed: the names of the values whose shape was taken from `known`, in topological order.
+        disputed: the values to which onnx's rules give other sizes than onnxruntime's, and all that follows
+            from them.
+        pinned: the open sizes of inputs at which alone the model runs, by name.
+        likely: the open sizes that the model broadcasts, so that it may run at 1 and at these, by name.
+    """
+
+    __slots__ = (
+        "_contents",
+        "_shapes",
+        "_types",
+        "disputed",
+        "likely",
+        "observed",
+        "pinned",
+        "unknown_dims",
+    )
+
+    def __init__(
+        self,
+        shapes: Mapping[ir.Value, Shape | None],
+        unknown_dims: tuple[str, ...] = (),
+        observed: tuple[str, ...] = (),
+        types: Mapping[ir.Value, onnx.TypeProto] | None = None,
+        disputed: frozenset[ir.Value] = frozenset(),
+        contents: DataPropagation | None = None,
+        pinned: Mapping[str, int] | None = None,
+        likely: Mapping[str, int] | None = None,
+    ) -> None:
+        self._shapes = shapes
+        self._types = types or {}
+        self._contents = contents
+        self.unknown_dims = unknown_dims
+        self.observed = observed
+        self.disputed = disputed
+        self.pinned = pinned or {}
+        self.likely = likely or {}
+
+    def get(self, value: ir.Value | None) -> Shape | None:
+        """The value's shape, with None for each unknown size; None when even the rank is unknown."""
+        if value is None:
+            return None
+        if value not in self._shapes and value.const_value is not None:
+            return tensor_shape(value.const_value)
+        return self._shapes.get(value)
+
+    def content(self, value: ir.Value) -> AnyArray | None:
+        """What a small value holds at these sizes, where that follows from constants and shapes alone."""
+        data = None if self._contents is None else self._contents.get(value)
+        return data.values if data is not None and data.complete else None
+
+    def dtype(self, value: ir.Value) -> ir.DataType | None:
+        """The type of the value's elements, declared or inferred; None where nothing tells."""
+        if value.dtype is not None:
+            return value.dtype
+        found = self._types.get(value)
+        return None if found is None else ir.DataType(found.tensor_type.elem_type) or None
