@@ -216,7 +216,7 @@ def blaming(rewrite: str, doing: str, candidate: Any = None) -> Iterator[None]:
     """
     try:
         yield
-    except GraphOptError:
+    except (GraphOptError, MemoryError):
         raise
     except Exception as error:
         if os.environ.get("GRAPHOPT_TRACEBACK"):  # whoever looks for the bug wants no run that goes on

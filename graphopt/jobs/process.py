@@ -67,8 +67,11 @@ def apart(work: Callable[[], int]) -> tuple[int, str]:
         return work(), ""
     alive, ours = os.pipe()
     ended, theirs = os.pipe()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some start their children, nobody can wait
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until there is somebody to hand them on to
     child = os.fork()
     if child == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(ours)
         os.close(ended)
         os.setpgid(0, 0)  # what a terminal sends reaches this process, and the child by it
@@ -83,11 +86,12 @@ def apart(work: Callable[[], int]) -> tuple[int, str]:
     for number in (*SIGNALS, signal.SIGTSTP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, partial(_hand_on, child))
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if os.read(ended, 1):
         return code, ""
-    return DIED, f"{death(code)}, most likely in onnxruntime with this model; nothing was written"
+    return DIED, f"{death(code)}, most likely in onnxruntime with this model"
 
 
 def death(code: int) -> str:

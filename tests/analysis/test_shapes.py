@@ -306,6 +306,23 @@ def test_a_size_in_a_branch_that_may_not_run_is_not_told():
     assert told == {}
 
 
+def test_a_name_that_no_input_has_is_told_once():
+    """The type of an empty optional names a size that nobody can give."""
+    element = helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, ["N", 4])
+    graph = helper.make_graph(
+        [
+            helper.make_node("Optional", [], ["o"], type=element),
+            helper.make_node("OptionalGetElement", ["o"], ["t"]),
+            helper.make_node("Concat", ["t", "x"], ["y"], axis=1),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [3, "M"])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None, None])],
+    )
+    read = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]))
+    assert infer(read, Constants(read)).pinned == {"N": 3}
+
+
 def test_a_batch_that_an_operator_tells_is_not_assumed():
     model = text(
         "g (float[N, 3] x, float[2, 3] z, float[N, 2] u) => (float[] y) { y = Concat <axis = 1> (x, z) }"

@@ -290,6 +290,16 @@ def test_a_rewrite_that_raises_at_one_site_is_applied_at_others(in_match: bool) 
     assert [item.candidate.site.nodes for item in result.report.applied] == [("first",), ("third",)]
 
 
+def test_a_rewrite_for_which_memory_is_short_has_no_bug() -> None:
+    @dataclass(frozen=True)
+    class Greedy(Failing):
+        def build(self, *_: Any) -> Replacement:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        graphopt.optimize(conv_bn(), rewrites=[Greedy()])
+
+
 def test_with_a_traceback_wanted_a_rewrite_that_raises_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAPHOPT_TRACEBACK", "1")
     with pytest.raises(IndexError, match="no such axis"):

@@ -74,30 +74,33 @@ class _Validator:
 
     def _check_calls(self) -> None:
         """Functions that call functions: onnxruntime puts the body of each in the place of each call."""
-        sizes: dict[ir.OperatorIdentifier, int] = {}
+        known: dict[ir.OperatorIdentifier, tuple[int, int]] = {}
         begun: list[ir.OperatorIdentifier] = []
 
-        def operators(graph: ir.Graph | ir.Function) -> int:
-            """Those of a graph when no call is left."""
-            total = 0
+        def expanded(graph: ir.Graph | ir.Function) -> tuple[int, int]:
+            """The operators of a graph when no call is left, and how many functions call each other in it."""
+            total, depth = 0, 0
             for node in graph:
                 called = node.op_identifier()
-                total += size_of(called) if called in self.model.functions else 1
-                total += sum(map(operators, subgraphs(node)))
-            return total
+                parts = [expanded(body) for body in subgraphs(node)]
+                parts.append(body_of(called) if called in self.model.functions else (1, 0))
+                total += sum(operators for operators, _ in parts)
+                depth = max(depth, *(calls for _, calls in parts))
+            return total, depth
 
-        def size_of(called: ir.OperatorIdentifier) -> int:
+        def body_of(called: ir.OperatorIdentifier) -> tuple[int, int]:
             if called in begun:
                 self.fail(f"function {called[1]!r} calls itself; onnxruntime can't run that")
-            if len(begun) > DEEPEST_CALL:
-                self.fail(f"function {called[1]!r} is called through more than {DEEPEST_CALL} others")
-            if called not in sizes:
+            if called not in known and len(begun) <= DEEPEST_CALL:
                 begun.append(called)
-                sizes[called] = operators(self.model.functions[called])
+                operators, calls = expanded(self.model.functions[called])
+                known[called] = operators, calls + 1
                 begun.pop()
-            return sizes[called]
+            if len(begun) + known.get(called, (0, 1))[1] > DEEPEST_CALL + 1:
+                self.fail(f"function {called[1]!r} is one of more than {DEEPEST_CALL} that call each other")
+            return known[called]
 
-        total = operators(self.model.graph) if self.model.functions else 0
+        total, _ = expanded(self.model.graph) if self.model.functions else (0, 0)
         if total > MOST_OPERATORS:
             self.fail(
                 f"its functions call each other until it has {total:,} operators; {MOST_OPERATORS:,} do"

@@ -7,7 +7,9 @@ need more of it. An input has at least one position along each axis. Sizes that 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from functools import partial
 
 import onnx_ir as ir
 
@@ -127,17 +129,20 @@ class LeastSizes:
             return self._together(node, shape)
         if node.op_type == "Pad":
             amounts = ints(node, "pads", 1, self._analysis.constant)
-            if amounts is None or len(amounts) != 2 * len(shape):  # of all axes
+            chosen = len(node.inputs) > 3 and node.inputs[3] is not None
+            if amounts is None or chosen or len(amounts) != 2 * len(shape):  # of all axes, in order
                 return None
             pairs = zip(given, amounts[2:], amounts[len(shape) + 2 :], strict=False)
             return [max(size + begin + end, 0) for size, begin, end in pairs]
         return self._by_rule(node, given)
 
     def _by_rule(self, node: ir.Node, given: Sequence[int]) -> Sequence[int] | None:
-        """What onnxruntime makes of the least input; its rules grow with the size."""
+        """What onnxruntime makes of the least input, where it makes no less of more."""
         rule, shape = RUNTIME_RULES.get(node.op_type), self._analysis.fixed_shape(node.inputs[0])
         if rule is None or shape is None or (node.op_type == "Slice" and not self._grows(node)):
             return None
+        if node.attributes.get_string("keep_aspect_ratio_policy", "stretch") not in ("", "stretch"):
+            return None  # an axis gets the fewer positions, the more the other has
         second = node.inputs[1] if len(node.inputs) > 1 else None
         weight = self._analysis.fixed_shape(second)
         found = rule(node, (*shape[:2], *given), weight, self._analysis.constant)
@@ -187,8 +192,9 @@ def _pool_needs(window: PoolShape, wanted: Sequence[int]) -> list[int]:
     """The least size on each axis of which there are so many outputs, or 0: any less is refused."""
     needs = []
     for axis, count in enumerate(wanted):
-        size = 1
-        while window.axis_outputs(axis, size) < count:
-            size += 1
-        needs.append(size)
+        most = 1
+        while window.axis_outputs(axis, most) < count:
+            most *= 2
+        sizes = range(most // 2 + 1, most + 1)
+        needs.append(sizes[bisect_left(sizes, count, key=partial(window.axis_outputs, axis))])
     return needs

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+import graphopt
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.moving.propagate_stride import PropagateStride
 from tests.builders import NEWEST_OPSET, Net, alone, compare_at_sizes, grid
@@ -110,6 +111,26 @@ def test_crops_of_small_maps() -> None:
     y = net.op("Slice", net.conv(x, 6, pads=[2] * 4), both, net.const(np.array([-1, -1])), axes)
     done = moved(net, y, sizes={"h": 6, "w": 6})
     assert compare_at_sizes(done.before, done.after, grid("h", "w")) == 49
+
+
+def test_a_crop_of_what_was_resized_by_its_aspect_ratio() -> None:
+    """The larger one side of the map, the fewer pixels the other gets: down to none that a crop leaves."""
+    net = Net(18)
+    x, sizes = net.input([1, 4, "h", "w"]), net.const(np.array([8, 8]))
+    y = net.op("Resize", x, "", "", sizes, axes=[2, 3], keep_aspect_ratio_policy="not_larger")
+    every = [net.const(np.array([each])) for each in (3, 2**31 - 1, 3)]
+    y = net.op("Slice", net.conv(y, 64, (1, 1)), *every)
+    result = graphopt.optimize(net.model(y), shapes={"x": [1, 4, 64, 64]}, aim="macs")
+    sides = [{"h": h, "w": w} for h in (64, 100) for w in (10, 30, 64)]
+    assert compare_at_sizes(net.model(y), ir.to_proto(result.model), sides) == 6
+
+
+def test_what_a_far_crop_of_a_pool_needs_is_found_at_once() -> None:
+    net = Net()
+    y = net.op("MaxPool", net.conv(net.input([1, 4, "h", "w"]), 4, (1, 1)), kernel_shape=[2, 2])
+    every = [net.const(np.array([each])) for each in (10**12, 2**62, 2)]
+    result = graphopt.optimize(net.model(net.conv(net.op("Slice", y, *every), 4, (1, 1))))
+    assert result.report.before.macs is None
 
 
 @pytest.mark.parametrize("taps", [2, 3])
