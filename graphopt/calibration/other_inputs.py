@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -21,31 +21,32 @@ FACTORS = (16.0, 256.0, 4096.0, 1 / 16, 1 / 256)
 bytes that were made fractions."""
 
 
-def others(model: ir.Model, feeds: Feeds) -> Iterator[Feeds]:
+def others(model: ir.Model, feeds: Sequence[Feeds]) -> Iterator[list[Feeds]]:
     """The same numbers in other ranges, the likeliest first; whole numbers and truth values stay.
 
-    The first is what the first BatchNormalization expects, where one is left.
+    The first is what the first BatchNormalization expects of the first input, where one is left.
 
     Args:
         model: the model to be fed.
-        feeds: an input for it.
+        feeds: inputs for it.
 
     Returns:
-        Inputs of the same shapes and types.
+        Inputs of the same shapes and types, all in the same range.
     """
     try:
-        expected = synthetic.expected_scale(model, feeds)
+        expected = synthetic.expected_scale(model, feeds[0])
     except InputError:
         return
     if expected != 1.0:
-        yield _scaled(feeds, expected)
+        yield [scaled(feed, expected) for feed in feeds]
     for low, high in RANGES:
-        yield _mapped(feeds, low, high)
+        yield [_mapped(feed, low, high) for feed in feeds]
     for factor in FACTORS:
-        yield _scaled(feeds, factor)
+        yield [scaled(feed, factor) for feed in feeds]
 
 
-def _scaled(feeds: Feeds, factor: float) -> Feeds:
+def scaled(feeds: Feeds, factor: float) -> Feeds:
+    """Inputs with all that is no whole number multiplied."""
     return {n: (a * factor).astype(a.dtype) if a.dtype.kind == "f" else a for n, a in feeds.items()}
 
 

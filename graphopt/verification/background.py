@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -13,6 +14,14 @@ from graphopt.errors import InputError
 from graphopt.runtime.session import Feeds
 from graphopt.verification.equivalence import Reference
 from graphopt.verification.verdict import Verification
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """A model that others are compared with, and whether it was run already."""
+
+    reference: Reference
+    ready: Future[None]
 
 
 class Comparer:
@@ -36,8 +45,8 @@ class Comparer:
     ) -> None:
         self._feeds, self._kept, self._problem, self._step = feeds, kept, problem, step
         self._worker = ThreadPoolExecutor(max_workers=1)
-        self._reference: Reference | None = None
-        self._pending: tuple[ir.Model, ir.Model, Future[Verification]] | None = None
+        self._last: Expected | None = None
+        self._pending: tuple[Expected, ir.Model, Future[Verification]] | None = None
 
     def expect(self, reference: ir.Model) -> None:
         """Begins to run a reference that models will be compared with."""
@@ -47,7 +56,7 @@ class Comparer:
     def begin(self, reference: ir.Model, candidate: ir.Model) -> None:
         """Begins what `compare` will probably be asked for."""
         if not self._problem and reference is not candidate:
-            self._begun(reference, candidate)
+            self._begun(self._expected(reference), candidate)
 
     def compare(
         self, reference: ir.Model, candidate: ir.Model, inputs: Sequence[Feeds] | None = None
@@ -68,26 +77,31 @@ class Comparer:
         if not problem:
             with self._step():
                 try:
-                    if inputs is None:
-                        return self._begun(reference, candidate).result()
-                    return Reference(reference, inputs, self._kept).verify(candidate)
+                    expected = self._expected(reference) if inputs is None else self._on(reference, inputs)
+                    expected.ready.result()
                 except InputError as error:
                     problem = str(error)
+                else:
+                    return self._begun(expected, candidate).result()
         return Verification((), (f"the whole model was not run, its regions were: {problem}",))
 
-    def _expected(self, reference: ir.Model) -> Reference:
-        if self._reference is None or self._reference.model is not reference:
-            self._reference = Reference(reference, self._feeds, self._kept)
-            self._worker.submit(self._reference.prepare)
-        return self._reference
+    def _expected(self, model: ir.Model) -> Expected:
+        """The model on the comparer's own inputs; one that is asked for twice is run once."""
+        if self._last is None or self._last.reference.model is not model:
+            self._last = self._on(model, self._feeds)
+        return self._last
 
-    def _begun(self, reference: ir.Model, candidate: ir.Model) -> Future[Verification]:
+    def _on(self, model: ir.Model, feeds: Sequence[Feeds]) -> Expected:
+        reference = Reference(model, feeds, self._kept)
+        return Expected(reference, self._worker.submit(reference.prepare))
+
+    def _begun(self, expected: Expected, candidate: ir.Model) -> Future[Verification]:
         """A comparison; one that is asked for twice is made once."""
         if self._pending is not None:
             before, after, future = self._pending
-            if before is reference and after is candidate:
+            if before is expected and after is candidate:
                 return future
             future.cancel()
-        future = self._worker.submit(progress.carried(self._expected(reference).verify), candidate)
-        self._pending = (reference, candidate, future)
+        future = self._worker.submit(progress.carried(expected.reference.verify), candidate)
+        self._pending = (expected, candidate, future)
         return future

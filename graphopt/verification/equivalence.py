@@ -14,6 +14,7 @@ pass whatever a model computes; rankings turn rounding into another answer. So
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,11 @@ class Watched:
                 found.setdefault(value, output)
         return found
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names that the original has for them."""
+        return frozenset(map(name_of, self.values))
+
     def stands_in(self, value: ir.Value) -> bool:
         """Whether other values are compared in the place of an output."""
         before = self.before.get(value)
@@ -86,19 +92,26 @@ class Original:
         self.feeds = list(feeds)
         self.values = Values(parts, feeds, optimised=False)
         self._parts = parts
-        self._optimised: dict[frozenset[str], Values] = {}
+        self._optimised: dict[tuple[frozenset[str], frozenset[str]], Values] = {}
 
     def given(self, decisions: Mapping[str, str]) -> Given:
         """What it decides, for each input, by the names that another model has for it."""
         found = {theirs: self.values.of(ours) for ours, theirs in sorted(decisions.items())}
         return [{name: each[i] for name, each in found.items()} for i in range(len(self.feeds))]
 
-    def optimised(self, decisions: frozenset[str]) -> Values:
-        """Its values in a session that onnxruntime optimises and that is given these decisions."""
-        if decisions not in self._optimised:
+    def optimised(self, decisions: frozenset[str], names: frozenset[str]) -> Values:
+        """These values in a session that onnxruntime optimises and that is given these decisions.
+
+        Raises:
+            InputError: onnxruntime can't load or run that.
+        """
+        key = decisions, names
+        if key not in self._optimised:  # together: what is read decides what onnxruntime may rewrite
             given = self.given({name: name for name in decisions})
-            self._optimised[decisions] = Values(self._parts, self.feeds, optimised=True, given=given)
-        return self._optimised[decisions]
+            found = Values(self._parts, self.feeds, optimised=True, given=given)
+            found.find(sorted(names))
+            self._optimised[key] = found
+        return self._optimised[key]
 
     def change(self, name: str) -> float:
         """What other inputs change in a value, as a part of its largest."""
@@ -108,9 +121,21 @@ class Original:
         """The relative difference that a value may show, by its type."""
         return bound(self.values.of(name)[0], MODEL_BOUND)
 
-    def own_difference(self, name: str, decisions: frozenset[str]) -> float:
-        """What onnxruntime's own optimisation changes in a value, as a part of its largest."""
-        return difference(self.values.of(name), self.optimised(decisions).of(name)).max_rel
+    def own_difference(self, name: str, decisions: frozenset[str], names: frozenset[str]) -> float:
+        """What onnxruntime's own optimisation changes in a value, as a part of its largest.
+
+        Args:
+            name: of the value.
+            decisions: those of its own that the optimised session is given.
+            names: all that is read in that session.
+
+        Returns:
+            0 too where onnxruntime can't optimise the model: then nothing is known that could be allowed.
+        """
+        try:
+            return difference(self.values.of(name), self.optimised(decisions, names).of(name)).max_rel
+        except InputError:
+            return 0.0
 
     def tells(self, name: str, allowed: float) -> bool:
         """Whether other inputs change a value by much more than is allowed."""
@@ -128,24 +153,38 @@ class Reference:
 
     def __init__(self, model: ir.Model, feeds: Sequence[Feeds], kept: Sequence[str] = ()) -> None:
         self.model = model
-        self._feeds = feeds
-        self._outputs = [value for value in model.graph.outputs if not kept or value.name in kept]
-        self._vague: set[ir.Value] = set()
-        self._tried_others = False
-        self._notes: list[str] = []
+        self.feeds = feeds
+        self.outputs = [value for value in model.graph.outputs if not kept or value.name in kept]
+        self._others: list[Original] = []
 
     @cached_property
-    def _parts(self) -> Structure:
+    def parts(self) -> Structure:
+        """The model as sessions take it."""
         return session.structure(self.model)
 
     @cached_property
-    def _heads(self) -> Heads:
-        return Heads(self.model, self._outputs)
+    def heads(self) -> Heads:
+        """What it makes its outputs by."""
+        return Heads(self.model, self.outputs)
 
     @cached_property
-    def _originals(self) -> list[Original]:
-        """The model on the inputs, and on others that tell more."""
-        return [Original(self._parts, self._feeds)]
+    def original(self) -> Original:
+        """The model on the inputs."""
+        return Original(self.parts, self.feeds)
+
+    @cached_property
+    def _ranges(self) -> Iterator[list[Feeds]]:
+        return other_inputs.others(self.model, self.feeds[-TWINS:])
+
+    def others(self) -> Iterator[Original]:
+        """The model on the last inputs in other ranges, the likeliest first; each is made once."""
+        for number in itertools.count():
+            if number == len(self._others):
+                feeds = next(self._ranges, None)
+                if feeds is None:
+                    return
+                self._others.append(Original(self.parts, feeds))
+            yield self._others[number]
 
     def prepare(self) -> None:
         """Runs the model, so that comparisons need not wait for it.
@@ -153,13 +192,15 @@ class Reference:
         Raises:
             InputError: onnxruntime can't load or run the model.
         """
-        heads = self._heads
+        heads = self.heads
         made = (value for node in heads.decisions for value in node.outputs if value.name)
         read = (value for node in heads.following for value in heads.read(node) if value.producer())
-        self._originals[0].values.find(map(name_of, (*self._outputs, *made, *read)))
+        self.original.values.find(map(name_of, (*self.outputs, *made, *read)))
 
     def verify(self, candidate: ir.Model) -> Verification:
         """Whether the outputs are equal up to rounding, the candidate as it stands and as optimised.
+
+        What was found about one candidate says nothing of the next.
 
         Raises:
             InputError: onnxruntime can't load or run the reference.
@@ -168,17 +209,43 @@ class Reference:
         if different is not None:
             return Verification((different,))
         self.prepare()
-        pairs = Counterparts(self.model, candidate, self._heads.constants)
-        rewritten = session.structure(candidate)
+        try:
+            return Comparison(self, candidate).verification()
+        except InputError as error:
+            return Verification(tuple(unrunnable("model", name_of(output), error) for output in self.outputs))
+
+
+class Comparison:
+    """The comparison of one model with the one that it was.
+
+    Args:
+        reference: the model as it was, prepared.
+        candidate: the model as rewritten.
+    """
+
+    def __init__(self, reference: Reference, candidate: ir.Model) -> None:
+        self._reference, self._heads, self._outputs = reference, reference.heads, reference.outputs
+        self._pairs = Counterparts(reference.model, candidate, reference.heads.constants)
+        self._rewritten = session.structure(candidate)
+        self._originals = [reference.original]
+        self._vague: set[ir.Value] = set()
+        self._unread: set[ir.Value] = set()
+        self._tried_others = False
+        self._notes: list[str] = []
+
+    def verification(self) -> Verification:
+        """Whether the outputs are equal up to rounding, the candidate as it stands and as optimised.
+
+        Raises:
+            InputError: onnxruntime can't run what the comparison takes.
+        """
         while True:
-            watched = self._watched(pairs)
-            vague = len(self._vague)
+            watched = self._watched()
+            known = len(self._vague), len(self._unread)
             checks = [
-                check
-                for optimised in (False, True)
-                for check in self._compared(rewritten, pairs, watched, optimised=optimised)
+                check for optimised in (False, True) for check in self._compared(watched, optimised=optimised)
             ]
-            if len(self._vague) == vague and not self._found_others(checks, watched):
+            if (len(self._vague), len(self._unread)) == known and not self._found_others(checks, watched):
                 break
         if all(checks):
             return Verification(tuple(checks), tuple(self._notes))
@@ -186,47 +253,47 @@ class Reference:
 
     # ------------------------------------------------------------ what is compared
 
-    def _watched(self, pairs: Counterparts) -> Watched:
+    def _watched(self) -> Watched:
         """What to compare, as far as is known by now which values tell enough."""
         heads, values = self._heads, self._originals[0].values
-        before = {output: tuple(self._telling([output], pairs)) for output in self._outputs}
+        before = {output: tuple(self._telling([output])) for output in self._outputs}
         # What decisions inside are made on, and what they pick from, belongs to no output alone.
         beside = [
             value
             for node in heads.following
-            if pairs.same(node)
+            if self._pairs.same(node)
             for value in heads.read(node)
             if not heads.decided(value) and value.producer() is not None
         ]
         if before and beside:
             first = next(iter(before))
-            before[first] = tuple(dict.fromkeys((*before[first], *self._telling(beside, pairs))))
+            before[first] = tuple(dict.fromkeys((*before[first], *self._telling(beside))))
         decided = [
-            (name_of(value), name_of(pairs.of(value) or value))
+            (name_of(value), name_of(self._pairs.of(value) or value))
             for node in heads.decisions
-            if pairs.same(node)
+            if self._pairs.same(node)
             for value in node.outputs
             if value.name and value.name not in values.lost
         ]
         return Watched(before, {a: b for a, b in decided if not isinstance(values.of(a)[0], list)})
 
-    def _telling(self, values: Iterable[ir.Value], pairs: Counterparts) -> Iterator[ir.Value]:
+    def _telling(self, values: Iterable[ir.Value]) -> Iterator[ir.Value]:
         """The nearest values that tell enough and that operators which are the same in both make these of."""
         heads, stack, done = self._heads, list(values), set[ir.Value]()
         while stack:
             value = stack.pop()
-            if value in done or not heads.told(value) or name_of(value) in self._originals[0].values.lost:
+            if value in done or not heads.told(value) or self._lost(value):
                 continue
             done.add(value)
-            before = self._standing_for(value, pairs)
+            before = self._standing_for(value)
             if before:
                 stack += before
-            elif pairs.of(value) is not None:
+            elif self._pairs.of(value) is not None:
                 yield value
 
-    def _standing_for(self, value: ir.Value, pairs: Counterparts) -> list[ir.Value]:
+    def _standing_for(self, value: ir.Value) -> list[ir.Value]:
         """What is looked at in the value's place; nothing where it tells enough, or nothing else can be."""
-        before = self._before(value, pairs)
+        before = self._before(value)
         if not before or self._heads.decided(value):
             return before
         if self._heads.joined(value):
@@ -234,73 +301,86 @@ class Reference:
         elif self._tells(value):
             return []
         else:  # at once: these will be asked for next
-            self._find(self._all_before(value, pairs))
-        return self._before(value, pairs)  # less those that can't be read, which is known by now
+            self._find(self._all_before(value))
+        return self._before(value)  # less those that can't be read, which is known by now
 
     def _find(self, values: Iterable[ir.Value]) -> None:
         names = [name_of(value) for value in values]
         for original in self._originals:
             original.values.find(names)
 
-    def _before(self, value: ir.Value, pairs: Counterparts) -> list[ir.Value]:
+    def _before(self, value: ir.Value) -> list[ir.Value]:
         """What the value is made of by an operator that is no layer and the same in both; else nothing."""
         node = value.producer()
-        if node is None or is_layer(node) or not pairs.same(node):
+        if node is None or is_layer(node) or not self._pairs.same(node):
             return []
         before = [each for each in self._heads.read(node) if each.producer() is not None]
-        return [] if any(name_of(each) in self._originals[0].values.lost for each in before) else before
+        return [] if any(map(self._lost, before)) else before
+
+    def _lost(self, value: ir.Value) -> bool:
+        """Whether onnxruntime does not hand the value out, as far as is known by now."""
+        name = name_of(value)
+        return value in self._unread or any(name in original.values.lost for original in self._originals)
 
     def _tells(self, value: ir.Value) -> bool:
         """Whether other inputs change the value by much more than two models may differ."""
         name = name_of(value)
         return value not in self._vague and any(o.tells(name, o.bound(name)) for o in self._originals)
 
-    def _all_before(self, value: ir.Value, pairs: Counterparts) -> list[ir.Value]:
+    def _all_before(self, value: ir.Value) -> list[ir.Value]:
         """All that a value is made of by operators that are the same in both, back to the layers."""
         stack, found = [value], dict[ir.Value, None]()
         while stack:
-            new = [each for each in self._before(stack.pop(), pairs) if each not in found]
+            new = [each for each in self._before(stack.pop()) if each not in found]
             found.update(dict.fromkeys(new))
             stack += new
         return list(found)
 
     # ------------------------------------------------------------ comparisons
 
-    def _compared(
-        self, rewritten: Structure, pairs: Counterparts, watched: Watched, *, optimised: bool
-    ) -> list[Verdict]:
+    def _compared(self, watched: Watched, *, optimised: bool) -> list[Verdict]:
         """The verdicts on the outputs, and on the values that are compared besides."""
         scope = "model, optimised session" if optimised else "model"
-        twins = {value: pairs.of(value) or value for value in watched.values}
+        twins = {value: self._pairs.of(value) or value for value in watched.values}
         names = {value: name_of(twin) for value, twin in twins.items()}
         try:
-            found = [Values(rewritten, o.feeds, optimised=optimised) for o in self._originals]
-            for each in found:
-                each.find(names.values())
+            found = [Values(self._rewritten, o.feeds, optimised=optimised) for o in self._originals]
+            self._read(names, found)
         except InputError as error:
             return [unrunnable(scope, name_of(output), error) for output in self._outputs]
+        if self._unread.intersection(names):  # to be compared without those
+            return []
         gaps = self._gaps(names, found)
         decisions = frozenset[str]()
         if watched.decisions and not all(self._is_near(value, gap) for value, gap in gaps.items()):
             try:
                 given = [
-                    Values(rewritten, o.feeds, optimised=optimised, given=o.given(watched.decisions))
+                    Values(self._rewritten, o.feeds, optimised=optimised, given=o.given(watched.decisions))
                     for o in self._originals
                 ]
-                for each in given:
-                    each.find(names.values())
+                self._read(names, given)
                 gaps, found = self._gaps(names, given), given
                 decisions = frozenset(watched.decisions)
             except InputError:  # not even that fits: they differ
                 pass
         checks: dict[ir.Value, Verdict] = {}
         for value, gap in sorted(gaps.items(), key=lambda item: watched.stands_in(item[0])):
-            if optimised and math.isinf(self._own_difference(value, gap, decisions)):
+            if optimised and math.isinf(self._own_difference(watched, value, gap, decisions)):
                 # Where optimising the original makes other values finite, no factor of that is a bound.
-                like = [o.optimised(decisions) for o in self._originals]
+                like = [o.optimised(decisions, watched.names) for o in self._originals]
                 gap = self._gap(name_of(value), names[value], like, found)
             checks[value] = self._verdict(scope, watched, value, gap, decisions, checks)
         return [checks[value] for value in watched.values]
+
+    def _read(self, names: Mapping[ir.Value, str], found: Sequence[Values]) -> None:
+        """Finds the candidate's values, and notes those that onnxruntime does not hand out.
+
+        Raises:
+            InputError: onnxruntime can't load or run the candidate.
+        """
+        for each in found:
+            each.find(names.values())
+            self._unread |= {value for value, name in names.items() if name in each.lost}
 
     def _gaps(self, names: Mapping[ir.Value, str], found: Sequence[Values]) -> dict[ir.Value, Difference]:
         expected = [original.values for original in self._originals]
@@ -315,11 +395,13 @@ class Reference:
     def _is_near(self, value: ir.Value, gap: Difference) -> bool:
         return gap.max_rel <= self._originals[0].bound(name_of(value))
 
-    def _own_difference(self, value: ir.Value, gap: Difference, decisions: frozenset[str]) -> float:
+    def _own_difference(
+        self, watched: Watched, value: ir.Value, gap: Difference, decisions: frozenset[str]
+    ) -> float:
         """What onnxruntime's own optimisation changes in a value, where that is needed; else 0."""
         if self._is_near(value, gap):
             return 0.0
-        return max(original.own_difference(name_of(value), decisions) for original in self._originals)
+        return max(o.own_difference(name_of(value), decisions, watched.names) for o in self._originals)
 
     def _verdict(
         self,
@@ -350,7 +432,7 @@ class Reference:
                 return measured(scope, name, gap, limit, rule, passed=True)
             passed = not gap.note and all(others[each] for each in watched.before[value])
             return measured(scope, name, gap, limit, Rule.BEFORE, passed=passed)
-        own = self._own_difference(value, gap, decisions)
+        own = self._own_difference(watched, value, gap, decisions)
         if math.isfinite(own) and OWN_DIFFERENCE_FACTOR * own > limit:
             limit, rule = OWN_DIFFERENCE_FACTOR * own, Rule.OWN
         informative = not self._heads.told(value) or self._tells_by(value, limit)
@@ -389,25 +471,28 @@ class Reference:
 
     def _found_others(self, checks: Sequence[Verdict], watched: Watched) -> bool:
         """Tries the inputs in other ranges, once, where a value tells too little; whether some tell more."""
-        silent = list(dict.fromkeys(c.value or c.output for c in checks if not c.informative))
+        silent = {c.value or c.output: 0.0 for c in checks if not c.informative}
         if self._tried_others or not silent:
             return False
         self._tried_others = True
-        names = [name_of(value) for value in watched.values]
-        ranges = [other_inputs.others(self.model, feed) for feed in self._feeds[-TWINS:]]
-        for feeds in zip(*ranges, strict=False):
-            other = Original(self._parts, feeds)
+        for check in checks:
+            name = check.value or check.output
+            if name in silent:
+                silent[name] = max(silent[name], check.allowed)
+        names = sorted(watched.names)
+        for other in self._reference.others():
             try:
                 other.values.find(names)
+                if not all(finite(output) for name in names for output in other.values.of(name)):
+                    continue
             except InputError:
                 continue
-            if all(finite(output) for name in names for output in other.values.of(name)) and any(
-                other.tells(name, other.bound(name)) for name in silent
-            ):
+            told = [name for name, allowed in silent.items() if other.tells(name, allowed)]
+            if told:
                 self._originals.append(other)
-                told = ", ".join(name for name in silent if other.tells(name, other.bound(name)))
-                self._notes.append(f"compared on inputs in another range too, where {told} tells more")
-                silent = [name for name in silent if not other.tells(name, other.bound(name))]
+                where = ", ".join(told)
+                self._notes.append(f"compared on inputs in another range too, where {where} tells more")
+                silent = {name: allowed for name, allowed in silent.items() if name not in told}
             if not silent:
                 break
         return len(self._originals) > 1
@@ -418,10 +503,10 @@ class Reference:
         A new session would draw the same random numbers as the first, so one session runs twice.
         """
         names = list(dict.fromkeys(check.value or check.output for check in checks))
-        parts = exposed(self._parts, names)
+        parts = exposed(self._reference.parts, names)
         made = [output.name for output in parts.proto.graph.output]
         running = session.session(parts, optimised=False)
-        first, second = ([session.run(running, feed) for feed in self._feeds] for _ in range(2))
+        first, second = ([session.run(running, feed) for feed in self._reference.feeds] for _ in range(2))
         again = (
             difference(a, b) for a, b in zip(zip(*first, strict=True), zip(*second, strict=True), strict=True)
         )

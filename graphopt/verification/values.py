@@ -94,9 +94,11 @@ class Values:
         """The value for each input.
 
         Raises:
-            InputError: onnxruntime can't load or run the model.
+            InputError: onnxruntime can't load or run the model, or does not hand the value out.
         """
         self.find([name])
+        if name in self.lost:
+            raise InputError(f"onnxruntime does not hand out {name!r}")
         return self._found[name]
 
 

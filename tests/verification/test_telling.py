@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import graphopt
+from graphopt.calibration import other_inputs
+from graphopt.errors import InputError
+from graphopt.runtime import session
 from graphopt.verification import values
+from graphopt.verification.equivalence import Reference
 from graphopt.verification.information import change
 from graphopt.verification.verdict import Rule, Verification
-from tests.builders import Array, info, model, node, parsed, weight
+from tests.builders import Array, batch_norm, bn_inputs, info, model, node, parsed, samples, weight
 
 OFF = np.float32(1.05)
 """What a layer of a wrong candidate is multiplied by."""
@@ -139,6 +144,68 @@ def test_inputs_in_other_ranges_are_tried_where_nothing_before_tells_more(before
     assert same and not same.warnings
     assert any("another range" in note and "y" in note for note in same.notes)
     assert not other
+
+
+def test_what_was_found_about_one_candidate_says_nothing_of_the_next() -> None:
+    weights = {"v": weight(4, 8, 1, 1), "b": floats(*[-60] * 4)}
+    one, other = (
+        ir.from_proto(head(f"d = Conv (m, v, b)\ny = {last} (d)", weights))
+        for last in ("Relu", "ThresholdedRelu")
+    )
+    reference = Reference(one, [{"x": samples(1, seed=seed)} for seed in range(3)])
+    first, between, again = (reference.verify(each.clone()) for each in (one, other, one))
+    assert not first.notes and between.notes
+    assert again == first and reference.verify(other) == between
+
+
+def test_other_ranges_tell_more_where_more_than_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output changes by a part of its largest, in any range; onnxruntime changes more than that."""
+    outputs = values.outputs
+    original = model([node("Conv", "x w", "y")], {"w": weight(8, 8, 1, 1)})
+
+    def shifted(parts: Any, feeds: Any, *, optimised: bool) -> Any:
+        found = outputs(parts, feeds, optimised=optimised)
+        return [[y * 1.5 for y in ys] for ys in found] if optimised else found
+
+    monkeypatch.setattr(values, "outputs", shifted)
+    found = graphopt.verify(original, original)
+    assert not found.notes and found.warnings
+
+
+def test_inputs_in_another_range_are_all_in_the_same() -> None:
+    nodes = [node("BatchNormalization", bn_inputs("x", "bn"), "y")]
+    proto = ir.from_proto(model(nodes, batch_norm("bn", 8)))
+    feeds = [{"x": samples(1, seed=seed) * np.float32(1 + seed)} for seed in range(2)]
+    expected = next(other_inputs.others(proto, feeds))
+    factors = [np.abs(b["x"]).max() / np.abs(a["x"]).max() for a, b in zip(feeds, expected, strict=True)]
+    assert factors[0] == pytest.approx(factors[1]) and factors[0] != pytest.approx(1)
+
+
+# --- values that are not handed out -------------------------------------------------------------------------
+
+
+def test_a_value_that_is_not_handed_out_is_told_as_such() -> None:
+    proto = ir.from_proto(model([node("Relu", "x", "y")]))
+    with pytest.raises(InputError, match="does not hand out 'nowhere'"):
+        values.Values(session.structure(proto), [{"x": samples(1)}], optimised=False).of("nowhere")
+
+
+def test_an_output_speaks_for_itself_where_one_model_hands_out_nothing_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights = {"v": weight(4, 8, 1, 1), "b": floats(*[-60] * 4)}
+    right = head("d = Conv (m, v, b)\ny = Sigmoid (d)", weights)
+    outputs = values.outputs
+
+    def losing(parts: Any, feeds: Any, *, optimised: bool) -> Any:
+        if optimised and "d" in {output.name for output in parts.proto.graph.output}:
+            raise InputError("no such type")
+        return outputs(parts, feeds, optimised=optimised)
+
+    monkeypatch.setattr(values, "outputs", losing)
+    found = graphopt.verify(right, right)
+    assert found and [check.value for check in found.checks] == ["", ""]
+    assert found.warnings or any("another range" in note for note in found.notes)
 
 
 def test_what_nothing_changes_is_named_in_a_warning() -> None:
