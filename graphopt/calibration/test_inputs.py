@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import onnx_ir as ir
@@ -25,8 +27,11 @@ are open, one odd and one even."""
 SIZES_TO_TRY = (64, 32, 96, 128, 224, 256, 320, 512, 640)
 """Sizes tried, in this order, for open dimensions that nothing tells, until the model runs: derived, the
 usual sizes of patches, of ImageNet and of detectors, each a multiple of 32, the stride of most networks."""
-MOST_PIXELS = max(SIZES_TO_TRY) ** 2
-"""Positions of a map up to which a size after the first is tried: derived, those of a picture of the largest;
+USUAL_POSITIONS = 224**2
+"""Positions of a map up to which sizes are tried before those with more: derived, those of a picture of
+ImageNet; a map of three open axes has 32,768 at 32, and 262,144 at 64."""
+MOST_POSITIONS = max(SIZES_TO_TRY) ** 2
+"""Positions of a map up to which a size that nobody gave is tried: derived, those of the largest picture;
 a map of three open axes has as many at 74, and at 640 would not end."""
 ODD = (3, 8, 13, 1)
 """What is added to an open size for another feed, the first that the model runs on; 2 more for each next.
@@ -34,9 +39,9 @@ Derived: 3 leaves a rest by strides of 2 and 4, 8 leaves none, 13 another one by
 SMALL = (1, 2, 3)
 """Open sizes, all alike, of more feeds. Derived: where a map is smaller than a 3x3, a form that is right at
 other sizes may fail."""
-LARGE = 2 * SIZES_TO_TRY[0]
-"""A size up to which twice an open size and 1 is fed too. Derived: double the first size that is tried, which
-bounds what a run costs by four times that."""
+DOUBLED = SIZES_TO_TRY[0]
+"""Open sizes up to which another feed has double of them and 1, beyond it half more: derived, the first size
+that is tried; double of a picture of 224² would cost four times a run of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,6 @@ def choose(
     Raises:
         InputError: the sizes contradict the model.
     """
-    ranges = calibration.ranges() if calibration is not None else None
     given = dict(calibration.sizes()) if calibration is not None else {}
     given.update({name: tuple(shape) for name, shape in (shapes or {}).items()})
     constants = Constants(model)
@@ -96,35 +100,74 @@ def choose(
     unfed = _unfed(model, given)
     if unfed:
         return TestInputs((), _consistent(model, given, guesses), guessed, unfed)
+    feeder = _Feeder(model, calibration.ranges() if calibration is not None else None, memory)
     if not slots:
         sizes = _resolved(model, given, told)
-        if unfed := _too_large(model, sizes, memory):
-            return TestInputs((), sizes, False, unfed)
-        feeds = [session.random_feeds(model, sizes, seed + i, ranges) for i in range(COUNT)]
-        feeds += _extremes(model, None, sizes, pinned, seed + COUNT, ranges)
-        return TestInputs((*_real(calibration), *feeds), sizes, False)
-    try:
-        running = session.session(session.structure(model), optimised=False)
-    except InputError as error:
-        return TestInputs((), _consistent(model, given, guesses), guessed, str(error))
-    problem = ""
-    for number, bound in enumerate(guesses):
-        sizes = _resolved(model, given, bound)
-        if number and max(map(_pixels, sizes.values()), default=0) > MOST_PIXELS:
-            continue
-        if unfed := _too_large(model, sizes, memory):
-            problem = problem or unfed
-            continue
-        feeds = [session.random_feeds(model, sizes, seed, ranges)]
         try:
-            session.run(running, feeds[0])
+            feeds = [feeder.made(sizes, seed + i) for i in range(COUNT)]
+        except InputError as error:
+            return TestInputs((), sizes, False, str(error))
+        feeds += _extremes(feeder, sizes, pinned, seed + COUNT)
+        return TestInputs((*_real(calibration), *feeds), sizes, False)
+    problem = ""
+    for number, bound in enumerate(sorted(guesses, key=lambda bound: _unusual(model, given, bound))):
+        sizes = _resolved(model, given, bound)
+        if number and _positions(sizes) > MOST_POSITIONS:
+            continue
+        try:
+            feeds = [feeder.run(sizes, seed)]
         except InputError as error:
             problem = problem or str(error)
             continue
-        feeds += _variations(model, running, given, slots, bound, seed, ranges)
-        feeds += _extremes(model, running, sizes, pinned, seed + len(feeds), ranges)
+        feeds += _variations(feeder, given, slots, bound, seed)
+        feeds += _extremes(feeder, sizes, pinned, seed + len(feeds))
         return TestInputs((*_real(calibration), *feeds), sizes, guessed)
     return TestInputs((), _consistent(model, given, guesses), guessed, problem)
+
+
+class _Feeder:
+    """Makes inputs of a model, and runs it on them.
+
+    Args:
+        model: the model.
+        ranges: lowest and highest value of an input, where known.
+        memory: bytes that the inputs of one run may take; a quarter of the machine's where not given.
+    """
+
+    def __init__(
+        self, model: ir.Model, ranges: Mapping[str, tuple[float, float]] | None, memory: int | None
+    ) -> None:
+        self.model, self._ranges, self._memory = model, ranges, memory
+
+    @cached_property
+    def _running(self) -> Any:
+        try:
+            return session.session(session.structure(self.model), optimised=False)
+        except InputError as error:
+            return error
+
+    def made(self, sizes: Mapping[str, Sequence[int]], seed: int) -> Feeds:
+        """Random inputs of these sizes.
+
+        Raises:
+            InputError: they take more memory than is allowed.
+        """
+        unfed = _too_large(self.model, sizes, self._memory)
+        if unfed:
+            raise InputError(unfed)
+        return session.random_feeds(self.model, sizes, seed, self._ranges)
+
+    def run(self, sizes: Mapping[str, Sequence[int]], seed: int) -> Feeds:
+        """Random inputs of these sizes, on which the model runs.
+
+        Raises:
+            InputError: they take more memory than is allowed, or onnxruntime can't load or run the model.
+        """
+        if isinstance(self._running, InputError):
+            raise self._running
+        feeds = self.made(sizes, seed)
+        session.run(self._running, feeds)
+        return feeds
 
 
 def _told(model: ir.Model, constants: Constants) -> tuple[Mapping[str, int], Mapping[str, int]]:
@@ -136,9 +179,13 @@ def _told(model: ir.Model, constants: Constants) -> tuple[Mapping[str, int], Map
     return found.pinned, found.likely
 
 
-def _pixels(shape: Sequence[int]) -> int:
-    """Positions of a map [N, C, …]; 1 for anything else."""
-    return math.prod(shape[2:])
+def _positions(sizes: Mapping[str, Sequence[int]]) -> int:
+    """Positions of the largest map [N, C, …] among the inputs; 1 where there is none."""
+    return max((math.prod(shape[2:]) for shape in sizes.values()), default=1)
+
+
+def _unusual(model: ir.Model, given: Mapping[str, Sequence[int]], bound: Mapping[str, int]) -> bool:
+    return _positions(_resolved(model, given, bound)) > USUAL_POSITIONS
 
 
 def _consistent(
@@ -163,16 +210,13 @@ def _real(calibration: Calibration | None) -> Iterator[Feeds]:
 
 
 def _variations(
-    model: ir.Model,
-    running: Any,
+    feeder: _Feeder,
     given: Mapping[str, Sequence[int]],
     slots: Mapping[str, bool],
     bound: Mapping[str, int],
     seed: int,
-    ranges: Mapping[str, tuple[float, float]] | None,
 ) -> Iterator[Feeds]:
     """More inputs: another batch, and other sizes, odd ones first, that the model runs on."""
-    found = 0
     changes = [
         {
             **bound,
@@ -181,38 +225,33 @@ def _variations(
         for odd in ODD
     ]
     batch = {**bound, **{name: bound[name] + 2 for name, is_batch in slots.items() if is_batch}}
-    for number, change in enumerate([*changes, batch, dict(bound), dict(bound)], start=1):
+    shapes = [_resolved(feeder.model, given, each) for each in (*changes, batch, bound, bound)]
+    yield from itertools.islice(_that_run(feeder, shapes, seed + 1), COUNT - 1)
+
+
+def _that_run(feeder: _Feeder, shapes: Iterable[Mapping[str, Sequence[int]]], seed: int) -> Iterator[Feeds]:
+    """Inputs of those sizes on which the model runs."""
+    for number, sizes in enumerate(shapes):
         try:
-            feeds = session.random_feeds(model, _resolved(model, given, change), seed + number, ranges)
-            session.run(running, feeds)
+            yield feeder.run(sizes, seed + number)
         except InputError:
             continue
-        yield feeds
-        found += 1
-        if found >= COUNT - 1:
-            return
 
 
 def _extremes(
-    model: ir.Model,
-    running: Any | None,
-    sizes: Mapping[str, Sequence[int]],
-    pinned: Mapping[str, int],
-    seed: int,
-    ranges: Mapping[str, tuple[float, float]] | None,
+    feeder: _Feeder, sizes: Mapping[str, Sequence[int]], pinned: Mapping[str, int], seed: int
 ) -> Iterator[Feeds]:
     """Inputs of a few pixels, of an odd size and of a large one, also where a size was told.
 
     What the model declares open is varied, whoever chose the size; where it does not run is left out.
 
     Args:
-        model: the model.
-        running: a session of it; None to make one where it is needed.
+        feeder: of the model.
         sizes: of all its inputs, as they were chosen.
         pinned: open sizes at which alone the model runs, by name.
         seed: of the first.
-        ranges: of the inputs, where known.
     """
+    model = feeder.model
     slots = {name: b for name, b in _symbols(model, {}).items() if not b and name not in pinned}
     bound = {
         _symbol(value, axis): sizes[value.name or ""][axis]
@@ -224,20 +263,16 @@ def _extremes(
         return
     changes = [dict.fromkeys(slots, size) for size in SMALL]
     changes.append({name: bound[name] + 1 + 2 * i for i, name in enumerate(slots)})
-    if max(bound[name] for name in slots) <= LARGE // 2:
-        changes.append({name: 2 * bound[name] + 1 for name in slots})
-    try:
-        running = running or session.session(session.structure(model), optimised=False)
-    except InputError:
-        return
-    for number, change in enumerate(changes):
-        shapes = _resolved(model, {}, {**bound, **change})
-        feeds = session.random_feeds(model, shapes, seed + number, ranges)
-        try:
-            session.run(running, feeds)
-        except InputError:
-            continue
-        yield feeds
+    changes.append({name: _larger(bound[name]) for name in slots})
+    shapes = [_resolved(model, {}, {**bound, **change}) for change in changes]
+    if _positions(shapes[-1]) > MOST_POSITIONS:
+        shapes.pop()
+    yield from _that_run(feeder, shapes, seed)
+
+
+def _larger(size: int) -> int:
+    """An odd size that is larger by much."""
+    return size + max(min(size, DOUBLED), size // 2) | 1
 
 
 def _symbols(model: ir.Model, given: Mapping[str, Sequence[int]]) -> dict[str, bool]:

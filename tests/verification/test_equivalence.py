@@ -370,6 +370,28 @@ def test_open_sizes_are_small_and_large_ones_too_whoever_told_one(told: str) -> 
     assert (at[0] + 1, at[1] + 3) in sizes, "of the other rest by 2"
 
 
+@pytest.mark.parametrize(("size", "largest"), [(12, 25), (63, 127), (64, 129), (100, 165), (225, 337)])
+def test_a_large_size_is_double_of_small_ones_and_half_more_of_others(size: int, largest: int) -> None:
+    proto = conv_bn(inputs={"x": ["N", 8, "H", 4]}, outputs={"y": None})
+    assert max(shape[2] for shape in shapes(chosen(proto, shapes={"x": (1, 8, size, 4)}))) == largest
+
+
+def test_maps_of_three_open_axes_are_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = model(
+        [node("Conv", "x w", "y")], {"w": weight(2, 2, 1, 1, 1)}, inputs={"x": [1, 2, "D", "H", "W"]}
+    )
+    found = shapes(chosen(proto))
+    assert found[0] == (1, 2, 32, 32, 32) and (1, 2, 65, 65, 65) in found
+    given = shapes(chosen(proto, shapes={"x": (1, 2, 70, 70, 70)}))
+    assert max(shape[2] for shape in given) == 71, "nothing half more"
+
+
+def test_every_input_keeps_to_the_memory() -> None:
+    proto = conv_bn(inputs={"x": ["N", 8, "H", "W"]}, outputs={"y": None})
+    kept = shapes(chosen(proto, shapes={"x": (1, 8, 40, 40)}, memory=60_000))
+    assert {size for *_, size in kept} == {1, 2, 3, 40, 43}
+
+
 def test_sizes_at_which_the_model_does_not_run_are_left_out() -> None:
     nodes = [node("Conv", "x w", "y", "conv")]
     proto = model(nodes, {"w": weight(8, 8, 3, 3)}, inputs={"x": ["N", 8, "H", "W"]})
@@ -406,7 +428,7 @@ def test_three_open_axes_get_no_more_pixels_than_a_picture(monkeypatch: pytest.M
     nodes = [node("Flatten", "x", "f"), node("MatMul", "f w", "y")]
     found = chosen(model(nodes, {"w": weight(77, 2)}, inputs={"x": ["N", 1, "D", "H", "W"]}))
     assert "can't run" in found.problem
-    assert [shape[2] for shape in tried] == [64, 32]
+    assert [shape[2] for shape in tried] == [32, 64]
 
 
 @pytest.mark.parametrize(
