@@ -22,8 +22,6 @@ STAMP_SOURCE = "graphopt.from"
 """Metadata key of a new node: the names of the nodes that it came from."""
 STAMP_REWRITE = "graphopt.rewrite"
 """Metadata key of a new node: the rewrite that made it."""
-_NO_CHOICE = "graphopt.no_choice"
-"""In `Value.meta` of an initializer: it is an input only since IR versions up to 3 list all of them there."""
 _LAST_IR_WITH_FORCED_INPUTS = 3
 """The last IR version in which every initializer is an input."""
 
@@ -38,14 +36,12 @@ def apply(model: ir.Model, changes: Sequence[Change]) -> ir.Model:
     Returns:
         A new model; weights that did not change are shared with the old one.
     """
-    clone = model.clone()
-    if (clone.ir_version or 0) <= _LAST_IR_WITH_FORCED_INPUTS:
-        for value in clone.graph.initializers.values():
-            value.meta[_NO_CHOICE] = True
+    # In a newer version an initializer that stayed an input would be no constant any more.
+    forced = (model.ir_version or 0) <= _LAST_IR_WITH_FORCED_INPUTS
+    clone = freeze(model) if forced else model.clone()
     editor = _Editor(clone)
     for candidate, replacement in changes:
         editor.replace(candidate, replacement)
-    clone.ir_version = max(clone.ir_version or 0, 4)
     editor.finish()
     return clone
 
@@ -250,13 +246,8 @@ class _Editor:
         self._remove_dead(self._orphans)
         for value in sorted(self._loose, key=lambda value: value.name or ""):
             graph = value.graph
-            if not value.is_initializer() or value.uses() or value.is_graph_output() or graph is None:
-                continue
-            if value.is_graph_input():
-                if not value.meta.get(_NO_CHOICE):
-                    continue  # a caller may feed it
-                graph.inputs.remove(value)
-            if value.name is not None:
+            needed = value.uses() or value.is_graph_output() or value.is_graph_input()  # a caller may feed it
+            if value.is_initializer() and not needed and graph is not None and value.name is not None:
                 graph.initializers.pop(value.name, None)
         for graph in self._touched:
             if not is_sorted(graph):

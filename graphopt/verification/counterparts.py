@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
 from graphopt.analysis.constants import Constants
+from graphopt.analysis.operators import IDEMPOTENT, VIEWS, is_standard
 from graphopt.verification.heads import used
 
 
@@ -60,8 +61,21 @@ class Counterparts:
             self._same.add(node)
             stack += zip(node.outputs, twin.outputs, strict=True)
             stack += [
-                (a, b) for a, b in zip(used(node), used(twin), strict=True) if not self._ours.is_constant(a)
+                self._before_repeats(node, a, twin, b)
+                for a, b in zip(used(node), used(twin), strict=True)
+                if not self._ours.is_constant(a)
             ]
+
+    def _before_repeats(
+        self, node: ir.Node, a: ir.Value, twin: ir.Node, b: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
+        """The pair that two operators read, in front of what only one of them repeats."""
+        ours, theirs = list(_repeats(node, a)), list(_repeats(twin, b))
+        if len(ours) == len(theirs):
+            return a, b
+        self._same.update(ours)
+        one, other = ((repeats[-1].inputs[0] if repeats else None) for repeats in (ours, theirs))
+        return one or a, other or b
 
     def _is_named_alike(self, node: ir.Node, twin: ir.Value) -> bool:
         """Whether an operator and that which makes the other value are the same and have the same names."""
@@ -104,6 +118,17 @@ class Counterparts:
         except onnx.defs.SchemaError:
             return False
         return bool(one.since_version == other.since_version)
+
+
+def _repeats(node: ir.Node, value: ir.Value) -> Iterator[ir.Node]:
+    """The operators that make a value of another, without which the one that reads it makes the same."""
+    maker = value.producer()
+    while maker is not None and maker.inputs and maker.inputs[0] is not None and is_standard(maker):
+        again = maker.op_type == node.op_type and node.op_type in IDEMPOTENT
+        if not again and not (maker.op_type in VIEWS and node.op_type in VIEWS):
+            return
+        yield maker
+        maker = maker.inputs[0].producer()
 
 
 def _attributes(node: ir.Node) -> dict[str, bytes]:

@@ -269,11 +269,12 @@ class Comparison:
             first = next(iter(before))
             before[first] = tuple(dict.fromkeys((*before[first], *self._telling(beside))))
         decided = [
-            (name_of(value), name_of(self._pairs.of(value) or value))
+            (name_of(value), name_of(twin))
             for node in heads.decisions
             if self._pairs.same(node)
             for value in node.outputs
             if value.name and value.name not in values.lost
+            if (twin := self._pairs.of(value)) is not None
         ]
         return Watched(before, {a: b for a, b in decided if not isinstance(values.of(a)[0], list)})
 

@@ -208,6 +208,13 @@ def test_replaced_initializers_leave_the_inputs() -> None:
     assert set(initializers(found)) == {"conv/w", "bn/shift"}
 
 
+def test_no_initializer_stays_an_input_that_was_one_for_the_format() -> None:
+    """Up to IR version 3 they are constants; in a newer one nothing would be known of them."""
+    proto = conv_bn(overridable=["w", "bn/scale"], ir_version=3)
+    edited = applied(proto, (at("relu"), swap("y", "Abs", "n")))
+    assert edited.ir_version == 4 and [value.name for value in edited.graph.input] == ["x"]
+
+
 def test_an_input_that_a_caller_may_feed_stays_when_nothing_reads_it() -> None:
     proto = conv_bn(overridable=["w"], ir_version=8)
     change = swap("n", "Conv", "x", "%w", constants={"%w": weight(8, 8, 1, 1)})

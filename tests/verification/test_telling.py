@@ -99,6 +99,32 @@ def test_the_operators_between_have_to_be_the_same() -> None:
     assert not found and "another range" in found.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("twice", "once"),
+    [
+        ("r = Relu (d)\ny = Relu (r)", "y = Relu (d)"),
+        ("r = Ceil (d)\ns = Ceil (r)\ny = Ceil (s)", "y = Ceil (d)"),
+        (
+            "e = Sigmoid (d)\nr = Reshape (e, one)\ny = Reshape (r, two)",
+            "e = Sigmoid (d)\ny = Reshape (e, two)",
+        ),
+        ("e = Sigmoid (d)\nr = Flatten (e)\ny = Reshape (r, two)", "e = Sigmoid (d)\ny = Reshape (e, two)"),
+    ],
+)
+def test_an_operator_that_is_there_twice_is_compared_before_both(twice: str, once: str) -> None:
+    """Of values below 0 alone, or saturated ones: what the first of them makes has no counterpart."""
+    shared = {"b": floats(*[-90] * 4), "one": np.array([2, 128]), "two": np.array([8, 32])}
+    v = weight(4, 8, 1, 1)
+    one, other, wrong = (
+        head(f"d = Conv (m, v, b)\n{text}", {**shared, "v": held})
+        for text, held in ((twice, v), (once, v), (once, v * OFF))
+    )
+    for before, after in ((one, other), (other, one)):
+        found = graphopt.verify(before, after)
+        assert found and not found.warnings and of(found, "y", "d")
+    assert not graphopt.verify(one, wrong)
+
+
 def test_an_output_far_from_zero_is_compared_before_it_is_moved_there() -> None:
     """Of 5,000 the bound allows 0.5, much of what the inputs change."""
     weights = {"v": weight(4, 8, 1, 1), "high": floats(5000)}
