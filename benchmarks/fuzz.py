@@ -33,9 +33,9 @@ ALLOWED = 0.005
 """Part of the graphs in which verification alone may stop a rewrite."""
 
 
-def _work(source: str, pipe: Connection, folder: Path) -> None:
+def _work(source: str, pipe: Connection, folder: Path, careful: bool) -> None:
     """A process that checks the cases that it is sent, until it is sent none."""
-    found = SOURCES[source].made(folder)
+    found = SOURCES[source].made(folder, careful=careful)
     while (case := pipe.recv()) is not None:
         pipe.send(asdict(found(case)))
 
@@ -43,10 +43,11 @@ def _work(source: str, pipe: Connection, folder: Path) -> None:
 class Worker:
     """A process at work, and the case that it is at."""
 
-    def __init__(self, source: str, folder: Path) -> None:
+    def __init__(self, source: str, folder: Path, *, careful: bool = False) -> None:
+        self.careful = careful
         self.pipe, theirs = multiprocessing.Pipe()
         self.process = multiprocessing.get_context("spawn").Process(
-            target=_work, args=(source, theirs, folder), daemon=True
+            target=_work, args=(source, theirs, folder, careful), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -68,7 +69,10 @@ class Worker:
 def findings(
     source: str, cases: Iterable[int], jobs: int, folder: Path
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """What came of each case, in the order in which they end; a process that dies or hangs is replaced."""
+    """What came of each case, in the order in which they end; a process that dies or hangs is replaced.
+
+    A case that ends its process is checked once more, carefully: it may be the original that does.
+    """
     left = iter(cases)
     workers: list[Worker] = []
     try:
@@ -93,10 +97,14 @@ def findings(
                     answer = asdict(Finding("hang", f"over {PATIENCE} s") if over else Finding("crash", how))
                     workers.remove(worker)
                     worker.end()
+                    if answer["kind"] == "crash" and not worker.careful:
+                        workers.append(Worker(source, folder, careful=True))
+                        workers[-1].begin(worker.case or 0)
+                        continue
                     yield worker.case or 0, answer
                     continue
                 yield worker.case or 0, answer
-                if (case := next(left, None)) is None:
+                if worker.careful or (case := next(left, None)) is None:
                     workers.remove(worker)
                     worker.end()
                 else:

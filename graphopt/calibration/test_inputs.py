@@ -20,6 +20,7 @@ from graphopt.errors import InputError
 from graphopt.runtime import session
 from graphopt.runtime.memory import default_bytes
 from graphopt.runtime.session import Feeds
+from graphopt.runtime.trial import survived
 
 COUNT = 3
 """Inputs on which whole models are compared, at least: derived, one as found and two variations where sizes
@@ -100,7 +101,7 @@ def choose(
     unfed = _unfed(model, given)
     if unfed:
         return TestInputs((), _consistent(model, given, guesses), guessed, unfed)
-    feeder = _Feeder(model, calibration.ranges() if calibration is not None else None, memory)
+    feeder = _Feeder(model, constants, calibration.ranges() if calibration is not None else None, memory)
     if not slots:
         sizes = _resolved(model, given, told)
         try:
@@ -130,14 +131,19 @@ class _Feeder:
 
     Args:
         model: the model.
+        constants: its constants.
         ranges: lowest and highest value of an input, where known.
         memory: bytes that the inputs of one run may take; a quarter of the machine's where not given.
     """
 
     def __init__(
-        self, model: ir.Model, ranges: Mapping[str, tuple[float, float]] | None, memory: int | None
+        self,
+        model: ir.Model,
+        constants: Constants,
+        ranges: Mapping[str, tuple[float, float]] | None,
+        memory: int | None,
     ) -> None:
-        self.model, self._ranges, self._memory = model, ranges, memory
+        self.model, self._constants, self._ranges, self._memory = model, constants, ranges, memory
 
     @cached_property
     def _running(self) -> Any:
@@ -145,6 +151,26 @@ class _Feeder:
             return session.session(session.structure(self.model), optimised=False)
         except InputError as error:
             return error
+
+    def bearable(
+        self, shapes: Sequence[Mapping[str, Sequence[int]]], seed: int
+    ) -> list[Mapping[str, Sequence[int]]]:
+        """Those of the sizes at which a run does not end this process."""
+        risky = [sizes for sizes in shapes if self._empties(sizes)]
+        lived = survived(session.structure(self.model), [self.made(sizes, seed) for sizes in risky])
+        fatal = [sizes for sizes, alive in zip(risky, lived, strict=True) if not alive]
+        return [sizes for sizes in shapes if sizes not in fatal]
+
+    def _empties(self, sizes: Mapping[str, Sequence[int]]) -> bool:
+        """Whether a map inside has no position at these sizes, of which onnxruntime may die."""
+        if _too_large(self.model, sizes, self._memory):
+            return False
+        try:
+            found = infer(self.model, self._constants, bindings=sizes)
+        except InputError:  # onnxruntime refuses it as well
+            return False
+        made = (found.get(value) for node in self.model.graph for value in node.outputs)
+        return any(0 in shape[2:] for shape in made if shape is not None)
 
     def made(self, sizes: Mapping[str, Sequence[int]], seed: int) -> Feeds:
         """Random inputs of these sizes.
@@ -261,13 +287,14 @@ def _extremes(
     }
     if not slots or any(name not in bound for name in slots):
         return
-    changes = [dict.fromkeys(slots, size) for size in SMALL]
-    changes.append({name: bound[name] + 1 + 2 * i for i, name in enumerate(slots)})
-    changes.append({name: _larger(bound[name]) for name in slots})
-    shapes = [_resolved(model, {}, {**bound, **change}) for change in changes]
+    small = [dict.fromkeys(slots, size) for size in SMALL]
+    odd = {name: bound[name] + 1 + 2 * i for i, name in enumerate(slots)}
+    large = {name: _larger(bound[name]) for name in slots}
+    shapes = [_resolved(model, {}, {**bound, **change}) for change in (*small, odd, large)]
     if _positions(shapes[-1]) > MOST_POSITIONS:
         shapes.pop()
-    yield from _that_run(feeder, shapes, seed)
+    bearable = feeder.bearable(shapes[: len(small)], seed)
+    yield from _that_run(feeder, [*bearable, *shapes[len(small) :]], seed)
 
 
 def _larger(size: int) -> int:

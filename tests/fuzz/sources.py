@@ -6,13 +6,18 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 
+from graphopt.runtime.session import structure
+from graphopt.runtime.trial import survived
+from tests.builders import Feeds
 from tests.fuzz import backend, checking, graphs, networks, readers, shrinking
 from tests.fuzz.checking import Finding
 
@@ -24,8 +29,11 @@ TRIES = 100
 """Smaller models that are tried for each."""
 
 
-def random_graphs(folder: Path) -> Check:
-    """Random graphs, exact rewrites; what fails is shrunk and kept."""
+def random_graphs(folder: Path, careful: bool) -> Check:
+    """Random graphs, exact rewrites; what fails is shrunk and kept.
+
+    Careful, sizes at which onnxruntime ends the process that runs the original are left out.
+    """
     seen: Counter[tuple[str, ...]] = Counter()
 
     def found(seed: int) -> Finding:
@@ -34,8 +42,13 @@ def random_graphs(folder: Path) -> Check:
             return Finding("unrunnable")
         options = checking.options_of(seed)
 
+        def fed(model: onnx.ModelProto) -> list[Feeds]:
+            inputs = graphs.feeds(model, seed)
+            lived = survived(structure(ir.from_proto(model)), inputs) if careful else repeat(True)
+            return [feeds for feeds, alive in zip(inputs, lived, strict=False) if alive]
+
         def checked(model: onnx.ModelProto) -> Finding:
-            return checking.check(model, graphs.feeds(model, seed), **options)
+            return checking.check(model, fed(model), **options)
 
         first = checked(graph.model)
         if not (first.fault or first.stopped) or first.kind == "hang" or seen[first.key] >= KEPT:
@@ -44,7 +57,7 @@ def random_graphs(folder: Path) -> Check:
         smallest = shrinking.shrink(
             graph.model,
             lambda model: checked(model).key == first.key,
-            lambda model: graphs.feeds(model, seed),
+            fed,
             TRIES,
         )
         last = checked(smallest)
@@ -61,18 +74,18 @@ def random_graphs(folder: Path) -> Check:
     return found
 
 
-def small_networks(folder: Path) -> Check:
+def small_networks(folder: Path, careful: bool) -> Check:
     """Random networks under budgets."""
     return networks.check
 
 
-def mutated_files(folder: Path) -> Check:
+def mutated_files(folder: Path, careful: bool) -> Check:
     """Mutated files for the readers, in a folder for each process."""
     own = Path(tempfile.mkdtemp(prefix="mutated-", dir=folder))
     return lambda case: readers.check(case, own)
 
 
-def backend_tests(folder: Path) -> Check:
+def backend_tests(folder: Path, careful: bool) -> Check:
     """The backend tests of the onnx wheel; a number beyond the last stands for nothing."""
     cases = [*backend.stored(), *backend.made()]
 
@@ -87,20 +100,21 @@ class Source:
     """A kind of cases.
 
     Attributes:
-        checks: makes of the folder of results what checks a case.
+        checks: makes of the folder of results what checks a case; the second time, behind one that ended
+            the process, carefully.
         help: what the cases are.
         most: how many there are; None where there is no end.
     """
 
-    checks: Callable[[Path], Check]
+    checks: Callable[[Path, bool], Check]
     help: str
     most: Callable[[], int] | None = None
 
-    def made(self, folder: Path) -> Check:
+    def made(self, folder: Path, *, careful: bool = False) -> Check:
         """What checks a case, in a process that says nothing of what it runs."""
         ort.set_default_logger_severity(4)
         np.seterr(all="ignore")  # mutated weights are no numbers
-        return self.checks(folder)
+        return self.checks(folder, careful)
 
 
 def _backend_tests() -> int:
