@@ -1,4 +1,4 @@
-"""The errors that graphopt raises: one root, three children, and two for the work on many models.
+"""The errors that graphopt raises: one root, three kinds, and others that callers tell from these.
 
 Each message says what was wrong, where (file, node, value), and what to do about it.
 """
@@ -97,6 +97,10 @@ class InputError(GraphOptError):
     """The model, the calibration inputs or an option can't be used as given."""
 
     exit_code = 2
+
+
+class TooLongError(InputError):
+    """A run of a model took longer than is waited for; it may have no end."""
 
 
 class ResultError(GraphOptError):

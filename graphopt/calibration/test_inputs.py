@@ -16,7 +16,7 @@ from graphopt.analysis.shapes.inference import infer
 from graphopt.analysis.shapes.inputs import bind, fixed, format_shape, names_of, takes_array
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.inputs import Calibration
-from graphopt.errors import InputError
+from graphopt.errors import InputError, TooLongError
 from graphopt.runtime import session
 from graphopt.runtime.memory import default_bytes
 from graphopt.runtime.session import Feeds
@@ -117,6 +117,8 @@ def choose(
             continue
         try:
             feeds = [feeder.run(sizes, seed)]
+        except TooLongError as error:
+            return TestInputs((), sizes, guessed, str(error))
         except InputError as error:
             problem = problem or str(error)
             continue
@@ -260,6 +262,8 @@ def _that_run(feeder: _Feeder, shapes: Iterable[Mapping[str, Sequence[int]]], se
     for number, sizes in enumerate(shapes):
         try:
             yield feeder.run(sizes, seed + number)
+        except TooLongError:
+            return
         except InputError:
             continue
 

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, TooLongError
 from graphopt.runtime.memory import machine_bytes
 from graphopt.runtime.threads import default as default_threads
+from graphopt.runtime.watchdog import limited
 from graphopt.types import Shape
 
 if TYPE_CHECKING:
@@ -293,9 +294,13 @@ def run(
 
     Raises:
         InputError: onnxruntime fails on these inputs.
+        TooLongError: it came to no end; this is an InputError, too.
     """
     try:
-        return list(running.run(outputs, feeds))
+        with limited() as options:
+            return list(running.run(outputs, feeds, options))
+    except TooLongError:
+        raise
     except Exception as error:
         raise InputError(f"onnxruntime can't run the model: {one_line(error)}") from error
 

@@ -1,0 +1,64 @@
+"""Runs of models that come to no end."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+import graphopt
+from graphopt.errors import InputError, TooLongError
+from graphopt.runtime import session, watchdog
+from tests.builders import conv_bn, info, node, samples
+
+
+def endless(*, batch: int | str = 1) -> onnx.ModelProto:
+    """A convolution and a BatchNormalization, then a Loop whose condition stays true."""
+    shape = [batch, 8, 8, 8]
+    proto = conv_bn(inputs={"x": shape}, outputs={"y": shape})
+    flag = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("c", "d")]
+    number = helper.make_tensor_value_info("i", TensorProto.INT64, [])
+    body = helper.make_graph(
+        [node("Identity", "c", "d"), node("Relu", "a", "b")],
+        "body",
+        [number, flag[0], info("a", shape)],
+        [flag[1], info("b", shape)],
+    )
+    proto.graph.node[-1].CopyFrom(helper.make_node("Loop", ["", "on", "n"], ["y"], body=body))
+    proto.graph.initializer.append(helper.make_tensor("on", TensorProto.BOOL, [], [True]))
+    return proto
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "RUN_SECONDS", 0.3)
+    monkeypatch.setattr(watchdog, "OFTEN", 0.05)
+
+
+def test_a_run_without_an_end_is_ended() -> None:
+    running = session.session(session.structure(ir.from_proto(endless())), optimised=False)
+    with pytest.raises(TooLongError, match="stopped after 0 s at a single run"):
+        session.run(running, {"x": samples(1)})
+
+
+def test_a_run_that_ends_is_not_touched() -> None:
+    running = session.session(session.structure(ir.from_proto(conv_bn())), optimised=False)
+    begun = time.monotonic()
+    while time.monotonic() - begun < 1:
+        assert np.isfinite(session.run(running, {"x": samples(1)})[0]).all()
+    with pytest.raises(InputError) as caught:
+        session.run(running, {"x": samples(1)[:, :3]})
+    assert not isinstance(caught.value, TooLongError)
+
+
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_a_model_without_an_end_is_verified_by_its_regions(batch: int | str) -> None:
+    begun = time.monotonic()
+    result = graphopt.optimize(endless(batch=batch))
+    assert [item.candidate.rewrite for item in result.report.applied] == ["fold_affine"]
+    assert "the whole model was not run" in result.report.notes[0] and "single run" in result.report.notes[0]
+    assert time.monotonic() - begun < 10
