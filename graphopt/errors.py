@@ -123,7 +123,18 @@ class BudgetError(ResultError):
     exit_code = 3
 
 
-class RewriteError(GraphOptError):
+class SiteError(GraphOptError):
+    """A rewrite can't be made where it was wanted, at ``candidate``; ``note`` is for the user."""
+
+    candidate: Any = None
+    note = ""
+
+
+class PrecisionError(SiteError):
+    """What a rewrite would write leaves the range of its type."""
+
+
+class RewriteError(SiteError):
     """A bug inside a rewrite, which may be a third party's.
 
     Args:
@@ -220,6 +231,9 @@ def blaming(rewrite: str, doing: str, candidate: Any = None) -> Iterator[None]:
     """
     try:
         yield
+    except PrecisionError as error:
+        error.candidate = candidate
+        raise
     except (GraphOptError, MemoryError):
         raise
     except Exception as error:

@@ -12,7 +12,7 @@ import numpy as np
 from graphopt import progress
 from graphopt.analysis.linear import FREEZE
 from graphopt.analysis.snapshot import Analysis
-from graphopt.errors import RewriteError, blaming
+from graphopt.errors import RewriteError, SiteError, blaming
 from graphopt.model import edit
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.pipeline.journal import Journal, Recorder
@@ -123,14 +123,15 @@ class Changes:
             statistics: of what its operators read, by name; None for those of the snapshot.
 
         Returns:
-            Each candidate with what takes its place; those at which their rewrite fails are left out, banned.
+            Each candidate with what takes its place; those at which their rewrite fails, or leaves
+            the range of the type, are left out, banned.
         """
         with self.journal.step("build"):
             changes = []
             for candidate in chosen:
                 try:
                     change = self._built(analysis, candidate, statistics)
-                except RewriteError as error:
+                except SiteError as error:
                     self.journal.failed(error)
                 else:
                     changes.append(Change(candidate, change))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from graphopt.analysis.snapshot import Analysis
+from graphopt.analysis.time_model import SECONDS_PER_CALL
 from graphopt.errors import VerificationError
 from graphopt.model import edit
 from graphopt.pipeline import sharing
@@ -103,12 +104,23 @@ class ExactRounds:
             changes = self.changes.build(analysis, chosen.chosen)
             if len(changes) < len(chosen.chosen):
                 continue
-            swelling = self._swelling(analysis, changes)
-            costly |= swelling
-            if swelling:
+            dear = self._slower(analysis, changes) | self._swelling(analysis, changes)
+            costly |= dear
+            if dear:
                 continue
             if not self.changes.failing(analysis, changes):
                 return changes
+
+    def _slower(self, analysis: Analysis, changes: Sequence[Change]) -> dict[Candidate, str]:
+        """The changes whose operators take longer to call than what they replace takes, with the reason."""
+        if not self.by_time:
+            return {}
+        called = {change.candidate: SECONDS_PER_CALL * _calls(analysis, change) for change in changes}
+        return {
+            candidate: selection.slower(candidate, seconds)
+            for candidate, seconds in called.items()
+            if seconds > max(candidate.before.seconds, candidate.after.seconds)
+        }
 
     def _swelling(self, analysis: Analysis, changes: Sequence[Change]) -> dict[Candidate, str]:
         """The changes that would copy kernels which others read too for too little, with the reason."""
@@ -153,6 +165,21 @@ class ExactRounds:
         self.workspace.model = guilty.model
         del rounds[first - 1 :]
         return True
+
+
+def _calls(analysis: Analysis, change: Change) -> int:
+    """How many operators a replacement has that work on more than constants."""
+    nodes = [analysis.nodes[name] for name in change.candidate.site.nodes]
+    read = [value for node in nodes for value in node.inputs if value is not None]
+    fixed = {value.name for value in read if analysis.constants.is_constant(value)}
+    fixed |= {None, "", *change.replacement.constants}
+    calls = 0
+    for node in change.replacement.nodes:
+        if fixed.issuperset(node.inputs):
+            fixed |= set(node.outputs)
+        else:
+            calls += 1
+    return calls
 
 
 def first_failing(count: int, passes: Callable[[int], bool]) -> int | None:

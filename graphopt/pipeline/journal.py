@@ -14,7 +14,7 @@ import onnx_ir as ir
 from graphopt import progress
 from graphopt._version import __version__
 from graphopt.calibration.inputs import Calibration
-from graphopt.errors import RewriteError
+from graphopt.errors import SiteError
 from graphopt.model import edit
 from graphopt.model.io import Source
 from graphopt.pipeline.options.checked import Options
@@ -84,9 +84,9 @@ class Journal:
         self._declined[candidate.rewrite, candidate.site] = reason
         self._failed.add((candidate.rewrite, candidate.site))
 
-    def failed(self, error: RewriteError) -> None:
-        """Notes a bug inside a rewrite, and bans the candidate at which it showed, if any."""
-        if error.note not in self.notes:
+    def failed(self, error: SiteError) -> None:
+        """Notes that a rewrite can't be made, and bans the candidate at which it showed, if any."""
+        if error.note and error.note not in self.notes:
             self.notes.append(error.note)
         if error.candidate is not None:
             self.ban(error.candidate, str(error))

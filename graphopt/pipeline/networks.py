@@ -20,7 +20,7 @@ from graphopt.compression import curvature, layer_errors, sequential_fit
 from graphopt.compression import sensitivity as compression_sensitivity
 from graphopt.compression.layer_errors import Layer
 from graphopt.compression.sequential_fit import Refitted
-from graphopt.errors import InputError, RewriteError, blaming
+from graphopt.errors import InputError, SiteError, blaming
 from graphopt.model import edit
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.pipeline.changes import Changes, Proposals
@@ -198,7 +198,7 @@ class Damage:
         """How much an error in each layer harms the output, by name; empty without inputs.
 
         Raises:
-            RewriteError: a rewrite can't fit one of the candidates; it is banned.
+            SiteError: a rewrite can't fit one of the candidates; it is banned.
         """
         data = self.data
         if data.inputs is None or data.statistics is None:
@@ -313,7 +313,7 @@ class Networks:
         while True:
             try:
                 return make()
-            except RewriteError as error:
+            except SiteError as error:
                 if error.candidate is None or not self._journal.allows(error.candidate):
                     raise
                 self._journal.failed(error)

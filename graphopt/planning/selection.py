@@ -46,7 +46,7 @@ def exact(
         keys = _nodes(candidate)
         rival = next((taken[key] for key in keys if key in taken), None)
         if by_time and candidate.after.seconds > candidate.before.seconds:
-            declined.append((candidate, _slower(candidate)))
+            declined.append((candidate, slower(candidate, candidate.after.seconds)))
         elif by_time and _swells(candidate, macs, weight_bytes):
             grown = candidate.after.weight_bytes - candidate.before.weight_bytes
             reason = (
@@ -94,8 +94,9 @@ def copies_too_much(
     return f"its weights are shared: copies would add {grown:,} bytes to save {saved:,} MACs{aim}"
 
 
-def _slower(candidate: Candidate) -> str:
-    before, after = candidate.before.seconds * 1e6, candidate.after.seconds * 1e6
+def slower(candidate: Candidate, seconds: float) -> str:
+    """Why a candidate that is expected to take so many seconds is left out."""
+    before, after = candidate.before.seconds * 1e6, seconds * 1e6
     return f"expected to be slower ({before:.0f} → {after:.0f} µs): the aim macs takes it"
 
 

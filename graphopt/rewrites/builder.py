@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.analysis.linear.form import Form
 from graphopt.analysis.linear.operator import Linear
+from graphopt.errors import PrecisionError
 from graphopt.numerics.kernels import algebra
 from graphopt.types import Array, AttributeValue, NewNode, Replacement
+
+_WEIGHT = "weight"
 
 
 class Builder:
@@ -35,10 +39,16 @@ class Builder:
 
         Returns:
             The local name.
+
+        Raises:
+            PrecisionError: its numbers leave the range of float16.
         """
         name = f"%{hint}{len(self._constants)}"
         kind = self._dtype if array.dtype.kind == "f" and not keep_type else array.dtype
-        self._constants[name] = np.asarray(array, dtype=kind, order="C")
+        made = np.asarray(array, dtype=kind, order="C")
+        if kind == np.float16 and array.dtype != kind:
+            _require_range(array, made, vanishing=hint == _WEIGHT)
+        self._constants[name] = made
         return name
 
     def node(
@@ -116,7 +126,7 @@ class Builder:
             weight = algebra.transpose_layout(weight, form.group)
         if form.op == "Gemm" and bias is None:
             bias = np.zeros(len(weight))  # up to opset 10 a Gemm has to have one
-        inputs: list[str | None] = [x, self.constant(weight, "weight")]
+        inputs: list[str | None] = [x, self.constant(weight, _WEIGHT)]
         if bias is not None:
             inputs.append(self.constant(bias, "bias"))
         return self.node(form.op, inputs, _attributes(form, weight.shape[2:]), name)
@@ -154,8 +164,8 @@ class Builder:
 
     def _matmul(self, x: str, weight: Array, bias: Array | None, rank: int | None, name: str) -> str:
         if bias is None:
-            return self.node("MatMul", [x, self.constant(weight.T, "weight")], {}, name)
-        constant = self.constant(weight.T, "weight")
+            return self.node("MatMul", [x, self.constant(weight.T, _WEIGHT)], {}, name)
+        constant = self.constant(weight.T, _WEIGHT)
         if rank == 2:
             return self.node("Gemm", [x, constant, self.constant(bias, "bias")], {}, name)
         product = self.node("MatMul", [x, constant], {}, name)
@@ -164,6 +174,24 @@ class Builder:
     def replacement(self, outputs: Mapping[str, str]) -> Replacement:
         """What was collected; ``outputs`` maps each replaced value to its replacement's name."""
         return Replacement(tuple(self._nodes), dict(self._constants), dict(outputs))
+
+
+def _require_range(array: npt.NDArray[Any], made: npt.NDArray[np.float16], *, vanishing: bool) -> None:
+    """Refuses numbers that float16 can't hold; with ``vanishing``, too small ones, of which digits are lost.
+
+    A bias may vanish beside what it is added to.
+
+    Raises:
+        PrecisionError: it does not hold them.
+    """
+    limits = np.finfo(made.dtype)
+    beyond = np.isfinite(array) & ~np.isfinite(made)
+    if beyond.any():
+        raise PrecisionError(f"{beyond.sum()} of its {array.size} constants leave float16's range (65,504)")
+    lost, whole = (np.linalg.norm(np.nan_to_num(each)) for each in (array - made, array))
+    if vanishing and lost > limits.eps * whole:
+        small = (np.abs(array) < limits.smallest_normal).sum()
+        raise PrecisionError(f"{small} of its {array.size} weights lose digits in float16 (below 6.1e-5)")
 
 
 def _attributes(form: Form, kernel: Sequence[int]) -> dict[str, AttributeValue]:

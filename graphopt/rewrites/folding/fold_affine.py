@@ -84,10 +84,12 @@ class FoldAffine(ExactRewrite):
         scale, shift = _compose(analysis, linear, chain)
         bias = linear.bias()
         builder = Builder(linear.dtype)
+        # Of large kernels no wider copy is made, where the type has float64's range for all that is a weight.
+        wide = np.dtype(np.float64) if linear.dtype.itemsize < 4 else linear.dtype
         y = builder.linear(
             linear.form,
             linear.x,
-            algebra.scale_outputs(linear.stored_weight(), linear.alpha * scale, linear.dtype),
+            algebra.scale_outputs(linear.stored_weight(), linear.alpha * scale, wide),
             shift if bias is None else scale * bias + shift,
             rank=linear.rank,
         )

@@ -263,3 +263,18 @@ def test_what_is_read_behind_tells_how_small_a_map_can_be() -> None:
     y = net.op("AveragePool", net.conv(net.input(OPEN), 6, pads=[1] * 4), **WINDOW)
     done = checked(net, net.conv(net.op("Relu", y), 4), sizes={"h": 9, "w": 9})
     assert compare_at_sizes(done.before, done.after, grid("h", "w", sizes=(1, 4, 5, 6, 7))) == 4
+
+
+@pytest.mark.parametrize(("size", "stays"), [(14, True), (28, True), (56, False)])
+def test_many_small_operators_are_no_saving_of_time(size: int, stays: bool) -> None:
+    """A strided convolution in front of a global pooling: 20 operators with 3 % of its MACs."""
+    conv = {"strides": [2, 2], "pads": [1, 1, 1, 1]}
+    net = Net()
+    y = net.op("GlobalAveragePool", net.conv(net.input([1, 16, size, size]), 32, (3, 3), **conv))
+    proto = net.model(y)
+    by_time, by_macs = (graphopt.optimize(proto, aim=aim) for aim in ("time", "macs"))
+    assert "pool_first" in [item.candidate.rewrite for item in by_macs.report.applied]
+    assert bool(by_time.report.applied) is not stays
+    if stays:
+        (left,) = (left for left in by_time.report.declined if left.rewrite == "pool_first")
+        assert left.reason.startswith("expected to be slower")
