@@ -115,7 +115,8 @@ class ExactRounds:
         """The changes whose operators take longer to call than what they replace takes, with the reason."""
         if not self.by_time:
             return {}
-        called = {change.candidate: SECONDS_PER_CALL * _calls(analysis, change) for change in changes}
+        timed = (change for change in changes if change.candidate.before.seconds)  # others tell no times
+        called = {change.candidate: SECONDS_PER_CALL * _calls(analysis, change) for change in timed}
         return {
             candidate: selection.slower(candidate, seconds)
             for candidate, seconds in called.items()
