@@ -223,19 +223,29 @@ def check(case: int, folder: Path) -> Finding:
     """
     names = tuple(READERS)
     name = names[case % len(names)]
-    reader, dice = READERS[name], random.Random(case)
-    files = _files(name)
-    change = dice.choice(reader.mutated)
-    for path, content in files.items():
+    dice = random.Random(case)
+    change = dice.choice(READERS[name].mutated)
+    return checked(name, {change: mutated(valid(name)[change], dice)}, folder)
+
+
+def checked(name: str, changed: Files, folder: Path) -> Finding:
+    """What came of reading files of which some are changed.
+
+    Args:
+        name: of the reader.
+        changed: what is written in the place of its valid files, by name.
+        folder: where the files are written.
+    """
+    for path, content in {**valid(name), **changed}.items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(mutated(content, dice) if path == change else content)
+        target.write_bytes(content)
     with suppress(OSError):  # the peak so far is forgotten, where Linux lets it be
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         with limited(SECONDS):
-            reader.read(folder)
+            READERS[name].read(folder)
         kind = "read"
     except HangError:
         return Finding("hang", f"{name}: no end within {SECONDS} s")
@@ -253,5 +263,6 @@ def check(case: int, folder: Path) -> Finding:
 
 
 @cache
-def _files(name: str) -> Files:
+def valid(name: str) -> Files:
+    """The files of a reader as they should be."""
     return READERS[name].files()

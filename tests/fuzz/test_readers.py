@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import guided
 from tests.fuzz import readers
 
 FILES = 600
@@ -30,6 +31,10 @@ def test_files_are_valid_before_they_are_mutated(name: str, tmp_path: Path) -> N
     for path, content in readers.READERS[name].files().items():
         (tmp_path / path).write_bytes(content)
     readers.READERS[name].read(tmp_path)
+
+
+def test_what_coverage_guides_is_all_that_is_read() -> None:
+    assert tuple(readers.READERS) == guided.NAMES
 
 
 def test_mutations_follow_from_their_seed() -> None:
