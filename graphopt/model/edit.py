@@ -13,6 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.errors import GraphOptError
+from graphopt.model.defaults import forced
 from graphopt.model.kernels import Kernels
 from graphopt.model.names import graph_paths, node_names
 from graphopt.model.traversal import is_sorted
@@ -24,8 +25,6 @@ STAMP_REWRITE = "graphopt.rewrite"
 """Metadata key of a new node: the rewrite that made it."""
 _NO_CHOICE = "graphopt.no_choice"
 """In `Value.meta` of an initializer: it is an input only since IR versions up to 3 list all of them there."""
-_LAST_IR_WITH_FORCED_INPUTS = 3
-"""The last IR version in which every initializer is an input."""
 
 
 def apply(model: ir.Model, changes: Sequence[Change]) -> ir.Model:
@@ -39,7 +38,7 @@ def apply(model: ir.Model, changes: Sequence[Change]) -> ir.Model:
         A new model; weights that did not change are shared with the old one.
     """
     clone = model.clone()
-    if (clone.ir_version or 0) <= _LAST_IR_WITH_FORCED_INPUTS:
+    if forced(clone):
         for value in clone.graph.initializers.values():
             value.meta[_NO_CHOICE] = True
     editor = _Editor(clone)

@@ -34,6 +34,7 @@ class Comparer:
         kept: names of the outputs that count; all when empty.
         problem: why no model can be run; "" where models can.
         step: entered while a comparison is waited for.
+        frozen: whether initializers that are inputs too may vanish from those.
     """
 
     def __init__(
@@ -42,8 +43,11 @@ class Comparer:
         kept: Sequence[str],
         problem: str,
         step: Callable[[], AbstractContextManager[None]],
+        *,
+        frozen: bool = False,
     ) -> None:
         self._feeds, self._kept, self._problem, self._step = feeds, kept, problem, step
+        self._frozen = frozen
         self._worker = ThreadPoolExecutor(max_workers=1)
         self._last: Expected | None = None
         self._pending: tuple[Expected, ir.Model, Future[Verification]] | None = None
@@ -92,7 +96,7 @@ class Comparer:
         return self._last
 
     def _on(self, model: ir.Model, feeds: Sequence[Feeds]) -> Expected:
-        reference = Reference(model, feeds, self._kept)
+        reference = Reference(model, feeds, self._kept, frozen=self._frozen)
         return Expected(reference, self._worker.submit(reference.prepare))
 
     def _begun(self, expected: Expected, candidate: ir.Model) -> Future[Verification]:
