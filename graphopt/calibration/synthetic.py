@@ -18,6 +18,7 @@ from graphopt.analysis.constants import Constants
 from graphopt.calibration.inputs import BATCH, ONE_HELD_OUT_OF, Calibration, affordable
 from graphopt.errors import InputError
 from graphopt.runtime import session
+from graphopt.runtime.exposure import exposed
 from graphopt.runtime.session import Feeds
 
 SYNTHETIC_INPUTS = 256
@@ -117,7 +118,7 @@ def expected_scale(model: ir.Model, feeds: Feeds) -> float:
     value = None if node is None else node.inputs[0]
     expected = None if node is None else constants.array(node.inputs[4])
     names = [] if value is None or expected is None or value.name is None else [value.name]
-    running = session.session(session.structure(model), optimised=True, outputs=names)
+    running = session.session(exposed(session.structure(model), names), optimised=True)
     results = session.run(running, feeds, names or None)
     if not names or expected is None:
         return 1.0
