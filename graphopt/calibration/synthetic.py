@@ -120,9 +120,10 @@ def expected_scale(model: ir.Model, feeds: Feeds) -> float:
     names = [] if value is None or expected is None or value.name is None else [value.name]
     running = session.session(exposed(session.structure(model), names), optimised=True)
     results = session.run(running, feeds, names or None)
-    if not names or expected is None:
+    if not names or expected is None or not results[0].size:
         return 1.0
-    seen = np.moveaxis(results[0].astype(np.float64), 1, 0).reshape(len(expected), -1).var(axis=1)
-    ratios = expected[seen > 0] / seen[seen > 0]
-    found = float(np.sqrt(np.median(ratios))) if len(ratios) else 1.0
+    with np.errstate(all="ignore"):  # numbers that are none, or become none, scale nothing
+        seen = np.moveaxis(results[0].astype(np.float64), 1, 0).reshape(len(expected), -1).var(axis=1)
+        ratios = expected[seen > 0] / seen[seen > 0]
+        found = float(np.sqrt(np.median(ratios))) if len(ratios) else 1.0
     return found if np.isfinite(found) and found > 0 else 1.0
