@@ -65,7 +65,7 @@ class Comparer:
     def compare(
         self, reference: ir.Model, candidate: ir.Model, inputs: Sequence[Feeds] | None = None
     ) -> Verification:
-        """Compares two models that should be equal; only a note where onnxruntime can't run the reference.
+        """Compares two models that should be equal, where onnxruntime can run the reference.
 
         Args:
             reference: the model as it was.
@@ -73,7 +73,7 @@ class Comparer:
             inputs: what to compare on; the comparer's own where None.
 
         Returns:
-            The verdicts; none, with a note, where the reference can't be run.
+            The verdicts; none, with the reason, where the reference can't be run.
         """
         if reference is candidate:
             return Verification(())
@@ -87,7 +87,7 @@ class Comparer:
                     problem = str(error)
                 else:
                     return self._begun(expected, candidate).result()
-        return Verification((), (f"the whole model was not run, its regions were: {problem}",))
+        return Verification((), unrun=problem)
 
     def _expected(self, model: ir.Model) -> Expected:
         """The model on the comparer's own inputs; one that is asked for twice is run once."""

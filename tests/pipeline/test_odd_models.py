@@ -55,7 +55,7 @@ def test_a_sequence_is_left_unfed(optional: bool) -> None:
     proto = with_input(scaled(steps, opset=18), "o", kind)
     result = graphopt.optimize(proto)
     assert "fold_affine" in applied(result)
-    assert any("'o' takes" in note for note in result.report.notes)
+    assert any("'o' takes" in text for text in result.report.warnings)
     with pytest.raises(InputError, match=r"'o' takes .*Sequence.* and no array"):
         graphopt.optimize(proto, calibration={"x": samples(4), "o": samples(4)})
 
@@ -65,7 +65,7 @@ def test_an_input_without_a_shape_is_asked_for_by_name() -> None:
     for call in (lambda: graphopt.verify(proto, proto), lambda: graphopt.bench(proto, proto, repeat=1)):
         with pytest.raises(InputError, match="input 'z' declares no shape: give its sizes"):
             call()
-    assert any("'z' declares no shape" in note for note in graphopt.optimize(proto).report.notes)
+    assert any("'z' declares no shape" in text for text in graphopt.optimize(proto).report.warnings)
     assert graphopt.verify(proto, graphopt.optimize(proto, shapes={"z": [1]}).model, shapes={"z": [1]})
 
 
