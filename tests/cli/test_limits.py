@@ -141,7 +141,7 @@ def test_a_name_that_is_too_long(
     monkeypatch.chdir(tmp_path)
     saved(conv_bn(), tmp_path / "MODEL")
     done = cli(*arguments)
-    assert done.code == 2 and "name too long" in done.err.lower(), done
+    assert done.code == 2 and "name too long" in (done.out + done.err).lower(), done
     assert os.listdir(tmp_path) == ["MODEL"]
 
 
