@@ -261,6 +261,7 @@ def verify(
     outputs: Iterable[str] = (),
     shapes: Shapes | None = None,
     seed: int = 0,
+    freeze_initializers: bool = False,
 ) -> Verification:
     """Compares two models by running both in onnxruntime.
 
@@ -275,6 +276,8 @@ def verify(
         outputs: names of the outputs that count; all when empty.
         shapes: sizes of inputs whose shape leaves some open, by input name.
         seed: of the random inputs.
+        freeze_initializers: treat initializers that are graph inputs too as constants, which the rewritten
+            model may lack among its inputs.
 
     Returns:
         The comparisons; truthy when all passed.
@@ -289,7 +292,7 @@ def verify(
     original, rewritten = _open(reference), _open(candidate)
     counted = tuple(outputs)
     interface.require_outputs(original.model, counted)
-    different = interface.interface(original.model, rewritten.model)
+    different = interface.interface(original.model, rewritten.model, frozen=freeze_initializers)
     if different is not None:
         return Verification((different,))
     given = None if calibration is None else calibration_inputs.whole(calibration, original.model)
@@ -303,7 +306,8 @@ def verify(
             raise InputError(f"{original.path}: {inputs.problem}")
         compared = inputs.feeds
     with progress.step("verify"):
-        return equivalence.Reference(original.model, compared, counted).verify(rewritten.model)
+        expected = equivalence.Reference(original.model, compared, counted, frozen=freeze_initializers)
+        return expected.verify(rewritten.model)
 
 
 def _verify_quality(
@@ -368,7 +372,7 @@ def bench(
     if threads < 1 or repeat < 1:
         raise InputError(f"{Named('threads')} and {Named('repeat')} are at least 1")
     original, rewritten = _open(reference), _open(candidate)
-    different = interface.interface(original.model, rewritten.model)
+    different = interface.interface(original.model, rewritten.model, frozen=True)
     if different is not None:
         raise InputError(f"the models can't be compared: {different.note}")
     inputs = test_inputs.choose(original.model, shapes=shapes, seed=seed)

@@ -14,10 +14,8 @@ import onnx_ir as ir
 
 from graphopt.analysis.evaluation import LAYOUT_OPS, SMALL_SIZE, AnyArray, evaluate, foldable
 from graphopt.analysis.operators import is_standard
+from graphopt.model.defaults import forced
 from graphopt.model.traversal import post_order
-
-_LAST_IR_WITH_FORCED_INPUTS = 3
-"""Up to this IR version the format lists every initializer among the inputs; later, that makes a default."""
 
 
 def default_opset(model: ir.Model) -> int:
@@ -58,7 +56,7 @@ class Constants:
 
     def __init__(self, model: ir.Model, frozen: bool = False) -> None:
         self._model = model
-        self._fixed = frozen or (model.ir_version or 0) <= _LAST_IR_WITH_FORCED_INPUTS
+        self._fixed = frozen or forced(model)
         self._opset = default_opset(model)
         self._sizes: dict[ir.Value, int | None] = {}
         self._arrays: dict[ir.Value, AnyArray | None] = {}

@@ -162,13 +162,6 @@ class Analysis:
         """Whether the node is in the outermost graph, whose values a session can return."""
         return node.graph is self.model.graph
 
-    @property
-    def overridable(self) -> list[str]:
-        """Initializers that a caller may override, since they are graph inputs too."""
-        if (self.model.ir_version or 0) < 4:
-            return []
-        return [value.name or "" for value in self.model.graph.inputs if value.is_initializer()]
-
     def unsized(self) -> list[str]:
         """Values of the outermost graph that linear operators read or make, whose size is not known."""
         linear = [node for node in self.model.graph if costs.is_linear(node)]

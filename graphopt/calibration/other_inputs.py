@@ -45,11 +45,13 @@ def others(model: ir.Model, feeds: Sequence[Feeds]) -> Iterator[list[Feeds]]:
         yield [scaled(feed, factor) for feed in feeds]
 
 
+@np.errstate(over="ignore")  # what leaves its type's range is seen where the model is run
 def scaled(feeds: Feeds, factor: float) -> Feeds:
     """Inputs with all that is no whole number multiplied."""
     return {n: (a * factor).astype(a.dtype) if a.dtype.kind == "f" else a for n, a in feeds.items()}
 
 
+@np.errstate(over="ignore")
 def _mapped(feeds: Feeds, low: float, high: float) -> Feeds:
     return {
         name: (low + (high - low) / (1.0 + np.exp(-LOGISTIC * array))).astype(array.dtype)

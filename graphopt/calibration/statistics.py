@@ -17,6 +17,7 @@ from graphopt.calibration import patches
 from graphopt.calibration.inputs import Calibration
 from graphopt.numerics.lowrank.moments import MomentsAccumulator, Statistics
 from graphopt.runtime import session
+from graphopt.runtime.exposure import exposed
 from graphopt.runtime.memory import chunks
 from graphopt.runtime.session import Feeds
 from graphopt.types import Array
@@ -54,7 +55,7 @@ def stream(
     """
     given = [name for name in names if name in feeds]
     wanted = [name for name in names if name not in feeds]
-    running = session.session(session.structure(model), optimised=True, outputs=wanted) if wanted else None
+    running = session.session(exposed(session.structure(model), wanted), optimised=True) if wanted else None
     for part in progress.track(list(calibration.batches(feeds)), "inputs"):
         values = {name: part[name] for name in given}
         if running is not None:

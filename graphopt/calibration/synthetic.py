@@ -18,6 +18,7 @@ from graphopt.analysis.constants import Constants
 from graphopt.calibration.inputs import BATCH, ONE_HELD_OUT_OF, Calibration, affordable
 from graphopt.errors import InputError
 from graphopt.runtime import session
+from graphopt.runtime.exposure import exposed
 from graphopt.runtime.session import Feeds
 
 SYNTHETIC_INPUTS = 256
@@ -117,11 +118,12 @@ def expected_scale(model: ir.Model, feeds: Feeds) -> float:
     value = None if node is None else node.inputs[0]
     expected = None if node is None else constants.array(node.inputs[4])
     names = [] if value is None or expected is None or value.name is None else [value.name]
-    running = session.session(session.structure(model), optimised=True, outputs=names)
+    running = session.session(exposed(session.structure(model), names), optimised=True)
     results = session.run(running, feeds, names or None)
-    if not names or expected is None:
+    if not names or expected is None or not results[0].size:
         return 1.0
-    seen = np.moveaxis(results[0].astype(np.float64), 1, 0).reshape(len(expected), -1).var(axis=1)
-    ratios = expected[seen > 0] / seen[seen > 0]
-    found = float(np.sqrt(np.median(ratios))) if len(ratios) else 1.0
+    with np.errstate(all="ignore"):  # numbers that are none, or become none, scale nothing
+        seen = np.moveaxis(results[0].astype(np.float64), 1, 0).reshape(len(expected), -1).var(axis=1)
+        ratios = expected[seen > 0] / seen[seen > 0]
+        found = float(np.sqrt(np.median(ratios))) if len(ratios) else 1.0
     return found if np.isfinite(found) and found > 0 else 1.0

@@ -47,7 +47,8 @@ def run(
 
     Args:
         tasks: what to do.
-        jobs: models at a time, each in a process of its own; None: one after the other in this one.
+        jobs: models at a time, each in a process of its own; None: one at a time, and a single one in this
+            process, where there is nothing else to lose.
         folder: where models go; it is made where there is none.
         dry_run: whether no model is to be written.
         files: where the document, the Markdown and the test results go, by option.
@@ -77,7 +78,10 @@ def run(
     if dry_run:
         tasks = [replace(task, out=None) for task in tasks]
     with shown(quiet=quiet, json=json):
-        outcomes = batch.in_order(tasks) if jobs is None else batch.side_by_side(tasks, jobs)
+        if jobs is None and len(tasks) == 1:
+            outcomes = [batch.here(tasks[0])]
+        else:
+            outcomes = batch.side_by_side(tasks, jobs or 1)
     names = labels(tasks)
     with process.ignored():
         document = documents.dumps(documents.batch(outcomes, jobs or 1))

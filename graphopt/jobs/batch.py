@@ -1,4 +1,4 @@
-"""Many tasks: one after the other in this process, or several at once, each in a process of its own.
+"""Many tasks, so many at once as asked for, each in a process of its own.
 
 A process a task, because a pool whose workers go on to the next task is lost when one of them crashes. The
 parent holds the other end of each child's standard input: when that closes, on Ctrl-C or when the parent is
@@ -55,19 +55,16 @@ def refuse_timed(tasks: Sequence[Task], jobs: int) -> None:
                 )
 
 
-def in_order(tasks: Sequence[Task]) -> list[Outcome]:
-    """Does the tasks one after the other in this process.
+def here(task: Task) -> Outcome:
+    """Does a task in this process.
 
     Raises:
         StoppedError: Ctrl-C came.
     """
-    done: list[Outcome] = []
     try:
-        for task in progress.track(tasks, "models", describe=lambda task: task.model.name):
-            done.append(complete(task))
+        return complete(task)
     except KeyboardInterrupt as error:
-        raise _interrupted(done, len(tasks)) from error
-    return done
+        raise _interrupted((), 1) from error
 
 
 def side_by_side(tasks: Sequence[Task], jobs: int) -> list[Outcome]:

@@ -255,6 +255,9 @@ def _twice(tasks: Sequence[Task], first: _Owner, second: _Owner) -> str:
 def check_options(tasks: Sequence[Task]) -> None:
     """Refuses what can't be done whatever the models hold.
 
+    A recipe that names a model which is not there is wrong; one of many that were named one by one, or by a
+    pattern, is that model's own failure.
+
     Raises:
         InputError: a file is not there, or an option has a value that it can't have, or lacks another.
     """
@@ -262,7 +265,7 @@ def check_options(tasks: Sequence[Task]) -> None:
 
     for task in tasks:
         with task.blamed("model"):
-            kind = kind_of(task.model)
+            kind = kind_of(task.model) if task.recipe is not None else "file"
             if kind == "folder":
                 raise InputError(f"{show(task.model)}: is a folder; name a model file in it")
             if not kind:

@@ -33,6 +33,7 @@ class Journal:
         applied: rewrites in the result.
         checks: comparisons.
         notes: what the reader has to know besides.
+        unrun: why no model was run as a whole; "" where models were.
         seconds: wall time by step.
         curve: the networks that a search tried.
     """
@@ -40,6 +41,7 @@ class Journal:
     applied: list[Applied] = field(default_factory=list)
     checks: list[Verdict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    unrun: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     curve: list[Point] = field(default_factory=list)
     _declined: dict[tuple[str, Site], str] = field(default_factory=dict)
@@ -99,6 +101,7 @@ class Journal:
         """Notes a comparison of whole models."""
         self.checks += found.checks
         self.notes += found.notes
+        self.unrun = self.unrun or found.unrun
 
     def mark(self) -> tuple[int, int]:
         """The present state of what is applied and checked, for `back`."""

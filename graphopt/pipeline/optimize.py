@@ -68,7 +68,7 @@ class Run:
         self.changes = Changes(workspace, options, self._recorder, journal)
         self.measures = Measures(workspace, options, self._recorder, journal)
         step, inputs = partial(journal.step, "verify"), workspace.inputs
-        self.comparer = Comparer(inputs.feeds, options.outputs, inputs.problem, step)
+        self.comparer = Comparer(inputs.feeds, options.outputs, inputs.problem, step, frozen=workspace.frozen)
         self.exact_rounds = ExactRounds(
             workspace, self.proposals, self.changes, self.comparer, journal, options.aim == "time"
         )

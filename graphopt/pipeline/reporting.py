@@ -107,6 +107,7 @@ def result_of(
         declined=journal.declined,
         rejected=journal.rejected,
         checks=tuple(journal.checks),
+        unrun=journal.unrun,
         notes=tuple(filter(None, dict.fromkeys(notes))),
         quality=figures.quality,
         latency=figures.latency,

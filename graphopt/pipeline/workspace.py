@@ -14,6 +14,7 @@ from graphopt.calibration import test_inputs
 from graphopt.calibration.inputs import Calibration, Given
 from graphopt.errors import InputError
 from graphopt.model import edit, io
+from graphopt.model.defaults import forced, overridable
 from graphopt.model.io import Source
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.pipeline.journal import Journal, Recorder
@@ -65,13 +66,21 @@ class Workspace:
                 memory=options.memory,
             )
             self.original = self.analysis(source.model)
-        if self.original.overridable and options.freeze_initializers:
+        if options.freeze_initializers and overridable(source.model):
             self.model = edit.freeze(self.model)
 
     @property
     def changed(self) -> bool:
         """Whether the model is another than was loaded."""
         return self.model is not self.source.model
+
+    @property
+    def frozen(self) -> bool:
+        """Whether initializers are constants, also those that are inputs.
+
+        Up to IR version 3 they are; an edit raises the version, not what they are.
+        """
+        return self._options.freeze_initializers or forced(self.source.model)
 
     @property
     def unknown_dims(self) -> tuple[str, ...]:
@@ -103,8 +112,7 @@ class Workspace:
             model,
             bindings=self.inputs.sizes,
             known=self.known,
-            # Up to IR version 3 initializers are constants; an edit raises the version, not what they are.
-            frozen=self._options.freeze_initializers or self.source.model.ir_version <= 3,
+            frozen=self.frozen,
             statistics=statistics,
             extremes=extremes,
             seed=self._options.seed,

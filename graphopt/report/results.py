@@ -17,7 +17,7 @@ from graphopt.model.io import Source
 from graphopt.planning.gates import Judged
 from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate, Exactness, Quality, Site, Totals
-from graphopt.verification.verdict import Verdict, warnings
+from graphopt.verification.verdict import Verdict, not_run, warnings
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +169,7 @@ class Report:
         declined: candidates that the plan or verification dropped.
         rejected: sites whose anchor matched and where a condition failed.
         checks: comparisons of regions and of the whole model, before and after exact rewrites.
+        unrun: why the whole model was not run; "" where it was.
         notes: what the reader has to know besides.
         quality: figures on held-out inputs; None without calibration inputs.
         latency: of the input and the result in onnxruntime, interleaved; None where it was not measured.
@@ -192,6 +193,7 @@ class Report:
     declined: tuple[Left, ...] = ()
     rejected: tuple[Left, ...] = ()
     checks: tuple[Verdict, ...] = ()
+    unrun: str = ""
     notes: tuple[str, ...] = ()
     quality: Quality | None = None
     latency: Timing | None = None
@@ -213,8 +215,10 @@ class Report:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the comparisons could not see."""
-        return warnings(self.checks)
+        """What has to be known before anything is trusted, the gravest first."""
+        slow = self.latency.verdict if self.latency is not None else ""
+        advice = f"{slow}; a budget of latency plans by measured time"
+        return (*not_run(self.unrun), *warnings(self.checks), *([advice] if slow else []))
 
     @property
     def approximate(self) -> tuple[Applied, ...]:

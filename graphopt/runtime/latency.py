@@ -68,16 +68,25 @@ class Timing:
         return high < 1 or low > 1
 
     @property
+    def outcome(self) -> str:
+        """In words that the candidate is slower, or that nothing is clear; "" where it is faster."""
+        if not self.clear:
+            return "no clear difference in latency"
+        return "" if self.speedup > 1 else "the model got slower"
+
+    @property
+    def range(self) -> str:
+        """How many times as fast it is in the middle of the pairs."""
+        low, high = self.spread
+        return f"{low:.2f}–{high:.2f}"
+
+    @property
     def verdict(self) -> str:
         """What is to be said before any figure: that it did not get faster, or not clearly; else ""."""
-        low, high = self.spread
-        if self.speedup > 1 and self.clear:
+        if not self.outcome:
             return ""
-        outcome = "the model did not get faster" if self.speedup <= 1 else "no clear difference in latency"
-        return (
-            f"{outcome}: {self.reference_ms:.3f} → {self.candidate_ms:.3f} ms, "
-            f"ratios {low:.2f}–{high:.2f} (10–90 %)"
-        )
+        times = f"{self.reference_ms:.3f} → {self.candidate_ms:.3f} ms"
+        return f"{self.outcome}: {times}, {self.range} times as fast (10–90 % of the pairs)"
 
 
 def time_pair(

@@ -105,7 +105,6 @@ def session(
     parts: Structure,
     *,
     optimised: bool,
-    outputs: Sequence[str] = (),
     threads: int = 0,
     provider: str = PROVIDER,
 ) -> onnxruntime.InferenceSession:
@@ -114,7 +113,6 @@ def session(
     Args:
         parts: the model.
         optimised: whether onnxruntime may rewrite the graph (ORT_ENABLE_ALL or ORT_DISABLE_ALL).
-        outputs: names of values of the outermost graph to return besides the model's outputs.
         threads: for one operator; 0 stands for `runtime.threads.default`.
         provider: the execution provider.
 
@@ -139,22 +137,9 @@ def session(
         values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(w)) for w in parts.weights.values()]
         options.add_external_initializers(list(parts.weights), values)
     try:
-        return ort.InferenceSession(_with_outputs(parts.proto, outputs), options, providers=[provider])
+        return ort.InferenceSession(parts.proto.SerializeToString(), options, providers=[provider])
     except Exception as error:
         raise InputError(f"onnxruntime can't load the model: {one_line(error)}") from error
-
-
-def _with_outputs(proto: onnx.ModelProto, outputs: Sequence[str]) -> bytes:
-    """The serialised model with more of its values as outputs."""
-    if not outputs:
-        return bytes(proto.SerializeToString())
-    count = len(proto.graph.output)
-    present = {output.name for output in proto.graph.output}
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in present)
-    try:
-        return bytes(proto.SerializeToString())
-    finally:
-        del proto.graph.output[count:]
 
 
 def one_line(error: Exception) -> str:
@@ -254,29 +239,10 @@ def observe(model: ir.Model, feeds: Feeds, names: Sequence[str]) -> dict[str, Sh
     reported = {name: f"{name}/graphopt_shape" for name in names}
     for name, shape_name in reported.items():
         parts.proto.graph.node.append(onnx.helper.make_node("Shape", [name], [shape_name]))
-    running = session(parts, optimised=False, outputs=list(reported.values()))
+        parts.proto.graph.output.add(name=shape_name)
+    running = session(parts, optimised=False)
     sizes = run(running, feeds, list(reported.values()))
     return {name: tuple(int(d) for d in size) for name, size in zip(names, sizes, strict=True)}
-
-
-def values(model: ir.Model, feeds: Feeds, names: Sequence[str]) -> Feeds:
-    """What values of the outermost graph hold, by running the model once as it stands.
-
-    Args:
-        model: the model.
-        feeds: what it is run on, by name.
-        names: values of its outermost graph.
-
-    Returns:
-        An array for each of `names`.
-
-    Raises:
-        InputError: onnxruntime can't load or run the model.
-    """
-    if not names:
-        return {}
-    running = session(structure(model), optimised=False, outputs=names)
-    return dict(zip(names, run(running, feeds, names), strict=True))
 
 
 def run(

@@ -34,6 +34,7 @@ class Comparer:
         kept: names of the outputs that count; all when empty.
         problem: why no model can be run; "" where models can.
         step: entered while a comparison is waited for.
+        frozen: whether initializers that are inputs too may vanish from those.
     """
 
     def __init__(
@@ -42,8 +43,11 @@ class Comparer:
         kept: Sequence[str],
         problem: str,
         step: Callable[[], AbstractContextManager[None]],
+        *,
+        frozen: bool = False,
     ) -> None:
         self._feeds, self._kept, self._problem, self._step = feeds, kept, problem, step
+        self._frozen = frozen
         self._worker = ThreadPoolExecutor(max_workers=1)
         self._last: Expected | None = None
         self._pending: tuple[Expected, ir.Model, Future[Verification]] | None = None
@@ -61,7 +65,7 @@ class Comparer:
     def compare(
         self, reference: ir.Model, candidate: ir.Model, inputs: Sequence[Feeds] | None = None
     ) -> Verification:
-        """Compares two models that should be equal; only a note where onnxruntime can't run the reference.
+        """Compares two models that should be equal, where onnxruntime can run the reference.
 
         Args:
             reference: the model as it was.
@@ -69,7 +73,7 @@ class Comparer:
             inputs: what to compare on; the comparer's own where None.
 
         Returns:
-            The verdicts; none, with a note, where the reference can't be run.
+            The verdicts; none, with the reason, where the reference can't be run.
         """
         if reference is candidate:
             return Verification(())
@@ -83,7 +87,7 @@ class Comparer:
                     problem = str(error)
                 else:
                     return self._begun(expected, candidate).result()
-        return Verification((), (f"the whole model was not run, its regions were: {problem}",))
+        return Verification((), unrun=problem)
 
     def _expected(self, model: ir.Model) -> Expected:
         """The model on the comparer's own inputs; one that is asked for twice is run once."""
@@ -92,7 +96,7 @@ class Comparer:
         return self._last
 
     def _on(self, model: ir.Model, feeds: Sequence[Feeds]) -> Expected:
-        reference = Reference(model, feeds, self._kept)
+        reference = Reference(model, feeds, self._kept, frozen=self._frozen)
         return Expected(reference, self._worker.submit(reference.prepare))
 
     def _begun(self, expected: Expected, candidate: ir.Model) -> Future[Verification]:

@@ -149,10 +149,14 @@ class Reference:
         model: the original.
         feeds: inputs to compare on.
         kept: names of the outputs that count; all when empty.
+        frozen: whether initializers that are inputs too may vanish from those.
     """
 
-    def __init__(self, model: ir.Model, feeds: Sequence[Feeds], kept: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: ir.Model, feeds: Sequence[Feeds], kept: Sequence[str] = (), *, frozen: bool = False
+    ) -> None:
         self.model = model
+        self._frozen = frozen
         self.feeds = feeds
         self.outputs = [value for value in model.graph.outputs if not kept or value.name in kept]
         self._others: list[Original] = []
@@ -205,7 +209,7 @@ class Reference:
         Raises:
             InputError: onnxruntime can't load or run the reference.
         """
-        different = interface(self.model, candidate)
+        different = interface(self.model, candidate, frozen=self._frozen)
         if different is not None:
             return Verification((different,))
         self.prepare()

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt import progress
 from graphopt.analysis.snapshot import Analysis
+from graphopt.calibration.other_inputs import scaled
 from graphopt.errors import InputError
 from graphopt.runtime import session
+from graphopt.runtime.exposure import exposed
 from graphopt.runtime.memory import chunks
 from graphopt.runtime.session import Feeds
 from graphopt.runtime.subgraph import SubgraphPair, assemble, output_names, region
 from graphopt.types import Candidate, Change
 from graphopt.verification import verdict
 from graphopt.verification.difference import Difference, Output
+from graphopt.verification.information import finite
 from graphopt.verification.verdict import Verdict
+
+Gaps: TypeAlias = "defaultdict[str, Difference]"
+"""How far apart the two forms of a region are, by the name that an output has in the old one."""
 
 REGION_BOUND = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 """Relative difference that a changed region may show, by the type of its output. Derived: the rounding of a
@@ -80,35 +90,43 @@ def _on_values(
     """
     left = [item for item in regions if analysis.is_outermost(analysis.nodes[item.candidate.site.nodes[0]])]
     passed: dict[Candidate, list[Verdict]] = {}
-    beyond = [_times(feed, factor) for feed in feeds[:1] for factor in BEYOND]
-    for number, feed in enumerate((*feeds, *beyond)):
-        if not left:
-            return {}
-        names = {source for item in left for source in item.sources.values()} - set(feed)
-        try:
-            values = {**feed, **session.values(analysis.model, feed, sorted(names))}
-        except InputError:
-            return {}
-        given = number < len(feeds)
-        borders = [values[source] for item in left for source in item.sources.values()]
-        if not given and not all(_finite(array) for array in borders):
-            continue
-        found: dict[Candidate, list[Verdict]] = {}
-        for chunk in _together(item.at(values) for item in left):
-            for candidate, each in _check_chunk(analysis.model, chunk, 0, telling=given):
-                found.setdefault(candidate, []).append(each)
-        passed = {candidate: verdicts for candidate, verdicts in found.items() if all(verdicts)}
-        left = [item for item in left if item.candidate in passed]
+    if not left or not feeds:
+        return passed
+    parts = exposed(session.structure(analysis.model), _borders(left, feeds[0]))
+    names = [output.name for output in parts.proto.graph.output]
+    gaps: Gaps = defaultdict(Difference)
+    try:
+        running = session.Interpreter(parts)
+        for feed in feeds:
+            values = {**feed, **dict(zip(names, running.run(feed), strict=True))}
+            passed = _passed(analysis.model, left, values, gaps, telling=True)
+            left = [item for item in left if item.candidate in passed]
+    except InputError:
+        return {}
+    for factor in BEYOND:
+        feed = scaled(feeds[0], factor)
+        with suppress(InputError):  # the model need not run so far out
+            values = {**feed, **dict(zip(names, running.run(feed), strict=True))}
+            if all(finite(values[source]) for item in left for source in item.sources.values()):
+                passed = _passed(analysis.model, left, values, gaps, telling=False)
+                left = [item for item in left if item.candidate in passed]
     return passed
 
 
-def _times(feed: Feeds, factor: float) -> Feeds:
-    """Inputs with all that is no whole number multiplied."""
-    return {n: (a * factor).astype(a.dtype) if a.dtype.kind == "f" else a for n, a in feed.items()}
+def _borders(regions: Iterable[SubgraphPair], feed: Feeds) -> list[str]:
+    """The values of the model that regions read, and that are not fed."""
+    return sorted({source for item in regions for source in item.sources.values()} - set(feed))
 
 
-def _finite(output: Output) -> bool:
-    return isinstance(output, list) or output.dtype.kind != "f" or bool(np.isfinite(output).all())
+def _passed(
+    model: ir.Model, regions: Sequence[SubgraphPair], values: Feeds, gaps: Gaps, *, telling: bool
+) -> dict[Candidate, list[Verdict]]:
+    """The regions that are equal on some values, with verdicts on all that was seen of them by now."""
+    found: dict[Candidate, list[Verdict]] = {}
+    for chunk in _together(item.at(values) for item in regions):
+        for candidate, each in _check_chunk(model, chunk, 0, gaps, telling=telling):
+            found.setdefault(candidate, []).append(each)
+    return {candidate: verdicts for candidate, verdicts in found.items() if all(verdicts)}
 
 
 def _first(chunk: Sequence[SubgraphPair]) -> str:
@@ -121,12 +139,19 @@ def _together(regions: Iterable[SubgraphPair]) -> Iterator[list[SubgraphPair]]:
 
 
 def _check_chunk(
-    model: ir.Model, chunk: Sequence[SubgraphPair], seed: int, *, telling: bool = False
+    model: ir.Model,
+    chunk: Sequence[SubgraphPair],
+    seed: int,
+    gaps: Gaps | None = None,
+    *,
+    telling: bool = False,
 ) -> list[tuple[Candidate, Verdict]]:
     """Checks regions in one session; one by one when that session can't be made.
 
-    With ``telling``, an output that is the same everywhere proves nothing and does not pass.
+    With ``telling``, an output that is the same everywhere proves nothing and does not pass. The verdicts are
+    on what ``gaps`` hold too, which takes up what is found.
     """
+    gaps = defaultdict(Difference) if gaps is None else gaps
     try:
         running = session.Interpreter(assemble(model, chunk))
         rng = np.random.default_rng(seed)
@@ -134,7 +159,9 @@ def _check_chunk(
         results = dict(zip(output_names(chunk), running.run(feeds), strict=True))
     except InputError as error:
         if len(chunk) > 1:
-            return [found for item in chunk for found in _check_chunk(model, [item], seed, telling=telling)]
+            return [
+                found for item in chunk for found in _check_chunk(model, [item], seed, gaps, telling=telling)
+            ]
         return [
             (chunk[0].candidate, verdict.unrunnable(_scope(chunk[0]), name, error))
             for name, _, _ in chunk[0].outputs
@@ -142,12 +169,14 @@ def _check_chunk(
     verdicts = []
     for item in chunk:
         for name, old, new in item.outputs:
-            gap = Difference()
+            gap = gaps[old]
             gap.add(results[old], results[new])
             limit = verdict.bound(results[old], REGION_BOUND)
+            found = verdict.verdict(_scope(item), name, gap, limit)
             if telling and not _tells(results[old]):
-                limit = -1.0
-            verdicts.append((item.candidate, verdict.verdict(_scope(item), name, gap, limit)))
+                note = "nothing can be told by values that are the same everywhere"
+                found = replace(found, passed=False, note=note, informative=False)
+            verdicts.append((item.candidate, found))
     return verdicts
 
 

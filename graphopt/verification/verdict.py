@@ -100,10 +100,12 @@ class Verification:
     Attributes:
         checks: the comparisons.
         notes: what was not compared, and why.
+        unrun: why the models were not run as a whole; "" where they were.
     """
 
     checks: tuple[Verdict, ...]
     notes: tuple[str, ...] = ()
+    unrun: str = ""
 
     @property
     def passed(self) -> bool:
@@ -113,10 +115,20 @@ class Verification:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the comparisons could not see, and where there are none, why."""
-        return warnings(self.checks) or (() if self.checks else ("nothing was compared", *self.notes))
+        seen = warnings(self.checks) or (() if self.checks else ("nothing was compared", *self.notes))
+        return (*not_run(self.unrun), *seen)
 
     def __bool__(self) -> bool:
         return self.passed
+
+
+def not_run(unrun: str) -> tuple[str, ...]:
+    """What has to be known before all else where the whole model was not run; nothing where it was.
+
+    Args:
+        unrun: why it was not; "" where it was.
+    """
+    return (f"the whole model was not run, its regions were: {unrun}",) if unrun else ()
 
 
 def bound(output: Output, bounds: Mapping[str, float]) -> float:

@@ -383,7 +383,7 @@ def test_slower_comes_first(browser: Chrome, result: Result, tmp_path: Path) -> 
     slow = Timing(1.0, 1.2, 0.83, (0.8, 0.9), 1, 50, "CPUExecutionProvider")
     slower = replace(result, report=replace(result.report, latency=slow))
     show(browser, written(tmp_path, html.report(slower)))
-    assert texts(browser, "main > *")[0].startswith("The model did not get faster: 1.000 → 1.200 ms")
+    assert texts(browser, "main > *")[0].startswith("The model got slower: 1.000 → 1.200 ms")
 
 
 def test_noise_is_not_shown_as_a_speed_up(browser: Chrome, result: Result, tmp_path: Path) -> None:

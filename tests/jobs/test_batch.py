@@ -8,7 +8,7 @@ import pickle
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -238,6 +238,17 @@ def test_those_that_fail_do_not_stop_the_others(way: Sequence[object]) -> None:
         assert sum(error in line for line in done.out.splitlines()) == 1
 
 
+def test_a_model_that_is_not_there_does_not_stop_the_others() -> None:
+    Path("folder.onnx").mkdir()
+    named = ("absent.onnx", "folder.onnx", "folded.onnx")
+    done = cli("batch", *named, "-o", "smaller", "--report", "report.json")
+    assert (done.code, done.err) == (2, "graphopt: 2 of 3 models failed: absent.onnx, folder.onnx\n")
+    report = document()
+    assert outcomes(report) == [("absent.onnx", 2), ("folder.onnx", 2), ("folded.onnx", 0)]
+    assert report["models"][0]["error"] == "absent.onnx: no such file"
+    assert [path.name for path in Path("smaller").iterdir()] == ["folded.onnx"]
+
+
 CRASHES = {
     "killed": "crashed: killed by SIGKILL, perhaps for lack of memory",
     "crashed": "crashed: killed by SIGSEGV",
@@ -245,10 +256,10 @@ CRASHES = {
 }
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_those_that_crash_do_not_stop_the_others(jobs: int) -> None:
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_those_that_crash_do_not_stop_the_others(way: Sequence[object]) -> None:
     models = [*(measured(function) for function in CRASHES), 'model = "folded.onnx"\nout = "good.onnx"']
-    done = cli("batch", recipe(*models), "--jobs", jobs, "--report", "report.json")
+    done = cli(*way, recipe(*models), "--report", "report.json")
     assert done.code == 2
     assert done.err.startswith("graphopt: 3 of 4 models failed: ") and done.err.count("\n") == 1
     report = document()
@@ -289,20 +300,26 @@ def test_without_its_reports_a_model_is_not_written() -> None:
     assert (second["exit_code"], second["out"]) == (0, "fine0.onnx")
 
 
-def test_a_bug_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    import graphopt.api
+BUG = """
+import graphopt.api
 
-    optimize: Callable[..., Any] = graphopt.api.optimize
+def optimize(model, work=graphopt.api.optimize, **options):
+    if model.name == "scores.onnx":
+        raise ZeroDivisionError("a bug")
+    return work(model, **options)
 
-    def bug(model: Path, **options: Any) -> Any:
-        if model.name == "scores.onnx":
-            raise ZeroDivisionError("a bug")
-        return optimize(model, **options)
+graphopt.api.optimize = optimize
+"""
 
-    monkeypatch.setattr(graphopt.api, "optimize", bug)
-    done = cli("run", recipe('model = "scores.onnx"\nout = "a.onnx"', MANY[1]))
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_a_bug_is_told_and_the_others_go_on(way: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("buggy.py").write_text(BUG, encoding="utf-8")
+    monkeypatch.syspath_prepend(Path().resolve())
+    monkeypatch.setattr(batch, "START", batch.START.replace("; from", "; import buggy; from"))
+    done = cli(*way, recipe('model = "scores.onnx"\nout = "a.onnx"', MANY[1]))
     assert done.code == 70
-    assert "scores.onnx: internal error in test_batch:" in done.out
+    assert "scores.onnx: internal error in buggy:" in done.out
     assert "ZeroDivisionError: a bug (GRAPHOPT_TRACEBACK=1" in done.out
     assert Path("b.onnx").exists()
 
@@ -347,7 +364,6 @@ def test_a_suite_of_test_results_for_each_model(way: Sequence[object]) -> None:
     ("arguments", "says"),
     [
         (("batch", "folded.onnx"), "batch needs --out-dir DIR"),
-        (("batch", "folded.onnx", "absent.onnx", "-o", "out"), "absent.onnx: no such file"),
         (("batch", "folded.onnx", "sub/folded.onnx", "-o", "out"), "is written by the result of folded.onnx"),
         (("batch", "folded.onnx", "folded.onnx", "-o", "out"), "is written by the result of folded.onnx"),
         (("batch", "folded.onnx", "-o", "."), "folded.onnx: is the input folded.onnx"),
@@ -437,10 +453,12 @@ def test_the_children_end_with_their_parent(number: int, code: int, err: str) ->
     assert {path.name for path in Path().iterdir() if path.name != "__pycache__"} == before
 
 
-def test_ctrl_c_in_one_process() -> None:
-    models = ['model = "folded.onnx"\nout = "a.onnx"', measured("slow")]
+@pytest.mark.parametrize("others", [0, 1])
+def test_ctrl_c_while_a_recipe_is_done(others: int) -> None:
+    models = [*['model = "folded.onnx"\nout = "a.onnx"'] * others, measured("slow")]
     done, _ = signalled(signal.SIGINT, 1, "run", recipe(*models))
-    assert done == Ran(130, "", "graphopt: interrupted; 1 of 2 models written\n")
+    written = f"{others or 'none'} of {others + 1}"
+    assert done == Ran(130, "", f"graphopt: interrupted; {written} models written\n")
     assert not Path("slow0.onnx").exists()
 
 

@@ -18,6 +18,8 @@ import graphopt
 from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import BudgetError, InputError
 from graphopt.numerics.lowrank.moments import Moments
+from graphopt.report import json as documents
+from graphopt.report.faces import FACES
 from graphopt.rewrites import registry
 from graphopt.types import Candidate, Cost, Exactness, NewNode, Rejection, Replacement, Site
 from tests.builders import (
@@ -359,7 +361,11 @@ def test_custom_operators_are_opaque() -> None:
     result = graphopt.optimize(proto)
     assert ops(result) == ["Conv", "Relu", "Warp"]
     assert [check.scope for check in result.report.checks] == ["region conv"]
-    assert any("the whole model was not run, its regions were" in note for note in result.report.notes)
+    (first,) = result.report.warnings
+    assert first.startswith("the whole model was not run, its regions were: ")
+    assert documents.report(result.report, 0)["warnings"] == [first]
+    faces = [face(result, "", 0) for face in (FACES["markdown"], FACES["junit"])]
+    assert all("whole model was not run" in face for face in faces)
     assert result.report.uncounted_ops["my.ops::Warp"] == 1
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
     assert graphopt.optimize(proto).report.before.macs == 64 * 8 * 8 * 9  # an open batch counts as 1
@@ -369,7 +375,7 @@ def test_a_custom_operator_with_open_sizes() -> None:
     proto = conv_bn(domains=["my.ops"], inputs={"x": ["N", 8, "H", "W"]}, outputs={"y": None})
     result = graphopt.optimize(then(proto, node("Warp", "r", "y", "warp", domain="my.ops")))
     assert ops(result) == ["Conv", "Relu", "Warp"]
-    assert sum("the whole model was not run" in note for note in result.report.notes) == 1
+    assert sum("the whole model was not run" in text for text in result.report.warnings) == 1
 
 
 def test_a_model_that_runs_at_no_size_that_is_tried() -> None:
@@ -379,7 +385,7 @@ def test_a_model_that_runs_at_no_size_that_is_tried() -> None:
     proto.graph.initializer.append(onnx.numpy_helper.from_array(target, "shape"))
     result = graphopt.optimize(proto)
     assert ops(result) == ["Conv", "Relu", "Reshape"]
-    assert any("the whole model was not run" in note for note in result.report.notes)
+    assert "the whole model was not run" in result.report.warnings[0]
     assert result.report.before.macs is None
     told = graphopt.optimize(proto, shapes={"x": [1, 8, 7, 11]})
     assert {check.scope for check in told.report.checks} > {"model"}
@@ -437,7 +443,8 @@ def test_frozen_they_are_constants(names: list[str]) -> None:
     result = graphopt.optimize(proto, freeze_initializers=True)
     assert ops(result) == ["Conv", "Relu"]
     assert [value.name for value in result.model.graph.inputs] == ["x"]
-    assert graphopt.verify(proto, result.model)
+    assert not graphopt.verify(proto, result.model)
+    assert graphopt.verify(proto, result.model, freeze_initializers=True)
     assert len(proto.graph.input) == 1 + len(names)
 
 

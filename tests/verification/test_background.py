@@ -54,7 +54,7 @@ def test_what_can_not_be_compared_has_failed(monkeypatch: pytest.MonkeyPatch) ->
     assert not check and check.rule is Rule.RUNS and check.note == "nothing left"
 
 
-def test_an_original_that_does_not_run_is_a_note() -> None:
+def test_an_original_that_does_not_run_is_a_warning() -> None:
     custom = model([onnx.helper.make_node("Warp", ["x"], ["y"], domain="my.ops")], domains=["my.ops"])
     found = compared(custom, layer())
-    assert not found.checks and "the whole model was not run" in found.notes[0]
+    assert not found.checks and "the whole model was not run" in found.warnings[0]

@@ -22,6 +22,7 @@ from graphopt.runtime import subgraph
 from graphopt.types import Candidate, Cost, NewNode, Replacement, Site
 from graphopt.verification import regions, values
 from graphopt.verification.difference import Difference, agreement, is_class_scores
+from graphopt.verification.verdict import Rule
 from tests.builders import (
     batch_norm,
     bn_inputs,
@@ -313,8 +314,31 @@ def test_interfaces_that_differ(change: dict[str, Any], naming: str) -> None:
     assert naming in found.checks[0].note
 
 
-def test_initializers_among_the_inputs_are_no_interface() -> None:
-    assert graphopt.verify(conv_bn(overridable=["w"]), conv_bn())
+def test_up_to_ir_3_initializers_among_the_inputs_are_no_interface() -> None:
+    listed = ["w", "bn/scale", "bn/shift", "bn/mean", "bn/var"]
+    assert graphopt.verify(conv_bn(overridable=listed, ir_version=3, opset=7), conv_bn(opset=7))
+
+
+def test_a_default_that_can_be_overridden_no_more() -> None:
+    """The models compute the same, and a caller who feeds the weight can't call the second."""
+    proto = conv_bn(overridable=["w"])
+    lost = graphopt.verify(proto, conv_bn())
+    assert not lost and lost.checks[0].rule is Rule.PORTS
+    assert lost.checks[0].note.startswith("the inputs differ: w FLOAT[8, 8, 3, 3] only in the first")
+    assert graphopt.verify(proto, conv_bn(), freeze_initializers=True)
+    narrower = conv_bn(overridable=["w"])
+    narrower.graph.input[1].type.tensor_type.shape.dim[0].dim_param = "any"
+    assert "w FLOAT[8, 8, 3, 3] in the first, w FLOAT[?, 8, 3, 3] in the second" in str(
+        graphopt.verify(proto, narrower).checks[0].note
+    )
+    assert graphopt.verify(conv_bn(), proto)  # what may be fed besides hinders nobody
+    assert graphopt.bench(proto, conv_bn(), repeat=1)
+
+
+def test_an_output_that_became_a_constant() -> None:
+    before = model([node("Constant", "", "y", value_floats=[1.0, 2.0])], {}, outputs={"y": [2]})
+    after = model([], {"y": np.array([1.0, 2.0], np.float32)}, outputs={"y": [2]})
+    assert graphopt.verify(before, after)
 
 
 # --- the inputs that are compared on ------------------------------------------------------------------------

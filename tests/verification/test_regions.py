@@ -8,11 +8,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 import graphopt
 from graphopt.analysis.snapshot import Analysis
 from graphopt.types import Candidate, Change, Cost, NewNode, Replacement, Site
 from graphopt.verification.regions import verify_regions
+from graphopt.verification.verdict import Verdict
 from tests.builders import Array, Net, compare_at_sizes, grid, model, node, samples, weight
 
 
@@ -85,7 +87,7 @@ def test_channels_and_rank_are_those_of_the_weights_that_read_them(
     before = model(nodes, weights, inputs={"x": shape})
     result = graphopt.optimize(before, only=["fold_affine"])
     assert [item.candidate.rewrite for item in result.report.applied] == ["fold_affine"]
-    session = onnx.reference.ReferenceEvaluator
+    session = ReferenceEvaluator
     feed = {"x": samples(2, 12, 5, 4)}
     (expected,), (found,) = (session(each).run(None, feed) for each in (before, ir.to_proto(result.model)))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -98,17 +100,47 @@ def replaced(proto: onnx.ModelProto, name: str, made: NewNode) -> tuple[Analysis
     return analysis, [Change(Candidate("r", Site("main", (name,)), Cost(0), Cost(0)), change)]
 
 
-def passes(proto: onnx.ModelProto, name: str, made: NewNode, feed: Array) -> bool:
+def judged(proto: onnx.ModelProto, name: str, made: NewNode, *feeds: Array) -> Verdict:
     analysis, changes = replaced(proto, name, made)
-    verdicts = verify_regions(analysis, changes, 0, [{"x": feed}])
-    assert verdicts
-    return all(verdict for _, verdict in verdicts)
+    ((_, verdict),) = verify_regions(analysis, changes, 0, [{"x": feed} for feed in feeds])
+    return verdict
+
+
+def passes(proto: onnx.ModelProto, name: str, made: NewNode, feed: Array) -> bool:
+    return bool(judged(proto, name, made, feed))
 
 
 def test_what_holds_on_the_values_of_the_model_alone_passes() -> None:
     proto = model([node("Relu", "x", "r", "first"), node("Abs", "r", "y", "second")])
     assert passes(proto, "second", NewNode("Identity", ("r",), ("%y",)), samples(1))
     assert not passes(proto, "first", NewNode("Identity", ("x",), ("%y",)), samples(1))
+
+
+def test_a_model_that_does_not_run_far_out_is_judged_by_the_inputs_as_given() -> None:
+    nodes = [
+        node("Relu", "x", "r", "first"),
+        node("ReduceMax", "r", "m", keepdims=0),
+        node("Cast", "m", "i", to=onnx.TensorProto.INT64),
+        node("Gather", "table i", "g"),
+        node("Mul", "r g", "s"),
+        node("Abs", "s", "y", "second"),
+    ]
+    proto = model(nodes, {"table": np.arange(1, 50, dtype=np.float32)})
+    assert passes(proto, "second", NewNode("Identity", ("s",), ("%y",)), samples(1))
+    assert not passes(proto, "second", NewNode("Neg", ("s",), ("%y",)), samples(1))
+    assert not passes(proto, "second", NewNode("Identity", ("s",), ("%y",)), 100 * samples(1))
+
+
+def test_figures_are_the_worst_of_all_inputs() -> None:
+    nodes = [node("Relu", "x", "r", "first"), node("Max", "r tiny", "y", "second")]
+    proto = model(nodes, {"tiny": np.float32(1e-6)})
+    made = NewNode("Identity", ("r",), ("%y",))
+    alone, with_larger = (
+        judged(proto, "second", made, *feeds)
+        for feeds in ([samples(1)], [samples(1), 1000 * samples(1, seed=1)])
+    )
+    assert alone and alone.feeds == 3 and with_larger.feeds == 4
+    assert with_larger.max_rel == alone.max_rel > 0
 
 
 def test_values_that_are_the_same_everywhere_prove_nothing() -> None:

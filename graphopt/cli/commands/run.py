@@ -36,8 +36,8 @@ def run(
 ) -> int:
     """Do what a recipe says of one or many models.
 
-    They come one after the other, and one that fails does not stop the others. The exit code is 0 when all
-    are done, else the gravest of theirs: 70, then 1, 2 and 3.
+    They come one after the other, and one that fails or crashes does not stop the others. The exit code is 0
+    when all are done, else the gravest of theirs: 70, then 1, 2 and 3.
 
     Example: graphopt run recipe.toml
     """

@@ -10,7 +10,9 @@ from graphopt.cli.progress import shown
 from graphopt.jobs.task import given_inputs
 
 
-@common.takes("reference candidate calibration preprocess budget outputs json quiet shapes seed")
+@common.takes(
+    "reference candidate calibration preprocess budget outputs freeze_initializers json quiet shapes seed"
+)
 def verify(
     *,
     reference: Path,

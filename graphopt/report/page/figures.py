@@ -17,9 +17,6 @@ def alerts(data: Report, problem: str) -> list[str]:
     """What has to be read before any figure."""
     found = [f"No model was written: {problem}"] if problem else []
     found += [f"{text[0].upper()}{text[1:]}." for text in data.warnings]
-    if data.latency is not None and data.latency.verdict:
-        verdict = data.latency.verdict
-        found.append(f"{verdict[0].upper()}{verdict[1:]}. --budget latency=0.7 plans by measured time.")
     if data.unmeasured:
         found.append(
             "The error is unmeasured: no calibration inputs were given, so the fit and its predicted error "
@@ -101,12 +98,11 @@ def _change(before: float, after: float) -> str:
 def _latency(timing: Timing | None) -> Card:
     if timing is None:
         return Card("Latency", "not measured", "graphopt bench measures it", "MACs are not time")
-    low, high = timing.spread
     return Card(
         "Latency",
-        f"{timing.speedup:.2f} × as fast" if timing.clear else "no clear difference",
+        timing.outcome or f"{timing.speedup:.2f} × as fast",
         f"{timing.reference_ms:.3f} → {timing.candidate_ms:.3f} ms, {numbered(timing.threads, 'thread')}",
-        f"median of {timing.repeat} pairs, 10–90 %: {low:.2f}–{high:.2f}",
+        f"median of {timing.repeat} pairs, 10–90 %: {timing.range} × as fast",
     )
 
 

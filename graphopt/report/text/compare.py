@@ -48,11 +48,10 @@ def timing(result: Timing) -> None:
     """Prints the latency of both and their ratio."""
     console = terminal()
     console.print(f"reference {result.reference_ms:.3f} ms, candidate {result.candidate_ms:.3f} ms")
-    low, high = result.spread
-    clear = "" if result.clear else ", no clear difference"
-    faster = "times as fast" + (": it got slower" if high < 1 else clear)
     where = f"{numbered(result.threads, 'thread')}, {result.provider}"
-    console.print(
-        f"{result.speedup:.2f} {faster} (median of {result.repeat} pairs, 10–90 %: "
-        f"{low:.2f}–{high:.2f}; {where})"
-    )
+    pairs, fast = f"{result.repeat} pairs", "times as fast"
+    if result.outcome:
+        said = f"{result.outcome}: {result.range} {fast} (10–90 % of {pairs}, median {result.speedup:.2f};"
+    else:
+        said = f"{result.speedup:.2f} {fast} (median of {pairs}, 10–90 %: {result.range};"
+    console.print(f"{said} {where})")

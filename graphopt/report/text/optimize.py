@@ -13,7 +13,6 @@ from graphopt.files import show
 from graphopt.report.results import Applied, Left, Report
 from graphopt.report.text.common import escape, print_totals, print_unknown, table_of, terminal, warnings
 from graphopt.report.wording import comparisons, count, decibels, not_verified, shortened, verified
-from graphopt.runtime.latency import Timing
 from graphopt.types import Exactness
 
 MOST_REASONS = 5
@@ -30,7 +29,6 @@ def report(result: Report, out: Path | None, document: Path | None = None) -> No
     """
     console = terminal()
     warnings(console, result.warnings)
-    _not_faster(console, result.latency)
     print_totals(console, result.before, result.after, result.latency)
     print_unknown(console, result.unknown_dims)
     _applied(console, result)
@@ -60,14 +58,6 @@ def _gates(console: Console, result: Report) -> None:
     for item in result.gates:
         table.add_row(str(item.gate), item.figure, "passed" if item else "[bold red]failed[/]")
     console.print(table)
-
-
-def _not_faster(console: Console, latency: Timing | None) -> None:
-    """What comes first where it is so."""
-    if latency is not None and latency.verdict:
-        outcome, figures = latency.verdict.split(":", 1)
-        advice = "--budget latency=0.7 plans by measured time"
-        console.print(f"[bold yellow]{outcome}[/]:{figures}; {advice}")
 
 
 def _applied(console: Console, result: Report) -> None:
