@@ -13,9 +13,11 @@ import onnx_ir as ir
 
 from graphopt.analysis.constants import Constants
 from graphopt.analysis.shapes.inference import infer
-from graphopt.analysis.shapes.inputs import bind, fixed, format_shape, names_of, takes_array
+from graphopt.analysis.shapes.inputs import bind, declared, fixed, format_shape, names_of, takes_array
+from graphopt.analysis.shapes.sizes import Sizes
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.inputs import Calibration
+from graphopt.calibration.running_sizes import RunningSizes
 from graphopt.errors import InputError, TooLongError
 from graphopt.runtime import session
 from graphopt.runtime.memory import default_bytes
@@ -34,6 +36,8 @@ ImageNet; a map of three open axes has 32,768 at 32, and 262,144 at 64."""
 MOST_POSITIONS = max(SIZES_TO_TRY) ** 2
 """Positions of a map up to which a size that nobody gave is tried: derived, those of the largest picture;
 a map of three open axes has as many at 74, and at 640 would not end."""
+MOST_TRIED = 32
+"""Sizes tried that satisfy the operators' demands: derived, up to 840 positions every pair of factors."""
 ODD = (3, 8, 13, 1)
 """What is added to an open size for another feed, the first that the model runs on; 2 more for each next.
 Derived: 3 leaves a rest by strides of 2 and 4, 8 leaves none, 13 another one by 4, and 1 is the least."""
@@ -88,19 +92,18 @@ def choose(
     given = dict(calibration.sizes()) if calibration is not None else {}
     given.update({name: tuple(shape) for name, shape in (shapes or {}).items()})
     constants = Constants(model)
-    pinned, likely = _told(model, constants)
-    told = {**pinned, **bind(model, constants, given, None, {}).symbols}
+    found = _inferred(model, constants, None)
+    told = {**found.pinned, **bind(model, constants, given, None, {}).symbols}
     slots = {name: batch for name, batch in _symbols(model, given).items() if name not in told}
     guessed = any(not batch for batch in slots.values())
-    likely = {name: size for name, size in likely.items() if name in slots}
-    guesses = [
-        {**told, **{name: 1 if batch else size for name, batch in slots.items()}, **more}
-        for more in ((likely, {}) if likely else ({},))
+    wishes = [
+        {**told, **{name: 1 if batch else size for name, batch in slots.items()}}
         for size in (SIZES_TO_TRY if guessed else (1,))
     ]
+    wishes.sort(key=lambda wish: _positions(_resolved(model, given, wish)) > USUAL_POSITIONS)
     unfed = _unfed(model, given)
     if unfed:
-        return TestInputs((), _consistent(model, given, guesses), guessed, unfed)
+        return TestInputs((), _consistent(model, given, wishes), guessed, unfed)
     feeder = _Feeder(model, constants, calibration.ranges() if calibration is not None else None, memory)
     if not slots:
         sizes = _resolved(model, given, told)
@@ -108,13 +111,15 @@ def choose(
             feeds = [feeder.made(sizes, seed + i) for i in range(COUNT)]
         except InputError as error:
             return TestInputs((), sizes, False, str(error))
-        feeds += _extremes(feeder, sizes, pinned, seed + COUNT)
+        feeds += _extremes(feeder, sizes, found, seed + COUNT)
         return TestInputs((*_real(calibration), *feeds), sizes, False)
     problem = ""
-    for number, bound in enumerate(sorted(guesses, key=lambda bound: _unusual(model, given, bound))):
+    tried: list[Mapping[str, Sequence[int]]] = []
+    for bound, others, search in _candidates(model, constants, given, found, wishes, told, slots):
         sizes = _resolved(model, given, bound)
-        if number and _positions(sizes) > MOST_POSITIONS:
+        if sizes in tried or (tried and _positions(sizes) > MOST_POSITIONS):
             continue
+        tried.append(sizes)
         try:
             feeds = [feeder.run(sizes, seed)]
         except TooLongError as error:
@@ -122,10 +127,47 @@ def choose(
         except InputError as error:
             problem = problem or str(error)
             continue
-        feeds += _variations(feeder, given, slots, bound, seed)
-        feeds += _extremes(feeder, sizes, pinned, seed + len(feeds))
+        feeds += _variations(feeder, given, slots, bound, others, search, seed)
+        feeds += _extremes(feeder, sizes, found, seed + len(feeds))
         return TestInputs((*_real(calibration), *feeds), sizes, guessed)
-    return TestInputs((), _consistent(model, given, guesses), guessed, problem)
+    if guessed:
+        problem = f"{problem}; {_asked(model, given)}"
+    return TestInputs((), _consistent(model, given, wishes), guessed, problem)
+
+
+def _candidates(
+    model: ir.Model,
+    constants: Constants,
+    given: Mapping[str, Sequence[int]],
+    found: Sizes,
+    wishes: Sequence[Mapping[str, int]],
+    told: Mapping[str, int],
+    slots: Mapping[str, bool],
+) -> Iterator[tuple[Mapping[str, int], Iterator[Mapping[str, int]], RunningSizes]]:
+    """Open sizes to try: as the operators demand them, of one sample first, then as they are wished.
+
+    Args:
+        model: the model.
+        constants: its constants.
+        given: the sizes of inputs that are known.
+        found: what inference found without any.
+        wishes: numbers for all open sizes, the likeliest first.
+        told: the open sizes that are known.
+        slots: the others, and whether each is a batch.
+
+    Returns:
+        Numbers for all open sizes, more of them that satisfy the same demands, and what found them.
+    """
+    batch = frozenset(name for name, is_batch in slots.items() if is_batch)
+    for kept in (batch, frozenset[str]()):
+        for number in range(2):
+            sizes = found if not number else _inferred(model, constants, given)
+            for likely in sorted({not each.certain for each in sizes.equations} | {False}, reverse=True):
+                search = RunningSizes(sizes, kept | told.keys(), likely=likely)
+                for wish in wishes:
+                    choices = search.choices(wish)
+                    for bound in itertools.islice(choices, MOST_TRIED if wish is wishes[0] else 1):
+                        yield bound, choices, search
 
 
 class _Feeder:
@@ -198,22 +240,17 @@ class _Feeder:
         return feeds
 
 
-def _told(model: ir.Model, constants: Constants) -> tuple[Mapping[str, int], Mapping[str, int]]:
-    """The open sizes at which alone the model runs, and those that it broadcasts, by name."""
+def _inferred(model: ir.Model, constants: Constants, given: Mapping[str, Sequence[int]] | None) -> Sizes:
+    """What inference finds of every run, or of one sample at sizes that are given."""
     try:
-        found = infer(model, constants, assume_batch=None)
+        return infer(model, constants, bindings=given, assume_batch=None if given is None else 1)
     except InputError:  # what onnx's rules refuse may run
-        return {}, {}
-    return found.pinned, found.likely
+        return Sizes({})
 
 
 def _positions(sizes: Mapping[str, Sequence[int]]) -> int:
     """Positions of the largest map [N, C, …] among the inputs; 1 where there is none."""
     return max((math.prod(shape[2:]) for shape in sizes.values()), default=1)
-
-
-def _unusual(model: ir.Model, given: Mapping[str, Sequence[int]], bound: Mapping[str, int]) -> bool:
-    return _positions(_resolved(model, given, bound)) > USUAL_POSITIONS
 
 
 def _consistent(
@@ -242,9 +279,24 @@ def _variations(
     given: Mapping[str, Sequence[int]],
     slots: Mapping[str, bool],
     bound: Mapping[str, int],
+    others: Iterator[Mapping[str, int]],
+    search: RunningSizes,
     seed: int,
 ) -> Iterator[Feeds]:
-    """More inputs: another batch, and other sizes, odd ones first, that the model runs on."""
+    """More inputs: another batch, and other sizes, odd ones first, that the model runs on.
+
+    Args:
+        feeder: of the model.
+        given: the sizes of inputs that are known.
+        slots: the open sizes that nobody gave, and whether each is a batch.
+        bound: numbers for them on which the model runs.
+        others: more that satisfy the same demands.
+        search: tells what the operators demand.
+        seed: of the first.
+
+    Returns:
+        Inputs; one less than are compared on.
+    """
     changes = [
         {
             **bound,
@@ -253,7 +305,9 @@ def _variations(
         for odd in ODD
     ]
     batch = {**bound, **{name: bound[name] + 2 for name, is_batch in slots.items() if is_batch}}
-    shapes = [_resolved(feeder.model, given, each) for each in (*changes, batch, bound, bound)]
+    varied = (next(search.choices(change)) for change in changes)
+    more = itertools.chain(itertools.islice(others, 1), varied, (batch, bound, bound))
+    shapes = (_resolved(feeder.model, given, each) for each in more)
     yield from itertools.islice(_that_run(feeder, shapes, seed + 1), COUNT - 1)
 
 
@@ -269,7 +323,10 @@ def _that_run(feeder: _Feeder, shapes: Iterable[Mapping[str, Sequence[int]]], se
 
 
 def _extremes(
-    feeder: _Feeder, sizes: Mapping[str, Sequence[int]], pinned: Mapping[str, int], seed: int
+    feeder: _Feeder,
+    sizes: Mapping[str, Sequence[int]],
+    found: Sizes,
+    seed: int,
 ) -> Iterator[Feeds]:
     """Inputs of a few pixels, of an odd size and of a large one, also where a size was told.
 
@@ -278,11 +335,11 @@ def _extremes(
     Args:
         feeder: of the model.
         sizes: of all its inputs, as they were chosen.
-        pinned: open sizes at which alone the model runs, by name.
+        found: what inference found of the model.
         seed: of the first.
     """
     model = feeder.model
-    slots = {name: b for name, b in _symbols(model, {}).items() if not b and name not in pinned}
+    slots = {name: b for name, b in _symbols(model, {}).items() if not b and name not in found.pinned}
     bound = {
         _symbol(value, axis): sizes[value.name or ""][axis]
         for value in _fed(model)
@@ -294,7 +351,9 @@ def _extremes(
     small = [dict.fromkeys(slots, size) for size in SMALL]
     odd = {name: bound[name] + 1 + 2 * i for i, name in enumerate(slots)}
     large = {name: _larger(bound[name]) for name in slots}
-    shapes = [_resolved(model, {}, {**bound, **change}) for change in (*small, odd, large)]
+    search = RunningSizes(found, frozenset(bound.keys() - slots.keys()), likely=False)
+    wishes = [{**bound, **change} for change in (*small, odd, large)]
+    shapes = [_resolved(model, {}, next(search.choices(wish))) for wish in wishes]
     if _positions(shapes[-1]) > MOST_POSITIONS:
         shapes.pop()
     bearable = feeder.bearable(shapes[: len(small)], seed)
@@ -331,6 +390,14 @@ def _unfed(model: ir.Model, given: Mapping[str, Sequence[int]]) -> str:
         if value.shape is None and value.name not in given:
             return f"input {value.name!r} declares no shape: give its sizes, or calibration inputs"
     return ""
+
+
+def _asked(model: ir.Model, given: Mapping[str, Sequence[int]]) -> str:
+    """What to give of a model that runs at no sizes that were found."""
+    left = [value for value in _fed(model) if value.name not in given and value.shape is not None]
+    unknown = [value for value in left if any(fixed(size) is None for size in value.shape or ())]
+    listed = ", ".join(f"{value.name} ({declared(value)})" for value in unknown)
+    return f"no sizes at which it runs were found: give those of {listed}, with --shape or shapes"
 
 
 def _too_large(model: ir.Model, sizes: Mapping[str, Sequence[int]], memory: int | None) -> str:

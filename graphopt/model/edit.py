@@ -23,13 +23,6 @@ STAMP_SOURCE = "graphopt.from"
 """Metadata key of a new node: the names of the nodes that it came from."""
 STAMP_REWRITE = "graphopt.rewrite"
 """Metadata key of a new node: the rewrite that made it."""
-<<<<<<< HEAD
-_LAST_IR_WITH_FORCED_INPUTS = 3
-"""The last IR version in which every initializer is an input."""
-=======
-_NO_CHOICE = "graphopt.no_choice"
-"""In `Value.meta` of an initializer: it is an input only since IR versions up to 3 list all of them there."""
->>>>>>> tidy
 
 
 def apply(model: ir.Model, changes: Sequence[Change]) -> ir.Model:
@@ -42,16 +35,8 @@ def apply(model: ir.Model, changes: Sequence[Change]) -> ir.Model:
     Returns:
         A new model; weights that did not change are shared with the old one.
     """
-<<<<<<< HEAD
     # In a newer version an initializer that stayed an input would be no constant any more.
-    forced = (model.ir_version or 0) <= _LAST_IR_WITH_FORCED_INPUTS
-    clone = freeze(model) if forced else model.clone()
-=======
-    clone = model.clone()
-    if forced(clone):
-        for value in clone.graph.initializers.values():
-            value.meta[_NO_CHOICE] = True
->>>>>>> tidy
+    clone = freeze(model) if forced(model) else model.clone()
     editor = _Editor(clone)
     for candidate, replacement in changes:
         editor.replace(candidate, replacement)

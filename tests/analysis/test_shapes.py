@@ -250,7 +250,8 @@ FOUR = "<float[4] w = {1, 1, 1, 1}, float[4, 5] m = {MANY}, float[2, 4, 1, 1] k 
 def pinned(body, weights=FOUR):
     model = text(body.replace("WEIGHTS", weights))
     sizes = infer(model, Constants(model), assume_batch=None)
-    return sizes.pinned, sizes.likely
+    likely = {name: size for name, size, certain in sizes.equations if not certain}
+    return sizes.pinned, likely
 
 
 @pytest.mark.parametrize(
@@ -272,12 +273,28 @@ def pinned(body, weights=FOUR):
         ("y = Concat <axis = 1> (x, z)", {"N": 1, "H": 6, "W": 7}),
         ("b = Transpose <perm = [0, 1, 3, 2]> (x)  y = Concat <axis = 2> (x, b)  t = MatMul (y, m)",
          {"W": 4, "H": 4}),
+        ("a = MaxPool <kernel_shape = [2, 2]> (x)  y = MatMul (a, m)", {"W": 5}),
+        ("a = Conv <pads = [1, 1, 1, 1]> (x, k)  y = MatMul (a, m)", {"C": 4, "W": 2}),
+        ("a = AveragePool <kernel_shape = [4, 3], strides = [2, 1]> (x)"
+         "  b = Transpose <perm = [0, 3, 1, 2]> (a)  y = Conv (b, k)", {"W": 6}),
+        ("a = ConvTranspose <strides = [2, 3], group = 4> (x, d)  y = MatMul (a, m)", {"C": 4, "W": 2}),
+        ("a = Concat <axis = 3> (x, z)  y = MatMul (a, n)", {"N": 1, "C": 3, "H": 6, "W": 2}),
+        ("a = Relu (x)  b = Concat <axis = 3> (x, a)  y = MatMul (b, m)", {"W": 2}),
+        ("p = Constant <value_ints = [0, 0, 1, 1, 0, 0, 0, 1]> ()  a = Pad (x, p)  y = MatMul (a, m)",
+         {"W": 2}),
+        ("s = Constant <value_ints = [1]> ()  e = Constant <value_ints = [-1]> ()"
+         "  i = Constant <value_ints = [3]> ()  a = Slice (x, s, e, i)  y = MatMul (a, m)", {"W": 6}),
+        ("s = Constant <value_floats = [1.0, 1.0, 1.0, 2.0]> ()  a = Resize (x, , s)  y = MatMul (a, m)",
+         {"W": 2}),
+        ("a = DepthToSpace <blocksize = 2> (x)  y = MatMul (a, m)", {"W": 2}),
+        ("a = SpaceToDepth <blocksize = 2> (x)  y = MatMul (a, m)", {"W": 8}),
         ("s = Constant <value_ints = [1, 2, 4, 1]> ()  a = ReduceMean <axes = [1, 2, 3]> (x)"
          "  y = Reshape (a, s)", {"N": 8}),
     ],
 )  # fmt: skip
 def test_an_open_size_is_the_only_one_that_an_operator_takes(nodes, sizes):
-    weights = FOUR.replace(">", ", float[2, 1, 1, 1] r = {1, 1}>")
+    more = "float[2, 1, 1, 1] r = {1, 1}, float[4, 1, 1, 1] d = {1, 1, 1, 1}, float[9] n = {NINE}"
+    weights = FOUR.replace(">", f", {more}>".replace("NINE", ", ".join("1" * 9)))
     told, _ = pinned(
         "g (float[N, C, H, W] x, float[1, 3, 6, 7] z) => (float[] y) WEIGHTS { " + nodes + " }", weights
     )
@@ -291,8 +308,12 @@ def test_an_open_size_is_the_only_one_that_an_operator_takes(nodes, sizes):
         ("a = Concat <axis = 1> (x, x)  y = Mul (m, a)", {}, {"H": 4, "W": 5}),
         ("a = Mul (x, w)  b = Transpose <perm = [0, 1, 3, 2]> (x)  y = Max (b, w)  t = Add (m, x)",
          {"W": 1}, {"H": 4}),
-        ("a = MaxPool <kernel_shape = [2, 2]> (x)  y = MatMul (a, m)", {}, {}),
-        ("a = Conv <pads = [1, 1, 1, 1]> (x, k)  y = MatMul (a, m)", {"C": 4}, {}),
+        ("a = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)  y = MatMul (a, m)", {}, {}),
+        ("a = MaxPool <kernel_shape = [1, 3], strides = [1, 2], ceil_mode = 1> (x)  y = MatMul (a, m)",
+         {}, {}),
+        ("y = Flatten (x)  z = MatMul (y, w)", {}, {}),
+        ("s = Constant <value_ints = [-6]> ()  e = Constant <value_ints = [4]> ()"
+         "  i = Constant <value_ints = [3]> ()  a = Slice (x, s, e, i)  y = MatMul (a, m)", {}, {}),
     ],
 )  # fmt: skip
 def test_other_sizes_are_not_told(nodes, sizes, likely):

@@ -1,53 +1,107 @@
 """Sizes that an operator takes only where they are alike: they tell an open size of an input.
 
-A size that nobody gave goes through the operators by its name, as long as they keep it. Where one of them
-takes it only together with a size that is known (channels and those of a weight, the sides of a Concat), the
-model runs at that size alone. Operators that broadcast take 1 as well.
+A size that nobody gave goes through the operators by its name, and what they make of it has a name too
+(`analysis.shapes.open_sizes`). Where one of them takes it only together with a size that is known (channels
+and those of a weight, the sides of a Concat), the model runs at that size alone. Operators that broadcast
+take 1 as well.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations
 
 import onnx_ir as ir
 
 from graphopt.analysis.operators import BROADCASTING
+from graphopt.analysis.shapes.open_sizes import OpenSizes
 from graphopt.types import Dim, Dims
 
 Pair = tuple[Dim, Dim]
 Inputs = Sequence[Dims | None]
 
 
-def alike(node: ir.Node, inputs: Inputs, output: Dims | None) -> Iterator[tuple[str, int]]:
+def alike(
+    node: ir.Node, inputs: Inputs, output: Dims | None, sizes: OpenSizes
+) -> Iterator[tuple[str, int | str]]:
     """The open sizes that an operator takes at one size alone.
 
     Args:
         node: the operator, of the default domain.
         inputs: the sizes of its inputs, by number or by name; None where the rank is unknown.
         output: those of its first output, as they follow from its inputs.
+        sizes: the open sizes of the model; products of them are added.
 
     Returns:
-        Names, each with the size.
+        Names, each with the size that it has to be, or the name of it.
     """
+    if node.op_type == "Reshape":
+        yield from _told(_reshape(node, inputs, output, sizes))
     rule = _RULES.get(node.op_type)
     yield from _told(rule(node, inputs, output) if rule is not None else ())
 
 
-def broadcast(node: ir.Node, inputs: Inputs) -> Iterator[tuple[str, int]]:
+def broadcast(node: ir.Node, inputs: Inputs) -> Iterator[tuple[str, int | str]]:
     """The open sizes that an operator takes at this size and at 1: a name and the size of another input."""
     if node.op_type in BROADCASTING:
         ranks = [dims[::-1] for dims in inputs if dims is not None]
         for axis in range(max(map(len, ranks), default=0)):
             sizes = [dims[axis] for dims in ranks if axis < len(dims) and dims[axis] != 1]
-            yield from _told((a, b) for a in sizes for b in sizes)
+            yield from _told((a, b) for a, b in combinations(dict.fromkeys(sizes), 2))
 
 
-def _told(pairs: Iterator[Pair] | Sequence[Pair]) -> Iterator[tuple[str, int]]:
+def usual(
+    node: ir.Node, inputs: Inputs, output: Dims | None, sizes: OpenSizes
+) -> Iterator[tuple[str, int | str]]:
+    """The open sizes that an operator is made for, though it takes others.
+
+    A Reshape to [-1, ...] keeps the samples apart, and a ConvTranspose to an output_shape pads by little.
+
+    Args:
+        node: the operator, of the default domain.
+        inputs: the sizes of its inputs, by number or by name; None where the rank is unknown.
+        output: those of its first output, as they follow from its inputs.
+        sizes: the open sizes of the model; products of them are added.
+
+    Returns:
+        Names, each with the size that it has, or the name of it.
+    """
+    first = inputs[0] if inputs else None
+    if not first or not output:
+        return
+    if node.op_type == "Reshape" and isinstance(output[0], str) and output[0] != first[0]:
+        yield from _told(
+            [(sizes.product(f"{node.outputs[0].name}[0] of a sample", output[:1], first[:1]), 1)]
+        )
+    named = node.attributes.get_ints("output_shape", ())
+    if node.op_type == "ConvTranspose" and named:
+        yield from _told(zip(first[2:], _before(node, inputs, named[2 - len(first) :]), strict=False))
+
+
+def _before(node: ir.Node, inputs: Inputs, after: Sequence[int]) -> Iterator[Dim]:
+    """The sizes of which a ConvTranspose makes those of its output_shape: onnxruntime takes no less."""
+    ints = node.attributes.get_ints
+    strides, dilations = (ints(key, ()) or (1,) * len(after) for key in ("strides", "dilations"))
+    added, taps = ints("output_padding", ()) or (0,) * len(after), ints("kernel_shape", ())
+    same = (node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET").startswith("SAME")
+    for axis, size in enumerate(after):
+        kernel = taps[axis] if taps else _at(inputs, 1, axis + 2)
+        if same:
+            yield -(-size // strides[axis])
+        elif isinstance(kernel, int):
+            yield (size - added[axis] - dilations[axis] * (kernel - 1) - 1) // strides[axis] + 1
+        else:
+            yield None
+
+
+def _told(pairs: Iterable[Pair]) -> Iterator[tuple[str, int | str]]:
     for one, other in pairs:
-        for name, size in ((one, other), (other, one)):
-            if isinstance(name, str) and isinstance(size, int):
-                yield name, size
+        if one is None or other is None or one == other:
+            continue
+        if isinstance(one, str):
+            yield one, other
+        elif isinstance(other, str):
+            yield other, one
 
 
 # --- the rules: pairs of sizes that have to be alike ---
@@ -90,7 +144,8 @@ def _concat(node: ir.Node, inputs: Inputs, output: Dims | None) -> Iterator[Pair
     rank = ranks.pop()
     for axis in set(range(rank)) - {node.attributes.get_int("axis", 1) % rank}:
         sizes = [_at(inputs, place, axis) for place in range(len(inputs))]
-        known = next((size for size in sizes if isinstance(size, int)), None)
+        told = [size for size in sizes if size is not None]
+        known = next((size for size in told if isinstance(size, int)), told[0] if told else None)
         yield from ((size, known) for size in sizes)
 
 
@@ -98,16 +153,11 @@ def _channels(node: ir.Node, inputs: Inputs, output: Dims | None) -> Iterator[Pa
     yield _at(inputs, 0, 1), _at(inputs, 1, 0)
 
 
-def _reshape(node: ir.Node, inputs: Inputs, output: Dims | None) -> Iterator[Pair]:
+def _reshape(node: ir.Node, inputs: Inputs, output: Dims | None, sizes: OpenSizes) -> Iterator[Pair]:
     """The elements stay as many."""
-    dims = inputs[0]
-    names = [size for size in dims or () if not isinstance(size, int)]
-    after = [size for size in output or () if isinstance(size, int)]
-    if dims is None or output is None or len(names) != 1 or len(after) != len(output):
-        return
-    rest, total = math.prod(size for size in dims if isinstance(size, int)), math.prod(after)
-    if rest > 0 and total > 0 and total % rest == 0:
-        yield names[0], total // rest
+    before, after = inputs[0], output
+    if before is not None and after is not None and None not in after:
+        yield sizes.product(f"{node.outputs[0].name}[...]", before, after), 1
 
 
 _RULES: dict[str, Callable[[ir.Node, Inputs, Dims | None], Iterator[Pair]]] = {
@@ -121,6 +171,5 @@ _RULES: dict[str, Callable[[ir.Node, Inputs, Dims | None], Iterator[Pair]]] = {
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
     "QLinearConv": _convolution(3),
-    "Reshape": _reshape,
 }
 """Pairs of sizes that have to be alike, from the node, the sizes of its inputs and those of its output."""

@@ -5,7 +5,8 @@ gets further than inference on a whole file: sizes that a model computes (Shape 
 are followed with their values, and the bodies of If, Loop and Scan see the values around them. Where
 onnxruntime has other rules, its own are followed (`analysis.shapes.runtime_rules`).
 
-Open sizes of the inputs are followed by their names. Where an operator takes one of them at one size alone
+Open sizes of the inputs are followed by their names, and so is what operators make of them
+(`analysis.shapes.open_sizes`). Where an operator takes one of them at one size alone
 (`analysis.shapes.agreement`), that is its size, and the model is inferred again with it.
 """
 
@@ -23,11 +24,12 @@ import onnx_ir as ir
 from graphopt.analysis.constants import Constants, constant_tensor, default_opset
 from graphopt.analysis.evaluation import SMALL_SIZE
 from graphopt.analysis.operators import AFFINE, ALIKE, is_standard
-from graphopt.analysis.shapes import agreement, control_flow, onnx_rules
+from graphopt.analysis.shapes import agreement, control_flow, onnx_rules, open_sizes
 from graphopt.analysis.shapes.data_propagation import SIZE_RULES, Data, DataPropagation
 from graphopt.analysis.shapes.inputs import BoundInputs, bind, completed, format_shape, names_of
+from graphopt.analysis.shapes.open_sizes import OpenSizes
 from graphopt.analysis.shapes.runtime_rules import RUNTIME_RULES
-from graphopt.analysis.shapes.sizes import Sizes
+from graphopt.analysis.shapes.sizes import Equation, Sizes
 from graphopt.analysis.shapes.tensor_types import (
     dims_of,
     named,
@@ -36,7 +38,6 @@ from graphopt.analysis.shapes.tensor_types import (
     tensor_shape,
     tensor_type,
 )
-from graphopt.analysis.shapes.windows import keeps_size
 from graphopt.errors import InputError
 from graphopt.model.traversal import label, subgraphs, topological
 from graphopt.types import Dims, Shape
@@ -104,7 +105,8 @@ def infer(
         disputed,
         inference.values,
         pinned,
-        inference.likely,
+        inference.open,
+        tuple(inference.equations),
     )
 
 
@@ -137,7 +139,8 @@ class _Inference:
         observed: the names of the values whose shape was taken from `known`.
         disputed: the values to which onnx's rules give other sizes, and all that follows from them.
         pinned: the open sizes that an operator takes at one size alone, by name.
-        likely: those that an operator takes at this size and at 1.
+        open: the open sizes, and what operators make of them.
+        equations: what operators demand of those.
     """
 
     def __init__(
@@ -162,7 +165,9 @@ class _Inference:
         self.observed: list[str] = []
         self.disputed: set[ir.Value] = set()
         self.pinned: dict[str, int] = {}
-        self.likely: dict[str, int] = {}
+        self.open = OpenSizes()
+        self.equations: dict[Equation, None] = {}  # in order
+        self._broadcast: dict[str, int] = {}  # the open sizes that an operator takes at this size and at 1
         self._named: dict[ir.Value, Dims] = {}  # the shapes that have names in them
         self._opset = default_opset(model)
         self.forget_values()
@@ -255,6 +260,9 @@ class _Inference:
         self._types[value] = tensor_type(element, shape)
         if self._named and shape is not None and (dims := dims_of(inferred)) is not None:
             self._name(value, named(shape, dims))
+            for name, size in zip(dims, shape, strict=False):
+                if isinstance(name, str) and size is not None:
+                    self.equations[Equation(name, size, False)] = None
 
     def _name(self, value: ir.Value, dims: Dims) -> None:
         """Note the names of sizes that nobody gave."""
@@ -268,27 +276,37 @@ class _Inference:
     def _follow(
         self, node: ir.Node, inferred: Sequence[onnx.TypeProto | None]
     ) -> Sequence[onnx.TypeProto | None]:
-        """Note what the node tells of open sizes; its types, with the names that windows keep."""
+        """Note what the node tells of open sizes; its types, with names for what it makes of them."""
         if not is_standard(node) or not inferred or inferred[0] is None:
             return inferred
         inputs = [self._dims(value) for value in node.inputs]
         output = dims_of(inferred[0])
-        if self._strict and node.graph is self._model.graph:
-            for name, size in agreement.alike(node, inputs, output):
-                self.pinned.setdefault(name, size)
-            for name, size in agreement.broadcast(node, inputs):
-                if self.likely.setdefault(name, size) != size:
-                    self.pinned.setdefault(name, 1)
-        first = inputs[0]
-        if output is None or first is None or len(first) != len(output):
+        if output is not None:
+            output = open_sizes.made(node, inputs, output, self.open, self._constants.array)
+        self._tell(node, inputs, output)
+        if output is None:
             return inferred
-        weight = inputs[1][2:] if len(inputs) > 1 and inputs[1] is not None else ()
-        kept = keeps_size(node, weight)
-        names = [a if keeps else b for a, b, keeps in zip(first[2:], output[2:], kept, strict=False)]
-        if not names:
-            return inferred
-        dims = named(shape_of(inferred[0]) or (), (*output[:2], *names))
-        return [tensor_type(inferred[0].tensor_type.elem_type, dims), *inferred[1:]]
+        return [tensor_type(inferred[0].tensor_type.elem_type, output), *inferred[1:]]
+
+    def _tell(self, node: ir.Node, inputs: Sequence[Dims | None], output: Dims | None) -> None:
+        """Note what the node demands of open sizes."""
+        certain = self._strict and node.graph is self._model.graph
+        for name, size in agreement.alike(node, inputs, output, self.open):
+            self.equations[Equation(name, size, certain)] = None
+            if certain and isinstance(size, int):
+                self._pin(name, size)
+        for name, size in agreement.usual(node, inputs, output, self.open):
+            self.equations[Equation(name, size, False)] = None
+        for name, size in agreement.broadcast(node, inputs):
+            self.equations[Equation(name, size, False)] = None
+            if certain and isinstance(size, int) and self._broadcast.setdefault(name, size) != size:
+                self._pin(name, 1)
+
+    def _pin(self, name: str, size: int) -> None:
+        """Note the only size of an input at which another has this size."""
+        found = self.open.only(name, size)
+        if found is not None:
+            self.pinned.setdefault(*found)
 
     def _complete(self, found: Shape | None, declared: Shape | None) -> Shape | None:
         """The shape found, its unknown sizes as declared."""

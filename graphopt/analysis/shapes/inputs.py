@@ -160,22 +160,20 @@ def _check_names(inputs: Sequence[ir.Value], bindings: Mapping[str, Sequence[int
 def _fit(value: ir.Value, sizes: tuple[int, ...], symbols: dict[str, int], sources: dict[str, str]) -> Shape:
     """The given sizes, checked against the input's shape; its symbols are bound to them."""
     name = value.name or ""
-    declared = () if value.shape is None else tuple(value.shape)
-    if any(
-        size < 1 and not (axis < len(declared) and declared[axis] == 0) for axis, size in enumerate(sizes)
-    ):
+    dims = () if value.shape is None else tuple(value.shape)
+    if any(size < 1 and not (axis < len(dims) and dims[axis] == 0) for axis, size in enumerate(sizes)):
         raise InputError(f"input {name!r}: sizes {format_shape(sizes)} were given; each has to be at least 1")
     if value.shape is None:
         return sizes
     if len(sizes) != len(value.shape):
         raise InputError(
-            f"input {name!r} has {len(value.shape)} dimensions ({_declared(value)}), but {len(sizes)} sizes "
+            f"input {name!r} has {len(value.shape)} dimensions ({declared(value)}), but {len(sizes)} sizes "
             f"were given ({format_shape(sizes)}); give one for each"
         )
     for axis, (dim, size) in enumerate(zip(value.shape, sizes, strict=True)):
         if isinstance(dim, int) and dim >= 0 and dim != size:
             raise InputError(
-                f"input {name!r}: dimension {axis} is {dim} in the model ({_declared(value)}), but {size} "
+                f"input {name!r}: dimension {axis} is {dim} in the model ({declared(value)}), but {size} "
                 f"was given ({format_shape(sizes)}); give {dim}"
             )
         key = symbol(dim)
@@ -218,12 +216,12 @@ def _assume_batch(
 
 def _shape(value: ir.Value, bound: BoundInputs, given: Shape | None) -> Shape | None:
     """The input's shape, by what is known best: given or declared."""
-    declared = bound.resolve(value)
+    resolved = bound.resolve(value)
     if given is not None:
-        if declared is None or len(declared) != len(given):
+        if resolved is None or len(resolved) != len(given):
             return given
-        return tuple(size if size is not None else dim for size, dim in zip(given, declared, strict=True))
-    return declared
+        return tuple(size if size is not None else dim for size, dim in zip(given, resolved, strict=True))
+    return resolved
 
 
 def _with_batch(value: ir.Value, shape: Shape, batch: int) -> Shape:
@@ -254,7 +252,8 @@ def format_shape(shape: Sequence[int | None] | None) -> str:
     return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
 
 
-def _declared(value: ir.Value) -> str:
+def declared(value: ir.Value) -> str:
+    """The shape that the file declares for an input, as ``Nx3xHxW``; ``?`` for a size without a name."""
     if value.shape is None:
         return "of unknown rank"
     return "x".join(str(dim) if isinstance(dim, int) else symbol(dim) or "?" for dim in value.shape)

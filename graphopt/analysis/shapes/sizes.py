@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import onnx
 import onnx_ir as ir
 
 from graphopt.analysis.evaluation import AnyArray
 from graphopt.analysis.shapes.data_propagation import DataPropagation
+from graphopt.analysis.shapes.open_sizes import OpenSizes
 from graphopt.analysis.shapes.tensor_types import tensor_shape
 from graphopt.types import Shape
+
+
+class Equation(NamedTuple):
+    """What an operator demands of an open size.
+
+    Attributes:
+        name: of the size.
+        size: what it has to be, by number or by name.
+        certain: whether the model runs at no other; else it may, such as one that is broadcast, or that the
+            file declares.
+    """
+
+    name: str
+    size: int | str
+    certain: bool
 
 
 class Sizes:
@@ -22,7 +39,8 @@ class Sizes:
         disputed: the values to which onnx's rules give other sizes than onnxruntime's, and all that follows
             from them.
         pinned: the open sizes of inputs at which alone the model runs, by name.
-        likely: the open sizes that the model broadcasts, so that it may run at 1 and at these, by name.
+        open: the open sizes of inputs that are not pinned, and what operators make of them.
+        equations: what operators demand of those.
     """
 
     __slots__ = (
@@ -30,8 +48,9 @@ class Sizes:
         "_shapes",
         "_types",
         "disputed",
-        "likely",
+        "equations",
         "observed",
+        "open",
         "pinned",
         "unknown_dims",
     )
@@ -45,7 +64,8 @@ class Sizes:
         disputed: frozenset[ir.Value] = frozenset(),
         contents: DataPropagation | None = None,
         pinned: Mapping[str, int] | None = None,
-        likely: Mapping[str, int] | None = None,
+        open_sizes: OpenSizes | None = None,
+        equations: tuple[Equation, ...] = (),
     ) -> None:
         self._shapes = shapes
         self._types = types or {}
@@ -54,7 +74,8 @@ class Sizes:
         self.observed = observed
         self.disputed = disputed
         self.pinned = pinned or {}
-        self.likely = likely or {}
+        self.open = open_sizes or OpenSizes()
+        self.equations = equations
 
     def get(self, value: ir.Value | None) -> Shape | None:
         """The value's shape, with None for each unknown size; None when even the rank is unknown."""
