@@ -71,13 +71,16 @@ def apart(work: Callable[[], int]) -> tuple[int, str]:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until there is somebody to hand them on to
     child = os.fork()
     if child == 0:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(ours)
         os.close(ended)
         os.setpgid(0, 0)  # what a terminal sends reaches this process, and the child by it
         threading.Thread(target=_watch, args=(alive,), daemon=True).start()
         _limit_memory()
-        code = work()
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            code = work()
+        except KeyboardInterrupt:  # before or behind the work
+            code = INTERRUPTED
         with suppress(OSError):  # whoever would read it is gone
             os.write(theirs, b"1")
         os._exit(code)

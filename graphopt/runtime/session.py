@@ -13,9 +13,9 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import InputError, TooLongError
+from graphopt.runtime.guards.watchdog import limited
 from graphopt.runtime.memory import machine_bytes
 from graphopt.runtime.threads import default as default_threads
-from graphopt.runtime.watchdog import limited
 from graphopt.types import Shape
 
 if TYPE_CHECKING:

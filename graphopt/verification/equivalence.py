@@ -28,7 +28,7 @@ from graphopt.runtime import session
 from graphopt.runtime.exposure import exposed
 from graphopt.runtime.session import Feeds, Structure
 from graphopt.verification.counterparts import Counterparts
-from graphopt.verification.difference import Difference
+from graphopt.verification.difference import Difference, Output
 from graphopt.verification.heads import Heads, is_layer
 from graphopt.verification.information import TOLD_APART, change, finite
 from graphopt.verification.interface import interface
@@ -378,14 +378,23 @@ class Comparison:
         return [checks[value] for value in watched.values]
 
     def _read(self, names: Mapping[ir.Value, str], found: Sequence[Values]) -> None:
-        """Finds the candidate's values, and notes those that onnxruntime does not hand out.
+        """Finds the candidate's values, and notes those that are not to be compared.
+
+        Those are values that onnxruntime does not hand out, and pairs before the outputs of other sizes:
+        operators that are the same may have been fed otherwise, as by fewer of several in a row.
 
         Raises:
             InputError: onnxruntime can't load or run the candidate.
         """
-        for each in found:
+        for original, each in zip(self._originals, found, strict=True):
             each.find(names.values())
             self._unread |= {value for value, name in names.items() if name in each.lost}
+            self._unread |= {
+                value
+                for value, name in names.items()
+                if value not in self._outputs and name not in each.lost
+                if not all(map(_of_one_shape, original.values.of(name_of(value)), each.of(name)))
+            }
 
     def _gaps(self, names: Mapping[ir.Value, str], found: Sequence[Values]) -> dict[ir.Value, Difference]:
         expected = [original.values for original in self._originals]
@@ -526,3 +535,7 @@ class Comparison:
 def name_of(value: ir.Value) -> str:
     """A value's name."""
     return value.name or ""
+
+
+def _of_one_shape(one: Output, other: Output) -> bool:
+    return isinstance(one, list) or isinstance(other, list) or one.shape == other.shape

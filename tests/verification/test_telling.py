@@ -125,6 +125,28 @@ def test_an_operator_that_is_there_twice_is_compared_before_both(twice: str, onc
     assert not graphopt.verify(one, wrong)
 
 
+def test_parts_that_are_joined_twice_are_compared_as_they_are_joined_once() -> None:
+    """The second Concat stays: what it reads in one model are other pieces than in the other."""
+    shared = {"u": weight(4, 8, 1, 1), "v": weight(4, 8, 1, 1, seed=2), "pieces": np.array([1, 7])}
+    parts = "d = Conv (m, u)\ne = Conv (m, v)"
+    twice = (
+        f"{parts}\nj = Concat <axis=1> (d, e)\np, q = Split <axis=1> (j, pieces)\ny = Concat <axis=1> (p, q)"
+    )
+    one, other, wrong = (
+        head(text, {**shared, "v": shared["v"] * by})
+        for text, by in (
+            (twice, np.float32(1)),
+            (f"{parts}\ny = Concat <axis=1> (d, e)", np.float32(1)),
+            (f"{parts}\ny = Concat <axis=1> (d, e)", OFF),
+        )
+    )
+    for before, after in ((one, other), (other, one)):
+        found = graphopt.verify(before, after)
+        assert found and not found.warnings
+        assert not graphopt.verify(before, head(twice, {**shared, "v": shared["v"] * OFF}))
+    assert not graphopt.verify(one, wrong)
+
+
 def test_an_output_far_from_zero_is_compared_before_it_is_moved_there() -> None:
     """Of 5,000 the bound allows 0.5, much of what the inputs change."""
     weights = {"v": weight(4, 8, 1, 1), "high": floats(5000)}

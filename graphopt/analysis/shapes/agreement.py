@@ -160,6 +160,13 @@ def _reshape(node: ir.Node, inputs: Inputs, output: Dims | None, sizes: OpenSize
         yield sizes.product(f"{node.outputs[0].name}[...]", before, after), 1
 
 
+def _resize(node: ir.Node, inputs: Inputs, output: Dims | None) -> Iterator[Pair]:
+    """Onnxruntime interpolates in no batch: neither linearly nor by cubes."""
+    mode = node.attributes.get_string("mode", "nearest")
+    if mode in ("linear", "bilinear", "cubic") and output is not None and len(output) > 3:
+        yield _at(inputs, 0, 0), output[0]
+
+
 _RULES: dict[str, Callable[[ir.Node, Inputs, Dims | None], Iterator[Pair]]] = {
     "BatchNormalization": _channels,
     "Concat": _concat,
@@ -171,5 +178,7 @@ _RULES: dict[str, Callable[[ir.Node, Inputs, Dims | None], Iterator[Pair]]] = {
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
     "QLinearConv": _convolution(3),
+    "Resize": _resize,
+    "Upsample": _resize,
 }
 """Pairs of sizes that have to be alike, from the node, the sizes of its inputs and those of its output."""

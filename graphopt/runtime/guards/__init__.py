@@ -1,0 +1,1 @@
+"""Runs of models that may end badly: with the process, or never."""
