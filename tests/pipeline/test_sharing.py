@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+import graphopt
 from graphopt.analysis.snapshot import Analysis
-from tests.builders import Net, check
+from tests.builders import Net, check, samples
 
 
 def users(scales: Sequence[float | None], *, ring: bool = False) -> onnx.ModelProto:
@@ -63,3 +65,26 @@ def test_a_plan_counts_that_a_shared_kernel_stays() -> None:
     ((one, other), (own,)) = analysis.linears, alone.linears
     assert analysis.own_cost(one).params == analysis.own_cost(other).weight_bytes == 0
     assert alone.own_cost(own).params == own.params > 0
+
+
+def test_factors_in_the_place_of_a_shared_kernel_are_counted_and_told(tmp_path: Path) -> None:
+    net = Net()
+    shared = net.const(net.weights(32, 32, 3, 3))
+    x = net.input([1, 32, 6, 6])
+    before = net.model(
+        net.op("Relu", net.conv(net.op("Relu", net.conv(x, 32, weight=shared)), 32, weight=shared))
+    )
+    result = graphopt.optimize(before, {"macs": 0.8}, samples(16, 32, 6, 6))
+    result.save(tmp_path / "out.onnx")
+    written = onnx.load(tmp_path / "out.onnx").graph.initializer
+    report = result.report
+    assert report.after.params == sum(int(np.prod(tensor.dims)) for tensor in written)
+    assert report.after.params > report.before.params == 32 * 32 * 9 + 2 * 32
+    planned = report.before.params
+    for item in report.applied:
+        planned += item.candidate.after.params - item.candidate.before.params
+    assert planned - 32 * 32 * 9 == report.after.params  # it counts the kernel, which nothing reads any more
+    (note,) = [note for note in report.notes if "the weights grow from 37.12 kB to" in note]
+    assert note.endswith("a shared kernel became factors in 2 layers")
+    least = graphopt.optimize(before, {"macs": 0.3}, samples(16, 32, 6, 6)).report
+    assert least.after.params < least.before.params and not any("the weights" in note for note in least.notes)
