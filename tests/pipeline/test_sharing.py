@@ -74,7 +74,7 @@ def test_factors_in_the_place_of_a_shared_kernel_are_counted_and_told(tmp_path: 
     before = net.model(
         net.op("Relu", net.conv(net.op("Relu", net.conv(x, 32, weight=shared)), 32, weight=shared))
     )
-    result = graphopt.optimize(before, {"macs": 0.8}, samples(16, 32, 6, 6))
+    result = graphopt.optimize(before, {"macs": 0.8}, samples(8, 32, 6, 6), only=["bottleneck"])
     result.save(tmp_path / "out.onnx")
     written = onnx.load(tmp_path / "out.onnx").graph.initializer
     report = result.report
@@ -86,5 +86,3 @@ def test_factors_in_the_place_of_a_shared_kernel_are_counted_and_told(tmp_path: 
     assert planned - 32 * 32 * 9 == report.after.params  # it counts the kernel, which nothing reads any more
     (note,) = [note for note in report.notes if "the weights grow from 37.12 kB to" in note]
     assert note.endswith("a shared kernel became factors in 2 layers")
-    least = graphopt.optimize(before, {"macs": 0.3}, samples(16, 32, 6, 6)).report
-    assert least.after.params < least.before.params and not any("the weights" in note for note in least.notes)
