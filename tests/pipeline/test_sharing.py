@@ -67,22 +67,23 @@ def test_a_plan_counts_that_a_shared_kernel_stays() -> None:
     assert alone.own_cost(own).params == own.params > 0
 
 
-def test_factors_in_the_place_of_a_shared_kernel_are_counted_and_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("part", "layers"), [(0.8, 1), (0.4, 2)])
+def test_factors_in_the_place_of_a_shared_kernel_are_counted_and_told(
+    part: float, layers: int, tmp_path: Path
+) -> None:
     net = Net()
     shared = net.const(net.weights(32, 32, 3, 3))
-    x = net.input([1, 32, 6, 6])
-    before = net.model(
-        net.op("Relu", net.conv(net.op("Relu", net.conv(x, 32, weight=shared)), 32, weight=shared))
-    )
-    result = graphopt.optimize(before, {"macs": 0.8}, samples(8, 32, 6, 6), only=["bottleneck"])
+    first = net.op("Relu", net.conv(net.input([1, 32, 6, 6]), 32, weight=shared))
+    before = net.model(net.op("Relu", net.conv(first, 32, weight=shared)))
+    result = graphopt.optimize(before, {"macs": part}, samples(8, 32, 6, 6), only=["bottleneck"])
     result.save(tmp_path / "out.onnx")
-    written = onnx.load(tmp_path / "out.onnx").graph.initializer
-    report = result.report
-    assert report.after.params == sum(int(np.prod(tensor.dims)) for tensor in written)
-    assert report.after.params > report.before.params == 32 * 32 * 9 + 2 * 32
-    planned = report.before.params
-    for item in report.applied:
-        planned += item.candidate.after.params - item.candidate.before.params
-    assert planned - 32 * 32 * 9 == report.after.params  # it counts the kernel, which nothing reads any more
-    (note,) = [note for note in report.notes if "the weights grow from 37.12 kB to" in note]
-    assert note.endswith("a shared kernel became factors in 2 layers")
+    written = sum(int(np.prod(t.dims)) for t in onnx.load(tmp_path / "out.onnx").graph.initializer)
+    report, kernel = result.report, 32 * 32 * 9
+    assert len(report.applied) == layers
+    assert written == report.after.params and report.before.params == kernel + 2 * 32
+    costs = [(item.candidate.before.params, item.candidate.after.params) for item in report.applied]
+    planned = report.before.params + sum(after - before for before, after in costs)
+    assert planned == written + (kernel if layers == 2 else 0)  # no plan counts on the other one
+    told = [note for note in report.notes if note.startswith("the weights grow from 37.12 kB to ")]
+    assert bool(told) is (written > report.before.params) is (layers == 1)  # two small ones take less
+    assert all(note.endswith("a shared kernel became factors in 1 layer") for note in told)
