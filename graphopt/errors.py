@@ -45,6 +45,8 @@ class Named:
 
 
 Words: TypeAlias = "Callable[[Named], str]"
+LISTED, NEAR = 30, 3
+"""Names that a message lists: all, as of the keys of a recipe, or of more, as of rewrites, the nearest."""
 _MARK = re.compile("\x01([^\x02]*)\x02([^\x02]*)\x02([^\x03]*)\x03")
 
 
@@ -243,12 +245,18 @@ def blaming(rewrite: str, doing: str, candidate: Any = None) -> Iterator[None]:
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """A question for the most similar known name, else the list of all."""
+    """A question for the most similar known name, else all of them, or of many the nearest."""
     import difflib  # only where something is wrong
 
     listed = list(known)
     near = difflib.get_close_matches(name, listed, 1, 0.5)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(listed) or 'none'}"
+    if near:
+        return f"did you mean {near[0]}?"
+    if len(listed) > LISTED:
+        return (
+            f"the nearest of {len(listed)} are {', '.join(difflib.get_close_matches(name, listed, NEAR, 0))}"
+        )
+    return f"there are {', '.join(listed) or 'none'}"
 
 
 def percentage(text: str) -> float | None:

@@ -47,6 +47,9 @@ NEUTRAL = {
 }
 """Binary operators, with the operand that changes nothing and whether it may also be the first."""
 
+WINDOWS = _of("AveragePool LpPool MaxPool")
+"""Poolings of windows, whose sizes follow from kernel_shape, strides, pads, dilations and ceil_mode."""
+
 # ---------------------------------------------------------------- under a scale c and a shift t
 
 HOMOGENEOUS = _of("Relu LeakyRelu PRelu Abs")

@@ -19,8 +19,8 @@ from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.linear import view as linear_view
 from graphopt.analysis.shapes import inference
 from graphopt.analysis.shapes.demand import demanded
-from graphopt.analysis.shapes.inputs import completed
 from graphopt.analysis.shapes.sizes import Sizes
+from graphopt.analysis.shapes.tensor_types import completed
 from graphopt.model.names import graph_paths, node_names
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.types import Array, Candidate, Cost, Shape, Totals

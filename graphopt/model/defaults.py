@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 _LAST_IR_WITH_FORCED_INPUTS = 3
-"""The last IR version in which every initializer is an input."""
+"""By the standard, in which IR version 4 made defaults of initializers that are inputs."""
 
 
 def forced(model: ir.Model) -> bool:

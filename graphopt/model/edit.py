@@ -16,6 +16,7 @@ from graphopt.errors import GraphOptError
 from graphopt.model.defaults import forced
 from graphopt.model.kernels import Kernels
 from graphopt.model.names import graph_paths, node_names
+from graphopt.model.serde import new_attributes
 from graphopt.model.traversal import is_sorted
 from graphopt.types import Candidate, Change, NewNode, Replacement
 
@@ -179,7 +180,7 @@ class _Editor:
         node = ir.node(
             new.op_type,
             inputs,
-            attributes=dict(new.attributes),
+            attributes=new_attributes(new),
             domain=new.domain,
             outputs=outputs,
             name=self.fresh(f"{anchor}{new.name}"),

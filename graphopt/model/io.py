@@ -82,10 +82,10 @@ class Source:
         given: what was given in memory; None when it was a file.
     """
 
-    model: ir.Model
+    model: ir.Model = field(repr=False)
     path: Path | None
     data_files: tuple[str, ...] = ()
-    given: onnx.ModelProto | ir.Model | None = None
+    given: onnx.ModelProto | ir.Model | None = field(default=None, repr=False)
     _stamps: Mapping[Path, Stamp] = field(default_factory=dict, repr=False)
 
     @property

@@ -180,7 +180,7 @@ def new_proto(node: NewNode, rename: Callable[[str | None], str]) -> onnx.NodePr
     attributes: dict[str, Any] = {
         name: list(value) if isinstance(value, tuple) else value for name, value in node.attributes.items()
     }
-    empty = [name for name, value in attributes.items() if value == []]  # onnx can't tell of what kind
+    empty = [name for name, value in attributes.items() if value == []]  # whose kind its values don't tell
     made = onnx.helper.make_node(
         node.op_type,
         [rename(name) for name in node.inputs],
@@ -188,5 +188,24 @@ def new_proto(node: NewNode, rename: Callable[[str | None], str]) -> onnx.NodePr
         domain=node.domain,
         **{name: value for name, value in attributes.items() if name not in empty},
     )
-    made.attribute.extend(onnx.AttributeProto(name=name, type=onnx.AttributeProto.INTS) for name in empty)
+    made.attribute.extend(onnx.AttributeProto(name=name, type=_kind_of_list(node, name)) for name in empty)
     return made
+
+
+def new_attributes(node: NewNode) -> dict[str, Any]:
+    """What attributes of a new node hold, for a graph; an empty list of floats or texts stays one."""
+    return {
+        name: ir.Attr(name, ir.AttributeType(int(_kind_of_list(node, name))), ()) if value == () else value
+        for name, value in node.attributes.items()
+    }
+
+
+def _kind_of_list(node: NewNode, name: str) -> onnx.AttributeProto.AttributeType:
+    """Of what an attribute is a list, by the operator's definition; of integers where it has none."""
+    kinds = onnx.defs.OpSchema.AttrType
+    others = {kinds.FLOATS: onnx.AttributeProto.FLOATS, kinds.STRINGS: onnx.AttributeProto.STRINGS}
+    if onnx.defs.has(node.op_type, node.domain):
+        declared = onnx.defs.get_schema(node.op_type, node.domain).attributes.get(name)
+        if declared is not None:
+            return others.get(declared.type, onnx.AttributeProto.INTS)
+    return onnx.AttributeProto.INTS

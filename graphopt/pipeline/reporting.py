@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from graphopt.analysis import costs
+from graphopt.analysis.snapshot import Analysis
 from graphopt.pipeline.changes import Proposals
 from graphopt.pipeline.journal import Journal
 from graphopt.pipeline.networks import Network
@@ -15,6 +16,7 @@ from graphopt.pipeline.workspace import Workspace
 from graphopt.planning.damage import Sensitivity
 from graphopt.planning.gates import Judged
 from graphopt.report.results import Applied, Metric, Point, Report, Result
+from graphopt.report.wording import bytes_, numbered
 from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate, Exactness, Quality
 
@@ -96,8 +98,8 @@ def result_of(
     if workspace.inputs.assumed:
         totals = [replace(each, macs=None) for each in totals]
     quantised = costs.quantised_note(before.uncounted_ops)
-    notes = [*proposals.notes(before, after), quantised, *journal.notes]
-    approximate = any(item.exactness is Exactness.APPROXIMATE for item in journal.applied)
+    factored = [item.candidate for item in journal.applied if item.exactness is Exactness.APPROXIMATE]
+    notes = [*proposals.notes(before, after), quantised, *journal.notes, _grown(before, after, factored)]
     report = Report(
         source=workspace.source,
         before=totals[0],
@@ -115,7 +117,7 @@ def result_of(
         budget=figures.budget,
         gates=figures.gates,
         curve=tuple(sorted(journal.curve, key=lambda point: -point.costs.get("macs", 0.0))),
-        unmeasured=workspace.calibration is None and approximate,
+        unmeasured=workspace.calibration is None and bool(factored),
         uncounted_ops=before.uncounted_ops,
         unknown_dims=workspace.unknown_dims,
         observed_shapes=tuple(workspace.known),
@@ -123,3 +125,15 @@ def result_of(
         options=options.described(),
     )
     return Result(workspace.model, report, before, after)
+
+
+def _grown(before: Analysis, after: Analysis, factored: Iterable[Candidate]) -> str:
+    """That layers which shared a kernel have factors of their own, which take more; "" where none do."""
+    old, new = before.totals.weight_bytes, after.totals.weight_bytes
+    sites = {name for candidate in factored for name in candidate.site.nodes}
+    kernels = (each.node.inputs[1] for each in before.linears if each.name in sites)
+    shared = sum(value is not None and len(before.consumers(value)) > 1 for value in kernels)
+    if new <= old or not shared:
+        return ""
+    layers = numbered(shared, "layer")
+    return f"the weights grow from {bytes_(old)} to {bytes_(new)}: a shared kernel became factors in {layers}"

@@ -212,5 +212,8 @@ def refused(key: str, limit: object, most: float, between: str) -> str:
         fits, wanted = 0 < limit <= most, f"a part of the input's, at most {most:g}"
     if fits:
         return ""
-    slip = key not in ("metric", "sqnr") and 1 < limit <= 100
-    return f"expected {wanted}" + (f"; did you mean {key}{between}{limit / 100:g}?" if slip else "")
+    if key in ("metric", "sqnr") or not 1 < limit <= 100:
+        return f"expected {wanted}"
+    part = limit / 100  # a percentage, or of a cost a factor by which to fall: whichever takes less away
+    meant = part if key == "agreement" else max(part, 1 / limit)
+    return f"expected {wanted}; did you mean {key}{between}{meant:.3g}?"

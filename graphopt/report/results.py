@@ -226,7 +226,7 @@ class Report:
         return tuple(item for item in self.applied if item.exactness is Exactness.APPROXIMATE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A rewritten model and the report of how it came about; truthy when something changed.
 
@@ -244,6 +244,14 @@ class Result:
 
     def __bool__(self) -> bool:
         return self.report.changed
+
+    def __repr__(self) -> str:
+        report = self.report
+        macs = " → ".join(
+            "?" if each.macs is None else str(each.macs) for each in (report.before, report.after)
+        )
+        done = f"{len(report.applied)} rewrites, MACs {macs}" if report.changed else "unchanged"
+        return f"<{type(self).__name__} of {report.source.path or 'a model'}: {done}>"
 
     def save(
         self,

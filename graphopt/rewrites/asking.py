@@ -16,8 +16,9 @@ from graphopt.types import Candidate, Rejection
 OURS = (__name__, blaming.__module__)
 """The modules whose functions stand around a rewrite's."""
 MOST = 8
-"""Operators at which a rewrite may fail before it is asked no more: each costs a match, and a rewrite that
-fails at so many is most likely broken. No result depends on it but what a broken rewrite still does."""
+"""Operators at which a rewrite may fail before it is asked no more. Derived: each costs a match of the whole
+model, and so many cost less than the 20 rounds in which rewrites are asked anyway; a rewrite that fails is
+broken, and what it still finds beyond them is left."""
 
 
 def ask(
@@ -53,7 +54,13 @@ def ask(
 
 
 def _at_hand(error: RewriteError, analysis: Analysis) -> ir.Node | None:
-    """The operator that a rewrite looked at when it failed: the first that its outermost functions hold."""
+    """The operator that a rewrite most likely looked at when it failed; None where none can be told.
+
+    It is a guess, from the traceback: the first operator of the snapshot among the local variables of the
+    outermost of the rewrite's functions that has one. A rewrite takes up one operator after the other in a
+    variable of `match`, so that it is the one at hand; where it is another one, that is left out besides,
+    and the rewrite fails again at the next question.
+    """
     trace = error.__cause__.__traceback__ if error.__cause__ is not None else None
     for frame, _ in traceback.walk_tb(trace):
         held = () if frame.f_globals["__name__"] in OURS else frame.f_locals.values()

@@ -11,8 +11,8 @@ import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
-from graphopt.model import edit
-from graphopt.types import Candidate, Cost, NewNode, Replacement, Site
+from graphopt.model import edit, serde
+from graphopt.types import Candidate, Change, Cost, NewNode, Replacement, Site
 from tests import builders
 from tests.builders import conv_bn, info, initializers, node, run, samples, weight
 
@@ -84,6 +84,22 @@ def test_a_new_operator_takes_the_old_names_over() -> None:
     assert (middle.op_type, middle.name) == ("Exp", "n1")
     assert list(middle.input) == ["v0"] and list(middle.output) == ["v1"]
     assert names(found) == ["x", "v0", "v1", "y"]
+
+
+def test_empty_lists_are_of_the_kind_that_the_operator_defines() -> None:
+    kinds = {
+        ("Constant", "value_floats"): onnx.AttributeProto.FLOATS,
+        ("Constant", "value_ints"): onnx.AttributeProto.INTS,
+        ("StringNormalizer", "stopwords"): onnx.AttributeProto.STRINGS,
+        ("Unheard", "of"): onnx.AttributeProto.INTS,
+    }
+    for (op, name), kind in kinds.items():
+        new = NewNode(op, (), ("%y",), {name: ()}, domain="my.ops" if op == "Unheard" else "")
+        (alone,) = serde.new_proto(new, str).attribute
+        change = Replacement((new,), {}, {"v1": "%y"})
+        edited = edit.apply(ir.from_proto(chain("Relu", "Abs", "Neg")), [Change(at("n1"), change)])
+        (made,) = (each for each in ir.to_proto(edited).graph.node if each.op_type == op)
+        assert alone.type == made.attribute[0].type == kind
 
 
 def test_types_and_shapes_of_named_values_stay() -> None:

@@ -527,3 +527,11 @@ def test_a_quantised_model_is_told_that_it_comes_too_late(tmp_path: Path) -> Non
     assert said in " ".join(cli("optimize", path, "--dry-run").out.split())
     assert any(said in note for note in graphopt.optimize(path).report.notes)
     assert not any("quantis" in note for note in graphopt.optimize(conv_bn()).report.notes)
+
+
+def test_a_result_is_shown_in_a_line(tmp_path: Path) -> None:
+    given, path = conv_bn(), saved(conv_bn(), tmp_path / "m.onnx")
+    assert repr(graphopt.optimize(given)) == "<Result of a model: 1 rewrites, MACs 36864 → 36864>"
+    assert repr(graphopt.optimize(path)).startswith(f"<Result of {path}: 1 rewrites")
+    assert repr(graphopt.optimize(nothing_to_do())) == "<Result of a model: unchanged>"
+    assert len(repr(graphopt.optimize(path).report.source)) < 200

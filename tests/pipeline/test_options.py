@@ -69,6 +69,8 @@ def test_a_task_passes_every_option_on() -> None:
         ({"aim": "speed"}, "aim='speed': it is time or macs"),
         ({"only": ["insert_pointwise"]}, "insert_pointwise makes the model dearer"),
         ({"budgets": [0.8, 1.5]}, "budgets=1.5: expected a fraction"),
+        ({"budgets": [2]}, "did you mean macs=0.5"),
+        ({"budgets": [70]}, "did you mean macs=0.7"),
         ({"budgets": [0.8, "0.5"]}, "budgets='0.5': expected a number"),
         ({"budgets": [0.8, math.nan]}, "budgets='nan': expected a fraction"),
         ({"budgets": []}, "budgets=… names no part"),

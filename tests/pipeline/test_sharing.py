@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+import graphopt
 from graphopt.analysis.snapshot import Analysis
-from tests.builders import Net, check
+from tests.builders import Net, check, samples
 
 
 def users(scales: Sequence[float | None], *, ring: bool = False) -> onnx.ModelProto:
@@ -63,3 +65,25 @@ def test_a_plan_counts_that_a_shared_kernel_stays() -> None:
     ((one, other), (own,)) = analysis.linears, alone.linears
     assert analysis.own_cost(one).params == analysis.own_cost(other).weight_bytes == 0
     assert alone.own_cost(own).params == own.params > 0
+
+
+@pytest.mark.parametrize(("part", "layers"), [(0.8, 1), (0.4, 2)])
+def test_factors_in_the_place_of_a_shared_kernel_are_counted_and_told(
+    part: float, layers: int, tmp_path: Path
+) -> None:
+    net = Net()
+    shared = net.const(net.weights(32, 32, 3, 3))
+    first = net.op("Relu", net.conv(net.input([1, 32, 6, 6]), 32, weight=shared))
+    before = net.model(net.op("Relu", net.conv(first, 32, weight=shared)))
+    result = graphopt.optimize(before, {"macs": part}, samples(8, 32, 6, 6), only=["bottleneck"])
+    result.save(tmp_path / "out.onnx")
+    written = sum(int(np.prod(t.dims)) for t in onnx.load(tmp_path / "out.onnx").graph.initializer)
+    report, kernel = result.report, 32 * 32 * 9
+    assert len(report.applied) == layers
+    assert written == report.after.params and report.before.params == kernel + 2 * 32
+    costs = [(item.candidate.before.params, item.candidate.after.params) for item in report.applied]
+    planned = report.before.params + sum(after - before for before, after in costs)
+    assert planned == written + (kernel if layers == 2 else 0)  # no plan counts on the other one
+    told = [note for note in report.notes if note.startswith("the weights grow from 37.12 kB to ")]
+    assert bool(told) is (written > report.before.params) is (layers == 1)  # two small ones take less
+    assert all(note.endswith("a shared kernel became factors in 1 layer") for note in told)

@@ -50,6 +50,7 @@ def test_spaces_do_not_matter() -> None:
         ("speed<=0.8", "there are macs, params, bytes, latency, agreement, sqnr, metric"),
         ("macs<=80", "did you mean macs<=0.8?"),
         ("agreement>=99", "did you mean agreement>=0.99?"),
+        ("agreement>=2", "did you mean agreement>=0.02?"),
         ("macs<=80%", "did you mean macs<=0.8?"),
         ("macs<=few", "'few' is no number"),
         ("macs<=nan", "expected a part of the input's"),

@@ -39,6 +39,7 @@ def test_help_shows_an_example_that_the_command_takes(command: str) -> None:
         (("optimze", "m"), "optimize"),
         (("scan", "m", "--jsn"), "--json"),
         (("explain", "bottlenek"), "did you mean bottleneck?"),
+        (("explain", "NOSUCH"), "no rewrite is called 'NOSUCH'; the nearest of "),
     ],
 )
 def test_a_mistyped_name_suggests_the_right_one(arguments: tuple[str, ...], meant: str) -> None:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.constants import Constants, constant_tensor
 from graphopt.analysis.operators import ARITHMETIC, POOLS, UNARY, is_standard
-from graphopt.analysis.shapes.tensor_types import tensor_shape
+from graphopt.analysis.shapes.tensor_types import completed, tensor_shape
 from graphopt.model.traversal import topological
 from graphopt.types import Shape
 
@@ -39,15 +39,8 @@ def demanded(graph: ir.Graph, constants: Constants) -> Mapping[ir.Value, Shape]:
         arithmetic = node.op_type in ARITHMETIC
         value, shape = (_of_operand if arithmetic else _of_input)(node, x, constants, output)
         if shape is not None and not constants.is_constant(value):
-            found[value] = _both(found.get(value), shape)
+            found[value] = completed(found.get(value), shape) or shape
     return found
-
-
-def _both(known: Shape | None, shape: Shape) -> Shape:
-    """What two readers demand; where they contradict each other, what the first one does."""
-    if known is None or len(known) != len(shape):
-        return known or shape
-    return tuple(b if a is None else a for a, b in zip(known, shape, strict=True))
 
 
 def _of_input(

@@ -26,11 +26,12 @@ from graphopt.analysis.evaluation import SMALL_SIZE
 from graphopt.analysis.operators import AFFINE, ALIKE, is_standard
 from graphopt.analysis.shapes import agreement, control_flow, onnx_rules, open_sizes
 from graphopt.analysis.shapes.data_propagation import SIZE_RULES, Data, DataPropagation
-from graphopt.analysis.shapes.inputs import BoundInputs, bind, completed, format_shape, names_of
+from graphopt.analysis.shapes.inputs import BoundInputs, bind, format_shape, names_of
 from graphopt.analysis.shapes.open_sizes import OpenSizes
 from graphopt.analysis.shapes.runtime_rules import RUNTIME_RULES
 from graphopt.analysis.shapes.sizes import Equation, Sizes
 from graphopt.analysis.shapes.tensor_types import (
+    completed,
     dims_of,
     named,
     shape_of,

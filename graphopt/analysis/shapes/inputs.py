@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.constants import Constants
 from graphopt.analysis.shapes.demand import demanded
-from graphopt.analysis.shapes.tensor_types import tensor_shape
+from graphopt.analysis.shapes.tensor_types import completed, tensor_shape
 from graphopt.errors import InputError
 from graphopt.types import Shape
 
@@ -123,7 +123,7 @@ def bind(
     if assume_batch is not None:
         _assume_batch(inputs, assume_batch, bound, given)
     for value in inputs:
-        shape = completed(_shape(value, bound, given.get(value)), wanted.get(value))
+        shape = completed(completed(given.get(value), bound.resolve(value)), wanted.get(value))
         shape = completed(shape, _told(value, shape, pinned or {}))
         if assume_batch is not None and value not in given and shape:
             shape = _with_batch(value, shape, assume_batch)
@@ -138,13 +138,6 @@ def _wanted(model: ir.Model, constants: Constants, inputs: Sequence[ir.Value]) -
         return {}
     shapes = demanded(model.graph, constants)
     return {value: shapes[value] for value in open_ones if value in shapes}
-
-
-def completed(shape: Shape | None, other: Shape | None) -> Shape | None:
-    """A shape, its unknown sizes taken from another of the same rank; that one where there is none."""
-    if shape is None or other is None or len(other) != len(shape):
-        return other if shape is None else shape
-    return tuple(theirs if ours is None else ours for ours, theirs in zip(shape, other, strict=True))
 
 
 def _check_names(inputs: Sequence[ir.Value], bindings: Mapping[str, Sequence[int]]) -> None:
@@ -212,16 +205,6 @@ def _assume_batch(
         key = symbol(value.shape[0])
         if key is not None and not (len(value.shape) == 1 and key in inner):
             bound.symbols.setdefault(key, batch)
-
-
-def _shape(value: ir.Value, bound: BoundInputs, given: Shape | None) -> Shape | None:
-    """The input's shape, by what is known best: given or declared."""
-    resolved = bound.resolve(value)
-    if given is not None:
-        if resolved is None or len(resolved) != len(given):
-            return given
-        return tuple(size if size is not None else dim for size, dim in zip(given, resolved, strict=True))
-    return resolved
 
 
 def _with_batch(value: ir.Value, shape: Shape, batch: int) -> Shape:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.attributes import FAR, Content, slice_ranges, taken
+from graphopt.analysis.operators import WINDOWS
 from graphopt.analysis.shapes.windows import PoolShape
 from graphopt.types import Shape
 
@@ -99,10 +100,8 @@ def _slice(node: ir.Node, shape: Shape, weight: Shape | None, content: Content) 
 
 
 RUNTIME_RULES: dict[str, Callable[[ir.Node, Shape, Shape | None, Content], Shape | None]] = {
-    "AveragePool": _pool,
+    **dict.fromkeys(WINDOWS, _pool),
     "ConvTranspose": _conv_transpose,
-    "LpPool": _pool,
-    "MaxPool": _pool,
     "Resize": _resize,
     "Slice": _slice,
     "Upsample": _resize,

@@ -61,6 +61,13 @@ def named(shape: Shape, names: Sequence[Dim]) -> Dims:
     return tuple(name if size is None and isinstance(name, str) else size for size, name in pairs)
 
 
+def completed(shape: Shape | None, other: Shape | None) -> Shape | None:
+    """A shape, its unknown sizes taken from another of the same rank; that one where there is none."""
+    if shape is None or other is None or len(other) != len(shape):
+        return other if shape is None else shape
+    return tuple(theirs if ours is None else ours for ours, theirs in zip(shape, other, strict=True))
+
+
 def merged(a: onnx.TypeProto | None, b: onnx.TypeProto | None) -> onnx.TypeProto | None:
     """What two types have in common."""
     if a is None or b is None or a == b:

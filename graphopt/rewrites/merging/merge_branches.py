@@ -52,7 +52,7 @@ from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.merging.sums import Sum, emit, sum_at, sum_roots
 from graphopt.rewrites.patterns import affine
 from graphopt.rewrites.patterns.affine import Affine
-from graphopt.rewrites.patterns.common import linear_before, pads_hold, site
+from graphopt.rewrites.patterns.common import linear_before, site
 from graphopt.types import Array, Candidate, Cost, Rejection, Replacement
 
 
@@ -232,7 +232,7 @@ def _branch(analysis: Analysis, found: Sum, term: ir.Value, factor: int) -> tupl
         path = [linear.node, *between]
         alone = all(analysis.sole_consumer(node.outputs[0]) is not None for node in path[:1] + path[2:])
         source = linear.node.inputs[0]
-        if linear.obstacle or not pads_hold(analysis, linear) or source is None or (between and not alone):
+        if linear.obstacle or linear.form.auto_pad or source is None or (between and not alone):
             return itself
         if any(node.graph is not graph for node in path) or linear.out_channels is None:
             return itself

@@ -60,7 +60,6 @@ from graphopt.rewrites.patterns.common import (
     attributes_of,
     cheaper,
     is_passthrough,
-    pads_hold,
     propose,
 )
 from graphopt.rewrites.patterns.least_sizes import MAY_BE_EMPTY, LeastSizes
@@ -210,7 +209,7 @@ def _why_no_map(analysis: Analysis, place: _Place, window: PoolWindow) -> str:
 def _why_not_taps(analysis: Analysis, place: _Place) -> str:
     """Why a convolution of several taps, or with padding, can't follow; "" when it can."""
     pool, form = place.pool, place.linear.form
-    if not pads_hold(analysis, place.linear):
+    if place.linear.form.auto_pad:
         return "auto_pad=SAME with a stride, and the size is not static"
     if pool.window is None:
         if pool.axes[0] < 2:

@@ -59,7 +59,7 @@ from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.resized import Resize, elements
 from graphopt.rewrites.moving.resized_parts import ChannelRange, ResizedInput, reading
-from graphopt.rewrites.patterns.common import cheaper, pads_hold, propose
+from graphopt.rewrites.patterns.common import cheaper, propose
 from graphopt.rewrites.patterns.pixelwise import pass_cost
 from graphopt.rewrites.patterns.slicing import add_slice
 from graphopt.types import Array, Candidate, Cost, Rejection, Replacement, Shape
@@ -159,7 +159,7 @@ def _forms(analysis: Analysis, found: ResizedInput) -> tuple[_PhaseForm, ...] | 
         return linear.obstacle
     if linear.group > 1 and not (found.whole and len(found.groups[0]) == 1):
         return f"its {linear.group} groups do not follow the Concat's parts"
-    if not pads_hold(analysis, linear):
+    if linear.form.auto_pad:
         return "auto_pad=SAME with a stride, and the size is not static"
     forms = []
     for group in found.groups:

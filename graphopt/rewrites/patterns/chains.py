@@ -20,12 +20,10 @@ from graphopt.rewrites.patterns.common import (
     DISPUTED,
     is_inference_normalization,
     is_passthrough,
-    pads_hold,
 )
 from graphopt.rewrites.patterns.composition import Outline, WeightedOperator
 from graphopt.types import Array, Cost, Shape
 
-"""Operators that fold into a convolution in front of them, unless a border map comes between."""
 MIN_OPSET_OF_EXPAND = 8
 """The first opset that has Expand."""
 
@@ -134,7 +132,7 @@ def refusal(analysis: Analysis, stages: Sequence[Stage]) -> str:
             return f"{each.name}: {each.linear.obstacle}"
         if each.linear.in_channels is None or each.linear.out_channels is None:
             return f"{each.name}: its channels are unknown"
-        if not pads_hold(analysis, each.linear):
+        if each.linear.form.auto_pad:
             return f"{each.name}: the pads of its auto_pad depend on the size of its input, which is open"
         if each.linear.dtype != last.dtype:
             return f"their types differ ({each.linear.dtype}, {last.dtype})"

@@ -100,11 +100,6 @@ def linear_before(analysis: Analysis, value: ir.Value) -> tuple[Linear | None, l
     return analysis.linear(producer), between
 
 
-def pads_hold(analysis: Analysis, linear: Linear) -> bool:
-    """Whether the view's explicit pads hold for every run; those of a strided SAME follow from the size."""
-    return not linear.form.auto_pad
-
-
 def is_inference_normalization(node: ir.Node) -> bool:
     """Whether the node is a BatchNormalization that scales and shifts each channel by constants."""
     if node.op_type != "BatchNormalization" or not is_standard(node):

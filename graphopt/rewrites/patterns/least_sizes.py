@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.attributes import FAR, ints, slice_ranges
 from graphopt.analysis.linear import Linear
-from graphopt.analysis.operators import BROADCASTING, UNARY, is_standard
+from graphopt.analysis.operators import BROADCASTING, UNARY, WINDOWS, is_standard
 from graphopt.analysis.shapes.runtime_rules import RUNTIME_RULES
 from graphopt.analysis.shapes.windows import PoolShape
 from graphopt.analysis.snapshot import Analysis
@@ -163,7 +163,7 @@ class LeastSizes:
 
 
 def _window(node: ir.Node) -> PoolShape | None:
-    return PoolShape.of(node) if node.op_type in ("AveragePool", "LpPool", "MaxPool") else None
+    return PoolShape.of(node) if node.op_type in WINDOWS else None
 
 
 def _keeps_positions(analysis: Analysis, node: ir.Node) -> bool:

@@ -17,7 +17,6 @@ from graphopt.rewrites.patterns.common import (
     attributes_of,
     is_inference_normalization,
     is_passthrough,
-    pads_hold,
 )
 from graphopt.rewrites.patterns.least_sizes import LeastSizes
 
@@ -168,7 +167,7 @@ def _conv(analysis: Analysis, node: ir.Node) -> PositionRole | None:
     linear = analysis.linear(node)
     if linear is None or linear.op != "Conv" or linear.blocked or not linear.kernel or 0 in linear.kernel:
         return None
-    if linear.out_channels is None or not pads_hold(analysis, linear):
+    if linear.out_channels is None or linear.form.auto_pad:
         return None
     return _windowed(linear.kernel, linear.form.strides, linear.form.dilations, linear.form.pads)
 

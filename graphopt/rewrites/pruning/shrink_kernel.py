@@ -51,7 +51,7 @@ from graphopt.numerics.kernels.lattice import Window
 from graphopt.numerics.kernels.taps import Span, span, take, used_taps
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import pads_hold, propose
+from graphopt.rewrites.patterns.common import propose
 from graphopt.rewrites.patterns.least_sizes import LeastSizes
 from graphopt.rewrites.patterns.slicing import add_pad, add_slice
 from graphopt.types import Candidate, Cost, Rejection, Replacement
@@ -73,7 +73,7 @@ class ShrinkKernel(ExactRewrite):
             if all(each.taps == k for each, k in zip(spans, linear.kernel, strict=True)):
                 continue
             found: str | tuple[Cost, Cost] = "its pads (auto_pad) depend on a size that may change"
-            if pads_hold(analysis, linear):
+            if not linear.form.auto_pad:
                 found = analysis.linear_cost(linear), _cost(analysis, linear, spans)
             yield propose(self.name, analysis, [linear.node], linear.name, found)
 

@@ -31,15 +31,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.operators import is_standard
+from graphopt.analysis.operators import WINDOWS, is_standard
 from graphopt.analysis.shapes.windows import PoolShape
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import attributes_of, propose
 from graphopt.types import Candidate, Rejection, Replacement
-
-POOLINGS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class DropCeilMode(ExactRewrite):
 
 
 def _adds_nothing(analysis: Analysis, node: ir.Node) -> bool:
-    if node.op_type not in POOLINGS or not is_standard(node) or attributes_of(node) is None:
+    if node.op_type not in WINDOWS or not is_standard(node) or attributes_of(node) is None:
         return False
     window, shape = PoolShape.of(node), analysis.fixed_shape(node.inputs[0])
     if window is None or not window.ceil or shape is None or None in shape[2:]:

@@ -41,7 +41,7 @@ from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.chains import MIN_OPSET_OF_EXPAND, fixed_sizes, pass_over
-from graphopt.rewrites.patterns.common import DISPUTED, pads_hold, propose
+from graphopt.rewrites.patterns.common import DISPUTED, propose
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 
@@ -117,7 +117,7 @@ def _sizes(analysis: Analysis, linear: Linear) -> tuple[int, ...] | None:
 def _keeps_sizes(analysis: Analysis, linear: Linear) -> bool:
     """Whether the output is as large as the input, whatever that is."""
     form, axes = linear.form, len(linear.kernel)
-    if form.strided or not pads_hold(analysis, linear):
+    if form.strided or linear.form.auto_pad:
         return False
     return all(
         form.pads[axis] + form.pads[axis + axes] == form.dilations[axis] * (linear.kernel[axis] - 1)
