@@ -312,12 +312,15 @@ def test_an_open_size_is_the_only_one_that_an_operator_takes(nodes, sizes):
         ("a = MaxPool <kernel_shape = [1, 3], strides = [1, 2], ceil_mode = 1> (x)  y = MatMul (a, m)",
          {}, {}),
         ("y = Flatten (x)  z = MatMul (y, w)", {}, {}),
+        ("a = MaxPool <kernel_shape = [1, 3]> (x)  y = Concat <axis = 1> (a, z)",
+         {}, {"N": 1, "H": 6, "a[3]": 7}),
         ("s = Constant <value_ints = [-6]> ()  e = Constant <value_ints = [4]> ()"
          "  i = Constant <value_ints = [3]> ()  a = Slice (x, s, e, i)  y = MatMul (a, m)", {}, {}),
     ],
 )  # fmt: skip
 def test_other_sizes_are_not_told(nodes, sizes, likely):
-    assert pinned("g (float[N, C, H, W] x) => (float[] y) WEIGHTS { " + nodes + " }") == (sizes, likely)
+    inputs = "float[N, C, H, W] x" + ", float[1, 3, 6, 7] z" * ("z)" in nodes)
+    assert pinned(f"g ({inputs}) => (float[] y) WEIGHTS {{ {nodes} }}") == (sizes, likely)
 
 
 def test_a_size_in_a_branch_that_may_not_run_is_not_told():
