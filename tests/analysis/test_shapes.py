@@ -323,6 +323,20 @@ def test_other_sizes_are_not_told(nodes, sizes, likely):
     assert pinned(f"g ({inputs}) => (float[] y) WEIGHTS {{ {nodes} }}") == (sizes, likely)
 
 
+def test_a_number_that_the_file_declares_for_an_open_size_is_likely_and_no_more():
+    """It may be left from before the input was opened."""
+    model = text(
+        "g (float[N, 4, H, W] x, float[2, 4, 3, 3] k) => (float[] y)"
+        " <float[1, 2, 7, 9] a, float[M, 2, 5, 5] b>"
+        " { a = Conv <strides = [2, 2]> (x, k)  b = custom.Local (a)  y = Relu (b) }"
+    )
+    found = infer(model, Constants(model), assume_batch=None)
+    assert found.get(value_of(model, "a")) == (None, 2, None, None)
+    assert found.get(value_of(model, "b")) == found.get(value_of(model, "y")) == (None, 2, 5, 5)
+    assert {(size, certain) for _, size, certain in found.equations} == {(1, False), (7, False), (9, False)}
+    assert shape(model, "a", bindings={"x": (1, 4, 17, 20)}) == (1, 2, 8, 9)
+
+
 def test_a_size_in_a_branch_that_may_not_run_is_not_told():
     told, _ = pinned("""g (float[N, C, H, W] x, bool c) => (float[] y) WEIGHTS { y = If (c) <
         then_branch = t () => (float[] a) { a = MatMul (x, m) },
