@@ -27,9 +27,10 @@ from graphopt.runtime.session import Feeds
 COUNT = 3
 """Inputs on which whole models are compared, at least: derived, one as found and two variations where sizes
 are open, one odd and one even."""
-SIZES_TO_TRY = (64, 32, 96, 128, 224, 256, 320, 512, 640)
+SIZES_TO_TRY = (64, 32, 96, 128, 224, 256, 320, 512, 640, 16, 8, 4, 2, 1)
 """Sizes tried, in this order, for open dimensions that nothing tells, until the model runs: derived, the
-usual sizes of patches, of ImageNet and of detectors, each a multiple of 32, the stride of most networks."""
+usual sizes of patches, of ImageNet and of detectors, each a multiple of 32, the stride of most networks;
+then less, for those that run on small maps alone."""
 USUAL_POSITIONS = 224**2
 """Positions of a map up to which sizes are tried before those with more: derived, those of a picture of
 ImageNet; a map of three open axes has 32,768 at 32, and 262,144 at 64."""

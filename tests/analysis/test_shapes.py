@@ -312,12 +312,29 @@ def test_an_open_size_is_the_only_one_that_an_operator_takes(nodes, sizes):
         ("a = MaxPool <kernel_shape = [1, 3], strides = [1, 2], ceil_mode = 1> (x)  y = MatMul (a, m)",
          {}, {}),
         ("y = Flatten (x)  z = MatMul (y, w)", {}, {}),
+        ("a = MaxPool <kernel_shape = [1, 3]> (x)  y = Concat <axis = 1> (a, z)",
+         {}, {"N": 1, "H": 6, "a[3]": 7}),
         ("s = Constant <value_ints = [-6]> ()  e = Constant <value_ints = [4]> ()"
          "  i = Constant <value_ints = [3]> ()  a = Slice (x, s, e, i)  y = MatMul (a, m)", {}, {}),
     ],
 )  # fmt: skip
 def test_other_sizes_are_not_told(nodes, sizes, likely):
-    assert pinned("g (float[N, C, H, W] x) => (float[] y) WEIGHTS { " + nodes + " }") == (sizes, likely)
+    inputs = "float[N, C, H, W] x" + ", float[1, 3, 6, 7] z" * ("z)" in nodes)
+    assert pinned(f"g ({inputs}) => (float[] y) WEIGHTS {{ {nodes} }}") == (sizes, likely)
+
+
+def test_a_number_that_the_file_declares_for_an_open_size_is_likely_and_no_more():
+    """It may be left from before the input was opened."""
+    model = text(
+        "g (float[N, 4, H, W] x, float[2, 4, 3, 3] k) => (float[] y)"
+        " <float[1, 2, 7, 9] a, float[M, 2, 5, 5] b>"
+        " { a = Conv <strides = [2, 2]> (x, k)  b = custom.Local (a)  y = Relu (b) }"
+    )
+    found = infer(model, Constants(model), assume_batch=None)
+    assert found.get(value_of(model, "a")) == (None, 2, None, None)
+    assert found.get(value_of(model, "b")) == found.get(value_of(model, "y")) == (None, 2, 5, 5)
+    assert {(size, certain) for _, size, certain in found.equations} == {(1, False), (7, False), (9, False)}
+    assert shape(model, "a", bindings={"x": (1, 4, 17, 20)}) == (1, 2, 8, 9)
 
 
 def test_a_size_in_a_branch_that_may_not_run_is_not_told():

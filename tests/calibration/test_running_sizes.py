@@ -12,7 +12,7 @@ import pytest
 
 from graphopt.calibration import test_inputs
 from graphopt.runtime import session
-from tests.builders import check, info, model, parsed, weight
+from tests.builders import batch_norm, bn_inputs, check, info, model, node, parsed, weight
 
 NCHW: Any = {"x": ["N", 4, "H", "W"]}
 STRIDED = "a = Conv <strides = [2, 2]> (x, w)"
@@ -175,3 +175,20 @@ def test_regions_that_run_at_few_sizes_are_rewritten(
     proto = of(nodes, inputs, outputs={"y": [None] * rank}, **weights)
     feeds = [{"x": weight(n, inputs["x"][1], sizes.get("H", 4), sizes["W"])} for n in (1, 3)]
     check(proto, applied={"fold_affine": 1}, feeds=feeds, only=["fold_affine"], sizes=sizes)
+
+
+@pytest.mark.parametrize("shapes", [None, {"x": (1, 4, 16, 16)}])
+def test_sizes_left_from_before_the_input_was_opened_keep_nothing_from_being_folded(shapes: Any) -> None:
+    same = {"auto_pad": "SAME_UPPER", "strides": [2, 2]}
+    nodes = [
+        node("Conv", "x w", "c", **same),
+        node("BatchNormalization", bn_inputs("c", "a"), "n"),
+        node("Conv", "n v", "d", **same),
+        node("BatchNormalization", bn_inputs("d", "b"), "y"),
+    ]
+    weights = {"w": weight(6, 4, 3, 3), "v": weight(6, 6, 3, 3), **batch_norm("a", 6), **batch_norm("b", 6)}
+    proto = model(nodes, weights, inputs=NCHW, outputs={"y": ["N", 6, None, None]})
+    proto.graph.value_info.extend([info("c", [1, 6, 8, 8]), info("n", [1, 6, 8, 8]), info("d", [1, 6, 4, 4])])
+    feeds = [{"x": weight(*size)} for size in ((1, 4, 16, 16), (1, 4, 17, 13), (3, 4, 7, 9), (1, 4, 1, 1))]
+    sizes = {"H": 16, "W": 16}
+    check(proto, applied={"fold_affine": 2}, feeds=feeds, sizes=sizes, only=["fold_affine"], shapes=shapes)

@@ -9,7 +9,7 @@ take 1 as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import combinations
+from itertools import combinations, takewhile
 
 import onnx_ir as ir
 
@@ -37,6 +37,8 @@ def alike(
     """
     if node.op_type == "Reshape":
         yield from _told(_reshape(node, inputs, output, sizes))
+    if node.op_type == "Concat" and _lax(inputs, sizes):
+        return
     rule = _RULES.get(node.op_type)
     yield from _told(rule(node, inputs, output) if rule is not None else ())
 
@@ -55,7 +57,8 @@ def usual(
 ) -> Iterator[tuple[str, int | str]]:
     """The open sizes that an operator is made for, though it takes others.
 
-    A Reshape to [-1, ...] keeps the samples apart, and a ConvTranspose to an output_shape pads by little.
+    A Reshape to [-1, ...] keeps the samples apart, one that leaves a size in the middle keeps those behind
+    it, and a ConvTranspose to an output_shape pads by little. A Concat may take maps without elements.
 
     Args:
         node: the operator, of the default domain.
@@ -70,12 +73,23 @@ def usual(
     if not first or not output:
         return
     if node.op_type == "Reshape" and isinstance(output[0], str) and output[0] != first[0]:
-        yield from _told(
-            [(sizes.product(f"{node.outputs[0].name}[0] of a sample", output[:1], first[:1]), 1)]
+        sample = sizes.product(f"{node.outputs[0].name}[0] of a sample", output[:1], first[:1])
+        yield from _told([(sample, 1)])
+    elif node.op_type == "Reshape" and any(isinstance(size, str) for size in output[1:]):
+        behind = takewhile(
+            lambda pair: isinstance(pair[1], int), zip(first[::-1], output[::-1], strict=False)
         )
+        yield from _told(behind)
+    if node.op_type == "Concat" and _lax(inputs, sizes):
+        yield from _told(_concat(node, inputs, output))
     named = node.attributes.get_ints("output_shape", ())
     if node.op_type == "ConvTranspose" and named:
         yield from _told(zip(first[2:], _before(node, inputs, named[2 - len(first) :]), strict=False))
+
+
+def _lax(inputs: Inputs, sizes: OpenSizes) -> bool:
+    """Whether one of several maps may have no elements: onnxruntime joins it whatever its sizes."""
+    return any(dims is not None and sizes.may_be_empty(dims) for dims in inputs)
 
 
 def _before(node: ir.Node, inputs: Inputs, after: Sequence[int]) -> Iterator[Dim]:

@@ -256,14 +256,26 @@ class _Inference:
             if value.name and value.producer() is not None:
                 self.observed.append(value.name)
         elif self._trust:
-            shape = self._complete(shape, self.bound.resolve(value))
+            shape = self._complete(shape, self._claimed(value, inferred))
         self.shapes[value] = shape
         self._types[value] = tensor_type(element, shape)
         if self._named and shape is not None and (dims := dims_of(inferred)) is not None:
             self._name(value, named(shape, dims))
-            for name, size in zip(dims, shape, strict=False):
-                if isinstance(name, str) and size is not None:
-                    self.equations[Equation(name, size, False)] = None
+
+    def _claimed(self, value: ir.Value, inferred: onnx.TypeProto | None) -> Shape | None:
+        """The shape that the file declares, without numbers for what follows from open sizes.
+
+        Such a number may be left from before the input was opened: it is likely, and no more.
+        """
+        declared = self.bound.resolve(value)
+        dims = dims_of(inferred) if self._named else None
+        if declared is None or dims is None or len(dims) != len(declared):
+            return declared
+        for name, size in zip(dims, declared, strict=True):
+            if isinstance(name, str) and size is not None:
+                self.equations[Equation(name, size, False)] = None
+        pairs = zip(dims, declared, strict=True)
+        return tuple(None if isinstance(name, str) else size for name, size in pairs)
 
     def _name(self, value: ir.Value, dims: Dims) -> None:
         """Note the names of sizes that nobody gave."""

@@ -44,6 +44,11 @@ class OpenSizes:
         self._made: dict[str, _Made] = {}
         self._factors: dict[str, tuple[Fraction, tuple[str, ...]]] = {}
         self._symbols: dict[str, frozenset[str]] = {}
+        self._empty: set[str] = set()
+
+    def may_be_empty(self, dims: Dims) -> bool:
+        """Whether a map of these sizes may have no elements."""
+        return any(size is None or size == 0 or size in self._empty for size in dims)
 
     def symbols(self, names: Iterable[str]) -> frozenset[str]:
         """The open sizes of inputs that these sizes depend on, by name."""
@@ -105,13 +110,21 @@ class OpenSizes:
 
     # --- making sizes of sizes ---
 
-    def add(self, name: str, function: Callable[[Sequence[Number]], Number], parts: Sequence[str]) -> str:
+    def add(
+        self,
+        name: str,
+        function: Callable[[Sequence[Number]], Number],
+        parts: Sequence[str],
+        *,
+        empty: bool = False,
+    ) -> str:
         """Notes a size that is made of others.
 
         Args:
             name: for the size.
             function: what makes it of them; it does not fall as they grow.
             parts: their names.
+            empty: whether it may be 0 where those are not.
 
         Returns:
             The name.
@@ -119,6 +132,8 @@ class OpenSizes:
         if name not in self._made:
             self._made[name] = _Made(function, tuple(parts))
             self._symbols[name] = self.symbols(parts)
+            if empty or not self._empty.isdisjoint(parts):
+                self._empty.add(name)
         return name
 
     def product(self, name: str, sizes: Sequence[Dim], by: Sequence[Dim] = ()) -> Dim:
@@ -223,7 +238,10 @@ def _of_axis(
     if axis > 1 and any(keeps_size(node, weight)[axis - 2 : axis - 1]):
         return size
     function = _function(node, axis, inputs, content)
-    return None if function is None else sizes.add(name, function, [size])
+    if function is None:
+        return None
+    refuses = kind in _WEIGHTS  # maps on which no window fits
+    return sizes.add(name, function, [size], empty=not refuses and function([1]) < 1)
 
 
 def _sum(added: int, values: Sequence[Number]) -> Number:
