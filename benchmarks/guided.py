@@ -53,7 +53,7 @@ def fuzz(name: str, runs: int, folder: Path) -> None:
     options = [
         f"-runs={runs}",
         "-seed=1",
-        "-max_len=8192",
+        "-max_len=32768",
         "-print_final_stats=1",
         f"-artifact_prefix={folder}/fault-",
     ]

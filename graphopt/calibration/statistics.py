@@ -18,7 +18,7 @@ from graphopt.calibration.inputs import Calibration
 from graphopt.numerics.lowrank.moments import MomentsAccumulator, Statistics
 from graphopt.runtime import session
 from graphopt.runtime.exposure import exposed
-from graphopt.runtime.memory import chunks
+from graphopt.runtime.limits.memory import chunks
 from graphopt.runtime.session import Feeds
 from graphopt.types import Array
 

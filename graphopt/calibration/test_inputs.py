@@ -20,9 +20,9 @@ from graphopt.calibration.inputs import Calibration
 from graphopt.calibration.running_sizes import RunningSizes
 from graphopt.errors import InputError, TooLongError
 from graphopt.runtime import session
-from graphopt.runtime.guards.trial import survived
-from graphopt.runtime.memory import default_bytes
+from graphopt.runtime.limits.memory import default_bytes
 from graphopt.runtime.session import Feeds
+from graphopt.runtime.trial import survived
 
 COUNT = 3
 """Inputs on which whole models are compared, at least: derived, one as found and two variations where sizes

@@ -21,7 +21,7 @@ from graphopt.cli.commands.scan import scan
 from graphopt.cli.commands.sweep import sweep
 from graphopt.cli.commands.verify import verify
 from graphopt.errors import INTERRUPTED, InputError
-from graphopt.runtime import threads
+from graphopt.runtime.limits import threads
 
 COMMANDS = (scan, optimize, run, batch, sweep, verify, bench, diff, check, provenance, rewrites, explain)
 """In the order in which ``--help`` lists them."""

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from graphopt.calibration import statistics
 from graphopt.calibration.inputs import Calibration, affordable
-from graphopt.runtime.memory import chunks
+from graphopt.runtime.limits.memory import chunks
 from graphopt.runtime.session import Feeds
 
 COPIES = 6

@@ -28,8 +28,8 @@ from graphopt.jobs.outcome import complete
 from graphopt.jobs.task import Task
 from graphopt.jobs.worker import Asked
 from graphopt.report.outcomes import Outcome
-from graphopt.runtime import threads
-from graphopt.runtime.memory import default_bytes
+from graphopt.runtime.limits import threads
+from graphopt.runtime.limits.memory import default_bytes
 
 START = (
     "import sys; sys.path[:] = sys.argv[1].split(sys.argv[2]); from graphopt.jobs.worker import main; main()"

@@ -126,7 +126,7 @@ def _limit_memory() -> None:
     """Lets what asks for more memory than there is get an error; the system would kill some process."""
     import resource
 
-    from graphopt.runtime.memory import machine_bytes
+    from graphopt.runtime.limits.memory import machine_bytes
 
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     with suppress(OSError, ValueError):

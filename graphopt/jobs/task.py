@@ -150,7 +150,7 @@ def parse_size(given: str) -> int:
     Raises:
         InputError: it can't be read.
     """
-    from graphopt.runtime.memory import parse_bytes
+    from graphopt.runtime.limits.memory import parse_bytes
 
     try:
         return parse_bytes(given)

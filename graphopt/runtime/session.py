@@ -13,9 +13,9 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import InputError, TooLongError
-from graphopt.runtime.guards.watchdog import limited
-from graphopt.runtime.memory import machine_bytes
-from graphopt.runtime.threads import default as default_threads
+from graphopt.runtime.limits.memory import machine_bytes
+from graphopt.runtime.limits.threads import default as default_threads
+from graphopt.runtime.limits.watchdog import limited
 from graphopt.types import Shape
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def session(
     Args:
         parts: the model.
         optimised: whether onnxruntime may rewrite the graph (ORT_ENABLE_ALL or ORT_DISABLE_ALL).
-        threads: for one operator; 0 stands for `runtime.threads.default`.
+        threads: for one operator; 0 stands for `runtime.limits.threads.default`.
         provider: the execution provider.
 
     Returns:

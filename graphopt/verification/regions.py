@@ -17,7 +17,7 @@ from graphopt.calibration.other_inputs import scaled
 from graphopt.errors import InputError
 from graphopt.runtime import session
 from graphopt.runtime.exposure import exposed
-from graphopt.runtime.memory import chunks
+from graphopt.runtime.limits.memory import chunks
 from graphopt.runtime.session import Feeds
 from graphopt.runtime.subgraph import SubgraphPair, assemble, output_names, region
 from graphopt.types import Candidate, Change

@@ -15,8 +15,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from graphopt.runtime.guards.trial import survived
 from graphopt.runtime.session import structure
+from graphopt.runtime.trial import survived
 from tests.builders import Feeds
 from tests.fuzz import backend, checking, graphs, networks, readers, shrinking
 from tests.fuzz.checking import Finding

@@ -21,7 +21,7 @@ from graphopt.errors import StoppedError, gravest
 from graphopt.jobs import batch, process, worker
 from graphopt.jobs.task import Task
 from graphopt.report.outcomes import Outcome
-from graphopt.runtime import threads
+from graphopt.runtime.limits import threads
 from tests.builders import conv_bn, saved
 from tests.command import COMMAND, Ran, Recorder, cli
 

@@ -386,7 +386,7 @@ def test_sizes_at_which_a_model_runs_are_found_where_there_are_any(elements: int
     proto.graph.initializer.append(onnx.numpy_helper.from_array(target, "shape"))
     report = graphopt.optimize(proto).report
     assert [item.candidate.rewrite for item in report.applied] == ["fold_affine"]
-    assert report.before.macs == (77 * 8 * 8 * 9 if runs else None)
+    assert report.before.macs is None, "which of several is a guess"
     assert any("the whole model was not run" in text for text in report.warnings) is not runs
     assert ({check.scope for check in report.checks} > {"model"}) is runs
 

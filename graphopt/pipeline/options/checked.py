@@ -12,7 +12,7 @@ from graphopt.planning import gates
 from graphopt.planning.budget import Budget
 from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExpandingRewrite, Rewrite
 from graphopt.rewrites.registry import BUILTIN, option_types, registry, select
-from graphopt.runtime.memory import default_bytes
+from graphopt.runtime.limits.memory import default_bytes
 from graphopt.types import Exactness
 from graphopt.verification.user_metric import OwnMetric
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from graphopt.runtime.memory import chunks
+from graphopt.runtime.limits.memory import chunks
 
 
 @pytest.mark.parametrize(

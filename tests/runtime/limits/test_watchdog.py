@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 import graphopt
 from graphopt.errors import InputError, TooLongError
 from graphopt.runtime import session
-from graphopt.runtime.guards import watchdog
+from graphopt.runtime.limits import watchdog
 from tests.builders import conv_bn, info, node, samples
 
 

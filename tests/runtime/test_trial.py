@@ -10,8 +10,8 @@ import onnx_ir as ir
 import pytest
 
 import graphopt
-from graphopt.runtime.guards.trial import survived
 from graphopt.runtime.session import structure
+from graphopt.runtime.trial import survived
 from tests.builders import Feeds, model, node, parsed, weight
 
 

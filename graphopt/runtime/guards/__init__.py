@@ -1,1 +1,0 @@
-"""Runs of models that may end badly: with the process, or never."""

@@ -1,0 +1,1 @@
+"""What runs may take: memory, threads and time."""
