@@ -11,6 +11,7 @@ from graphopt.pipeline.changes import Proposals
 from graphopt.pipeline.journal import Journal
 from graphopt.pipeline.networks import Network
 from graphopt.pipeline.options.checked import Options
+from graphopt.pipeline.scan import source_notes
 from graphopt.pipeline.workspace import Workspace
 from graphopt.planning.damage import Sensitivity
 from graphopt.planning.gates import Judged
@@ -96,7 +97,8 @@ def result_of(
     if workspace.inputs.assumed:
         totals = [replace(each, macs=None) for each in totals]
     quantised = costs.quantised_note(before.uncounted_ops)
-    notes = [*proposals.notes(before, after), quantised, *journal.notes]
+    left = source_notes(workspace.source, before)
+    notes = [*proposals.notes(before, after), quantised, *left, *journal.notes]
     approximate = any(item.exactness is Exactness.APPROXIMATE for item in journal.applied)
     report = Report(
         source=workspace.source,

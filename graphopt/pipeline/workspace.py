@@ -12,7 +12,7 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import inputs as calibration_inputs
 from graphopt.calibration import test_inputs
 from graphopt.calibration.inputs import Calibration, Given
-from graphopt.errors import InputError
+from graphopt.errors import InputError, Named
 from graphopt.model import edit, io
 from graphopt.model.io import Source
 from graphopt.numerics.lowrank.moments import Statistics
@@ -80,6 +80,21 @@ class Workspace:
             return ()
         return Analysis(self.source.model, bindings=self._options.shapes).sizes.unknown_dims
 
+    def require_macs(self, asked: Named) -> None:
+        """Refuses what needs a count of MACs where there is none.
+
+        Raises:
+            InputError: a size is unknown, or what can't be looked into holds linear operators.
+        """
+        if self.original.uncountable:
+            why = "; ".join(dict.fromkeys(self.original.uncountable))
+            raise InputError(f"{asked}: MACs can't be counted: {why}")
+        if self.inputs.assumed or self.original.totals.macs is None:
+            unknown = ", ".join(self.unknown_dims) or "a size"
+            raise InputError(
+                f"{asked}: MACs need every size, and {unknown} is unknown: give {Named('shapes')} or inputs"
+            )
+
     def analysis(
         self,
         model: ir.Model,
@@ -143,7 +158,8 @@ class Measures:
     def limits(self, asked: Budget) -> list[Limit]:
         """What a budget still asks of the model as it is by now, latency apart."""
         workspace = self.workspace
-        unknown = ", ".join(workspace.unknown_dims)
+        if asked.macs is not None:
+            workspace.require_macs(Named("budget", key="macs"))
         record = self.recorder.bytes if asked.bytes is not None and not workspace.changed else 0
         rewrites = {rewrite.name: rewrite for rewrite in self.options.rewrites}
 
@@ -151,7 +167,7 @@ class Measures:
             rewrite = rewrites[candidate.rewrite]
             return rewrite.operators(candidate.choice) if isinstance(rewrite, ApproximateRewrite) else 0
 
-        return spending.limits(asked, self.before, self.spent(workspace.model), unknown, made, record)
+        return spending.limits(asked, self.before, self.spent(workspace.model), made, record)
 
     def figures(
         self, quality: Quality | None, metric: float | None, timing: Timing | None
