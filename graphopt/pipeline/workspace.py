@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import inputs as calibration_inputs
-from graphopt.calibration import test_inputs
+from graphopt.calibration import responses, test_inputs
 from graphopt.calibration.inputs import Calibration, Given
 from graphopt.errors import InputError, Named
 from graphopt.model import edit, io
@@ -50,6 +50,7 @@ class Workspace:
         self.known: dict[str, Shape] = {}
         self._options = options
         self._latest: Analysis | None = None
+        self._empty = ""
         with journal.step("load"):
             interface.require_outputs(source.model, options.outputs)
             if given is not None:
@@ -65,8 +66,35 @@ class Workspace:
                 memory=options.memory,
             )
             self.original = self.analysis(source.model)
+            self._look_at_inputs(journal)
         if self.original.overridable and options.freeze_initializers:
             self.model = edit.freeze(self.model)
+
+    def _look_at_inputs(self, journal: Journal) -> None:
+        """Notes what is odd about calibration inputs; refuses those that tell nothing where a run needs them.
+
+        Raises:
+            InputError: as `require_inputs`.
+        """
+        if self.calibration is None:
+            return
+        empty, doubts = self.calibration.empty, list(self.calibration.doubts)
+        if not empty and not self.inputs.problem:
+            empty, odd = responses.judged(self.source.model, self.calibration, self._options.outputs)
+            doubts += odd
+        self._empty = empty
+        if self._options.relies_on_inputs:
+            self.require_inputs()
+        journal.notes += [f"calibration: {each}" for each in (empty, *doubts) if each]
+
+    def require_inputs(self) -> None:
+        """Refuses calibration inputs of which nothing can be learnt.
+
+        Raises:
+            InputError: they are constant, or all the same, or the model makes nothing of them.
+        """
+        if self._empty:
+            raise InputError(f"calibration: {self._empty}; give inputs as the network gets them in use")
 
     @property
     def changed(self) -> bool:
