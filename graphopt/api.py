@@ -18,6 +18,7 @@ from graphopt.calibration.inputs import Given
 from graphopt.errors import InputError, Named
 from graphopt.files import PathLike
 from graphopt.model import io
+from graphopt.model.inlining import inlined
 from graphopt.model.io import Source
 from graphopt.model.validation import validate
 from graphopt.pipeline.optimize import optimize as run_pipeline
@@ -162,7 +163,7 @@ def optimize(
 
 
 def _open(model: AnyModel) -> Source:
-    """The model, read and checked.
+    """The model, read and checked, its functions in the place of their calls.
 
     Raises:
         InputError: it can't be read, or is no valid model.
@@ -170,7 +171,8 @@ def _open(model: AnyModel) -> Source:
     with progress.step("load"):
         source = io.load(model)
         validate(source.model, source.path)
-    return source
+        found = inlined(source.model)
+    return replace(source, model=found.model, left=found.left)
 
 
 def _require_scores(source: Source, outputs: tuple[str, ...], asked: Named) -> None:

@@ -531,7 +531,8 @@ def make_feeds(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None, n
 def counted_macs(model: onnx.ModelProto, feeds: Feeds, only: Sequence[str] | None = None) -> int:
     """MACs of Conv, ConvTranspose, Gemm and MatMul from shapes seen by running with every value exposed.
 
-    Independent of graphopt's own counter. A subgraph counts once, whichever branch the feeds take.
+    Independent of graphopt's own counter. Of an If the dearer branch counts, whichever the feeds take, and
+    the body of a Loop for each trip; with ``only`` each operator once.
 
     Args:
         model: the model.
@@ -567,10 +568,15 @@ def _graph_macs(
         counts = only is None or node.name in only
         if counts and node.op_type in LINEAR and node.domain in ("", "ai.onnx"):
             total += _node_macs(node, values)
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                inner = {**values, **_body_inputs(node, attribute.g, values)}
-                total += _graph_macs(model, attribute.g, inner, only)
+        inner = [
+            _graph_macs(model, body, {**values, **_body_inputs(node, body, values)}, only)
+            for body in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH)
+        ]
+        if only is not None:
+            total += sum(inner)
+        elif inner:
+            trips = int(values[node.input[0]]) if node.op_type == "Loop" else 1
+            total += max(inner) * trips
     return total
 
 

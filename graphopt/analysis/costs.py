@@ -11,15 +11,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.constants import constant_tensor
 from graphopt.analysis.operators import FREE, is_standard
-from graphopt.model.traversal import graphs
+from graphopt.model.traversal import bodies, graphs, nested, subgraphs
 from graphopt.types import Shape
 
 SizeOf: TypeAlias = Callable[["ir.Value | None"], "Shape | None"]
 """The shape of a value as far as it is known, such as `analysis.shapes.inference.Sizes.get`."""
+
+
+ContentOf: TypeAlias = Callable[[ir.Value], "npt.NDArray[np.generic] | None"]
+"""What a small value holds, where that is known, such as `analysis.shapes.inference.Sizes.content`."""
 
 
 def macs(node: ir.Node, size: SizeOf) -> int | None:
@@ -38,11 +44,94 @@ def is_linear(node: ir.Node) -> bool:
     return is_standard(node) and node.op_type in LINEAR_OPS
 
 
-def total_macs(model: ir.Model, size: SizeOf) -> int | None:
-    """The MACs of the model, those of each subgraph once; None where that of any node is unknown."""
-    counts = [macs(node, size) for node in nodes(model) if is_linear(node)]
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+def total_macs(graph: ir.Graph, size: SizeOf, content: ContentOf) -> int | None:
+    """The MACs of one run of a graph; None where those of any node are unknown.
+
+    Of the branches of an If the one with more MACs counts where nothing tells which is taken: no run takes
+    more.
+
+    Args:
+        graph: the graph, such as that of a model.
+        size: shapes.
+        content: what small values hold.
+
+    Returns:
+        The multiply-accumulates, or None.
+    """
+    total = 0
+    for node in graph:
+        parts = [macs(node, size)] if is_linear(node) else []
+        inner = []
+        for body, times in body_runs(node, size, content).items():
+            once = total_macs(body, size, content) if times != 0 else 0
+            inner.append(0 if once == 0 else None if once is None or times is None else once * times)
+        if node.op_type == "If" and None not in inner:
+            inner = [max(each for each in inner if each is not None)]
+        for part in (*parts, *inner):
+            if part is None:
+                return None
+            total += part
+    return total
+
+
+def body_runs(node: ir.Node, size: SizeOf, content: ContentOf) -> dict[ir.Graph, int | None]:
+    """How often each body of a node runs whenever the node does; None where that is unknown.
+
+    Each branch of an If runs once at most, so once where nothing tells which is taken.
+
+    Args:
+        node: the operator.
+        size: shapes.
+        content: what small values hold.
+
+    Returns:
+        The number by body: of a Scan the length of what it goes along, of a Loop its trip count if its
+        condition stays true.
+    """
+    if not is_standard(node):
+        return dict.fromkeys(subgraphs(node))
+    if node.op_type == "If":
+        condition = _scalar(node.inputs[0], content)
+        branches = {"then_branch": condition != 0, "else_branch": condition in (0, None)}
+        return {body: int(branches.get(name, True)) for name, body in bodies(node)}
+    count = {"Loop": _trip_count, "Scan": _scan_length}.get(node.op_type)
+    return {body: count(node, size, content) if count is not None else None for body in subgraphs(node)}
+
+
+def _scan_length(node: ir.Node, size: SizeOf, content: ContentOf) -> int | None:
+    scanned = node.attributes.get_int("num_scan_inputs", 0)
+    axes = node.attributes.get_ints("scan_input_axes") or [0] * scanned
+    for value, axis in zip(node.inputs[len(node.inputs) - scanned :], axes, strict=False):
+        shape = size(value)
+        if shape is not None and -len(shape) <= axis < len(shape) and shape[axis] is not None:
+            return shape[axis]
+    return None
+
+
+def _trip_count(node: ir.Node, size: SizeOf, content: ContentOf) -> int | None:
+    trips, start = (_scalar(value, content) for value in node.inputs[:2])
+    if start == 0:
+        return 0
+    body = node.attributes["body"].as_graph()
+    last = _forwarded(body.outputs[0])
+    stays = last is body.inputs[1] or bool(_scalar(last, content))
+    begins = node.inputs[1] is None or start is not None
+    return max(trips, 0) if trips is not None and stays and begins else None
+
+
+def _forwarded(value: ir.Value) -> ir.Value:
+    """The value that Identity operators hand on."""
+    node = value.producer()
+    while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
+
+
+def _scalar(value: ir.Value | None, content: ContentOf) -> int | None:
+    """What a value of one element holds; None where that is unknown."""
+    held = None if value is None else content(value)
+    return int(held.ravel()[0]) if held is not None and held.size == 1 else None
 
 
 def _conv(node: ir.Node, size: SizeOf) -> int | None:
@@ -93,6 +182,20 @@ def nodes(model: ir.Model) -> Iterator[ir.Node]:
     """All nodes of the model: of the main graph, of the functions, and of all subgraphs."""
     for graph in graphs(model):
         yield from graph
+
+
+def hidden(model: ir.Model) -> dict[ir.OperatorIdentifier, int]:
+    """How many linear operators each function has that the model calls, of those that have any."""
+    found: dict[ir.OperatorIdentifier, int] = {}
+    pending = [model.graph]
+    while pending:
+        for node in (node for graph in nested(pending.pop()) for node in graph):
+            called = node.op_identifier()
+            if called in model.functions and called not in found:
+                body = model.functions[called].graph
+                found[called] = sum(is_linear(each) for graph in nested(body) for each in graph)
+                pending.append(body)
+    return {name: number for name, number in found.items() if number}
 
 
 def uncounted(model: ir.Model) -> dict[str, int]:

@@ -22,6 +22,7 @@ from graphopt.analysis.shapes.demand import demanded
 from graphopt.analysis.shapes.sizes import Sizes
 from graphopt.analysis.shapes.tensor_types import completed
 from graphopt.model.names import graph_paths, node_names
+from graphopt.model.traversal import nested
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.types import Array, Candidate, Cost, Shape, Totals
 
@@ -241,15 +242,46 @@ class Analysis:
         moved = 4 * size
         return Cost(0, params, 4 * params, moved, time_model.seconds(0, 1, 1, 1, 2 * moved))
 
+    def _body_runs(self, node: ir.Node) -> Mapping[ir.Graph, int | None]:
+        return costs.body_runs(node, self.shape, self.content)
+
+    def runs(self, node: ir.Node) -> int | None:
+        """How often one run of the model runs the node; None where that is unknown."""
+        return self._runs[cast("ir.Graph", node.graph)]
+
+    @cached_property
+    def _runs(self) -> Mapping[ir.Graph, int | None]:
+        found: dict[ir.Graph, int | None] = {self.model.graph: 1}
+        for node in self._names:  # outer ones before inner ones
+            around = found[cast("ir.Graph", node.graph)]
+            for body, times in self._body_runs(node).items():
+                found[body] = None if around is None or times is None else around * times
+        return found
+
+    @property
+    def uncountable(self) -> tuple[str, ...]:
+        """Why MACs can't be counted that no size would tell: one clause for each function and loop."""
+        functions = [f"function {name[1]!r} is not looked into" for name in costs.hidden(self.model)]
+        return (*functions, *self.uncounted_loops)
+
+    @property
+    def uncounted_loops(self) -> list[str]:
+        """The nodes whose bodies hold linear operators and run nobody knows how often, one clause each."""
+        return [
+            f"how often the body of {node.op_type} {name!r} runs is unknown"
+            for name, node in self.nodes.items()
+            for body, times in self._body_runs(node).items()
+            if times is None and any(costs.is_linear(each) for graph in nested(body) for each in graph)
+        ]
+
     @cached_property
     def totals(self) -> Totals:
         """The figures of the whole model."""
-        counts = [linear.macs for linear in self.linears]
-        known = [macs for macs in counts if macs is not None]
         views = {linear.node for linear in self.linears}
         unseen = any(costs.is_linear(node) and node not in views for node in self._names)
+        counted = not unseen and not costs.hidden(self.model)
         return Totals(
-            None if unseen or len(known) < len(counts) else sum(known),
+            costs.total_macs(self.model.graph, self.shape, self.content) if counted else None,
             costs.params(self.model),
             costs.weight_bytes(self.model),
             len(self._names),

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.shapes.inputs import fixed, takes_array
-from graphopt.calibration import images
+from graphopt.calibration import images, inspection
 from graphopt.calibration.images import Images
 from graphopt.errors import InputError
 from graphopt.files import kind_of, require_file
@@ -47,12 +47,16 @@ class Calibration:
         held_out: the inputs to measure on.
         batch: inputs to run at once.
         fixed: whether the model takes exactly ``batch`` inputs, so that a rest that is smaller is left out.
+        empty: why nothing can be learnt of them; "" where something can.
+        doubts: what is odd about them.
     """
 
     fit: Feeds
     held_out: Feeds
     batch: int
     fixed: bool
+    empty: str = ""
+    doubts: tuple[str, ...] = ()
 
     @property
     def fitted(self) -> int:
@@ -129,13 +133,22 @@ def load(given: Given, model: ir.Model, seed: int) -> Calibration:
         InputError: a file can't be read, or an array is missing, extra, misshaped or of the wrong type.
     """
     feeds, batch = read(given, model)
-    count = _count(feeds)
+    given_count = count = _count(feeds)
     fixed = batch is not None
+    empty, doubts = inspection.emptiness(feeds), list(inspection.doubts(feeds))
+    different = inspection.distinct(feeds)
+    if len(different) < 2 <= count:
+        empty = empty or f"the {count} inputs are all the same one, and quality is measured on others"
+    elif len(different) < count and not empty:
+        doubts.append(f"{count - len(different)} of {count} inputs repeat others, and are left out")
+        feeds = {name: array[different] for name, array in feeds.items()}
+        count = len(different)
     held = max(count // ONE_HELD_OUT_OF, 1)
     if batch is not None:
         held = max(held // batch, 1) * batch
     if count - held < (batch or 1):
-        raise InputError(f"calibration: {count} inputs are too few to fit on some and hold others out")
+        few = f"{count} inputs" if count == given_count else f"{count} different inputs, of {given_count},"
+        raise InputError(f"calibration: {few} are too few to fit on some and hold others out")
     order = np.random.default_rng(seed).permutation(count)
     fit, held_out = order[held:], np.sort(order[:held])  # any part of those to fit on is a fair sample
     return Calibration(
@@ -143,6 +156,8 @@ def load(given: Given, model: ir.Model, seed: int) -> Calibration:
         {name: array[held_out] for name, array in feeds.items()},
         batch or BATCH,
         fixed,
+        empty,
+        () if empty else tuple(doubts),
     )
 
 
@@ -262,7 +277,8 @@ def _fitting(where: str, value: ir.Value, array: npt.NDArray[Any]) -> npt.NDArra
             shape = ["N", *("?" if d is None else d for d in declared[1:])]
             raise InputError(f"{name} has shape {list(array.shape)}, the model takes {shape}")
     if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
-        raise InputError(f"{name} has values that are not finite")
+        bad = int((~np.isfinite(array)).reshape(len(array), -1).any(axis=1).sum())
+        raise InputError(f"{name} has values that are not finite, in {bad} of {len(array)} samples")
     with np.errstate(over="ignore"):
         cast = array.astype(wanted, copy=False)
     if wanted.kind == "f" and not np.all(np.isfinite(cast)):

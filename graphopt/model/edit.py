@@ -15,7 +15,7 @@ import onnx_ir as ir
 from graphopt.errors import GraphOptError
 from graphopt.model.defaults import forced
 from graphopt.model.kernels import Kernels
-from graphopt.model.names import graph_paths, node_names
+from graphopt.model.names import Fresh, graph_paths, node_names
 from graphopt.model.serde import new_attributes
 from graphopt.model.traversal import is_sorted
 from graphopt.types import Candidate, Change, NewNode, Replacement
@@ -86,6 +86,9 @@ def become(model: ir.Model, rewritten: ir.Model, loaded: ir.Model) -> None:
     old.extend(nodes)
     old.outputs.extend(outputs)
     old.opset_imports.update(new.opset_imports)
+    for name in list(model.functions):
+        if name not in rewritten.functions:
+            del model.functions[name]
     model.metadata_props.update(rewritten.metadata_props)
     model.ir_version = rewritten.ir_version
 
@@ -102,21 +105,13 @@ class _Editor:
         self._model = model
         self._graphs = dict(graph_paths(model))
         self._nodes = {name: node for node, name in node_names(model).items()}
-        self._taken = {value.name for value in _values(model)} | {node.name for node in self._nodes.values()}
+        self.fresh = Fresh(model.graphs(), self._nodes)
         self._ports = {name: _ports(node) for name, node in self._nodes.items()}
         self._heirs: dict[ir.Value, ir.Value] = {}
         self._orphans: list[ir.Node] = []
         self._touched: set[ir.Graph] = set()
         self._loose: set[ir.Value] = set()
         self._kernels: dict[ir.Graph, Kernels[ir.Value]] = {}
-
-    def fresh(self, wanted: str) -> str:
-        """A name like the wanted one that nothing in the model has."""
-        name, number = wanted, 1
-        while name in self._taken:
-            name, number = f"{wanted}_{number}", number + 1
-        self._taken.add(name)
-        return name
 
     def replace(self, candidate: Candidate, replacement: Replacement) -> None:
         """Puts one replacement into its place."""
@@ -282,11 +277,3 @@ def _last(graph: ir.Graph, nodes: Sequence[ir.Node]) -> ir.Node:
         if not any(usage.node in consumed for value in node.outputs for usage in value.uses())
     ]
     return ends[0] if len(ends) == 1 else next(node for node in reversed(graph) if node in consumed)
-
-
-def _values(model: ir.Model) -> Iterable[ir.Value]:
-    for graph in model.graphs():
-        yield from graph.inputs
-        yield from graph.initializers.values()
-        for node in graph:
-            yield from node.outputs

@@ -80,6 +80,7 @@ class Source:
         path: its file; None when it was given in memory.
         data_files: its external data, relative to the folder of `path`.
         given: what was given in memory; None when it was a file.
+        left: the functions whose calls are still in the model, with the reason.
     """
 
     model: ir.Model = field(repr=False)
@@ -87,6 +88,7 @@ class Source:
     data_files: tuple[str, ...] = ()
     given: onnx.ModelProto | ir.Model | None = field(default=None, repr=False)
     _stamps: Mapping[Path, Stamp] = field(default_factory=dict, repr=False)
+    left: Mapping[ir.OperatorIdentifier, str] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
@@ -40,3 +40,31 @@ def node_names(model: ir.Model) -> dict[ir.Node, str]:
 
     walk(model.graph, "")
     return names
+
+
+class Fresh:
+    """Names that no value and no node has.
+
+    Args:
+        graphs: those whose names are taken.
+        taken: other names that are.
+    """
+
+    def __init__(self, graphs: Iterable[ir.Graph], taken: Iterable[str] = ()) -> None:
+        self._taken: set[str | None] = set(taken)
+        for graph in graphs:
+            values = (
+                *graph.inputs,
+                *graph.initializers.values(),
+                *(v for node in graph for v in node.outputs),
+            )
+            self._taken.update(value.name for value in values)
+            self._taken.update(node.name for node in graph)
+
+    def __call__(self, wanted: str) -> str:
+        """A name like the wanted one that nothing has had so far."""
+        name, number = wanted, 1
+        while name in self._taken:
+            name, number = f"{wanted}_{number}", number + 1
+        self._taken.add(name)
+        return name

@@ -104,15 +104,15 @@ def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
 def graphs(model: ir.Model) -> Iterator[ir.Graph]:
     """Every graph of the model: the main one, the functions' bodies, and the subgraphs of both."""
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
-        yield from _nested(graph)
+        yield from nested(graph)
 
 
-def _nested(graph: ir.Graph) -> Iterator[ir.Graph]:
-    """The graph, then its subgraphs; `Graph.subgraphs` fails at an attribute that a function passes on."""
+def nested(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """A graph, then those within it; `Graph.subgraphs` fails at an attribute that a function passes on."""
     yield graph
     for node in graph:
         for body in subgraphs(node):
-            yield from _nested(body)
+            yield from nested(body)
 
 
 def _used(node: ir.Node) -> Iterator[ir.Value]:

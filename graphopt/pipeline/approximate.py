@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from graphopt.errors import InputError, Named
+from graphopt.errors import Named
 from graphopt.pipeline.changes import Changes, Proposals
 from graphopt.pipeline.journal import Journal
 from graphopt.pipeline.networks import Network, Networks
@@ -164,10 +164,7 @@ def _unpredicted(network: Network) -> dict[Candidate, str]:
 
 def _cheapest(networks: Networks, measures: Measures, journal: Journal, budget: Budget) -> Network:
     """The cheapest network that keeps the quality, by bisection of its MACs."""
-    if measures.before.totals.macs is None:
-        raise InputError(
-            f"a quality alone asks for the fewest MACs, and a size is unknown: give {Named('shapes')}"
-        )
+    measures.workspace.require_macs(Named("budget"))
     best = networks.network(Plan(()))
     journal.curve.append(point(best, measures.costs(best.model)))
     high, low = measures.costs(networks.model).get("macs", 0.0), CHEAPEST

@@ -120,10 +120,7 @@ def _check_gates(required: Sequence[Gate], workspace: Workspace) -> None:
     """
     inputs = workspace.inputs
     for gate in required:
-        if gate.key == "macs" and (inputs.assumed or workspace.original.totals.macs is None):
-            unknown = ", ".join(workspace.unknown_dims) or "a size"
-            raise InputError(
-                f"{Named('require', gate)}: {unknown} is unknown: give {Named('shapes')} or inputs"
-            )
+        if gate.key == "macs":
+            workspace.require_macs(Named("require", gate))
         if gate.key in ("latency", *gates.MEASURED) and inputs.problem:
             raise InputError(f"{Named('require', gate)}: the model can't be run: {inputs.problem}")

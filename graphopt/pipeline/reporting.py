@@ -12,6 +12,7 @@ from graphopt.pipeline.changes import Proposals
 from graphopt.pipeline.journal import Journal
 from graphopt.pipeline.networks import Network
 from graphopt.pipeline.options.checked import Options
+from graphopt.pipeline.scan import source_notes
 from graphopt.pipeline.workspace import Workspace
 from graphopt.planning.damage import Sensitivity
 from graphopt.planning.gates import Judged
@@ -99,7 +100,8 @@ def result_of(
         totals = [replace(each, macs=None) for each in totals]
     quantised = costs.quantised_note(before.uncounted_ops)
     factored = [item.candidate for item in journal.applied if item.exactness is Exactness.APPROXIMATE]
-    notes = [*proposals.notes(before, after), quantised, *journal.notes, _grown(before, after, factored)]
+    left = [*source_notes(workspace.source, before), *journal.notes]
+    notes = [*proposals.notes(before, after), quantised, *left, _grown(before, after, factored)]
     report = Report(
         source=workspace.source,
         before=totals[0],

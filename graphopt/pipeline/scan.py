@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from graphopt import progress
+from graphopt.analysis import costs
 from graphopt.analysis.snapshot import Analysis
 from graphopt.model.io import Source
 from graphopt.report.results import LayerRow, Opportunity, Scan
@@ -27,18 +29,12 @@ def survey(source: Source, analysis: Analysis, rewrites: Iterable[Rewrite], obse
     """
     notes: dict[str, None] = {}  # in order, each once
     found = _opportunities(analysis, rewrites, notes)
-    total = analysis.totals.macs
-    known = [linear.macs for linear in analysis.linears if linear.macs is not None]
-    whole = total if total is not None else sum(known)
-    rows = [
-        LayerRow(
-            linear,
-            linear.macs / whole if total and linear.macs is not None else None,
-            tuple(found.get(linear.name, ())),
-        )
-        for linear in analysis.linears
-    ]
-    rows.sort(key=lambda row: -(row.linear.macs or 0))
+    notes.update(dict.fromkeys(source_notes(source, analysis)))
+    total, rows = analysis.totals.macs, list[LayerRow]()
+    for linear in analysis.linears:
+        row = LayerRow(linear, analysis.runs(linear.node), None, tuple(found.get(linear.name, ())))
+        rows.append(replace(row, share=row.macs / total if total and row.macs is not None else None))
+    rows.sort(key=lambda row: -(row.macs or 0))
     return Scan(
         source,
         analysis.totals,
@@ -48,6 +44,31 @@ def survey(source: Source, analysis: Analysis, rewrites: Iterable[Rewrite], obse
         tuple(observed),
         tuple(notes),
     )
+
+
+def source_notes(source: Source, analysis: Analysis) -> list[str]:
+    """On functions that are left, and on linear operators that run nobody knows how often.
+
+    Args:
+        source: the model as loaded.
+        analysis: a snapshot of it.
+
+    Returns:
+        The notes.
+    """
+    hidden = costs.hidden(source.model)
+    notes = [
+        f"function {name[1]} is left as it is: {reason}"
+        + (f"; {_uncounted(hidden[name])}" if name in hidden else "")
+        for name, reason in source.left.items()
+    ]
+    return [*notes, *(f"counted once: {why}" for why in analysis.uncounted_loops)]
+
+
+def _uncounted(number: int) -> str:
+    if number == 1:
+        return "its 1 convolution or matrix product is not counted"
+    return f"its {number} convolutions and matrix products are not counted"
 
 
 def _opportunities(

@@ -38,6 +38,7 @@ def sweep(source: Source, options: Options, calibration: Given, budgets: Sequenc
         VerificationError: the exactly rewritten model computes something else.
     """
     run = Run(source, options, calibration)
+    run.workspace.require_inputs()
     with run.reported():
         run.exact_rounds.rewrite(source.model)
     workspace, proposals, measures, journal = run.workspace, run.proposals, run.measures, run.journal

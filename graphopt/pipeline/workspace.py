@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import inputs as calibration_inputs
-from graphopt.calibration import test_inputs
+from graphopt.calibration import responses, test_inputs
 from graphopt.calibration.inputs import Calibration, Given
-from graphopt.errors import InputError
+from graphopt.errors import InputError, Named
 from graphopt.model import edit, io
 from graphopt.model.defaults import forced, overridable
 from graphopt.model.io import Source
@@ -51,6 +51,7 @@ class Workspace:
         self.known: dict[str, Shape] = {}
         self._options = options
         self._latest: Analysis | None = None
+        self._empty = ""
         with journal.step("load"):
             interface.require_outputs(source.model, options.outputs)
             if given is not None:
@@ -66,8 +67,35 @@ class Workspace:
                 memory=options.memory,
             )
             self.original = self.analysis(source.model)
+            self._look_at_inputs(journal)
         if options.freeze_initializers and overridable(source.model):
             self.model = edit.freeze(self.model)
+
+    def _look_at_inputs(self, journal: Journal) -> None:
+        """Notes what is odd about calibration inputs; refuses those that tell nothing where a run needs them.
+
+        Raises:
+            InputError: as `require_inputs`.
+        """
+        if self.calibration is None:
+            return
+        empty, doubts = self.calibration.empty, list(self.calibration.doubts)
+        if not empty and not self.inputs.problem:
+            empty, odd = responses.judged(self.source.model, self.calibration, self._options.outputs)
+            doubts += odd
+        self._empty = empty
+        if self._options.relies_on_inputs:
+            self.require_inputs()
+        journal.notes += [f"calibration: {each}" for each in (empty, *doubts) if each]
+
+    def require_inputs(self) -> None:
+        """Refuses calibration inputs of which nothing can be learnt.
+
+        Raises:
+            InputError: they are constant, or all the same, or the model makes nothing of them.
+        """
+        if self._empty:
+            raise InputError(f"calibration: {self._empty}; give inputs as the network gets them in use")
 
     @property
     def changed(self) -> bool:
@@ -88,6 +116,21 @@ class Workspace:
         if not self.inputs.assumed and self.original.totals.macs is not None:
             return ()
         return Analysis(self.source.model, bindings=self._options.shapes).sizes.unknown_dims
+
+    def require_macs(self, asked: Named) -> None:
+        """Refuses what needs a count of MACs where there is none.
+
+        Raises:
+            InputError: a size is unknown, or what can't be looked into holds linear operators.
+        """
+        if self.original.uncountable:
+            why = "; ".join(dict.fromkeys(self.original.uncountable))
+            raise InputError(f"{asked}: MACs can't be counted: {why}")
+        if self.inputs.assumed or self.original.totals.macs is None:
+            unknown = ", ".join(self.unknown_dims) or "a size"
+            raise InputError(
+                f"{asked}: MACs need every size, and {unknown} is unknown: give {Named('shapes')} or inputs"
+            )
 
     def analysis(
         self,
@@ -151,7 +194,8 @@ class Measures:
     def limits(self, asked: Budget) -> list[Limit]:
         """What a budget still asks of the model as it is by now, latency apart."""
         workspace = self.workspace
-        unknown = ", ".join(workspace.unknown_dims)
+        if asked.macs is not None:
+            workspace.require_macs(Named("budget", key="macs"))
         record = self.recorder.bytes if asked.bytes is not None and not workspace.changed else 0
         rewrites = {rewrite.name: rewrite for rewrite in self.options.rewrites}
 
@@ -159,7 +203,7 @@ class Measures:
             rewrite = rewrites[candidate.rewrite]
             return rewrite.operators(candidate.choice) if isinstance(rewrite, ApproximateRewrite) else 0
 
-        return spending.limits(asked, self.before, self.spent(workspace.model), unknown, made, record)
+        return spending.limits(asked, self.before, self.spent(workspace.model), made, record)
 
     def figures(
         self, quality: Quality | None, metric: float | None, timing: Timing | None

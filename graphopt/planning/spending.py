@@ -32,7 +32,7 @@ class Spent:
 
 
 def limits(
-    budget: Budget, before: Spent, now: Spent, unknown: str, made: Callable[[Candidate], int], record: int = 0
+    budget: Budget, before: Spent, now: Spent, made: Callable[[Candidate], int], record: int = 0
 ) -> list[Limit]:
     """What the budget still asks for.
 
@@ -40,7 +40,6 @@ def limits(
         budget: fractions of ``before``.
         before: what the input costs.
         now: what the model costs by now.
-        unknown: sizes that nothing tells, without which MACs can't be counted; "" when all are known.
         made: operators more than before that a candidate makes, at most.
         record: bytes that the model will take more once it is changed.
 
@@ -48,16 +47,12 @@ def limits(
         A limit for each key of the budget that is a count.
 
     Raises:
-        InputError: the budget needs sizes that are unknown.
+        InputError: the budget asks for MACs, and those of a model are unknown.
     """
     found = []
     if budget.macs is not None:
-        if before.totals.macs is None or now.totals.macs is None or unknown:
-            size = unknown or "a size"
-            raise InputError(
-                f"{Named('budget', key='macs')} needs every size, and {size} is unknown: "
-                f"give {Named('shapes')} or inputs"
-            )
+        if before.totals.macs is None or now.totals.macs is None:
+            raise InputError(f"{Named('budget', key='macs')}: MACs need every size, and one is unknown")
         needed = now.totals.macs - budget.macs * before.totals.macs
         found.append(Limit("macs", needed, lambda c: c.macs_saved))
     if budget.params is not None:

@@ -52,7 +52,7 @@ KEYS: Mapping[type, str] = {
     Checked: "path exit_code before after rewrites fixed note error",
     Judged: "gate.key gate.limit measured passed",
     LayerChange: "change rewrites before after macs_before macs_after",
-    LayerRow: "linear share linear.pointwise opportunities",
+    LayerRow: "linear runs share linear.pointwise opportunities",
     Left: "rewrite site.nodes reason",
     Linear: LINEAR,
     Outcome: "model out=written exit_code error seconds report",

@@ -35,13 +35,22 @@ class LayerRow:
 
     Attributes:
         linear: the operator.
+        runs: how often one run of the model runs it; None where that is unknown.
         share: its part of the model's MACs, 0 to 1; None where it is unknown.
         opportunities: what could be done to it.
     """
 
     linear: Linear
+    runs: int | None
     share: float | None
     opportunities: tuple[Opportunity, ...]
+
+    @property
+    def macs(self) -> int | None:
+        """The MACs of all its runs; of one where nobody knows how many there are."""
+        return (
+            None if self.linear.macs is None else self.linear.macs * (1 if self.runs is None else self.runs)
+        )
 
 
 @dataclass(frozen=True, slots=True)

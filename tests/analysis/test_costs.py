@@ -20,7 +20,8 @@ def load(path):
 
 
 def total(model, **options):
-    return costs.total_macs(model, infer(model, Constants(model), **options).get)
+    sizes = infer(model, Constants(model), **options)
+    return costs.total_macs(model.graph, sizes.get, sizes.content)
 
 
 def text(body, *, imports='"" : 17, "custom" : 1, "local" : 1'):
@@ -74,11 +75,49 @@ def test_only_linear_operators_have_a_count():
     assert frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}) == costs.LINEAR_OPS
 
 
-def test_a_subgraph_counts_once():
-    model = text("""g (int64 n, bool go, float[3, 3] x) => (float[] y) { y = Loop (n, go, x) <
+@pytest.mark.parametrize(
+    ("trips", "go", "again", "times"),
+    [
+        ("n", "go", "Identity (c)", 5),
+        ("n", "", "Identity (c)", 5),
+        ("n", "go", "Identity (go)", 5),
+        ("n", "stop", "Identity (c)", 0),
+        ("n", "", "Less (i, n)", None),
+        ("n", "asked", "Identity (c)", None),
+        ("given", "go", "Identity (c)", None),
+        ("", "go", "Identity (c)", None),
+    ],
+)
+def test_a_loop_counts_as_often_as_it_runs_where_that_is_known(trips, go, again, times):
+    model = text(f"""g (int64 given, bool asked, float[3, 3] x) => (float[] y)
+        <int64 n = {{5}}, bool go = {{1}}, bool stop = {{0}}> {{ y = Loop ({trips}, {go}, x) <
         body = b (int64 i, bool c, float[3, 3] s) => (bool again, float[3, 3] t)
-            { again = Identity (c)  t = MatMul (s, s) }> }""")
-    assert total(model) == 27
+            {{ again = {again}  t = MatMul (s, s) }}> }}""")
+    assert total(model) == (None if times is None else 27 * times)
+
+
+def test_a_scan_counts_for_each_step_of_what_it_goes_along():
+    model = text("""g (float[3, 3] h, float[9, 7, 3] x) => (float[] y, float[] z) { y, z = Scan
+        <num_scan_inputs = 1, scan_input_axes = [1], body = b (float[3, 3] s, float[9, 3] t)
+            => (float[3, 3] u, float[9, 3] v) { u = Identity (s)  v = MatMul (t, s) }> (h, x) }""")
+    assert total(model) == 7 * 81
+
+
+@pytest.mark.parametrize(("condition", "expected"), [("c", 54), ("yes", 27), ("no", 54)])
+def test_of_an_if_the_branch_that_is_taken_counts_or_the_dearer_one(condition, expected):
+    model = text(f"""g (bool c, float[3, 3] x) => (float[] y) <bool yes = {{1}}, bool no = {{0}}> {{
+        y = If ({condition}) <
+            then_branch = t () => (float[3, 3] a) {{ a = MatMul (x, x) }},
+            else_branch = e () => (float[3, 3] b) {{ m = MatMul (x, x)  b = MatMul (m, x) }}> }}""")
+    assert total(model) == expected
+
+
+def test_bodies_in_bodies_multiply():
+    model = text("""g (float[3, 3] x) => (float[] y) <int64 n = {5}, int64 m = {4}> { y = Loop (n, , x) <
+        body = b (int64 i, bool c, float[3, 3] s) => (bool again, float[3, 3] t) { again = Identity (c)
+            t = Loop (m, , s) <body = d (int64 j, bool e, float[3, 3] p) => (bool f, float[3, 3] q)
+                { f = Identity (e)  q = MatMul (p, p) }> }> }""")
+    assert total(model) == 27 * 20
 
 
 # --- golden counts ---

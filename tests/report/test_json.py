@@ -27,7 +27,7 @@ def all_of(kind: Any, names: str) -> dict[str, Any]:
 
 TOTALS = all_of(int, "macs flops params weight_bytes nodes")
 MODEL = {"path": str, "sha256": str, "bytes": int, "opset": int}
-CONV = all_of(str, "name graph op") | all_of(int, "in_channels out_channels group macs flops params")
+CONV = all_of(str, "name graph op") | all_of(int, "in_channels out_channels group macs flops params runs")
 CONV |= all_of([int], "kernel strides pads dilations output_shape") | {"share": float, "pointwise": bool}
 CONV |= {"opportunities": [{"rewrite": str, "exactness": str, "macs_after": int}]}
 EVERY = {"schema_version": int, "graphopt": str, "model": MODEL, "uncounted_ops": {}}
@@ -239,7 +239,7 @@ def test_an_if_in_an_if() -> None:
     assert list(rows(outer)) == ["If:i/then_branch/If:j/then_branch/Conv:t"]
 
 
-def test_the_body_of_a_loop_counts_once() -> None:
+def test_the_body_of_a_loop_counts_for_each_trip() -> None:
     body = helper.make_graph(
         [node("Conv", "state w", "next"), node("Identity", "go", "again")],
         "body",
@@ -247,9 +247,12 @@ def test_the_body_of_a_loop_counts_once() -> None:
         [info("again", [], np.bool_), info("next", [1, 8, 8, 8])],
     )
     weights = {"w": weight(8, 8, 1, 1), "trips": np.array(5)}
-    found = rows(model([node("Loop", "trips - x", "y", "loop", body=body)], weights))
+    proto = model([node("Loop", "trips - x", "y", "loop", body=body)], weights)
+    found = rows(proto)
     assert list(found) == ["loop/body/Conv:next"]
     assert found["loop/body/Conv:next"]["macs"] == 8 * 8 * 64
+    assert (found["loop/body/Conv:next"]["runs"], found["loop/body/Conv:next"]["share"]) == (5, 1.0)
+    assert graphopt.scan(proto).totals.macs == 5 * 8 * 8 * 64
 
 
 def test_gemm_and_matmul_have_no_spatial_axes() -> None:

@@ -37,6 +37,13 @@ class Options:
     gate: str | None = None
     freeze_initializers: bool = False
 
+    @property
+    def relies_on_inputs(self) -> bool:
+        """Whether something is fitted to calibration inputs, or a quality measured on them."""
+        fitted = any(isinstance(each, ApproximateRewrite) and each.fixed for each in self.rewrites)
+        asked = (*gates.of_budget(self.budget), *self.require)
+        return fitted or self.budget != Budget() or any(gate.key in gates.MEASURED for gate in asked)
+
     def recorded(self) -> dict[str, object]:
         """What decides the result, as the model itself tells it: spelled one way, and without defaults."""
         builtin = {each.name for each in BUILTIN}

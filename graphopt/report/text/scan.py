@@ -24,7 +24,7 @@ def scan(result: Scan) -> None:
             kind(row.linear),
             f"{row.linear.in_channels or '?'}→{row.linear.out_channels or '?'}",
             _spatial(row.linear),
-            count(row.linear.macs),
+            _macs(row),
             "" if row.share is None else f"{row.share:.1%}",
             _opportunities(row),
         )
@@ -59,6 +59,10 @@ def _spatial(linear: Linear) -> str:
         return "?"
     sizes = linear.output_shape[2:] if linear.kernel else linear.output_shape[:-1]
     return "×".join("?" if s is None else str(s) for s in sizes)
+
+
+def _macs(row: LayerRow) -> str:
+    return count(row.macs) if row.runs == 1 else f"{count(row.linear.macs)} ×{count(row.runs)}"
 
 
 def _opportunities(row: LayerRow) -> str:

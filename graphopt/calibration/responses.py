@@ -1,0 +1,105 @@
+"""What a model makes of calibration inputs, and whether that looks as if they were preprocessed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from graphopt.analysis.operators import VIEWS
+from graphopt.calibration.inputs import Calibration
+from graphopt.calibration.synthetic import expected_scale
+from graphopt.errors import InputError
+from graphopt.runtime import session
+from graphopt.runtime.session import Feeds
+
+FAR = 16.0
+"""By so much inputs may be larger or smaller than the first BatchNormalization expects. Derived: pictures of
+0 to 1 differ from standardised ones by 4 (a standard deviation of about 0.25), bytes by 64, and this is the
+geometric mean."""
+BYTES = 255.0
+"""The largest value of a pixel."""
+BOUNDED = frozenset({"Softmax", "Sigmoid", "HardSigmoid"})
+"""Operators whose outputs end at 0 and 1."""
+
+
+def judged(model: ir.Model, calibration: Calibration, kept: Sequence[str]) -> tuple[str, list[str]]:
+    """Why nothing can be measured on inputs, by what the model makes of some, and what is doubtful.
+
+    Args:
+        model: the model.
+        calibration: the inputs; a batch of those held out is run.
+        kept: names of the outputs that count; all when empty.
+
+    Returns:
+        The reason, "" where there is none, and the doubts.
+    """
+    arrays = calibration.held_out
+    feeds = next(calibration.batches(arrays))
+    outputs = [v for v in model.graph.outputs if (not kept or v.name in kept)]
+    names = [v.name or "" for v in outputs]
+    try:
+        running = session.session(session.structure(model), optimised=True)
+        made = dict(zip(names, session.run(running, feeds, names), strict=True))
+        scale = expected_scale(model, feeds)
+    except InputError:
+        return "", []
+    floats = {n: a for n, a in made.items() if isinstance(a, np.ndarray) and a.dtype.kind == "f" and a.size}
+    lost = next((name for name, array in floats.items() if not np.isfinite(array).any()), None)
+    if lost is not None:
+        return f"the model makes nothing finite of them: output {lost!r} is NaN or infinite", []
+    count = min(len(array) for array in feeds.values())
+    if count > 1 and len(floats) == len(made) and all(_silent(a, count) for a in floats.values()):
+        return "", [f"no output of the model changes with the inputs ({_ranges(arrays)})"]
+    return "", list(_doubts(model, outputs, floats, scale, arrays))
+
+
+def _silent(output: npt.NDArray[Any], count: int) -> bool:
+    """Whether an output has a row for each sample, and all rows are the same."""
+    return output.ndim > 0 and len(output) == count and bool((output == output[:1]).all())
+
+
+def _ranges(arrays: Feeds) -> str:
+    """What the inputs hold, in words."""
+    floats = {name: array for name, array in arrays.items() if array.dtype.kind == "f" and array.size}
+    return ", ".join(f"{name!r} has {a.min():g} to {a.max():g}" for name, a in floats.items())
+
+
+def _doubts(
+    model: ir.Model, outputs: Sequence[ir.Value], made: Feeds, scale: float, arrays: Feeds
+) -> Iterator[str]:
+    asked = f"({_ranges(arrays)}): are they preprocessed?"
+    if not 1 / FAR <= scale <= FAR:
+        by = f"{1 / scale:.3g} times larger" if scale < 1 else f"{scale:.3g} times smaller"
+        yield f"the inputs look {by} than the first BatchNormalization expects {asked}"
+        return
+    for value in outputs:
+        array = made.get(value.name or "")
+        if array is not None and _ends_bounded(value) and np.isin(array, (0.0, 1.0)).all():
+            yield f"output {value.name!r} is saturated, all of it 0 or 1, with these inputs {asked}"
+            return
+    for value in model.graph.inputs:
+        array = arrays.get(value.name or "")
+        readers = {usage.node.op_type for usage in value.uses()}
+        if array is not None and array.ndim > 2 and readers == {"Conv"} and _looks_like_bytes(array):
+            yield (
+                f"input {value.name!r} holds whole numbers up to {array.max():g}, as pixels that nothing was "
+                "done to, and a convolution reads them as they are"
+            )
+
+
+def _looks_like_bytes(array: npt.NDArray[Any]) -> bool:
+    """Whether numbers are whole, and of the range of bytes: some in its upper half, none beyond."""
+    if array.dtype.kind != "f" or not BYTES / 2 < float(array.max()) <= BYTES or float(array.min()) < 0:
+        return False
+    return all(bool(np.array_equal(sample, np.rint(sample))) for sample in array)
+
+
+def _ends_bounded(value: ir.Value) -> bool:
+    node = value.producer()
+    while node is not None and node.op_type in VIEWS and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node is not None and node.op_type in BOUNDED
