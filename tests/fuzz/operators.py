@@ -31,7 +31,7 @@ def kernel(g: Draft, out: int, inside: int, taps: Sequence[int]) -> Array:
     """Weights [out, in, *taps] of the kinds that rewrites look for, dense ones most often."""
     w = g.weights(out, inside, *taps)
     kind = g.dice.random()
-    if kind < 0.5:
+    if kind < 0.5 or not w.size:
         return w
     if kind < 0.6:  # filters, or inputs, that are zero
         axis = g.between(0, 1)
@@ -42,7 +42,7 @@ def kernel(g: Draft, out: int, inside: int, taps: Sequence[int]) -> Array:
         w[(slice(None),) * (2 + axis) + (g.pick(*sides),)] = 0
     elif kind < 0.75:  # equal filters
         w[g.between(0, out - 1)] = w[g.between(0, out - 1)]
-    elif kind < 0.82 and inside:  # hands on its input, scaled or not
+    elif kind < 0.82:  # hands on its input, scaled or not
         w[:] = 0
         for o in range(out):
             place = tuple(size // 2 for size in taps) if g.chance(0.8) else tuple(0 for _ in taps)
