@@ -74,10 +74,11 @@ class LosslessSplit(ExactRewrite):
 def needs_positions(analysis: Analysis, linear: Linear) -> str:
     """Why factors may not run where the operator does; "" where they do.
 
-    Of an empty map a ConvTranspose of several taps makes some pixels, and one of a single tap none, which
-    onnxruntime refuses.
+    Of an empty map a ConvTranspose of several taps makes some pixels, and so does a Conv of as many pads; a
+    single tap makes none, which onnxruntime refuses.
     """
-    empty = linear.op == "ConvTranspose" and analysis.cached(LeastSizes).may_be_empty(linear.node.inputs[0])
+    pads = linear.op == "ConvTranspose" or (linear.op == "Conv" and linear.form.padded)
+    empty = pads and analysis.cached(LeastSizes).may_be_empty(linear.node.inputs[0])
     return "it may be fed a map without pixels, on which a kernel of one tap would not run" if empty else ""
 
 
