@@ -199,6 +199,15 @@ INVALID: dict[str, tuple[onnx.ModelProto, str]] = {
     "strides of another rank": (conv(strides=[1, 1, 1]), "strides [1, 1, 1] should have 2"),
     "stride 0": (conv(strides=[0, 1]), "should be at least 1"),
     "pads of another rank": (conv(pads=[1, 1]), "pads [1, 1] should have 4"),
+    "auto_pad beside pads": (
+        conv(auto_pad="SAME_UPPER", pads=[3] * 4),
+        "node 'conv': has auto_pad=SAME_UPPER beside pads=[3, 3, 3, 3], which onnxruntime refuses",
+    ),
+    "auto_pad beside pads of zeros": (conv(auto_pad="VALID", pads=[0] * 4), "auto_pad=VALID beside pads"),
+    "auto_pad beside pads of a transposed convolution": (
+        conv(op="ConvTranspose", dims=(4, 8, 7, 7), auto_pad="SAME_LOWER", pads=[0] * 4),
+        "auto_pad=SAME_LOWER beside pads",
+    ),
     "Gemm weight of three dims": (
         build([node("Gemm", "x w", "y")], [weight("w", 2, 2, 2)]),
         "should have two",

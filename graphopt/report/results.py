@@ -180,6 +180,7 @@ class Report:
         uncounted_ops: operators that do work and whose MACs are not counted.
         unknown_dims: sizes that nothing told.
         observed_shapes: values whose shape was seen by running the model.
+        unloaded: why onnxruntime can't load the model, where nothing was changed; "" where it can.
         seconds: wall time by step.
         options: the options of the run.
     """
@@ -203,6 +204,7 @@ class Report:
     uncounted_ops: Mapping[str, int] = field(default_factory=dict)
     unknown_dims: tuple[str, ...] = ()
     observed_shapes: tuple[str, ...] = ()
+    unloaded: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
 
@@ -213,8 +215,16 @@ class Report:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the comparisons could not see."""
-        return warnings(self.checks)
+        """What has to be known first: why nothing was compared, and what comparisons could not see."""
+        return (*filter(None, (self.unloaded,)), *warnings(self.checks))
+
+    @property
+    def unchanged(self) -> str:
+        """That a run changed nothing; "" where it did."""
+        if self.changed:
+            return ""
+        done = "not verified, as it can't be run" if self.unloaded else "nothing to do"
+        return f"{done}: the model is as it was"
 
     @property
     def approximate(self) -> tuple[Applied, ...]:

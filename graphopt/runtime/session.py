@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,7 +13,9 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from graphopt.errors import InputError, TooLongError
+from graphopt.errors import InputError, RefusedError, TooLongError
+from graphopt.files import show
+from graphopt.model.io import Source
 from graphopt.runtime.memory import machine_bytes
 from graphopt.runtime.threads import default as default_threads
 from graphopt.runtime.watchdog import limited
@@ -141,7 +144,61 @@ def session(
     try:
         return ort.InferenceSession(_with_outputs(parts.proto, outputs), options, providers=[provider])
     except Exception as error:
-        raise InputError(f"onnxruntime can't load the model: {one_line(error)}") from error
+        raise _not_loaded(error) from error
+
+
+_LACKS = re.compile(
+    "Could not find an implementation|is not a registered function/op|No Op registered for"
+    "|Type 'tensor\\([a-z0-9]+\\)' of input parameter"
+)
+"""How onnxruntime says that it has no such operator, or not for the type of what it reads."""
+_PLACE = re.compile(r"/\S+\.(?:h|cc):\d+ .* was false\. ")
+"""Where in its own source onnxruntime found a fault, and by which condition."""
+
+
+def _not_loaded(error: Exception) -> InputError:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    text = _PLACE.sub("", one_line(error))
+    said = isinstance(error, (state.Fail, state.InvalidGraph, state.InvalidProtobuf))
+    kind = RefusedError if said and not _LACKS.search(text) else InputError
+    return kind(f"onnxruntime can't load the model: {text}")
+
+
+def unloaded(source: Source) -> str:
+    """Why onnxruntime can't load a model as it stands, for what onnxruntime lacks; "" where it can.
+
+    Args:
+        source: the model as it was given; a file is judged as it is.
+
+    Returns:
+        The operator, type or memory that is not there, or "".
+
+    Raises:
+        RefusedError: it refuses the model for what the model says.
+    """
+    import onnxruntime as ort
+
+    try:
+        session(structure(source.model), optimised=False)
+    except InputError as error:
+        if source.path is None:
+            problem: InputError = error
+        else:
+            options = ort.SessionOptions()
+            options.log_severity_level = 4
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            try:
+                ort.InferenceSession(source.path, options, providers=[PROVIDER])
+            except Exception as itself:
+                problem = _not_loaded(itself)
+            else:
+                return ""
+        if isinstance(problem, RefusedError):
+            where = "the model" if source.path is None else show(source.path)
+            raise RefusedError(f"{where}: {problem}; repair it, or export it again") from error
+        return str(problem)
+    return ""
 
 
 def _with_outputs(proto: onnx.ModelProto, outputs: Sequence[str]) -> bytes:
