@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from graphopt.errors import InputError, RefusedError, TooLongError
 from graphopt.files import show
+from graphopt.model import carried
 from graphopt.model.io import Source
 from graphopt.runtime.memory import machine_bytes
 from graphopt.runtime.threads import default as default_threads
@@ -77,7 +78,9 @@ def structure(model: ir.Model) -> Structure:
             shape=ir.Shape(tensor.shape.numpy()),
             name=name,
         )
-    return Structure(ir.to_proto(clone), weights)
+    proto = ir.to_proto(clone)
+    carried.put_back(proto, clone, sparse=False)
+    return Structure(proto, weights)
 
 
 def tensors(
@@ -355,11 +358,32 @@ def run(
     """
     try:
         with limited() as options:
-            return list(running.run(outputs, feeds, options))
+            return [arrays(value) for value in running.run(outputs, feeds, options)]
     except TooLongError:
         raise
     except Exception as error:
         raise InputError(f"onnxruntime can't run the model: {one_line(error)}") from error
+
+
+def arrays(output: Any) -> Any:
+    """An output with arrays in the place of maps: their keys, then their values.
+
+    Args:
+        output: what onnxruntime returns: an array, a map, or a list of those for a sequence.
+
+    Returns:
+        The array, or a list of arrays; maps of the same keys have a row of values each, [maps, keys].
+    """
+    maps = [output] if isinstance(output, dict) else output
+    if not isinstance(maps, list) or not maps or not all(isinstance(each, dict) for each in maps):
+        return output
+    keys, values = ([part for each in maps for part in take(each)] for take in (dict.keys, dict.values))
+    found = np.array(values)
+    if found.dtype.kind == "f":
+        found = found.astype(np.float32)  # what ZipMap makes; Python's numbers are wider
+    if all(list(each) == list(maps[0]) for each in maps):
+        return [np.array(list(maps[0])), found.reshape(len(maps), -1)]
+    return [np.array(keys), found]
 
 
 class Interpreter:
