@@ -31,7 +31,7 @@ from graphopt.planning.budget import Budget
 from graphopt.report.results import Result, Scan, Sweep
 from graphopt.rewrites import registry as catalogue
 from graphopt.rewrites.base import Rewrite
-from graphopt.runtime import latency
+from graphopt.runtime import latency, session
 from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import PROVIDER, THREADS
 from graphopt.types import Shape
@@ -63,12 +63,14 @@ def scan(
         Each operator's cost with the rewrites that could make it cheaper, and the totals.
 
     Raises:
-        InputError: the model can't be read, or the sizes contradict it.
+        InputError: the model can't be read, onnxruntime refuses it, or the sizes contradict it.
     """
     source = _open(model)
     known: dict[str, Shape] = {}
     analysis = snapshot(source.model, bindings=dict(shapes or {}), known=known, seed=seed)
-    return survey(source, analysis, catalogue.registry(rewrites).values(), known)
+    unloaded = "" if known else session.unloaded(source)
+    found = survey(source, analysis, catalogue.registry(rewrites).values(), known)
+    return replace(found, notes=(unloaded, *found.notes)) if unloaded else found
 
 
 def optimize(

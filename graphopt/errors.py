@@ -105,6 +105,10 @@ class TooLongError(InputError):
     """A run of a model took longer than is waited for; it may have no end."""
 
 
+class RefusedError(InputError):
+    """onnxruntime refuses a model for what the model says, not for an operator that onnxruntime lacks."""
+
+
 class ResultError(GraphOptError):
     """What came of a run is not what was asked for; ``result`` holds it, so that its report can be read."""
 

@@ -50,7 +50,7 @@ def conv(**changes: Any) -> onnx.ModelProto:
     return build([node], [weight("w", *dims), weight("b", bias)])
 
 
-def edited(proto: onnx.ModelProto, edit: Callable[[onnx.ModelProto], Any]) -> onnx.ModelProto:
+def edited(proto: Any, edit: Callable[[Any], Any]) -> Any:
     edit(proto)
     return proto
 
@@ -67,16 +67,18 @@ def if_model(then_nodes: list[onnx.NodeProto], then_output: str) -> onnx.ModelPr
     return build([node("Neg", "x", "a"), branches, node("Add", "i a", "y")], [flag])
 
 
-def sparse() -> onnx.SparseTensorProto:
-    values = numpy_helper.from_array(np.ones(1, np.float32), "sparse")
-    return helper.make_sparse_tensor(values, numpy_helper.from_array(np.array([0], np.int64), "i"), [4])
+def sparse(place: int = 0, dims: Sequence[int] = (4,), kind: Any = np.float32) -> onnx.SparseTensorProto:
+    values = numpy_helper.from_array(np.ones(1, kind), "sparse")
+    return helper.make_sparse_tensor(values, numpy_helper.from_array(np.array([place], np.int64), "i"), dims)
 
 
-def map_output() -> onnx.ModelProto:
-    proto = build([node("Identity", "x", "y")])
-    proto.graph.output[0].type.map_type.key_type = TensorProto.INT64
-    proto.graph.output[0].type.map_type.value_type.tensor_type.elem_type = TensorProto.FLOAT
-    return proto
+def with_sparse(tensor: onnx.SparseTensorProto) -> onnx.ModelProto:
+    return edited(conv(), lambda p: p.graph.sparse_initializer.append(tensor))
+
+
+def outside(tensor: onnx.SparseTensorProto) -> onnx.SparseTensorProto:
+    onnx.external_data_helper.set_external_data(tensor.values, "w.bin")
+    return tensor
 
 
 def untyped_attribute() -> onnx.ModelProto:
@@ -98,15 +100,30 @@ UNCARRIED: dict[str, tuple[onnx.ModelProto, str]] = {
     "no IR version": (edited(conv(), lambda p: p.ClearField("ir_version")), "no IR version"),
     "new IR version": (edited(conv(), lambda p: setattr(p, "ir_version", 99)), "IR version 99"),
     "training info": (edited(conv(), lambda p: p.training_info.add()), "training_info"),
-    "sparse initializer": (
-        edited(conv(), lambda p: p.graph.sparse_initializer.append(sparse())),
-        "sparse_initializer 'sparse'",
+    "sparse element out of place": (
+        with_sparse(sparse(4)),
+        "sparse_initializer 'sparse' is damaged: it has places outside of dims [4]",
+    ),
+    "sparse elements without a place": (
+        with_sparse(edited(sparse(), lambda t: t.ClearField("indices"))),
+        "sparse_initializer 'sparse' is damaged",
+    ),
+    "sparse tensor of negative size": (with_sparse(sparse(0, [-4])), "its dims are [-4]"),
+    "sparse tensor of endless size": (with_sparse(sparse(0, [2**40])), "has dims [1099511627776], and"),
+    "sparse tensor elsewhere": (with_sparse(outside(sparse())), "'sparse' is in external data"),
+    "sparse texts": (with_sparse(sparse(kind=np.str_)), "'sparse' has no type of numbers"),
+    "sparse initializer twice": (
+        edited(with_sparse(sparse()), lambda p: p.graph.sparse_initializer.append(sparse())),
+        "'sparse' is defined twice, the second time as initializer",
     ),
     "sparse attribute": (
-        build([node("Constant", "", "y", sparse_value=sparse())]),
-        "'constant_y': attribute 'sparse_value' is a sparse tensor",
+        build([node("Relu", "x", "y", sparse_value=sparse())]),
+        "'relu_y': attribute 'sparse_value' is a sparse tensor",
     ),
-    "map type": (map_output(), "'y' has a map_type"),
+    "sparse constant out of place": (
+        build([node("Constant", "", "y", sparse_value=sparse(-1))]),
+        "'constant_y': attribute 'sparse_value' is damaged",
+    ),
     "untyped attribute": (untyped_attribute(), "attribute 'axis' is of no type"),
     "two opsets": (edited(conv(), lambda p: p.opset_import.add(version=9)), "versions 17 and 9"),
     "attribute twice": (
@@ -199,6 +216,15 @@ INVALID: dict[str, tuple[onnx.ModelProto, str]] = {
     "strides of another rank": (conv(strides=[1, 1, 1]), "strides [1, 1, 1] should have 2"),
     "stride 0": (conv(strides=[0, 1]), "should be at least 1"),
     "pads of another rank": (conv(pads=[1, 1]), "pads [1, 1] should have 4"),
+    "auto_pad beside pads": (
+        conv(auto_pad="SAME_UPPER", pads=[3] * 4),
+        "node 'conv': has auto_pad=SAME_UPPER beside pads=[3, 3, 3, 3], which onnxruntime refuses",
+    ),
+    "auto_pad beside pads of zeros": (conv(auto_pad="VALID", pads=[0] * 4), "auto_pad=VALID beside pads"),
+    "auto_pad beside pads of a transposed convolution": (
+        conv(op="ConvTranspose", dims=(4, 8, 7, 7), auto_pad="SAME_LOWER", pads=[0] * 4),
+        "auto_pad=SAME_LOWER beside pads",
+    ),
     "Gemm weight of three dims": (
         build([node("Gemm", "x w", "y")], [weight("w", 2, 2, 2)]),
         "should have two",
@@ -483,7 +509,7 @@ def command(*arguments: object) -> Ran:
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
-COMMAND_CASES = ["cycle", "undefined input", "unknown operator", "sparse initializer", "new opset"]
+COMMAND_CASES = ["cycle", "undefined input", "unknown operator", "sparse element out of place", "new opset"]
 
 
 @pytest.mark.parametrize("turn", [0, 1])

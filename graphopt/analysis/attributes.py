@@ -74,3 +74,22 @@ def taken(entry: tuple[int, int, int], size: int) -> range:
     start = min(max(start + size if start < 0 else start, 0), size - 1)
     end = -1 if end in _NONE else min(max(end + size if end < 0 else end, -1), size)
     return range(start, end, step)
+
+
+def batch_statistics(node: ir.Node, opset: int) -> str:
+    """Why a BatchNormalization normalises by what it reads, as in training; "" where by constants.
+
+    Args:
+        node: the BatchNormalization.
+        opset: the version of the default domain that the model imports.
+
+    Returns:
+        What says so: an attribute from opset 14 on and up to 6, the number of outputs in between.
+    """
+    if opset >= 14:
+        trains = "training_mode=1" if node.attributes.get_int("training_mode", 0) else ""
+    elif opset >= 7:
+        trains = f"{len(node.outputs)} outputs" if len(node.outputs) > 1 else ""
+    else:
+        trains = "" if node.attributes.get_int("is_test", 0) else "is_test=0"
+    return trains and f"{trains}, so it normalises by the batch's own statistics"

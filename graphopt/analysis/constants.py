@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.evaluation import LAYOUT_OPS, SMALL_SIZE, AnyArray, evaluate, foldable
 from graphopt.analysis.operators import is_standard
+from graphopt.model.carried import SparseTensor
 from graphopt.model.defaults import forced
 from graphopt.model.traversal import post_order
 
@@ -97,6 +98,10 @@ class Constants:
             return np.dtype(kind.numpy())
         array = self.array(value)
         return None if array is None else array.dtype
+
+    def is_sparse(self, value: ir.Value) -> bool:
+        """Whether the value is a constant of which the model holds the elements other than 0."""
+        return isinstance(self._tensor(value), SparseTensor)
 
     def overridable(self, value: ir.Value | None) -> bool:
         """Whether the value would be a constant, but a caller of the model may feed another initializer."""

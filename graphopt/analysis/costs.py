@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.constants import constant_tensor
 from graphopt.analysis.operators import FREE, is_standard
+from graphopt.model.carried import stored_bytes
 from graphopt.model.traversal import bodies, graphs, nested, subgraphs
 from graphopt.types import Shape
 
@@ -263,7 +264,7 @@ def params(model: ir.Model) -> int:
 
 def weight_bytes(model: ir.Model) -> int:
     """The bytes of the model's distinct tensors (see `tensors`), of any type."""
-    return sum(tensor.nbytes for tensor in tensors(model))
+    return sum(stored_bytes(tensor) for tensor in tensors(model))
 
 
 def _operand(node: ir.Node, size: SizeOf, index: int) -> Shape | None:

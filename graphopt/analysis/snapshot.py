@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis import costs, time_model
-from graphopt.analysis.constants import Constants
+from graphopt.analysis.constants import Constants, default_opset
 from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.linear import view as linear_view
 from graphopt.analysis.shapes import inference
@@ -145,6 +145,11 @@ class Analysis:
     @cached_property
     def _fixed_sizes(self) -> Sizes:
         return inference.infer(self.model, self.constants, assume_batch=None)
+
+    @property
+    def opset(self) -> int:
+        """The version of the default operator domain that the model imports."""
+        return default_opset(self.model)
 
     def constant(self, value: ir.Value | None) -> npt.NDArray[np.generic] | None:
         """The value's content when it is a constant."""

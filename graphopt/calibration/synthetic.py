@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.analysis.constants import Constants
+from graphopt.analysis.attributes import batch_statistics
+from graphopt.analysis.constants import Constants, default_opset
 from graphopt.calibration.inputs import BATCH, ONE_HELD_OUT_OF, Calibration, affordable
 from graphopt.errors import InputError
 from graphopt.runtime import session
@@ -113,8 +114,9 @@ def expected_scale(model: ir.Model, feeds: Feeds) -> float:
     Raises:
         InputError: the model can't be run.
     """
-    constants = Constants(model)
-    node = next((n for n in model.graph if n.op_type == "BatchNormalization" and len(n.inputs) > 4), None)
+    constants, opset = Constants(model), default_opset(model)
+    normalising = (n for n in model.graph if n.op_type == "BatchNormalization" and len(n.inputs) > 4)
+    node = next((n for n in normalising if not batch_statistics(n, opset)), None)
     value = None if node is None else node.inputs[0]
     expected = None if node is None else constants.array(node.inputs[4])
     names = [] if value is None or expected is None or value.name is None else [value.name]

@@ -59,12 +59,14 @@ class TestInputs:
         sizes: the shape of every input that costs are counted for.
         assumed: whether sizes besides the batch had to be guessed, so that no count is a fact.
         problem: why the model can't be run at all; "" when it can.
+        ran: whether the model was run on them, to find sizes at which it runs.
     """
 
     feeds: tuple[Feeds, ...]
     sizes: Mapping[str, tuple[int, ...]]
     assumed: bool
     problem: str = ""
+    ran: bool = False
 
 
 def choose(
@@ -130,7 +132,7 @@ def choose(
             continue
         feeds += _variations(feeder, given, slots, bound, others, search, seed)
         feeds += _extremes(feeder, sizes, found, seed + len(feeds))
-        return TestInputs((*_real(calibration), *feeds), sizes, guessed)
+        return TestInputs((*_real(calibration), *feeds), sizes, guessed, ran=True)
     if guessed:
         problem = f"{problem}; {_asked(model, given)}"
     return TestInputs((), _consistent(model, given, wishes), guessed, problem)

@@ -34,9 +34,8 @@ def check(path: Path, *, fix: bool = False, **asked: Any) -> Checked:
         result = api.optimize(path, **asked)
         report = result.report
         applied = Counter(item.candidate.rewrite for item in report.applied)
-        found = Checked(
-            path, report.before, report.after, applied, exit_code=BudgetError.exit_code if result else 0
-        )
+        code = BudgetError.exit_code if result else 0
+        found = Checked(path, report.before, report.after, applied, note=report.unloaded, exit_code=code)
         if not result or not fix:
             return found
         note = replace(result, path)

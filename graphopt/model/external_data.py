@@ -18,6 +18,7 @@ import onnx_ir as ir
 from graphopt.errors import InputError
 from graphopt.files import CHUNK, Content, Stamp, map_file, reason, stamp_of
 from graphopt.model import wire_format
+from graphopt.model.carried import SparseTensor
 
 EXTERNAL_FROM = 1024
 """Bytes from which a weight goes to the external file; as in `onnx.save`. The small ones may be shapes."""
@@ -182,7 +183,9 @@ class _MappedTensor(ir.Tensor):  # type: ignore[type-arg]
 def is_large(value: ir.Value, limit: int) -> bool:
     """Whether an initializer has that many bytes of data, and these are of a kind to be written apart."""
     tensor = value.const_value
-    return tensor is not None and tensor.dtype is not ir.DataType.STRING and tensor.nbytes >= limit
+    if tensor is None or tensor.dtype is ir.DataType.STRING or isinstance(tensor, SparseTensor):
+        return False
+    return tensor.nbytes >= limit
 
 
 def write(

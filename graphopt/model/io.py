@@ -43,6 +43,7 @@ from graphopt.files import (
 )
 from graphopt.model import external_data as external
 from graphopt.model import serde, wire_format
+from graphopt.model.carried import stored_bytes
 from graphopt.model.external_data import EXTERNAL_FROM
 from graphopt.model.traversal import graphs
 from graphopt.model.validation import check_metadata, check_proto
@@ -310,7 +311,7 @@ def written_bytes(model: ir.Model, source: Source) -> int:
 def _apart(model: ir.Model, external_data: ExternalData, source: Source | None) -> list[ir.Value] | None:
     """The initializers that go to an external file; None when they don't fit and have to be in one file."""
     values = [value for graph in graphs(model) for value in graph.initializers.values()]
-    fits = sum(value.const_value.nbytes for value in values if value.const_value is not None) <= INLINE_LIMIT
+    fits = sum(stored_bytes(v.const_value) for v in values if v.const_value is not None) <= INLINE_LIMIT
     if external_data == "auto":
         external_data = "always" if not fits or (source is not None and source.data_files) else "never"
     if external_data == "never":

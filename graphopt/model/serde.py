@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from graphopt.errors import InputError
 from graphopt.files import reason
+from graphopt.model import carried
 from graphopt.model.traversal import graphs, is_sorted
 from graphopt.model.validation import validate
 from graphopt.types import NewNode
@@ -38,7 +39,8 @@ def from_proto(proto: onnx.ModelProto, where: str) -> ir.Model:
     declared = set(_declared(proto.graph))
     with _quiet():
         try:
-            model = ir.from_proto(proto)
+            model = ir.from_proto(carried.put_aside(proto))
+            carried.restore(proto, model)
         except Exception as error:  # onnx_ir raises of every kind; whatever it is, the model caused it
             raise InputError(f"{where}: onnx_ir can't hold the model: {reason(_root(error))}") from error
     for body in (model.graph, *(function.graph for function in model.functions.values())):
@@ -135,12 +137,14 @@ def to_proto(model: ir.Model, stand_ins: Mapping[ir.Value, ir.TensorProtocol]) -
                 value.type = value.shape = None
             value.const_value = stand_ins.get(value, tensor)
         with _quiet():
-            return ir.to_proto(model)
+            proto = ir.to_proto(model)
     except ir.serde.SerdeError as error:
         raise InputError(f"the model can't be saved: {reason(_root(error))}") from error
     finally:
         for value, tensor, type_, shape in held:
             value.const_value, value.type, value.shape = tensor, type_, shape
+    carried.put_back(proto, model)
+    return proto
 
 
 def _is_implied(value: ir.Value) -> bool:

@@ -67,6 +67,8 @@ class Run:
         self.proposals = Proposals(options, journal)
         self.changes = Changes(workspace, options, self._recorder, journal)
         self.measures = Measures(workspace, options, self._recorder, journal)
+        if workspace.inputs.problem or gates.of_budget(options.budget):
+            _ = workspace.unloaded  # before any work is done
         step, inputs = partial(journal.step, "verify"), workspace.inputs
         self.comparer = Comparer(inputs.feeds, options.outputs, inputs.problem, step, frozen=workspace.frozen)
         self.exact_rounds = ExactRounds(
@@ -88,9 +90,12 @@ class Run:
 
         Raises:
             BudgetError: it does not.
+            RefusedError: nothing was run, and onnxruntime refuses the input.
         """
         options, workspace, measures = self._options, self.workspace, self.measures
         budget, model = gates.of_budget(options.budget), workspace.model
+        if not any(check.scope.startswith("model") for check in self.journal.checks):
+            _ = workspace.unloaded  # nothing has told yet whether onnxruntime takes the model
         self._recorder.record(model)  # before anything is measured: its bytes count too
         quality, metric = measures.quality(model), measures.metric(model)
         fitted = any(item.exactness is Exactness.APPROXIMATE for item in self.journal.applied)

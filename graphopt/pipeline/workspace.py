@@ -102,6 +102,15 @@ class Workspace:
         """Whether the model is another than was loaded."""
         return self.model is not self.source.model
 
+    @cached_property
+    def unloaded(self) -> str:
+        """Why onnxruntime can't load the input, for what it lacks; "" where it can.
+
+        Raises:
+            RefusedError: it refuses the model for what the model says.
+        """
+        return "" if self.inputs.ran else session.unloaded(self.source)
+
     @property
     def frozen(self) -> bool:
         """Whether initializers are constants, also those that are inputs.

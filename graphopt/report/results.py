@@ -190,6 +190,7 @@ class Report:
         uncounted_ops: operators that do work and whose MACs are not counted.
         unknown_dims: sizes that nothing told.
         observed_shapes: values whose shape was seen by running the model.
+        unloaded: why onnxruntime can't load the model, where nothing was changed; "" where it can.
         seconds: wall time by step.
         options: the options of the run.
     """
@@ -214,6 +215,7 @@ class Report:
     uncounted_ops: Mapping[str, int] = field(default_factory=dict)
     unknown_dims: tuple[str, ...] = ()
     observed_shapes: tuple[str, ...] = ()
+    unloaded: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
 
@@ -227,7 +229,16 @@ class Report:
         """What has to be known before anything is trusted, the gravest first."""
         slow = self.latency.verdict if self.latency is not None else ""
         advice = f"{slow}; a budget of latency plans by measured time"
-        return (*not_run(self.unrun), *warnings(self.checks), *([advice] if slow else []))
+        unloaded = (self.unloaded,) if self.unloaded else ()
+        return (*unloaded, *not_run(self.unrun), *warnings(self.checks), *([advice] if slow else []))
+
+    @property
+    def unchanged(self) -> str:
+        """That a run changed nothing; "" where it did."""
+        if self.changed:
+            return ""
+        done = "not verified, as it can't be run" if self.unloaded else "nothing to do"
+        return f"{done}: the model is as it was"
 
     @property
     def approximate(self) -> tuple[Applied, ...]:

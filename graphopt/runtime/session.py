@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,7 +13,10 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from graphopt.errors import InputError, TooLongError
+from graphopt.errors import InputError, RefusedError, TooLongError
+from graphopt.files import show
+from graphopt.model import carried
+from graphopt.model.io import Source
 from graphopt.runtime.limits.memory import machine_bytes
 from graphopt.runtime.limits.threads import default as default_threads
 from graphopt.runtime.limits.watchdog import limited
@@ -74,7 +78,9 @@ def structure(model: ir.Model) -> Structure:
             shape=ir.Shape(tensor.shape.numpy()),
             name=name,
         )
-    return Structure(ir.to_proto(clone), weights)
+    proto = ir.to_proto(clone)
+    carried.put_back(proto, clone, sparse=False)
+    return Structure(proto, weights)
 
 
 def tensors(
@@ -139,7 +145,61 @@ def session(
     try:
         return ort.InferenceSession(parts.proto.SerializeToString(), options, providers=[provider])
     except Exception as error:
-        raise InputError(f"onnxruntime can't load the model: {one_line(error)}") from error
+        raise _not_loaded(error) from error
+
+
+_LACKS = re.compile(
+    "Could not find an implementation|is not a registered function/op|No Op registered for"
+    "|Type 'tensor\\([a-z0-9]+\\)' of input parameter"
+)
+"""How onnxruntime says that it has no such operator, or not for the type of what it reads."""
+_PLACE = re.compile(r"/\S+\.(?:h|cc):\d+ .* was false\. ")
+"""Where in its own source onnxruntime found a fault, and by which condition."""
+
+
+def _not_loaded(error: Exception) -> InputError:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    text = _PLACE.sub("", one_line(error))
+    said = isinstance(error, (state.Fail, state.InvalidGraph, state.InvalidProtobuf))
+    kind = RefusedError if said and not _LACKS.search(text) else InputError
+    return kind(f"onnxruntime can't load the model: {text}")
+
+
+def unloaded(source: Source) -> str:
+    """Why onnxruntime can't load a model as it stands, for what onnxruntime lacks; "" where it can.
+
+    Args:
+        source: the model as it was given; a file is judged as it is.
+
+    Returns:
+        The operator, type or memory that is not there, or "".
+
+    Raises:
+        RefusedError: it refuses the model for what the model says.
+    """
+    import onnxruntime as ort
+
+    try:
+        session(structure(source.model), optimised=False)
+    except InputError as error:
+        if source.path is None:
+            problem: InputError = error
+        else:
+            options = ort.SessionOptions()
+            options.log_severity_level = 4
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            try:
+                ort.InferenceSession(source.path, options, providers=[PROVIDER])
+            except Exception as itself:
+                problem = _not_loaded(itself)
+            else:
+                return ""
+        if isinstance(problem, RefusedError):
+            where = "the model" if source.path is None else show(source.path)
+            raise RefusedError(f"{where}: {problem}; repair it, or export it again") from error
+        return str(problem)
+    return ""
 
 
 def one_line(error: Exception) -> str:
@@ -264,11 +324,32 @@ def run(
     """
     try:
         with limited() as options:
-            return list(running.run(outputs, feeds, options))
+            return [arrays(value) for value in running.run(outputs, feeds, options)]
     except TooLongError:
         raise
     except Exception as error:
         raise InputError(f"onnxruntime can't run the model: {one_line(error)}") from error
+
+
+def arrays(output: Any) -> Any:
+    """An output with arrays in the place of maps: their keys, then their values.
+
+    Args:
+        output: what onnxruntime returns: an array, a map, or a list of those for a sequence.
+
+    Returns:
+        The array, or a list of arrays; maps of the same keys have a row of values each, [maps, keys].
+    """
+    maps = [output] if isinstance(output, dict) else output
+    if not isinstance(maps, list) or not maps or not all(isinstance(each, dict) for each in maps):
+        return output
+    keys, values = ([part for each in maps for part in take(each)] for take in (dict.keys, dict.values))
+    found = np.array(values)
+    if found.dtype.kind == "f":
+        found = found.astype(np.float32)  # what ZipMap makes; Python's numbers are wider
+    if all(list(each) == list(maps[0]) for each in maps):
+        return [np.array(list(maps[0])), found.reshape(len(maps), -1)]
+    return [np.array(keys), found]
 
 
 class Interpreter:

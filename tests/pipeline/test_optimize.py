@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -125,6 +125,42 @@ def test_a_second_run_finds_nothing(tmp_path: Path) -> None:
 
 def test_a_budget_that_is_kept_already() -> None:
     assert not graphopt.optimize(nothing_to_do(), {"macs": 1.0, "params": 1.0, "bytes": 1.0})
+
+
+# --- a model that onnxruntime can't load --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, "N"])
+@pytest.mark.parametrize("build", [conv_bn, nothing_to_do])
+@pytest.mark.parametrize("budget", [None, {"macs": 0.5}])
+def test_a_model_that_onnxruntime_refuses_is_bad_input(
+    build: Callable[..., onnx.ModelProto], batch: int | str, budget: dict[str, float] | None, tmp_path: Path
+) -> None:
+    proto = build(inputs={"x": [batch, 8, 8, 8]}, outputs={"y": None})
+    then(proto, node("DepthToSpace", "r", "y", "deep", blocksize=2, mode="none"))
+    path = saved(proto, tmp_path / "deep.onnx")
+    with pytest.raises(InputError, match=r"deep\.onnx: onnxruntime can't load the model: .*modes.*; repair"):
+        graphopt.optimize(path, budget)
+    with pytest.raises(InputError, match="onnxruntime can't load the model"):
+        graphopt.scan(proto)
+
+
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_nothing_done_to_a_model_that_onnxruntime_has_no_operator_for_is_told_first(
+    batch: int | str, tmp_path: Path
+) -> None:
+    proto = nothing_to_do(domains=["my.ops"], inputs={"x": [batch, 8, 8, 8]}, outputs={"y": None})
+    then(proto, node("Warp", "r", "y", "warp", domain="my.ops"))
+    result = graphopt.optimize(proto)
+    assert not result
+    (warning,) = result.report.warnings
+    assert "onnxruntime can't load the model" in warning and "my.ops:Warp" in warning
+    assert result.report.unchanged == "not verified, as it can't be run: the model is as it was"
+    assert graphopt.scan(proto).notes[0] == warning
+    done = cli("optimize", saved(proto, tmp_path / "m.onnx"), "-o", tmp_path / "out.onnx").fine()
+    assert done.out.startswith("warning: onnxruntime can't load") and "nothing to do" not in done.out
+    checked = cli("check", tmp_path / "m.onnx").fine()
+    assert "nothing to do" not in checked.out and checked.out.endswith("1 model: 1 can't be run\n")
 
 
 # --- rewrites of third parties ------------------------------------------------------------------------------

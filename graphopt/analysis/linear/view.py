@@ -176,6 +176,8 @@ def _obstacle(
             return why_no_constant(constants, value)
         if value is not None and constants.size(value) == 0:
             return f"{value.name} is empty"
+        if value is not None and constants.is_sparse(value):
+            return f"{value.name} is stored sparse, and would be stored dense"
     weight = node.inputs[1]
     kind = None if weight is None else constants.dtype(weight)
     if weight is None or kind is None or kind.name not in FLOATS:

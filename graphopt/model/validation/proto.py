@@ -8,12 +8,15 @@ from collections.abc import Iterable
 import onnx
 
 from graphopt.errors import InputError
+from graphopt.files import reason
+from graphopt.model import carried
 from graphopt.model.validation.operators import plain_domain
 
 _DEVICES_SINCE_IR = 11
 """The first IR version in which a model may name devices."""
 _ATTRIBUTE = onnx.AttributeProto
 _TENSORS = {_ATTRIBUTE.TENSOR, _ATTRIBUTE.TENSORS}
+_SPARSE_CONSTANT = "Constant", carried.SPARSE_VALUE
 _SPARSE = {_ATTRIBUTE.SPARSE_TENSOR, _ATTRIBUTE.SPARSE_TENSORS}
 
 
@@ -25,8 +28,8 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
         where: what to call it in a message: its file.
 
     Raises:
-        InputError: no graph; no or too new an IR version; `sparse_initializer`, sparse attributes,
-            `training_info`, map or opaque types, attributes without a type; a name that is defined or an
+        InputError: no graph; no or too new an IR version; sparse tensors that are none, or attributes of
+            them but of a Constant; `training_info`, attributes without a type; a name that is defined or an
             attribute that is given twice; text that is not UTF-8.
     """
     if not proto.HasField("graph"):
@@ -77,38 +80,46 @@ def _check_imports(imports: Iterable[onnx.OperatorSetIdProto], where: str) -> No
 
 
 def _check_proto_graph(graph: onnx.GraphProto, where: str) -> None:
-    if graph.sparse_initializer:
-        name = graph.sparse_initializer[0].values.name
-        raise InputError(f"{where}: sparse_initializer {name!r} would be lost; make it dense")
     defined: set[str] = set()
     for info in graph.input:
         _define(info.name, f"input of graph {graph.name!r}", defined, where)
-    names = {_text(tensor.name, "an initializer", where) for tensor in graph.initializer}
+    sparse = [each.values for each in graph.sparse_initializer]
+    tensors = [*graph.initializer, *sparse]
+    names = {_text(tensor.name, "an initializer", where) for tensor in tensors}
     if "" in names:
         raise InputError(f"{where}: an initializer of graph {graph.name!r} has no name")
-    if len(names) != len(graph.initializer):
+    if len(names) != len(tensors):
         counted: set[str] = set()
-        for tensor in graph.initializer:
+        for tensor in tensors:
             _define(tensor.name, f"initializer of graph {graph.name!r}", counted, where)
     defined |= names
     for tensor in graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _check_reference(tensor, where)
-    for group in (graph.input, graph.output, graph.value_info):
-        for info in group:
-            if not info.type.HasField("tensor_type"):
-                _check_type(info.type, info.name, where)
+    for each in graph.sparse_initializer:
+        _check_sparse(each, f"sparse_initializer {each.values.name!r}", where)
     _check_proto_nodes(graph.node, defined, where)
 
 
-def _check_type(type_: onnx.TypeProto, name: str, where: str) -> None:
-    kind = type_.WhichOneof("value")
-    if kind in ("map_type", "opaque_type"):
+MOST_ELEMENTS = 2**31 - 1
+"""Elements that a sparse tensor may stand for: derived, kernels of onnxruntime count them in 32 bits."""
+
+
+def _check_sparse(sparse: onnx.SparseTensorProto, what: str, where: str) -> None:
+    """Whether a sparse tensor is one, and of a size that can be made dense, as onnxruntime does at once."""
+    parts = (sparse.values, sparse.indices)
+    if any(part.data_location == onnx.TensorProto.EXTERNAL for part in parts):
+        raise InputError(f"{where}: {what} is in external data, which is not read; make it dense")
+    if sparse.values.data_type in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
+        raise InputError(f"{where}: {what} has no type of numbers; make it dense")
+    if carried.elements(sparse) > MOST_ELEMENTS:
         raise InputError(
-            f"{where}: value {name!r} has a {kind}, which onnx_ir can't carry; cut the model before it"
+            f"{where}: {what} has dims {list(sparse.dims)}, and {MOST_ELEMENTS:,} elements are the most"
         )
-    if kind in ("sequence_type", "optional_type"):
-        _check_type(getattr(type_, kind).elem_type, name, where)
+    try:
+        carried.check(sparse)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{where}: {what} is damaged: {reason(error)}") from error
 
 
 def _check_proto_nodes(nodes: Iterable[onnx.NodeProto], defined: set[str], where: str) -> None:
@@ -138,6 +149,9 @@ def _check_proto_nodes(nodes: Iterable[onnx.NodeProto], defined: set[str], where
                             f"{where}: node {node.name or node.op_type!r}: attribute {attribute.name!r} "
                             "has no element type"
                         )
+            elif kind == _ATTRIBUTE.SPARSE_TENSOR and (node.op_type, attribute.name) == _SPARSE_CONSTANT:
+                held = f"node {node.name or node.op_type!r}: attribute {attribute.name!r}"
+                _check_sparse(attribute.sparse_tensor, held, where)
             elif kind in _SPARSE or (kind == _ATTRIBUTE.UNDEFINED and not attribute.ref_attr_name):
                 what = "a sparse tensor, which onnx_ir can't carry" if kind in _SPARSE else "of no type"
                 raise InputError(

@@ -51,10 +51,20 @@ def _static_dims(node: ir.Node, position: int) -> list[int] | None:
     return None if value is None or value.const_value is None else _dims(value.const_value)
 
 
-def _conv_problem(node: ir.Node) -> str | None:
-    dims = _static_dims(node, 1)
-    if dims is None:
+def _padding_problem(node: ir.Node) -> str | None:
+    """Whether both auto_pad and pads say how much a convolution pads; amounts of 0 do as well."""
+    automatic = node.attributes.get_string("auto_pad", "NOTSET")
+    unset = ("NOTSET",) if node.op_type == "ConvTranspose" else ("NOTSET", "")
+    if automatic in unset or "pads" not in node.attributes:
         return None
+    pads = list(node.attributes.get_ints("pads", ()))
+    return f"has auto_pad={automatic} beside pads={pads}, which onnxruntime refuses; take one of them away"
+
+
+def _conv_problem(node: ir.Node) -> str | None:
+    problem, dims = _padding_problem(node), _static_dims(node, 1)
+    if problem or dims is None:
+        return problem
     group = node.attributes.get_int("group", 1)
     if len(dims) < 3:
         return f"its weight has dims {dims}; a convolution needs [out, in / group, kernel…]"
@@ -91,4 +101,10 @@ def _gemm_problem(node: ir.Node) -> str | None:
     return None if dims is None or len(dims) == 2 else f"its weight has dims {dims}, and should have two"
 
 
-WEIGHT_CHECKS = {"Conv": _conv_problem, "ConvTranspose": _conv_problem, "Gemm": _gemm_problem}
+WEIGHT_CHECKS = {
+    "Conv": _conv_problem,
+    "ConvInteger": _padding_problem,
+    "ConvTranspose": _conv_problem,
+    "Gemm": _gemm_problem,
+    "QLinearConv": _padding_problem,
+}

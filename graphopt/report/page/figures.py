@@ -32,8 +32,8 @@ def remarks(data: Report) -> list[str]:
         found.append(f"Unknown sizes: {', '.join(data.unknown_dims)}; --shape NAME=… gives them.")
     if data.observed_shapes:
         found.append(f"The shapes of {len(data.observed_shapes)} values were seen by running the model once.")
-    if not data.changed:
-        found.append("Nothing to do: the model is as it was.")
+    if data.unchanged:
+        found.append(f"{data.unchanged[0].upper()}{data.unchanged[1:]}.")
     return found
 
 

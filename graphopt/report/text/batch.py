@@ -37,5 +37,5 @@ def _state(outcome: Outcome) -> str:
     if not outcome:
         return f"[bold red]failed ({outcome.exit_code})[/]"
     if outcome.report is not None and not outcome.report["changed"]:
-        return "unchanged"
+        return "unchanged, can't be run" if outcome.report["warnings"] else "unchanged"
     return "smaller" if outcome.written is None else "written"

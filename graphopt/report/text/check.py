@@ -15,7 +15,7 @@ def checked(each: Checked) -> None:
     """Prints one model on one line: what exact rewrites would do to it, or did; a note on one of its own."""
     if each.before is None or each.after is None:
         return
-    what = "nothing to do"
+    what = "nothing done" if each.note else "nothing to do"
     if each.rewrites:
         macs = _change(count(each.before.macs), count(each.after.macs), "MACs")
         operators = _change(str(each.before.nodes), str(each.after.nodes), "operators")
@@ -36,9 +36,11 @@ def check(models: Sequence[Checked]) -> None:
     cheaper = sum(each.exit_code == BudgetError.exit_code for each in models)
     fixed = sum(each.fixed for each in models)
     failed = sum(bool(each.error) for each in models)
+    unrun = sum(bool(each.note) and not each.rewrites for each in models)
     parts = [
         f"{cheaper} could be made cheaper exactly (--fix does it)" if cheaper else "",
         f"{fixed} rewritten" if fixed else "",
+        f"{unrun} can't be run" if unrun else "",
         f"{failed} failed" if failed else "",
     ]
     terminal().print(f"{numbered(len(models), 'model')}: {', '.join(filter(None, parts)) or 'nothing to do'}")

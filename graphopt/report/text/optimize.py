@@ -44,8 +44,8 @@ def report(result: Report, out: Path | None, document: Path | None = None) -> No
     _gates(console, result)
     for note in result.notes:
         console.print(escape(f"note: {note}"))
-    if not result.changed:
-        console.print("nothing to do: the model is as it was")
+    if result.unchanged:
+        console.print(result.unchanged)
     if out is not None:
         console.print(escape(f"wrote {out}"), soft_wrap=True)  # a path in one piece can be copied
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.attributes import ints
+from graphopt.analysis.attributes import batch_statistics, ints
 from graphopt.analysis.linear import why_no_constant
 from graphopt.analysis.operators import AFFINE, ARITHMETIC, HOMOGENEOUS, MAXIMA, MEANS, is_standard
 from graphopt.analysis.snapshot import Analysis
@@ -138,8 +138,9 @@ def _batch_normalization(
     analysis: Analysis, node: ir.Node, shape: Shape | None, axis: int | None
 ) -> Affine | str:
     name = analysis.name(node)
-    if node.attributes.get_int("training_mode", 0):
-        return f"{name}: training_mode=1, so it normalises by the batch's own statistics"
+    trains = batch_statistics(node, analysis.opset)
+    if trains:
+        return f"{name}: {trains}"
     if not node.attributes.get_int("spatial", 1):
         return f"{name}: spatial=0, so it normalises each position apart"
     if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):

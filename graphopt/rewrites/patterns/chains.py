@@ -147,7 +147,7 @@ def affine_behind(analysis: Analysis, last: Stage) -> str:
     if reader is None or reader.op_type not in AFFINE or not is_standard(reader):
         return ""
     if reader.op_type == "BatchNormalization":
-        return analysis.name(reader) if is_inference_normalization(reader) else ""
+        return analysis.name(reader) if is_inference_normalization(analysis, reader) else ""
     others = [value for value in reader.inputs if value is not None and value is not last.y]
     sizes = [analysis.constants.size(value) for value in others]
     return analysis.name(reader) if sizes in ([1], [last.linear.out_channels]) else ""

@@ -179,7 +179,7 @@ def _pool(roles: Roles, node: ir.Node) -> Found:
 
 
 def _normalization(roles: Roles, node: ir.Node) -> Found:
-    if not is_inference_normalization(node) or not roles.claim(node.inputs[0], 1):
+    if not is_inference_normalization(roles.analysis, node) or not roles.claim(node.inputs[0], 1):
         return None
     if any(roles.analysis.constant(value) is None for value in node.inputs[1:5]):
         return None

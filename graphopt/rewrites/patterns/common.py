@@ -7,6 +7,7 @@ from collections.abc import Container, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analysis.attributes import batch_statistics
 from graphopt.analysis.groups import Groups
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.operators import is_standard
@@ -100,11 +101,11 @@ def linear_before(analysis: Analysis, value: ir.Value) -> tuple[Linear | None, l
     return analysis.linear(producer), between
 
 
-def is_inference_normalization(node: ir.Node) -> bool:
+def is_inference_normalization(analysis: Analysis, node: ir.Node) -> bool:
     """Whether the node is a BatchNormalization that scales and shifts each channel by constants."""
     if node.op_type != "BatchNormalization" or not is_standard(node):
         return False
-    if node.attributes.get_int("training_mode", 0) or not node.attributes.get_int("spatial", 1):
+    if batch_statistics(node, analysis.opset) or not node.attributes.get_int("spatial", 1):
         return False
     return not any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
 

@@ -167,7 +167,9 @@ def _window(node: ir.Node) -> PoolShape | None:
 
 
 def _keeps_positions(analysis: Analysis, node: ir.Node) -> bool:
-    return is_passthrough(analysis, node) or node.op_type in UNARY or is_inference_normalization(node)
+    return (
+        is_passthrough(analysis, node) or node.op_type in UNARY or is_inference_normalization(analysis, node)
+    )
 
 
 def _joins_channels(node: ir.Node, rank: int) -> bool:

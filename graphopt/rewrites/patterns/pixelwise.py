@@ -40,7 +40,7 @@ def treats_pixels_alike(analysis: Analysis, node: ir.Node, value: ir.Value, *, m
     if is_passthrough(analysis, node):
         return True
     if node.op_type == "BatchNormalization":
-        return node.inputs[0] is value and is_inference_normalization(node)
+        return node.inputs[0] is value and is_inference_normalization(analysis, node)
     if node.op_type == "Neg" or (node.op_type in ALIKE and not mixing):
         return node.inputs[0] is value
     if node.op_type not in (ARITHMETIC if mixing else _BINARY) or len(node.inputs) != 2:

@@ -71,7 +71,7 @@ def _per_channel(analysis: Analysis, node: ir.Node) -> bool:
     """Whether the operator mixes the channels of a position at most."""
     if node.op_type in ("Softmax", "LogSoftmax"):  # up to opset 12 it flattens all axes from this one on
         return default_opset(analysis.model) >= 13 and node.attributes.get_int("axis", -1) == 1
-    return node.op_type == "LRN" or is_inference_normalization(node)
+    return node.op_type == "LRN" or is_inference_normalization(analysis, node)
 
 
 def _broadcasting(analysis: Analysis, node: ir.Node, shape: Sequence[int | None]) -> Pointwise | None:

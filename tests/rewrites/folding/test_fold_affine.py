@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 import graphopt
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.folding.fold_affine import FoldAffine
-from graphopt.types import Rejection
+from graphopt.types import Candidate, Rejection
 from tests.builders import NEWEST_OPSET, Checked, Net, alone, info, low_rank
 
 OPSETS = (7, 9, 11, 13, 17, 18, NEWEST_OPSET)
@@ -266,14 +266,30 @@ def test_training_mode_is_left_alone() -> None:
     left_alone(net, net.nodes[-1].output[0], because=("trains", "training_mode=1"))
 
 
+@pytest.mark.parametrize("opset", [7, 9, 13])
+def test_five_outputs_up_to_opset_13_are_training_mode(opset: int) -> None:
+    net, y = convolved(opset)
+    y = net.op("BatchNormalization", y, *statistics(net), outputs=5, name="trains")
+    left_alone(net, y, because=("trains", "5 outputs, so it normalises by the batch's own statistics"))
+
+
 def test_running_statistics_that_are_read() -> None:
     net, y = convolved(13)
-    parameters = statistics(net)
-    y = net.op("BatchNormalization", y, *parameters, outputs=5, name="trains")
+    y = net.op("BatchNormalization", y, *statistics(net), outputs=5, name="trains")
     model = net.model(y, f"{y}_1")
     before = model.SerializeToString()
-    rejected(model, "trains", "statistics are read")
+    rejected(model, "trains", "5 outputs")
     assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize(
+    ("attributes", "folds"), [({}, False), ({"is_test": 0}, False), ({"is_test": 1}, True)]
+)
+def test_up_to_opset_6_is_test_says_whether_it_trains(attributes: dict[str, int], folds: bool) -> None:
+    net, y = convolved(6)
+    y = net.op("BatchNormalization", y, *statistics(net), name="norm", **attributes)
+    (found,) = matches(net.model(y))
+    assert isinstance(found, Candidate) if folds else "norm: is_test=0" in found.reason
 
 
 def statistics(net: Net) -> list[str]:

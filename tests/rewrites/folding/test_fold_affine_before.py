@@ -217,6 +217,12 @@ def test_training_mode_stays() -> None:
     assert check(net.model(net.conv(y, 6)), applied={}).ops["BatchNormalization"] == 1
 
 
+def test_five_outputs_up_to_opset_13_stay() -> None:
+    net = Net(9)
+    y = net.bn(net.input([2, 4, 9, 9]), outputs=5)
+    assert check(net.model(net.conv(y, 6)), applied={}).ops["BatchNormalization"] == 1
+
+
 # ---------------------------------------------------------------- fold_affine, backwards through operators
 
 

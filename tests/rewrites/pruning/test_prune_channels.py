@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.builders import Net, alone
+from tests.builders import Net, alone, check
 
 pruned = partial(alone, "prune_channels", together=True)
 
@@ -76,6 +76,16 @@ def test_slimmed_residual_network() -> None:
     y = net.op("Relu", normalised(net.conv(x, 8, pads=[1] * 4), [3, 4, 5, 6]))
     y = net.op("Add", x, net.op("Relu", normalised(net.conv(y, 8, pads=[1] * 4), [1, 2, 7])))
     pruned(net, net.conv(y, 5), macs_after=9 * 36 * (4 * 6 + 5 * 4 + 4 * 6) + 9 * 16 * 6 * 5)
+
+
+def test_channels_of_a_normalisation_in_training_mode_stay() -> None:
+    net = Net(9)
+    y = net.conv(net.input([1, 4, 6, 6]), 8, pads=[1] * 4)
+    gamma = np.arange(8.0) % 2
+    parameters = [net.const(each) for each in (gamma, -np.ones(8), np.zeros(8), np.ones(8))]
+    y = net.op("Relu", net.op("BatchNormalization", y, *parameters, outputs=5))
+    result = check(net.model(net.conv(y, 5)), applied={})
+    assert result.ops == {"Conv": 2, "BatchNormalization": 1, "Relu": 1}
 
 
 def test_duplicate_filters() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analysis.attributes import batch_statistics
 from graphopt.compression.autodiff.tape import Gradient, Tape, UnsupportedError, count, ends, name_of
 
 # ---------------------------------------------------------------- reductions
@@ -75,8 +76,7 @@ def _softmax_axes(tape: Tape, node: ir.Node) -> Sequence[int]:
 
 def batch_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
     """Gradient of BatchNormalization: times a factor that is fixed once the network is trained."""
-    trained = not node.attributes.get_int("training_mode", 0) and len(node.outputs) == 1
-    if not trained or not node.attributes.get_int("spatial", 1):
+    if batch_statistics(node, tape.version) or not node.attributes.get_int("spatial", 1):
         raise UnsupportedError
     scale, variance = name_of(node.inputs[1]), name_of(node.inputs[4])
     deviation = _deviation(tape, node, variance, 1e-5)
