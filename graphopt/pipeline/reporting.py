@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from graphopt.analysis import costs
+from graphopt.analysis.snapshot import Analysis
 from graphopt.pipeline.changes import Proposals
 from graphopt.pipeline.journal import Journal
 from graphopt.pipeline.networks import Network
@@ -14,6 +15,7 @@ from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.workspace import Workspace
 from graphopt.planning.damage import Sensitivity
 from graphopt.planning.gates import Judged
+from graphopt.planning.selection import MUCH
 from graphopt.report.results import Applied, Metric, Point, Report, Result
 from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate, Exactness, Quality
@@ -76,6 +78,20 @@ def applied(
     return rows
 
 
+def _grown(before: Analysis, after: Analysis) -> str:
+    """That weights which were stored in fewer bytes make the model grow by much; "" where they don't."""
+    sizes = before.totals.weight_bytes, after.totals.weight_bytes
+    kernels = [linear.node.inputs[1] for linear in before.linears]
+    if sizes[1] <= (1 + MUCH) * sizes[0]:
+        return ""
+    if not any(value is not None and before.constants.is_computed(value) for value in kernels):
+        return ""
+    return (
+        f"the weights grow from {sizes[0]:,} to {sizes[1]:,} bytes: some were stored in fewer bytes than "
+        "they are computed in, such as float16 behind a Cast"
+    )
+
+
 def result_of(
     workspace: Workspace, proposals: Proposals, options: Options, journal: Journal, figures: Figures
 ) -> Result:
@@ -96,7 +112,7 @@ def result_of(
     if workspace.inputs.assumed:
         totals = [replace(each, macs=None) for each in totals]
     quantised = costs.quantised_note(before.uncounted_ops)
-    notes = [*proposals.notes(before, after), quantised, *journal.notes]
+    notes = [*proposals.notes(before, after), quantised, _grown(before, after), *journal.notes]
     approximate = any(item.exactness is Exactness.APPROXIMATE for item in journal.applied)
     report = Report(
         source=workspace.source,
