@@ -17,6 +17,7 @@ from graphopt.planning.damage import Sensitivity
 from graphopt.planning.gates import Judged
 from graphopt.planning.selection import MUCH
 from graphopt.report.results import Applied, Metric, Point, Report, Result
+from graphopt.report.wording import bytes_
 from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate, Exactness, Quality
 
@@ -78,7 +79,7 @@ def applied(
     return rows
 
 
-def _grown(before: Analysis, after: Analysis) -> str:
+def _widened(before: Analysis, after: Analysis) -> str:
     """That weights which were stored in fewer bytes make the model grow by much; "" where they don't."""
     sizes = before.totals.weight_bytes, after.totals.weight_bytes
     kernels = [linear.node.inputs[1] for linear in before.linears]
@@ -87,8 +88,8 @@ def _grown(before: Analysis, after: Analysis) -> str:
     if not any(value is not None and before.constants.is_computed(value) for value in kernels):
         return ""
     return (
-        f"the weights grow from {sizes[0]:,} to {sizes[1]:,} bytes: some were stored in fewer bytes than "
-        "they are computed in, such as float16 behind a Cast"
+        f"the weights grow from {bytes_(sizes[0])} to {bytes_(sizes[1])}: some were stored in fewer bytes "
+        "than they are computed in, such as float16 behind a Cast"
     )
 
 
@@ -112,7 +113,7 @@ def result_of(
     if workspace.inputs.assumed:
         totals = [replace(each, macs=None) for each in totals]
     quantised = costs.quantised_note(before.uncounted_ops)
-    notes = [*proposals.notes(before, after), quantised, _grown(before, after), *journal.notes]
+    notes = [*proposals.notes(before, after), quantised, _widened(before, after), *journal.notes]
     approximate = any(item.exactness is Exactness.APPROXIMATE for item in journal.applied)
     report = Report(
         source=workspace.source,
