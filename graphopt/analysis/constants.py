@@ -1,22 +1,29 @@
 """Which values of a model are constants, and what they hold.
 
-A constant is an initializer, the output of a Constant node, or what cheap deterministic operators make of
-constants. Weights stay lazy: nothing is read that is not asked for.
+A constant is an initializer, the output of a Constant node, or what deterministic operators make of
+constants: sizes and scales, and weights that are normalised, standardised, split or stored in another type.
+Weights stay lazy: nothing is read that is not asked for. So that a small file can't ask for much, no constant
+is larger than what the model holds, and all together take no more than `WORK` passes over that.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.evaluation import LAYOUT_OPS, SMALL_SIZE, AnyArray, evaluate, foldable
-from graphopt.analysis.operators import is_standard
-from graphopt.model.carried import SparseTensor
+from graphopt.analysis.evaluation import LAYOUT_OPS, SMALL_SIZE, WEIGHT_OPS, AnyArray, computes, evaluate
+from graphopt.analysis.operators import KEEPS_TYPE, RANDOM, is_standard
+from graphopt.model.carried import SparseTensor, stored_bytes
 from graphopt.model.defaults import forced
-from graphopt.model.traversal import post_order
+from graphopt.model.traversal import graphs, post_order, subgraphs
+
+WORK = 16
+"""Passes over the elements that a model holds, up to which constants are computed: derived, twice the eight
+operators of a standardised weight (mean, difference, square, mean, sum, root, quotient, gain)."""
 
 
 def default_opset(model: ir.Model) -> int:
@@ -61,26 +68,17 @@ class Constants:
         self._opset = default_opset(model)
         self._sizes: dict[ir.Value, int | None] = {}
         self._arrays: dict[ir.Value, AnyArray | None] = {}
+        self._large = _Recent()
+        self._passed = 0
 
     def array(self, value: ir.Value | None) -> AnyArray | None:
         """The value's constant, read-only, in its own type; None when the value is no constant."""
         if value is None or self.size(value) is None:
             return None
-        # Large arrays are made by chains of layout operators, each on the first input of the next.
-        chain = []
-        while value not in self._arrays:
-            chain.append(value)
-            node = value.producer()
-            if self._tensor(value) is not None or node is None or node.inputs[0] is None:
-                break
-            value = node.inputs[0]
-        for each in reversed(chain):
-            self._arrays[each] = self._read(each)
-            value = each
-        return self._arrays[chain[0]] if chain else self._arrays[value]
+        return self._computed(value)
 
     def is_constant(self, value: ir.Value | None) -> bool:
-        """Whether the value is a constant; reads no tensor of more than a few thousand elements."""
+        """Whether the value is a constant; reads only tensors of which something is computed."""
         return value is not None and self.size(value) is not None
 
     def size(self, value: ir.Value) -> int | None:
@@ -99,9 +97,36 @@ class Constants:
         array = self.array(value)
         return None if array is None else array.dtype
 
+    def stored_bytes(self, value: ir.Value) -> int:
+        """The bytes of the tensors that the model holds for a constant, or that it is computed from."""
+        found = 0
+        seen: set[ir.Value] = set()
+        for each in post_order(value, self._parents, seen):
+            seen.add(each)
+            tensor = self._tensor(each)
+            found += 0 if tensor is None else stored_bytes(tensor)
+        return found
+
+    def is_computed(self, value: ir.Value) -> bool:
+        """Whether the value is a constant that the model does not hold as it is."""
+        return self._tensor(value) is None and self.is_constant(value)
+
     def is_sparse(self, value: ir.Value) -> bool:
         """Whether the value is a constant of which the model holds the elements other than 0."""
         return isinstance(self._tensor(value), SparseTensor)
+
+    def uncomputed(self, value: ir.Value) -> str:
+        """The operator because of which what depends on constants alone is none; "" for other values."""
+        guilty = ""
+        seen: set[ir.Value] = set()
+        for each in post_order(value, self._inputs, seen):
+            seen.add(each)
+            node = each.producer()
+            if self._tensor(each) is None and (node is None or node.op_type in RANDOM or self._bodies(node)):
+                return ""
+            if not guilty and node is not None and not self.is_constant(each):
+                guilty = node.op_type
+        return guilty
 
     def overridable(self, value: ir.Value | None) -> bool:
         """Whether the value would be a constant, but a caller of the model may feed another initializer."""
@@ -113,6 +138,16 @@ class Constants:
     def _as_if_frozen(self) -> Constants:
         return Constants(self._model, frozen=True)
 
+    @functools.cached_property
+    def _held(self) -> int:
+        """The elements of the tensors in the model's initializers and Constant nodes."""
+        total = 0
+        for graph in graphs(self._model):
+            total += sum(v.const_value.size for v in graph.initializers.values() if v.const_value is not None)
+            tensors = (constant_tensor(node) for node in graph)
+            total += sum(tensor.size for tensor in tensors if tensor is not None)
+        return total
+
     def _tensor(self, value: ir.Value) -> ir.TensorProtocol | None:
         """The tensor that the model holds for the value, if no one can feed another."""
         if value.is_graph_input() and not (self._fixed and value.graph is self._model.graph):
@@ -122,11 +157,21 @@ class Constants:
         node = value.producer()
         return None if node is None else constant_tensor(node)
 
+    def _inputs(self, value: ir.Value) -> list[ir.Value]:
+        node = value.producer()
+        return [] if node is None else [each for each in node.inputs if each is not None]
+
+    @staticmethod
+    def _bodies(node: ir.Node) -> bool:
+        return any(True for _ in subgraphs(node))
+
     def _parents(self, value: ir.Value) -> list[ir.Value]:
         node = value.producer()
-        if node is None or not foldable(node):
+        if node is None or self._tensor(value) is not None or not computes(node):
             return []
-        return [each for each in node.inputs if each is not None]
+        if node.op_type == "CastLike":  # of the other input only the type counts
+            return [] if node.inputs[0] is None else [node.inputs[0]]
+        return self._inputs(value)
 
     def _find_size(self, value: ir.Value) -> int | None:
         """The number of elements of the value, whose node's inputs have been looked at."""
@@ -138,30 +183,77 @@ class Constants:
         node = value.producer()
         if node is None or not sizes or len(sizes) < len(inputs):
             return None
-        if max(sizes) <= SMALL_SIZE:
-            self._arrays[value] = self._read(value)
-            array = self._arrays[value]
-            return None if array is None else array.size
-        keeps_elements = node.op_type in LAYOUT_OPS and all(size <= SMALL_SIZE for size in sizes[1:])
-        return sizes[0] if keeps_elements else None
+        if max(sizes) > SMALL_SIZE and node.op_type in LAYOUT_OPS:
+            return sizes[0] if all(size <= SMALL_SIZE for size in sizes[1:]) else None
+        if max(sizes) > SMALL_SIZE and (node.op_type not in WEIGHT_OPS or self._passed > WORK * self._held):
+            return None
+        array = self._computed(value)
+        return None if array is None else array.size
 
-    def _read(self, value: ir.Value) -> AnyArray | None:
-        """The array of a tensor, or of a node whose first input's array is there or small."""
+    def _computed(self, value: ir.Value) -> AnyArray | None:
+        """The array of a value, after those that it is made of."""
+        known: dict[ir.Value, AnyArray | None] = {}
+
+        def missing(each: ir.Value) -> list[ir.Value]:
+            return [] if each in self._arrays or each in self._large else self._parents(each)
+
+        for each in post_order(value, missing, known):
+            if each in self._arrays:
+                known[each] = self._arrays[each]
+            elif each in self._large:
+                known[each] = self._large[each]
+            else:
+                known[each] = array = self._read(each, known)
+                if self._tensor(each) is not None or array is None or array.size <= SMALL_SIZE:
+                    self._arrays[each] = array
+                else:
+                    self._passed += array.size
+                    self._large.put(each, array, self._held)
+        return known[value]
+
+    def _read(self, value: ir.Value, known: Mapping[ir.Value, AnyArray | None]) -> AnyArray | None:
+        """The array of a tensor, or of a node whose inputs' arrays are known."""
         tensor = self._tensor(value)
         node = value.producer()
         array = None
         if tensor is not None:
             array = tensor.numpy()
+        elif node is not None and node.op_type == "CastLike":
+            kind = None if node.inputs[1] is None else self._kind(node.inputs[1])
+            first = None if node.inputs[0] is None else known[node.inputs[0]]
+            array = None if kind is None or first is None else first.astype(kind.numpy())
         elif node is not None:
-            inputs = [None if each is None else self._operand(each) for each in node.inputs]
-            array = evaluate(node, inputs, self._opset)
+            inputs = [None if each is None else known[each] for each in node.inputs]
+            if sum(array is not None for array in inputs) < sum(each is not None for each in node.inputs):
+                return None
+            most = max(SMALL_SIZE, self._held)
+            array = evaluate(node, inputs, self._opset, output=value.index() or 0, most=most)
         if array is None:
             return None
         array = array.view()
         array.flags.writeable = False  # it may be the model's own memory
         return array
 
-    def _operand(self, value: ir.Value) -> AnyArray | None:
-        if value not in self._arrays:  # a tensor: what is computed from small ones is there already
-            self._arrays[value] = self._read(value)
-        return self._arrays[value]
+    def _kind(self, value: ir.Value) -> ir.DataType | None:
+        """The element type of a value, as far as the model or the operators before it say it."""
+        while value.dtype is None:
+            node = value.producer()
+            if node is None or node.op_type not in KEEPS_TYPE or not node.inputs or node.inputs[0] is None:
+                return None
+            value = node.inputs[0]
+        return value.dtype
+
+
+class _Recent(dict[ir.Value, AnyArray]):
+    """Large arrays that were computed, the last ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._elements = 0
+
+    def put(self, value: ir.Value, array: AnyArray, most: int) -> None:
+        """Keeps an array, and of the older ones those that have at most ``most`` elements together."""
+        while self and self._elements > most:
+            self._elements -= self.pop(next(iter(self))).size
+        self[value] = array
+        self._elements += array.size

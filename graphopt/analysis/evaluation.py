@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.analysis.attributes import slice_ranges, taken
-from graphopt.analysis.operators import VIEWS, is_standard
+from graphopt.analysis.operators import BROADCASTING, FUNCTIONS, VIEWS, is_standard
 
 SMALL_SIZE = 4096
 """Arithmetic is done on tensors of at most this many elements: sizes, axes and scales, never weights.
@@ -40,6 +40,31 @@ FOLDABLE_OPS = MOVING_OPS | ELEMENTWISE_OPS | _SMALL_OPS
 """Every operator of the default domain that `evaluate` computes. Quantisation and random numbers are not."""
 
 
+WEIGHT_OPS = (
+    MOVING_OPS
+    | ELEMENTWISE_OPS
+    | FUNCTIONS
+    | {"CastLike", "Clip", "Concat", "ConstantOfShape", "MatMul", "Pow", "Shape", "Split", "Sum", "Where"}
+    | {"Max", "Mean", "Min", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"}
+    | {"ReduceSum", "ReduceSumSquare", "BatchNormalization", "InstanceNormalization", "LpNormalization"}
+)
+"""What weights are computed by, such as normalised or standardised ones, whatever their size: operators of
+whose output a bound is known before it is made."""
+
+_SEVERAL_OUTPUTS = frozenset({"BatchNormalization", "Split"})
+
+
+def computes(node: ir.Node) -> bool:
+    """Whether `evaluate` knows the operator for constants, also where it has several outputs."""
+    if foldable(node):
+        return True
+    if not is_standard(node) or node.op_type not in WEIGHT_OPS:
+        return False
+    if any(attribute.is_ref() for attribute in node.attributes.values()):
+        return False
+    return len(node.outputs) == 1 or node.op_type in _SEVERAL_OUTPUTS
+
+
 def node_proto(node: ir.Node) -> onnx.NodeProto:
     """The node, its inputs called i0, i1, … ("" where one is left out) and its outputs o0, o1 and so on."""
     return onnx.NodeProto(
@@ -60,25 +85,33 @@ def foldable(node: ir.Node) -> bool:
     return node.op_type != "Cast" or _cast_type(node) is not None
 
 
-def evaluate(node: ir.Node, inputs: Sequence[AnyArray | None], opset: int) -> AnyArray | None:
-    """The node's output on these inputs.
+def evaluate(
+    node: ir.Node,
+    inputs: Sequence[AnyArray | None],
+    opset: int,
+    *,
+    output: int = 0,
+    most: int = SMALL_SIZE,
+) -> AnyArray | None:
+    """An output of a node on these inputs.
 
     Args:
-        node: a node that is `foldable`.
+        node: a node that is `foldable`, or that `computes`.
         inputs: an array for each input; None for an optional input that is left out.
         opset: the version of the default domain that the model imports.
+        output: which of its outputs.
+        most: elements that it may have, unless it is a mere change of layout.
 
     Returns:
-        The output; None where it can't be computed, or where one that is not a mere change of layout has
-        more than `SMALL_SIZE` elements.
+        The output; None where it can't be computed, or would have more elements.
     """
     try:
         with np.errstate(all="ignore"):
-            if node.op_type not in LAYOUT_OPS and _output_size(node, inputs) > SMALL_SIZE:
+            if node.op_type not in LAYOUT_OPS and _output_size(node, inputs) > most:
                 return None
             rule = _RULES.get(node.op_type)
             if rule is None:
-                return _by_reference(node, inputs, opset)
+                return _by_reference(node, inputs, opset, output)
             return np.asarray(rule(node, *inputs))
     except Exception:
         # The rules and onnx's reference raise whatever NumPy raises. A node that can't be computed here is no
@@ -91,6 +124,11 @@ def _output_size(node: ir.Node, inputs: Sequence[AnyArray | None]) -> int:
     arrays = [array for array in inputs if array is not None]
     if node.op_type == "ConstantOfShape":
         return math.prod(int(size) for size in arrays[0])
+    if node.op_type in ("Shape", "Size"):
+        return arrays[0].ndim + 1
+    if node.op_type == "MatMul":
+        first, second = (array.shape if array.ndim > 1 else (1, array.size) for array in arrays)
+        return int(math.prod(np.broadcast_shapes(first[:-2], second[:-2])) * first[-2] * second[-1])
     if node.op_type == "Expand":
         return math.prod(np.broadcast_shapes(arrays[0].shape, tuple(arrays[1].tolist())))
     if node.op_type == "Tile":
@@ -102,18 +140,18 @@ def _output_size(node: ir.Node, inputs: Sequence[AnyArray | None]) -> int:
         return arrays[0].size * max(1, arrays[1].size)
     if node.op_type == "Concat":
         return sum(array.size for array in arrays)
-    if node.op_type in ELEMENTWISE_OPS or node.op_type in ("Where", "Equal", "Pow"):
+    if node.op_type in ELEMENTWISE_OPS or node.op_type in BROADCASTING:
         return math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
     return max(array.size for array in arrays)
 
 
-def _by_reference(node: ir.Node, inputs: Sequence[AnyArray | None], opset: int) -> AnyArray:
+def _by_reference(node: ir.Node, inputs: Sequence[AnyArray | None], opset: int, output: int) -> AnyArray:
     """Run the node in onnx's reference implementation."""
     from onnx.reference import ReferenceEvaluator  # takes 40 ms to import; most models never need it
 
     feeds = {f"i{i}": array for i, array in enumerate(inputs) if array is not None}
     outputs = list(ReferenceEvaluator(node_proto(node), opsets={"": opset}).run(None, feeds))
-    return np.asarray(outputs[0])
+    return np.asarray(outputs[output])
 
 
 def _ints(node: ir.Node, name: str, given: AnyArray | None = None) -> tuple[int, ...] | None:

@@ -105,6 +105,9 @@ RANKINGS = _of("TopK ArgMax ArgMin NonMaxSuppression NonZero Unique Hardmax")
 THRESHOLDS = _of("Greater GreaterOrEqual Less LessOrEqual Equal Sign Round Floor Ceil Cast")
 """Operators that jump at some number; a Cast does where it makes whole numbers or truth values."""
 
+RANDOM = _of("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli")
+"""Operators that make something else at each run."""
+
 KEEPS_TYPE = (
     ALIKE
     | AFFINE

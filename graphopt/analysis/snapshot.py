@@ -216,7 +216,7 @@ class Analysis:
 
     def linear_cost(self, linear: Linear) -> Cost:
         """The cost of a linear operator as it stands."""
-        stored = linear.params * linear.itemsize
+        stored = sum(self.constants.stored_bytes(v) for v in linear.node.inputs[1:] if v is not None)
         if linear.out_channels is None or linear.in_channels is None:
             return Cost(linear.macs, linear.params, stored)
         weights = (linear.out_channels, linear.in_channels // linear.group, *linear.kernel)
@@ -228,7 +228,7 @@ class Analysis:
         total = self.linear_cost(linear)
         shared = [v for v in linear.node.inputs[1:] if v is not None and len(self.consumers(v)) > 1]
         kept = sum(self.constants.size(value) or 0 for value in shared)
-        stored = total.weight_bytes - kept * linear.itemsize
+        stored = total.weight_bytes - sum(map(self.constants.stored_bytes, shared))
         return replace(total, params=total.params - kept, weight_bytes=stored)
 
     def cost(self, nodes: Sequence[ir.Node]) -> Cost:

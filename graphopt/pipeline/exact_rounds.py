@@ -124,7 +124,7 @@ class ExactRounds:
         }
 
     def _swelling(self, analysis: Analysis, changes: Sequence[Change]) -> dict[Candidate, str]:
-        """The changes that would copy kernels which others read too for too little, with the reason."""
+        """The changes by which the model would grow for too little, with the reason."""
         totals, found = analysis.totals, dict[Candidate, str]()
         for group in sharing.copying(analysis, changes):
             reason = selection.copies_too_much(
@@ -136,6 +136,16 @@ class ExactRounds:
                 weight_bytes=totals.weight_bytes,
             )
             found |= dict.fromkeys((change.candidate for change in group.changes if reason), reason)
+        wider = sharing.widening(analysis, [change for change in changes if change.candidate not in found])
+        if wider is not None:
+            reason = selection.widens_too_much(
+                wider.grown,
+                wider.macs_saved,
+                by_time=self.by_time,
+                macs=totals.macs,
+                weight_bytes=totals.weight_bytes,
+            )
+            found |= dict.fromkeys((change.candidate for change in wider.changes if reason), reason)
         return found
 
     def _drop_guilty(self, reference: ir.Model, rounds: list[Round], why: str) -> bool:

@@ -16,6 +16,7 @@ from graphopt.pipeline.scan import source_notes
 from graphopt.pipeline.workspace import Workspace
 from graphopt.planning.damage import Sensitivity
 from graphopt.planning.gates import Judged
+from graphopt.planning.selection import MUCH
 from graphopt.report.results import Applied, Metric, Point, Report, Result
 from graphopt.report.wording import bytes_, numbered
 from graphopt.runtime.latency import Timing
@@ -79,6 +80,20 @@ def applied(
     return rows
 
 
+def _widened(before: Analysis, after: Analysis) -> str:
+    """That weights which were stored in fewer bytes make the model grow by much; "" where they don't."""
+    sizes = before.totals.weight_bytes, after.totals.weight_bytes
+    kernels = [linear.node.inputs[1] for linear in before.linears]
+    if sizes[1] <= (1 + MUCH) * sizes[0]:
+        return ""
+    if not any(value is not None and before.constants.is_computed(value) for value in kernels):
+        return ""
+    return (
+        f"the weights grow from {bytes_(sizes[0])} to {bytes_(sizes[1])}: some were stored in fewer bytes "
+        "than they are computed in, such as float16 behind a Cast"
+    )
+
+
 def result_of(
     workspace: Workspace, proposals: Proposals, options: Options, journal: Journal, figures: Figures
 ) -> Result:
@@ -100,7 +115,7 @@ def result_of(
         totals = [replace(each, macs=None) for each in totals]
     quantised = costs.quantised_note(before.uncounted_ops)
     factored = [item.candidate for item in journal.applied if item.exactness is Exactness.APPROXIMATE]
-    left = [*source_notes(workspace.source, before), *journal.notes]
+    left = [_widened(before, after), *source_notes(workspace.source, before), *journal.notes]
     notes = [*proposals.notes(before, after), quantised, *left, _grown(before, after, factored)]
     report = Report(
         source=workspace.source,

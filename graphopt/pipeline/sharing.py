@@ -52,6 +52,25 @@ def copying(analysis: Analysis, changes: Sequence[Change]) -> Iterator[Copying]:
         yield Copying(group, partly, _added(group) - _freed(analysis, group, inside))
 
 
+def widening(analysis: Analysis, changes: Sequence[Change]) -> Copying | None:
+    """Those changes of a round that store what the model computes from fewer bytes; None where none does.
+
+    Weights that are stored as float16 behind a Cast are an example. Kernels that operators outside of a
+    change's site have, too, are for `copying`.
+    """
+    group = []
+    for change in changes:
+        nodes = _nodes(analysis, change)
+        kernels = [n.inputs[1] for n in nodes if analysis.linear(n) is not None]
+        computed = any(v is not None and analysis.constants.is_computed(v) for v in kernels)
+        if computed and _added([change]) > _freed(analysis, [change], set(nodes)):
+            group.append(change)
+    if not group:
+        return None
+    inside = {node for change in group for node in _nodes(analysis, change)}
+    return Copying(tuple(group), False, _added(group) - _freed(analysis, group, inside))
+
+
 def _nodes(analysis: Analysis, change: Change) -> list[ir.Node]:
     return [analysis.nodes[name] for name in change.candidate.site.nodes]
 
@@ -88,18 +107,18 @@ def _added(group: Iterable[Change]) -> int:
 
 
 def _freed(analysis: Analysis, group: Sequence[Change], inside: set[ir.Node]) -> int:
-    """Bytes of the constants that nothing reads any more."""
-    still = _read(group)
-    values = dict.fromkeys(value for node in inside for value in node.inputs if value is not None)
-    return sum(
-        _bytes(analysis, value)
-        for value in values
-        if not (value.name in still or value.is_graph_output())
-        and inside.issuperset(analysis.consumers(value))
-    )
-
-
-def _bytes(analysis: Analysis, value: ir.Value) -> int:
-    """Bytes of a constant; 0 for any other value."""
-    size, dtype = analysis.constants.size(value), analysis.constants.dtype(value)
-    return 0 if size is None or dtype is None else size * dtype.itemsize
+    """Bytes of the constants that nothing reads any more, and of those that they are computed from."""
+    still, gone, freed = _read(group), set(inside), dict[ir.Value, int]()
+    pending = [value for node in inside for value in node.inputs if value is not None]
+    while pending:
+        value = pending.pop()
+        if value in freed or value.name in still or value.is_graph_output():
+            continue
+        if not (analysis.constants.is_constant(value) and gone.issuperset(analysis.consumers(value))):
+            continue
+        node = value.producer() if analysis.constants.is_computed(value) else None
+        freed[value] = analysis.constants.stored_bytes(value) if node is None else 0
+        if node is not None and all(gone.issuperset(analysis.consumers(made)) for made in node.outputs):
+            gone.add(node)
+            pending.extend(each for each in node.inputs if each is not None)
+    return sum(freed.values())

@@ -94,6 +94,27 @@ def copies_too_much(
     return f"its weights are shared: copies would add {grown:,} bytes to save {saved:,} MACs{aim}"
 
 
+def widens_too_much(grown: int, saved: int, *, by_time: bool, macs: int | None, weight_bytes: int) -> str:
+    """Why weights that are computed from fewer bytes are not stored as they are computed; "" where that pays.
+
+    Args:
+        grown: bytes that all such weights of a round add.
+        saved: MACs that they save.
+        by_time: whether the model may not grow by much to save little.
+        macs: of the whole model, where known.
+        weight_bytes: of the whole model.
+
+    Returns:
+        The reason, or "".
+    """
+    if not by_time or grown <= MUCH * weight_bytes or saved >= MUCH * (macs or 0) > 0:
+        return ""
+    return (
+        f"its weights are stored in fewer bytes than they are computed in: with all such ones the model "
+        f"would grow by {grown:,} bytes to save {saved:,} MACs; the aim macs takes it"
+    )
+
+
 def slower(candidate: Candidate, seconds: float) -> str:
     """Why a candidate that is expected to take so many seconds is left out."""
     before, after = candidate.before.seconds * 1e6, seconds * 1e6

@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from graphopt.analysis.constants import Constants
+from graphopt.analysis.constants import WORK, Constants
 
 
 def build(nodes, initializers, *, opset=17, ir_version=8, also_inputs=()):
@@ -124,7 +124,7 @@ def test_every_form_of_constant_node(attributes, expected):
         node("DequantizeLinear", ["w", "s", "z"]),
         node("QuantizeLinear", ["f", "s", "z"]),
         node("RandomNormalLike", ["f"]),
-        node("Relu", ["f"]),
+        node("Hardmax", ["f"]),
         node("Add", ["f", "x"]),
         node("Identity", ["x"]),
         node("Add", ["f", "f"], domain="com.microsoft"),
@@ -149,12 +149,41 @@ def test_missing_values_are_not_constant():
     assert not constants.overridable(None)
 
 
-def test_large_tensors_are_only_rearranged():
-    large = np.zeros((100, 100), np.float32)
-    for op, attributes, constant in [("Transpose", {}, True), ("Neg", {}, False), ("Flatten", {}, True)]:
+def test_of_large_tensors_is_computed_what_weights_are_made_by():
+    large = np.random.default_rng(0).standard_normal((100, 100)).astype(np.float32)
+    forms = [
+        ("Transpose", {}, True),
+        ("Neg", {}, True),
+        ("ReduceL2", {"axes": [1]}, True),
+        ("Det", {}, False),
+    ]
+    for op, attributes, constant in forms:
         model = build([node(op, ["w"], **attributes)], {"w": large})
         assert Constants(model).is_constant(output_of(model)) is constant, op
-        assert (Constants(model).array(output_of(model)) is not None) is constant, op
+        array = Constants(model).array(output_of(model))
+        assert (array is not None) is constant, op
+        if constant:
+            expected = ReferenceEvaluator(ir.to_proto(model)).run(None, {"x": np.zeros((1, 3), np.float32)})
+            np.testing.assert_array_equal(array, expected[0])
+
+
+def test_a_chain_that_takes_many_passes_over_the_model_is_no_constant():
+    large = np.ones((100, 100), np.float32)
+    chain = [helper.make_node("Neg", [f"v{i}"], [f"v{i + 1}"]) for i in range(100)]
+    model = build(chain, {"v0": large})
+    constants = Constants(model)
+    found = [constants.is_constant(node.outputs[0]) for node in model.graph]
+    assert found == [i <= WORK for i in range(100)]
+    np.testing.assert_array_equal(constants.array(model.graph[WORK].outputs[0]), -large)
+
+
+def test_what_constants_are_computed_from_is_what_they_take():
+    nodes = [helper.make_node("Cast", ["w"], ["c"], to=onnx.TensorProto.FLOAT), node("Mul", ["c", "c"])]
+    model = build(nodes, {"w": np.ones((100, 100), np.float16)})
+    constants = Constants(model)
+    assert constants.stored_bytes(output_of(model)) == 20_000
+    assert constants.is_computed(output_of(model))
+    assert not constants.is_computed(model.graph.initializers["w"])
 
 
 @pytest.mark.parametrize(
@@ -164,6 +193,11 @@ def test_large_tensors_are_only_rearranged():
         ("Expand", [np.array([1]), np.array([100_000, 100_000])]),
         ("Range", [np.int64(0), np.int64(10**12), np.int64(1)]),
         ("Add", [np.zeros((4000, 1)), np.zeros((1, 4000))]),
+        ("Add", [np.zeros((5000, 1)), np.zeros((1, 5000))]),
+        ("MatMul", [np.zeros((5000, 1)), np.zeros((1, 5000))]),
+        ("Max", [np.zeros((5000, 1)), np.zeros((1, 5000))]),
+        ("Gather", [np.zeros((1, 5000)), np.zeros(5000, np.int64)]),
+        ("Tile", [np.zeros(5000), np.array([5000])]),
     ],
 )
 def test_nothing_large_is_made_of_small_inputs(op, inputs):

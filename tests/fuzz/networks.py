@@ -60,8 +60,9 @@ def network(seed: int) -> tuple[Draft, str]:
             x = y
         with draft.attempt():
             if dice.random() < 0.3:
-                x = dice.choice((pool, resize, affine))(draft, x)
-                draft.need(draft.rank(x) == axes + 2)
+                y = dice.choice((pool, resize, affine))(draft, x)
+                draft.need(draft.rank(y) == axes + 2)
+                x = y
     if dice.random() < 0.4:
         with draft.attempt():
             pooled = draft.op("Flatten", draft.op("GlobalAveragePool", x))

@@ -197,6 +197,9 @@ def why_no_constant(constants: Constants, value: ir.Value) -> str:
     """What a value that is no constant is instead."""
     if constants.overridable(value):
         return f"{value.name} is an initializer that a caller may override; {FREEZE} makes it a constant"
+    operator = constants.uncomputed(value)
+    if operator:
+        return f"{value.name} is computed from constants by {operator}, in a way that is not followed"
     return f"{value.name} is computed at run time"
 
 

@@ -37,16 +37,12 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.costs import QUANTISE
-from graphopt.analysis.operators import is_standard
+from graphopt.analysis.operators import RANDOM, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import attributes_of, is_passthrough, site
 from graphopt.types import Candidate, Cost, Rejection, Replacement
-
-RANDOM = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-)
 
 
 @dataclass(frozen=True)
