@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -59,6 +59,8 @@ class TestInputs:
         sizes: the shape of every input that costs are counted for.
         assumed: whether sizes besides the batch had to be guessed, so that no count is a fact.
         problem: why the model can't be run at all; "" when it can.
+        usual: the shape of every input that time is judged at where sizes are guessed: larger than those that
+            models are compared on.
         ran: whether the model was run on them, to find sizes at which it runs.
     """
 
@@ -66,6 +68,7 @@ class TestInputs:
     sizes: Mapping[str, tuple[int, ...]]
     assumed: bool
     problem: str = ""
+    usual: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ran: bool = False
 
 
@@ -132,7 +135,8 @@ def choose(
             continue
         feeds += _variations(feeder, given, slots, bound, others, search, seed)
         feeds += _extremes(feeder, sizes, found, seed + len(feeds))
-        return TestInputs((*_real(calibration), *feeds), sizes, guessed, ran=True)
+        usual = _usual(model, given, wishes, bound, search) if guessed else {}
+        return TestInputs((*_real(calibration), *feeds), sizes, guessed, usual=usual, ran=True)
     if guessed:
         problem = f"{problem}; {_asked(model, given)}"
     return TestInputs((), _consistent(model, given, wishes), guessed, problem)
@@ -171,6 +175,33 @@ def _candidates(
                     choices = search.choices(wish)
                     for bound in itertools.islice(choices, MOST_TRIED if wish is wishes[0] else 1):
                         yield bound, choices, search
+
+
+def _usual(
+    model: ir.Model,
+    given: Mapping[str, Sequence[int]],
+    wishes: Sequence[Mapping[str, int]],
+    bound: Mapping[str, int],
+    search: RunningSizes,
+) -> dict[str, tuple[int, ...]]:
+    """The largest of the wished sizes that are usual, where the model takes them; else none.
+
+    Args:
+        model: the model.
+        given: the sizes of inputs that are known.
+        wishes: numbers for all open sizes.
+        bound: those at which the model runs.
+        search: what found them.
+    """
+    shapes = [_resolved(model, given, next(search.choices({**bound, **wish}))) for wish in wishes]
+    usual = max((s for s in shapes if _positions(s) <= USUAL_POSITIONS), key=_positions, default=None)
+    if usual is None:
+        return {}
+    try:
+        Analysis(model, bindings=usual)
+    except InputError:
+        return {}
+    return usual
 
 
 class _Feeder:

@@ -162,7 +162,7 @@ class Workspace:
             return self._latest
         found = snapshot(
             model,
-            bindings=self.inputs.sizes,
+            bindings=self.inputs.usual or self.inputs.sizes,
             known=self.known,
             frozen=self.frozen,
             statistics=statistics,

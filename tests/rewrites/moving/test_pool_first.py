@@ -278,3 +278,17 @@ def test_many_small_operators_are_no_saving_of_time(size: int, stays: bool) -> N
     if stays:
         (left,) = (left for left in by_time.report.declined if left.rewrite == "pool_first")
         assert left.reason.startswith("expected to be slower")
+
+
+def test_time_is_judged_at_a_usual_size_where_the_size_is_open() -> None:
+    """A quarter of 64 is a small map, for which the many operators would not pay; one of 224 is not."""
+    net = Net()
+    x = net.op("AveragePool", net.input(["N", 16, "H", "W"]), kernel_shape=[4, 4], strides=[4, 4])
+    y = net.op("GlobalAveragePool", net.conv(x, 32, (3, 3), strides=[2, 2], pads=[1, 1, 1, 1]))
+    proto = net.model(y)
+    applied = {
+        size: [item.candidate.rewrite for item in graphopt.optimize(proto, shapes=shapes).report.applied]
+        for size, shapes in ((64, {"x": (1, 16, 64, 64)}), (224, {"x": (1, 16, 224, 224)}), (0, None))
+    }
+    assert "pool_first" not in applied[64] and "pool_first" in applied[224]
+    assert applied[0] == applied[224]
