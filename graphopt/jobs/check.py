@@ -15,6 +15,7 @@ from graphopt import api, files
 from graphopt.errors import INTERNAL, BudgetError, InputError, told
 from graphopt.model import io, wire_format
 from graphopt.pipeline.options.table import as_flag
+from graphopt.pipeline.scan import overridable_note
 from graphopt.report.results import Checked, Result
 
 
@@ -34,12 +35,11 @@ def check(path: Path, *, fix: bool = False, **asked: Any) -> Checked:
         result = api.optimize(path, **asked)
         report = result.report
         applied = Counter(item.candidate.rewrite for item in report.applied)
-        found = Checked(
-            path, report.before, report.after, applied, exit_code=BudgetError.exit_code if result else 0
-        )
+        code, note = BudgetError.exit_code if result else 0, overridable_note(report.rejected)
+        found = Checked(path, report.before, report.after, applied, note=note, exit_code=code)
         if not result or not fix:
             return found
-        note = replace(result, path)
+        note = "; ".join(filter(None, [note, replace(result, path)]))
     except Exception as error:  # also a bug: the others have nothing to do with it
         code, text = told(error, as_flag)
         if code == INTERNAL:
