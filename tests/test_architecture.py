@@ -243,6 +243,22 @@ def test_the_library_does_not_print(path: Path) -> None:
             assert node.attr not in ("stdout", "stderr"), f"{label(path)}:{node.lineno}: the CLI prints"
 
 
+TERMINAL = ("cli/", "report/text/", "pipeline/options/table.py")
+"""Where text is for a terminal, or stands for an option's place on the command line."""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_only_the_command_line_speaks_of_flags(path: Path) -> None:
+    """Reasons and notes are read in Python, too."""
+    if label(path).startswith(TERMINAL):
+        pytest.skip("it is of the command line")
+    module = tree(label(path))
+    told = {id(node.value) for node in ast.walk(module) if isinstance(node, ast.Expr)}  # docstrings
+    texts = [n for n in ast.walk(module) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    found = [n.value for n in texts if id(n) not in told and re.search(r"(?<![\w(-])--[a-z]", n.value)]
+    assert not found, 'options have quotes around their names, as "keep" has'
+
+
 @pytest.mark.parametrize("path", MODULES, ids=label)
 def test_every_module_says_what_it_is_for(path: Path) -> None:
     doc = ast.get_docstring(tree(label(path)))

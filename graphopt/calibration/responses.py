@@ -21,7 +21,7 @@ FAR = 16.0
 0 to 1 differ from standardised ones by 4 (a standard deviation of about 0.25), bytes by 64, and this is the
 geometric mean."""
 BYTES = 255.0
-"""The largest value of a pixel."""
+"""The largest value of a pixel. Derived: of 8 bits."""
 BOUNDED = frozenset({"Softmax", "Sigmoid", "HardSigmoid"})
 """Operators whose outputs end at 0 and 1."""
 

@@ -15,6 +15,7 @@ from graphopt import api, files
 from graphopt.errors import INTERNAL, BudgetError, InputError, told
 from graphopt.model import io, wire_format
 from graphopt.pipeline.options.table import as_flag
+from graphopt.pipeline.scan import overridable_note
 from graphopt.report.results import Checked, Result
 
 
@@ -35,10 +36,11 @@ def check(path: Path, *, fix: bool = False, **asked: Any) -> Checked:
         report = result.report
         applied = Counter(item.candidate.rewrite for item in report.applied)
         code = BudgetError.exit_code if result else 0
-        found = Checked(path, report.before, report.after, applied, note=report.unloaded, exit_code=code)
+        note = "; ".join(filter(None, [report.unloaded, overridable_note(report.rejected)]))
+        found = Checked(path, report.before, report.after, applied, note=note, exit_code=code)
         if not result or not fix:
             return found
-        note = replace(result, path)
+        note = "; ".join(filter(None, [note, replace(result, path)]))
     except Exception as error:  # also a bug: the others have nothing to do with it
         code, text = told(error, as_flag)
         if code == INTERNAL:

@@ -18,7 +18,7 @@ from graphopt.model.kernels import Kernels
 from graphopt.model.names import Fresh, graph_paths, node_names
 from graphopt.model.serde import new_attributes
 from graphopt.model.traversal import is_sorted
-from graphopt.types import Candidate, Change, NewNode, Replacement
+from graphopt.types import Candidate, Change, Dims, NewNode, Replacement
 
 STAMP_SOURCE = "graphopt.from"
 """Metadata key of a new node: the names of the nodes that it came from."""
@@ -96,6 +96,12 @@ def become(model: ir.Model, rewritten: ir.Model, loaded: ir.Model) -> None:
 def annotate(model: ir.Model, entries: Mapping[str, str]) -> None:
     """Adds metadata entries to a model; one of the same key is replaced."""
     model.metadata_props.update(entries)
+
+
+def redeclare(shapes: Mapping[ir.Value, Dims | None]) -> None:
+    """Lets values of a model declare other shapes, by number and by name; None for none."""
+    for value, dims in shapes.items():
+        value.shape = None if dims is None else ir.Shape(dims)
 
 
 class _Editor:

@@ -75,7 +75,7 @@ def is_sorted(graph: ir.Graph) -> bool:
 
 def producers(node: ir.Node, graph: ir.Graph) -> dict[ir.Node, None]:
     """The nodes of the graph that the node needs, each once and in order, also through its subgraphs."""
-    found = (value.producer() for value in _used(node))
+    found = (value.producer() for value in reads(node))
     return {producer: None for producer in found if producer is not None and producer.graph is graph}
 
 
@@ -115,10 +115,10 @@ def nested(graph: ir.Graph) -> Iterator[ir.Graph]:
             yield from nested(body)
 
 
-def _used(node: ir.Node) -> Iterator[ir.Value]:
+def reads(node: ir.Node) -> Iterator[ir.Value]:
     """The values that a node reads, also inside its subgraphs."""
     yield from (value for value in node.inputs if value is not None)
     for body in subgraphs(node):
         for inner in body:
-            yield from _used(inner)
+            yield from reads(inner)
         yield from body.outputs

@@ -10,13 +10,13 @@ from functools import cached_property, partial
 import numpy as np
 
 from graphopt import progress
-from graphopt.analysis.linear import FREEZE
 from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import RewriteError, SiteError, blaming
 from graphopt.model import edit
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.pipeline.journal import Journal, Recorder
 from graphopt.pipeline.options.checked import Options
+from graphopt.pipeline.scan import overridable_note
 from graphopt.pipeline.workspace import Workspace
 from graphopt.report.results import Applied
 from graphopt.rewrites.asking import ask
@@ -82,18 +82,14 @@ class Proposals:
 
     def notes(self, before: Analysis, after: Analysis) -> list[str]:
         """On patterns that no node's name matches, slips most likely, and on weights that are inputs too."""
-        asked = [("--at", pattern) for pattern in self.options.at]
-        asked += [("--keep", pattern) for pattern in self.options.keep]
+        asked = [("at", pattern) for pattern in self.options.at]
+        asked += [("keep", pattern) for pattern in self.options.keep]
         notes = [
-            f"{option} {pattern}: matches no node's name"
+            f'"{option}" names {pattern}, which matches no node\'s name'
             for option, pattern in asked
             if not any(matches_any(name, [pattern]) for name in (*before.nodes, *after.nodes))
         ]
-        left = {item.site for item in self.journal.rejected if FREEZE in item.reason}
-        if left:
-            where = "1 site has weights" if len(left) == 1 else f"{len(left)} sites have weights"
-            notes.append(f"{where} that a caller may override: {FREEZE} makes them constants")
-        return notes
+        return [*notes, overridable_note(self.journal.rejected)]
 
 
 @dataclass

@@ -13,6 +13,8 @@ import onnx_ir as ir
 
 from graphopt import progress
 from graphopt._version import __version__
+from graphopt.analysis import claims
+from graphopt.analysis.constants import Constants
 from graphopt.calibration.inputs import Calibration
 from graphopt.errors import SiteError
 from graphopt.model import edit
@@ -140,8 +142,10 @@ class Recorder:
             _ = self._digests
 
     def record(self, model: ir.Model) -> None:
-        """Puts the record into the model, once, when it is finished."""
+        """Puts the record into the model, once, when it is finished, and its claims of inner shapes right."""
         if not self.recorded and model is not self.source.model:
+            constants = Constants(model, self.options.freeze_initializers)
+            edit.redeclare(claims.corrected(model, constants))
             edit.annotate(model, self._entries())
         self.recorded = True
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from graphopt import progress
 from graphopt.analysis import costs
+from graphopt.analysis.linear import FREEZE
 from graphopt.analysis.snapshot import Analysis
 from graphopt.model.io import Source
-from graphopt.report.results import LayerRow, Opportunity, Scan
+from graphopt.report.results import LayerRow, Left, Opportunity, Scan
 from graphopt.rewrites.asking import ask
 from graphopt.rewrites.base import ApproximateRewrite, Rewrite
-from graphopt.types import Candidate, Exactness
+from graphopt.types import Candidate, Exactness, Rejection
 
 
 def survey(source: Source, analysis: Analysis, rewrites: Iterable[Rewrite], observed: Iterable[str]) -> Scan:
@@ -28,8 +29,9 @@ def survey(source: Source, analysis: Analysis, rewrites: Iterable[Rewrite], obse
         Its operators, the most expensive first, with the totals.
     """
     notes: dict[str, None] = {}  # in order, each once
-    found = _opportunities(analysis, rewrites, notes)
+    found, rejected = _opportunities(analysis, rewrites, notes)
     notes.update(dict.fromkeys(source_notes(source, analysis)))
+    notes.update(dict.fromkeys(filter(None, [overridable_note(rejected)])))
     total, rows = analysis.totals.macs, list[LayerRow]()
     for linear in analysis.linears:
         row = LayerRow(linear, analysis.runs(linear.node), None, tuple(found.get(linear.name, ())))
@@ -65,6 +67,15 @@ def source_notes(source: Source, analysis: Analysis) -> list[str]:
     return [*notes, *(f"counted once: {why}" for why in analysis.uncounted_loops)]
 
 
+def overridable_note(rejected: Iterable[Rejection | Left]) -> str:
+    """On weights that are inputs too, at sites that were rejected for it; "" where there are none."""
+    sites = {item.site for item in rejected if FREEZE in item.reason}
+    if not sites:
+        return ""
+    where = "1 site has weights" if len(sites) == 1 else f"{len(sites)} sites have weights"
+    return f"{where} that a caller may override: {FREEZE} makes them constants"
+
+
 def _uncounted(number: int) -> str:
     if number == 1:
         return "its 1 convolution or matrix product is not counted"
@@ -73,8 +84,9 @@ def _uncounted(number: int) -> str:
 
 def _opportunities(
     analysis: Analysis, rewrites: Iterable[Rewrite], notes: dict[str, None]
-) -> dict[str, list[Opportunity]]:
-    """What each rewrite could do, by name of its anchor; of several ways the representative one."""
+) -> tuple[dict[str, list[Opportunity]], list[Rejection]]:
+    """What each rewrite could do, by name of its anchor, of several ways one; and the sites it rejects."""
+    rejected: list[Rejection] = []
     found: dict[str, list[Opportunity]] = {}
     for rewrite in progress.track(list(rewrites), "rewrites", describe=lambda r: r.name):
         ways: dict[str, list[Candidate]] = {}
@@ -82,12 +94,14 @@ def _opportunities(
         for match in ask(rewrite.name, proposed, analysis, lambda error: notes.update({error.note: None})):
             if isinstance(match, Candidate):
                 ways.setdefault(match.site.nodes[0], []).append(match)
+            else:
+                rejected.append(match)
         for anchor, candidates in ways.items():
             chosen = _representative(candidates, rewrite.exactness)
             found.setdefault(anchor, []).append(
                 Opportunity(rewrite.name, rewrite.exactness, chosen.after.macs)
             )
-    return found
+    return found, rejected
 
 
 def _representative(candidates: list[Candidate], exactness: Exactness) -> Candidate:

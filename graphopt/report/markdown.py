@@ -212,7 +212,7 @@ def _site(site: Site) -> str:
 
 def _left(result: Report) -> Lines:
     """What was not done, folded away: how often each rewrite, and the reason that is most frequent."""
-    kinds = (("declined", result.declined), ("not possible", result.rejected))
+    kinds = (("declined", result.declined), ("rejected", result.rejected))
     rows = [row for kind, items in kinds for row in _grouped(kind, items)]
     if not rows:
         return []

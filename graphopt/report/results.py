@@ -327,7 +327,7 @@ class Checked:
         after: the figures that exact rewrites give it.
         rewrites: how often each of them applies, by name.
         fixed: whether the file was rewritten.
-        note: what was left undone about its files; "" where nothing was.
+        note: what was left undone: at weights that a caller may override, and about its files; or "".
         error: why it could not be checked, or not be rewritten; "" where it was.
         exit_code: of this model alone.
     """

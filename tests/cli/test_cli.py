@@ -596,8 +596,9 @@ def test_a_pattern_that_matches_nothing_is_told(tmp_path: Path) -> None:
     notes = json.loads(cli("optimize", path, "--dry-run", "--json", "--keep", "sec*", "--keep", "typo").out)[
         "notes"
     ]
-    assert notes == ["--keep typo: matches no node's name"]
-    assert "note: --at typo: matches no node's name" in cli("optimize", path, "--dry-run", "--at", "typo").out
+    assert notes == ['"keep" names typo, which matches no node\'s name']
+    out = cli("optimize", path, "--dry-run", "--at", "typo").out
+    assert 'note: "at" names typo, which matches no node\'s name' in out
 
 
 def test_only_and_skip(tmp_path: Path) -> None:

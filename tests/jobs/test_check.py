@@ -36,6 +36,15 @@ def test_a_clean_model_passes(same: Path) -> None:
     assert done.out.splitlines() == [f"{same}: nothing to do", "1 model: nothing to do"]
 
 
+def test_weights_that_a_caller_may_override_are_noted(tmp_path: Path) -> None:
+    path = saved(conv_bn(overridable=["w", "bn/scale"]), tmp_path / "m.onnx")
+    done = cli("check", path).fine()
+    assert done.out.splitlines()[:2] == [
+        f"{path}: nothing to do",
+        'note: 1 site has weights that a caller may override: "freeze_initializers" makes them constants',
+    ]
+
+
 def test_a_line_a_model_says_what_and_how_many_macs(tmp_path: Path, same: Path, folded: Path) -> None:
     big = saved(classic.build(), tmp_path / "classic.onnx")
     before = {path: path.read_bytes() for path in (same, folded, big)}

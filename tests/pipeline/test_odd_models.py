@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
 from graphopt.errors import BudgetError, InputError
-from tests.builders import conv_bn, initializers, model, node, rng, run, samples, weight
+from tests.builders import conv_bn, info, initializers, model, node, nothing_to_do, rng, run, samples, weight
 
 
 def scaled(then: list[onnx.NodeProto], **options: object) -> onnx.ModelProto:
@@ -173,3 +174,67 @@ def test_two_calibration_inputs_do(batch: str | int, count: int) -> None:
             BudgetError
         ):  # what so few inputs tell of a layer may not hold on the others
             assert graphopt.optimize(proto, {"macs": 0.8}, samples(count)).report.quality is not None
+
+
+# --- claims of inner shapes ---------------------------------------------------------------------------------
+
+
+def saved(result: graphopt.Result, folder: Path) -> onnx.ModelProto:
+    result.save(folder / "out.onnx")
+    return onnx.load(folder / "out.onnx")
+
+
+def shapes_of(graph: onnx.GraphProto) -> dict[str, list[int | str | None]]:
+    """The shapes that inner values declare, by name; None for a size that may be any."""
+    return {
+        value.name: [
+            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+            for dim in value.type.tensor_type.shape.dim
+        ]
+        for value in graph.value_info
+    }
+
+
+def test_sizes_of_an_earlier_export_are_not_written_on(tmp_path: Path) -> None:
+    """The input was opened later, and a name was put where it does not hold."""
+    nodes = [
+        node("Conv", "x w", "c", "conv", pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("Mul", "c s", "d", "mul"),
+        node("Relu", "d", "r", "relu"),
+        node("Neg", "r", "y", "neg"),
+    ]
+    weights = {"w": weight(8, 8, 3, 3), "s": weight(8, 1, 1)}
+    proto = model(nodes, weights, inputs={"x": ["n", 8, "h", "w"]}, outputs={"y": ["n", 8, 4, 4]})
+    proto.graph.value_info.extend(
+        [info("c", [1, 8, 4, 4]), info("d", [1, 8, 4, 4]), info("r", ["n", 8, "h", 4])]
+    )
+    result = graphopt.optimize(proto)
+    assert applied(result) == ["fold_affine"]
+    written = saved(result, tmp_path)
+    assert shapes_of(written.graph) == {name: ["n", 8, None, None] for name in "dr"}
+    assert list(written.graph.output) == list(proto.graph.output)  # the interface, whatever it says
+
+
+def test_claims_in_bodies_are_put_right(tmp_path: Path) -> None:
+    nodes = [node("Conv", "x w", "c", "conv"), node("Mul", "c s", "d", "mul"), node("Relu", "d", "e", "relu")]
+    branch = model([*nodes, node("Neg", "e", "t", "neg")], outputs={"t": None}).graph
+    branch.value_info.append(info("e", [1, 8, 6, 6]))
+    del branch.input[:]
+    other = model([node("Identity", "x", "o")], outputs={"o": None}).graph
+    del other.input[:]
+    weights = {"w": weight(8, 8, 3, 3), "s": weight(8, 1, 1)}
+    inputs = [info("x", [1, 8, "h", "w"]), info("p", [], bool)]
+    outer = [node("If", "p", "y", "if", then_branch=branch, else_branch=other)]
+    result = graphopt.optimize(model(outer, weights, inputs=inputs))
+    assert applied(result) == ["fold_affine"]
+    (body,) = (
+        a.g for n in saved(result, tmp_path).graph.node for a in n.attribute if a.g.node[0].op_type == "Conv"
+    )
+    assert shapes_of(body) == {"e": [1, 8, None, None]}
+
+
+def test_claims_of_a_model_that_nothing_changes_stay(tmp_path: Path) -> None:
+    proto = nothing_to_do(inputs={"x": ["n", 8, "h", "w"]})
+    proto.graph.value_info.append(info("c", [1, 8, 8, 8]))
+    result = graphopt.optimize(proto)
+    assert not result and saved(result, tmp_path) == proto

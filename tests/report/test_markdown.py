@@ -136,7 +136,7 @@ def test_the_figures_are_those_of_the_report(scores: Path, inputs: Path, tmp_pat
     assert f"Measured, not verified: {len(fitted)} approximate rewrite" in page.text
     left = page.table(*LEFT)
     assert sum(int(row["sites"]) for row in left if row[""] == "declined") == len(document["declined"])
-    assert sum(int(row["sites"]) for row in left if row[""] == "not possible") == len(document["rejected"])
+    assert sum(int(row["sites"]) for row in left if row[""] == "rejected") == len(document["rejected"])
     assert page.tags.count("details") == page.tags.count("summary") == 1
     assert "No model was written" not in page.text
     assert document["model"]["sha256"] in page.text and "scores.onnx" in page.text

@@ -189,8 +189,8 @@ def _obstacle(
     return ""
 
 
-FREEZE = "--freeze-initializers"
-"""The option that makes constants of initializers that are inputs too."""
+FREEZE = '"freeze_initializers"'
+"""The option that makes constants of initializers that are inputs too, as reasons and notes name options."""
 
 
 def why_no_constant(constants: Constants, value: ir.Value) -> str:

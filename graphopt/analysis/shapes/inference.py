@@ -40,7 +40,7 @@ from graphopt.analysis.shapes.tensor_types import (
     tensor_type,
 )
 from graphopt.errors import InputError
-from graphopt.model.traversal import label, subgraphs, topological
+from graphopt.model.traversal import label, reads, subgraphs, topological
 from graphopt.types import Dims, Shape
 
 _FLOAT_SIZES = frozenset({"Resize", "Upsample", "Range"})
@@ -59,12 +59,13 @@ def infer(
     bindings: Mapping[str, Sequence[int]] | None = None,
     assume_batch: int | None = 1,
     known: Mapping[str, Shape] | None = None,
+    claims: bool = True,
 ) -> Sizes:
     """Find the shapes of all values of the model, including those of the subgraphs of its nodes.
 
     Values inside model-local functions stay unknown, and so do the outputs of operators that onnx has no
     schema for, beyond what the file declares. What the file declares is not trusted where it contradicts
-    what was found for any value.
+    what was found for any value, and its sizes are not where those of the inputs are open.
 
     Args:
         model: the model; it is not changed.
@@ -75,6 +76,7 @@ def infer(
         known: shapes of values of the main graph by name, found before by running or by an earlier analysis.
             They are taken as given; where they cover all outputs of a node without subgraphs, its inputs may
             be such as do not fit.
+        claims: whether what the file declares of inner values counts at all.
 
     Returns:
         Shapes and types by value, and the sizes that were assumed or are unknown.
@@ -85,7 +87,7 @@ def infer(
     bound = bind(model, constants, bindings or {}, assume_batch, known or {})
     pinned: Mapping[str, int]
     try:
-        inference, pinned = _inferred(model, constants, bound, known or {})
+        inference, pinned = _inferred(model, constants, bound, known or {}, claims)
     except InputError:
         if assume_batch is None:
             raise
@@ -94,7 +96,7 @@ def infer(
         if not pinned:
             raise
         bound = bind(model, constants, bindings or {}, assume_batch, known or {}, pinned)
-        inference, more = _inferred(model, constants, bound, known or {})
+        inference, more = _inferred(model, constants, bound, known or {}, claims)
         pinned = {**pinned, **more}
     types, disputed = inference.known_types(), frozenset(inference.disputed)
     observed = tuple(inference.observed)
@@ -108,16 +110,18 @@ def infer(
         pinned,
         inference.open,
         tuple(inference.equations),
+        inference.named,
+        frozenset(inference.varying),
     )
 
 
 def _inferred(
-    model: ir.Model, constants: Constants, bound: BoundInputs, known: Mapping[str, Shape]
+    model: ir.Model, constants: Constants, bound: BoundInputs, known: Mapping[str, Shape], claims: bool
 ) -> tuple[_Inference, Mapping[str, int]]:
     """A walk that ended with nothing more to pin, and the sizes that were pinned before."""
     pinned: dict[str, int] = {}
     while True:
-        inference = _Inference(model, constants, bound, known, trust=True)
+        inference = _Inference(model, constants, bound, known, trust=claims)
         try:
             inference.run()
         except InputError:
@@ -142,6 +146,8 @@ class _Inference:
         pinned: the open sizes that an operator takes at one size alone, by name.
         open: the open sizes, and what operators make of them.
         equations: what operators demand of those.
+        named: the shapes that have names of open sizes in them.
+        varying: the values that open sizes may reach.
     """
 
     def __init__(
@@ -169,7 +175,8 @@ class _Inference:
         self.open = OpenSizes()
         self.equations: dict[Equation, None] = {}  # in order
         self._broadcast: dict[str, int] = {}  # the open sizes that an operator takes at this size and at 1
-        self._named: dict[ir.Value, Dims] = {}  # the shapes that have names in them
+        self.named: dict[ir.Value, Dims] = {}
+        self.varying: set[ir.Value] = set()
         self._opset = default_opset(model)
         self.forget_values()
 
@@ -183,6 +190,8 @@ class _Inference:
             self._settle(value, None, shape)
             if shape is not None:
                 self._name(value, named(shape, names_of(value, len(shape))))
+            if shape is None or None in shape:
+                self.varying.add(value)
         self._run(self._model.graph)
 
     def forget_values(self) -> None:
@@ -191,6 +200,8 @@ class _Inference:
 
     def _run(self, graph: ir.Graph) -> None:
         for node in topological(graph):
+            if self.varying and not self.varying.isdisjoint(reads(node)):
+                self.varying.update(node.outputs, *(body.inputs for body in subgraphs(node)))
             known = [self._known_shape(value) for value in node.outputs]
             complete = all(shape is not None and None not in shape for shape in known)
             if complete and not any(subgraphs(node)):
@@ -199,7 +210,7 @@ class _Inference:
                     inferred = [] if typed else self._infer(node)
             else:
                 inferred = self._infer(node)
-            if any(value in self._named for value in node.inputs):
+            if any(value in self.named for value in node.inputs):
                 inferred = self._follow(node, inferred)
             if any(value in self.disputed for value in node.inputs):
                 self.disputed.update(node.outputs)
@@ -259,32 +270,36 @@ class _Inference:
             shape = self._complete(shape, self._claimed(value, inferred))
         self.shapes[value] = shape
         self._types[value] = tensor_type(element, shape)
-        if self._named and shape is not None and (dims := dims_of(inferred)) is not None:
+        if self.named and shape is not None and (dims := dims_of(inferred)) is not None:
             self._name(value, named(shape, dims))
 
     def _claimed(self, value: ir.Value, inferred: onnx.TypeProto | None) -> Shape | None:
-        """The shape that the file declares, without numbers for what follows from open sizes.
+        """The shape that the file declares; where open sizes reach, only its rank, and what was found too.
 
-        Such a number may be left from before the input was opened: it is likely, and no more.
+        Its sizes may be left from before the input was opened: they are likely, and no more.
         """
         declared = self.bound.resolve(value)
-        dims = dims_of(inferred) if self._named else None
-        if declared is None or dims is None or len(dims) != len(declared):
+        if declared is None or value not in self.varying:
+            return declared
+        dims = dims_of(inferred)
+        if dims is None:
+            return (None,) * len(declared)
+        if len(dims) != len(declared):
             return declared
         for name, size in zip(dims, declared, strict=True):
             if isinstance(name, str) and size is not None:
                 self.equations[Equation(name, size, False)] = None
         pairs = zip(dims, declared, strict=True)
-        return tuple(None if isinstance(name, str) else size for name, size in pairs)
+        return tuple(size if isinstance(name, int) else None for name, size in pairs)
 
     def _name(self, value: ir.Value, dims: Dims) -> None:
         """Note the names of sizes that nobody gave."""
         if any(isinstance(size, str) for size in dims):
-            self._named[value] = dims
+            self.named[value] = dims
             self._types[value] = tensor_type(self._types[value].tensor_type.elem_type, dims)
 
     def _dims(self, value: ir.Value | None) -> Dims | None:
-        return None if value is None else self._named.get(value, self._shape(value))
+        return None if value is None else self.named.get(value, self._shape(value))
 
     def _follow(
         self, node: ir.Node, inferred: Sequence[onnx.TypeProto | None]

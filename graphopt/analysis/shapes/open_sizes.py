@@ -28,6 +28,10 @@ from graphopt.types import Dim, Dims
 Number: TypeAlias = "int | Fraction"
 """A size; a fraction at sizes of the inputs at which the model does not run."""
 
+_TRIED = range(1, 66)
+"""Where two functions of a size are compared. Derived: remainders tell them apart, and those repeat with the
+product of the strides, 32 in the deepest of the usual networks: twice that, and both ends."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Made:
@@ -103,6 +107,12 @@ class OpenSizes:
         (symbol,) = symbols
         found = self.interval([name], wanted, symbol)
         return (symbol, found[0]) if found is not None and found[0] == found[1] else None
+
+    def alike(self, a: str, b: str) -> bool:
+        """Whether two sizes are equal wherever it was tried: at small sizes of the inputs, each another."""
+        symbols = sorted(self.symbols([a, b]))
+        tried = ({symbol: size + i for i, symbol in enumerate(symbols)} for size in _TRIED)
+        return a == b or all(self.value(a, sizes) == self.value(b, sizes) for sizes in tried)
 
     def _parts(self, name: str) -> tuple[str, ...]:
         made = self._made.get(name)

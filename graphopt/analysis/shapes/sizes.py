@@ -12,7 +12,7 @@ from graphopt.analysis.evaluation import AnyArray
 from graphopt.analysis.shapes.data_propagation import DataPropagation
 from graphopt.analysis.shapes.open_sizes import OpenSizes
 from graphopt.analysis.shapes.tensor_types import tensor_shape
-from graphopt.types import Shape
+from graphopt.types import Dims, Shape
 
 
 class Equation(NamedTuple):
@@ -41,10 +41,12 @@ class Sizes:
         pinned: the open sizes of inputs at which alone the model runs, by name.
         open: the open sizes of inputs that are not pinned, and what operators make of them.
         equations: what operators demand of those.
+        varying: the values that open sizes of inputs may reach.
     """
 
     __slots__ = (
         "_contents",
+        "_named",
         "_shapes",
         "_types",
         "disputed",
@@ -53,6 +55,7 @@ class Sizes:
         "open",
         "pinned",
         "unknown_dims",
+        "varying",
     )
 
     def __init__(
@@ -66,6 +69,8 @@ class Sizes:
         pinned: Mapping[str, int] | None = None,
         open_sizes: OpenSizes | None = None,
         equations: tuple[Equation, ...] = (),
+        named: Mapping[ir.Value, Dims] | None = None,
+        varying: frozenset[ir.Value] = frozenset(),
     ) -> None:
         self._shapes = shapes
         self._types = types or {}
@@ -76,6 +81,8 @@ class Sizes:
         self.pinned = pinned or {}
         self.open = open_sizes or OpenSizes()
         self.equations = equations
+        self._named = named or {}
+        self.varying = varying
 
     def get(self, value: ir.Value | None) -> Shape | None:
         """The value's shape, with None for each unknown size; None when even the rank is unknown."""
@@ -84,6 +91,10 @@ class Sizes:
         if value not in self._shapes and value.const_value is not None:
             return tensor_shape(value.const_value)
         return self._shapes.get(value)
+
+    def dims(self, value: ir.Value) -> Dims | None:
+        """The value's shape, with names for sizes that follow from open ones."""
+        return self._named.get(value, self.get(value))
 
     def content(self, value: ir.Value) -> AnyArray | None:
         """What a small value holds at these sizes, where that follows from constants and shapes alone."""

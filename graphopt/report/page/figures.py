@@ -29,7 +29,7 @@ def remarks(data: Report) -> list[str]:
     """What has to be known to read the figures right."""
     found = list(data.notes)
     if data.unknown_dims:
-        found.append(f"Unknown sizes: {', '.join(data.unknown_dims)}; --shape NAME=… gives them.")
+        found.append(f'Unknown sizes: {", ".join(data.unknown_dims)}; the option "shapes" gives them.')
     if data.observed_shapes:
         found.append(f"The shapes of {len(data.observed_shapes)} values were seen by running the model once.")
     if data.unchanged:

@@ -34,7 +34,7 @@ def report(result: Report, out: Path | None, document: Path | None = None) -> No
     _applied(console, result)
     whole = "--report FILE.json" if document is None else show(document)
     _reasons(console, "declined", result.declined, MOST_REASONS, whole)
-    _reasons(console, "not possible", result.rejected, 0 if result.changed else MOST_REASONS, whole)
+    _reasons(console, "rejected", result.rejected, 0 if result.changed else MOST_REASONS, whole)
     if result.checks:
         state = verified(result) if result.passed else f"[bold red]{verified(result)}[/]"
         console.print(f"{state}: {comparisons(result.checks)}")

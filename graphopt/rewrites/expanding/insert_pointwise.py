@@ -14,7 +14,7 @@ Maths
     orthogonal matrix Q, and the convolution in front becomes QᵀW, Qᵀb: Q Qᵀ = 1.
 
 When it applies
-    1. On request only: ``--only insert_pointwise --at NODE_GLOB``, alone, and without a budget.
+    1. On request only: ``only`` names it, and it alone, ``at`` the operators, and there is no budget.
     2. To Conv and ConvTranspose; ``mix`` needs constant weights and one group.
     3. ``relu`` needs calibration inputs.
 

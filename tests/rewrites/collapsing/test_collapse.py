@@ -436,7 +436,7 @@ def test_overridable_weights(frozen: bool) -> None:
         result = collapsed(net, y, freeze_initializers=True)
         assert [value.name for value in result.after.graph.input] == ["x"]
     else:
-        left_alone(net, y, because=("Conv1", "default_bias", "--freeze-initializers"))
+        left_alone(net, y, because=("Conv1", "default_bias", "freeze_initializers"))
 
 
 def test_matmul_of_a_vector() -> None:

@@ -187,7 +187,7 @@ def test_overridable_weights() -> None:
         net,
         y,
         options=RANKS["input"],
-        because=("Conv1", "default_weight", "--freeze-initializers"),
+        because=("Conv1", "default_weight", "freeze_initializers"),
     )
 
 

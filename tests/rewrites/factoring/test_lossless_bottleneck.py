@@ -214,7 +214,7 @@ def test_overridable_weights(frozen: bool) -> None:
         result = split(net, y, operators=2, freeze_initializers=True)
         assert [value.name for value in result.after.graph.input] == ["x"]
     else:
-        left_alone(net, y, because=("Conv1", "default_weight", "--freeze-initializers"))
+        left_alone(net, y, because=("Conv1", "default_weight", "freeze_initializers"))
 
 
 def test_dynamic_weights() -> None:

@@ -459,13 +459,13 @@ def test_overridable_weights(frozen: bool) -> None:
         assert result.ops == {"Conv": 1, "Relu": 1}
         assert [value.name for value in result.after.graph.input] == ["x"]
     else:
-        left_alone(net, y, because=("Conv1", "default_weight", "--freeze-initializers"))
+        left_alone(net, y, because=("Conv1", "default_weight", "freeze_initializers"))
 
 
 def test_overridable_scale_is_left_alone() -> None:
     net, y = convolved()
     y = net.op("Mul", y, net.const(net.per_channel(6), "default_scale", overridable=True), name="scaled")
-    left_alone(net, y, because=("scaled", "default_scale", "--freeze-initializers"))
+    left_alone(net, y, because=("scaled", "default_scale", "freeze_initializers"))
 
 
 def test_inputs_that_the_format_forced_are_constants() -> None:

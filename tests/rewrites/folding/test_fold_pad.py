@@ -281,7 +281,7 @@ def test_overridable_amounts(frozen: bool) -> None:
     if frozen:
         folded(net, y, [1, 1, 1, 1], freeze_initializers=True)
     else:
-        left_alone(net, y, because=("pad", "default_pads", "--freeze-initializers"))
+        left_alone(net, y, because=("pad", "default_pads", "freeze_initializers"))
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -292,7 +292,7 @@ def test_overridable_weights(frozen: bool) -> None:
     if frozen:
         folded(net, y, [1, 1, 1, 1], freeze_initializers=True)
     else:
-        left_alone(net, y, because=("Pad1", "Conv1", "default_weight", "--freeze-initializers"))
+        left_alone(net, y, because=("Pad1", "Conv1", "default_weight", "freeze_initializers"))
 
 
 def test_quantised_region() -> None:
