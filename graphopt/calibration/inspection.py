@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -75,6 +76,8 @@ def _flat(array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Which samples have the same values at all places, whether channels come first or last."""
     flat = np.zeros(len(array), np.bool_)
     for places in (tuple(range(2, array.ndim)), tuple(range(1, array.ndim - 1))):
+        if array.dtype.kind not in "fiub" or math.prod(array.shape[axis] for axis in places) < 2:
+            continue  # of text, of no place at all, or of a single one nothing can be told
         still = array.max(places) == array.min(places)
         flat |= still.reshape(len(array), -1).all(axis=1)
     return flat

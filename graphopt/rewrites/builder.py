@@ -190,7 +190,7 @@ def _require_range(array: npt.NDArray[Any], made: npt.NDArray[np.float16], *, va
         raise PrecisionError(f"{beyond.sum()} of its {array.size} constants leave float16's range (65,504)")
     lost, whole = (np.linalg.norm(np.nan_to_num(each)) for each in (array - made, array))
     if vanishing and lost > limits.eps * whole:
-        small = (np.abs(array) < limits.smallest_normal).sum()
+        small = ((np.abs(array) < limits.smallest_normal) & (array != made)).sum()
         raise PrecisionError(f"{small} of its {array.size} weights lose digits in float16 (below 6.1e-5)")
 
 

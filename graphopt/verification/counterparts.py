@@ -70,12 +70,26 @@ class Counterparts:
         self, node: ir.Node, a: ir.Value, twin: ir.Node, b: ir.Value
     ) -> tuple[ir.Value, ir.Value]:
         """The pair that two operators read, in front of what only one of them repeats."""
+        if not self._may_repeat(node):
+            return a, b
         ours, theirs = list(_repeats(node, a)), list(_repeats(twin, b))
         if len(ours) == len(theirs):
             return a, b
         self._same.update(ours)
         one, other = ((repeats[-1].inputs[0] if repeats else None) for repeats in (ours, theirs))
         return one or a, other or b
+
+    def _may_repeat(self, node: ir.Node) -> bool:
+        """Whether an operator makes the same where another of its kind comes before it.
+
+        A Reshape does where no size of its target is that of its input.
+        """
+        if node.op_type in IDEMPOTENT:
+            return True
+        target = (
+            self._ours.array(node.inputs[1]) if node.op_type == "Reshape" and len(node.inputs) > 1 else None
+        )
+        return target is not None and 0 not in target
 
     def _is_named_alike(self, node: ir.Node, twin: ir.Value) -> bool:
         """Whether an operator and that which makes the other value are the same and have the same names."""

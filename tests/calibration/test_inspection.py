@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 import graphopt
+from graphopt.calibration import inspection
 from tests.builders import batch_norm, bn_inputs, model, node, nothing_to_do, samples, weight
 
 BUDGET = {"macs": 0.7}
@@ -57,6 +58,18 @@ def test_inputs_of_which_nothing_can_be_learnt_are_refused_where_they_are_needed
         graphopt.sweep(proto, inputs, [0.7])
     notes = graphopt.optimize(proto, calibration=inputs).report.notes
     assert any(why in note for note in notes), "nothing is fitted, so that a note is enough"
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (64, 1), (1, 1, 64), (64, 1, 1), (1, 64, 1), (3, 0, 8)])
+def test_what_has_one_place_alone_is_not_flat_for_that(shape):
+    """Audio, an ECG, a vector of features: in one of the two layouts each has a single place, or channel."""
+    assert inspection.emptiness({"x": samples(16, *shape)}) == ""
+    assert list(inspection.doubts({"x": samples(16, *shape)})) == []
+
+
+def test_text_is_not_looked_at():
+    words = np.array([["a", "b"]] * 8).reshape(8, 1, 2)
+    assert inspection.emptiness({"t": words}) == "" and list(inspection.doubts({"t": words})) == []
 
 
 def test_inputs_that_no_output_tells_apart_are_named():

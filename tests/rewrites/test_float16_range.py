@@ -73,6 +73,16 @@ def test_a_fold_out_of_the_range_is_refused_by_its_own_arithmetic(
     assert not any("report this" in note for note in result.report.notes)
 
 
+def test_the_reason_counts_what_loses_digits_and_no_zeros() -> None:
+    w = np.zeros((8, 8, 1, 1))
+    w[0, 0] = 3e-4
+    result = graphopt.optimize(
+        net("d = Mul (x, k)\ny = Conv (d, w)", {"k": np.full((1, 8, 1, 1), 1e-4), "w": w})
+    )
+    (reason,) = reasons(result, "fold_affine_before")
+    assert reason.startswith("1 of its 64 weights")
+
+
 @pytest.mark.parametrize(
     ("nodes", "weights"),
     [

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 import graphopt
+from graphopt.runtime.limits import watchdog
 from graphopt.runtime.session import structure
 from graphopt.runtime.trial import survived
 from tests.builders import Feeds, model, node, parsed, weight
@@ -41,16 +42,42 @@ def test_inputs_that_a_process_survives() -> None:
     assert survived(structure(ir.from_proto(cropped())), maps(1, 2, 3))[1:] == [True, True]
 
 
-def test_an_input_that_ends_the_process_is_left_out_and_the_others_tried(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A process that gets over one input of those that it is given."""
-    child = tmp_path / "python"
-    child.write_text("#!/bin/sh\ncat > /dev/null\nprintf .\nkill -SEGV $$\n")
+def acting(folder: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
+    """Puts a script in Python's place."""
+    child = folder / "python"
+    child.write_text(f"#!/bin/sh\ncat > /dev/null\n{does}\n")
     child.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(child))
-    parts = structure(ir.from_proto(cropped()))
-    assert survived(parts, maps(1, 2, 3, 4)) == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("does", "lived"),
+    [
+        ("printf '!.'; kill -SEGV $$", [True, False, True, False]),  # it gets over one input of those given
+        ("printf '!.'; exec sleep 60", [True, False, False, False]),  # its time is over
+        ("echo no such module; exit 1", [True, True, True, True]),  # it can't tell
+    ],
+)
+def test_what_a_process_says_and_how_it_ends(
+    does: str, lived: list[bool], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(watchdog, "RUN_SECONDS", 1)
+    acting(tmp_path, monkeypatch, does)
+    assert survived(structure(ir.from_proto(cropped())), maps(1, 2, 3, 4)) == lived
+
+
+def test_where_no_process_can_be_had_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "")
+    assert survived(structure(ir.from_proto(cropped())), maps(1, 2)) == [True, True]
+
+
+def test_nothing_in_the_current_folder_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("pickle", "onnxruntime", "signal"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    parts = structure(ir.from_proto(model([node("Conv", "x w", "y")], {"w": weight(8, 4, 3, 3)})))
+    assert survived(parts, maps(1, 8)) == [True, True]
+    assert survived(structure(ir.from_proto(cropped())), maps(1)) == [False]
 
 
 def test_a_size_at_which_the_original_ends_the_process_ends_no_run() -> None:

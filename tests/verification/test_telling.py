@@ -125,6 +125,23 @@ def test_an_operator_that_is_there_twice_is_compared_before_both(twice: str, onc
     assert not graphopt.verify(one, wrong)
 
 
+@pytest.mark.parametrize("last", ["Reshape (r, copied)", "Flatten <axis = 1> (r)"])
+def test_a_view_of_which_the_result_depends_on_what_it_reads_is_no_repetition(last: str) -> None:
+    """Without the first, saturated rows would be others: both are 0.25 or 0.125 of a sum."""
+    shared = {
+        "u": weight(4, 8, 1, 1) * np.float32(1e-5),
+        "v": weight(4, 8, 1, 1, seed=2) * np.float32(1e-5),
+        "sizes": np.array([64, 8]),
+        "copied": np.array([0, -1]),
+        "flat": np.array([-1]),
+    }
+    body = "d = Conv (m, u)\ne = Conv (m, v)\nc2 = Concat <axis=1> (d, e)\n"
+    end = "\nf = Softmax <axis = 1> (s)\ny = Reshape (f, flat)"
+    one = head(f"{body}r = Reshape (c2, sizes)\ns = {last}{end}", shared)
+    other = head(f"{body}s = {last.replace('(r', '(c2')}{end}", shared)
+    assert not graphopt.verify(one, other) and not graphopt.verify(other, one)
+
+
 def test_parts_that_are_joined_twice_are_compared_as_they_are_joined_once() -> None:
     """The second Concat stays: what it reads in one model are other pieces than in the other."""
     shared = {"u": weight(4, 8, 1, 1), "v": weight(4, 8, 1, 1, seed=2), "pieces": np.array([1, 7])}

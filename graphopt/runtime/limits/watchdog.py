@@ -19,7 +19,8 @@ RUN_SECONDS = 600.0
 OFTEN = 0.5
 """Seconds between two looks at what runs; no result depends on it."""
 
-_since: dict[onnxruntime.RunOptions, float] = {}
+_ran: dict[onnxruntime.RunOptions, float] = {}
+"""Seconds of what runs, by its looks: time in which this process was stopped is not its."""
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
 
@@ -34,10 +35,10 @@ def limited() -> Iterator[onnxruntime.RunOptions]:
     import onnxruntime as ort
 
     global _thread
-    options, begun = ort.RunOptions(), time.monotonic()
+    options = ort.RunOptions()
     options.log_severity_level = 4
     with _lock:
-        _since[options] = begun
+        _ran[options] = 0.0
         if _thread is None or not _thread.is_alive():
             _thread = threading.Thread(target=_watch, daemon=True)
             _thread.start()
@@ -46,11 +47,12 @@ def limited() -> Iterator[onnxruntime.RunOptions]:
     except Exception as error:
         if not options.terminate:
             raise
-        seconds = time.monotonic() - begun
-        raise TooLongError(f"onnxruntime was stopped after {seconds:.0f} s at a single run of it") from error
+        raise TooLongError(
+            f"onnxruntime was stopped after {RUN_SECONDS:g} s at a single run of it"
+        ) from error
     finally:
         with _lock:
-            del _since[options]
+            del _ran[options]
 
 
 def _watch() -> None:
@@ -59,10 +61,10 @@ def _watch() -> None:
     while True:
         time.sleep(OFTEN)
         with _lock:
-            if not _since:
+            if not _ran:
                 _thread = None
                 return
-            now = time.monotonic()
-            for options, begun in _since.items():
-                if now - begun > RUN_SECONDS:
+            for options in _ran:
+                _ran[options] += OFTEN
+                if _ran[options] > RUN_SECONDS:
                     options.terminate = True

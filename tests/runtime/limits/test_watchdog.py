@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -42,7 +45,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_without_an_end_is_ended() -> None:
     running = session.session(session.structure(ir.from_proto(endless())), optimised=False)
-    with pytest.raises(TooLongError, match="stopped after 0 s at a single run"):
+    with pytest.raises(TooLongError, match=r"stopped after 0.3 s at a single run"):
         session.run(running, {"x": samples(1)})
 
 
@@ -54,6 +57,25 @@ def test_a_run_that_ends_is_not_touched() -> None:
     with pytest.raises(InputError) as caught:
         session.run(running, {"x": samples(1)[:, :3]})
     assert not isinstance(caught.value, TooLongError)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="processes can't be stopped here")
+def test_time_in_which_the_process_is_stopped_does_not_count() -> None:
+    script = """
+import time
+from graphopt.runtime.limits import watchdog
+watchdog.RUN_SECONDS, watchdog.OFTEN = 2.0, 0.05
+with watchdog.limited() as options:
+    print("runs", flush=True)
+    time.sleep(0.5)
+    print(options.terminate, flush=True)
+"""
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "runs\n"
+    child.send_signal(signal.SIGSTOP)
+    time.sleep(2.5)
+    child.send_signal(signal.SIGCONT)
+    assert child.communicate(timeout=60)[0] == "False\n"
 
 
 @pytest.mark.parametrize("batch", [1, "N"])
