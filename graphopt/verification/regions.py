@@ -86,7 +86,8 @@ def _on_values(
 ) -> dict[Candidate, list[Verdict]]:
     """The regions that are equal on all that the model computes at their borders, with the verdicts.
 
-    The values have to tell something on the inputs as given; far beyond those they have to be equal too.
+    The values have to tell something on the inputs as given; far beyond those, on one side at least, they
+    have to be equal too.
     """
     left = [item for item in regions if analysis.is_outermost(analysis.nodes[item.candidate.site.nodes[0]])]
     passed: dict[Candidate, list[Verdict]] = {}
@@ -103,14 +104,16 @@ def _on_values(
             left = [item for item in left if item.candidate in passed]
     except InputError:
         return {}
+    held: dict[Candidate, list[Verdict]] = {}
     for factor in BEYOND:
         feed = scaled(feeds[0], factor)
-        with suppress(InputError):  # the model need not run so far out
+        with suppress(InputError):  # the model need not run so far out, nor make numbers everywhere
             values = {**feed, **dict(zip(names, running.run(feed), strict=True))}
-            if all(finite(values[source]) for item in left for source in item.sources.values()):
-                passed = _passed(analysis.model, left, values, gaps, telling=False)
-                left = [item for item in left if item.candidate in passed]
-    return passed
+            seen = [item for item in left if all(finite(values[name]) for name in item.sources.values())]
+            equal = _passed(analysis.model, seen, values, gaps, telling=False)
+            left = [item for item in left if item.candidate in equal or item not in seen]
+            held |= equal
+    return {item.candidate: held[item.candidate] for item in left if item.candidate in held}
 
 
 def _borders(regions: Iterable[SubgraphPair], feed: Feeds) -> list[str]:
