@@ -86,8 +86,8 @@ def _on_values(
 ) -> dict[Candidate, list[Verdict]]:
     """The regions that are equal on all that the model computes at their borders, with the verdicts.
 
-    The values have to tell something on the inputs as given; far beyond those, on one side at least, they
-    have to be equal too.
+    The values have to tell something on the inputs as given; far beyond those, as far as the model runs there
+    and makes numbers, they have to be equal too.
     """
     left = [item for item in regions if analysis.is_outermost(analysis.nodes[item.candidate.site.nodes[0]])]
     passed: dict[Candidate, list[Verdict]] = {}
@@ -113,7 +113,7 @@ def _on_values(
             equal = _passed(analysis.model, seen, values, gaps, telling=False)
             left = [item for item in left if item.candidate in equal or item not in seen]
             held |= equal
-    return {item.candidate: held[item.candidate] for item in left if item.candidate in held}
+    return {item.candidate: held.get(item.candidate, passed[item.candidate]) for item in left}
 
 
 def _borders(regions: Iterable[SubgraphPair], feed: Feeds) -> list[str]:
