@@ -37,6 +37,7 @@ from graphopt.runtime.session import PROVIDER, THREADS
 from graphopt.types import Shape
 from graphopt.verification import equivalence, interface, quality
 from graphopt.verification.difference import is_class_scores
+from graphopt.verification.reference import Reference
 from graphopt.verification.user_metric import OwnMetric
 from graphopt.verification.verdict import Rule, Verdict, Verification
 
@@ -310,8 +311,8 @@ def verify(
             raise InputError(f"{original.path}: {inputs.problem}")
         compared = inputs.feeds
     with progress.step("verify"):
-        expected = equivalence.Reference(original.model, compared, counted, frozen=freeze_initializers)
-        return expected.verify(rewritten.model)
+        expected = Reference(original.model, compared, counted, frozen=freeze_initializers)
+        return equivalence.verify(expected, rewritten.model)
 
 
 def _verify_quality(

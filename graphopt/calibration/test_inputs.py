@@ -431,7 +431,7 @@ def _asked(model: ir.Model, given: Mapping[str, Sequence[int]]) -> str:
     left = [value for value in _fed(model) if value.name not in given and value.shape is not None]
     unknown = [value for value in left if any(fixed(size) is None for size in value.shape or ())]
     listed = ", ".join(f"{value.name} ({declared(value)})" for value in unknown)
-    return f'no sizes at which it runs were found: "shapes" gives those of {listed}'
+    return f'no sizes at which it runs were found: give those of {listed} by "shapes"'
 
 
 def _too_large(model: ir.Model, sizes: Mapping[str, Sequence[int]], memory: int | None) -> str:

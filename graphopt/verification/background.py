@@ -12,7 +12,8 @@ import onnx_ir as ir
 from graphopt import progress
 from graphopt.errors import InputError
 from graphopt.runtime.session import Feeds
-from graphopt.verification.equivalence import Reference
+from graphopt.verification.equivalence import verify
+from graphopt.verification.reference import Reference
 from graphopt.verification.verdict import Verification
 
 
@@ -106,6 +107,6 @@ class Comparer:
             if before is expected and after is candidate:
                 return future
             future.cancel()
-        future = self._worker.submit(progress.carried(expected.reference.verify), candidate)
+        future = self._worker.submit(progress.carried(verify), expected.reference, candidate)
         self._pending = (expected, candidate, future)
         return future

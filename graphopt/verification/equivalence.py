@@ -14,37 +14,27 @@ pass whatever a model computes; rankings turn rounding into another answer. So
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import onnx_ir as ir
 
-from graphopt.calibration import other_inputs
 from graphopt.errors import InputError
 from graphopt.runtime import session
 from graphopt.runtime.exposure import exposed
-from graphopt.runtime.session import Feeds, Structure
 from graphopt.verification.counterparts import Counterparts
-from graphopt.verification.difference import Difference, Output
-from graphopt.verification.heads import Heads, is_layer
-from graphopt.verification.information import TOLD_APART, change, finite
+from graphopt.verification.difference import Difference, Output, finite
+from graphopt.verification.heads import is_layer
 from graphopt.verification.interface import interface
-from graphopt.verification.values import Given, Values, difference
-from graphopt.verification.verdict import Rule, Verdict, Verification, bound, measured, unrunnable
+from graphopt.verification.reference import Reference, name_of
+from graphopt.verification.values import Values, difference
+from graphopt.verification.verdict import Rule, Verdict, Verification, measured, unrunnable
 
-MODEL_BOUND = {"float64": 1e-10, "float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
-"""Relative difference that a whole model may show, by the type of its output. float16 and bfloat16: 5 eps, of
-roundings that add up. float32: 840 eps; measured by benchmarks.thresholds: MODEL_BOUND, 1.7e-6 at most over
-all exact rewrites of nine architectures, so 60 times that."""
 OWN_DIFFERENCE_FACTOR = 4.0
 """A model may differ as much as this times what onnxruntime's own optimisation changes in the original.
 Derived: both roundings are alike and independent, so the largest of n differences is that of another n times
 √2; tests/test_thresholds.py draws them: from n = 10 on, 4 is exceeded in under 1 % of cases, 3 in 3 %."""
-TWINS = 2
-"""Inputs that are tried in another range together: derived, the fewest that differ."""
 
 
 @dataclass(frozen=True)
@@ -80,143 +70,23 @@ class Watched:
         return bool(before) and value not in (before or ())
 
 
-class Original:
-    """A model on some inputs, as it stands and as onnxruntime optimises it.
+def verify(reference: Reference, candidate: ir.Model) -> Verification:
+    """Whether the outputs are equal up to rounding, the candidate as it stands and as optimised.
 
-    Args:
-        parts: the model.
-        feeds: the inputs.
+    What was found about one candidate says nothing of the next.
+
+    Raises:
+        InputError: onnxruntime can't load or run the reference.
     """
-
-    def __init__(self, parts: Structure, feeds: Sequence[Feeds]) -> None:
-        self.feeds = list(feeds)
-        self.values = Values(parts, feeds, optimised=False)
-        self._parts = parts
-        self._optimised: dict[tuple[frozenset[str], frozenset[str]], Values] = {}
-
-    def given(self, decisions: Mapping[str, str]) -> Given:
-        """What it decides, for each input, by the names that another model has for it."""
-        found = {theirs: self.values.of(ours) for ours, theirs in sorted(decisions.items())}
-        return [{name: each[i] for name, each in found.items()} for i in range(len(self.feeds))]
-
-    def optimised(self, decisions: frozenset[str], names: frozenset[str]) -> Values:
-        """These values in a session that onnxruntime optimises and that is given these decisions.
-
-        Raises:
-            InputError: onnxruntime can't load or run that.
-        """
-        key = decisions, names
-        if key not in self._optimised:  # together: what is read decides what onnxruntime may rewrite
-            given = self.given({name: name for name in decisions})
-            found = Values(self._parts, self.feeds, optimised=True, given=given)
-            found.find(sorted(names))
-            self._optimised[key] = found
-        return self._optimised[key]
-
-    def change(self, name: str) -> float:
-        """What other inputs change in a value, as a part of its largest."""
-        return change(self.values.of(name))
-
-    def bound(self, name: str) -> float:
-        """The relative difference that a value may show, by its type."""
-        return bound(self.values.of(name)[0], MODEL_BOUND)
-
-    def own_difference(self, name: str, decisions: frozenset[str], names: frozenset[str]) -> float:
-        """What onnxruntime's own optimisation changes in a value, as a part of its largest.
-
-        Args:
-            name: of the value.
-            decisions: those of its own that the optimised session is given.
-            names: all that is read in that session.
-
-        Returns:
-            0 too where onnxruntime can't optimise the model: then nothing is known that could be allowed.
-        """
-        try:
-            return difference(self.values.of(name), self.optimised(decisions, names).of(name)).max_rel
-        except InputError:
-            return 0.0
-
-    def tells(self, name: str, allowed: float) -> bool:
-        """Whether other inputs change a value by much more than is allowed."""
-        return self.change(name) > TOLD_APART * allowed
-
-
-class Reference:
-    """A model to compare others with: what it makes of the inputs is found once.
-
-    Args:
-        model: the original.
-        feeds: inputs to compare on.
-        kept: names of the outputs that count; all when empty.
-        frozen: whether initializers that are inputs too may vanish from those.
-    """
-
-    def __init__(
-        self, model: ir.Model, feeds: Sequence[Feeds], kept: Sequence[str] = (), *, frozen: bool = False
-    ) -> None:
-        self.model = model
-        self._frozen = frozen
-        self.feeds = feeds
-        self.outputs = [value for value in model.graph.outputs if not kept or value.name in kept]
-        self._others: list[Original] = []
-
-    @cached_property
-    def parts(self) -> Structure:
-        """The model as sessions take it."""
-        return session.structure(self.model)
-
-    @cached_property
-    def heads(self) -> Heads:
-        """What it makes its outputs by."""
-        return Heads(self.model, self.outputs)
-
-    @cached_property
-    def original(self) -> Original:
-        """The model on the inputs."""
-        return Original(self.parts, self.feeds)
-
-    @cached_property
-    def _ranges(self) -> Iterator[list[Feeds]]:
-        return other_inputs.others(self.model, self.feeds[-TWINS:])
-
-    def others(self) -> Iterator[Original]:
-        """The model on the last inputs in other ranges, the likeliest first; each is made once."""
-        for number in itertools.count():
-            if number == len(self._others):
-                feeds = next(self._ranges, None)
-                if feeds is None:
-                    return
-                self._others.append(Original(self.parts, feeds))
-            yield self._others[number]
-
-    def prepare(self) -> None:
-        """Runs the model, so that comparisons need not wait for it.
-
-        Raises:
-            InputError: onnxruntime can't load or run the model.
-        """
-        heads = self.heads
-        made = (value for node in heads.decisions for value in node.outputs if value.name)
-        read = (value for node in heads.following for value in heads.read(node) if value.producer())
-        self.original.values.find(map(name_of, (*self.outputs, *made, *read)))
-
-    def verify(self, candidate: ir.Model) -> Verification:
-        """Whether the outputs are equal up to rounding, the candidate as it stands and as optimised.
-
-        What was found about one candidate says nothing of the next.
-
-        Raises:
-            InputError: onnxruntime can't load or run the reference.
-        """
-        different = interface(self.model, candidate, frozen=self._frozen)
-        if different is not None:
-            return Verification((different,))
-        self.prepare()
-        try:
-            return Comparison(self, candidate).verification()
-        except InputError as error:
-            return Verification(tuple(unrunnable("model", name_of(output), error) for output in self.outputs))
+    different = interface(reference.model, candidate, frozen=reference.frozen)
+    if different is not None:
+        return Verification((different,))
+    reference.prepare()
+    try:
+        return Comparison(reference, candidate).verification()
+    except InputError as error:
+        outputs = map(name_of, reference.outputs)
+        return Verification(tuple(unrunnable("model", name, error) for name in outputs))
 
 
 class Comparison:
@@ -530,11 +400,6 @@ class Comparison:
         left = tuple(check for check in checks if (check.value or check.output) not in random)
         note = f"not compared, since the original itself is random there: {', '.join(sorted(random))}"
         return Verification(left, (*self._notes, note))
-
-
-def name_of(value: ir.Value) -> str:
-    """A value's name."""
-    return value.name or ""
 
 
 def _of_one_shape(one: Output, other: Output) -> bool:

@@ -22,8 +22,7 @@ from graphopt.runtime.session import Feeds
 from graphopt.runtime.subgraph import SubgraphPair, assemble, output_names, region
 from graphopt.types import Candidate, Change
 from graphopt.verification import verdict
-from graphopt.verification.difference import Difference, Output
-from graphopt.verification.information import finite
+from graphopt.verification.difference import Difference, Output, finite
 from graphopt.verification.verdict import Verdict
 
 Gaps: TypeAlias = "defaultdict[str, Difference]"

@@ -16,8 +16,9 @@ from graphopt.calibration import other_inputs
 from graphopt.errors import InputError
 from graphopt.runtime import session
 from graphopt.verification import values
-from graphopt.verification.equivalence import Reference
-from graphopt.verification.information import change
+from graphopt.verification.difference import change
+from graphopt.verification.equivalence import verify
+from graphopt.verification.reference import Reference
 from graphopt.verification.verdict import Rule, Verification
 from tests.builders import Array, batch_norm, bn_inputs, info, model, node, parsed, samples, weight
 
@@ -218,9 +219,9 @@ def test_what_was_found_about_one_candidate_says_nothing_of_the_next() -> None:
         for last in ("Relu", "ThresholdedRelu")
     )
     reference = Reference(one, [{"x": samples(1, seed=seed)} for seed in range(3)])
-    first, between, again = (reference.verify(each.clone()) for each in (one, other, one))
+    first, between, again = (verify(reference, each.clone()) for each in (one, other, one))
     assert not first.notes and between.notes
-    assert again == first and reference.verify(other) == between
+    assert again == first and verify(reference, other) == between
 
 
 def test_other_ranges_tell_more_where_more_than_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
