@@ -36,7 +36,6 @@ from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import PROVIDER, THREADS
 from graphopt.types import Shape
 from graphopt.verification import equivalence, interface, quality
-from graphopt.verification.difference import is_class_scores
 from graphopt.verification.reference import Reference
 from graphopt.verification.user_metric import OwnMetric
 from graphopt.verification.verdict import Rule, Verdict, Verification
@@ -93,6 +92,7 @@ def optimize(
     freeze_initializers: bool = False,
     metric: str | OwnMetric | None = None,
     memory: int | None = None,
+    force: bool = False,
     require: Iterable[str | gates.Gate] = (),
 ) -> Result:
     """Makes a model's convolutions cheaper and verifies the result.
@@ -124,6 +124,8 @@ def optimize(
             `verification.user_metric.OwnMetric` says in which folder its module lies.
         memory: bytes that activations may take while networks are fitted, a quarter of the machine's where
             not given; what is beyond lies in temporary files.
+        force: take a network within the budget though its quality can't be measured, as where no output holds
+            numbers and nothing before them can be read. A quality that was asked for is missed all the same.
         require: gates, such as ``["macs<=0.8", "agreement>=0.99"]``: what the finished result has to keep,
             whatever it was made for. Keys are those of a budget; costs are parts of the input's.
 
@@ -153,6 +155,7 @@ def optimize(
         freeze_initializers=freeze_initializers,
         metric=metric,
         memory=memory,
+        force=force,
         require=require,
     )
     if asked.metric is not None:
@@ -179,8 +182,7 @@ def _open(model: AnyModel) -> Source:
 
 
 def _require_scores(source: Source, outputs: tuple[str, ...], asked: Named) -> None:
-    counted = [v for v in source.model.graph.outputs if not outputs or v.name in outputs]
-    if not any(_may_be_scores(value) for value in counted):
+    if not quality.may_agree(source.model, outputs):
         raise _no_scores(asked)
 
 
@@ -332,19 +334,15 @@ def _verify_quality(
     names, checks = ", ".join(str(v.name) for v in counted), []
     for item in gates.judge(gates.of_budget(limits), spending.measured(found, None)):
         key, wanted = item.gate.key, item.gate.limit
-        if item.measured is None:
+        if item.measured is None and key == "agreement":
             raise _no_scores(asked)
         figure = "of equal outputs" if item.measured == math.inf else f"{item.measured:.4f}"
+        if item.measured is None:
+            figure = "not measured"
         note = f"{key} {figure} on {found.samples} inputs, at least {wanted:g} asked for"
-        gap = (math.nan, math.nan, found.sqnr)
+        gap = (math.nan, math.nan, math.nan if found.sqnr is None else found.sqnr)
         checks.append(Verdict(key, names, item.passed, *gap, wanted, found.samples, note, Rule.QUALITY))
-    return Verification(tuple(checks))
-
-
-def _may_be_scores(value: ir.Value) -> bool:
-    if value.shape is None:
-        return True
-    return is_class_scores(tuple(d if isinstance(d, int) else None for d in value.shape))
+    return Verification(tuple(checks), found.notes)
 
 
 def bench(

@@ -232,13 +232,39 @@ class Quality:
 
     Attributes:
         agreement: fraction of equal argmax over axis 1; None where no counted output holds class scores.
-        sqnr: 10·log10(Σ ref² / Σ (ref − cand)²) in dB, the lowest over the counted outputs.
+        sqnr: 10·log10(Σ ref² / Σ (ref − cand)²) in dB, the lowest over the counted outputs that can be
+            measured; None where none can.
         samples: number of inputs.
+        measured_by: the values that were measured in the place of an output that tells nothing of how near
+            two models are (rows that were picked, an order, texts), by its name.
+        unmeasured: why an output was not measured, by its name.
     """
 
     agreement: float | None
-    sqnr: float
+    sqnr: float | None
     samples: int
+    measured_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was not measured, or in another place, in words."""
+        instead = (
+            f"quality: output {name!r} is measured by what it is made of: {', '.join(values)}"
+            for name, values in self.measured_by.items()
+        )
+        left = (f"quality: output {name!r} is not measured: {why}" for name, why in self.unmeasured.items())
+        return (*instead, *left)
+
+    @property
+    def problem(self) -> str:
+        """Why nothing was measured; "" where something was."""
+        if self.sqnr is not None:
+            return ""
+        return (
+            "; ".join(f"output {name!r}: {why}" for name, why in self.unmeasured.items())
+            or "no output counts"
+        )
 
     @property
     def interval(self) -> tuple[float, float] | None:

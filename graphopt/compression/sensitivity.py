@@ -77,6 +77,7 @@ def sensitivities(
     calibration: Calibration,
     feeds: Feeds,
     watched: Sequence[str],
+    decided: Sequence[str],
     memory: int,
 ) -> dict[str, Sensitivity]:
     """The sensitivity of each layer, by name of its operator.
@@ -89,13 +90,15 @@ def sensitivities(
         calibration: how to batch the inputs.
         feeds: the inputs to run.
         watched: names of the values that stand for the outputs that count.
+        decided: names of the values that are those of the original whatever a probe changes: what operators
+            decide, so that rows that are picked stay the same.
         memory: bytes to take; half of them hold values, the rest is left to sessions and statistics.
 
     Returns:
         For each operator the mean squared change of the network's output over its variance, by its own error.
     """
     program = Program(analysis.model)
-    reference = _reference(program, calibration, feeds, watched)
+    reference, given = _reference(program, calibration, feeds, watched, decided)
     batches = list(calibration.batches(feeds))
     found: dict[str, Sensitivity] = {}
     with Store(memory // 2) as store:
@@ -109,18 +112,18 @@ def sensitivities(
             walk.advance(place)
             walk.forget((linear.x,))
             kernels = [fit(c, statistics[name], 0) for c in _at_levels(candidates[name])]
-            harms = _harm(program, walk, linear, kernels, watched, reference)
+            harms = _harm(program, walk, linear, kernels, watched, reference, given)
             errors = [counted_error(linear, k.kernel, statistics[name]) for k in kernels]
             found[name] = Sensitivity.of(list(zip(errors, harms, strict=True)))
     return found
 
 
-def before_normalising(analysis: Analysis, output: str) -> str:
-    """The value to look at for an output, through reshapes: what a Softmax, Sigmoid or ArgMax reads."""
-    value: ir.Value | None = next(v for v in analysis.model.graph.outputs if v.name == output)
-    found = output
+def before_normalising(output: ir.Value) -> str:
+    """The value to look at for another, through reshapes: what a Softmax or Sigmoid reads."""
+    value: ir.Value | None = output
+    found = output.name or ""
     while value is not None and (node := value.producer()) is not None:
-        if node.op_type not in (*NORMALISED, "ArgMax", *RESHAPES):
+        if node.op_type not in (*NORMALISED, *RESHAPES):
             break
         value = node.inputs[0]
         if node.op_type not in RESHAPES and value is not None:
@@ -131,12 +134,26 @@ def before_normalising(analysis: Analysis, output: str) -> str:
 
 
 def _reference(
-    program: Program, calibration: Calibration, feeds: Feeds, watched: Sequence[str]
-) -> list[list[npt.NDArray[Any]]]:
-    """What the original makes, for each batch."""
+    program: Program,
+    calibration: Calibration,
+    feeds: Feeds,
+    watched: Sequence[str],
+    decided: Sequence[str],
+) -> tuple[list[list[npt.NDArray[Any]]], list[Feeds]]:
+    """What the original makes, for each batch: what is watched, and what it decides, by name."""
     kinds = {name: array.dtype for name, array in feeds.items()}
-    running = session.session(program.piece(program.nodes, kinds, watched), optimised=True)
-    return [session.run(running, part, watched) for part in calibration.batches(feeds)]
+    names = [*watched, *decided]
+    running = session.session(program.piece(program.nodes, kinds, names), optimised=True)
+    made = [session.run(running, part, names) for part in calibration.batches(feeds)]
+    count = len(watched)
+    return [batch[:count] for batch in made], [
+        {
+            name: each
+            for name, each in zip(decided, batch[count:], strict=True)
+            if isinstance(each, np.ndarray)
+        }
+        for batch in made
+    ]
 
 
 def _at_levels(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -153,18 +170,22 @@ def _harm(
     fits: Sequence[Fitted],
     watched: Sequence[str],
     reference: Sequence[Sequence[npt.NDArray[Any]]],
+    decided: Sequence[Feeds],
 ) -> list[float]:
     """For each fit the mean squared change of the outputs over their variance, averaged over the outputs."""
     place = program.index[linear.node]
     weight, bias = "probe/weight", "probe/bias"
-    nodes = [*_damaged(program.nodes[place], linear, weight, bias), *program.nodes[place + 1 :]]
+    after = [node for node in program.nodes[place + 1 :] if decided[0].keys().isdisjoint(node.output)]
+    nodes = [*_damaged(program.nodes[place], linear, weight, bias), *after]
     made = {name for node in nodes for name in node.output}
     present = [name for name in watched if name in made]
     if not present:
         return [0.0] * len(fits)
     read = dict.fromkeys(name for i in range(place, len(program.nodes)) for name in sorted(program.reads(i)))
     given = [name for name in read if name not in made and walk.holds(name)]
+    told = [name for name in read if name in decided[0] and name not in given]
     kinds = {name: walk.values(name)[0].dtype for name in given}
+    kinds.update({name: decided[0][name].dtype for name in told})
     kind = kinds.get(linear.x, np.dtype(np.float32))
     running = session.session(
         program.piece(nodes, {**kinds, weight: kind, bias: kind}, present), optimised=True
@@ -179,11 +200,13 @@ def _harm(
         squares = np.zeros(len(present))
         for number, exact in enumerate(reference):
             inputs = {name: walk.values(name)[number] for name in given}
+            inputs.update({name: decided[number][name] for name in told})
             results = session.run(running, {**inputs, **damaged}, present)
             for i, (name, result) in enumerate(zip(present, results, strict=True)):
                 wanted = exact[watched.index(name)]
-                if result.shape != wanted.shape:
-                    continue  # as many as were found in the input: they tell of no change by little
+                if result.shape != wanted.shape:  # nothing of it is left
+                    squares[i] += spread[i] / len(reference)
+                    continue
                 gap = result.astype(np.float64) - wanted
                 squares[i] += float(np.vdot(gap, gap))
         relative = squares / np.where(spread > 0, spread, 1.0)

@@ -95,6 +95,7 @@ KINDS: Mapping[str, Kind] = {
     "shapes": Mapped(List(Number(least=1, whole=True), "a list of sizes", 1), "a table of inputs"),
     "aim": Text(choices=TABLE["aim"].choices),
     "gate": Text(choices=("latency",)),
+    "force": Flag(),
     "freeze_initializers": Flag(),
     "external_data": Text(choices=TABLE["external_data"].choices),
     "metric": Text("module:function", pattern="^[^:]+:.+$", parse=_measure),

@@ -62,6 +62,7 @@ class Task:
     external_data: Literal["auto", "always", "never"] = "auto"
     metric: str | None = None
     memory: int | None = None
+    force: bool = False
     seed: int = 0
     report: Path | None = None
     html: Path | None = None

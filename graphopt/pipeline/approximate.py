@@ -92,6 +92,8 @@ def approximate(
     wanted = any(limit.needed > 0 for limit in limits) or budget.asks_quality or budget.latency is not None
     if not group or not (fixed or wanted):
         return False
+    if wanted and not options.force and measures.unmeasurable():  # which the verdict tells
+        return False
     networks = Networks(workspace, fixed or group, proposals, changes, measures, options, journal)
     if fixed and not wanted:
         network = networks.network(Plan(tuple(networks.candidates)))

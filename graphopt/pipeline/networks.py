@@ -34,6 +34,7 @@ from graphopt.rewrites.base import ApproximateRewrite
 from graphopt.runtime.operator_times import Stopwatch, cache_path
 from graphopt.runtime.session import Feeds
 from graphopt.types import Candidate, Change, Fitted, Quality, Replacement
+from graphopt.verification.heads import Heads, is_tensor
 
 Made = TypeVar("Made")
 
@@ -102,10 +103,26 @@ class FitData:
 
     @property
     def watched(self) -> list[str]:
-        """The values that stand for the outputs that count."""
-        kept = self._options.outputs
-        names = [v.name or "" for v in self.analysis.model.graph.outputs if not kept or v.name in kept]
-        return [compression_sensitivity.before_normalising(self.analysis, name) for name in names]
+        """The values that stand for the outputs that count; none where none of them holds numbers."""
+        return list(dict.fromkeys(map(compression_sensitivity.before_normalising, self._measured)))
+
+    @property
+    def decided(self) -> list[str]:
+        """What the model decides on the way to those, which a probe takes from the original."""
+        if not any(map(self._heads.behind, self._measured)):
+            return []
+        return [v.name or "" for node in self._heads.decisions for v in node.outputs if v.uses()]
+
+    @cached_property
+    def _measured(self) -> list[ir.Value]:
+        dtype = self.analysis.sizes.dtype
+        values = (value for output in self._heads.outputs for value in self._heads.measured(output, dtype))
+        return [value for value in values if is_tensor(value)]
+
+    @cached_property
+    def _heads(self) -> Heads:
+        kept, outputs = self._options.outputs, self.analysis.model.graph.outputs
+        return Heads(self.analysis.model, [v for v in outputs if not kept or v.name in kept])
 
     def _synthetic(self) -> Calibration | None:
         """Inputs to fit on where there are none; what they say of the error is no measurement."""
@@ -142,7 +159,7 @@ class FitData:
 
         Synthetic inputs don't tell: on ResNet-20 more was lost with it at 0.6 of the MACs.
         """
-        if self._workspace.calibration is None:
+        if self._workspace.calibration is None or not self.watched:
             return {}
         try:
             with self._journal.step("differentiate"):
@@ -201,7 +218,7 @@ class Damage:
             SiteError: a rewrite can't fit one of the candidates; it is banned.
         """
         data = self.data
-        if data.inputs is None or data.statistics is None:
+        if data.inputs is None or data.statistics is None or not data.watched:
             return {}
         layers: dict[str, list[Candidate]] = {}
         for candidate in self.candidates:
@@ -217,6 +234,7 @@ class Damage:
                 data.inputs,
                 data.probed(len(layers)),
                 data.watched,
+                data.decided,
                 self.memory,
             )
 

@@ -20,7 +20,7 @@ from graphopt.pipeline.workspace import Measures, Workspace
 from graphopt.planning import gates
 from graphopt.planning.gates import Gate
 from graphopt.report.results import Result
-from graphopt.types import Exactness
+from graphopt.types import Exactness, Quality
 from graphopt.verification.background import Comparer
 
 
@@ -106,11 +106,26 @@ class Run:
         kept, passed = gates.judge(budget, figures), gates.judge(options.require, figures)
         result = self._result(Figures(kept, passed, quality, timing, measures.compared(metric)))
         reasons = [] if all(kept) else [f"the budget was not reached: {gates.missed(kept)}"]
+        unmeasured = "" if options.force or not budget else self._unmeasured(quality)
+        if unmeasured and (fitted or not all(kept)):
+            reasons.insert(0, unmeasured)
         if not all(passed):
             reasons.append(f"the result fails what is required: {gates.failed(passed)}")
         if reasons:
             raise BudgetError("; ".join(reasons), result)
         return result
+
+    def _unmeasured(self, quality: Quality | None) -> str:
+        """That the quality of what a budget asks for can't be measured, and what to do; "" where it can."""
+        problem = self.measures.unmeasurable()
+        if not problem and quality is not None and self._options.metric is None:
+            problem = quality.problem
+        if not problem:
+            return ""
+        return (
+            f"the quality can't be measured: {problem}; name a measure of your own with {Named('metric')}, "
+            f"or take a network all the same with {Named('force')}"
+        )
 
     def _result(self, figures: Figures) -> Result:
         self._recorder.record(self.workspace.model)

@@ -116,6 +116,7 @@ def result_of(
     quantised = costs.quantised_note(before.uncounted_ops)
     factored = [item.candidate for item in journal.applied if item.exactness is Exactness.APPROXIMATE]
     left = [_widened(before, after), *source_notes(workspace.source, before), *journal.notes]
+    left += () if figures.quality is None else figures.quality.notes
     notes = [*proposals.notes(before, after), quantised, *left, _grown(before, after, factored)]
     report = Report(
         source=workspace.source,

@@ -46,6 +46,7 @@ def sweep(source: Source, options: Options, calibration: Given, budgets: Sequenc
     networks = Networks(workspace, group, proposals, run.changes, measures, options, journal)
     timed = not workspace.inputs.problem
     points = [_point(networks.network(Plan(())), measures, timed=timed)]
+    journal.notes += () if points[0].quality is None else points[0].quality.notes
     for part in progress.track(budgets, "budgets", describe=lambda b: f"{b:g}"):
         limits = measures.limits(Budget(macs=part))
         if all(limit.needed <= 0 for limit in limits):

@@ -30,7 +30,8 @@ from graphopt.runtime.latency import Timing
 from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import Feeds
 from graphopt.types import Array, Candidate, Quality, Shape
-from graphopt.verification import interface, quality
+from graphopt.verification import interface
+from graphopt.verification.quality import Yardstick
 
 
 class Workspace:
@@ -243,11 +244,28 @@ class Measures:
 
     def quality(self, model: ir.Model) -> Quality | None:
         """How near a model comes to the original, on held-out inputs; None without calibration."""
-        given, source = self.workspace.calibration, self.workspace.source
-        if given is None or self.workspace.inputs.problem:
+        if self._yardstick is None:
             return None
         with self.journal.step("measure"):
-            return quality.measure(source.model, model, given, given.held_out, self.options.outputs)
+            return self._yardstick.measure(model)
+
+    def unmeasurable(self) -> str:
+        """Why no quality of a network can be measured though there are inputs to; "" where one can.
+
+        The user's own measure is one.
+        """
+        if self._yardstick is None or self.options.metric is not None:
+            return ""
+        with self.journal.step("measure"):
+            return self._yardstick.problem
+
+    @cached_property
+    def _yardstick(self) -> Yardstick | None:
+        """What the input makes of the held-out inputs; None where there are none, or it can't be run."""
+        given, model = self.workspace.calibration, self.workspace.source.model
+        if given is None or self.workspace.inputs.problem:
+            return None
+        return Yardstick(model, given, given.held_out, self.options.outputs)
 
     def metric(self, model: ir.Model) -> float | None:
         """What the user's own measure says of a model; None without one."""

@@ -229,8 +229,14 @@ class Report:
         """What has to be known before anything is trusted, the gravest first."""
         slow = self.latency.verdict if self.latency is not None else ""
         advice = f"{slow}; a budget of latency plans by measured time"
-        unloaded = (self.unloaded,) if self.unloaded else ()
-        return (*unloaded, *not_run(self.unrun), *warnings(self.checks), *([advice] if slow else []))
+        blind = self.quality.problem if self.quality is not None and self.approximate else ""
+        return (
+            *([self.unloaded] if self.unloaded else []),
+            *([f"the quality is not measured: {blind}"] if blind else []),
+            *not_run(self.unrun),
+            *warnings(self.checks),
+            *([advice] if slow else []),
+        )
 
     @property
     def unchanged(self) -> str:

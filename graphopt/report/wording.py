@@ -39,8 +39,10 @@ def ratio(before: float | None, after: float | None) -> str:
     return "" if not before or after is None else f"{after / before:.3f}"
 
 
-def decibels(sqnr: float) -> str:
-    """A signal-to-noise ratio: 25.3 dB, or what an infinite one means."""
+def decibels(sqnr: float | None) -> str:
+    """A signal-to-noise ratio: 25.3 dB, or what an infinite one means, or that there is none."""
+    if sqnr is None:
+        return "not measured"
     if math.isinf(sqnr):
         return "equal" if sqnr > 0 else "–"
     return f"{sqnr:.1f} dB"

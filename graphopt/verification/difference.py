@@ -169,7 +169,7 @@ def change(outputs: Sequence[Output]) -> float:
         0 where nothing changes it, or nothing in it is finite; 1 where only its size does.
     """
     found = 0.0
-    for one, other in _pairs([_parts(output) for output in outputs]):
+    for one, other in _pairs([parts_of(output) for output in outputs]):
         if len(one) != len(other):
             return 1.0
         found = max((found, *(_relative(a, b) for a, b in zip(one, other, strict=True))))
@@ -178,10 +178,11 @@ def change(outputs: Sequence[Output]) -> float:
 
 def finite(output: Output) -> bool:
     """Whether all numbers of an output are finite."""
-    return all(part.dtype.kind != "f" or bool(np.isfinite(part).all()) for part in _parts(output))
+    return all(part.dtype.kind != "f" or bool(np.isfinite(part).all()) for part in parts_of(output))
 
 
-def _parts(output: Output) -> list[npt.NDArray[Any]]:
+def parts_of(output: Output) -> list[npt.NDArray[Any]]:
+    """The arrays of a sequence, or the array that an output is."""
     return output if isinstance(output, list) else [output]
 
 

@@ -6,7 +6,7 @@ little of what they read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import onnx_ir as ir
 
@@ -50,9 +50,12 @@ class Heads:
             and (_ranks(node) or (_jumps(node) and not any(value in summed for value in node.outputs)))
         )
         self._decided: set[ir.Value] = set()
+        self._behind: set[ir.Value] = set()
         following = []
         for node in nodes:
             follows = any(value in self._decided for value in self.read(node))
+            if node in self.decisions or any(value in self._behind for value in self.read(node)):
+                self._behind.update(node.outputs)
             if node in self.decisions or (follows and node in needed and not is_layer(node)):
                 self._decided.update(node.outputs)
                 following.append(node)
@@ -69,6 +72,49 @@ class Heads:
     def decided(self, value: ir.Value) -> bool:
         """Whether it is made of what was decided, without a layer in between."""
         return value in self._decided
+
+    def behind(self, value: ir.Value) -> bool:
+        """Whether something was decided anywhere before it, so that another decision gives it other rows."""
+        return value in self._behind
+
+    def measured(
+        self, output: ir.Value, dtype: Callable[[ir.Value], ir.DataType | None]
+    ) -> tuple[ir.Value, ...]:
+        """What tells how near an approximate model comes to an output: numbers that nothing decided.
+
+        An output of such numbers is measured itself. In the place of another one (rows that were picked, an
+        order, places, truth values, texts, sequences) stand the nearest such values that it is made of; where
+        layers follow on what was decided, also those that it was decided on.
+
+        Args:
+            output: an output that counts.
+            dtype: tells the type of a value's elements; None where nothing does.
+
+        Returns:
+            The values; none where nothing but inputs stands before what was decided.
+        """
+        if not self.told(output) and is_tensor(output):  # the same whatever the inputs hold
+            return (output,)
+        stack, seen, found = [output], set[ir.Value](), dict[ir.Value, None]()
+        while stack:
+            value = stack.pop()
+            node = value.producer()
+            if value in seen or node is None:
+                continue
+            seen.add(value)
+            kind = dtype(value)
+            number = is_tensor(value) and (kind is None or kind.is_floating_point())
+            if not self.decided(value) and (number or is_layer(node)):
+                found[value] = None
+                if self.behind(value):
+                    stack += [each for other in self.following for each in reversed(self.read(other))]
+            elif not is_layer(node):
+                stack += reversed(self.read(node))
+        return tuple(found)
+
+    def ranked(self, value: ir.Value) -> bool:
+        """Whether an operator ranks its elements."""
+        return any(use.node in self.decisions and _ranks(use.node) and not use.idx for use in value.uses())
 
     def joined(self, value: ir.Value) -> bool:
         """Whether it is several values side by side, each of which may be of another magnitude."""
@@ -89,6 +135,13 @@ class Heads:
             if is_layer(node) or any(value in summed for value in node.outputs):
                 summed.update(self.read(node))
         return needed, summed
+
+
+def is_tensor(value: ir.Value) -> bool:
+    """Whether the value is a tensor of numbers, as far as is declared."""
+    if value.type is None:
+        return True
+    return isinstance(value.type, ir.TensorType) and value.dtype is not ir.DataType.STRING
 
 
 def is_layer(node: ir.Node) -> bool:

@@ -70,6 +70,7 @@ set = { bottleneck = { rank_in = 16 } }
 shapes = { x = [1, 8, 8, 8] }
 aim = "macs"
 gate = "latency"
+force = true
 freeze_initializers = true
 external_data = "never"
 seed = 3
@@ -104,6 +105,7 @@ def test_every_key_reaches_its_task() -> None:
         shapes={"x": (1, 8, 8, 8)},
         aim="macs",
         gate="latency",
+        force=True,
         freeze_initializers=True,
         external_data="never",
         metric="measure:accuracy",

@@ -40,6 +40,7 @@ APPLIED |= all_of(float, "error_predicted error_measured sensitivity")
 APPLIED |= all_of({}, "choice spectra") | all_of(bool, "verified measured")
 LEFT = {"rewrite": str, "nodes": [str], "reason": str}
 QUALITY = {"agreement": float, "agreement_interval": [float], "sqnr": NUMBER, "samples": int}
+QUALITY |= all_of({}, "measured_by unmeasured")
 LATENCY = all_of(float, "reference_ms candidate_ms speedup") | all_of(int, "threads repeat")
 LATENCY |= {"spread": [float], "provider": str}
 LAYER = {"rewrite": str, "nodes": [str], "choice": {}, "error_predicted": float}

@@ -36,6 +36,7 @@ class Options:
     seed: int = 0
     gate: str | None = None
     freeze_initializers: bool = False
+    force: bool = False
 
     @property
     def relies_on_inputs(self) -> bool:
