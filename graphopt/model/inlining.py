@@ -103,12 +103,14 @@ def _obstacle(model: ir.Model, name: Called) -> str:
     if (plain_domain(name[0]), name[1]) in runtime_operators():
         return "onnxruntime has an operator of this name, and runs that"
     for node in (node for graph in nested(function.graph) for node in graph):
-        if node.op_identifier() in model.functions:
-            continue
         domain = plain_domain(node.domain)
         ours = _version(model.opset_imports, domain)
         theirs = _version(function.opset_imports, domain)
-        if ours is not None and theirs is not None and not _alike(domain, node.op_type, ours, theirs):
+        if ours is None:  # in which version onnxruntime runs them then is its own choice
+            return f"the model does not import the operators of {domain or 'ai.onnx'}, of which it is made"
+        if node.op_identifier() in model.functions:
+            continue
+        if theirs is not None and not _alike(domain, node.op_type, ours, theirs):
             return f"{node.op_type} is another operator in its opset {theirs} than in the model's {ours}"
         if any(a.is_ref() and a.type in _GRAPHS for a in node.attributes.values()):
             return "it takes graphs as attributes"
@@ -179,8 +181,6 @@ class _Inliner:
 
     def _replace(self, graph: ir.Graph, call: ir.Node, function: ir.Function) -> Sequence[ir.Node]:
         """Puts a function's body in the place of a call; the nodes that it is made of."""
-        for domain, version in function.opset_imports.items():
-            self._model.graph.opset_imports.setdefault(domain, version)
         body = function.graph.clone()
         self._share_constants(function, body)
         prefix = label(call)
