@@ -243,7 +243,7 @@ class _Inliner:
                     if value.name:
                         value.name = self._fresh(f"{prefix}/{value.name}")
                     if not value.is_graph_output():
-                        value.shape = None  # said of all calls at once
+                        value.type = value.shape = None  # said of all calls at once
                 for name, attribute in list(node.attributes.items()):
                     if attribute.is_ref():
                         del node.attributes[name]
@@ -261,7 +261,6 @@ def _take_over(old: ir.Value, new: ir.Value) -> None:
     """Lets a value of a body stand for the output of a call, under its name."""
     name, old.name = old.name, None
     new.name = name
-    new.type = old.type if old.type is not None else new.type
-    new.shape, new.doc_string = old.shape, old.doc_string
+    new.type, new.shape, new.doc_string = old.type, old.shape, old.doc_string
     new.metadata_props.update(old.metadata_props)
     old.replace_all_uses_with(new, replace_graph_outputs=True)

@@ -164,6 +164,19 @@ def test_functions_stay_where_the_model_itself_tells_no_version_of_their_operato
     assert made.opset_import == proto.opset_import
 
 
+def test_types_that_a_function_declares_do_not_count_for_all_its_calls():
+    proto = text(
+        "g (float[2] x) => (float[2] y, double[2] z) "
+        "{ y = l.F (x)  d = Cast <to = 11> (x)  e = l.F (d)  z = Abs (e) }",
+        f"{FUNCTION} F (x) => (r) {{ t = Neg (x)  r = Add (t, x) }}",
+    )
+    proto.ir_version = 10
+    for name in "tr":
+        proto.functions[0].value_info.append(onnx.helper.make_tensor_value_info(name, 1, [2]))
+    made, _ = put_in_place(proto)
+    np.testing.assert_array_equal(run(made, {"x": X})[1], run(proto, {"x": X})[1])
+
+
 def test_what_remaining_calls_need_and_what_nobody_ever_called_stays():
     body = "F (x) => (y) { t = l.H (x)  y = com.microsoft.Gelu (t) }"
     proto = text(
