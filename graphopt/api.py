@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal, TypeAlias
 
 import onnx
@@ -66,6 +67,8 @@ def scan(
         InputError: the model can't be read, onnxruntime refuses it, or the sizes contradict it.
     """
     source = _open(model)
+    if source.uninlined is not None:
+        source, _ = equivalence.confirmed(source, partial(test_inputs.choose, shapes=shapes, seed=seed))
     known: dict[str, Shape] = {}
     analysis = snapshot(source.model, bindings=dict(shapes or {}), known=known, seed=seed)
     unloaded = "" if known else session.unloaded(source)
@@ -174,7 +177,9 @@ def _open(model: AnyModel) -> Source:
         source = io.load(model)
         validate(source.model, source.path)
         found = inlined(source.model)
-    return replace(source, model=found.model, left=found.left)
+    if found.model is source.model:
+        return replace(source, left=found.left)
+    return replace(source, model=found.model, left=found.left, uninlined=source.model)
 
 
 def _require_scores(source: Source, outputs: tuple[str, ...], asked: Named) -> None:
@@ -304,12 +309,15 @@ def verify(
         return _verify_quality(original, rewritten, given, limits, counted)
     if given is not None:
         compared = tuple(given.batches(given.held_out))
+        original = equivalence.faithful(original, compared)
     else:
-        inputs = test_inputs.choose(original.model, shapes=shapes, seed=seed)
+        choose = partial(test_inputs.choose, shapes=shapes, seed=seed)
+        original, inputs = equivalence.confirmed(original, choose)
         if inputs.problem:
             raise InputError(f"{original.path}: {inputs.problem}")
         compared = inputs.feeds
     with progress.step("verify"):
+        rewritten = equivalence.faithful(rewritten, compared)
         expected = equivalence.Reference(original.model, compared, counted, frozen=freeze_initializers)
         return expected.verify(rewritten.model)
 
@@ -327,7 +335,7 @@ def _verify_quality(
     if limits.agreement is not None:
         _require_scores(original, outputs, asked)
     counted = [v for v in original.model.graph.outputs if not outputs or v.name in outputs]
-    found = quality.measure(original.model, rewritten.model, given, given.held_out, outputs)
+    found = quality.measure(original.whole, rewritten.whole, given, given.held_out, outputs)
     names, checks = ", ".join(str(v.name) for v in counted), []
     for item in gates.judge(gates.of_budget(limits), spending.measured(found, None)):
         key, wanted = item.gate.key, item.gate.limit
@@ -379,11 +387,12 @@ def bench(
     different = interface.interface(original.model, rewritten.model, frozen=True)
     if different is not None:
         raise InputError(f"the models can't be compared: {different.note}")
-    inputs = test_inputs.choose(original.model, shapes=shapes, seed=seed)
+    choose = partial(test_inputs.choose, shapes=shapes, seed=seed)
+    original, inputs = equivalence.confirmed(original, choose)
     if inputs.problem:
         raise InputError(f"the reference can't be timed: {inputs.problem}")
     return latency.time_pair(
-        original.model, rewritten.model, inputs.feeds[0], threads=threads, repeat=repeat, provider=provider
+        original.whole, rewritten.whole, inputs.feeds[0], threads=threads, repeat=repeat, provider=provider
     )
 
 

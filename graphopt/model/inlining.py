@@ -49,8 +49,8 @@ def inlined(model: ir.Model) -> Inlined:
     Returns:
         A changed copy, and what is left with its reason.
     """
-    called = set(_calls(nested(model.graph), model))
-    if not called:
+    direct = set(_calls(nested(model.graph), model))
+    if not direct:
         return Inlined(model)
     left = {name: reason for name in model.functions if (reason := _obstacle(model, name))}
     for graph in graphs(model):
@@ -59,22 +59,26 @@ def inlined(model: ir.Model) -> Inlined:
             function = model.functions.get(name)
             if function is not None and name not in left and (reason := _odd_call(node, function)):
                 left[name] = reason
-    if called <= left.keys():
-        return Inlined(model, _reached(model, called, left))
+    if direct <= left.keys():
+        return Inlined(model, _reached(model, left))
     clone = model.clone()
     inliner = _Inliner(clone, left)
     inliner.expand(clone.graph)
-    needed = _closure(clone, _calls(nested(clone.graph), clone))
-    unused = _closure(clone, model.functions.keys() - _closure(model, called))
+    needed = {*called(clone), *_closure(clone, model.functions.keys() - called(model))}
     for name in list(clone.functions):
-        if name not in needed | unused:
+        if name not in needed:
             del clone.functions[name]
-    return Inlined(clone, _reached(clone, needed, left))
+    return Inlined(clone, _reached(clone, left))
 
 
-def _reached(model: ir.Model, called: Iterable[Called], left: Mapping[Called, str]) -> dict[Called, str]:
+def called(model: ir.Model) -> list[Called]:
+    """The functions that a model calls, also those that others call for it."""
+    return sorted(_closure(model, _calls(nested(model.graph), model)))
+
+
+def _reached(model: ir.Model, left: Mapping[Called, str]) -> dict[Called, str]:
     """The reasons of the functions that are still called."""
-    return {name: left[name] for name in sorted(_closure(model, called)) if name in left}
+    return {name: left[name] for name in called(model) if name in left}
 
 
 def _calls(bodies: Iterable[ir.Graph], model: ir.Model) -> Iterator[Called]:
@@ -83,9 +87,9 @@ def _calls(bodies: Iterable[ir.Graph], model: ir.Model) -> Iterator[Called]:
         yield from (name for node in graph if (name := node.op_identifier()) in model.functions)
 
 
-def _closure(model: ir.Model, called: Iterable[Called]) -> set[Called]:
+def _closure(model: ir.Model, names: Iterable[Called]) -> set[Called]:
     """Functions, and those that they call, also by others."""
-    found, pending = set[Called](), list(called)
+    found, pending = set[Called](), list(names)
     while pending:
         name = pending.pop()
         if name not in found:
