@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal, TypeAlias
 
 import onnx
@@ -36,7 +37,7 @@ from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import PROVIDER, THREADS
 from graphopt.types import Shape
 from graphopt.verification import equivalence, interface, quality
-from graphopt.verification.reference import Reference
+from graphopt.verification.reference import Reference, confirmed, faithful
 from graphopt.verification.user_metric import OwnMetric
 from graphopt.verification.verdict import Rule, Verdict, Verification
 
@@ -66,6 +67,8 @@ def scan(
         InputError: the model can't be read, onnxruntime refuses it, or the sizes contradict it.
     """
     source = _open(model)
+    if source.uninlined is not None:
+        source, _ = confirmed(source, partial(test_inputs.choose, shapes=shapes, seed=seed))
     known: dict[str, Shape] = {}
     analysis = snapshot(source.model, bindings=dict(shapes or {}), known=known, seed=seed)
     unloaded = "" if known else session.unloaded(source)
@@ -178,7 +181,9 @@ def _open(model: AnyModel) -> Source:
         source = io.load(model)
         validate(source.model, source.path)
         found = inlined(source.model)
-    return replace(source, model=found.model, left=found.left)
+    if found.model is source.model:
+        return replace(source, left=found.left)
+    return replace(source, model=found.model, left=found.left, uninlined=source.model)
 
 
 def _require_scores(source: Source, outputs: tuple[str, ...], asked: Named) -> None:
@@ -307,12 +312,15 @@ def verify(
         return _verify_quality(original, rewritten, given, limits, counted)
     if given is not None:
         compared = tuple(given.batches(given.held_out))
+        original = faithful(original, compared)
     else:
-        inputs = test_inputs.choose(original.model, shapes=shapes, seed=seed)
+        choose = partial(test_inputs.choose, shapes=shapes, seed=seed)
+        original, inputs = confirmed(original, choose)
         if inputs.problem:
             raise InputError(f"{original.path}: {inputs.problem}")
         compared = inputs.feeds
     with progress.step("verify"):
+        rewritten = faithful(rewritten, compared)
         expected = Reference(original.model, compared, counted, frozen=freeze_initializers)
         return equivalence.verify(expected, rewritten.model)
 
@@ -330,7 +338,7 @@ def _verify_quality(
     if limits.agreement is not None:
         _require_scores(original, outputs, asked)
     counted = [v for v in original.model.graph.outputs if not outputs or v.name in outputs]
-    found = quality.measure(original.model, rewritten.model, given, given.held_out, outputs)
+    found = quality.measure(original.whole, rewritten.whole, given, given.held_out, outputs)
     names, checks = ", ".join(str(v.name) for v in counted), []
     for item in gates.judge(gates.of_budget(limits), spending.measured(found, None)):
         key, wanted = item.gate.key, item.gate.limit
@@ -378,11 +386,12 @@ def bench(
     different = interface.interface(original.model, rewritten.model, frozen=True)
     if different is not None:
         raise InputError(f"the models can't be compared: {different.note}")
-    inputs = test_inputs.choose(original.model, shapes=shapes, seed=seed)
+    choose = partial(test_inputs.choose, shapes=shapes, seed=seed)
+    original, inputs = confirmed(original, choose)
     if inputs.problem:
         raise InputError(f"the reference can't be timed: {inputs.problem}")
     return latency.time_pair(
-        original.model, rewritten.model, inputs.feeds[0], threads=threads, repeat=repeat, provider=provider
+        original.whole, rewritten.whole, inputs.feeds[0], threads=threads, repeat=repeat, provider=provider
     )
 
 

@@ -145,6 +145,10 @@ UNCARRIED: dict[str, tuple[onnx.ModelProto, str]] = {
         "'y' is defined twice, the second time as output of node 'neg_y'",
     ),
     "output of the name of an input": (build([node("Relu", "x", "x")], outputs="x"), "'x' is defined twice"),
+    "function twice": (
+        edited(function_model([node("Relu", "a", "b")]), lambda p: p.functions.append(p.functions[0])),
+        "function 'Block' of domain 'my' is defined twice",
+    ),
     "function output that nothing makes": (
         function_model([node("Relu", "a", "c")]),
         "function 'Block' produces its output 'b'",

@@ -49,8 +49,8 @@ def inlined(model: ir.Model) -> Inlined:
     Returns:
         A changed copy, and what is left with its reason.
     """
-    called = set(_calls(nested(model.graph), model))
-    if not called:
+    direct = set(_calls(nested(model.graph), model))
+    if not direct:
         return Inlined(model)
     left = {name: reason for name in model.functions if (reason := _obstacle(model, name))}
     for graph in graphs(model):
@@ -59,22 +59,26 @@ def inlined(model: ir.Model) -> Inlined:
             function = model.functions.get(name)
             if function is not None and name not in left and (reason := _odd_call(node, function)):
                 left[name] = reason
-    if called <= left.keys():
-        return Inlined(model, _reached(model, called, left))
+    if direct <= left.keys():
+        return Inlined(model, _reached(model, left))
     clone = model.clone()
     inliner = _Inliner(clone, left)
     inliner.expand(clone.graph)
-    needed = _closure(clone, _calls(nested(clone.graph), clone))
-    unused = _closure(clone, model.functions.keys() - _closure(model, called))
+    needed = {*called(clone), *_closure(clone, model.functions.keys() - called(model))}
     for name in list(clone.functions):
-        if name not in needed | unused:
+        if name not in needed:
             del clone.functions[name]
-    return Inlined(clone, _reached(clone, needed, left))
+    return Inlined(clone, _reached(clone, left))
 
 
-def _reached(model: ir.Model, called: Iterable[Called], left: Mapping[Called, str]) -> dict[Called, str]:
+def called(model: ir.Model) -> list[Called]:
+    """The functions that a model calls, also those that others call for it."""
+    return sorted(_closure(model, _calls(nested(model.graph), model)))
+
+
+def _reached(model: ir.Model, left: Mapping[Called, str]) -> dict[Called, str]:
     """The reasons of the functions that are still called."""
-    return {name: left[name] for name in sorted(_closure(model, called)) if name in left}
+    return {name: left[name] for name in called(model) if name in left}
 
 
 def _calls(bodies: Iterable[ir.Graph], model: ir.Model) -> Iterator[Called]:
@@ -83,9 +87,9 @@ def _calls(bodies: Iterable[ir.Graph], model: ir.Model) -> Iterator[Called]:
         yield from (name for node in graph if (name := node.op_identifier()) in model.functions)
 
 
-def _closure(model: ir.Model, called: Iterable[Called]) -> set[Called]:
+def _closure(model: ir.Model, names: Iterable[Called]) -> set[Called]:
     """Functions, and those that they call, also by others."""
-    found, pending = set[Called](), list(called)
+    found, pending = set[Called](), list(names)
     while pending:
         name = pending.pop()
         if name not in found:
@@ -103,12 +107,14 @@ def _obstacle(model: ir.Model, name: Called) -> str:
     if (plain_domain(name[0]), name[1]) in runtime_operators():
         return "onnxruntime has an operator of this name, and runs that"
     for node in (node for graph in nested(function.graph) for node in graph):
-        if node.op_identifier() in model.functions:
-            continue
         domain = plain_domain(node.domain)
         ours = _version(model.opset_imports, domain)
         theirs = _version(function.opset_imports, domain)
-        if ours is not None and theirs is not None and not _alike(domain, node.op_type, ours, theirs):
+        if ours is None:  # in which version onnxruntime runs them then is its own choice
+            return f"the model does not import the operators of {domain or 'ai.onnx'}, of which it is made"
+        if node.op_identifier() in model.functions:
+            continue
+        if theirs is not None and not _alike(domain, node.op_type, ours, theirs):
             return f"{node.op_type} is another operator in its opset {theirs} than in the model's {ours}"
         if any(a.is_ref() and a.type in _GRAPHS for a in node.attributes.values()):
             return "it takes graphs as attributes"
@@ -179,8 +185,6 @@ class _Inliner:
 
     def _replace(self, graph: ir.Graph, call: ir.Node, function: ir.Function) -> Sequence[ir.Node]:
         """Puts a function's body in the place of a call; the nodes that it is made of."""
-        for domain, version in function.opset_imports.items():
-            self._model.graph.opset_imports.setdefault(domain, version)
         body = function.graph.clone()
         self._share_constants(function, body)
         prefix = label(call)
@@ -243,7 +247,7 @@ class _Inliner:
                     if value.name:
                         value.name = self._fresh(f"{prefix}/{value.name}")
                     if not value.is_graph_output():
-                        value.shape = None  # said of all calls at once
+                        value.type = value.shape = None  # said of all calls at once
                 for name, attribute in list(node.attributes.items()):
                     if attribute.is_ref():
                         del node.attributes[name]
@@ -261,7 +265,6 @@ def _take_over(old: ir.Value, new: ir.Value) -> None:
     """Lets a value of a body stand for the output of a call, under its name."""
     name, old.name = old.name, None
     new.name = name
-    new.type = old.type if old.type is not None else new.type
-    new.shape, new.doc_string = old.shape, old.doc_string
+    new.type, new.shape, new.doc_string = old.type, old.shape, old.doc_string
     new.metadata_props.update(old.metadata_props)
     old.replace_all_uses_with(new, replace_graph_outputs=True)

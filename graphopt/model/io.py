@@ -82,6 +82,7 @@ class Source:
         data_files: its external data, relative to the folder of `path`.
         given: what was given in memory; None when it was a file.
         left: the functions whose calls are still in the model, with the reason.
+        uninlined: the model with all its calls, where `model` has bodies in their place; None where not.
     """
 
     model: ir.Model = field(repr=False)
@@ -90,6 +91,12 @@ class Source:
     given: onnx.ModelProto | ir.Model | None = field(default=None, repr=False)
     _stamps: Mapping[Path, Stamp] = field(default_factory=dict, repr=False)
     left: Mapping[ir.OperatorIdentifier, str] = field(default_factory=dict)
+    uninlined: ir.Model | None = field(default=None, repr=False)
+
+    @property
+    def whole(self) -> ir.Model:
+        """The model as it was given, with all its calls."""
+        return self.model if self.uninlined is None else self.uninlined
 
     @property
     def files(self) -> tuple[Path, ...]:

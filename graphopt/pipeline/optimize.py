@@ -50,7 +50,7 @@ def optimize(source: Source, options: Options, calibration: Given | None = None)
         if proposals.expanding is not None:  # it runs alone
             expand(proposals.expanding, options.at, workspace, proposals, changes, run.comparer, journal)
         else:
-            run.exact_rounds.rewrite(source.model)
+            run.exact_rounds.rewrite(workspace.source.model)
             if approximate(workspace, proposals, changes, run.measures, options, journal):
                 run.exact_rounds.rewrite(workspace.model)
     return run.judged()
@@ -63,7 +63,7 @@ class Run:
         self._options = options
         self.journal = journal = Journal()
         self.workspace = workspace = Workspace(source, options, calibration, journal)
-        self._recorder = Recorder(source, options, workspace.calibration, journal)
+        self._recorder = Recorder(workspace.source, options, workspace.calibration, journal)
         self.proposals = Proposals(options, journal)
         self.changes = Changes(workspace, options, self._recorder, journal)
         self.measures = Measures(workspace, options, self._recorder, journal)

@@ -143,7 +143,7 @@ def result_of(
         seconds=dict(journal.seconds),
         options=options.described(),
     )
-    return Result(workspace.model, report, before, after)
+    return Result(workspace.model if workspace.changed else workspace.source.whole, report, before, after)
 
 
 def _grown(before: Analysis, after: Analysis, factored: Iterable[Candidate]) -> str:

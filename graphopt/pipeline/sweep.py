@@ -40,7 +40,7 @@ def sweep(source: Source, options: Options, calibration: Given, budgets: Sequenc
     run = Run(source, options, calibration)
     run.workspace.require_inputs()
     with run.reported():
-        run.exact_rounds.rewrite(source.model)
+        run.exact_rounds.rewrite(run.workspace.source.model)
     workspace, proposals, measures, journal = run.workspace, run.proposals, run.measures, run.journal
     group = proposals.approximate
     networks = Networks(workspace, group, proposals, run.changes, measures, options, journal)
@@ -58,7 +58,7 @@ def sweep(source: Source, options: Options, calibration: Given, budgets: Sequenc
     if last > budgets[-1] + NOTHING:
         journal.notes.append(f"no network has less than {last:.3f} of the MACs")
     return Sweep(
-        source,
+        workspace.source,
         workspace.original.totals,
         tuple(points),
         tuple(dict.fromkeys(journal.notes)),

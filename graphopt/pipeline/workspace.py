@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import onnx_ir as ir
 
@@ -30,7 +30,7 @@ from graphopt.runtime.latency import Timing
 from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import Feeds
 from graphopt.types import Array, Candidate, Quality, Shape
-from graphopt.verification import interface
+from graphopt.verification import interface, reference
 from graphopt.verification.quality import Yardstick
 
 
@@ -38,7 +38,7 @@ class Workspace:
     """The model as it is by now, and what it is looked at with.
 
     Attributes:
-        source: the model as loaded.
+        source: the model as loaded; with all its calls where it computes something else without them.
         calibration: the calibration inputs; None without.
         inputs: what models are compared on.
         model: the model as it is by now.
@@ -60,16 +60,18 @@ class Workspace:
         with journal.step("analyse"):
             # Refuses shapes that do not fit, before anything is run.
             Analysis(source.model, bindings=options.shapes, frozen=options.freeze_initializers)
-            self.inputs = test_inputs.choose(
-                source.model,
+            choose = partial(
+                test_inputs.choose,
                 shapes=options.shapes,
                 calibration=self.calibration,
                 seed=options.seed,
                 memory=options.memory,
             )
-            self.original = self.analysis(source.model)
+            self.source, self.inputs = reference.confirmed(source, choose)
+            self.model = self.source.model
+            self.original = self.analysis(self.model)
             self._look_at_inputs(journal)
-        if options.freeze_initializers and overridable(source.model):
+        if options.freeze_initializers and overridable(self.model):
             self.model = edit.freeze(self.model)
 
     def _look_at_inputs(self, journal: Journal) -> None:

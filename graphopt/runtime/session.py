@@ -173,7 +173,7 @@ def unloaded(source: Source) -> str:
         source: the model as it was given; a file is judged as it is.
 
     Returns:
-        The operator, type or memory that is not there, or "".
+        The operator, type or memory that is not there, or that the file alone can be loaded, or "".
 
     Raises:
         RefusedError: it refuses the model for what the model says.
@@ -194,7 +194,7 @@ def unloaded(source: Source) -> str:
             except Exception as itself:
                 problem = _not_loaded(itself)
             else:
-                return ""
+                return f"onnxruntime loads the file, and not what was read of it, please report this: {error}"
         if isinstance(problem, RefusedError):
             where = "the model" if source.path is None else show(source.path)
             raise RefusedError(f"{where}: {problem}; repair it, or export it again") from error

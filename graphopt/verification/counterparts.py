@@ -28,6 +28,7 @@ class Counterparts:
     def __init__(self, reference: ir.Model, candidate: ir.Model, constants: Constants) -> None:
         self._ours, self._theirs = constants, Constants(candidate)
         self._versions = reference.graph.opset_imports, candidate.graph.opset_imports
+        self._functions = _functions(reference), _functions(candidate)
         self._pairs: dict[ir.Value, ir.Value] = {}
         self._same: set[ir.Node] = set()
         self._walk(zip(reference.graph.outputs, candidate.graph.outputs, strict=True))
@@ -105,7 +106,11 @@ class Counterparts:
             return False
         if [v is None for v in node.inputs] != [v is None for v in twin.inputs]:
             return False
-        if not self._means_the_same(node) or _attributes(node) != _attributes(twin):
+        if (
+            not self._calls_the_same(node)
+            or not self._means_the_same(node)
+            or _attributes(node) != _attributes(twin)
+        ):
             return False
         ours, theirs = list(used(node)), list(used(twin))
         return len(ours) == len(theirs) and all(map(self._may_be_same, ours, theirs))
@@ -119,6 +124,18 @@ class Counterparts:
         if one is None or other is None:
             return one is other
         return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+
+    def _calls_the_same(self, node: ir.Node) -> bool:
+        """Whether the operator calls no function, or one that is in both models; no other may differ then."""
+        ours, theirs = self._functions
+        name = node.op_identifier()
+        if name not in ours and name not in theirs:
+            return True
+        return (
+            name in ours
+            and name in theirs
+            and all(ours[each] == theirs[each] for each in ours.keys() & theirs.keys())
+        )
 
     def _means_the_same(self, node: ir.Node) -> bool:
         """Whether the operator is defined alike in the operator sets of both models."""
@@ -143,6 +160,13 @@ def _repeats(node: ir.Node, value: ir.Value) -> Iterator[ir.Node]:
             return
         yield maker
         maker = maker.inputs[0].producer()
+
+
+def _functions(model: ir.Model) -> dict[ir.OperatorIdentifier, bytes]:
+    return {
+        name: ir.serde.serialize_function(function).SerializeToString(deterministic=True)
+        for name, function in model.functions.items()
+    }
 
 
 def _attributes(node: ir.Node) -> dict[str, bytes]:

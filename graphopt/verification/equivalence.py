@@ -28,7 +28,7 @@ from graphopt.verification.difference import Difference, Output, finite
 from graphopt.verification.heads import is_layer
 from graphopt.verification.interface import interface
 from graphopt.verification.reference import Reference, name_of
-from graphopt.verification.values import Values, difference
+from graphopt.verification.values import Values, difference, random
 from graphopt.verification.verdict import Rule, Verdict, Verification, measured, unrunnable
 
 OWN_DIFFERENCE_FACTOR = 4.0
@@ -382,23 +382,13 @@ class Comparison:
         return len(self._originals) > 1
 
     def _without_random(self, checks: Sequence[Verdict]) -> Verification:
-        """Failed checks, less those of values in which the original itself differs from run to run.
-
-        A new session would draw the same random numbers as the first, so one session runs twice.
-        """
+        """Failed checks, less those of values in which the original itself differs from run to run."""
         names = list(dict.fromkeys(check.value or check.output for check in checks))
-        parts = exposed(self._reference.parts, names)
-        made = [output.name for output in parts.proto.graph.output]
-        running = session.session(parts, optimised=False)
-        first, second = ([session.run(running, feed) for feed in self._reference.feeds] for _ in range(2))
-        again = (
-            difference(a, b) for a, b in zip(zip(*first, strict=True), zip(*second, strict=True), strict=True)
-        )
-        random = {name for name, gap in zip(made, again, strict=True) if gap.max_rel > 0 and name in names}
-        if not random:
+        vary = random(exposed(self._reference.parts, names), self._reference.feeds).intersection(names)
+        if not vary:
             return Verification(tuple(checks), tuple(self._notes))
-        left = tuple(check for check in checks if (check.value or check.output) not in random)
-        note = f"not compared, since the original itself is random there: {', '.join(sorted(random))}"
+        left = tuple(check for check in checks if (check.value or check.output) not in vary)
+        note = f"not compared, since the original itself is random there: {', '.join(sorted(vary))}"
         return Verification(left, (*self._notes, note))
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import onnx_ir as ir
 
 from graphopt.calibration import other_inputs
+from graphopt.calibration.test_inputs import TestInputs
 from graphopt.errors import InputError
+from graphopt.model.inlining import called
+from graphopt.model.io import Source
 from graphopt.runtime import session
 from graphopt.runtime.session import Feeds, Structure
-from graphopt.verification.difference import TOLD_APART, change
+from graphopt.verification.difference import TOLD_APART, Output, change
 from graphopt.verification.heads import Heads
-from graphopt.verification.values import Given, Values, difference
+from graphopt.verification.values import Given, Values, difference, outputs, random
 from graphopt.verification.verdict import bound
 
 MODEL_BOUND = {"float64": 1e-10, "float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
@@ -145,6 +149,70 @@ class Reference:
         made = (value for node in heads.decisions for value in node.outputs if value.name)
         read = (value for node in heads.following for value in heads.read(node) if value.producer())
         self.original.values.find(map(name_of, (*self.outputs, *made, *read)))
+
+
+# ---------------------------------------------------------------- bodies in the place of calls
+
+
+def confirmed(source: Source, choose: Callable[[ir.Model], TestInputs]) -> tuple[Source, TestInputs]:
+    """A model and its test inputs, with bodies in the place of calls only if it computes the same so.
+
+    Args:
+        source: the model.
+        choose: finds inputs for a model.
+
+    Returns:
+        The model, as it was given where anything else came out without the calls, and inputs for it.
+    """
+    inputs = choose(source.model)
+    checked = faithful(source, inputs.feeds)
+    return checked, inputs if checked is source else choose(checked.model)
+
+
+def faithful(source: Source, feeds: Sequence[Feeds]) -> Source:
+    """A model, with bodies in the place of calls only if it computes the same so.
+
+    Args:
+        source: the model.
+        feeds: inputs to compare on; without any the model has to be loaded alike.
+
+    Returns:
+        The model; as it was given, with the reason, where anything else came out without the calls.
+    """
+    if source.uninlined is None:
+        return source
+    reason = _unlike(session.structure(source.uninlined), session.structure(source.model), feeds)
+    if not reason:
+        return source
+    left = {name: source.left.get(name, reason) for name in called(source.uninlined)}
+    return replace(source, model=source.uninlined, uninlined=None, left=left)
+
+
+def _unlike(given: Structure, ours: Structure, feeds: Sequence[Feeds]) -> str:
+    """What is not the same about a model without its calls; "" where nothing is, or neither runs."""
+    expected, found = _made(given, feeds), _made(ours, feeds)
+    if isinstance(found, InputError):
+        return "" if isinstance(expected, InputError) else f"without its calls {found}"
+    if isinstance(expected, InputError):
+        return f"with its calls {expected}"
+    names = [output.name for output in given.proto.graph.output]
+    gaps = {
+        name: (difference(one, other), bound(one[0], MODEL_BOUND))
+        for name, one, other in zip(
+            names, zip(*expected, strict=True), zip(*found, strict=True), strict=False
+        )
+    }
+    far = [name for name, (gap, allowed) in gaps.items() if gap.max_rel > allowed]
+    vary = random(given, feeds) if far else set[str]()
+    return next((f"without its calls output {name} differs" for name in far if name not in vary), "")
+
+
+def _made(parts: Structure, feeds: Sequence[Feeds]) -> list[list[Output]] | InputError:
+    """The outputs for every input, or why there are none."""
+    try:
+        return outputs(parts, feeds, optimised=False)
+    except InputError as error:
+        return error
 
 
 def name_of(value: ir.Value) -> str:

@@ -102,6 +102,21 @@ class Values:
         return self._found[name]
 
 
+def random(parts: Structure, feeds: Sequence[Feeds]) -> set[str]:
+    """The outputs in which a model differs from run to run.
+
+    A new session would draw the same random numbers as the first, so one session runs twice.
+
+    Raises:
+        InputError: onnxruntime can't load or run the model.
+    """
+    running = session.session(parts, optimised=False)
+    first, second = ([session.run(running, feed) for feed in feeds] for _ in range(2))
+    names = [output.name for output in parts.proto.graph.output]
+    again = zip(names, zip(*first, strict=True), zip(*second, strict=True), strict=True)
+    return {name for name, one, other in again if difference(one, other).max_rel > 0}
+
+
 def difference(expected: Sequence[Output], found: Sequence[Output]) -> Difference:
     """How far apart two values are, over all inputs."""
     gap = Difference()

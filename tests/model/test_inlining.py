@@ -75,11 +75,6 @@ CASES = {
         PLAIN + "{ y = l.F (x) }",
         '<domain: "l", opset_import: ["" : 12]> F (x) => (y) { t = Relu (x)  y = Add (t, x) }',
     ),
-    "a domain that the model does not import": (
-        PLAIN + "{ y = l.F (x) }",
-        '<domain: "l", opset_import: ["" : 17, "ai.onnx.ml" : 3]> F (x) => (y) '
-        "{ y = ai.onnx.ml.Scaler <offset = [1.0, 2.0], scale = [2.0, 3.0]> (x) }",
-    ),
 }
 
 
@@ -135,6 +130,14 @@ def test_constants_of_a_function_are_there_once_however_often_it_is_called():
             [FUNCTION + "F <t> (b) => (y) { y = If <then_branch: graph=@t, else_branch: graph=@t> (b) }"],
             "it takes graphs as attributes",
         ),
+        (
+            PLAIN + "{ y = l.F (x) }",
+            [
+                '<domain: "l", opset_import: ["" : 17, "ai.onnx.ml" : 3]> F (x) => (y) '
+                "{ y = ai.onnx.ml.Scaler <offset = [1.0, 2.0], scale = [2.0, 3.0]> (x) }"
+            ],
+            "the model does not import the operators of ai.onnx.ml, of which it is made",
+        ),
     ],
 )
 def test_calls_that_would_compute_something_else_stay(graph, functions, reason):
@@ -143,6 +146,35 @@ def test_calls_that_would_compute_something_else_stay(graph, functions, reason):
     assert list(left.values()) == [reason]
     assert made.graph.node == ir.to_proto(ir.from_proto(proto)).graph.node
     assert len(made.functions) == len(functions)
+
+
+@pytest.mark.parametrize("versions", [(11, 13), (13, 11), (11, 11)])
+def test_functions_stay_where_the_model_itself_tells_no_version_of_their_operators(versions):
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["l" : 1]>\n'
+        "g (float[2, 3, 4] x) => (float[2, 3, 4] a, float[2, 3, 4] b) { a = l.F (x)  b = l.G (x) }"
+        + "".join(
+            f'<domain: "l", opset_import: ["" : {version}]> {name} (x) => (y) {{ y = Softmax (x) }}'
+            for name, version in zip("FG", versions, strict=True)
+        )
+    )
+    made, left = put_in_place(proto)
+    reason = "the model does not import the operators of ai.onnx, of which it is made"
+    assert left == {"F": reason, "G": reason}
+    assert made.opset_import == proto.opset_import
+
+
+def test_types_that_a_function_declares_do_not_count_for_all_its_calls():
+    proto = text(
+        "g (float[2] x) => (float[2] y, double[2] z) "
+        "{ y = l.F (x)  d = Cast <to = 11> (x)  e = l.F (d)  z = Abs (e) }",
+        f"{FUNCTION} F (x) => (r) {{ t = Neg (x)  r = Add (t, x) }}",
+    )
+    proto.ir_version = 10
+    for name in "tr":
+        proto.functions[0].value_info.append(onnx.helper.make_tensor_value_info(name, 1, [2]))
+    made, _ = put_in_place(proto)
+    np.testing.assert_array_equal(run(made, {"x": X})[1], run(proto, {"x": X})[1])
 
 
 def test_what_remaining_calls_need_and_what_nobody_ever_called_stays():

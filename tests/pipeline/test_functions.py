@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import helper
 
 import graphopt
+from graphopt.model.inlining import Inlined, inlined
 from tests.builders import compare_outputs, info, make_feeds, model, node, samples, saved, weight
 from tests.command import cli
 
@@ -72,6 +76,101 @@ def test_a_model_of_functions_in_which_nothing_is_to_do_is_written_as_it_was(tmp
     run = cli("optimize", given, "-o", tmp_path / "made.onnx")
     assert run.code == 0
     assert (tmp_path / "made.onnx").read_bytes() == given.read_bytes()
+
+
+@pytest.mark.parametrize("external_data", ["auto", "always", "never"])
+def test_a_model_in_which_nothing_is_to_do_is_handed_out_with_its_functions(
+    tmp_path: Path, external_data: Literal["auto", "always", "never"]
+) -> None:
+    proto = of_functions()
+    result = graphopt.optimize(proto)
+    assert not result
+    assert [name[1] for name in result.model.functions] == ["Block"]
+    assert [each.op_type for each in result.model.graph][:2] == ["Block", "Block"]
+    result.save(tmp_path / "made.onnx", external_data=external_data)
+    made = onnx.load(tmp_path / "made.onnx")
+    assert (made.graph.node, made.functions) == (proto.graph.node, proto.functions)
+
+
+def rectified(opset: int = 17, slope: float = 1.0) -> onnx.ModelProto:
+    """The same with an Identity in the function, which can go, and a PRelu of a constant slope."""
+    nodes = [
+        node("Conv", "x w", "c", "conv", pads=[1] * 4),
+        node("Constant", "", "s", value=onnx.numpy_helper.from_array(np.array([slope], np.float32))),
+        node("Identity", "c", "i", "identity"),
+        node("PRelu", "i s", "y", "relu"),
+    ]
+    return of_functions(
+        helper.make_function("layers", "Block", ["x", "w"], ["y"], nodes, [helper.make_opsetid("", opset)])
+    )
+
+
+def unfit(model: ir.Model) -> Inlined:
+    """Bodies of another function in the place of the calls."""
+    return inlined(ir.from_proto(rectified(slope=0.5)))
+
+
+def unloadable(model: ir.Model) -> Inlined:
+    """Bodies in the place of the calls that onnxruntime can't load."""
+    made = inlined(model)
+    next(each for each in made.model.graph if each.op_type == "PRelu").op_type = "NoSuch"
+    return made
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [(unfit, "without its calls output y differs"), (unloadable, "without its calls onnxruntime can't load")],
+)
+def test_functions_stay_where_the_model_computes_something_else_without_their_calls(
+    monkeypatch: pytest.MonkeyPatch, wrong: Callable[[ir.Model], Inlined], reason: str
+) -> None:
+    assert graphopt.optimize(rectified())
+    monkeypatch.setattr("graphopt.api.inlined", wrong)
+    result = graphopt.optimize(rectified())
+    assert not result
+    for notes in (result.report.notes, graphopt.scan(rectified()).notes):
+        assert any(f"function Block is left as it is: {reason}" in note for note in notes), notes
+    assert [each.op_type for each in result.model.graph][:2] == ["Block", "Block"]
+
+
+def test_random_functions_are_put_in_place_though_no_two_runs_are_alike() -> None:
+    proto = rectified()
+    proto.functions[0].node[3].CopyFrom(node("RandomNormalLike", "i", "y"))
+    assert not any("is left" in note for note in graphopt.scan(proto).notes)
+
+
+def test_files_are_compared_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("graphopt.api.inlined", unfit)  # the same model for both
+    one, other = rectified(), rectified(slope=0.25)
+    assert graphopt.verify(one, one)
+    assert not graphopt.verify(one, other)
+    inputs = {"x": samples(32, 16, 8, 8)}
+    assert not graphopt.verify(one, other, inputs)
+    assert graphopt.verify(one, one, inputs, budget={"sqnr": 100})
+    assert not graphopt.verify(one, other, inputs, budget={"sqnr": 100})
+
+
+def test_calls_of_functions_with_other_bodies_are_not_taken_for_the_same() -> None:
+    """Also where the output tells too little, so that values before it would be compared."""
+
+    def constant(number: float) -> onnx.ModelProto:
+        nodes = [
+            node("Constant", "", "n", value=onnx.numpy_helper.from_array(np.array([number], np.float32))),
+            node("Softmax", "x", "p"),
+            node("Ceil", "p", "o"),
+            node("Mul", "o n", "y"),
+        ]
+        function = helper.make_function("layers", "F", ["x"], ["y"], nodes, [helper.make_opsetid("", 12)])
+        calls = [node("Conv", "x w", "c"), helper.make_node("F", ["c"], ["y"], domain="layers")]
+        made = model(
+            calls, {"w": weight(4, 3, 1, 1)}, inputs={"x": [1, 3, 4, 4]}, outputs={"y": [1, 4, 4, 4]}
+        )
+        made.functions.append(function)
+        made.opset_import.append(helper.make_opsetid("layers", 1))
+        return made
+
+    assert graphopt.verify(constant(1), constant(1))
+    assert not graphopt.verify(constant(1), constant(2))
 
 
 def test_a_function_that_has_to_stay_is_told_and_no_budget_counts_without_it() -> None:

@@ -29,8 +29,8 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
 
     Raises:
         InputError: no graph; no or too new an IR version; sparse tensors that are none, or attributes of
-            them but of a Constant; `training_info`, attributes without a type; a name that is defined or an
-            attribute that is given twice; text that is not UTF-8.
+            them but of a Constant; `training_info`, attributes without a type; a name or a function that is
+            defined or an attribute that is given twice; text that is not UTF-8.
     """
     if not proto.HasField("graph"):
         raise InputError(f"{where}: holds no graph; it is not an ONNX model, or was cut short")
@@ -50,6 +50,7 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
     check_metadata(proto, where)
     _check_imports(proto.opset_import, where)
     _check_proto_graph(proto.graph, where)
+    _check_unique(proto.functions, where)
     for function in proto.functions:
         _check_imports(function.opset_import, where)
         _check_proto_nodes(function.node, set(function.input), where)
@@ -66,6 +67,18 @@ def check_metadata(proto: onnx.ModelProto, where: str) -> None:
     for entry in proto.metadata_props:
         _text(entry.key, "its metadata", where)
         _text(entry.value, "its metadata", where)
+
+
+def _check_unique(functions: Iterable[onnx.FunctionProto], where: str) -> None:
+    defined = set[tuple[str, str, str]]()
+    for function in functions:
+        parts = function.domain, function.name, function.overload
+        domain, name, overload = (_text(part, "a function", where) for part in parts)
+        identifier = plain_domain(domain), name, overload
+        if identifier in defined:
+            which = f"{name!r} of domain {domain!r}" + (f", overload {overload!r}," if overload else "")
+            raise InputError(f"{where}: function {which} is defined twice; keep one")
+        defined.add(identifier)
 
 
 def _check_imports(imports: Iterable[onnx.OperatorSetIdProto], where: str) -> None:
