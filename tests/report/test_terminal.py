@@ -119,15 +119,21 @@ def test_the_list_of_commands_is_not_cut() -> None:
     assert "..." not in cli("--help").out.split("Commands:")[1]
 
 
-def test_a_table_on_a_narrow_terminal_says_what_it_says_on_a_wide_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_on_a_narrow_terminal_says_what_it_says_on_a_wide_one(tmp_path: Path) -> None:
     path = saved(classifier(prefix="a/rather/long/name/"), tmp_path / "m.onnx")
-    shown = {}
-    for columns in ("30", "80"):
-        monkeypatch.setenv("COLUMNS", columns)
-        shown[columns] = cli("scan", path).out.split("\n\n")[0]
-    assert shown["30"] == shown["80"]
+    narrow, wide = (at_terminal("scan", path, stream="stdout", COLUMNS=each).out for each in ("30", "80"))
+    assert "gemm" in wide and narrow.split("gemm")[0] == wide.split("gemm")[0]
+
+
+def test_a_file_has_whole_names_and_no_blanks_at_the_ends(tmp_path: Path) -> None:
+    prefix = "model/backbone/a/long/way/down/to/the/operator/that/does/it/in/the/end/of/the/branch/"
+    path = saved(classifier(prefix=prefix), tmp_path / "m.onnx")
+    name = f"{prefix}conv"
+    assert name not in at_terminal("scan", path, stream="stdout").out
+    for command in (("scan", path), ("optimize", path, "--dry-run", "--budget", "macs=0.6")):
+        lines = cli(*command).out.splitlines()
+        assert any(line.split(" ")[0].startswith(name) for line in lines)
+        assert lines == [line.rstrip() for line in lines]
 
 
 def test_where_the_reasons_are_is_told(folded: Path, tmp_path: Path) -> None:

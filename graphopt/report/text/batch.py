@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphopt.report.outcomes import Outcome
-from graphopt.report.text.common import escape, table_of, terminal
-from graphopt.report.wording import count, ratio, shortened
+from graphopt.report.text.common import escape, fitted, table_of, terminal
+from graphopt.report.wording import count, ratio
 
 
 def batch(names: Sequence[str], outcomes: Sequence[Outcome]) -> None:
@@ -14,7 +14,7 @@ def batch(names: Sequence[str], outcomes: Sequence[Outcome]) -> None:
     console = terminal()
     table = table_of("model", ">MACs", ">to", ">ratio", ">agreement", "outcome")
     for name, outcome in zip(names, outcomes, strict=True):
-        table.add_row(escape(shortened(name, 30)), *_batch_figures(outcome), _state(outcome))
+        table.add_row(escape(fitted(name, 30)), *_batch_figures(outcome), _state(outcome))
     console.print(table)
     for name, outcome in zip(names, outcomes, strict=True):
         if not outcome:

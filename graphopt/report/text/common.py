@@ -11,24 +11,39 @@ from rich.table import Table
 from rich.text import Text
 
 from graphopt.errors import printable
-from graphopt.report.wording import count, ratio, total_rows
+from graphopt.report.wording import count, ratio, shortened, total_rows
 from graphopt.runtime.latency import Timing
 from graphopt.types import Totals
 
 NARROWEST = 80
 """Columns that a table has at least: on a terminal with fewer its lines go on in the next one."""
+WIDEST = 2**16
+"""Columns that no table takes: derived, the length of the longest name that a model may have."""
 
 
 class _Console(Console):
-    """The terminal; a table has room for what it says, whatever the terminal has."""
+    """The terminal, or the file in its place; a table has room for what it says, whatever that has."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Prints as `Console.print`."""
-        narrow = self.width < NARROWEST and any(isinstance(each, Table) for each in objects)
-        if narrow:
-            _Console(highlight=False, width=NARROWEST).print(*objects, **options)
-        else:
+        """Prints as `Console.print`; in a file names are in one piece, and no line ends in blanks."""
+        tables = [each for each in objects if isinstance(each, Table)]
+        needed = max((self._needed(table) for table in tables), default=0)
+        if self.width < needed:
+            _Console(highlight=False, width=needed).print(*objects, **options)
+        elif self.is_terminal:
             super().print(*objects, **options)
+        else:
+            with self.capture() as captured:
+                super().print(*objects, **options)
+            self.file.write("\n".join(line.rstrip(" ") for line in captured.get().split("\n")))
+
+    def _needed(self, table: Table) -> int:
+        """Columns that a table takes at least."""
+        if self.is_terminal:
+            return NARROWEST
+        names = table.columns[0]
+        names.min_width = max(self.render_str(str(cell)).cell_len for cell in (names.header, *names.cells))
+        return max(NARROWEST, self.measure(table, options=self.options.update(width=WIDEST)).minimum)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Renders as `Console.render_str`, whatever names are in the text."""
@@ -43,6 +58,11 @@ def escape(text: str) -> str:
 def terminal(width: int | None = None) -> Console:
     """Standard output; of the terminal's width where none is given."""
     return _Console(highlight=False, soft_wrap=False, width=width)
+
+
+def fitted(name: str, width: int = 26) -> str:
+    """A name as a terminal has room for it; in a file it is whole."""
+    return shortened(name, width) if terminal().is_terminal else name
 
 
 def table_of(*columns: str) -> Table:

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from graphopt.analysis.diff import Diff
 from graphopt.analysis.linear import Linear
-from graphopt.report.text.common import escape, print_totals, table_of, terminal
-from graphopt.report.wording import count, layer_form, numbered, shortened
+from graphopt.report.text.common import escape, fitted, print_totals, table_of, terminal
+from graphopt.report.wording import count, layer_form, numbered
 
 MOST_NAMES = 8
 """Names shown of operators that differ; the JSON document has all."""
@@ -27,7 +27,7 @@ def diff(result: Diff) -> None:
         for layer in shown:
             first = (layer.before or layer.after)[0]
             table.add_row(
-                escape(shortened(first.name, 60)),
+                escape(fitted(first.name, 60)),
                 _forms(layer.before) or "–",
                 _forms(layer.after) or "–",
                 count(layer.macs_before) if layer.before else "–",
@@ -63,5 +63,5 @@ def _named(console: Console, lead: str, names: Sequence[str]) -> None:
     """Some names, and how many there are."""
     if names:
         more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        listed = ", ".join(shortened(name) for name in names[:MOST_NAMES])
+        listed = ", ".join(fitted(name) for name in names[:MOST_NAMES])
         console.print(escape(f"{lead} ({len(names)}): {listed}{more}"))

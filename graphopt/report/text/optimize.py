@@ -11,8 +11,16 @@ from rich.console import Console
 from graphopt.calibration.inputs import ONE_HELD_OUT_OF, SMALL_SAMPLE
 from graphopt.files import show
 from graphopt.report.results import Applied, Left, Report
-from graphopt.report.text.common import escape, print_totals, print_unknown, table_of, terminal, warnings
-from graphopt.report.wording import comparisons, count, decibels, not_verified, shortened, verified
+from graphopt.report.text.common import (
+    escape,
+    fitted,
+    print_totals,
+    print_unknown,
+    table_of,
+    terminal,
+    warnings,
+)
+from graphopt.report.wording import comparisons, count, decibels, not_verified, verified
 from graphopt.types import Exactness
 
 MOST_REASONS = 5
@@ -78,7 +86,7 @@ def _approximate_row(item: Applied) -> tuple[str, ...]:
     candidate = item.candidate
     measured = "–" if item.error_measured is None else f"{item.error_measured:.4f}"
     return (
-        escape(shortened(candidate.site.nodes[0])),
+        escape(fitted(candidate.site.nodes[0])),
         escape(candidate.form),
         count(candidate.before.macs),
         count(candidate.after.macs),

@@ -7,8 +7,8 @@ from collections import Counter
 from graphopt.analysis.costs import quantised_note
 from graphopt.analysis.linear import Linear
 from graphopt.report.results import LayerRow, Scan
-from graphopt.report.text.common import escape, print_unknown, table_of, terminal
-from graphopt.report.wording import bytes_, count, kind, numbered, shortened
+from graphopt.report.text.common import escape, fitted, print_unknown, table_of, terminal
+from graphopt.report.wording import bytes_, count, kind, numbered
 from graphopt.types import Exactness
 
 
@@ -20,7 +20,7 @@ def scan(result: Scan) -> None:
     table = table_of("operator", "kind", ">channels", ">output", ">MACs", ">share", "could be")
     for row in result.rows:
         table.add_row(
-            escape(shortened(row.linear.name)),
+            escape(fitted(row.linear.name)),
             kind(row.linear),
             f"{row.linear.in_channels or '?'}→{row.linear.out_channels or '?'}",
             _spatial(row.linear),
