@@ -171,6 +171,7 @@ class _Editor:
             const_value=tensor,
         )
         graph.register_initializer(value)
+        self._loose.add(value)  # another change may drop what reads it
         kernels.put(array, value)
         return value
 

@@ -120,6 +120,8 @@ class Roles:
     def _role(self, node: ir.Node) -> ChannelRole | None:
         if not is_standard(node) or not node.inputs or node.inputs[0] is None or not node.outputs:
             return None
+        if self.analysis.constants.is_constant(node.outputs[0]):
+            return None  # what reads it reads a constant, whatever computes that
         linear = self.analysis.linear(node)
         if linear is not None:
             return self._linear(linear)

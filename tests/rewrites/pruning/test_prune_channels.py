@@ -167,4 +167,6 @@ def test_constant_maps_lose_the_channels_that_nobody_reads(reader: str) -> None:
     part = MAP_READERS[reader](net, net.const(net.normal(1, 16, 40, 40), "k"))
     y = net.op("Add", net.conv(net.input([1, 8, 40, 40]), 8, pads=[1] * 4), part)
     result = alone("prune_channels", net, net.conv(y, 4, (1, 1), weight=last), saves=True)
+    read = {name for node in result.after.graph.node for name in node.input}
+    assert read.issuperset(tensor.name for tensor in result.after.graph.initializer)
     assert not [item for item in result.report.declined if "verification" in item.reason]
