@@ -336,7 +336,7 @@ def layers() -> list[tuple[Linear, Moments, Moments]]:
     analysis = Analysis(source.model, bindings={"input": (1, 1, 32, 32)})
     calibration = inputs.load(np.load(MODELS / "digits-calibration.npz")["input"], source.model, 0)
     found = [each for each in analysis.linears if not each.pointwise and (each.in_channels or 0) >= 32][:2]
-    halves: list[Feeds] = [{k: v[start::2] for k, v in calibration.fit.items()} for start in (0, 1)]
+    halves = [calibration.fit[start::2] for start in (0, 1)]
     seen = [statistics.statistics(analysis, found, calibration, half, 0) for half in halves]
     return [(each, *(s[each.name].groups[0] for s in seen)) for each in found]  # type: ignore[misc]
 

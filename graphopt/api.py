@@ -108,7 +108,8 @@ def optimize(
     Args:
         model: a path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
         budget: what the result has to reach.
-        calibration: preprocessed inputs: a path, arrays by input name, or one array.
+        calibration: preprocessed inputs: a path, arrays by input name, a list of those with a sample each, or
+            one array.
         rewrites: rewrites that take part besides the built-in ones.
         aim: ``time`` leaves out exact rewrites that a static time model expects to be slower; ``macs`` takes
             all that save MACs.

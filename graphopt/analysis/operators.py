@@ -93,6 +93,11 @@ mode too, as it computes where each element comes from); the random generators. 
 as it does outside of training.
 """
 
+NO_TENSORS = _of(
+    "SequenceEmpty SequenceConstruct SequenceInsert SequenceErase SplitToSequence SequenceMap Optional ZipMap"
+)
+"""Operators that make sequences, optional values and maps."""
+
 # ---------------------------------------------------------------- that sum up, and that decide
 
 SUMS = _of(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,16 +14,20 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.analysis.shapes.inputs import fixed, takes_array
+from graphopt.analysis.shapes.inputs import takes_array
 from graphopt.calibration import images, inspection
 from graphopt.calibration.images import Images
+from graphopt.calibration.samples import Samples, slots, together, told_apart
 from graphopt.errors import InputError
 from graphopt.files import kind_of, require_file
 from graphopt.runtime import session
 from graphopt.runtime.session import Feeds
 
-Given: TypeAlias = "str | os.PathLike[str] | Mapping[str, npt.NDArray[Any]] | npt.NDArray[Any] | Images"
-"""Calibration inputs as a caller may give them: a path, arrays by input name, one array, or images."""
+Arrays: TypeAlias = "Mapping[str, npt.NDArray[Any]]"
+"""Arrays by input name."""
+Given: TypeAlias = "str | os.PathLike[str] | Arrays | Sequence[Arrays] | npt.NDArray[Any] | Images"
+"""Calibration inputs as a caller may give them: a path, arrays by input name, a list of those with a sample
+each, one array, or images."""
 
 ONE_HELD_OUT_OF = 4
 """One of so many inputs is held out, and the others are fitted to. Measured by benchmarks.thresholds: with 2,
@@ -43,7 +48,7 @@ class Calibration:
     """Calibration inputs, split.
 
     Attributes:
-        fit: the inputs to fit on, by model input.
+        fit: the inputs to fit on.
         held_out: the inputs to measure on.
         batch: inputs to run at once.
         fixed: whether the model takes exactly ``batch`` inputs, so that a rest that is smaller is left out.
@@ -51,8 +56,8 @@ class Calibration:
         doubts: what is odd about them.
     """
 
-    fit: Feeds
-    held_out: Feeds
+    fit: Samples
+    held_out: Samples
     batch: int
     fixed: bool
     empty: str = ""
@@ -61,41 +66,57 @@ class Calibration:
     @property
     def fitted(self) -> int:
         """Number of inputs to fit on."""
-        return _count(self.fit)
+        return len(self.fit)
 
     @property
     def samples(self) -> int:
         """Number of held-out inputs."""
-        return _count(self.held_out)
+        return len(self.held_out)
 
     @property
     def sha256(self) -> str:
         """Of the inputs, whatever their order and however they are split: of the samples' digests, sorted."""
         samples = []
         for part in (self.fit, self.held_out):
-            for number in range(_count(part)):
+            for feed in part.feeds:
                 digest = hashlib.sha256()
-                for name, array in sorted(part.items()):
-                    digest.update(f"{name}\0{array.dtype} {array.shape[1:]}\0".encode())
-                    digest.update(array[number].tobytes())
+                for name, array in sorted(feed.items()):
+                    row = part.axes[name] == 0 and len(array) == 1
+                    digest.update(
+                        f"{name}\0{array.dtype} {array.shape[1:] if row else array.shape}\0".encode()
+                    )
+                    digest.update(array.tobytes())
                 samples.append(digest.digest())
         return hashlib.sha256(b"".join(sorted(samples))).hexdigest()
 
-    def batches(self, feeds: Feeds) -> Iterator[Feeds]:
-        """The inputs, as many at once as the model takes."""
-        for part in session.batches(feeds, self.batch):
-            if not self.fixed or _count(part) == self.batch:
+    def parts(self, samples: Samples) -> Iterator[Samples]:
+        """The samples, as many at once as the model takes."""
+        for part in samples.cut(self.batch):
+            if not self.fixed or len(part) == self.batch:
                 yield part
 
+    def batches(self, samples: Samples) -> Iterator[Feeds]:
+        """The same as what is fed."""
+        for part in self.parts(samples):
+            yield part.joined()
+
     def sizes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each model input; an open batch counts as 1."""
+        """The shape of each model input, the one that most samples have; an open batch counts as 1."""
         batch = self.batch if self.fixed else 1
-        return {name: (batch, *array.shape[1:]) for name, array in self.fit.items()}
+        return {
+            name: tuple(n * batch if a == self.fit.axes[name] else n for a, n in enumerate(array.shape))
+            for name, array in self.fit.usual.items()
+        }
 
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Lowest and highest value of each model input that has values."""
-        filled = {name: array for name, array in self.fit.items() if array.size}
-        return {name: (float(array.min()), float(array.max())) for name, array in filled.items()}
+        found: dict[str, tuple[float, float]] = {}
+        for feed in self.fit.feeds:
+            for name, array in feed.items():
+                if array.size:
+                    low, high = found.get(name, (math.inf, -math.inf))
+                    found[name] = min(low, float(array.min())), max(high, float(array.max()))
+        return found
 
 
 def affordable(total: float, macs: int | None, passes: float, least: int, most: int) -> int:
@@ -114,10 +135,6 @@ def affordable(total: float, macs: int | None, passes: float, least: int, most: 
     return min(most, max(least, int(total / max(1.0, passes * (macs or 1)))))
 
 
-def _count(feeds: Feeds) -> int:
-    return min((len(array) for array in feeds.values()), default=0)
-
-
 def load(given: Given, model: ir.Model, seed: int) -> Calibration:
     """Reads calibration inputs, checks them against the model, and splits them 3:1.
 
@@ -132,16 +149,16 @@ def load(given: Given, model: ir.Model, seed: int) -> Calibration:
     Raises:
         InputError: a file can't be read, or an array is missing, extra, misshaped or of the wrong type.
     """
-    feeds, batch = read(given, model)
-    given_count = count = _count(feeds)
+    samples, batch = read(given, model)
+    given_count = count = len(samples)
     fixed = batch is not None
-    empty, doubts = inspection.emptiness(feeds), list(inspection.doubts(feeds))
-    different = inspection.distinct(feeds)
+    empty, doubts = inspection.emptiness(samples), list(inspection.doubts(samples))
+    different = inspection.distinct(samples)
     if len(different) < 2 <= count:
         empty = empty or f"the {count} inputs are all the same one, and quality is measured on others"
     elif len(different) < count and not empty:
         doubts.append(f"{count - len(different)} of {count} inputs repeat others, and are left out")
-        feeds = {name: array[different] for name, array in feeds.items()}
+        samples = samples.chosen(different)
         count = len(different)
     held = max(count // ONE_HELD_OUT_OF, 1)
     if batch is not None:
@@ -151,9 +168,10 @@ def load(given: Given, model: ir.Model, seed: int) -> Calibration:
         raise InputError(f"calibration: {few} are too few to fit on some and hold others out")
     order = np.random.default_rng(seed).permutation(count)
     fit, held_out = order[held:], np.sort(order[:held])  # any part of those to fit on is a fair sample
+    doubts += [] if samples.alike else [_several_sizes(samples)]
     return Calibration(
-        {name: array[fit] for name, array in feeds.items()},
-        {name: array[held_out] for name, array in feeds.items()},
+        samples.chosen(fit),
+        samples.chosen(held_out),
         batch or BATCH,
         fixed,
         empty,
@@ -167,23 +185,49 @@ def whole(given: Given, model: ir.Model) -> Calibration:
     Raises:
         InputError: as `load`.
     """
-    feeds, batch = read(given, model)
-    if batch is not None and _count(feeds) < batch:
-        raise InputError(f"calibration: {_count(feeds)} inputs are too few: the model takes {batch} at once")
-    return Calibration(feeds, feeds, batch or BATCH, batch is not None)
+    samples, batch = read(given, model)
+    if batch is not None and len(samples) < batch:
+        raise InputError(f"calibration: {len(samples)} inputs are too few: the model takes {batch} at once")
+    return Calibration(samples, samples, batch or BATCH, batch is not None)
 
 
-def read(given: Given, model: ir.Model) -> tuple[Feeds, int | None]:
-    """The inputs as the model takes them, and its batch size where that is fixed.
+def read(given: Given, model: ir.Model) -> tuple[Samples, int | None]:
+    """The inputs as the model takes them, and how many it takes at once where that is fixed.
+
+    Inputs of several sizes, and those of a model that has inputs without a batch, are taken one by one.
 
     Raises:
         InputError: as `load`.
     """
-    where, arrays = _arrays(given, model)
     inputs = {value.name or "": value for value in model.graph.inputs if not value.is_initializer()}
+    places = slots(inputs)
+    where, parts = _parts(given, model)
     for name, value in inputs.items():
         if not takes_array(value):
             raise InputError(f"{where}: the model's input {name!r} takes {value.type}, and no array")
+    found, batches = [], set[int | None]()
+    for place, arrays in parts:
+        feeds = _named(place, arrays, inputs)
+        samples, batch = told_apart(place, places, feeds, several=len(parts) > 1)
+        for name, value in inputs.items():
+            _require_finite(f"{place}: array for input {name!r}", value, samples.arrays(name))
+        found.append(samples)
+        batches.add(batch)
+    samples = together(found)
+    if batches == {None} and samples.alike and None not in samples.axes.values():
+        return samples, None
+    most = max(batch or 1 for batch in batches)
+    if most > 1 and (len(batches) > 1 or not samples.alike):
+        raise InputError(f"{where}: the model takes {most} samples at once, and these are of several sizes")
+    return samples, most
+
+
+def _named(where: str, arrays: Arrays, inputs: Mapping[str, ir.Value]) -> Feeds:
+    """The arrays by input, in its type.
+
+    Raises:
+        InputError: an array is missing or extra, or of a type that the input does not take.
+    """
     if len(arrays) == 1 and len(inputs) == 1:
         arrays = {next(iter(inputs)): next(iter(arrays.values()))}
     for name in inputs:
@@ -192,50 +236,51 @@ def read(given: Given, model: ir.Model) -> tuple[Feeds, int | None]:
     for name in arrays:
         if name not in inputs:
             raise InputError(f"{where}: the model has no input {name!r}; its inputs are {_listed(inputs)}")
-    feeds = {name: _fitting(where, value, arrays[name]) for name, value in inputs.items()}
-    counts = {name: len(array) for name, array in feeds.items()}
-    if len(set(counts.values())) > 1:
-        raise InputError(f"{where}: the inputs have different numbers of samples: {counts}")
-    batches = {
-        size
-        for value in inputs.values()
-        if value.shape is not None and len(value.shape) and (size := fixed(value.shape[0])) is not None
-    }
-    return feeds, max(batches) if batches else None
+    return {name: _cast(f"{where}: array for input {name!r}", v, arrays[name]) for name, v in inputs.items()}
 
 
 def _listed(names: Mapping[str, object]) -> str:
     return ", ".join(repr(name) for name in names) or "nothing"
 
 
-def _arrays(given: Given, model: ir.Model) -> tuple[str, dict[str, npt.NDArray[Any]]]:
-    """Where the arrays come from, and the arrays by key."""
+def _several_sizes(samples: Samples) -> str:
+    """That inputs are of several sizes, and which one counts are of."""
+    sizes = ", ".join(f"{name!r} of {list(array.shape)}" for name, array in samples.usual.items())
+    return f"the inputs are of several sizes, and costs are counted at {sizes}"
+
+
+def _parts(given: Given, model: ir.Model) -> tuple[str, list[tuple[str, Arrays]]]:
+    """Where the arrays come from, and for each file, or each of a list, its name and its arrays by key."""
     if isinstance(given, Images):
-        return str(given.folder), given.load(model)
+        return str(given.folder), [(str(given.folder), given.load(model))]
     if isinstance(given, np.ndarray):
-        return "calibration", {"": given}
+        return "calibration", [("calibration", {"": given})]
     if isinstance(given, Mapping):
-        return "calibration", {name: np.asarray(array) for name, array in given.items()}
+        return "calibration", [("calibration", _as_arrays(given))]
+    if isinstance(given, (list, tuple)) and given and all(isinstance(part, Mapping) for part in given):
+        return "calibration", [(f"calibration[{i}]", _as_arrays(part)) for i, part in enumerate(given)]
     if not isinstance(given, (str, os.PathLike)):
         raise InputError(
-            f"calibration: expected a path, an array, or arrays by input name, and not {type(given).__name__}"
+            "calibration: expected a path, an array, arrays by input name, or a list of those with a sample "
+            f"each, and not {type(given).__name__}"
         )
     path = Path(given)
     if kind_of(path) != "folder":
-        return str(path), _read_file(path)
+        return str(path), [(str(path), _read_file(path))]
     images.refuse(path)
     files = sorted(p for p in path.iterdir() if p.suffix in (".npy", ".npz"))
     if not files:
         raise InputError(f"{path}: the folder holds no .npy or .npz file")
-    parts = [_read_file(file) for file in files]
-    keys = set(parts[0])
-    odd = next((file for file, part in zip(files, parts, strict=True) if set(part) != keys), None)
+    parts: list[tuple[str, Arrays]] = [(str(file), _read_file(file)) for file in files]
+    keys = set(parts[0][1])
+    odd = next((file for file, part in parts if set(part) != keys), None)
     if odd is not None:
-        raise InputError(f"{odd}: its arrays are not those of {files[0].name}: {_listed(parts[0])}")
-    try:
-        return str(path), {key: np.concatenate([part[key] for part in parts]) for key in sorted(keys)}
-    except ValueError as error:
-        raise InputError(f"{path}: the files' arrays don't fit together: {error}") from error
+        raise InputError(f"{odd}: its arrays are not those of {files[0].name}: {_listed(parts[0][1])}")
+    return str(path), parts
+
+
+def _as_arrays(given: Arrays) -> Arrays:
+    return {name: np.asarray(array) for name, array in given.items()}
 
 
 def _read_file(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -256,31 +301,30 @@ def _read_file(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise InputError(f"{path}: no readable .npz or .npy file: {session.one_line(error)}") from error
 
 
-def _fitting(where: str, value: ir.Value, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The array in the input's type, checked against its shape."""
-    name = f"{where}: array for input {value.name!r}"
+def _cast(name: str, value: ir.Value, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array in the input's type.
+
+    Raises:
+        InputError: it is of another kind.
+    """
     wanted = np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32)
-    if array.ndim == 0 or not len(array):
-        raise InputError(f"{name} holds no samples")
     if wanted.kind in "fV" and array.dtype.kind != "f":
         raise InputError(
             f"{name} is {array.dtype}, the model takes {wanted}: give inputs that are preprocessed already"
         )
     if wanted.kind not in "fV" and array.dtype.kind != wanted.kind:
         raise InputError(f"{name} is {array.dtype}, the model takes {wanted}")
-    if value.shape is not None:
-        declared = [fixed(d) for d in value.shape]
-        fits = len(declared) == array.ndim and all(
-            d is None or d == n for d, n in zip(declared[1:], array.shape[1:], strict=True)
-        )
-        if not fits:
-            shape = ["N", *("?" if d is None else d for d in declared[1:])]
-            raise InputError(f"{name} has shape {list(array.shape)}, the model takes {shape}")
-    if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
-        bad = int((~np.isfinite(array)).reshape(len(array), -1).any(axis=1).sum())
-        raise InputError(f"{name} has values that are not finite, in {bad} of {len(array)} samples")
     with np.errstate(over="ignore"):
         cast = array.astype(wanted, copy=False)
-    if wanted.kind == "f" and not np.all(np.isfinite(cast)):
+    if wanted.kind == "f" and np.isinf(cast).any() and not np.isinf(array).any():
         raise InputError(f"{name} has values that {wanted} can't hold")
     return cast
+
+
+def _require_finite(name: str, value: ir.Value, samples: Sequence[npt.NDArray[Any]]) -> None:
+    """Refuses numbers that are none, with the number of samples that have some."""
+    if value.dtype is not None and np.dtype(value.dtype.numpy()).kind not in "fV":
+        return
+    bad = sum(not np.isfinite(array).all() for array in samples)
+    if bad:
+        raise InputError(f"{name} has values that are not finite, in {bad} of {len(samples)} samples")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.analysis.linear import Linear
+from graphopt.analysis.shapes.windows import same_pads
 
 Activations: TypeAlias = npt.NDArray[Any]
 Rows: TypeAlias = npt.NDArray[np.float32]
@@ -90,12 +91,21 @@ def _output_sizes(linear: Linear, x: Activations) -> tuple[int, ...]:
     return linear.form.output_sizes(x.shape[2:], linear.kernel)
 
 
+def _pads(linear: Linear, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The zeros around an input of these sizes."""
+    form = linear.form
+    if not form.auto_pad:
+        return form.pads
+    extents = [d * (k - 1) + 1 for k, d in zip(linear.kernel, form.dilations, strict=True)]
+    return same_pads(extents, form.strides, sizes, upper=form.auto_pad == "SAME_UPPER") or form.pads
+
+
 def _channels_last(linear: Linear, x: Activations) -> Rows:
     """The input with its zeros around it, [N, *sizes, C]; for a ConvTranspose also those between its pixels.
 
     A tap of an output channel of all pixels in a row is then one copy, not one for each input channel.
     """
-    form, axes = linear.form, len(linear.kernel)
+    form, axes, pads = linear.form, len(linear.kernel), _pads(linear, x.shape[2:])
     sizes: list[int] = []
     places: list[slice] = []
     for axis, size in enumerate(x.shape[2:]):
@@ -105,7 +115,7 @@ def _channels_last(linear: Linear, x: Activations) -> Rows:
             sizes.append(inner + 2 * reach + (form.output_padding[axis] if form.output_padding else 0))
             places.append(slice(reach, reach + inner, step))
         else:
-            begin, end = form.pads[axis], form.pads[axis + axes]
+            begin, end = pads[axis], pads[axis + axes]
             sizes.append(size + begin + end)
             places.append(slice(begin, begin + size))
     padded = np.zeros((len(x), *sizes, x.shape[1]), np.float32)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.operators import VIEWS
 from graphopt.calibration.inputs import Calibration
+from graphopt.calibration.samples import Samples
 from graphopt.calibration.synthetic import expected_scale
 from graphopt.errors import InputError
 from graphopt.runtime import session
@@ -38,7 +39,8 @@ def judged(model: ir.Model, calibration: Calibration, kept: Sequence[str]) -> tu
         The reason, "" where there is none, and the doubts.
     """
     arrays = calibration.held_out
-    feeds = next(calibration.batches(arrays))
+    first = next(calibration.parts(arrays))
+    feeds = first.joined()
     outputs = [v for v in model.graph.outputs if (not kept or v.name in kept)]
     names = [v.name or "" for v in outputs]
     try:
@@ -51,7 +53,7 @@ def judged(model: ir.Model, calibration: Calibration, kept: Sequence[str]) -> tu
     lost = next((name for name, array in floats.items() if not np.isfinite(array).any()), None)
     if lost is not None:
         return f"the model makes nothing finite of them: output {lost!r} is NaN or infinite", []
-    count = min(len(array) for array in feeds.values())
+    count = len(first)
     if count > 1 and len(floats) == len(made) and all(_silent(a, count) for a in floats.values()):
         return "", [f"no output of the model changes with the inputs ({_ranges(arrays)})"]
     return "", list(_doubts(model, outputs, floats, scale, arrays))
@@ -62,16 +64,21 @@ def _silent(output: npt.NDArray[Any], count: int) -> bool:
     return output.ndim > 0 and len(output) == count and bool((output == output[:1]).all())
 
 
-def _ranges(arrays: Feeds) -> str:
+def _ranges(samples: Samples) -> str:
     """What the inputs hold, in words."""
-    floats = {name: array for name, array in arrays.items() if array.dtype.kind == "f" and array.size}
-    return ", ".join(f"{name!r} has {a.min():g} to {a.max():g}" for name, a in floats.items())
+    found = []
+    for name, kind in samples.kinds.items():
+        filled = [array for array in samples.arrays(name) if array.size and kind.kind == "f"]
+        if filled:
+            low, high = min(array.min() for array in filled), max(array.max() for array in filled)
+            found.append(f"{name!r} has {low:g} to {high:g}")
+    return ", ".join(found)
 
 
 def _doubts(
-    model: ir.Model, outputs: Sequence[ir.Value], made: Feeds, scale: float, arrays: Feeds
+    model: ir.Model, outputs: Sequence[ir.Value], made: Feeds, scale: float, samples: Samples
 ) -> Iterator[str]:
-    asked = f"({_ranges(arrays)}): are they preprocessed?"
+    asked = f"({_ranges(samples)}): are they preprocessed?"
     if not 1 / FAR <= scale <= FAR:
         by = f"{1 / scale:.3g} times larger" if scale < 1 else f"{scale:.3g} times smaller"
         yield f"the inputs look {by} than the first BatchNormalization expects {asked}"
@@ -82,20 +89,23 @@ def _doubts(
             yield f"output {value.name!r} is saturated, all of it 0 or 1, with these inputs {asked}"
             return
     for value in model.graph.inputs:
-        array = arrays.get(value.name or "")
+        held = samples.arrays(value.name or "") if value.name in samples.axes else []
         readers = {usage.node.op_type for usage in value.uses()}
-        if array is not None and array.ndim > 2 and readers == {"Conv"} and _looks_like_bytes(array):
+        if held and held[0].ndim > 2 and readers == {"Conv"} and _looks_like_bytes(held):
+            largest = max(float(array.max()) for array in held)
             yield (
-                f"input {value.name!r} holds whole numbers up to {array.max():g}, as pixels that nothing was "
+                f"input {value.name!r} holds whole numbers up to {largest:g}, as pixels that nothing was "
                 "done to, and a convolution reads them as they are"
             )
 
 
-def _looks_like_bytes(array: npt.NDArray[Any]) -> bool:
+def _looks_like_bytes(held: Sequence[npt.NDArray[Any]]) -> bool:
     """Whether numbers are whole, and of the range of bytes: some in its upper half, none beyond."""
-    if array.dtype.kind != "f" or not BYTES / 2 < float(array.max()) <= BYTES or float(array.min()) < 0:
+    if held[0].dtype.kind != "f" or not all(array.size for array in held):
         return False
-    return all(bool(np.array_equal(sample, np.rint(sample))) for sample in array)
+    if not BYTES / 2 < max(float(array.max()) for array in held) <= BYTES:
+        return False
+    return all(float(array.min()) >= 0 and bool((array == np.rint(array)).all()) for array in held)
 
 
 def _ends_bounded(value: ir.Value) -> bool:

@@ -15,11 +15,11 @@ from graphopt.analysis.linear import Linear, operator
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import patches
 from graphopt.calibration.inputs import Calibration
+from graphopt.calibration.samples import Samples
 from graphopt.numerics.lowrank.moments import MomentsAccumulator, Statistics
 from graphopt.runtime import session
 from graphopt.runtime.exposure import exposed
 from graphopt.runtime.limits.memory import chunks
-from graphopt.runtime.session import Feeds
 from graphopt.types import Array
 
 PLANNED_ROWS = 24
@@ -40,7 +40,7 @@ THREADS = 2
 
 
 def stream(
-    model: ir.Model, names: Sequence[str], calibration: Calibration, feeds: Feeds
+    model: ir.Model, names: Sequence[str], calibration: Calibration, samples: Samples
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """The content of values of the outermost graph, batch by batch.
 
@@ -48,15 +48,15 @@ def stream(
         model: the model.
         names: the values.
         calibration: how to batch.
-        feeds: the inputs to run, by name.
+        samples: the inputs to run.
 
     Returns:
         For each batch the arrays, by name.
     """
-    given = [name for name in names if name in feeds]
-    wanted = [name for name in names if name not in feeds]
+    given = [name for name in names if name in samples.axes]
+    wanted = [name for name in names if name not in samples.axes]
     running = session.session(exposed(session.structure(model), wanted), optimised=True) if wanted else None
-    for part in progress.track(list(calibration.batches(feeds)), "inputs"):
+    for part in progress.track(list(calibration.batches(samples)), "inputs"):
         values = {name: part[name] for name in given}
         if running is not None:
             values.update(zip(wanted, session.run(running, part, wanted), strict=True))
@@ -64,7 +64,7 @@ def stream(
 
 
 def statistics(
-    analysis: Analysis, linears: Sequence[Linear], calibration: Calibration, feeds: Feeds, seed: int
+    analysis: Analysis, linears: Sequence[Linear], calibration: Calibration, samples: Samples, seed: int
 ) -> dict[str, Statistics]:
     """Mean and covariance of the patches that each linear operator of the outermost graph reads.
 
@@ -72,21 +72,20 @@ def statistics(
         analysis: a snapshot of the model.
         linears: the operators.
         calibration: how to batch the inputs.
-        feeds: the inputs to run.
+        samples: the inputs to run.
         seed: of the positions that are sampled.
 
     Returns:
         The statistics by name of the operator.
     """
     found: dict[str, Statistics] = {}
-    samples = min(len(array) for array in feeds.values())
     with ThreadPoolExecutor(THREADS) as pool:
         for chunk in chunks(linears, _covariance_bytes, COVARIANCE_BYTES):
             gatherers = [
-                _Gatherer(linear, positions(linear, samples, PLANNED_ROWS), seed) for linear in chunk
+                _Gatherer(linear, positions(linear, len(samples), PLANNED_ROWS), seed) for linear in chunk
             ]
             names = sorted({linear.x for linear in chunk})
-            for values in stream(analysis.model, names, calibration, feeds):
+            for values in stream(analysis.model, names, calibration, samples):
                 list(pool.map(lambda each, seen=values: each.add(seen[each.linear.x]), gatherers))
             found.update({each.linear.name: each.result() for each in gatherers})
     return found

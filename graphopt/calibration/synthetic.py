@@ -8,6 +8,7 @@ in the graph, it tells how large the inputs were that the network was trained on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import onnx_ir as ir
 from graphopt.analysis.attributes import batch_statistics
 from graphopt.analysis.constants import Constants, default_opset
 from graphopt.calibration.inputs import BATCH, ONE_HELD_OUT_OF, Calibration, affordable
+from graphopt.calibration.samples import Samples, rows
 from graphopt.errors import InputError
 from graphopt.runtime import session
 from graphopt.runtime.exposure import exposed
@@ -56,33 +58,30 @@ def inputs(
     if any(0 in shape for shape in sizes.values()):
         return None
     count = affordable(SYNTHETIC_MACS, macs, 1, FEWEST, SYNTHETIC_INPUTS)
+    fed = [value for value in model.graph.inputs if value.name in sizes]
     batched = all(len(shape) > 1 and shape[0] == 1 for shape in sizes.values()) and _open_batch(model)
-    once = {name: [count if batched else size, *shape] for name, (size, *shape) in _split(sizes).items()}
-    size = BATCH if batched else max(shape[0] for shape in once.values())
-    runs = 1 if batched else max(ONE_HELD_OUT_OF, count // size)  # a fixed batch: the noise of several
-    feeds = {
-        v.name or "": np.concatenate([_noise(v, once[v.name or ""], seed + i) for i in range(runs)])
-        for v in model.graph.inputs
-        if v.name in once
-    }
+    if batched:
+        once = {v.name or "": _noise(v, (count, *sizes[v.name or ""][1:]), seed) for v in fed}
+        samples, size = rows(once), BATCH
+    else:  # as the model takes it: the noise of several runs
+        firsts = {shape[0] if len(shape) else None for shape in sizes.values()}
+        size = firsts.pop() or 1 if len(firsts) == 1 else 1
+        numbers = range(max(ONE_HELD_OUT_OF, count // size))
+        runs = [{v.name or "": _noise(v, sizes[v.name or ""], seed + i) for v in fed} for i in numbers]
+        apart = Samples(tuple(runs), dict.fromkeys(runs[0]))
+        samples = apart if size == 1 else rows({n: np.concatenate(apart.arrays(n)) for n in runs[0]})
     try:
-        scale = expected_scale(model, {name: array[:size] for name, array in feeds.items()})
+        scale = expected_scale(model, samples[:size].joined())
     except InputError:
         return None
-    feeds = {name: array * scale if array.dtype.kind == "f" else array for name, array in feeds.items()}
-    total = min(len(array) for array in feeds.values())
+    samples = Samples(tuple(map(partial(_scaled, scale=scale), samples.feeds)), samples.axes)
+    total = len(samples)
     held = total // ONE_HELD_OUT_OF if batched else max(total // ONE_HELD_OUT_OF // size, 1) * size
-    return Calibration(
-        {name: array[held:].astype(array.dtype) for name, array in feeds.items()},
-        {name: array[:held].astype(array.dtype) for name, array in feeds.items()},
-        size,
-        not batched,
-    )
+    return Calibration(samples[held:], samples[:held], size, not batched)
 
 
-def _split(sizes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Shapes of at least one axis."""
-    return {name: tuple(shape) for name, shape in sizes.items() if len(shape)}
+def _scaled(feed: Feeds, scale: float) -> Feeds:
+    return {n: (a * scale).astype(a.dtype) if a.dtype.kind == "f" else a for n, a in feed.items()}
 
 
 def _open_batch(model: ir.Model) -> bool:

@@ -305,7 +305,7 @@ def _real(calibration: Calibration | None) -> Iterator[Feeds]:
     """The first held-out calibration inputs, a batch as the model takes it."""
     if calibration is not None:
         size = calibration.batch if calibration.fixed else min(COUNT, calibration.samples)
-        yield next(session.batches(calibration.held_out, size))
+        yield calibration.held_out[:size].joined()
 
 
 def _variations(

@@ -22,12 +22,12 @@ from graphopt import progress
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.inputs import Calibration, affordable
+from graphopt.calibration.samples import Samples
 from graphopt.compression.autodiff.gradients import free_prefix, gradients
 from graphopt.compression.autodiff.rules import RULES
 from graphopt.numerics.lowrank.linalg import cholesky
 from graphopt.runtime import session
 from graphopt.runtime.program import Program
-from graphopt.runtime.session import Feeds
 
 Float64 = npt.NDArray[np.float64]
 
@@ -64,7 +64,7 @@ def weightings(
     analysis: Analysis,
     linears: Sequence[Linear],
     calibration: Calibration,
-    feeds: Feeds,
+    samples: Samples,
     watched: Sequence[str],
     *,
     seed: int,
@@ -78,7 +78,7 @@ def weightings(
         analysis: a snapshot of the model.
         linears: the layers, of the outermost graph.
         calibration: how to batch the inputs.
-        feeds: the inputs to run.
+        samples: the inputs to run.
         watched: names of the values that count as the network's outputs.
         seed: of r.
 
@@ -88,21 +88,20 @@ def weightings(
     Raises:
         InputError: onnxruntime can't run the operators that make the gradients.
     """
-    feeds, calibration = _batched(analysis, feeds, calibration)
-    count = min(len(array) for array in feeds.values())
-    analysis = _sized(analysis, calibration, feeds)
+    samples, calibration = _batched(analysis, samples, calibration)
+    count = len(samples)
+    analysis = _sized(analysis, calibration, samples)
     linears = [each for linear in linears if (each := analysis.linear(linear.node)) is not None]
     program = Program(analysis.model)
-    nodes, constants, squares = _squares(analysis, program, linears, calibration, feeds, watched, seed)
+    nodes, constants, squares = _squares(analysis, program, linears, calibration, samples, watched, seed)
     known = [linear for linear in linears if linear.name in squares]
     if not known:
         return {}
     outputs = [squares[linear.name] for linear in known]
-    kinds = {name: array.dtype for name, array in feeds.items()}
-    piece = program.piece([*program.nodes, *nodes], kinds, outputs, constants)
+    piece = program.piece([*program.nodes, *nodes], samples.kinds, outputs, constants)
     running = session.session(piece, optimised=True)
     totals = [np.zeros((linear.out_channels or 0,) * 2) for linear in known]
-    for part in progress.track(list(calibration.batches(feeds)), "inputs"):
+    for part in progress.track(list(calibration.batches(samples)), "inputs"):
         for total, more in zip(totals, session.run(running, part, outputs), strict=True):
             total += more
     found = {}
@@ -118,14 +117,14 @@ def _squares(
     program: Program,
     linears: Sequence[Linear],
     calibration: Calibration,
-    feeds: Feeds,
+    samples: Samples,
     watched: Sequence[str],
     seed: int,
 ) -> tuple[list[onnx.NodeProto], dict[str, npt.NDArray[np.generic]], dict[str, str]]:
     """Operators for Σ (Jᵀr)(Jᵀr)ᵀ ``[out, out]`` of each layer, their constants, and its name by layer."""
     prefix = free_prefix(analysis.model)
     given, nodes = {}, []
-    sizes = _sizes(program, calibration, feeds, _made(analysis, watched))
+    sizes = _sizes(program, calibration, samples, _made(analysis, watched))
     for number, (name, size) in enumerate(sizes.items()):
         if SMALLEST < size < LARGEST:
             given[name] = f"{prefix}/of/{number}"
@@ -184,22 +183,22 @@ def _made(analysis: Analysis, names: Sequence[str]) -> list[str]:
     return [name for name, kind in kinds.items() if kind in (None, ir.DataType.FLOAT)]
 
 
-def _batched(analysis: Analysis, feeds: Feeds, calibration: Calibration) -> tuple[Feeds, Calibration]:
-    """The inputs to run, and so many at once that all batches are equally large."""
-    batch = calibration.batch
+def _batched(analysis: Analysis, samples: Samples, calibration: Calibration) -> tuple[Samples, Calibration]:
+    """The inputs to run, of one size, and so many at once that all batches are equally large."""
+    samples, batch = samples.of_one_size, calibration.batch
     least = max(FEWEST_INPUTS, batch) if calibration.fixed else FEWEST_INPUTS
-    most = min(*(len(array) for array in feeds.values()), CURVATURE_INPUTS)
+    most = min(len(samples), CURVATURE_INPUTS)
     count = affordable(CURVATURE_MACS, analysis.totals.macs, PASSES, least, most)
     if not calibration.fixed:
         batch = min(batch, max(1, BYTES // (COPIES * _bytes(analysis))))
         batch = count // -(-count // batch)
     count -= count % batch
-    return {name: array[:count] for name, array in feeds.items()}, replace(calibration, batch=batch)
+    return samples[:count], replace(calibration, batch=batch)
 
 
-def _sized(analysis: Analysis, calibration: Calibration, feeds: Feeds) -> Analysis:
+def _sized(analysis: Analysis, calibration: Calibration, samples: Samples) -> Analysis:
     """The snapshot at the batch that is run; what follows from no rule is seen where it does not vary."""
-    sizes = {name: (calibration.batch, *array.shape[1:]) for name, array in feeds.items()}
+    sizes = {name: array.shape for name, array in samples[: calibration.batch].joined().items()}
     found = analysis.at(sizes)
     values = [
         v for node in analysis.model.graph if node.op_type in RULES for v in (*node.inputs, *node.outputs)
@@ -208,7 +207,7 @@ def _sized(analysis: Analysis, calibration: Calibration, feeds: Feeds) -> Analys
     unknown = [name for name, shape in shapes.items() if shape is None or None in shape]
     if not unknown:
         return found
-    batches = list(calibration.batches(feeds))
+    batches = list(calibration.batches(samples))
     first, last = (session.observe(analysis.model, batches[i], unknown) for i in (0, -1))
     return analysis.at(sizes, {name: shape for name, shape in first.items() if last[name] == shape})
 
@@ -220,13 +219,12 @@ def _bytes(analysis: Analysis) -> int:
 
 
 def _sizes(
-    program: Program, calibration: Calibration, feeds: Feeds, watched: Sequence[str]
+    program: Program, calibration: Calibration, samples: Samples, watched: Sequence[str]
 ) -> Mapping[str, float]:
     """The norm of what varies in each value, in proportion to which errors in it count; 1 for one alone."""
     if len(watched) < 2:
         return dict.fromkeys(watched, 1.0)
-    kinds = {name: array.dtype for name, array in feeds.items()}
-    running = session.session(program.piece(program.nodes, kinds, watched), optimised=True)
-    values = session.run(running, next(iter(calibration.batches(feeds))), watched)
+    running = session.session(program.piece(program.nodes, samples.kinds, watched), optimised=True)
+    values = session.run(running, next(iter(calibration.batches(samples))), watched)
     wide = (value.astype(np.float64) for value in values)
     return {name: float(np.linalg.norm(v - v.mean())) for name, v in zip(watched, wide, strict=True)}

@@ -12,7 +12,6 @@ import onnx_ir as ir
 from graphopt.calibration import statistics
 from graphopt.calibration.inputs import Calibration, affordable
 from graphopt.runtime.limits.memory import chunks
-from graphopt.runtime.session import Feeds
 
 COPIES = 6
 """Arrays of the size of an output that comparing it takes: derived, of both networks, with partners, and one
@@ -71,7 +70,7 @@ def layer_errors(
     if not layers:
         return {}
     count = affordable(ERROR_MACS, macs, 2, FEWEST_INPUTS, calibration.samples)
-    feeds = _part(calibration.held_out, count)
+    samples = calibration.held_out[:count]
     sizes = _bytes_of(original, [layer.output for layer in layers], calibration)
     if not calibration.fixed:  # fewer inputs at once, rather than the whole network again for some layers
         batch = int(memory / max(1, COPIES * sum(sizes.values())))
@@ -82,7 +81,7 @@ def layer_errors(
     for chunk in chunks(layers, lambda layer: COPIES * sizes[layer.output], memory):
         names = sorted({n for layer in chunk for n in (layer.output, layer.partner) if n})
         noise, spread = dict.fromkeys(chunk, 0.0), {layer: _Spread() for layer in chunk}
-        both = [statistics.stream(m, names, calibration, feeds) for m in (original, compressed)]
+        both = [statistics.stream(m, names, calibration, samples) for m in (original, compressed)]
         for exact, approximate in zip(*both, strict=True):
             for layer in chunk:
                 wanted = exact[layer.output].astype(np.float64)
@@ -96,13 +95,9 @@ def layer_errors(
     return errors
 
 
-def _part(feeds: Feeds, count: int) -> Feeds:
-    return {name: array[:count] for name, array in feeds.items()}
-
-
 def _bytes_of(model: ir.Model, names: Sequence[str], calibration: Calibration) -> dict[str, int]:
     """Bytes of values for one input; for a whole batch where its size is fixed."""
-    first = _part(calibration.held_out, calibration.batch if calibration.fixed else 1)
+    first = calibration.held_out[: calibration.batch if calibration.fixed else 1]
     (values,) = statistics.stream(model, sorted(set(names)), calibration, first)
     return {name: array.nbytes for name, array in values.items()}
 

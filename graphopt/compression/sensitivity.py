@@ -21,6 +21,7 @@ from graphopt.analysis.linear import Linear
 from graphopt.analysis.operators import VIEWS
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.inputs import Calibration, affordable
+from graphopt.calibration.samples import Samples
 from graphopt.compression.sequential_fit import Fitting
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank.moments import Statistics
@@ -75,7 +76,7 @@ def sensitivities(
     statistics: Mapping[str, Statistics],
     fit: Fitting,
     calibration: Calibration,
-    feeds: Feeds,
+    samples: Samples,
     watched: Sequence[str],
     decided: Sequence[str],
     memory: int,
@@ -88,7 +89,7 @@ def sensitivities(
         statistics: of the operators' inputs.
         fit: fits one candidate.
         calibration: how to batch the inputs.
-        feeds: the inputs to run.
+        samples: the inputs to run.
         watched: names of the values that stand for the outputs that count.
         decided: names of the values that are those of the original whatever a probe changes: what operators
             decide, so that rows that are picked stay the same.
@@ -98,8 +99,8 @@ def sensitivities(
         For each operator the mean squared change of the network's output over its variance, by its own error.
     """
     program = Program(analysis.model)
-    reference, given = _reference(program, calibration, feeds, watched, decided)
-    batches = list(calibration.batches(feeds))
+    reference, given = _reference(program, calibration, samples, watched, decided)
+    batches = list(calibration.batches(samples))
     found: dict[str, Sensitivity] = {}
     with Store(memory // 2) as store:
         walk = StagedRun(program, batches, store)
@@ -136,15 +137,14 @@ def before_normalising(output: ir.Value) -> str:
 def _reference(
     program: Program,
     calibration: Calibration,
-    feeds: Feeds,
+    samples: Samples,
     watched: Sequence[str],
     decided: Sequence[str],
 ) -> tuple[list[list[npt.NDArray[Any]]], list[Feeds]]:
     """What the original makes, for each batch: what is watched, and what it decides, by name."""
-    kinds = {name: array.dtype for name, array in feeds.items()}
     names = [*watched, *decided]
-    running = session.session(program.piece(program.nodes, kinds, names), optimised=True)
-    made = [session.run(running, part, names) for part in calibration.batches(feeds)]
+    running = session.session(program.piece(program.nodes, samples.kinds, names), optimised=True)
+    made = [session.run(running, part, names) for part in calibration.batches(samples)]
     count = len(watched)
     return [batch[:count] for batch in made], [
         {

@@ -23,12 +23,12 @@ from graphopt.analysis.linear import Linear, operator
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.calibration import patches
 from graphopt.calibration.inputs import Calibration
+from graphopt.calibration.samples import Samples
 from graphopt.calibration.statistics import FITTED_ROWS, positions
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import tucker_fit
 from graphopt.numerics.lowrank.moments import Moments, MomentsAccumulator, Statistics, Target
 from graphopt.runtime.program import Program
-from graphopt.runtime.session import Feeds
 from graphopt.runtime.spill import Store
 from graphopt.runtime.staged import StagedRun
 from graphopt.types import Candidate, Fitted
@@ -85,7 +85,7 @@ def refit(
     chosen: Sequence[Candidate],
     fit: Fitting,
     calibration: Calibration,
-    feeds: Feeds,
+    samples: Samples,
     *,
     seed: int,
     memory: int,
@@ -97,7 +97,7 @@ def refit(
         chosen: at most one candidate an operator.
         fit: fits one candidate.
         calibration: how to batch the inputs.
-        feeds: the inputs to fit on.
+        samples: the inputs to fit on.
         seed: of the positions that are sampled.
         memory: bytes to take; half of them hold values, and what is over lies in files meanwhile.
 
@@ -105,10 +105,10 @@ def refit(
         The fitted candidates, in the order of the network.
     """
     program = Program(analysis.model)
-    samples = min(len(array) for array in feeds.values())
+    count = len(samples)
     if not calibration.fixed:
-        calibration = replace(calibration, batch=min(calibration.batch, -(-samples // BATCHES)))
-    batches = list(calibration.batches(feeds))
+        calibration = replace(calibration, batch=min(calibration.batch, -(-count // BATCHES)))
+    batches = list(calibration.batches(samples))
     places = {c: program.index[analysis.nodes[c.site.nodes[0]]] for c in chosen}
     done: list[Refitted] = []
     with Store(memory // 4) as ours, Store(memory // 4) as theirs, ThreadPoolExecutor(2) as pool:
@@ -128,7 +128,7 @@ def refit(
             halves = _gather(linear, original, compressed, partner, seed + number, pool)
             moved = compressed.differs(linear.x) or bool(partner)
             weighting = known(linear, analysis.statistics).weighting
-            found = _fit(linear, weighting, candidate, fit, halves, samples, pool, moved=moved)
+            found = _fit(linear, weighting, candidate, fit, halves, count, pool, moved=moved)
             done.append(replace(found, partner=partner))
             compressed.replace(place, found.fitted.replacement)
             original.forget()

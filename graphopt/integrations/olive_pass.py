@@ -177,16 +177,15 @@ def _calibration(model: ONNXModelHandler, config: BasePassConfig) -> Given | Non
     reader = data.to_data_container().create_calibration_dataloader(
         model_path=model.model_path, io_config=model.io_config
     )
-    parts: dict[str, list[np.ndarray]] = {}
+    parts: list[Mapping[str, np.ndarray]] = []
     try:
         while (batch := reader.get_next()) is not None:
-            for name, array in batch.items():
-                parts.setdefault(name, []).append(array)
+            parts.append(batch)
     except AssertionError as error:  # Olive's own wording
         raise InputError(f"data_config {data.name}: {error}; inputs need the names of the model's") from error
     if not parts:
         raise InputError(f"data_config {data.name}: there are no inputs in it")
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    return parts
 
 
 def _save(result: Result, out: Path, *, external: bool) -> None:

@@ -16,6 +16,7 @@ from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.calibration import statistics as calibration_statistics
 from graphopt.calibration import synthetic
 from graphopt.calibration.inputs import Calibration
+from graphopt.calibration.samples import Samples
 from graphopt.compression import curvature, layer_errors, sequential_fit
 from graphopt.compression import sensitivity as compression_sensitivity
 from graphopt.compression.layer_errors import Layer
@@ -32,7 +33,6 @@ from graphopt.planning.damage import Sensitivity, unprobed
 from graphopt.planning.selection import Limit, Plan
 from graphopt.rewrites.base import ApproximateRewrite
 from graphopt.runtime.operator_times import Stopwatch, cache_path
-from graphopt.runtime.session import Feeds
 from graphopt.types import Candidate, Change, Fitted, Quality, Replacement
 from graphopt.verification.heads import Heads, is_tensor
 
@@ -92,7 +92,7 @@ class FitData:
             self.statistics = self._gathered(self.inputs, group)
             self.analysis = workspace.analysis(workspace.model, self.statistics)
 
-    def probed(self, layers: int) -> Feeds:
+    def probed(self, layers: int) -> Samples:
         """The inputs that so many layers are probed on."""
         assert self.inputs is not None
         start = _apart(self.inputs)
@@ -153,7 +153,7 @@ class FitData:
         return {name: replace(each, weighting=counts.get(name, ())) for name, each in found.items()}
 
     def _weightings(
-        self, linears: Sequence[Linear], calibration: Calibration, feeds: Feeds
+        self, linears: Sequence[Linear], calibration: Calibration, samples: Samples
     ) -> dict[str, tuple[npt.NDArray[np.float64], ...]]:
         """What errors in the outputs of operators count, where that is known.
 
@@ -164,7 +164,7 @@ class FitData:
         try:
             with self._journal.step("differentiate"):
                 return curvature.weightings(
-                    self.analysis, linears, calibration, feeds, self.watched, seed=self._options.seed
+                    self.analysis, linears, calibration, samples, self.watched, seed=self._options.seed
                 )
         except InputError as error:
             self._journal.notes.append(f"errors in all outputs of a layer count the same: {error}")
@@ -414,8 +414,8 @@ def _apart(calibration: Calibration) -> int:
     return max(start, calibration.batch if calibration.fixed else 1)
 
 
-def _some(calibration: Calibration, start: int, count: int) -> Feeds:
+def _some(calibration: Calibration, start: int, count: int) -> Samples:
     """Some of the inputs to fit on, whole batches where their size is fixed."""
     if calibration.fixed:
         count = max(calibration.batch, count // calibration.batch * calibration.batch)
-    return {name: array[start : start + count] for name, array in calibration.fit.items()}
+    return calibration.fit[start : start + count]

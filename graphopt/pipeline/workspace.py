@@ -302,4 +302,6 @@ class Measures:
         inputs = self.workspace.inputs
         if inputs.problem:
             raise InputError(f"the reference can't be timed: {inputs.problem}")
-        return session.random_feeds(self.workspace.source.model, inputs.sizes, self.options.seed)
+        given = self.workspace.calibration
+        ranges = None if given is None else given.ranges()
+        return session.random_feeds(self.workspace.source.model, inputs.sizes, self.options.seed, ranges)

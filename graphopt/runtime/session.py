@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -214,7 +214,7 @@ def random_feeds(
     seed: int,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Feeds:
-    """Seeded inputs: normal where nothing is known of the range, else uniform within it; integers are 0 or 1.
+    """Seeded inputs: uniform within the range where that is known, else normal, and integers of 0 or 1.
 
     Args:
         model: the model to be fed.
@@ -248,7 +248,7 @@ def random_array(
         rng: draws the numbers.
         shape: of the array.
         dtype: of the array; None for float32.
-        low_high: draw uniformly between these; None for a normal distribution. Integers are 0 or 1 anyway.
+        low_high: draw uniformly between these; None for a normal distribution, and integers of 0 or 1.
 
     Returns:
         An array of `shape`. Large normal ones repeat the first `DRAWN` numbers.
@@ -258,6 +258,9 @@ def random_array(
     """
     kind = np.dtype(np.float32) if dtype is None else np.dtype(dtype.numpy())
     require_memory(shape, kind.itemsize)
+    if kind.kind in "iu" and low_high is not None:
+        low, high = map(int, low_high)
+        return rng.integers(low, high, shape, endpoint=True).astype(kind)
     if kind.kind in "biu":
         return rng.integers(0, 2, shape).astype(kind)
     if low_high is not None:
@@ -395,10 +398,3 @@ def _with_weights_fed(parts: Structure) -> onnx.ModelProto:
     del graph.initializer[:]
     graph.initializer.extend(small)
     return proto
-
-
-def batches(feeds: Feeds, size: int) -> Iterator[Feeds]:
-    """Cuts inputs along their first axis; what is left over at the end is a smaller batch."""
-    count = min(len(array) for array in feeds.values())
-    for start in range(0, count, size):
-        yield {name: array[start : start + size] for name, array in feeds.items()}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import onnx_ir as ir
 
 from graphopt.analysis.constants import Constants
-from graphopt.analysis.operators import RANKINGS, SUMS, THRESHOLDS, VIEWS, is_standard
+from graphopt.analysis.operators import NO_TENSORS, RANKINGS, SUMS, THRESHOLDS, VIEWS, is_standard
 from graphopt.model.traversal import subgraphs, topological
 
 MOVES = VIEWS | {"Transpose", "Identity"}
@@ -138,9 +138,10 @@ class Heads:
 
 
 def is_tensor(value: ir.Value) -> bool:
-    """Whether the value is a tensor of numbers, as far as is declared."""
+    """Whether the value is a tensor of numbers, as far as is declared or its operator tells."""
     if value.type is None:
-        return True
+        node = value.producer()
+        return node is None or node.op_type not in NO_TENSORS
     return isinstance(value.type, ir.TensorType) and value.dtype is not ir.DataType.STRING
 
 

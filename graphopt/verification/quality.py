@@ -19,6 +19,7 @@ from graphopt import progress
 from graphopt.analysis.constants import Constants
 from graphopt.analysis.shapes.inference import infer
 from graphopt.calibration.inputs import Calibration
+from graphopt.calibration.samples import Samples
 from graphopt.errors import InputError
 from graphopt.runtime import exposure, session
 from graphopt.runtime.session import Feeds
@@ -29,7 +30,11 @@ from graphopt.verification.heads import Heads
 
 
 def measure(
-    reference: ir.Model, candidate: ir.Model, calibration: Calibration, feeds: Feeds, kept: Sequence[str] = ()
+    reference: ir.Model,
+    candidate: ir.Model,
+    calibration: Calibration,
+    samples: Samples,
+    kept: Sequence[str] = (),
 ) -> Quality:
     """Measures the candidate against the reference, both as onnxruntime optimises them.
 
@@ -37,14 +42,14 @@ def measure(
         reference: the original.
         candidate: the rewritten model.
         calibration: how to batch.
-        feeds: the inputs to measure on.
+        samples: the inputs to measure on.
         kept: names of the outputs that count; all when empty.
 
     Returns:
         The lowest agreement and the lowest SQNR (dB) of any output that can be measured, and the number of
         inputs.
     """
-    return Yardstick(reference, calibration, feeds, kept).measure(candidate)
+    return Yardstick(reference, calibration, samples, kept).measure(candidate)
 
 
 class Yardstick:
@@ -53,14 +58,14 @@ class Yardstick:
     Args:
         reference: the original.
         calibration: how to batch.
-        feeds: the inputs to measure on.
+        samples: the inputs to measure on.
         kept: names of the outputs that count; all when empty.
     """
 
     def __init__(
-        self, reference: ir.Model, calibration: Calibration, feeds: Feeds, kept: Sequence[str] = ()
+        self, reference: ir.Model, calibration: Calibration, samples: Samples, kept: Sequence[str] = ()
     ) -> None:
-        self._model, self._calibration, self._feeds = reference, calibration, feeds
+        self._model, self._calibration, self._samples = reference, calibration, samples
         self._outputs = _counted(reference, kept)
         self._heads = Heads(reference, self._outputs)
         self._parts = session.structure(reference)
@@ -78,8 +83,7 @@ class Yardstick:
         resized: dict[ir.Value, str] = {}
         equal: dict[ir.Value, float] = {}
         count = 0
-        for part, exact, found in self._runs(candidate, names, list(pairs.values()), decisions):
-            size = min(len(array) for array in part.values())
+        for size, exact, found in self._runs(candidate, names, list(pairs.values()), decisions):
             count += size
             for value, ours, theirs in zip(pairs, exact, found, strict=True):
                 if _sizes(ours) != _sizes(theirs):
@@ -134,7 +138,7 @@ class Yardstick:
 
     def _usable(self, values: Iterable[ir.Value]) -> set[ir.Value]:
         """Those of the values that hold finite numbers."""
-        feeds = next(self._calibration.batches(self._feeds))
+        feeds = next(self._calibration.batches(self._samples))
         values = list(values)
         try:
             found = dict(zip(values, self._content(values, feeds), strict=True))
@@ -195,8 +199,8 @@ class Yardstick:
         names: Sequence[str],
         twins: Sequence[str],
         decisions: Mapping[str, str],
-    ) -> Iterator[tuple[Feeds, list[Output], list[Output]]]:
-        """The inputs, batch by batch, with the values of both models.
+    ) -> Iterator[tuple[int, list[Output], list[Output]]]:
+        """For each batch of inputs, how many they are, and the values of both models.
 
         Args:
             candidate: the rewritten model.
@@ -208,7 +212,8 @@ class Yardstick:
         ours = session.session(exposure.exposed(self._parts, wanted), optimised=True)
         theirs = None
         parts = exposure.exposed(session.structure(candidate), twins)
-        for part in progress.track(list(self._calibration.batches(self._feeds)), "inputs"):
+        for batch in progress.track(list(self._calibration.parts(self._samples)), "inputs"):
+            part = batch.joined()
             exact = session.run(ours, part, wanted) if wanted else []
             given = {
                 decisions[name]: array
@@ -218,7 +223,7 @@ class Yardstick:
             if theirs is None:
                 theirs = session.session(exposure.given(parts, given) if given else parts, optimised=True)
             found = session.run(theirs, {**part, **exposure.fed(given)}, twins) if twins else []
-            yield part, list(exact[: len(names)]), list(found)
+            yield len(batch), list(exact[: len(names)]), list(found)
 
 
 def may_agree(model: ir.Model, kept: Sequence[str] = ()) -> bool:

@@ -17,11 +17,11 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import inputs as calibration_inputs
 from graphopt.calibration import patches, statistics
 from graphopt.calibration.inputs import Calibration
+from graphopt.calibration.samples import Samples
 from graphopt.compression import layer_errors
 from graphopt.errors import InputError
 from graphopt.model import edit
 from graphopt.rewrites.factoring.bottleneck import Bottleneck
-from graphopt.runtime import session
 from graphopt.types import Candidate, Exactness
 from graphopt.verification import quality
 from tests.builders import classifier, conv_bn, model, node, run, samples, weight
@@ -46,8 +46,8 @@ def numbered(count: int) -> Array:
     return array
 
 
-def numbers(part: dict[str, Array]) -> list[int]:
-    return part["x"][:, 0, 0, 0].astype(int).tolist()
+def numbers(part: Samples) -> list[int]:
+    return part.joined()["x"][:, 0, 0, 0].astype(int).tolist()
 
 
 # --- reading and splitting ----------------------------------------------------------------------------------
@@ -61,8 +61,10 @@ def test_one_of_four_is_held_out(count: int, held: int) -> None:
     assert not found.fixed
 
 
-def test_a_list_is_no_calibration() -> None:
-    with pytest.raises(InputError, match="expected a path, an array, or arrays by input name, and not list"):
+def test_a_list_of_arrays_is_no_calibration() -> None:
+    with pytest.raises(
+        InputError, match="expected a path, an array, arrays by input name, or a list of those"
+    ):
         graphopt.optimize(classifier(), {"macs": 0.7}, [samples(8)])  # type: ignore[arg-type]
 
 
@@ -79,7 +81,7 @@ def test_all_inputs_of_a_sample_stay_together() -> None:
     z = np.arange(12, dtype=np.float32).reshape(12, 1, 1, 1)
     found = calibration_inputs.load({"x": numbered(12), "z": z}, network, seed=4)
     for part in (found.fit, found.held_out):
-        assert numbers(part) == part["z"].ravel().astype(int).tolist()
+        assert numbers(part) == part.joined()["z"].ravel().astype(int).tolist()
 
 
 def test_a_fixed_batch_is_fed_as_it_is() -> None:
@@ -111,7 +113,7 @@ def test_an_open_batch_is_cut_into_pieces() -> None:
 
 def test_ranges_are_those_of_the_inputs_to_fit_on() -> None:
     _, found = split(numbered(8))
-    assert found.ranges()["x"] == (float(found.fit["x"].min()), float(found.fit["x"].max()))
+    assert found.ranges()["x"] == (float(found.fit.joined()["x"].min()), float(found.fit.joined()["x"].max()))
 
 
 def test_every_form_that_inputs_may_have(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_every_form_that_inputs_may_have(tmp_path: Path) -> None:
     for given in (x, {"x": x}, {"any": x}, *sorted(tmp_path.iterdir()), str(tmp_path / "a.npy")):
         feeds, batch = calibration_inputs.read(given, network)
         assert batch is None
-        np.testing.assert_array_equal(feeds["x"], x)
+        np.testing.assert_array_equal(feeds.joined()["x"], x)
 
 
 def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
@@ -141,8 +143,8 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
 def test_floats_are_cast_to_the_type_of_the_input(given: type, wanted: type) -> None:
     network = loaded(conv_bn(dtype=wanted, inputs={"x": ["N", 8, 8, 8]}))
     feeds, _ = calibration_inputs.read(samples(4).astype(given), network)
-    assert feeds["x"].dtype == wanted
-    np.testing.assert_array_equal(feeds["x"], samples(4).astype(given).astype(wanted))
+    assert feeds.kinds["x"] == wanted
+    np.testing.assert_array_equal(feeds.joined()["x"], samples(4).astype(given).astype(wanted))
 
 
 def test_what_half_precision_can_not_hold_is_refused() -> None:
@@ -157,7 +159,7 @@ def test_integer_inputs_take_integers_alone() -> None:
     )
     proto.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     feeds, _ = calibration_inputs.read(np.ones((4, 3), np.int32), loaded(proto))
-    assert feeds["x"].dtype == np.int64
+    assert feeds.kinds["x"] == np.int64
     with pytest.raises(InputError, match="the model takes int64"):
         calibration_inputs.read(np.ones((4, 3), np.float32), loaded(proto))
 
@@ -259,7 +261,7 @@ def test_moments_against_numpy(form: str) -> None:
     x = samples(9, *[int(n) for n in analysis.model.graph.inputs[0].shape[1:]]) + 3  # a mean far from 0
     given = calibration_inputs.load(x, analysis.model, seed=0)
     found = statistics.statistics(analysis, analysis.linears, given, given.fit, seed=0)["conv"].groups[0]
-    rows = naive_patches(analysis, given.fit["x"]).astype(np.float64)
+    rows = naive_patches(analysis, given.fit.joined()["x"]).astype(np.float64)
     assert found.count == len(rows)
     np.testing.assert_allclose(found.mean, rows.mean(axis=0), rtol=1e-5, atol=1e-6)
     expected = np.cov(rows.T, bias=True)
@@ -272,7 +274,7 @@ def test_moments_of_a_value_inside_the_model() -> None:
     found = statistics.statistics(analysis, analysis.linears[:2], given, given.fit, seed=0)
     proto = classifier()
     proto.graph.output.append(onnx.ValueInfoProto(name="r1"))
-    inside = run(proto, given.fit)[1]
+    inside = run(proto, given.fit.joined())[1]
     rows = im2col(inside, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1))
     np.testing.assert_allclose(found["conv2"].groups[0].mean, rows.mean(axis=0), rtol=1e-4, atol=1e-5)
 
@@ -316,7 +318,7 @@ def test_layer_errors_against_numpy() -> None:
         protos = [ir.to_proto(m) for m in (network, compressed)]
         for proto in protos:
             proto.graph.output.append(onnx.ValueInfoProto(name=name))
-        y, approximate = (run(proto, given.held_out)[1].astype(np.float64) for proto in protos)
+        y, approximate = (run(proto, given.held_out.joined())[1].astype(np.float64) for proto in protos)
         variance = ((y - y.mean(axis=(0, 2, 3), keepdims=True)) ** 2).sum()
         assert found[layer] == pytest.approx(((y - approximate) ** 2).sum() / variance, rel=1e-4)
 
@@ -343,7 +345,7 @@ def test_quality_against_numpy() -> None:
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, "w2"))
     given = calibration_inputs.whole(samples(70), loaded(first))
     found = quality.measure(loaded(first), loaded(second), given, given.held_out)
-    a, b = (run(proto, given.held_out)[0].astype(np.float64) for proto in (first, second))
+    a, b = (run(proto, given.held_out.joined())[0].astype(np.float64) for proto in (first, second))
     assert found.samples == 70
     assert found.sqnr == pytest.approx(10 * np.log10((a**2).sum() / ((a - b) ** 2).sum()), abs=0.05)
     assert found.agreement == pytest.approx((a.argmax(1) == b.argmax(1)).mean())
@@ -387,7 +389,7 @@ def test_optimize_fits_on_one_part_and_measures_on_the_other() -> None:
     assert result.report.quality == measured
     # The inputs that are held out change what is measured, and nothing of the model.
     other = x.copy()
-    held = [i for i in range(16) if any(np.array_equal(x[i], each) for each in given.held_out["x"])]
+    held = [i for i in range(16) if any(np.array_equal(x[i], each) for each in given.held_out.joined()["x"])]
     other[held] *= 0.5
     again = graphopt.optimize(classifier(), {"macs": 0.6}, other, seed=2)
     assert again.report.quality != result.report.quality
@@ -415,4 +417,4 @@ def test_stream_returns_inputs_and_inner_values() -> None:
     (values,) = statistics.stream(network, ["c1", "x"], given, given.held_out)
     np.testing.assert_array_equal(values["x"], samples(5))
     assert values["c1"].shape == (5, 16, 8, 8)
-    assert [len(part["x"]) for part in session.batches(given.held_out, 2)] == [2, 2, 1]
+    assert [len(part) for part in given.held_out.cut(2)] == [2, 2, 1]

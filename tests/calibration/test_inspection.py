@@ -10,6 +10,7 @@ import pytest
 
 import graphopt
 from graphopt.calibration import inspection
+from graphopt.calibration.samples import rows
 from tests.builders import batch_norm, bn_inputs, model, node, nothing_to_do, samples, weight
 
 BUDGET = {"macs": 0.7}
@@ -63,13 +64,13 @@ def test_inputs_of_which_nothing_can_be_learnt_are_refused_where_they_are_needed
 @pytest.mark.parametrize("shape", [(1, 64), (64, 1), (1, 1, 64), (64, 1, 1), (1, 64, 1), (3, 0, 8)])
 def test_what_has_one_place_alone_is_not_flat_for_that(shape):
     """Audio, an ECG, a vector of features: in one of the two layouts each has a single place, or channel."""
-    assert inspection.emptiness({"x": samples(16, *shape)}) == ""
-    assert list(inspection.doubts({"x": samples(16, *shape)})) == []
+    given = rows({"x": samples(16, *shape)})
+    assert inspection.emptiness(given) == "" and list(inspection.doubts(given)) == []
 
 
 def test_text_is_not_looked_at():
-    words = np.array([["a", "b"]] * 8).reshape(8, 1, 2)
-    assert inspection.emptiness({"t": words}) == "" and list(inspection.doubts({"t": words})) == []
+    words = rows({"t": np.array([["a", "b"]] * 8).reshape(8, 1, 2)})
+    assert inspection.emptiness(words) == "" and list(inspection.doubts(words)) == []
 
 
 def test_inputs_that_no_output_tells_apart_are_named():

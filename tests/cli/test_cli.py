@@ -272,7 +272,7 @@ BAD_CALIBRATION = {
     "wrong names": (_npz(image=samples(8), label=np.zeros(8)), "no array for the model's input 'x'"),
     "wrong shape": (_npy(samples(8, 8, 4, 8)), "shape [8, 8, 4, 8]"),
     "wrong rank": (_npy(samples(8, 8, 8)), "shape [8, 8, 8]"),
-    "scalar": (_npy(np.float32(3)), "no samples"),
+    "scalar": (_npy(np.float32(3)), "has shape [], the model takes [N, 8, 8, 8]: give [N, 8, 8, 8] for N"),
     "uint8": (_npy(np.zeros((8, 8, 8, 8), np.uint8)), "uint8"),
     "int64": (_npy(np.zeros((8, 8, 8, 8), np.int64)), "int64"),
     "complex": (_npy(np.zeros((8, 8, 8, 8), np.complex64)), "complex64"),
@@ -287,7 +287,7 @@ BAD_CALIBRATION = {
     "folder of different names": (_folder(a={"x": samples(8)}, b={"y": samples(8)}), "b.npz"),
     "folder of different sizes": (
         _folder(a={"x": samples(8)}, b={"x": samples(8, 8, 4, 4)}),
-        "don't fit together",
+        "b.npz: array for input 'x' has shape [8, 8, 4, 4], the model takes [N, 8, 8, 8]",
     ),
 }
 

@@ -37,8 +37,8 @@ def reads(*shape: int | str | None, dtype: type = np.float32) -> onnx.ModelProto
 def loaded(
     folder: Path, proto: onnx.ModelProto, preprocess: str | Path | preprocessing.Preprocess
 ) -> npt.NDArray[np.generic]:
-    feeds, _ = inputs.read(Images(folder, preprocess), io.load(proto).model)
-    return feeds["x"]
+    read, _ = inputs.read(Images(folder, preprocess), io.load(proto).model)
+    return read.joined()["x"]
 
 
 @pytest.fixture

@@ -181,11 +181,11 @@ def _misreported(
         for f in held
     ]
     measured = min(sqnr([(one[i], two[i]) for one, two in pairs]) for i in range(len(pairs[0][0])))
-    if report.quality is None:
+    if report.quality is None or report.quality.sqnr is None:
         return Finding("misreported", "no quality") if report.changed else None
     if not _near(report.quality.sqnr, measured):
         return Finding("misreported", f"SQNR {report.quality.sqnr:.3f} dB, measured {measured:.3f} dB")
-    feed = {name: array[: split.batch if split.fixed else 1] for name, array in split.held_out.items()}
+    feed = split.held_out[: split.batch if split.fixed else 1].joined()
     for counted, said in (
         (counted_macs(model, feed), report.before.macs),
         (counted_macs(after, feed), report.after.macs),

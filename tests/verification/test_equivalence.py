@@ -524,7 +524,7 @@ def test_sizes_that_contradict_the_model_are_refused() -> None:
 def test_calibration_inputs_are_compared_on_and_set_the_range() -> None:
     given = whole(samples(8) * 0.01 + 7, ir.from_proto(classifier()))
     found = chosen(classifier(), calibration=given)
-    assert any(np.array_equal(feed["x"], given.held_out["x"][:3]) for feed in found.feeds)
+    assert any(np.array_equal(feed["x"], given.held_out[:3].joined()["x"]) for feed in found.feeds)
     low, high = given.ranges()["x"]
     for feed in found.feeds:
         assert low <= feed["x"].min() and feed["x"].max() <= high
