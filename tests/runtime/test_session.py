@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import pytest
 
 import graphopt
+from graphopt.model import io
+from graphopt.runtime import session
 from tests.builders import check, conv_bn, saved, weight
 
 
@@ -27,3 +31,13 @@ def test_a_large_external_initializer_that_nothing_reads_changes_nothing(tmp_pat
     path = saved(proto, tmp_path / "model.onnx", save_as_external_data=True, size_threshold=64)
     report = graphopt.optimize(path).report
     assert [item.candidate.rewrite for item in report.applied] == ["fold_affine"]
+
+
+def test_a_file_that_loads_where_what_was_read_of_it_does_not_is_told(tmp_path: Path) -> None:
+    source = io.load(saved(conv_bn(), tmp_path / "model.onnx"))
+    assert session.unloaded(source) == ""
+    unloadable = ir.from_proto(conv_bn())
+    next(iter(unloadable.graph)).op_type = "NoSuch"
+    assert "loads the file, and not what was read of it" in session.unloaded(
+        replace(source, model=unloadable)
+    )
