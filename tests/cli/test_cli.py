@@ -135,7 +135,7 @@ USAGE = {
     "no OUT": (["optimize", "MODEL"], "-o OUT"),
     "unknown rewrite": ([*OPTIMIZE, "--only", "fold_afine"], "did you mean fold_affine"),
     "unknown rewrite to skip": ([*OPTIMIZE, "--skip", "colapse"], "did you mean collapse"),
-    "unknown rewrite far off": ([*OPTIMIZE, "--only", "zzz"], "there are fold_pad"),
+    "unknown rewrite far off": ([*OPTIMIZE, "--only", "zzz"], "the nearest of"),
     "unknown rewrite to explain": (["explain", "botleneck"], "did you mean bottleneck"),
     "budget key": ([*OPTIMIZE, "--budget", "speed=0.5"], "macs, params, bytes"),
     "budget without value": ([*OPTIMIZE, "--budget", "macs"], "NAME=VALUE"),

@@ -192,3 +192,17 @@ def test_what_remaining_calls_need_and_what_nobody_ever_called_stays():
     assert list(left) == ["Gelu"]
     assert [node.op_type for node in made.graph.node] == ["Neg", "Gelu"]
     assert sorted(function.name for function in made.functions) == ["Gelu", "H", "Idle"]
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_what_a_convolution_in_a_function_gets_from_its_call_is_no_problem(op: str) -> None:
+    body = f"{{ y = {op} <auto_pad: string = @p, strides = [1, 1]> (x, w) }}"
+    made, left = put_in_place(
+        text(
+            """g (float[1, 1, 4, 4] x) => (float[1, 1, 4, 4] y)
+            <float[1, 1, 3, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}> { y = l.F <p = "SAME_UPPER"> (x, w) }""",
+            f"{FUNCTION} F <p> (x, w) => (y) {body}",
+        )
+    )
+    (node,) = made.graph.node
+    assert not left and [a.s for a in node.attribute if a.name == "auto_pad"] == [b"SAME_UPPER"]

@@ -206,7 +206,7 @@ def rows(proto: onnx.ModelProto, **options: Any) -> dict[str, dict[str, Any]]:
 
 
 def test_nodes_without_a_name_of_their_own() -> None:
-    names = ("x a", "a b twice", "b c twice", "c y once")
+    names = ("x a", "a b", "b c", "c y once")
     nodes = [node("Conv", f"{x} w", y, *name) for x, y, *name in map(str.split, names)]
     assert list(rows(model(nodes, {"w": weight(8, 8, 1, 1)}))) == ["Conv:a", "Conv:b", "Conv:c", "once"]
 

@@ -53,6 +53,9 @@ def _static_dims(node: ir.Node, position: int) -> list[int] | None:
 
 def _padding_problem(node: ir.Node) -> str | None:
     """Whether both auto_pad and pads say how much a convolution pads; amounts of 0 do as well."""
+    given = [node.attributes[key] for key in ("auto_pad", "pads") if key in node.attributes]
+    if any(attribute.is_ref() for attribute in given):  # of a function's call
+        return None
     automatic = node.attributes.get_string("auto_pad", "NOTSET")
     unset = ("NOTSET",) if node.op_type == "ConvTranspose" else ("NOTSET", "")
     if automatic in unset or "pads" not in node.attributes:

@@ -451,7 +451,9 @@ def pair(net: Net, x: str) -> str:
 def test_inside_if_bodies() -> None:
     net = Net()
     x = net.op("Relu", net.input([1, 4, 6, 6]))
-    result = checked(net, net.choose(lambda inner: pair(inner, x)), number=2, macs_after=2 * 36 * 16)
+    result = checked(
+        net, net.choose(lambda inner: pair(inner, x)), number=2, macs_after=36 * 16
+    )  # one of them runs
     for attribute in result.node("If").attribute:
         assert [node.op_type for node in attribute.g.node] == ["Conv"]
 
@@ -466,8 +468,7 @@ def test_not_across_the_border_of_a_body() -> None:
 def test_inside_a_loop_body() -> None:
     outer = Net()
     x = outer.input([1, 4, 6, 6])
-    outer.input([], "trips", TensorProto.INT64)
-    keep = outer.const(np.array(True), "keep")
+    trips, keep = outer.const(np.array(2), "trips"), outer.const(np.array(True), "keep")
     inner = outer.inside(3)
     inner.channels["state"] = 4
     y, going = pair(inner, "state"), inner.op("Identity", "going")
@@ -476,7 +477,7 @@ def test_inside_a_loop_body() -> None:
         inputs=[info("iteration", [], np.int64), info("going", [], np.bool_), info("state", [1, 4, 6, 6])],
         infos=[info(going, [], np.bool_), info(y, [1, 4, 6, 6])],
     )
-    checked(outer.model(outer.op("Loop", "trips", keep, x, body=body, name="loop")), macs_after=36 * 16)
+    checked(outer.model(outer.op("Loop", trips, keep, x, body=body, name="loop")), macs_after=2 * 36 * 16)
 
 
 # ---------------------------------------------------------------- the whole
