@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -118,3 +119,9 @@ class Recorder:
 
     def end(self, handle: int) -> None:
         self.events.append(("end", self.open.pop(handle)))
+
+
+def on_80_columns(*arguments: object) -> str:
+    """What a command shows on a terminal of 80 columns, without its colours."""
+    shown = at_terminal(*arguments, stream="stdout", COLUMNS="80").out
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r\n", "\n")

@@ -151,7 +151,16 @@ class Slot:
         return array.shape[self.axis] // size if self.axis is not None else 1
 
     def part(self, array: npt.NDArray[Any], number: int, size: int) -> npt.NDArray[Any]:
-        """One of its samples, of so many places along the axis."""
+        """One of its samples.
+
+        Args:
+            array: what was given.
+            number: which.
+            size: places of a sample along the axis.
+
+        Returns:
+            What the model takes at once.
+        """
         if self.is_each(array):
             return np.asarray(array[number])
         where = (slice(None),) * (self.axis or 0)

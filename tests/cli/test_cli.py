@@ -19,7 +19,7 @@ import graphopt.api
 from graphopt.errors import GraphOptError
 from graphopt.rewrites import registry
 from tests.builders import classifier, conv_bn, info, model, node, nothing_to_do, samples, saved, weight
-from tests.command import Ran, cli
+from tests.command import Ran, cli, on_80_columns
 
 
 def refused(*arguments: object, naming: str) -> None:
@@ -533,20 +533,20 @@ def test_no_line_is_wider_than_the_terminal(tmp_path: Path, inputs: Path) -> Non
     path, out = saved(_long_names(), tmp_path / "long.onnx"), tmp_path / "out.onnx"
     budget = ("--budget", "macs=0.6", "--calibration", inputs)
     texts = [
-        cli("scan", path),
-        cli("optimize", path, "--dry-run", "--keep", "*"),
-        cli("optimize", path, "--dry-run", "--budget", "macs=0.01"),
-        cli("optimize", path, "-o", out, *budget),
-        cli("verify", path, out),
-        cli("verify", path, out, "--calibration", inputs, "--budget", "sqnr=3"),
-        cli("bench", path, out, "--repeat", 2),
-        cli("rewrites"),
+        on_80_columns("scan", path),
+        on_80_columns("optimize", path, "--dry-run", "--keep", "*"),
+        on_80_columns("optimize", path, "--dry-run", "--budget", "macs=0.01"),
+        on_80_columns("optimize", path, "-o", out, *budget),
+        on_80_columns("verify", path, out),
+        on_80_columns("verify", path, out, "--calibration", inputs, "--budget", "sqnr=3"),
+        on_80_columns("bench", path, out, "--repeat", 2),
+        on_80_columns("rewrites"),
     ]
-    for done in texts:
-        assert done.out
+    for shown in texts:
+        assert shown
         # A path alone may be longer: who copies it wants it in one piece.
-        lines = [line for line in done.out.splitlines() if str(tmp_path) not in line]
-        assert max(map(len, lines)) <= 80, done.out
+        lines = [line for line in shown.splitlines() if str(tmp_path) not in line]
+        assert max(map(len, lines)) <= 80, shown
 
 
 @pytest.mark.parametrize("variable", ["NO_COLOR", "FORCE_COLOR"])
