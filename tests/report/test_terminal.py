@@ -122,7 +122,7 @@ def test_the_list_of_commands_is_not_cut() -> None:
 def test_a_table_on_a_narrow_terminal_says_what_it_says_on_a_wide_one(tmp_path: Path) -> None:
     path = saved(classifier(prefix="a/rather/long/name/"), tmp_path / "m.onnx")
     narrow, wide = (at_terminal("scan", path, stream="stdout", COLUMNS=each).out for each in ("30", "80"))
-    assert "gemm" in wide and narrow.split("gemm")[0] == wide.split("gemm")[0]
+    assert "Gemm" in wide and narrow.split("Gemm")[0] == wide.split("Gemm")[0]
 
 
 def test_a_file_has_whole_names_and_no_blanks_at_the_ends(tmp_path: Path) -> None:
