@@ -40,7 +40,7 @@ def test_weights_that_a_caller_may_override_are_noted(tmp_path: Path) -> None:
     path = saved(conv_bn(overridable=["w", "bn/scale"]), tmp_path / "m.onnx")
     done = cli("check", path).fine()
     assert done.out.splitlines()[:2] == [
-        f"{path}: nothing to do",
+        f"{path}: nothing done",
         'note: 1 site has weights that a caller may override: "freeze_initializers" makes them constants',
     ]
 
