@@ -112,9 +112,10 @@ class Heads:
                 stack += reversed(self.read(node))
         return tuple(found)
 
-    def ranked(self, value: ir.Value) -> bool:
-        """Whether an operator ranks its elements."""
-        return any(use.node in self.decisions and _ranks(use.node) and not use.idx for use in value.uses())
+    def scores(self, value: ir.Value) -> bool:
+        """Whether an operator ranks its elements, or names them."""
+        readers = [use.node for use in value.uses() if not use.idx]
+        return any(node.op_type == "ZipMap" or (node in self.decisions and _ranks(node)) for node in readers)
 
     def joined(self, value: ir.Value) -> bool:
         """Whether it is several values side by side, each of which may be of another magnitude."""

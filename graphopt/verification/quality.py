@@ -170,8 +170,8 @@ class Yardstick:
         return list(dict.fromkeys(value for values in self._measured.values() for value in values))
 
     def _may_agree(self, value: ir.Value) -> bool:
-        """Whether the value may hold class scores: an output, or what an operator ranks."""
-        return value in self._outputs or self._heads.ranked(value)
+        """Whether the value may hold class scores: an output, or what an operator ranks or names."""
+        return value in self._outputs or self._heads.scores(value)
 
     # ------------------------------------------------------------ runs
 
@@ -227,7 +227,7 @@ class Yardstick:
 
 
 def may_agree(model: ir.Model, kept: Sequence[str] = ()) -> bool:
-    """Whether an output that counts may hold class scores, or is picked by ranking what may.
+    """Whether an output that counts may hold class scores, or is made of what may.
 
     Args:
         model: the model.
@@ -238,7 +238,7 @@ def may_agree(model: ir.Model, kept: Sequence[str] = ()) -> bool:
     dtype, shape = types_of(model), _shapes_of(model)
     values = [value for output in outputs for value in heads.measured(output, dtype)]
     shapes = [_declared(value) for value in values if value in outputs]
-    shapes += [shape(value) for value in values if value not in outputs and heads.ranked(value)]
+    shapes += [shape(value) for value in values if value not in outputs and heads.scores(value)]
     return any(each is None or is_class_scores(each) for each in shapes)
 
 

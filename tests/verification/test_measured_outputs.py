@@ -182,6 +182,20 @@ def test_a_budget_on_a_label_and_its_scores() -> None:
     assert sqnr(report) > 5 and report.quality is not None and report.quality.agreement is not None
 
 
+@pytest.mark.parametrize("names", [{"classlabels_int64s": [*range(6)]}, {"classlabels_strings": [*"abcdef"]}])
+def test_the_scores_stand_for_a_map_of_them(names: dict[str, Any]) -> None:
+    out = onnx.ValueInfoProto(name="y")
+    kind = out.type.sequence_type.elem_type.map_type
+    kind.key_type = TensorProto.INT64 if "classlabels_int64s" in names else TensorProto.STRING
+    kind.value_type.tensor_type.elem_type = TensorProto.FLOAT
+    proto = network(*SCORES, outputs=[out], batch="n", domains=["ai.onnx.ml"])
+    proto.graph.node.append(helper.make_node("ZipMap", ["scores"], ["y"], domain="ai.onnx.ml", **names))
+    found = measured(proto, off(proto))
+    assert found.measured_by == {"y": ("scores",)} and found.agreement is not None
+    assert found.sqnr is not None and 10 < found.sqnr < 60
+    assert quality.may_agree(io.load(proto).model)
+
+
 def test_the_agreement_of_classes_is_asked_for_where_only_they_are_an_output() -> None:
     lines = (*SCORES, "y = ArgMax <axis=1, keepdims=0> (scores)")
     proto = network(*lines, outputs=[info("y", ["n"], np.int64)], batch="n")
