@@ -64,8 +64,10 @@ def doubts(samples: Samples) -> Iterator[str]:
         if flat:
             yield f"{flat} of {len(arrays)} samples of input {name!r} are flat, the same at all places"
         for axis in (1, first.ndim - 1):
-            if first.shape[axis] < min(first.shape[2:]) and first.shape[axis] <= MOST_COLOURS:
-                still = (c for c in range(first.shape[axis]) if _constant([a.take(c, axis) for a in arrays]))
+            size = first.shape[axis]
+            same = all(array.shape[axis] == size for array in arrays)
+            if same and size < min(first.shape[2:]) and size <= MOST_COLOURS:
+                still = (c for c in range(size) if _constant([a.take(c, axis) for a in arrays]))
                 channel = next(still, None)
                 if channel is not None:
                     yield f"channel {channel} of input {name!r} is the same in all samples and places"

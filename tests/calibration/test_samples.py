@@ -14,7 +14,7 @@ import pytest
 import graphopt
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import inputs as calibration_inputs
-from graphopt.calibration import patches, statistics
+from graphopt.calibration import inspection, patches, statistics
 from graphopt.calibration.samples import Samples
 from graphopt.errors import InputError
 from tests.builders import Array, info, model, parsed, samples, weight
@@ -118,6 +118,9 @@ def test_feeds_of_several_sizes_are_run_one_by_one() -> None:
     found, at_once = read(given, proto)
     assert at_once == 1 and [array.shape[2:] for array in found.arrays("x")] == sizes
     assert found.usual["x"].shape == (1, 3, 8, 8) and len(found.of_one_size) == 2
+    channels = [{"x": samples(1, count, 9, 9)} for count in (4, 3)]
+    anything = network("y = Identity (x)", inputs={"x": ["n", "c", 9, 9]})
+    assert not list(inspection.doubts(read(channels, anything)[0]))
     points = network("s = ReduceSum (p)", "y = Mul (d, s)", inputs={"x": ["n", 3, 8, 8], "p": ["k", 2]})
     uneven = [{"x": X[i : i + 1], "p": samples(3 + i, 2, seed=i)} for i in range(4)]
     assert [len(array) for array in read(uneven, points)[0].arrays("p")] == [3, 4, 5, 6]
