@@ -15,26 +15,63 @@ import onnx_ir as ir
 
 from graphopt.analysis.operators import BROADCASTING
 from graphopt.analysis.shapes.open_sizes import OpenSizes
+from graphopt.analysis.shapes.sizes import Equation
 from graphopt.types import Dim, Dims
 
 Pair = tuple[Dim, Dim]
 Inputs = Sequence[Dims | None]
 
 
-def alike(
+class Demands:
+    """What the operators of one model demand of its open sizes.
+
+    Attributes:
+        sizes: the open sizes, and what operators make of them.
+        equations: what is demanded of those, in the order in which it was met.
+        pinned: the open sizes of inputs that an operator takes at one size alone, by name.
+    """
+
+    def __init__(self) -> None:
+        self.sizes = OpenSizes()
+        self.equations: dict[Equation, None] = {}
+        self.pinned: dict[str, int] = {}
+        self._broadcast: dict[str, int] = {}  # those that an operator takes at this size and at 1
+
+    def tell(self, node: ir.Node, inputs: Inputs, output: Dims | None, *, certain: bool) -> None:
+        """Notes what an operator demands.
+
+        Args:
+            node: the operator, of the default domain.
+            inputs: the sizes of its inputs, by number or by name; None where the rank is unknown.
+            output: those of its first output, as they follow from its inputs.
+            certain: whether it runs whenever the model does.
+        """
+        for name, size in _alike(node, inputs, output, self.sizes):
+            self.equations[Equation(name, size, certain)] = None
+            if certain and isinstance(size, int):
+                self._pin(name, size)
+        for name, size in _usual(node, inputs, output, self.sizes):
+            self.claim(name, size)
+        for name, size in _broadcast(node, inputs):
+            self.claim(name, size)
+            if certain and isinstance(size, int) and self._broadcast.setdefault(name, size) != size:
+                self._pin(name, 1)
+
+    def claim(self, name: str, size: int | str) -> None:
+        """Notes what a size may have to be."""
+        self.equations[Equation(name, size, False)] = None
+
+    def _pin(self, name: str, size: int) -> None:
+        """Notes the only size of an input at which another has this size."""
+        found = self.sizes.only(name, size)
+        if found is not None:
+            self.pinned.setdefault(*found)
+
+
+def _alike(
     node: ir.Node, inputs: Inputs, output: Dims | None, sizes: OpenSizes
 ) -> Iterator[tuple[str, int | str]]:
-    """The open sizes that an operator takes at one size alone.
-
-    Args:
-        node: the operator, of the default domain.
-        inputs: the sizes of its inputs, by number or by name; None where the rank is unknown.
-        output: those of its first output, as they follow from its inputs.
-        sizes: the open sizes of the model; products of them are added.
-
-    Returns:
-        Names, each with the size that it has to be, or the name of it.
-    """
+    """The open sizes that an operator takes at one size alone, each with that size or the name of it."""
     if node.op_type == "Reshape":
         yield from _told(_reshape(node, inputs, output, sizes))
     if node.op_type == "Concat" and _lax(inputs, sizes):
@@ -43,7 +80,7 @@ def alike(
     yield from _told(rule(node, inputs, output) if rule is not None else ())
 
 
-def broadcast(node: ir.Node, inputs: Inputs) -> Iterator[tuple[str, int | str]]:
+def _broadcast(node: ir.Node, inputs: Inputs) -> Iterator[tuple[str, int | str]]:
     """The open sizes that an operator takes at this size and at 1: a name and the size of another input."""
     if node.op_type in BROADCASTING:
         ranks = [dims[::-1] for dims in inputs if dims is not None]
@@ -52,22 +89,13 @@ def broadcast(node: ir.Node, inputs: Inputs) -> Iterator[tuple[str, int | str]]:
             yield from _told((a, b) for a, b in combinations(dict.fromkeys(sizes), 2))
 
 
-def usual(
+def _usual(
     node: ir.Node, inputs: Inputs, output: Dims | None, sizes: OpenSizes
 ) -> Iterator[tuple[str, int | str]]:
     """The open sizes that an operator is made for, though it takes others.
 
     A Reshape to [-1, ...] keeps the samples apart, one that leaves a size in the middle keeps those behind
     it, and a ConvTranspose to an output_shape pads by little. A Concat may take maps without elements.
-
-    Args:
-        node: the operator, of the default domain.
-        inputs: the sizes of its inputs, by number or by name; None where the rank is unknown.
-        output: those of its first output, as they follow from its inputs.
-        sizes: the open sizes of the model; products of them are added.
-
-    Returns:
-        Names, each with the size that it has, or the name of it.
     """
     first = inputs[0] if inputs else None
     if not first or not output:

@@ -24,12 +24,12 @@ import onnx_ir as ir
 from graphopt.analysis.constants import Constants, constant_tensor, default_opset
 from graphopt.analysis.evaluation import SMALL_SIZE
 from graphopt.analysis.operators import AFFINE, ALIKE, is_standard
-from graphopt.analysis.shapes import agreement, control_flow, onnx_rules, open_sizes
+from graphopt.analysis.shapes import control_flow, onnx_rules, open_sizes
+from graphopt.analysis.shapes.agreement import Demands
 from graphopt.analysis.shapes.data_propagation import SIZE_RULES, Data, DataPropagation
 from graphopt.analysis.shapes.inputs import BoundInputs, bind, format_shape, names_of
-from graphopt.analysis.shapes.open_sizes import OpenSizes
 from graphopt.analysis.shapes.runtime_rules import RUNTIME_RULES
-from graphopt.analysis.shapes.sizes import Equation, Sizes
+from graphopt.analysis.shapes.sizes import Sizes
 from graphopt.analysis.shapes.tensor_types import (
     completed,
     dims_of,
@@ -108,8 +108,8 @@ def infer(
         disputed,
         inference.values,
         pinned,
-        inference.open,
-        tuple(inference.equations),
+        inference.demands.sizes,
+        tuple(inference.demands.equations),
         inference.named,
         frozenset(inference.varying),
     )
@@ -129,10 +129,11 @@ def _inferred(
         if inference.contradicted:
             inference = _Inference(model, constants, bound, known, trust=False)
             inference.run()
-        if inference.pinned.keys() <= pinned.keys():
+        more = inference.demands.pinned
+        if more.keys() <= pinned.keys():
             return inference, pinned
-        pinned.update(inference.pinned)
-        bound = bound.at(inference.pinned)
+        pinned.update(more)
+        bound = bound.at(more)
 
 
 class _Inference:
@@ -143,9 +144,7 @@ class _Inference:
         contradicted: whether the file declares a shape other than the one that was found.
         observed: the names of the values whose shape was taken from `known`.
         disputed: the values to which onnx's rules give other sizes, and all that follows from them.
-        pinned: the open sizes that an operator takes at one size alone, by name.
-        open: the open sizes, and what operators make of them.
-        equations: what operators demand of those.
+        demands: the open sizes, and what operators demand of them.
         named: the shapes that have names of open sizes in them.
         varying: the values that open sizes may reach.
     """
@@ -171,10 +170,7 @@ class _Inference:
         self.contradicted = False
         self.observed: list[str] = []
         self.disputed: set[ir.Value] = set()
-        self.pinned: dict[str, int] = {}
-        self.open = OpenSizes()
-        self.equations: dict[Equation, None] = {}  # in order
-        self._broadcast: dict[str, int] = {}  # the open sizes that an operator takes at this size and at 1
+        self.demands = Demands()
         self.named: dict[ir.Value, Dims] = {}
         self.varying: set[ir.Value] = set()
         self._opset = default_opset(model)
@@ -288,7 +284,7 @@ class _Inference:
             return declared
         for name, size in zip(dims, declared, strict=True):
             if isinstance(name, str) and size is not None:
-                self.equations[Equation(name, size, False)] = None
+                self.demands.claim(name, size)
         pairs = zip(dims, declared, strict=True)
         return tuple(size if isinstance(name, int) else None for name, size in pairs)
 
@@ -310,31 +306,12 @@ class _Inference:
         inputs = [self._dims(value) for value in node.inputs]
         output = dims_of(inferred[0])
         if output is not None:
-            output = open_sizes.made(node, inputs, output, self.open, self._constants.array)
-        self._tell(node, inputs, output)
+            output = open_sizes.made(node, inputs, output, self.demands.sizes, self._constants.array)
+        certain = self._strict and node.graph is self._model.graph
+        self.demands.tell(node, inputs, output, certain=certain)
         if output is None:
             return inferred
         return [tensor_type(inferred[0].tensor_type.elem_type, output), *inferred[1:]]
-
-    def _tell(self, node: ir.Node, inputs: Sequence[Dims | None], output: Dims | None) -> None:
-        """Note what the node demands of open sizes."""
-        certain = self._strict and node.graph is self._model.graph
-        for name, size in agreement.alike(node, inputs, output, self.open):
-            self.equations[Equation(name, size, certain)] = None
-            if certain and isinstance(size, int):
-                self._pin(name, size)
-        for name, size in agreement.usual(node, inputs, output, self.open):
-            self.equations[Equation(name, size, False)] = None
-        for name, size in agreement.broadcast(node, inputs):
-            self.equations[Equation(name, size, False)] = None
-            if certain and isinstance(size, int) and self._broadcast.setdefault(name, size) != size:
-                self._pin(name, 1)
-
-    def _pin(self, name: str, size: int) -> None:
-        """Note the only size of an input at which another has this size."""
-        found = self.open.only(name, size)
-        if found is not None:
-            self.pinned.setdefault(*found)
 
     def _complete(self, found: Shape | None, declared: Shape | None) -> Shape | None:
         """The shape found, its unknown sizes as declared."""
