@@ -14,8 +14,8 @@ import onnx_ir as ir
 from graphopt import progress
 from graphopt.analysis import diff as differences
 from graphopt.calibration import inputs as calibration_inputs
-from graphopt.calibration import test_inputs
 from graphopt.calibration.inputs import Given
+from graphopt.calibration.test_inputs import choice
 from graphopt.errors import InputError, Named
 from graphopt.files import PathLike
 from graphopt.model import io
@@ -68,7 +68,7 @@ def scan(
     """
     source = _open(model)
     if source.uninlined is not None:
-        source, _ = confirmed(source, partial(test_inputs.choose, shapes=shapes, seed=seed))
+        source, _ = confirmed(source, partial(choice.choose, shapes=shapes, seed=seed))
     known: dict[str, Shape] = {}
     analysis = snapshot(source.model, bindings=dict(shapes or {}), known=known, seed=seed)
     unloaded = "" if known else session.unloaded(source)
@@ -315,7 +315,7 @@ def verify(
         compared = tuple(given.batches(given.held_out))
         original = faithful(original, compared)
     else:
-        choose = partial(test_inputs.choose, shapes=shapes, seed=seed)
+        choose = partial(choice.choose, shapes=shapes, seed=seed)
         original, inputs = confirmed(original, choose)
         if inputs.problem:
             raise InputError(f"{original.path}: {inputs.problem}")
@@ -387,7 +387,7 @@ def bench(
     different = interface.interface(original.model, rewritten.model, frozen=True)
     if different is not None:
         raise InputError(f"the models can't be compared: {different.note}")
-    choose = partial(test_inputs.choose, shapes=shapes, seed=seed)
+    choose = partial(choice.choose, shapes=shapes, seed=seed)
     original, inputs = confirmed(original, choose)
     if inputs.problem:
         raise InputError(f"the reference can't be timed: {inputs.problem}")

@@ -10,8 +10,9 @@ import onnx_ir as ir
 
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import inputs as calibration_inputs
-from graphopt.calibration import responses, test_inputs
+from graphopt.calibration import responses
 from graphopt.calibration.inputs import Calibration, Given
+from graphopt.calibration.test_inputs import choice
 from graphopt.errors import InputError, Named
 from graphopt.model import edit, io
 from graphopt.model.defaults import forced, overridable
@@ -61,7 +62,7 @@ class Workspace:
             # Refuses shapes that do not fit, before anything is run.
             Analysis(source.model, bindings=options.shapes, frozen=options.freeze_initializers)
             choose = partial(
-                test_inputs.choose,
+                choice.choose,
                 shapes=options.shapes,
                 calibration=self.calibration,
                 seed=options.seed,

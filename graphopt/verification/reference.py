@@ -9,8 +9,8 @@ from functools import cached_property
 
 import onnx_ir as ir
 
-from graphopt.calibration import other_inputs
-from graphopt.calibration.test_inputs import TestInputs
+from graphopt.calibration.test_inputs import other_inputs
+from graphopt.calibration.test_inputs.choice import TestInputs
 from graphopt.errors import InputError
 from graphopt.model.inlining import called
 from graphopt.model.io import Source

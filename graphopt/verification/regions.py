@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from graphopt import progress
 from graphopt.analysis.snapshot import Analysis
-from graphopt.calibration.other_inputs import scaled
+from graphopt.calibration.test_inputs.other_inputs import scaled
 from graphopt.errors import InputError
 from graphopt.runtime import session
 from graphopt.runtime.exposure import exposed

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from graphopt.calibration import test_inputs
+from graphopt.calibration.test_inputs import choice, feeder
 from graphopt.runtime import session
 from tests.builders import batch_norm, bn_inputs, check, info, model, node, parsed, weight
 
@@ -27,13 +27,13 @@ def of(nodes: Sequence[str], inputs: Any = None, *, outputs: Any = None, **weigh
     return model(parsed(*nodes), used, inputs=inputs or NCHW, outputs=outputs)
 
 
-def chosen(proto: onnx.ModelProto, **options: Any) -> test_inputs.TestInputs:
-    found = test_inputs.choose(ir.from_proto(proto), **options)
-    assert not found.problem and len(found.feeds) >= test_inputs.COUNT
+def chosen(proto: onnx.ModelProto, **options: Any) -> choice.TestInputs:
+    found = choice.choose(ir.from_proto(proto), **options)
+    assert not found.problem and len(found.feeds) >= feeder.COUNT
     return found
 
 
-def shapes(found: test_inputs.TestInputs, name: str = "x") -> set[tuple[int, ...]]:
+def shapes(found: choice.TestInputs, name: str = "x") -> set[tuple[int, ...]]:
     return {feed[name].shape for feed in found.feeds}
 
 

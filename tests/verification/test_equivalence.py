@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 
 import graphopt
 from graphopt.analysis.snapshot import Analysis
-from graphopt.calibration import test_inputs
 from graphopt.calibration.inputs import whole
+from graphopt.calibration.test_inputs import choice, feeder
 from graphopt.errors import InputError
 from graphopt.runtime import session as runtime_session
 from graphopt.runtime import subgraph
@@ -159,7 +159,7 @@ def test_a_verification_tells_what_was_compared() -> None:
         assert not check and check.output == "y"
         assert check.max_rel == pytest.approx(0.5) and check.max_abs > 0.5
         assert check.allowed == 1e-4
-        assert check.feeds == test_inputs.COUNT
+        assert check.feeds == feeder.COUNT
         assert "FAILED" in str(check)
 
 
@@ -344,11 +344,11 @@ def test_an_output_that_became_a_constant() -> None:
 # --- the inputs that are compared on ------------------------------------------------------------------------
 
 
-def chosen(proto: onnx.ModelProto, **options: Any) -> test_inputs.TestInputs:
-    return test_inputs.choose(ir.from_proto(proto), **options)
+def chosen(proto: onnx.ModelProto, **options: Any) -> choice.TestInputs:
+    return choice.choose(ir.from_proto(proto), **options)
 
 
-def shapes(found: test_inputs.TestInputs, name: str = "x") -> list[tuple[int, ...]]:
+def shapes(found: choice.TestInputs, name: str = "x") -> list[tuple[int, ...]]:
     return [feed[name].shape for feed in found.feeds]
 
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 import graphopt
-from graphopt.calibration import other_inputs
+from graphopt.calibration.test_inputs import other_inputs
 from graphopt.errors import InputError
 from graphopt.runtime import session
 from graphopt.verification import values

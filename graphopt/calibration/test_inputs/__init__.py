@@ -1,0 +1,1 @@
+"""The inputs on which models are compared, at sizes at which they run."""
