@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,3 +73,19 @@ def differing(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Verification((Verdict("model", "a|b", False, 1.0, 1.0, 0.0, 1e-4, 1),))
     monkeypatch.setattr(exact_rounds, "first_failing", lambda count, passes: None)
     monkeypatch.setattr(background, "verify", lambda *_: found)
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The sizes of input x at which sessions are run, as they are."""
+    from graphopt.runtime import session
+
+    sizes: list[tuple[int, ...]] = []
+    run = session.run
+
+    def noted(running: Any, feeds: Any, *others: Any) -> Any:
+        sizes.append(feeds["x"].shape)
+        return run(running, feeds, *others)
+
+    monkeypatch.setattr(session, "run", noted)
+    return sizes

@@ -66,7 +66,8 @@ def doubts(samples: Samples) -> Iterator[str]:
         for axis in (1, first.ndim - 1):
             size = first.shape[axis]
             same = all(array.shape[axis] == size for array in arrays)
-            if same and size < min(first.shape[2:]) and size <= MOST_COLOURS:
+            others = [n for other, n in enumerate(first.shape) if other not in (0, axis)]
+            if same and size < min(others) and size <= MOST_COLOURS:
                 still = (c for c in range(size) if _constant([a.take(c, axis) for a in arrays]))
                 channel = next(still, None)
                 if channel is not None:

@@ -17,7 +17,7 @@ from graphopt.pipeline.changes import Changes, Proposals
 from graphopt.pipeline.journal import Journal, worst
 from graphopt.pipeline.workspace import Workspace
 from graphopt.planning import selection
-from graphopt.planning.selection import Plan
+from graphopt.planning.selection import Plan, Terms
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.types import Candidate, Change
 from graphopt.verification.background import Comparer
@@ -94,10 +94,7 @@ class ExactRounds:
         costly: dict[Candidate, str] = {}
         while True:
             candidates = [c for c in self.proposals.match(analysis, group) if c not in costly]
-            totals = analysis.totals
-            chosen = selection.exact(
-                candidates, by_time=self.by_time, macs=totals.macs, weight_bytes=totals.weight_bytes
-            )
+            chosen = selection.exact(candidates, self._terms(analysis))
             self.journal.decline(Plan(chosen.chosen, (*costly.items(), *chosen.declined)))
             if chosen.chosen:
                 self.comparer.expect(reference)
@@ -125,28 +122,18 @@ class ExactRounds:
 
     def _swelling(self, analysis: Analysis, changes: Sequence[Change]) -> dict[Candidate, str]:
         """The changes by which the model would grow for too little, with the reason."""
-        totals, found = analysis.totals, dict[Candidate, str]()
+        terms, found = self._terms(analysis), dict[Candidate, str]()
         for group in sharing.copying(analysis, changes):
-            reason = selection.copies_too_much(
-                group.grown,
-                group.macs_saved,
-                partly=group.partly,
-                by_time=self.by_time,
-                macs=totals.macs,
-                weight_bytes=totals.weight_bytes,
-            )
+            reason = selection.copies_too_much(group.grown, group.macs_saved, terms, partly=group.partly)
             found |= dict.fromkeys((change.candidate for change in group.changes if reason), reason)
         wider = sharing.widening(analysis, [change for change in changes if change.candidate not in found])
         if wider is not None:
-            reason = selection.widens_too_much(
-                wider.grown,
-                wider.macs_saved,
-                by_time=self.by_time,
-                macs=totals.macs,
-                weight_bytes=totals.weight_bytes,
-            )
+            reason = selection.widens_too_much(wider.grown, wider.macs_saved, terms)
             found |= dict.fromkeys((change.candidate for change in wider.changes if reason), reason)
         return found
+
+    def _terms(self, analysis: Analysis) -> Terms:
+        return Terms(self.by_time, analysis.totals.macs, analysis.totals.weight_bytes)
 
     def _drop_guilty(self, reference: ir.Model, rounds: list[Round], why: str) -> bool:
         """Finds the change with which the model begins to differ, bans it, and goes back to before its round.

@@ -24,17 +24,37 @@ HALVINGS = 100
 change nothing."""
 
 
-def exact(
-    candidates: Sequence[Candidate], *, by_time: bool, macs: int | None = None, weight_bytes: int = 0
-) -> Plan:
-    """Takes every exact candidate that pays, the largest saving first, each node at most once.
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What exact candidates have to do to be taken.
 
-    Args:
-        candidates: exact candidates.
+    Attributes:
         by_time: leave out those that the static time model expects to be slower, and those that make the
             model grow by much to save little.
         macs: of the whole model, where known.
         weight_bytes: of the whole model.
+    """
+
+    by_time: bool
+    macs: int | None = None
+    weight_bytes: int = 0
+
+    def is_much(self, grown: int) -> bool:
+        """Whether so many bytes of weights are much to grow by."""
+        return self.by_time and grown > MUCH * self.weight_bytes
+
+    @property
+    def little(self) -> float:
+        """MACs below which a saving is little; 0 where the model's are not known."""
+        return MUCH * (self.macs or 0)
+
+
+def exact(candidates: Sequence[Candidate], terms: Terms) -> Plan:
+    """Takes every exact candidate that pays, the largest saving first, each node at most once.
+
+    Args:
+        candidates: exact candidates.
+        terms: what they have to do.
 
     Returns:
         The chosen candidates, and the declined ones with their reasons.
@@ -45,10 +65,10 @@ def exact(
     for candidate in sorted(candidates, key=lambda c: (-c.macs_saved, -len(c.site.nodes))):
         keys = _nodes(candidate)
         rival = next((taken[key] for key in keys if key in taken), None)
-        if by_time and candidate.after.seconds > candidate.before.seconds:
+        grown = candidate.after.weight_bytes - candidate.before.weight_bytes
+        if terms.by_time and candidate.after.seconds > candidate.before.seconds:
             declined.append((candidate, slower(candidate, candidate.after.seconds)))
-        elif by_time and _swells(candidate, macs, weight_bytes):
-            grown = candidate.after.weight_bytes - candidate.before.weight_bytes
+        elif terms.is_much(grown) and terms.weight_bytes and candidate.macs_saved < terms.little > 0:
             reason = (
                 f"it would add {grown:,} bytes to save {candidate.macs_saved:,} MACs; the aim macs takes it"
             )
@@ -61,15 +81,7 @@ def exact(
     return Plan(tuple(chosen), tuple(declined))
 
 
-def _swells(candidate: Candidate, macs: int | None, weight_bytes: int) -> bool:
-    """Whether the model would grow by over `MUCH` while its MACs fall by less than `MUCH`."""
-    grown = candidate.after.weight_bytes - candidate.before.weight_bytes
-    return grown > MUCH * weight_bytes > 0 and bool(macs) and candidate.macs_saved < MUCH * (macs or 0)
-
-
-def copies_too_much(
-    grown: int, saved: int, *, partly: bool, by_time: bool, macs: int | None, weight_bytes: int
-) -> str:
+def copies_too_much(grown: int, saved: int, terms: Terms, *, partly: bool) -> str:
     """Why kernels that several operators share are not replaced by copies; "" where that pays.
 
     They are rewritten for all that read them, and by time so that little is added; else where the copies save
@@ -78,36 +90,31 @@ def copies_too_much(
     Args:
         grown: bytes of weights that the copies add, less those of what nothing reads any more.
         saved: MACs that they save.
+        terms: what exact candidates have to do.
         partly: whether a kernel stays for others that read it.
-        by_time: whether the model may not grow by much to save little.
-        macs: of the whole model, where known.
-        weight_bytes: of the whole model.
 
     Returns:
         The reason, or "".
     """
-    enough = MUCH * (macs or 0) if by_time else 1
-    much = by_time and grown > MUCH * weight_bytes
-    if grown <= 0 or saved >= enough > 0 or not (partly or much):
+    enough = terms.little if terms.by_time else 1
+    if grown <= 0 or saved >= enough > 0 or not (partly or terms.is_much(grown)):
         return ""
-    aim = "; the aim macs takes it" if by_time and (saved > 0 or not partly) else ""
+    aim = "; the aim macs takes it" if terms.by_time and (saved > 0 or not partly) else ""
     return f"its weights are shared: copies would add {grown:,} bytes to save {saved:,} MACs{aim}"
 
 
-def widens_too_much(grown: int, saved: int, *, by_time: bool, macs: int | None, weight_bytes: int) -> str:
+def widens_too_much(grown: int, saved: int, terms: Terms) -> str:
     """Why weights that are computed from fewer bytes are not stored as they are computed; "" where that pays.
 
     Args:
         grown: bytes that all such weights of a round add.
         saved: MACs that they save.
-        by_time: whether the model may not grow by much to save little.
-        macs: of the whole model, where known.
-        weight_bytes: of the whole model.
+        terms: what exact candidates have to do.
 
     Returns:
         The reason, or "".
     """
-    if not by_time or grown <= MUCH * weight_bytes or saved >= MUCH * (macs or 0) > 0:
+    if not terms.is_much(grown) or saved >= terms.little > 0:
         return ""
     return (
         f"its weights are stored in fewer bytes than they are computed in: with all such ones the model "

@@ -121,6 +121,15 @@ def test_samples_that_are_flat_and_channels_that_never_change_are_named():
     assert "channel 2 of input 'x' is the same in all samples and places" in odd(inputs)
 
 
+@pytest.mark.parametrize("axis", [1, 3])
+def test_a_channel_that_never_changes_is_named_wherever_the_channels_are(axis):
+    inputs = np.moveaxis(samples(16, 3, 8, 8), 1, axis).copy()
+    inputs[(slice(None),) * axis + (2,)] = 0
+    assert list(inspection.doubts(rows({"x": inputs}))) == [
+        "channel 2 of input 'x' is the same in all samples and places"
+    ]
+
+
 def test_a_range_that_the_first_batch_normalisation_does_not_expect_is_named():
     inputs = samples(32, 3, 8, 8)
     assert odd(inputs, norm=True) == ""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from graphopt.planning import selection
 from graphopt.planning.damage import unprobed
+from graphopt.planning.selection import Terms
 from graphopt.types import Candidate, Cost, Site
 
 WHOLE = 1000
@@ -61,31 +62,31 @@ def best(sites: Sequence[Sequence[Candidate]], wanted: Sequence[selection.Limit]
 
 def test_exact_takes_all_that_do_not_conflict() -> None:
     candidates = [candidate("a", "b", macs=3), candidate("c", macs=1), candidate("d", macs=0)]
-    assert set(selection.exact(candidates, by_time=False).chosen) == set(candidates)
+    assert set(selection.exact(candidates, Terms(by_time=False)).chosen) == set(candidates)
 
 
 def test_exact_prefers_the_larger_saving_and_says_what_came_first() -> None:
     small, large = candidate("a", "b", macs=3, rewrite="small"), candidate("b", "c", macs=5, rewrite="large")
     alone = candidate("a", macs=1, rewrite="alone")
-    found = selection.exact([small, alone, large], by_time=False)
+    found = selection.exact([small, alone, large], Terms(by_time=False))
     assert found.chosen == (large, alone)
     assert [(c, why) for c, why in found.declined] == [(small, "large at b comes first")]
 
 
 def test_exact_prefers_more_nodes_where_savings_are_equal() -> None:
     short, long = candidate("a", "b"), candidate("a", "b", "c")
-    assert selection.exact([short, long], by_time=False).chosen == (long,)
+    assert selection.exact([short, long], Terms(by_time=False)).chosen == (long,)
 
 
 def test_nodes_of_the_same_name_in_another_graph_do_not_conflict() -> None:
     inner = Candidate("r", Site("if/then_branch", ("a",)), Cost(2), Cost(1))
-    assert len(selection.exact([candidate("a"), inner], by_time=False).chosen) == 2
+    assert len(selection.exact([candidate("a"), inner], Terms(by_time=False)).chosen) == 2
 
 
 def test_what_is_expected_to_be_slower_is_taken_for_macs_alone() -> None:
     slow = Candidate("r", Site("main", ("a",)), Cost(10, seconds=1e-6), Cost(5, seconds=2e-6))
-    assert selection.exact([slow], by_time=False).chosen == (slow,)
-    found = selection.exact([slow], by_time=True)
+    assert selection.exact([slow], Terms(by_time=False)).chosen == (slow,)
+    found = selection.exact([slow], Terms(by_time=True))
     assert found.chosen == ()
     assert "slower" in found.declined[0][1] and "aim macs" in found.declined[0][1]
 
@@ -93,7 +94,7 @@ def test_what_is_expected_to_be_slower_is_taken_for_macs_alone() -> None:
 def test_what_is_declined_for_its_time_blocks_nobody() -> None:
     slow = Candidate("slow", Site("main", ("a", "b")), Cost(10, seconds=1e-6), Cost(1, seconds=2e-6))
     fast = candidate("b", macs=1)
-    assert selection.exact([slow, fast], by_time=True).chosen == (fast,)
+    assert selection.exact([slow, fast], Terms(by_time=True)).chosen == (fast,)
 
 
 # --- under a budget -----------------------------------------------------------------------------------------
