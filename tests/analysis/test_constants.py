@@ -12,6 +12,8 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from graphopt.analysis.constants import WORK, Constants
+from graphopt.analysis.evaluation import WEIGHT_OPS
+from tests.builders import model, parsed, run
 
 
 def build(nodes, initializers, *, opset=17, ir_version=8, also_inputs=()):
@@ -273,3 +275,87 @@ def test_long_chains_need_no_recursion():
     for shape in [(4,), (100, 100)]:
         model = build(nodes, {"w": np.ones(shape, np.float32)})
         assert Constants(model).array(output_of(model)).shape == shape
+
+
+# --- what weights are computed by, against onnxruntime ------------------------------------------------------
+
+WEIGHT_FORMS = {
+    "BatchNormalization": ["BatchNormalization <epsilon = 0.1> (w, c, c, c, c)"],
+    "Cast": ["Cast <to = 10> (w)", "Cast <to = 7> (w)"],
+    "CastLike": ["CastLike (w, n)"],
+    "Clip": ["Clip (w, low, high)", "Clip (w, low)", "Clip (w, , high)"],
+    "Concat": ["Concat <axis = 1> (w, v)"],
+    "ConstantOfShape": ["ConstantOfShape (n)"],
+    "Expand": ["Expand (c, wide)"],
+    "Flatten": ["Flatten <axis = 2> (w)", "Flatten <axis = -1> (w)"],
+    "Gather": ["Gather <axis = 1> (w, n)", "Gather <axis = -1> (w, back)"],
+    "InstanceNormalization": ["InstanceNormalization <epsilon = 0.1> (w, c, c)"],
+    "LpNormalization": [f"LpNormalization <p = {p}, axis = {a}> (w)" for p in (1, 2) for a in (0, 2, -1)],
+    "MatMul": ["MatMul (w, m)"],
+    "Mod": ["Mod <fmod = 1> (w, v)", "Mod (n, back)"],
+    "PRelu": ["PRelu (w, low)"],
+    "Reshape": ["Reshape (w, flat)"],
+    "Shape": ["Shape (w)", "Shape <start = 1, end = -1> (w)"],
+    "Slice": ["Slice (w, n, wide, axes, n)", "Slice (w, back, first, axes, back)"],
+    "Split": ["Split <axis = 1, num_outputs = 2> (w)"],
+    "Squeeze": ["Squeeze (one, zero)"],
+    "Tile": ["Tile (c, n1)"],
+    "Transpose": ["Transpose <perm = [2, 0, 1, 3]> (w)", "Transpose (w)"],
+    "Unsqueeze": ["Unsqueeze (w, zero)"],
+    "Where": ["Where (flag, w, v)"],
+    **{op: [f"{op} (w, v)", f"{op} (w, low)"] for op in ("Add", "Sub", "Mul", "Div")},
+    **{op: [f"{op} (w, v)", f"{op} (w, low, v)", f"{op} (w)"] for op in ("Max", "Min", "Mean", "Sum")},
+    "Pow": ["Pow (a, low)", "Pow (w, two)"],
+    **{
+        op: [f"{op} <keepdims = {keep}> (w{axes})" for keep in (0, 1) for axes in ("", ", axes", ", back")]
+        for op in WEIGHT_OPS
+        if op.startswith("Reduce")
+    },
+    **{
+        op: [f"{op} ({x})"]
+        for op, x in {"Acosh": "above", "Log": "a", "Sqrt": "a", "Reciprocal": "a"}.items()
+    },
+    **{op: [f"{op} (inside)"] for op in ("Acos", "Asin", "Atanh")},
+}
+"""Forms of the operators; of others the operator on w alone."""
+
+INDICES = {
+    "n": [1, 2],
+    "n1": [2],
+    "back": [-1, -2],
+    "wide": [5, 6],
+    "axes": [1, 2],
+    "first": [-7, -4],
+    "flat": [6, -1],
+    "zero": [0],
+}
+
+
+@pytest.mark.parametrize("op", sorted(WEIGHT_OPS))
+def test_weights_are_computed_as_onnxruntime_computes_them(op: str) -> None:
+    w = np.random.default_rng(0).standard_normal((4, 6, 3, 3)).astype(np.float32)
+    held = {
+        "w": w,
+        "v": w[:, :, ::-1].copy(),
+        "a": np.abs(w) + np.float32(0.1),
+        "inside": np.tanh(w),
+        "above": np.abs(w) + 1,
+        "c": np.float32([0.5, 2, 1, 3, 1.5, 0.2]),
+        "m": w[0, 0],
+        "one": w[:1],
+        "low": np.float32(-0.5),
+        "high": np.float32(0.5),
+        "two": np.float32(2),
+        "flag": w[0] > 0,
+        **{name: np.array(ints) for name, ints in INDICES.items()},
+    }
+    for form in WEIGHT_FORMS.get(op, [f"{op} (w)"]):
+        outputs = "y, z" if op == "Split" else "y"
+        y = [onnx.ValueInfoProto(name="y")]
+        proto = model(parsed(f"{outputs} = {form}"), held, inputs={"x": [1]}, outputs=y, opset=24)
+        (expected,) = run(proto, {"x": np.zeros(1, np.float32)})
+        network = ir.from_proto(proto)
+        found = Constants(network).array(network.graph.outputs[0])
+        assert found is not None, form
+        assert found.dtype == expected.dtype and found.shape == expected.shape, form
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6, err_msg=form)
