@@ -241,7 +241,8 @@ def _lp_normalization(node: ir.Node, x: AnyArray) -> AnyArray:
     """By onnx's text, and onnxruntime's: its reference sums without absolute values where p is 1."""
     order, axis = node.attributes.get_int("p", 2), node.attributes.get_int("axis", -1)
     norm = np.linalg.norm(x.astype(np.float64), order, axis, keepdims=True)
-    return np.divide(x, norm, out=np.zeros_like(x, np.float64), where=norm != 0).astype(x.dtype)
+    parts: AnyArray = np.divide(x, norm, out=np.zeros_like(x, np.float64), where=norm != 0)
+    return parts.astype(x.dtype)
 
 
 _RULES: dict[str, Callable[..., AnyArray]] = {

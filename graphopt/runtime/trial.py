@@ -77,19 +77,19 @@ def survived(parts: Structure, inputs: Sequence[Feeds]) -> list[bool]:
         for name, array in parts.weights.items():
             np.save(files[name], array)
         while len(found) < len(inputs):
-            said, in_time = _said((model, files, PROVIDER, list(inputs[len(found) :])))
-            if not said.startswith(_READY):
-                return [*found, *[True] * (len(inputs) - len(found))]
+            said, code = _said((model, files, PROVIDER, list(inputs[len(found) :])))
+            if not said.startswith(_READY):  # killed while it loads the model, or no such process at all
+                return [*found, *[code is not None and code >= 0] * (len(inputs) - len(found))]
             found += [True] * (len(said) - len(_READY))
-            if not in_time:
+            if code is None:
                 return [*found, *[False] * (len(inputs) - len(found))]
             if len(found) < len(inputs):
                 found.append(False)
     return found
 
 
-def _said(asked: tuple[object, ...]) -> tuple[bytes, bool]:
-    """What a process says, and whether it ended before it was stopped."""
+def _said(asked: tuple[object, ...]) -> tuple[bytes, int | None]:
+    """What a process says, and its exit code; None where it did not end in time."""
     seconds = max(1, round(watchdog.RUN_SECONDS))
     command = [sys.executable, "-c", _START, _SEPARATOR.join(sys.path), _SEPARATOR]
     try:
@@ -97,7 +97,7 @@ def _said(asked: tuple[object, ...]) -> tuple[bytes, bool]:
             command, input=pickle.dumps((*asked, seconds)), capture_output=True, check=False, timeout=seconds
         )
     except subprocess.TimeoutExpired as error:
-        return error.stdout or b"", False
+        return error.stdout or b"", None
     except (OSError, ValueError):  # no executable, as in an embedded Python
-        return b"", True
-    return child.stdout, True
+        return b"", 0
+    return child.stdout, child.returncode

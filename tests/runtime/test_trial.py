@@ -56,6 +56,7 @@ def acting(folder: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
         ("printf '!.'; kill -SEGV $$", [True, False, True, False]),  # it gets over one input of those given
         ("printf '!.'; exec sleep 60", [True, False, False, False]),  # its time is over
         ("echo no such module; exit 1", [True, True, True, True]),  # it can't tell
+        ("kill -KILL $$", [False, False, False, False]),  # it does not get to the first input
     ],
 )
 def test_what_a_process_says_and_how_it_ends(

@@ -38,11 +38,12 @@ class TestInputs:
 
     Attributes:
         feeds: the inputs; where sizes are open, of several sizes.
-        sizes: the shape of every input that costs are counted for.
+        sizes: the shape of every input that models are run at first, and that costs are counted for where
+            nothing is guessed.
         assumed: whether sizes besides the batch had to be guessed, so that no count is a fact.
         problem: why the model can't be run at all; "" when it can.
-        usual: the shape of every input that time is judged at where sizes are guessed: larger than those that
-            models are compared on.
+        usual: the shape of every input that time is judged at where sizes are guessed, when MACs are no fact:
+            larger than those that models are compared on.
         ran: whether the model was run on them, to find sizes at which it runs.
     """
 
