@@ -223,6 +223,14 @@ def test_onnxruntime_is_imported_where_it_is_used(path: Path) -> None:
     assert not any(name == "onnxruntime" or name.startswith("onnxruntime.") for name in names)
 
 
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_inner_modules_of_onnxruntime_are_reached_through_it(path: Path) -> None:
+    """Two threads, of which one imports a package and the other a module inside it, block each other."""
+    found = [n for n in ast.walk(tree(label(path))) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    names = imports(ast.Module(body=list(found), type_ignores=[]))
+    assert not any(name.startswith("onnxruntime.") for name in names)
+
+
 PRINTERS = {
     "__main__.py": "the command's last resort for errors",
     "cli/app.py": "it turns the ways in which the command ends into exit codes",

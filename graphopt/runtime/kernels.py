@@ -72,9 +72,9 @@ def _spellings(kind: ir.DataType) -> frozenset[str]:
 def _kernels() -> Mapping[str, Sequence[_Kernel]]:
     """The kernels of standard operators on the processor, by operator."""
     try:
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
+        import onnxruntime as ort
 
-        every = state.get_all_opkernel_def()
+        every = ort.capi.onnxruntime_pybind11_state.get_all_opkernel_def()
     except (ImportError, AttributeError):  # a build without Python's view of the kernels
         return {}
     found: dict[str, list[_Kernel]] = {}

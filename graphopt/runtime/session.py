@@ -158,8 +158,9 @@ _PLACE = re.compile(r"/\S+\.(?:h|cc):\d+ .* was false\. ")
 
 
 def _not_loaded(error: Exception) -> InputError:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
+    import onnxruntime as ort
 
+    state = ort.capi.onnxruntime_pybind11_state
     text = _PLACE.sub("", one_line(error))
     said = isinstance(error, (state.Fail, state.InvalidGraph, state.InvalidProtobuf))
     kind = RefusedError if said and not _LACKS.search(text) else InputError

@@ -128,9 +128,9 @@ def runtime_operators() -> Mapping[tuple[str, str], int]:
     Beyond the standard, these are legacy operators such as ImageScaler, Crop and Affine.
     """
     try:
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
+        import onnxruntime as ort
 
-        schemas = state.get_all_operator_schema()
+        schemas = ort.capi.onnxruntime_pybind11_state.get_all_operator_schema()
     except (ImportError, AttributeError):  # a build without Python's view of the schemas
         return {}
     since: dict[tuple[str, str], int] = {}
