@@ -16,6 +16,7 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import patches
 from graphopt.calibration.inputs import Calibration
 from graphopt.calibration.samples import Samples
+from graphopt.numerics.lowrank import shrinkage
 from graphopt.numerics.lowrank.moments import MomentsAccumulator, Statistics
 from graphopt.runtime import session
 from graphopt.runtime.exposure import exposed
@@ -98,15 +99,35 @@ class _Gatherer:
         self.linear = linear
         self._most = most
         self._rng = np.random.default_rng(seed)
-        self._totals = [MomentsAccumulator(operator.dimension(linear)) for _ in range(linear.group)]
+        self._halves = [
+            [MomentsAccumulator(operator.dimension(linear)) for _ in range(linear.group)] for _ in range(2)
+        ]
+        self._samples = 0
 
     def add(self, x: npt.NDArray[Any]) -> None:
         at = patches.positions(self.linear, x, self._most, self._rng)
-        for total, rows in zip(self._totals, patches.inputs(self.linear, x, at), strict=True):
-            total.add(rows)
+        for half, totals in enumerate(self._halves):
+            ours = x[(half + self._samples) % 2 :: 2]
+            if not len(ours):
+                continue
+            for total, rows in zip(totals, patches.inputs(self.linear, ours, at), strict=True):
+                total.add(rows)
+        self._samples += len(x)
 
     def result(self) -> Statistics:
-        return Statistics(tuple(total.result() for total in self._totals))
+        """The moments of all patches; where they are few, drawn to what patches of other inputs have."""
+        found = []
+        for first, second in zip(*self._halves, strict=True):
+            if not second.count:
+                found.append(first.result())
+                continue
+            halves = first.result(), second.result()
+            with np.errstate(over="ignore", invalid="ignore"):  # who reads the covariance checks it
+                whole = halves[0].merged(halves[1])
+            few = whole.count < PLANNED_ROWS * len(whole.mean)
+            finite = all(np.isfinite(each.covariance).all() for each in (*halves, whole))
+            found.append(shrinkage.drawn(whole, shrinkage.likeliest(halves)) if few and finite else whole)
+        return Statistics(tuple(found))
 
 
 def positions(linear: Linear, samples: int, rows: int) -> int:
@@ -124,8 +145,8 @@ def positions(linear: Linear, samples: int, rows: int) -> int:
 
 
 def _covariance_bytes(linear: Linear) -> int:
-    """Of the total, and of what is added to it."""
-    return 16 * linear.group * operator.dimension(linear) ** 2
+    """Of the totals of both halves, and of what is added to them."""
+    return 24 * linear.group * operator.dimension(linear) ** 2
 
 
 def extremes(

@@ -19,6 +19,8 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import progress
+from graphopt.analysis.channels import Signal
+from graphopt.analysis.constants import default_opset
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.inputs import Calibration, affordable
@@ -26,6 +28,7 @@ from graphopt.calibration.samples import Samples
 from graphopt.compression.autodiff.gradients import free_prefix, gradients
 from graphopt.compression.autodiff.rules import RULES
 from graphopt.numerics.lowrank.linalg import cholesky
+from graphopt.numerics.spread import Spread
 from graphopt.runtime import session
 from graphopt.runtime.program import Program
 
@@ -55,6 +58,9 @@ PASSES = 3
 """Passes over the network that one input takes, about: derived, forward, and back at twice the price (by
 inputs and by outputs)."""
 
+BROADCASTING_SINCE = 7
+"""The opset since which Mul takes operands of other shapes: derived, from its definition. Before, all channels
+of an output count alike."""
 SMALLEST, LARGEST = 1e-30, 1e30
 """Outputs that vary by less or by more do not count: onnxruntime ends the process on a deviation of 0.
 Derived: float32 has eight decades more on either side, for the sums on the way."""
@@ -65,7 +71,7 @@ def weightings(
     linears: Sequence[Linear],
     calibration: Calibration,
     samples: Samples,
-    watched: Sequence[str],
+    watched: Sequence[Signal],
     *,
     seed: int,
 ) -> dict[str, tuple[Float64, ...]]:
@@ -79,7 +85,7 @@ def weightings(
         linears: the layers, of the outermost graph.
         calibration: how to batch the inputs.
         samples: the inputs to run.
-        watched: names of the values that count as the network's outputs.
+        watched: the values that count as the network's outputs.
         seed: of r.
 
     Returns:
@@ -118,24 +124,29 @@ def _squares(
     linears: Sequence[Linear],
     calibration: Calibration,
     samples: Samples,
-    watched: Sequence[str],
+    watched: Sequence[Signal],
     seed: int,
 ) -> tuple[list[onnx.NodeProto], dict[str, npt.NDArray[np.generic]], dict[str, str]]:
     """Operators for Σ (Jᵀr)(Jᵀr)ᵀ ``[out, out]`` of each layer, their constants, and its name by layer."""
     prefix = free_prefix(analysis.model)
     given, nodes = {}, []
-    sizes = _sizes(program, calibration, samples, _made(analysis, watched))
-    for number, (name, size) in enumerate(sizes.items()):
-        if SMALLEST < size < LARGEST:
-            given[name] = f"{prefix}/of/{number}"
-            scale, own = 1 / size, float(seed + number)
-            nodes.append(
-                onnx.helper.make_node("RandomNormalLike", [name], [given[name]], scale=scale, seed=own)
-            )
+    constants: dict[str, npt.NDArray[np.generic]] = {}
+    scales = _scales(program, calibration, samples, _made(analysis, watched))
+    for number, (name, scale) in enumerate(scales.items()):
+        given[name], weight = f"{prefix}/of/{number}", f"{prefix}/of/{number}/weight"
+        alike = scale.size == 1 or default_opset(analysis.model) < BROADCASTING_SINCE
+        drawn = given[name] if alike else f"{prefix}/of/{number}/drawn"
+        mean = math.sqrt(float(np.mean(np.square(scale, dtype=np.float64)))) if alike else 1.0
+        nodes.append(
+            onnx.helper.make_node("RandomNormalLike", [name], [drawn], scale=mean, seed=float(seed + number))
+        )
+        if not alike:
+            constants[weight] = scale
+            nodes.append(onnx.helper.make_node("Mul", [drawn, weight], [given[name]]))
     usable = [x for x in linears if x.dtype == np.float32 and x.channel_axis is not None]
     made = gradients(analysis, program, [x.y for x in usable], given, prefix)
     nodes += made.nodes
-    constants = dict(made.constants)
+    constants.update(made.constants)
     found: dict[str, str] = {}
     for linear in usable:
         if linear.y not in made.names:
@@ -176,11 +187,10 @@ def _positions(linear: Linear) -> int:
     return math.prod(size or 1 for axis, size in enumerate(shape) if axis != linear.channel_axis)
 
 
-def _made(analysis: Analysis, names: Sequence[str]) -> list[str]:
+def _made(analysis: Analysis, watched: Sequence[Signal]) -> list[Signal]:
     """Those values that operators make, of numbers in float32."""
-    made = {value.name: value for node in analysis.model.graph for value in node.outputs}
-    kinds = {name: analysis.sizes.dtype(made[name]) for name in names if name in made}
-    return [name for name, kind in kinds.items() if kind in (None, ir.DataType.FLOAT)]
+    made = [signal for signal in watched if signal.value.producer() is not None]
+    return [s for s in made if analysis.sizes.dtype(s.value) in (None, ir.DataType.FLOAT)]
 
 
 def _batched(analysis: Analysis, samples: Samples, calibration: Calibration) -> tuple[Samples, Calibration]:
@@ -218,13 +228,29 @@ def _bytes(analysis: Analysis) -> int:
     return 4 * sum(math.prod(s or 1 for s in shape) for shape in shapes if shape is not None) or 1
 
 
-def _sizes(
-    program: Program, calibration: Calibration, samples: Samples, watched: Sequence[str]
-) -> Mapping[str, float]:
-    """The norm of what varies in each value, in proportion to which errors in it count; 1 for one alone."""
-    if len(watched) < 2:
-        return dict.fromkeys(watched, 1.0)
-    running = session.session(program.piece(program.nodes, samples.kinds, watched), optimised=True)
-    values = session.run(running, next(iter(calibration.batches(samples))), watched)
-    wide = (value.astype(np.float64) for value in values)
-    return {name: float(np.linalg.norm(v - v.mean())) for name, v in zip(watched, wide, strict=True)}
+def _scales(
+    program: Program, calibration: Calibration, samples: Samples, watched: Sequence[Signal]
+) -> Mapping[str, npt.NDArray[np.float32]]:
+    """By name of a value, what its channels are to be multiplied with for all to count, and as much.
+
+    A channel counts by the inverse of its deviation, and a value by that of its size; what does not vary
+    counts nothing.
+    """
+    names = [signal.name for signal in watched]
+    if not names:
+        return {}
+    running = session.session(program.piece(program.nodes, samples.kinds, names), optimised=True)
+    values = session.run(running, next(iter(calibration.batches(samples))), names)
+    found = {}
+    for signal, value in zip(watched, values, strict=True):
+        spread = Spread(signal.axis, common=signal.common)
+        spread.add(value)
+        deviations = np.sqrt(spread.variances)
+        counts = (deviations > SMALLEST) & (deviations < LARGEST)
+        if not counts.any():
+            continue
+        scale = np.where(counts, 1 / np.where(counts, deviations, 1.0), 0.0) / math.sqrt(value.size)
+        if signal.axis is not None and len(scale) > 1:
+            scale = scale.reshape(-1, *(1,) * (value.ndim - 1 - signal.axis))
+        found[signal.name] = scale.astype(np.float32)
+    return found

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnx_ir as ir
 
 from graphopt import progress
+from graphopt.analysis.channels import Signal
 from graphopt.analysis.input_statistics import counted_error
 from graphopt.analysis.linear import Linear
-from graphopt.analysis.operators import VIEWS
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.inputs import Calibration, affordable
 from graphopt.calibration.samples import Samples
 from graphopt.compression.sequential_fit import Fitting
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.numerics.spread import Spread, added, squares_of
 from graphopt.planning.damage import Sensitivity
 from graphopt.runtime import session
 from graphopt.runtime.program import Program
@@ -49,11 +49,6 @@ plans compare damages that lie decades apart."""
 PROBE_MACS = 8e12
 """Multiply-accumulates that all probes together may take, about: derived, 8e12 /
 `time_model.DENSE_MACS_PER_SECOND` are 140 seconds at one thread."""
-NORMALISED = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
-"""Operators at the end of a network that hide differences; the output is looked at before them."""
-
-RESHAPES = VIEWS | {"Identity"}
-"""Operators that only give it another form."""
 
 
 def inputs_to_probe(macs: int | None, samples: int, layers: int) -> int:
@@ -77,7 +72,7 @@ def sensitivities(
     fit: Fitting,
     calibration: Calibration,
     samples: Samples,
-    watched: Sequence[str],
+    watched: Sequence[Signal],
     decided: Sequence[str],
     memory: int,
 ) -> dict[str, Sensitivity]:
@@ -90,7 +85,7 @@ def sensitivities(
         fit: fits one candidate.
         calibration: how to batch the inputs.
         samples: the inputs to run.
-        watched: names of the values that stand for the outputs that count.
+        watched: the values that stand for the outputs that count.
         decided: names of the values that are those of the original whatever a probe changes: what operators
             decide, so that rows that are picked stay the same.
         memory: bytes to take; half of them hold values, the rest is left to sessions and statistics.
@@ -100,6 +95,7 @@ def sensitivities(
     """
     program = Program(analysis.model)
     reference, given = _reference(program, calibration, samples, watched, decided)
+    spreads = _spreads(watched, reference)
     batches = list(calibration.batches(samples))
     found: dict[str, Sensitivity] = {}
     with Store(memory // 2) as store:
@@ -113,24 +109,9 @@ def sensitivities(
             walk.advance(place)
             walk.forget((linear.x,))
             kernels = [fit(c, statistics[name], 0) for c in _at_levels(candidates[name])]
-            harms = _harm(program, walk, linear, kernels, watched, reference, given)
+            harms = _harm(program, walk, linear, kernels, watched, reference, given, spreads)
             errors = [counted_error(linear, k.kernel, statistics[name]) for k in kernels]
             found[name] = Sensitivity.of(list(zip(errors, harms, strict=True)))
-    return found
-
-
-def before_normalising(output: ir.Value) -> str:
-    """The value to look at for another, through reshapes: what a Softmax or Sigmoid reads."""
-    value: ir.Value | None = output
-    found = output.name or ""
-    while value is not None and (node := value.producer()) is not None:
-        if node.op_type not in (*NORMALISED, *RESHAPES):
-            break
-        value = node.inputs[0]
-        if node.op_type not in RESHAPES and value is not None:
-            found = value.name or found
-        if node.op_type in NORMALISED:
-            break
     return found
 
 
@@ -138,11 +119,11 @@ def _reference(
     program: Program,
     calibration: Calibration,
     samples: Samples,
-    watched: Sequence[str],
+    watched: Sequence[Signal],
     decided: Sequence[str],
 ) -> tuple[list[list[npt.NDArray[Any]]], list[Feeds]]:
     """What the original makes, for each batch: what is watched, and what it decides, by name."""
-    names = [*watched, *decided]
+    names = [*(signal.name for signal in watched), *decided]
     running = session.session(program.piece(program.nodes, samples.kinds, names), optimised=True)
     made = [session.run(running, part, names) for part in calibration.batches(samples)]
     count = len(watched)
@@ -168,17 +149,18 @@ def _harm(
     walk: StagedRun,
     linear: Linear,
     fits: Sequence[Fitted],
-    watched: Sequence[str],
+    watched: Sequence[Signal],
     reference: Sequence[Sequence[npt.NDArray[Any]]],
     decided: Sequence[Feeds],
+    spreads: Sequence[Spread],
 ) -> list[float]:
-    """For each fit the mean squared change of the outputs over their variance, averaged over the outputs."""
+    """For each fit the mean squared change of the channels over their variances, the mean of the outputs."""
     place = program.index[linear.node]
     weight, bias = "probe/weight", "probe/bias"
     after = [node for node in program.nodes[place + 1 :] if decided[0].keys().isdisjoint(node.output)]
     nodes = [*_damaged(program.nodes[place], linear, weight, bias), *after]
     made = {name for node in nodes for name in node.output}
-    present = [name for name in watched if name in made]
+    present = [(i, signal) for i, signal in enumerate(watched) if signal.name in made]
     if not present:
         return [0.0] * len(fits)
     read = dict.fromkeys(name for i in range(place, len(program.nodes)) for name in sorted(program.reads(i)))
@@ -187,41 +169,47 @@ def _harm(
     kinds = {name: walk.values(name)[0].dtype for name in given}
     kinds.update({name: decided[0][name].dtype for name in told})
     kind = kinds.get(linear.x, np.dtype(np.float32))
+    names = [signal.name for _, signal in present]
     running = session.session(
-        program.piece(nodes, {**kinds, weight: kind, bias: kind}, present), optimised=True
+        program.piece(nodes, {**kinds, weight: kind, bias: kind}, names), optimised=True
     )
-    spread = _variances([[batch[watched.index(n)] for n in present] for batch in reference])
     harms = []
     for fit in fits:
         damaged = {
             weight: _stored(linear, fit.kernel).astype(kind),
             bias: fit.bias.astype(kind),
         }
-        squares = np.zeros(len(present))
+        squares = [np.zeros(0)] * len(present)
         for number, exact in enumerate(reference):
             inputs = {name: walk.values(name)[number] for name in given}
             inputs.update({name: decided[number][name] for name in told})
-            results = session.run(running, {**inputs, **damaged}, present)
-            for i, (name, result) in enumerate(zip(present, results, strict=True)):
-                wanted = exact[watched.index(name)]
-                if result.shape != wanted.shape:  # nothing of it is left
-                    squares[i] += spread[i] / len(reference)
-                    continue
-                gap = result.astype(np.float64) - wanted
-                squares[i] += float(np.vdot(gap, gap))
-        relative = squares / np.where(spread > 0, spread, 1.0)
-        harms.append(float(relative.sum()) / len(watched))
+            results = session.run(running, {**inputs, **damaged}, names)
+            for place, ((i, signal), result) in enumerate(zip(present, results, strict=True)):
+                more = _squares(signal, exact[i], result, spreads[i])
+                squares[place] = more if not len(squares[place]) else added(squares[place], more)
+        total = sum(
+            float(np.mean(spreads[i].errors(each))) for (i, _), each in zip(present, squares, strict=True)
+        )
+        harms.append(total / len(watched))
     return harms
 
 
-def _variances(batches: Sequence[Sequence[npt.NDArray[Any]]]) -> npt.NDArray[np.float64]:
-    """Σ (y − mean)² of each output over all batches, with one mean an output."""
-    found = []
-    for parts in zip(*batches, strict=True):
-        count = sum(part.size for part in parts)
-        mean = sum(float(part.sum(dtype=np.float64)) for part in parts) / max(1, count)
-        found.append(sum(float(((part.astype(np.float64) - mean) ** 2).sum()) for part in parts))
-    return np.array(found)
+def _squares(
+    signal: Signal, exact: npt.NDArray[Any], found: npt.NDArray[Any], spread: Spread
+) -> npt.NDArray[np.float64]:
+    """The squared change of each channel; all of its variance where rows were lost."""
+    if found.shape != exact.shape:
+        return spread.variances * spread.count / max(1, len(exact))
+    return squares_of(found.astype(np.float64) - exact, signal.axis)
+
+
+def _spreads(watched: Sequence[Signal], batches: Sequence[Sequence[npt.NDArray[Any]]]) -> list[Spread]:
+    """What varies in each value over all batches."""
+    found = [Spread(signal.axis, common=signal.common) for signal in watched]
+    for batch in batches:
+        for spread, array in zip(found, batch, strict=True):
+            spread.add(array)
+    return found
 
 
 def _damaged(node: onnx.NodeProto, linear: Linear, weight: str, bias: str) -> list[onnx.NodeProto]:

@@ -26,7 +26,7 @@ from graphopt.calibration.inputs import Calibration
 from graphopt.calibration.samples import Samples
 from graphopt.calibration.statistics import FITTED_ROWS, positions
 from graphopt.numerics.kernels import algebra
-from graphopt.numerics.lowrank import tucker_fit
+from graphopt.numerics.lowrank import shrinkage, tucker_fit
 from graphopt.numerics.lowrank.moments import Moments, MomentsAccumulator, Statistics, Target
 from graphopt.runtime.program import Program
 from graphopt.runtime.spill import Store
@@ -230,10 +230,13 @@ def _apart(both: Moments, dimension: int) -> tuple[Moments, Target]:
 def _structured(moments: Moments, channels: int, part: float) -> Moments:
     """The covariance drawn to the product of one between channels and one between taps.
 
-    That has (channels² + taps²) numbers to estimate instead of their product.
+    That has (channels² + taps²) numbers to estimate instead of their product. With a single tap it is drawn
+    to one that is the same in all directions.
     """
     covariance = moments.covariance
     taps = len(covariance) // channels
+    if taps == 1:
+        return shrinkage.drawn(moments, part)
     blocks = covariance.reshape(channels, taps, channels, taps)
     between_channels = np.einsum("itjt->ij", blocks) / taps
     between_taps = np.einsum("itiu->tu", blocks)
@@ -279,9 +282,11 @@ def _fit(
 
     best = min(ways, key=lambda way: _error(linear, weighting, across(way, 0)))
     fitted = fit(candidate, _statistics(linear, weighting, whole, best, moved=moved), 2)
-    # With n samples of d numbers least squares leaves 1 − d/n of the noise on those it was fitted to, and
-    # 1 + 2d/n on others when it was fitted to half of them; so 1 + d/n when it was fitted to all.
-    error = (_error(linear, (), [(fitted, whole)]) + 2 * _error(linear, (), across(best, 2))) / 3
+    error = _error(linear, (), across(best, 2))
+    if min(half[0].count for half in halves) >= operator.dimension(linear):
+        # With n samples of d numbers least squares leaves 1 − d/n of the noise on those it was fitted to, and
+        # 1 + 2d/n on others when it was fitted to half of them; so 1 + d/n when it was fitted to all.
+        error = (_error(linear, (), [(fitted, whole)]) + 2 * error) / 3
     return Refitted(replace(candidate, error=error), fitted, caution=best)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphopt.analysis.channels import Channels, Signal
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.calibration import statistics as calibration_statistics
@@ -102,9 +103,12 @@ class FitData:
         return _some(self.inputs, start, compression_sensitivity.inputs_to_probe(macs, left, layers))
 
     @property
-    def watched(self) -> list[str]:
+    def watched(self) -> list[Signal]:
         """The values that stand for the outputs that count; none where none of them holds numbers."""
-        return list(dict.fromkeys(map(compression_sensitivity.before_normalising, self._measured)))
+        analysis = self.analysis
+        channels = Channels(analysis.model, analysis.shape, analysis.constant)
+        signals = (signal for value in self._measured for signal in channels.signals(value))
+        return list(dict.fromkeys(signals))
 
     @property
     def decided(self) -> list[str]:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 import graphopt
+from graphopt.analysis.channels import Channels, Signal
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.inputs import load as load_calibration
 from graphopt.compression import curvature
@@ -53,10 +54,24 @@ def weightings(proto: onnx.ModelProto, x: np.ndarray, **options: Any) -> dict[st
     loaded = ir.from_proto(proto)
     calibration = load_calibration(x, loaded, 0)
     analysis = Analysis(loaded, bindings=calibration.sizes())
-    watched = [value.name or "" for value in loaded.graph.outputs]
+    channels = Channels(loaded, analysis.shape, analysis.constant)
+    watched = [Signal(value, channels.axis(value)) for value in loaded.graph.outputs]
     linears = list(analysis.linears)
     arguments = {"seed": 0, **options}
     return curvature.weightings(analysis, linears, calibration, calibration.fit, watched, **arguments)
+
+
+def read_by(proto: onnx.ModelProto, x: np.ndarray, reader: np.ndarray) -> np.ndarray:
+    """G of a layer that a layer of these weights reads, each output by its own deviation, of trace 24."""
+    (outputs,) = run(proto, {"x": x})
+    deviations = np.moveaxis(outputs, 1 if outputs.ndim == 4 else 2, 0).reshape(len(reader), -1).std(axis=1)
+    scaled = reader / deviations[:, None]
+    return scaled.T @ scaled / np.sum(scaled**2) * CHANNELS
+
+
+def damped(g: np.ndarray) -> np.ndarray:
+    """G with what its own diagonal counts besides, of the same trace."""
+    return (g + curvature.DAMPING * np.diag(np.diag(g))) / (1 + curvature.DAMPING)
 
 
 def counted(roots: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -67,14 +82,14 @@ def counted(roots: tuple[np.ndarray, ...]) -> np.ndarray:
 
 def test_behind_a_layer_stands_what_reads_it() -> None:
     reader = weight(40, CHANNELS, 1, 1, seed=1)
-    found = weightings(network(reader), inputs(64))
-    expected = reader[:, :, 0, 0].T @ reader[:, :, 0, 0]
-    expected = expected / np.trace(expected) * CHANNELS + curvature.DAMPING * np.eye(CHANNELS)
-    expected /= 1 + curvature.DAMPING
+    proto, x = network(reader), inputs(64)
+    found = weightings(proto, x)
+    expected = read_by(proto, x, reader[:, :, 0, 0])
+    expected = damped(expected)
     gap = counted(found["conv"]) - expected
     assert np.linalg.norm(gap) < 0.05 * np.linalg.norm(expected)
-    last = counted(found["last"])  # it makes the output itself: all errors count the same
-    assert np.abs(last - np.eye(len(last))).max() < 0.1
+    last = counted(found["last"])  # it makes the output itself: errors count by what varies in each channel
+    assert np.abs(last - damped(read_by(proto, x, np.eye(len(last))) * len(last) / CHANNELS)).max() < 0.1
 
 
 @pytest.mark.parametrize("op", ["MatMul", "ConvTranspose"])
@@ -91,22 +106,22 @@ def test_channels_stand_last_behind_a_matmul_and_second_behind_a_transposed_conv
         inputs={"x": ["N", 9, 16] if dense else ["N", 16, 12, 12]},
     )
     x = rng(0).standard_normal((256, 9, 16)).astype(np.float32) if dense else inputs(64)
-    expected = reader.T @ reader / np.sum(reader**2) * CHANNELS + curvature.DAMPING * np.eye(CHANNELS)
-    expected /= 1 + curvature.DAMPING
+    expected = damped(read_by(proto, x, reader))
     gap = counted(weightings(proto, x)["first"]) - expected
     assert np.linalg.norm(gap) < 0.2 * np.linalg.norm(expected)
 
 
 def test_groups_are_measured_each_alone() -> None:
-    proto = network(weight(40, CHANNELS, 1, 1, seed=1))
-    (whole,) = weightings(proto, inputs(64))["conv"]
+    reader = weight(40, CHANNELS, 1, 1, seed=1)
+    proto, x = network(reader), inputs(64)
     proto.graph.node[0].attribute.append(onnx.helper.make_attribute("group", 2))
     proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight(CHANNELS, 8, 3, 3), "w"))
-    parts = weightings(proto, inputs(64))["conv"]
-    g = whole.T @ whole
-    for start, root in zip((0, 12), parts, strict=True):
-        block = g[start : start + 12, start : start + 12]
-        assert np.linalg.norm(root.T @ root - block) < 0.1 * np.linalg.norm(block)
+    parts = [root.T @ root for root in weightings(proto, x)["conv"]]
+    size = sum(np.trace(part) for part in parts) / CHANNELS
+    expected = damped(read_by(proto, x, reader[:, :, 0, 0]))
+    for start, part in zip((0, 12), parts, strict=True):
+        block = expected[start : start + 12, start : start + 12]
+        assert np.linalg.norm(part / size - block) < 0.1 * np.linalg.norm(block)
 
 
 def test_a_rectifier_lets_through_what_is_positive() -> None:

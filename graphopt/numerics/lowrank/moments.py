@@ -75,6 +75,11 @@ class MomentsAccumulator:
         self._products = np.zeros((dimension, dimension))
         self._count = 0
 
+    @property
+    def count(self) -> int:
+        """Patches so far."""
+        return self._count
+
     def add(self, rows: Array) -> None:
         """Take in patches ``[n, d]``.
 

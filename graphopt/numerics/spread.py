@@ -1,0 +1,163 @@
+"""How much the channels of a value vary with the inputs, and errors in proportion to it, in plain NumPy.
+
+Numbers of different kinds lie side by side: boxes in pixels beside scores up to 1, an offset that is the same
+for all inputs beside what tells them apart. So each channel is compared with its own variance about its own
+mean, at each place where all inputs have the same places.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.types import Array, Float64
+
+STILL = 1e-10
+"""Channels that vary by less than this part of the loudest don't vary: derived, five decades in amplitude,
+where float32 beside the loudest has two digits left."""
+
+
+class Spread:
+    """What varies in a value, channel by channel, gathered over batches of inputs.
+
+    Args:
+        axis: that holds the channels; None for a value that is one channel.
+        common: whether all channels are of one unit, so that their errors count alike.
+    """
+
+    def __init__(self, axis: int | None, *, common: bool = False) -> None:
+        self.axis = axis
+        self._common = common
+        self._count = self._mean = self._squares = np.zeros(0)
+        self._places: Float64 | None = None
+        self._samples = 0
+        self._placed = True
+
+    def add(self, batch: Array) -> None:
+        """Take in what the value is for a batch of inputs."""
+        if not batch.size:
+            return
+        rows = _by_channel(batch, self.axis)
+        if len(self._count) and rows.shape[1] != len(self._count):
+            self._one_channel()
+        if len(self._count) == 1:
+            rows = rows.reshape(-1, 1)
+        with np.errstate(over="ignore", invalid="ignore"):  # who reads a variance checks it
+            shift = rows.mean(axis=0, dtype=np.float64)
+            apart = np.square(rows - shift.astype(rows.dtype)).sum(axis=0, dtype=np.float64)
+            self._merge(np.full(rows.shape[1], float(len(rows))), shift, apart)
+            self._place(batch)
+
+    def _merge(self, count: Float64, mean: Float64, squares: Float64) -> None:
+        """Take in counts, means and squared distances from them (Chan et al. 1979)."""
+        if not len(self._count):
+            self._count, self._mean, self._squares = count, mean, squares
+            return
+        total, gap = self._count + count, mean - self._mean
+        self._squares = self._squares + squares + gap**2 * self._count * count / total
+        self._mean = self._mean + gap * count / total
+        self._count = total
+
+    def _one_channel(self) -> None:
+        """The axis has other sizes at other inputs: what it holds are no channels."""
+        self.axis, self._placed = None, False
+        total = self._count.sum()
+        mean = float(self._count @ self._mean) / total
+        squares = self._squares.sum() + self._count @ (self._mean - mean) ** 2
+        self._count, self._mean, self._squares = (np.array([float(x)]) for x in (total, mean, squares))
+
+    def _place(self, batch: Array) -> None:
+        """Sum up what is at each place, while all inputs have the same."""
+        total = batch.sum(axis=0, dtype=np.float64) if batch.ndim else None
+        if total is None or (self._places is not None and total.shape != self._places.shape):
+            self._placed = False
+        if not self._placed or total is None:
+            self._places = None
+            return
+        self._places = total if self._places is None else self._places + total
+        self._samples += len(batch)
+
+    @property
+    def count(self) -> Float64:
+        """Numbers of each channel."""
+        return self._count
+
+    @property
+    def variances(self) -> Float64:
+        """Of each channel, what its errors are in proportion to: 0 where nothing varies in any."""
+        if not len(self._count):
+            return np.zeros(0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._variances()
+
+    def _variances(self) -> Float64:
+        found = self._squares / self._count
+        if self._places is not None and self._samples > 1:
+            mean = self._places / self._samples
+            axis = None if self.axis is None else self.axis - 1
+            rows = _by_channel(mean[None], None if axis is None else axis + 1)
+            found = found - np.square(rows - self._mean).mean(axis=0)
+            found = np.maximum(found, 0.0) * self._samples / (self._samples - 1)
+        if self._common:
+            return np.full(len(found), found.mean())
+        still = found <= STILL * found.max()
+        if still.any() and not still.all():
+            found = np.where(still, found[~still].mean(), found)
+        return np.asarray(found)
+
+    def errors(self, squares: Float64) -> Float64:
+        """Errors of each channel over its variance.
+
+        Args:
+            squares: of the differences, summed up channel by channel (`squares_of`).
+
+        Returns:
+            Relative errors; infinite where nothing varies and something differs.
+        """
+        if len(squares) != len(self._count):
+            squares = np.array([squares.sum()])
+        variances = self.variances
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = squares / self._count / variances
+        return np.where(squares > 0, found, 0.0)
+
+
+def squares_of(gap: Array, axis: int | None) -> Float64:
+    """The sum of squares of each channel.
+
+    Args:
+        gap: differences of two values.
+        axis: that holds the channels; None for one channel.
+    """
+    rows = _by_channel(gap, axis)
+    largest = float(np.abs(rows).max()) if rows.size else 0.0
+    if largest == 0.0 or not math.isfinite(largest):
+        return np.full(rows.shape[1], largest)
+    scaled = rows / rows.dtype.type(largest)
+    return np.asarray(np.square(scaled).sum(axis=0, dtype=np.float64) * largest * largest)
+
+
+def added(total: Float64, more: Float64) -> Float64:
+    """Two sums, channel by channel; where they have other channels, of all together."""
+    if len(total) == len(more):
+        return total + more
+    return np.array([total.sum() + more.sum()])
+
+
+def decibels(error: float) -> float:
+    """A relative error as a ratio of signal to noise, −10·log10(error), in dB."""
+    if error == 0.0:
+        return math.inf
+    return -10.0 * math.log10(error) if math.isfinite(error) else -math.inf
+
+
+def _by_channel(array: Array, axis: int | None) -> npt.NDArray[Any]:
+    """Rows of channels, in float32 or float64."""
+    kind = np.float32 if array.dtype in (np.float32, np.float16) else np.float64
+    if axis is None or axis >= array.ndim:
+        return array.astype(kind, copy=False).reshape(-1, 1)
+    turned = np.moveaxis(array, axis, -1)
+    return turned.astype(kind, copy=False).reshape(-1, array.shape[axis])
