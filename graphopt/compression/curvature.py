@@ -59,8 +59,8 @@ PASSES = 3
 inputs and by outputs)."""
 
 BROADCASTING_SINCE = 7
-"""The opset since which Mul takes operands of other shapes: derived, from its definition. Before, all channels
-of an output count alike."""
+"""The opset since which Mul takes operands of other shapes: derived, from its definition. Before, all
+channels of an output count alike."""
 SMALLEST, LARGEST = 1e-30, 1e30
 """Outputs that vary by less or by more do not count: onnxruntime ends the process on a deviation of 0.
 Derived: float32 has eight decades more on either side, for the sums on the way."""
