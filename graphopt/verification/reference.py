@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -127,10 +128,10 @@ class Reference:
 
     @cached_property
     def _ranges(self) -> Iterator[list[Feeds]]:
-        return other_inputs.others(self.model, self.feeds[-TWINS:])
+        return other_inputs.others(self.model, _like_first(self.feeds))
 
     def others(self) -> Iterator[Original]:
-        """The model on the last inputs in other ranges, the likeliest first; each is made once."""
+        """The model on some of the inputs in other ranges, the likeliest first; each is made once."""
         for number in itertools.count():
             if number == len(self._others):
                 feeds = next(self._ranges, None)
@@ -149,6 +150,13 @@ class Reference:
         made = (value for node in heads.decisions for value in node.outputs if value.name)
         read = (value for node in heads.following for value in heads.read(node) if value.producer())
         self.original.values.find(map(name_of, (*self.outputs, *made, *read)))
+
+
+def _like_first(feeds: Sequence[Feeds]) -> list[Feeds]:
+    """The inputs nearest in size to the first: of the largest, what a model makes in many ranges is much."""
+    sizes = [1 + sum(array.size for array in feed.values()) for feed in feeds]
+    order = sorted(range(len(feeds)), key=lambda i: abs(math.log(sizes[i] / sizes[0])))
+    return [feeds[i] for i in order[:TWINS]]
 
 
 # ---------------------------------------------------------------- bodies in the place of calls

@@ -253,6 +253,13 @@ def test_inputs_in_another_range_are_all_in_the_same() -> None:
     assert factors[0] == pytest.approx(factors[1]) and factors[0] != pytest.approx(1)
 
 
+def test_other_ranges_are_tried_at_sizes_like_the_first_and_not_at_the_largest() -> None:
+    proto = ir.from_proto(model([node("Relu", "x", "y")], inputs={"x": ["N", 8, "H", "W"]}))
+    feeds = [{"x": np.ones((1, 8, size, size), np.float32)} for size in (20, 1, 64, 22)]
+    other = next(Reference(proto, feeds).others())
+    assert [feed["x"].shape[2] for feed in other.feeds] == [20, 22]
+
+
 # --- values that are not handed out -------------------------------------------------------------------------
 
 
