@@ -8,7 +8,7 @@ import numpy as np
 
 from graphopt.analysis.linear import Linear, operator
 from graphopt.numerics.kernels import algebra
-from graphopt.numerics.lowrank.moments import Statistics, losses
+from graphopt.numerics.lowrank.moments import Statistics, losses, rooted
 from graphopt.types import Array, Float64
 
 
@@ -16,7 +16,9 @@ def counted(kernels: Sequence[Array], weighting: Sequence[Float64]) -> Sequence[
     """Each group's kernel times R: its plain error is the weighted one, see `Statistics.weighting`."""
     if not weighting:
         return kernels
-    return [mixed(matrix, kernel) for matrix, kernel in zip(weighting, kernels, strict=True)]
+    return [
+        rooted(root, np.asarray(kernel, np.float64)) for root, kernel in zip(weighting, kernels, strict=True)
+    ]
 
 
 def counted_error(linear: Linear, kernel: Array, statistics: Statistics) -> float:
@@ -37,11 +39,6 @@ def counted_error(linear: Linear, kernel: Array, statistics: Statistics) -> floa
         more, variance = losses(ours, theirs, moments)
         lost, total = lost + more, total + variance
     return lost / total if total > 0 else 0.0
-
-
-def mixed(matrix: Float64, rows: Array) -> Float64:
-    """A matrix ``[o, o]`` times what belongs to each output, ``[o, …]``."""
-    return np.asarray(np.tensordot(matrix, rows, axes=1), np.float64)
 
 
 def known(linear: Linear, statistics: Mapping[str, Statistics] | None) -> Statistics:

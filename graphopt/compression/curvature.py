@@ -58,6 +58,11 @@ PASSES = 3
 """Passes over the network that one input takes, about: derived, forward, and back at twice the price (by
 inputs and by outputs)."""
 
+WIDEST = 2048
+"""Outputs of a layer of which it is told how errors in several go together. Derived: a matrix of its square
+takes 34 MB, and a root of it a second; of a vocabulary of 6,625 it would be 350 MB and half a minute."""
+AXES_READ_SINCE = 18
+"""The opset since which ReduceSumSquare reads its axes: derived, from its definition."""
 BROADCASTING_SINCE = 7
 """The opset since which Mul takes operands of other shapes: derived, from its definition. Before, all
 channels of an output count alike."""
@@ -76,6 +81,8 @@ def weightings(
     seed: int,
 ) -> dict[str, tuple[Float64, ...]]:
     """For each layer and each of its groups R ``[out / group, out / group]``: an error e counts ‖R e‖².
+
+    Of a layer of more than `WIDEST` outputs, each counts by itself: R is given by its diagonal.
 
     R is scaled so that on average over directions an error counts as it is. A layer is left out where the
     derivative is not known: behind it stands an operator without a rule, or the network is not in float32.
@@ -106,7 +113,7 @@ def weightings(
     outputs = [squares[linear.name] for linear in known]
     piece = program.piece([*program.nodes, *nodes], samples.kinds, outputs, constants)
     running = session.session(piece, optimised=True)
-    totals = [np.zeros((linear.out_channels or 0,) * 2) for linear in known]
+    totals = [np.zeros((linear.out_channels or 0,) * (1 if _wide(linear) else 2)) for linear in known]
     for part in progress.track(list(calibration.batches(samples)), "inputs"):
         for total, more in zip(totals, session.run(running, part, outputs), strict=True):
             total += more
@@ -127,7 +134,7 @@ def _squares(
     watched: Sequence[Signal],
     seed: int,
 ) -> tuple[list[onnx.NodeProto], dict[str, npt.NDArray[np.generic]], dict[str, str]]:
-    """Operators for Σ (Jᵀr)(Jᵀr)ᵀ ``[out, out]`` of each layer, their constants, and its name by layer."""
+    """Operators for Σ (Jᵀr)(Jᵀr)ᵀ ``[out, out]`` of each layer, or its diagonal, constants, and names by layer."""
     prefix = free_prefix(analysis.model)
     given, nodes = {}, []
     constants: dict[str, npt.NDArray[np.generic]] = {}
@@ -154,22 +161,32 @@ def _squares(
         name = f"{prefix}/square/{len(found)}"
         rank, axis = linear.rank or 2, linear.channel_axis or 1
         order = [axis, *(a for a in range(rank) if a != axis)]
+        constants[f"{prefix}/last"] = np.array([1])
         constants[f"{name}/shape"] = np.array([linear.out_channels or 0, -1])
         nodes += [
             onnx.helper.make_node("Transpose", [made.names[linear.y]], [f"{name}/turned"], perm=order),
             onnx.helper.make_node("Reshape", [f"{name}/turned", f"{name}/shape"], [f"{name}/rows"]),
-            onnx.helper.make_node("Transpose", [f"{name}/rows"], [f"{name}/columns"], perm=[1, 0]),
-            onnx.helper.make_node("MatMul", [f"{name}/rows", f"{name}/columns"], [name]),
         ]
+        if _wide(linear):
+            axes = {"axes": [1]} if default_opset(analysis.model) < AXES_READ_SINCE else {}
+            read = [f"{name}/rows"] if axes else [f"{name}/rows", f"{prefix}/last"]
+            nodes.append(onnx.helper.make_node("ReduceSumSquare", read, [name], keepdims=0, **axes))
+        else:
+            nodes += [
+                onnx.helper.make_node("Transpose", [f"{name}/rows"], [f"{name}/columns"], perm=[1, 0]),
+                onnx.helper.make_node("MatMul", [f"{name}/rows", f"{name}/columns"], [name]),
+            ]
         found[linear.name] = name
     return nodes, constants, found
 
 
 def _roots(total: Float64, group: int, rows: int) -> tuple[Float64, ...]:
     """R of each group, from Σ (Jᵀr)(Jᵀr)ᵀ over so many rows; empty where nothing counts."""
-    mean = float(np.trace(total)) / max(1, len(total))
+    mean = float((total if total.ndim == 1 else np.diag(total)).sum()) / max(1, len(total))
     if not (mean > 0 and math.isfinite(mean)):
         return ()
+    if total.ndim == 1:
+        return tuple(np.split(np.sqrt(total / mean + FLOOR), group))
     size = len(total) // group
     noise = size / (size + rows)  # what so few rows say of how channels go together is chance in part
     found = []
@@ -179,6 +196,10 @@ def _roots(total: Float64, group: int, rows: int) -> tuple[Float64, ...]:
         block += np.diag((noise + DAMPING) * np.diag(block) / (1 - noise) + FLOOR)
         found.append(cholesky(block).T)
     return tuple(found)
+
+
+def _wide(linear: Linear) -> bool:
+    return (linear.out_channels or 0) > WIDEST
 
 
 def _positions(linear: Linear) -> int:

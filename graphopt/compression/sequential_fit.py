@@ -27,7 +27,7 @@ from graphopt.calibration.samples import Samples
 from graphopt.calibration.statistics import FITTED_ROWS, positions
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import shrinkage, tucker_fit
-from graphopt.numerics.lowrank.moments import Moments, MomentsAccumulator, Statistics, Target
+from graphopt.numerics.lowrank.moments import Joint, JointAccumulator, Moments, Statistics
 from graphopt.runtime.program import Program
 from graphopt.runtime.spill import Store
 from graphopt.runtime.staged import StagedRun
@@ -125,9 +125,9 @@ def refit(
             original.forget(keep)
             compressed.forget(keep)
             original.advance(place + 1, keep)
-            halves = _gather(linear, original, compressed, partner, seed + number, pool)
-            moved = compressed.differs(linear.x) or bool(partner)
             weighting = known(linear, analysis.statistics).weighting
+            halves = _gather(linear, original, compressed, partner, seed + number, weighting, pool)
+            moved = compressed.differs(linear.x) or bool(partner)
             found = _fit(linear, weighting, candidate, fit, halves, count, pool, moved=moved)
             done.append(replace(found, partner=partner))
             compressed.replace(place, found.fitted.replacement)
@@ -164,9 +164,10 @@ def _gather(
     compressed: StagedRun,
     partner: str,
     seed: int,
+    weighting: Weighting,
     pool: ThreadPoolExecutor,
-) -> list[list[Moments]]:
-    """Moments of patches and wanted outputs together, of each group, of even and of odd batches."""
+) -> list[list[Joint]]:
+    """Patches and wanted outputs together, of each group, of even and of odd batches."""
     x, y = compressed.values(linear.x), original.values(linear.y)
     most = positions(linear, sum(len(batch) for batch in x), FITTED_ROWS)
     sides: tuple[Sequence[npt.NDArray[Any]], ...] = ()
@@ -174,9 +175,11 @@ def _gather(
         sides = (original.values(partner), compressed.values(partner))
     out = (linear.out_channels or 1) // linear.group
 
-    def half(start: int) -> list[Moments]:
+    roots = weighting or (None,) * linear.group
+
+    def half(start: int) -> list[Joint]:
         rng = np.random.default_rng((seed, start))
-        totals = [MomentsAccumulator(operator.dimension(linear) + out) for _ in range(linear.group)]
+        totals = [JointAccumulator(operator.dimension(linear), out, root) for root in roots]
         for number in range(start, len(x), 2):
             at = patches.positions(linear, x[number], most, rng)
             wanted = patches.outputs(linear, y[number], at)
@@ -184,8 +187,7 @@ def _gather(
                 wanted = wanted + patches.outputs(linear, sides[0][number], at)
                 wanted -= patches.outputs(linear, sides[1][number], at)
             for group, rows in enumerate(patches.inputs(linear, x[number], at)):
-                part = wanted[:, group * out : (group + 1) * out]
-                totals[group].add(np.concatenate([rows, part], axis=1))
+                totals[group].add(rows, wanted[:, group * out : (group + 1) * out])
         return [total.result() for total in totals]
 
     starts = (0, 1) if len(x) > 1 else (0,)
@@ -195,36 +197,27 @@ def _gather(
 def _statistics(
     linear: Linear,
     weighting: Weighting,
-    joint: Sequence[Moments],
+    joint: Sequence[Joint],
     caution: tuple[float, float],
     *,
     moved: bool,
 ) -> Statistics:
-    """What the fit of an operator needs to know, from moments of patches and wanted outputs together."""
+    """What the fit of an operator needs to know, from patches and wanted outputs together."""
     structured, part = caution
     weights = algebra.blocks(linear.weight(), linear.group)
     groups, targets, kernels = [], [], []
     for weight, both in zip(weights, joint, strict=True):
-        inputs, target = _apart(both, operator.dimension(linear))
+        inputs, target = both.inputs, both.target
         if structured:
             inputs = _structured(inputs, weight.shape[1], structured)
         groups.append(inputs)
         if moved:
             flat = weight.reshape(len(weight), -1)
-            true = _apart(both, operator.dimension(linear))[0]
-            drawn = (
-                target.cross + flat @ (inputs.covariance - true.covariance) if structured else target.cross
-            )
+            extra = inputs.covariance - both.inputs.covariance
+            drawn = target.cross + flat @ extra if structured else target.cross
             targets.append(replace(target, cross=drawn))
             kernels.append(tucker_fit.nearest_kernel(weight, inputs, targets[-1], part=part))
     return Statistics(tuple(groups), tuple(targets), tuple(kernels), weighting)
-
-
-def _apart(both: Moments, dimension: int) -> tuple[Moments, Target]:
-    covariance = both.covariance
-    inputs = Moments(both.mean[:dimension], covariance[:dimension, :dimension], both.count)
-    variance = float(np.trace(covariance[dimension:, dimension:]))
-    return inputs, Target(both.mean[dimension:], covariance[dimension:, :dimension], variance)
 
 
 def _structured(moments: Moments, channels: int, part: float) -> Moments:
@@ -253,7 +246,7 @@ def _fit(
     weighting: Weighting,
     candidate: Candidate,
     fit: Fitting,
-    halves: Sequence[Sequence[Moments]],
+    halves: Sequence[Sequence[Joint]],
     samples: int,
     pool: ThreadPoolExecutor,
     *,
@@ -263,16 +256,16 @@ def _fit(
     whole = halves[0]
     if len(halves) > 1:
         whole = [first.merged(second) for first, second in zip(*halves, strict=True)]
-    plenty = whole[0].count >= ENOUGH * operator.dimension(linear) and samples >= ENOUGH_INPUTS
+    plenty = whole[0].inputs.count >= ENOUGH * operator.dimension(linear) and samples >= ENOUGH_INPUTS
     if plenty or len(halves) < 2:
         fitted = fit(candidate, _statistics(linear, weighting, whole, (0.0, 1.0), moved=moved), 2)
         return Refitted(replace(candidate, error=fitted.error), fitted)
     ways = CAUTION if moved else tuple(way for way in CAUTION if way[1])
-    if min(half[0].count for half in halves) < operator.dimension(linear):
+    if min(half[0].inputs.count for half in halves) < operator.dimension(linear):
         ways = tuple(way for way in ways if way[0] >= DRAWN) or ways
     swapped = ((halves[0], halves[1]), (halves[1], halves[0]))
 
-    def across(way: tuple[float, float], refine: int) -> list[tuple[Fitted, Sequence[Moments]]]:
+    def across(way: tuple[float, float], refine: int) -> list[tuple[Fitted, Sequence[Joint]]]:
         """Fits to each half, and the other half."""
         found = pool.map(
             lambda ours: fit(candidate, _statistics(linear, weighting, ours, way, moved=moved), refine),
@@ -280,26 +273,21 @@ def _fit(
         )
         return list(zip(found, [theirs for _, theirs in swapped], strict=True))
 
-    best = min(ways, key=lambda way: _error(linear, weighting, across(way, 0)))
+    best = min(ways, key=lambda way: _error(across(way, 0), as_counted=True))
     fitted = fit(candidate, _statistics(linear, weighting, whole, best, moved=moved), 2)
-    error = _error(linear, (), across(best, 2))
-    if min(half[0].count for half in halves) >= operator.dimension(linear):
+    error = _error(across(best, 2), as_counted=False)
+    if min(half[0].inputs.count for half in halves) >= operator.dimension(linear):
         # With n samples of d numbers least squares leaves 1 − d/n of the noise on those it was fitted to, and
         # 1 + 2d/n on others when it was fitted to half of them; so 1 + d/n when it was fitted to all.
-        error = (_error(linear, (), [(fitted, whole)]) + 2 * error) / 3
+        error = (_error([(fitted, whole)], as_counted=False) + 2 * error) / 3
     return Refitted(replace(candidate, error=error), fitted, caution=best)
 
 
-def _error(linear: Linear, weighting: Weighting, pairs: Sequence[tuple[Fitted, Sequence[Moments]]]) -> float:
-    """E‖R (y − ŷ)‖² / Var(R y) of fits, each on samples of patches and wanted outputs."""
+def _error(pairs: Sequence[tuple[Fitted, Sequence[Joint]]], *, as_counted: bool) -> float:
+    """E‖R (y − ŷ)‖² / Var(R y) of fits, each on samples of patches and wanted outputs; without R if asked."""
     lost = total = 0.0
     for fitted, joint in pairs:
-        for number, kernel in enumerate(algebra.blocks(fitted.kernel, linear.group)):
-            flat, covariance = kernel.reshape(len(kernel), -1), joint[number].covariance
-            inputs, cross = covariance[: flat.shape[1], : flat.shape[1]], covariance[flat.shape[1] :]
-            wanted, made = cross[:, flat.shape[1] :], flat @ cross[:, : flat.shape[1]].T
-            gap = wanted - made - made.T + flat @ inputs @ flat.T
-            if weighting:
-                gap, wanted = (weighting[number] @ each @ weighting[number].T for each in (gap, wanted))
-            lost, total = lost + max(float(np.trace(gap)), 0.0), total + float(np.trace(wanted))
+        for both, kernel in zip(joint, algebra.blocks(fitted.kernel, len(joint)), strict=True):
+            lost += both.lost(kernel.reshape(len(kernel), -1), as_counted=as_counted)
+            total += both.counted if as_counted else both.target.variance
     return lost / total if total > 0 else 0.0

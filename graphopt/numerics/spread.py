@@ -47,7 +47,7 @@ class Spread:
             rows = rows.reshape(-1, 1)
         with np.errstate(over="ignore", invalid="ignore"):  # who reads a variance checks it
             shift = rows.mean(axis=0, dtype=np.float64)
-            apart = np.square(rows - shift.astype(rows.dtype)).sum(axis=0, dtype=np.float64)
+            apart = np.square(rows - shift.astype(rows.dtype), dtype=np.float64).sum(axis=0)
             self._merge(np.full(rows.shape[1], float(len(rows))), shift, apart)
             self._place(batch)
 
@@ -132,12 +132,7 @@ def squares_of(gap: Array, axis: int | None) -> Float64:
         gap: differences of two values.
         axis: that holds the channels; None for one channel.
     """
-    rows = _by_channel(gap, axis)
-    largest = float(np.abs(rows).max()) if rows.size else 0.0
-    if largest == 0.0 or not math.isfinite(largest):
-        return np.full(rows.shape[1], largest)
-    scaled = rows / rows.dtype.type(largest)
-    return np.asarray(np.square(scaled).sum(axis=0, dtype=np.float64) * largest * largest)
+    return np.asarray(np.square(_by_channel(gap, axis), dtype=np.float64).sum(axis=0))
 
 
 def added(total: Float64, more: Float64) -> Float64:

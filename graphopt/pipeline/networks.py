@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -43,6 +44,9 @@ PLANNED_ON = 384
 """Inputs whose statistics the plan is made from, at most; the chosen layers are then fitted to all. Measured
 by benchmarks.thresholds: with 12, 24, 48 and all of 72 a network kept 33.1, 34.3, 33.3 and 33.9 dB, four
 seeds alone give 33.5 to 34.5."""
+MOST_LOST = 0.5
+"""Part of a layer's variance that may be lost, unless the user forces it. Derived: with more, what is left
+says less of the layer's outputs than what was lost."""
 PROBED_ON = 0.25
 """Part of the inputs to fit on that are probed on alone: on what it was fitted to, a fit looks too good.
 Measured by benchmarks.thresholds: with 0, 0.1, 0.25 and 0.5 a network of 96 inputs to fit on kept 34.2, 33.8,
@@ -304,7 +308,16 @@ class Clock:
 
 
 class Networks:
-    """The networks that are made of the model as it is now, and what they share."""
+    """The networks that are made of the model as it is now, and what they share.
+
+    Attributes:
+        model: as it is now.
+        analysis: a snapshot of it, with what the layers read.
+        candidates: what the rewrites find in it.
+        damage: what they cost the network's quality.
+        clock: what they save of its time.
+        most_lost: part of its variance that a layer may lose.
+    """
 
     def __init__(
         self,
@@ -319,12 +332,19 @@ class Networks:
         self._changes, self._measures, self._journal = changes, measures, journal
         self._seed, self._memory = options.seed, options.memory
         self._given = workspace.calibration is not None
+        self.most_lost = math.inf if options.force else MOST_LOST
         self._data = FitData(workspace, group, options, journal)
         self.model, self.analysis = workspace.model, self._data.analysis
         self.candidates = proposals.match(self.analysis, group)
+        journal.decline(self._lossy())
         self._forms = Forms(self.analysis, {rewrite.name: rewrite for rewrite in group})
         self.damage = Damage(self._data, self.candidates, self._forms, options.memory, journal)
         self.clock = Clock(self.analysis, self._forms, workspace.source.model, measures, journal)
+
+    def _lossy(self) -> Plan:
+        """The candidates that would lose more of a layer than may be lost."""
+        reason = f"it would lose more than {self.most_lost:.0%} of the layer's variance"
+        return Plan((), tuple((c, reason) for c in self.candidates if c.error > self.most_lost))
 
     def planned(self, limits: Sequence[Limit]) -> Plan:
         """The least damaging plan that keeps the limits."""
@@ -342,7 +362,7 @@ class Networks:
 
     def _planned(self, limits: Sequence[Limit]) -> Plan:
         with self._journal.step("plan"):
-            allowed = [c for c in self.candidates if self._journal.allows(c)]
+            allowed = [c for c in self.candidates if self._journal.allows(c) and c.error <= self.most_lost]
             timed = any(limit.key == "latency" for limit in limits)
             if timed:
                 allowed = self.clock.in_blocks(allowed)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from graphopt.numerics.lowrank.lbfgs import lbfgs
 from graphopt.numerics.lowrank.linalg import Whitening, cholesky, solve_lower
-from graphopt.numerics.lowrank.moments import Moments, check_fit
+from graphopt.numerics.lowrank.moments import Moments, check_fit, rooted
 from graphopt.numerics.lowrank.tucker import row_norms
 from graphopt.numerics.lowrank.tucker_fit import RIDGE
 from graphopt.types import Array, Float64
@@ -69,9 +69,9 @@ class Triple(NamedTuple):
     kernel: Float64
 
     def mixed(self, matrix: Float64) -> Triple:
-        """Return the triple whose outputs are a matrix ``[out, out]`` times this one's."""
-        kernel = np.tensordot(matrix, self.kernel, axes=1)
-        return Triple(self.reduce, self.depth, matrix @ self.expand, kernel)
+        """Return the triple whose outputs are a matrix ``[out, out]``, or its diagonal, times this one's."""
+        kernel = rooted(matrix, self.kernel)
+        return Triple(self.reduce, self.depth, rooted(matrix, self.expand), kernel)
 
 
 def errors(kernel: Array, moments: Moments, ranks: Sequence[int]) -> list[float]:

@@ -58,6 +58,23 @@ class Moments:
         return cls(np.zeros(dimension), np.eye(dimension), 0)
 
 
+ROWS_AT_ONCE = 4096
+"""Bounds the copy of the patches, and the length of a sum in float32."""
+
+
+def _precision(rows: Array) -> type[np.floating]:
+    return np.float64 if rows.dtype == np.float64 else np.float32
+
+
+def _shift(rows: Array) -> Float64:
+    """Their mean, through float32, so that all later differences are taken from the same number."""
+    return np.asarray(rows.mean(axis=0, dtype=np.float64).astype(_precision(rows)).astype(np.float64))
+
+
+def _less(rows: Array, shift: Float64) -> npt.NDArray[np.floating]:
+    return np.asarray(rows.astype(_precision(rows)) - shift.astype(_precision(rows)))
+
+
 class MomentsAccumulator:
     """Gathers `Moments` from batches of patches.
 
@@ -65,9 +82,6 @@ class MomentsAccumulator:
     the variance in the square of the mean. Products are taken in float32 and summed in float64; patches that
     come in float64 are multiplied in float64.
     """
-
-    ROWS_AT_ONCE = 4096
-    """Bounds the copy of the patches, and the length of a sum in float32."""
 
     def __init__(self, dimension: int) -> None:
         self._shift: Float64 | None = None
@@ -90,13 +104,10 @@ class MomentsAccumulator:
             raise ValueError(f"patches of shape {rows.shape}: expected [n, {len(self._sum)}]")
         if not len(rows):
             return
-        precision: type[np.floating] = np.float64 if rows.dtype == np.float64 else np.float32
         if self._shift is None:
-            # through float32, so that all later differences are taken from the same number
-            self._shift = rows.mean(axis=0, dtype=np.float64).astype(precision).astype(np.float64)
-        shift = self._shift.astype(precision)
-        for start in range(0, len(rows), self.ROWS_AT_ONCE):
-            centred = rows[start : start + self.ROWS_AT_ONCE].astype(precision) - shift
+            self._shift = _shift(rows)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            centred = _less(rows[start : start + ROWS_AT_ONCE], self._shift)
             with np.errstate(over="ignore", invalid="ignore"):  # who reads the covariance checks it
                 self._products += centred.T @ centred
             self._sum += centred.sum(axis=0, dtype=np.float64)
@@ -132,6 +143,128 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Joint:
+    """What one group of an operator reads, and what it should make of it, on the same samples.
+
+    Nothing in it is as large as the square of the outputs, of which there may be thousands.
+
+    Attributes:
+        inputs: moments of the patches, of dimension d.
+        target: of the wanted outputs.
+        root: R, ``[o, o]`` or its diagonal ``[o]``: an error e in the outputs counts ‖R e‖²; None where all
+            count the same.
+        counted: the variance of the wanted outputs as they count, E‖R (y − E y)‖².
+    """
+
+    inputs: Moments
+    target: Target
+    root: Float64 | None
+    counted: float
+
+    def merged(self, other: Joint) -> Joint:
+        """Return the same of both sets of samples together."""
+        count = self.inputs.count + other.inputs.count
+        ours, theirs = self.inputs.count / count, other.inputs.count / count
+        mean, target = self.target.mean, other.target
+        gap = target.mean - mean
+        cross = ours * self.target.cross + theirs * target.cross
+        cross += ours * theirs * np.outer(gap, other.inputs.mean - self.inputs.mean)
+        variance, counted = (
+            ours * first + theirs * second + ours * theirs * float(np.sum(moved**2))
+            for first, second, moved in (
+                (self.target.variance, target.variance, gap),
+                (self.counted, other.counted, rooted(self.root, gap)),
+            )
+        )
+        merged = Target(mean + theirs * gap, cross, variance)
+        return Joint(self.inputs.merged(other.inputs), merged, self.root, counted)
+
+    def lost(self, flat: Float64, *, as_counted: bool = True) -> float:
+        """Return E‖R (y − ŷ)‖² of a kernel ``[o, d]`` whose bias is corrected for the means.
+
+        Args:
+            flat: the kernel.
+            as_counted: with R; else E‖y − ŷ‖².
+        """
+        root = self.root if as_counted else None
+        weights, cross = rooted(root, flat), rooted(root, self.target.cross)
+        made = float(np.sum((weights @ self.inputs.covariance) * weights))
+        variance = self.counted if as_counted else self.target.variance
+        return max(variance - 2 * float(np.sum(weights * cross)) + made, 0.0)
+
+
+def rooted(root: Float64 | None, rows: Float64) -> Float64:
+    """R times what belongs to each output, ``[o, …]``.
+
+    Args:
+        root: R, ``[o, o]`` or its diagonal ``[o]``; None for one that changes nothing.
+        rows: of each output.
+    """
+    if root is None:
+        return rows
+    if root.ndim == 1:
+        return root.reshape(-1, *(1,) * (rows.ndim - 1)) * rows
+    return np.asarray(np.tensordot(root, rows, axes=1))
+
+
+def unrooted(root: Float64) -> Float64:
+    """Return what undoes R, in the form that R has."""
+    return 1 / root if root.ndim == 1 else np.asarray(np.linalg.inv(root))
+
+
+class JointAccumulator:
+    """Gathers `Joint` from batches of patches and the outputs that are wanted for them.
+
+    Args:
+        dimension: d, of a patch.
+        out: o, outputs.
+        root: R, see `Joint`.
+    """
+
+    def __init__(self, dimension: int, out: int, root: Float64 | None) -> None:
+        self._inputs = MomentsAccumulator(dimension)
+        self._root = root
+        self._shifts: tuple[Float64, Float64] | None = None
+        self._sums = np.zeros(dimension), np.zeros(out)
+        self._cross = np.zeros((out, dimension))
+        self._squares = self._counted = 0.0
+
+    def add(self, rows: Array, wanted: Array) -> None:
+        """Take in patches ``[n, d]`` and outputs ``[n, o]``."""
+        if not len(rows):
+            return
+        self._inputs.add(rows)
+        if self._shifts is None:
+            self._shifts = _shift(rows), _shift(wanted)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            x, y = (_less(each[part], s) for each, s in zip((rows, wanted), self._shifts, strict=True))
+            with np.errstate(over="ignore", invalid="ignore"):  # who reads the covariance checks it
+                self._cross += y.T @ x
+                wide = np.asarray(y, np.float64)
+                self._squares += float(np.sum(wide**2))
+                self._counted += float(np.sum(rooted(self._root, wide.T) ** 2))
+            for total, each in zip(self._sums, (x, y), strict=True):
+                total += each.sum(axis=0, dtype=np.float64)
+
+    def result(self) -> Joint:
+        """Return what is known of all samples so far.
+
+        Raises:
+            ValueError: there were none.
+        """
+        inputs = self._inputs.result()
+        assert self._shifts is not None
+        x, y = (total / inputs.count for total in self._sums)
+        squares, counted = (
+            total / inputs.count - float(np.sum(moved**2))
+            for total, moved in ((self._squares, y), (self._counted, rooted(self._root, y)))
+        )
+        target = Target(self._shifts[1] + y, self._cross / inputs.count - np.outer(y, x), squares)
+        return Joint(inputs, target, self._root, counted)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Statistics:
     """What is known of the inputs of one linear operator, and of what it should make of them.
 
@@ -141,8 +274,8 @@ class Statistics:
             inputs: those of the original network on its inputs. Empty where they are its own.
         kernels: of each group the kernel ``[o / group, c / group, *taps]`` that comes nearest to its target;
             empty where that is the operator's own.
-        weighting: of each group R ``[o / group, o / group]``: an error e in the outputs counts ‖R e‖²
-            (`compression.curvature`). Empty where all count the same.
+        weighting: of each group R ``[o / group, o / group]``, or its diagonal ``[o / group]``: an error e in the
+            outputs counts ‖R e‖² (`compression.curvature`). Empty where all count the same.
     """
 
     groups: tuple[Moments, ...]

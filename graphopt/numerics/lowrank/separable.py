@@ -21,7 +21,7 @@ from graphopt.numerics.lowrank.linalg import (
     conjugate_gradients,
     solve_lower,
 )
-from graphopt.numerics.lowrank.moments import Moments, check_fit
+from graphopt.numerics.lowrank.moments import Moments, check_fit, rooted
 from graphopt.numerics.lowrank.tucker import row_norms
 from graphopt.numerics.lowrank.tucker_fit import RIDGE
 from graphopt.types import Array, Float64
@@ -46,8 +46,8 @@ class Pair(NamedTuple):
     kernel: Float64
 
     def mixed(self, matrix: Float64) -> Pair:
-        """Return the pair whose outputs are a matrix ``[out, out]`` times this one's."""
-        second, kernel = (np.tensordot(matrix, each, axes=1) for each in (self.second, self.kernel))
+        """Return the pair whose outputs are a matrix ``[out, out]``, or its diagonal, times this one's."""
+        second, kernel = (rooted(matrix, each) for each in (self.second, self.kernel))
         return Pair(self.first, second, kernel)
 
 

@@ -22,6 +22,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.numerics.lowrank.moments import rooted
 from graphopt.types import Array, Float64
 
 Scalar = TypeVar("Scalar", bound=np.floating)
@@ -57,10 +58,10 @@ class Factors:
         return np.ascontiguousarray(kernel)
 
     def mixed(self, matrix: Float64) -> Factors:
-        """Return the chain whose outputs are a matrix ``[out_channels, out_channels]`` times this one's."""
+        """Return the chain whose outputs are a matrix ``[out_channels, out_channels]``, or its diagonal, times this one's."""
         if self.expand is not None:
-            return Factors(self.reduce, self.core, matrix @ self.expand)
-        return Factors(self.reduce, np.tensordot(matrix, self.core, axes=1), None)
+            return Factors(self.reduce, self.core, rooted(matrix, self.expand))
+        return Factors(self.reduce, rooted(matrix, self.core), None)
 
     def balanced(self) -> Factors:
         """Return the same chain with the weights of every inner channel at unit norm.

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graphopt.analysis import time_model
-from graphopt.analysis.input_statistics import counted, known, mixed
+from graphopt.analysis.input_statistics import counted, known
 from graphopt.analysis.linear import Linear, operator
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import tucker_fit
-from graphopt.numerics.lowrank.moments import Moments, Statistics, losses
+from graphopt.numerics.lowrank.moments import Moments, Statistics, losses, rooted, unrooted
 from graphopt.rewrites.base import ApproximateRewrite
 from graphopt.rewrites.factoring import factored
 from graphopt.rewrites.patterns.common import site
@@ -48,7 +48,7 @@ class GroupFit(NamedTuple):
 
     def mixed(self, matrix: Float64) -> GroupFit:
         """The same with outputs that are a matrix ``[o, o]`` times these."""
-        return GroupFit(self.factors.mixed(matrix), mixed(matrix, self.kernel))
+        return GroupFit(self.factors.mixed(matrix), rooted(matrix, self.kernel))
 
 
 class Split(ApproximateRewrite):
@@ -223,8 +223,7 @@ class Split(ApproximateRewrite):
             for kernel, moments in zip(kernels, given.groups, strict=True)
         ]
         if given.weighting:
-            back = [np.asarray(np.linalg.inv(matrix), np.float64) for matrix in given.weighting]
-            parts = [part.mixed(matrix) for matrix, part in zip(back, parts, strict=True)]
+            parts = [part.mixed(unrooted(root)) for root, part in zip(given.weighting, parts, strict=True)]
         own = linear.bias()
         biases, lost, total = [], 0.0, 0.0
         for number, (weight, moments, part) in enumerate(zip(weights, given.groups, parts, strict=True)):
