@@ -229,7 +229,7 @@ class Channels:
     def _viewed(self, read: ir.Value, made: ir.Value, axis: int) -> int | None:
         """Where an axis is in another form of the same elements: as large, and as many on one side of it."""
         ours, theirs = self._shape(read), self._shape(made)
-        if ours is None or theirs is None or not isinstance(ours[axis], int):
+        if ours is None or theirs is None or not isinstance(ours[axis], int) or ours[axis] == 1:
             return None
         for place, size in enumerate(theirs):
             if size != ours[axis]:

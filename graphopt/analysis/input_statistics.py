@@ -16,9 +16,8 @@ def counted(kernels: Sequence[Array], weighting: Sequence[Float64]) -> Sequence[
     """Each group's kernel times R: its plain error is the weighted one, see `Statistics.weighting`."""
     if not weighting:
         return kernels
-    return [
-        rooted(root, np.asarray(kernel, np.float64)) for root, kernel in zip(weighting, kernels, strict=True)
-    ]
+    pairs = zip(weighting, kernels, strict=True)
+    return [rooted(root, np.asarray(kernel, np.float64)) for root, kernel in pairs]
 
 
 def counted_error(linear: Linear, kernel: Array, statistics: Statistics) -> float:

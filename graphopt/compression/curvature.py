@@ -134,7 +134,10 @@ def _squares(
     watched: Sequence[Signal],
     seed: int,
 ) -> tuple[list[onnx.NodeProto], dict[str, npt.NDArray[np.generic]], dict[str, str]]:
-    """Operators for Σ (Jᵀr)(Jᵀr)ᵀ ``[out, out]`` of each layer, or its diagonal, constants, and names by layer."""
+    """Operators for Σ (Jᵀr)(Jᵀr)ᵀ ``[out, out]`` of each layer, their constants, and its name by layer.
+
+    Of a wide layer it is the diagonal ``[out]``.
+    """
     prefix = free_prefix(analysis.model)
     given, nodes = {}, []
     constants: dict[str, npt.NDArray[np.generic]] = {}
@@ -168,9 +171,12 @@ def _squares(
             onnx.helper.make_node("Reshape", [f"{name}/turned", f"{name}/shape"], [f"{name}/rows"]),
         ]
         if _wide(linear):
-            axes = {"axes": [1]} if default_opset(analysis.model) < AXES_READ_SINCE else {}
-            read = [f"{name}/rows"] if axes else [f"{name}/rows", f"{prefix}/last"]
-            nodes.append(onnx.helper.make_node("ReduceSumSquare", read, [name], keepdims=0, **axes))
+            node = onnx.helper.make_node("ReduceSumSquare", [f"{name}/rows"], [name], keepdims=0)
+            if default_opset(analysis.model) < AXES_READ_SINCE:
+                node.attribute.append(onnx.helper.make_attribute("axes", [1]))
+            else:
+                node.input.append(f"{prefix}/last")
+            nodes.append(node)
         else:
             nodes += [
                 onnx.helper.make_node("Transpose", [f"{name}/rows"], [f"{name}/columns"], perm=[1, 0]),

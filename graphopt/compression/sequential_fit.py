@@ -288,6 +288,6 @@ def _error(pairs: Sequence[tuple[Fitted, Sequence[Joint]]], *, as_counted: bool)
     lost = total = 0.0
     for fitted, joint in pairs:
         for both, kernel in zip(joint, algebra.blocks(fitted.kernel, len(joint)), strict=True):
-            lost += both.lost(kernel.reshape(len(kernel), -1), as_counted=as_counted)
+            lost += both.lost(kernel.reshape(len(kernel), -1).astype(np.float64), as_counted=as_counted)
             total += both.counted if as_counted else both.target.variance
     return lost / total if total > 0 else 0.0

@@ -274,8 +274,8 @@ class Statistics:
             inputs: those of the original network on its inputs. Empty where they are its own.
         kernels: of each group the kernel ``[o / group, c / group, *taps]`` that comes nearest to its target;
             empty where that is the operator's own.
-        weighting: of each group R ``[o / group, o / group]``, or its diagonal ``[o / group]``: an error e in the
-            outputs counts ‖R e‖² (`compression.curvature`). Empty where all count the same.
+        weighting: of each group R ``[o / group, o / group]``, or its diagonal ``[o / group]``: an error e in
+            the outputs counts ‖R e‖² (`compression.curvature`). Empty where all count the same.
     """
 
     groups: tuple[Moments, ...]

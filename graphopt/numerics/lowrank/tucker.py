@@ -58,7 +58,7 @@ class Factors:
         return np.ascontiguousarray(kernel)
 
     def mixed(self, matrix: Float64) -> Factors:
-        """Return the chain whose outputs are a matrix ``[out_channels, out_channels]``, or its diagonal, times this one's."""
+        """Return the chain whose outputs are a matrix ``[out, out]``, or its diagonal, times this one's."""
         if self.expand is not None:
             return Factors(self.reduce, self.core, rooted(matrix, self.expand))
         return Factors(self.reduce, rooted(matrix, self.core), None)
