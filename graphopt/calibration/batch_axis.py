@@ -21,6 +21,8 @@ from graphopt.errors import InputError, Named
 
 SampleAxis: TypeAlias = "int | Literal['constant']"
 """Along which axis of an array samples lie; ``constant`` where all share it."""
+SampleAxes: TypeAlias = "Mapping[str, SampleAxis] | SampleAxis"
+"""The same by input; or that of a model that has one input."""
 CONSTANT: Literal["constant"] = "constant"
 Dims: TypeAlias = "tuple[int | str | None, ...]"
 """Sizes: known ones, names of open ones, and None for those without a name."""
