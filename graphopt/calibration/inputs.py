@@ -353,6 +353,9 @@ def _read_file(path: Path) -> dict[str, npt.NDArray[Any]]:
     except InputError:
         raise
     except Exception as error:  # NumPy raises many kinds for damaged files
+        if "allow_pickle" in str(error):
+            why = "its arrays hold objects, which are not read; texts are saved as np.array(texts, str)"
+            raise InputError(f"{path}: {why}") from error
         raise InputError(f"{path}: no readable .npz or .npy file: {session.one_line(error)}") from error
 
 

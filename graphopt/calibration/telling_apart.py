@@ -105,7 +105,7 @@ def told_apart(
     """
     given = [_given(where, slot, arrays[slot.name]) for slot in slots]
     whole = several and all(each.is_whole for each in given)
-    if whole and not all(each.slot.sure or _is_single(each) for each in given):
+    if whole and not _agree(given):
         return Samples((dict(arrays),), None), 1
     found = _by_rows(given) or _by_runs(given)
     if found is None:
@@ -120,9 +120,16 @@ def told_apart(
     return samples, batch
 
 
-def _is_single(given: Given) -> bool:
-    """Whether an array has a single place where the samples may lie."""
-    return given.axis is None or given.array.shape[given.axis] == 1
+def _agree(given: Sequence[Given]) -> bool:
+    """Whether what the model tells of the axes is enough to cut arrays that it takes as they are.
+
+    It is not where an axis is not sure, unless it has a single place, nor where axes that the model calls
+    otherwise have different numbers of places.
+    """
+    along = [each for each in given if each.axis is not None]
+    symbols, counts = {each.slot.symbol for each in along}, {each.count(1) for each in along}
+    sure = all(each.slot.sure or each.count(1) == 1 for each in along)
+    return sure and (len(symbols) < 2 or len(counts) < 2)
 
 
 def _given(where: str, slot: Slot, array: npt.NDArray[Any]) -> Given:

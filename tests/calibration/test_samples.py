@@ -198,6 +198,12 @@ def test_an_item_is_run_as_it_is_where_its_batch_can_not_be_told(shape: list[str
     assert at_once is None and len(rows) == 6
 
 
+def test_items_of_two_batches_are_run_as_they_are() -> None:
+    proto = shaped({"x": ["B", 3, 8, 8], "p": ["N", 2]})
+    found, at_once = read([{"x": X[:2], "p": samples(5, 2)}, {"x": X[2:3], "p": samples(4, 2)}], proto)
+    assert at_once == 1 and [(len(feed["x"]), len(feed["p"])) for feed in found.feeds] == [(2, 5), (1, 4)]
+
+
 def test_lengths_beside_a_state_are_those_of_the_samples() -> None:
     proto = shaped({"x": ["batch", 10, 4], "lengths": ["batch"], "h": [2, "batch", 16]})
     x, lengths, h = samples(8, 10, 4), samples(8, 1)[:, 0], samples(2, 8, 16)
@@ -313,6 +319,17 @@ def test_texts_are_samples_like_others(kind: type) -> None:
     assert "8 of 12 inputs repeat" in calibration_inputs.load(repeated, ir.from_proto(proto), 0).doubts[0]
     with pytest.raises(InputError, match="the model takes texts"):
         read({"x": X, "s": np.arange(12)}, proto)
+
+
+def test_texts_are_read_from_files_and_objects_are_not(tmp_path: Path) -> None:
+    proto = model(parsed("t = Identity (s)"), {}, inputs=[info("s", ["n"], np.dtype(object))], outputs=[
+        info("t", ["n"], np.dtype(object))])  # fmt: skip
+    words = np.array(["one", "two", "three"])
+    np.savez(tmp_path / "words.npz", s=words)
+    assert one_by_one(read(tmp_path / "words.npz", proto)[0], "s") == [["one"], ["two"], ["three"]]
+    np.savez(tmp_path / "objects.npz", s=words.astype(object))
+    with pytest.raises(InputError, match=r"hold objects, which are not read; texts are saved as np.array"):
+        read(tmp_path / "objects.npz", proto)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int8])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 from graphopt.calibration.batch_axis import CONSTANT, SampleAxes, SampleAxis
@@ -163,8 +164,9 @@ def make_sample_axis(given: SampleAxes | None, *, calibrated: bool) -> dict[str,
     if found and not calibrated:
         raise InputError(f"{Named('sample_axis')} says where samples lie: give {Named('calibration')}")
     for name, axis in found.items():
-        whole = isinstance(axis, int) and not isinstance(axis, bool) and axis >= 0
-        if not whole and axis != CONSTANT:
+        if isinstance(axis, Integral) and not isinstance(axis, bool) and axis >= 0:
+            found[name] = int(axis)
+        elif axis != CONSTANT:
             raise InputError(
                 f"{Named('sample_axis', str(axis), name)}: expected the number of an axis, from 0 on, or "
                 f"{CONSTANT} where all samples share the array"
