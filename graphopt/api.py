@@ -14,6 +14,7 @@ import onnx_ir as ir
 from graphopt import progress
 from graphopt.analysis import diff as differences
 from graphopt.calibration import inputs as calibration_inputs
+from graphopt.calibration.batch_axis import SampleAxes
 from graphopt.calibration.inputs import Given
 from graphopt.calibration.test_inputs import choice
 from graphopt.errors import InputError, Named
@@ -23,7 +24,7 @@ from graphopt.model.inlining import inlined
 from graphopt.model.io import Source
 from graphopt.model.validation import validate
 from graphopt.pipeline.optimize import optimize as run_pipeline
-from graphopt.pipeline.options.checked import make_budget, make_options
+from graphopt.pipeline.options.checked import make_budget, make_options, make_sample_axis
 from graphopt.pipeline.options.table import SWEPT
 from graphopt.pipeline.scan import survey
 from graphopt.pipeline.sweep import sweep as run_sweep
@@ -90,6 +91,7 @@ def optimize(
     outputs: Iterable[str] = (),
     options: Mapping[str, object] | None = None,
     shapes: Shapes | None = None,
+    sample_axis: SampleAxes | None = None,
     seed: int = 0,
     gate: str | None = None,
     freeze_initializers: bool = False,
@@ -120,6 +122,9 @@ def optimize(
         outputs: names of the outputs that count; all when empty.
         options: options of rewrites, such as ``{"bottleneck.rank_in": 16}``.
         shapes: sizes of inputs whose shape leaves some open, by input name.
+        sample_axis: along which axis of an input's calibration arrays samples lie, where shapes and names do
+            not tell: ``{"state": 1, "rate": "constant"}``, and ``constant`` is what all samples share. The
+            number alone where the model has one input.
         seed: of everything random.
         gate: ``latency`` measures each changed region and drops what is not faster.
         freeze_initializers: treat initializers that are graph inputs too as constants.
@@ -154,6 +159,7 @@ def optimize(
         outputs=outputs,
         options=options,
         shapes=shapes,
+        sample_axis=sample_axis,
         seed=seed,
         gate=gate,
         freeze_initializers=freeze_initializers,
@@ -209,6 +215,7 @@ def sweep(
     outputs: Iterable[str] = (),
     options: Mapping[str, object] | None = None,
     shapes: Shapes | None = None,
+    sample_axis: SampleAxes | None = None,
     seed: int = 0,
     metric: str | OwnMetric | None = None,
     memory: int | None = None,
@@ -227,6 +234,7 @@ def sweep(
         outputs: names of the outputs that count; all when empty.
         options: options of rewrites.
         shapes: sizes of inputs whose shape leaves some open, by input name.
+        sample_axis: along which axis of an input's calibration arrays samples lie, as for `optimize`.
         seed: of everything random.
         metric: the user's own measure, as for `optimize`.
         memory: bytes that activations may take.
@@ -255,6 +263,7 @@ def sweep(
         outputs=outputs,
         options=options,
         shapes=shapes,
+        sample_axis=sample_axis,
         seed=seed,
         metric=metric,
         memory=memory,
@@ -273,6 +282,7 @@ def verify(
     budget: Budget | Mapping[str, float] | None = None,
     outputs: Iterable[str] = (),
     shapes: Shapes | None = None,
+    sample_axis: SampleAxes | None = None,
     seed: int = 0,
     freeze_initializers: bool = False,
 ) -> Verification:
@@ -288,6 +298,7 @@ def verify(
         budget: the quality to keep.
         outputs: names of the outputs that count; all when empty.
         shapes: sizes of inputs whose shape leaves some open, by input name.
+        sample_axis: along which axis of an input's arrays samples lie, as for `optimize`.
         seed: of the random inputs.
         freeze_initializers: treat initializers that are graph inputs too as constants, which the rewritten
             model may lack among its inputs.
@@ -299,6 +310,7 @@ def verify(
         InputError: a model or the inputs can't be used.
     """
     limits = make_budget(budget)
+    axes = make_sample_axis(sample_axis, calibrated=calibration is not None)
     other = next((gate.key for gate in gates.of_budget(limits) if gate.key not in gates.MEASURED), None)
     if other is not None:
         raise InputError(f"{Named('budget', key=other)}: verify measures agreement and sqnr")
@@ -308,7 +320,7 @@ def verify(
     different = interface.interface(original.model, rewritten.model, frozen=freeze_initializers)
     if different is not None:
         return Verification((different,))
-    given = None if calibration is None else calibration_inputs.whole(calibration, original.model)
+    given = None if calibration is None else calibration_inputs.whole(calibration, original.model, axes)
     if limits.agreement is not None or limits.sqnr is not None:
         return _verify_quality(original, rewritten, given, limits, counted)
     if given is not None:

@@ -151,6 +151,25 @@ def test_bad_options(options: dict[str, Any]) -> None:
         graphopt.optimize(classifier(), **options)
 
 
+@pytest.mark.parametrize("axis", [-1, True, "first", [0], {"x": None}, {"z": 0}, {"x": 9}, 9])
+def test_samples_along_what_is_no_axis(axis: Any) -> None:
+    calls = (
+        lambda: graphopt.optimize(classifier(), None, samples(8), sample_axis=axis),
+        lambda: graphopt.sweep(classifier(), samples(8), [0.7], sample_axis=axis),
+        lambda: graphopt.verify(classifier(), classifier(), samples(8), sample_axis=axis),
+    )
+    for call in calls:
+        with pytest.raises(InputError, match=r"^sample_axis="):
+            call()
+
+
+def test_the_axis_of_samples_is_a_number_by_input_or_alone() -> None:
+    for axis in (0, np.int64(0), {"x": 0}, {"x": np.int64(0)}):
+        assert graphopt.verify(classifier(), classifier(), samples(8), sample_axis=axis)
+    with pytest.raises(InputError, match="give calibration"):
+        graphopt.optimize(classifier(), sample_axis=0)
+
+
 @pytest.mark.parametrize("options", [{"threads": 0}, {"repeat": 0}, {"provider": "Abacus"}])
 def test_bad_options_of_bench(options: dict[str, Any]) -> None:
     with pytest.raises(InputError):

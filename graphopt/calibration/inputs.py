@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,9 +15,11 @@ import onnx_ir as ir
 
 from graphopt.analysis.shapes.inputs import takes_array
 from graphopt.calibration import images, inspection
+from graphopt.calibration.batch_axis import CONSTANT, SampleAxis, slots
 from graphopt.calibration.images import Images
-from graphopt.calibration.samples import Samples, slots, together, told_apart
-from graphopt.errors import InputError
+from graphopt.calibration.samples import Samples, content, together
+from graphopt.calibration.telling_apart import told_apart
+from graphopt.errors import InputError, Named
 from graphopt.files import kind_of, require_file
 from graphopt.runtime import session
 from graphopt.runtime.session import Feeds
@@ -81,11 +82,11 @@ class Calibration:
             for feed in part.feeds:
                 digest = hashlib.sha256()
                 for name, array in sorted(feed.items()):
-                    row = part.axes[name] == 0 and len(array) == 1
+                    row = array.ndim > 0 and len(array) == 1
                     digest.update(
                         f"{name}\0{array.dtype} {array.shape[1:] if row else array.shape}\0".encode()
                     )
-                    digest.update(array.tobytes())
+                    digest.update(content(array))
                 samples.append(digest.digest())
         return hashlib.sha256(b"".join(sorted(samples))).hexdigest()
 
@@ -102,20 +103,21 @@ class Calibration:
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each model input, the one that most samples have; an open batch counts as 1."""
-        batch = self.batch if self.fixed else 1
+        batch, axes = self.batch if self.fixed else 1, self.fit.axes or {}
         return {
-            name: tuple(n * batch if a == self.fit.axes[name] else n for a, n in enumerate(array.shape))
+            name: tuple(n * batch if a == axes.get(name) else n for a, n in enumerate(array.shape))
             for name, array in self.fit.usual.items()
         }
 
     def ranges(self) -> dict[str, tuple[float, float]]:
-        """Lowest and highest value of each model input that has values."""
+        """Lowest and highest value of each model input that has numbers; whole ones are told exactly."""
         found: dict[str, tuple[float, float]] = {}
-        for feed in self.fit.feeds:
-            for name, array in feed.items():
-                if array.size:
-                    low, high = found.get(name, (math.inf, -math.inf))
-                    found[name] = min(low, float(array.min())), max(high, float(array.max()))
+        for name in self.fit.names:
+            arrays = [array for array in self.fit.arrays(name) if array.size and array.dtype.kind != "O"]
+            if arrays:
+                whole = arrays[0].dtype.kind in "iu"
+                number: Callable[[Any], float] = int if whole else float
+                found[name] = min(number(a.min()) for a in arrays), max(number(a.max()) for a in arrays)
         return found
 
 
@@ -135,13 +137,16 @@ def affordable(total: float, macs: int | None, passes: float, least: int, most: 
     return min(most, max(least, int(total / max(1.0, passes * (macs or 1)))))
 
 
-def load(given: Given, model: ir.Model, seed: int) -> Calibration:
+def load(
+    given: Given, model: ir.Model, seed: int, sample_axis: Mapping[str, SampleAxis] | None = None
+) -> Calibration:
     """Reads calibration inputs, checks them against the model, and splits them 3:1.
 
     Args:
         given: files, folders or arrays.
         model: the model to be fed.
         seed: of the split.
+        sample_axis: along which axis of an input's arrays samples lie, where the user says so.
 
     Returns:
         A quarter of the inputs, held out, and the others to fit on.
@@ -149,7 +154,7 @@ def load(given: Given, model: ir.Model, seed: int) -> Calibration:
     Raises:
         InputError: a file can't be read, or an array is missing, extra, misshaped or of the wrong type.
     """
-    samples, batch = read(given, model)
+    samples, batch = read(given, model, sample_axis)
     given_count = count = len(samples)
     fixed = batch is not None
     empty, doubts = inspection.emptiness(samples), list(inspection.doubts(samples))
@@ -165,7 +170,10 @@ def load(given: Given, model: ir.Model, seed: int) -> Calibration:
         held = max(held // batch, 1) * batch
     if count - held < (batch or 1):
         few = f"{count} inputs" if count == given_count else f"{count} different inputs, of {given_count},"
-        raise InputError(f"calibration: {few} are too few to fit on some and hold others out")
+        raise InputError(
+            f"calibration: {few} are too few to fit on some and hold others out"
+            f"{_other_forms(model, samples, sample_axis) if given_count == 1 else ''}"
+        )
     order = np.random.default_rng(seed).permutation(count)
     fit, held_out = order[held:], np.sort(order[:held])  # any part of those to fit on is a fair sample
     doubts += [] if samples.alike else [_several_sizes(samples)]
@@ -179,28 +187,46 @@ def load(given: Given, model: ir.Model, seed: int) -> Calibration:
     )
 
 
-def whole(given: Given, model: ir.Model) -> Calibration:
+def whole(given: Given, model: ir.Model, sample_axis: Mapping[str, SampleAxis] | None = None) -> Calibration:
     """Reads calibration inputs to measure on, all of them; nothing is fitted, so none has to be held out.
+
+    Args:
+        given: files, folders or arrays.
+        model: the model to be fed.
+        sample_axis: along which axis of an input's arrays samples lie, where the user says so.
+
+    Returns:
+        All of them as those to fit on and to measure on.
 
     Raises:
         InputError: as `load`.
     """
-    samples, batch = read(given, model)
+    samples, batch = read(given, model, sample_axis)
     if batch is not None and len(samples) < batch:
         raise InputError(f"calibration: {len(samples)} inputs are too few: the model takes {batch} at once")
     return Calibration(samples, samples, batch or BATCH, batch is not None)
 
 
-def read(given: Given, model: ir.Model) -> tuple[Samples, int | None]:
-    """The inputs as the model takes them, and how many it takes at once where that is fixed.
+def read(
+    given: Given, model: ir.Model, sample_axis: Mapping[str, SampleAxis] | None = None
+) -> tuple[Samples, int | None]:
+    """Reads calibration inputs as the model takes them.
 
     Inputs of several sizes, and those of a model that has inputs without a batch, are taken one by one.
+
+    Args:
+        given: files, folders or arrays.
+        model: the model to be fed.
+        sample_axis: along which axis of an input's arrays samples lie, where the user says so.
+
+    Returns:
+        The samples, and how many a run takes; None where any number.
 
     Raises:
         InputError: as `load`.
     """
-    inputs = {value.name or "": value for value in model.graph.inputs if not value.is_initializer()}
-    places = slots(inputs)
+    inputs = _fed(model)
+    places = slots(inputs, model.graph.outputs, sample_axis)
     where, parts = _parts(given, model)
     for name, value in inputs.items():
         if not takes_array(value):
@@ -214,12 +240,41 @@ def read(given: Given, model: ir.Model) -> tuple[Samples, int | None]:
         found.append(samples)
         batches.add(batch)
     samples = together(found)
-    if batches == {None} and samples.alike and None not in samples.axes.values():
-        return samples, None
+    for slot in places:
+        if slot.said == CONSTANT and not _all_same(samples.arrays(slot.name)):
+            raise InputError(
+                f"{where}: {Named('sample_axis', CONSTANT, slot.name)}: samples have different arrays for it"
+            )
     most = max(batch or 1 for batch in batches)
-    if most > 1 and (len(batches) > 1 or not samples.alike):
-        raise InputError(f"{where}: the model takes {most} samples at once, and these are of several sizes")
-    return samples, most
+    if most > 1 and (len(batches) > 1 or samples.axes is None or not samples.alike):
+        what = "of several sizes" if not samples.alike else "with different arrays for what all of them share"
+        raise InputError(f"{where}: the model takes {most} samples at once, and these are {what}")
+    if batches == {None} and samples.alike and samples.axes is not None:
+        return samples, None
+    return (samples, most) if most > 1 else (replace(samples, axes=None), 1)
+
+
+def _fed(model: ir.Model) -> dict[str, ir.Value]:
+    """The inputs that take arrays of the caller, by name."""
+    return {value.name or "": value for value in model.graph.inputs if not value.is_initializer()}
+
+
+def _all_same(arrays: Sequence[npt.NDArray[Any]]) -> bool:
+    return all(array is arrays[0] or np.array_equal(array, arrays[0]) for array in arrays)
+
+
+def _other_forms(model: ir.Model, samples: Samples, sample_axis: Mapping[str, SampleAxis] | None) -> str:
+    """What to give where all that was given is taken as one sample."""
+    places = slots(_fed(model), model.graph.outputs, sample_axis)
+    taken = [slot for slot in places if slot.said != CONSTANT and samples.feeds[0][slot.name].ndim]
+    told = [
+        f"{slot.name!r} of {list(samples.feeds[0][slot.name].shape)} is taken as one: give {slot.forms}"
+        for slot in taken
+    ]
+    if not told:
+        return ""
+    said = Named("sample_axis", "AXIS", taken[0].name)
+    return f" ({'; '.join(told)}; or a file or item of a list for each; or say {said})"
 
 
 def _named(where: str, arrays: Arrays, inputs: Mapping[str, ir.Value]) -> Feeds:
@@ -298,6 +353,9 @@ def _read_file(path: Path) -> dict[str, npt.NDArray[Any]]:
     except InputError:
         raise
     except Exception as error:  # NumPy raises many kinds for damaged files
+        if "allow_pickle" in str(error):
+            why = "its arrays hold objects, which are not read; texts are saved as np.array(texts, str)"
+            raise InputError(f"{path}: {why}") from error
         raise InputError(f"{path}: no readable .npz or .npy file: {session.one_line(error)}") from error
 
 
@@ -307,6 +365,10 @@ def _cast(name: str, value: ir.Value, array: npt.NDArray[Any]) -> npt.NDArray[An
     Raises:
         InputError: it is of another kind.
     """
+    if value.dtype is ir.DataType.STRING:
+        if array.dtype.kind != "U" and not all(isinstance(text, str) for text in array.ravel()):
+            raise InputError(f"{name} is {array.dtype}, the model takes texts")
+        return array.astype(object)
     wanted = np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32)
     if wanted.kind in "fV" and array.dtype.kind != "f":
         raise InputError(
@@ -323,7 +385,7 @@ def _cast(name: str, value: ir.Value, array: npt.NDArray[Any]) -> npt.NDArray[An
 
 def _require_finite(name: str, value: ir.Value, samples: Sequence[npt.NDArray[Any]]) -> None:
     """Refuses numbers that are none, with the number of samples that have some."""
-    if value.dtype is not None and np.dtype(value.dtype.numpy()).kind not in "fV":
+    if value.dtype is not None and np.dtype(value.dtype.numpy()).kind not in "fV":  # whole numbers, or texts
         return
     bad = sum(not np.isfinite(array).all() for array in samples)
     if bad:

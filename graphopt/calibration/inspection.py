@@ -7,10 +7,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from graphopt.calibration.samples import Samples
+from graphopt.calibration.samples import Samples, content
 
 MOST_COLOURS = 4
 """Channels of a picture, its transparency among them: derived."""
@@ -23,7 +22,7 @@ def distinct(samples: Samples) -> list[int]:
         digest = hashlib.blake2b(digest_size=16)
         for array in feed.values():
             digest.update(f"{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(content(array))
         first.setdefault(digest.digest(), number)
     return list(first.values())
 
@@ -34,7 +33,7 @@ def emptiness(samples: Samples) -> str:
     Scalars, and what is the same array for all samples, say nothing by themselves: an input with several
     values a sample has to vary.
     """
-    named = {name: samples.arrays(name) for name in samples.axes}
+    named = {name: samples.arrays(name) for name in samples.names}
     large = {name: arrays for name, arrays in named.items() if arrays[0].size > 1 and not _one(arrays)}
     large = large or {name: arrays for name, arrays in named.items() if arrays[0].size > 1} or named
     constant = [name for name, arrays in large.items() if _constant(arrays)]
@@ -50,7 +49,7 @@ def emptiness(samples: Samples) -> str:
 
 def doubts(samples: Samples) -> Iterator[str]:
     """What is odd about inputs of which something can be learnt."""
-    for name in samples.axes:
+    for name in samples.names:
         arrays = samples.arrays(name)
         first = arrays[0]
         if first.size < 2 or _one(arrays):

@@ -89,7 +89,7 @@ def _doubts(
             yield f"output {value.name!r} is saturated, all of it 0 or 1, with these inputs {asked}"
             return
     for value in model.graph.inputs:
-        held = samples.arrays(value.name or "") if value.name in samples.axes else []
+        held = samples.arrays(value.name or "") if value.name in samples.names else []
         readers = {usage.node.op_type for usage in value.uses()}
         if held and held[0].ndim > 2 and readers == {"Conv"} and _looks_like_bytes(held):
             largest = max(float(array.max()) for array in held)

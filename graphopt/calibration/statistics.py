@@ -54,8 +54,8 @@ def stream(
     Returns:
         For each batch the arrays, by name.
     """
-    given = [name for name in names if name in samples.axes]
-    wanted = [name for name in names if name not in samples.axes]
+    given = [name for name in names if name in samples.names]
+    wanted = [name for name in names if name not in samples.names]
     running = session.session(exposed(session.structure(model), wanted), optimised=True) if wanted else None
     for part in progress.track(list(calibration.batches(samples)), "inputs"):
         values = {name: part[name] for name in given}

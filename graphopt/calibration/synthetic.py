@@ -68,7 +68,7 @@ def inputs(
         size = firsts.pop() or 1 if len(firsts) == 1 else 1
         numbers = range(max(ONE_HELD_OUT_OF, count // size))
         runs = [{v.name or "": _noise(v, sizes[v.name or ""], seed + i) for v in fed} for i in numbers]
-        apart = Samples(tuple(runs), dict.fromkeys(runs[0]))
+        apart = Samples(tuple(runs), None)
         samples = apart if size == 1 else rows({n: np.concatenate(apart.arrays(n)) for n in runs[0]})
     try:
         scale = expected_scale(model, samples[:size].joined())

@@ -112,6 +112,19 @@ def shapes(given: list[str]) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def sample_axis(given: list[str]) -> dict[str, int | str]:
+    """Axes of samples by input, from NAME=AXIS; of a model that has one input, which is "", from AXIS alone.
+
+    Raises:
+        InputError: one can't be read.
+    """
+    alone = [item for item in given if item.isdecimal()]
+    if alone and len(given) > 1:
+        raise InputError(f"--sample-axis {alone[0]}: stands alone; for several inputs it is NAME=AXIS")
+    found = dict(pairs("--sample-axis", given)) if not alone else {"": alone[0]}
+    return {name: int(axis) if axis.isdecimal() else axis for name, axis in found.items()}
+
+
 def parts(budgets: str) -> list[float]:
     """Parts of the MACs, from 0.8,0.6."""
     try:
@@ -124,21 +137,26 @@ def pairs(option: str, given: list[str]) -> list[tuple[str, str]]:
     """The (NAME, VALUE) of each NAME=VALUE of an option."""
     found: dict[str, str] = {}
     for item in given:
-        key, equals, value = item.rpartition("=") if option == "--shape" else item.partition("=")
+        key, equals, value = (
+            item.rpartition("=") if option in ("--shape", "--sample-axis") else item.partition("=")
+        )
         if not (key and equals and value):
-            raise InputError(f"{option} {item}: expected NAME=VALUE")
+            raise InputError(f"{option} {item}: expected {TYPED.get(option, 'NAME=VALUE')}")
         if key in found:
             raise InputError(f"{option} {item}: {key}={found[key]} is given already; give each once")
         found[key] = value
     return list(found.items())
 
 
+TYPED = {"--sample-axis": "NAME=AXIS"}
+"""What is typed of options that are no NAME=VALUE."""
 READ: Mapping[str, Callable[[Any], Any]] = {
     "budget": limits,
     "budgets": parts,
     "memory": parse_size,
     "only": names,
     "options": lambda given: dict(pairs("--set", given)),
+    "sample_axis": sample_axis,
     "shapes": shapes,
     "skip": names,
 }

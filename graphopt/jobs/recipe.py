@@ -93,6 +93,12 @@ KINDS: Mapping[str, Kind] = {
     "outputs": NAMES,
     "options": Mapped(Mapped(OPTION, "a table of options"), "a table of rewrites", _options),
     "shapes": Mapped(List(Number(least=1, whole=True), "a list of sizes", 1), "a table of inputs"),
+    "sample_axis": Mapped(
+        OneOf(
+            (Number(least=0, whole=True), Text(choices=("constant",))), 'the number of an axis, or "constant"'
+        ),
+        "a table of inputs",
+    ),
     "aim": Text(choices=TABLE["aim"].choices),
     "gate": Text(choices=("latency",)),
     "force": Flag(),

@@ -18,6 +18,7 @@ from graphopt.pipeline.options.table import RUN, as_flag, as_key
 from graphopt.report.faces import FACES
 
 if TYPE_CHECKING:
+    from graphopt.calibration.batch_axis import SampleAxes
     from graphopt.calibration.inputs import Given
 
 WRITTEN = ("out", *FACES)
@@ -56,6 +57,7 @@ class Task:
     outputs: Sequence[str] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    sample_axis: SampleAxes = field(default_factory=dict)
     aim: Literal["time", "macs"] = "time"
     gate: str | None = None
     freeze_initializers: bool = False

@@ -57,7 +57,9 @@ class Workspace:
         with journal.step("load"):
             interface.require_outputs(source.model, options.outputs)
             if given is not None:
-                self.calibration = calibration_inputs.load(given, source.model, options.seed)
+                self.calibration = calibration_inputs.load(
+                    given, source.model, options.seed, options.sample_axis
+                )
         with journal.step("analyse"):
             # Refuses shapes that do not fit, before anything is run.
             Analysis(source.model, bindings=options.shapes, frozen=options.freeze_initializers)

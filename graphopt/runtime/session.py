@@ -215,7 +215,7 @@ def random_feeds(
     seed: int,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Feeds:
-    """Seeded inputs: uniform within the range where that is known, else normal, and integers of 0 or 1.
+    """Seeded inputs: uniform within the range where that is known, else normal; integers and texts of 0 or 1.
 
     Args:
         model: the model to be fed.
@@ -252,7 +252,7 @@ def random_array(
         low_high: draw uniformly between these; None for a normal distribution, and integers of 0 or 1.
 
     Returns:
-        An array of `shape`. Large normal ones repeat the first `DRAWN` numbers.
+        An array of `shape`; texts are "0" and "1". Large normal ones repeat the first `DRAWN` numbers.
 
     Raises:
         InputError: it would take more memory than there is.
@@ -261,9 +261,11 @@ def random_array(
     require_memory(shape, kind.itemsize)
     if kind.kind in "iu" and low_high is not None:
         low, high = map(int, low_high)
-        return rng.integers(low, high, shape, endpoint=True).astype(kind)
-    if kind.kind in "biu":
-        return rng.integers(0, 2, shape).astype(kind)
+        wide = np.uint64 if kind == np.uint64 else np.int64
+        return rng.integers(low, high, shape, wide, endpoint=True).astype(kind)
+    if kind.kind in "biuO":
+        bits = rng.integers(0, 2, shape)
+        return (bits.astype(str) if kind.kind == "O" else bits).astype(kind)
     if low_high is not None:
         return rng.uniform(*low_high, shape).astype(kind)
     size = math.prod(shape)

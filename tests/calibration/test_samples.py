@@ -15,6 +15,7 @@ import graphopt
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import inputs as calibration_inputs
 from graphopt.calibration import inspection, patches, statistics
+from graphopt.calibration.batch_axis import SampleAxis
 from graphopt.calibration.samples import Samples
 from graphopt.errors import InputError
 from tests.builders import Array, info, model, parsed, samples, weight
@@ -39,8 +40,10 @@ def levelled(batch: int | str = 1) -> onnx.ModelProto:
     return network("y = Mul (d, level)", inputs={"x": [batch, 3, 8, 8], "level": []})
 
 
-def read(given: Any, proto: onnx.ModelProto) -> tuple[Samples, int | None]:
-    return calibration_inputs.read(given, ir.from_proto(proto))
+def read(
+    given: Any, proto: onnx.ModelProto, said: Mapping[str, SampleAxis] | None = None
+) -> tuple[Samples, int | None]:
+    return calibration_inputs.read(given, ir.from_proto(proto), said)
 
 
 def one_by_one(found: Samples, name: str) -> list[Any]:
@@ -125,9 +128,7 @@ def test_feeds_of_several_sizes_are_run_one_by_one() -> None:
     uneven = [{"x": X[i : i + 1], "p": samples(3 + i, 2, seed=i)} for i in range(4)]
     assert [len(array) for array in read(uneven, points)[0].arrays("p")] == [3, 4, 5, 6]
     even = [{"x": X[i : i + 2], "p": STATE[0, i : i + 2, :2]} for i in (0, 2)]
-    assert [len(array) for array in read(even, points)[0].arrays("p")] == [1, 1, 1, 1]
-    with pytest.raises(InputError, match="different numbers of samples"):
-        read({"x": X, "p": STATE[0, :5, :2]}, points)
+    assert [len(array) for array in read(even, points)[0].arrays("p")] == [2, 2], "as they are"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_feeds_of_several_sizes_are_run_one_by_one() -> None:
         ({"x": X[:, 0], "level": LEVELS},
          "input 'x' has shape [12, 8, 8], the model takes [1, 3, 8, 8]: give [N, 3, 8, 8] for N samples"),
         ({"x": X, "level": LEVELS[:5]},
-         "of samples: {'x': 12, 'level': 5} ('x' takes [N, 3, 8, 8] for N samples; 'level' takes [N]"),
+         "of samples: 'x' 12, 'level' 5 ('x' takes [N, 3, 8, 8] for N samples; 'level' takes [N]"),
         ({"x": X[:0], "level": LEVELS[:0]}, "array for input 'x' holds no samples"),
         ([{"x": X[:1], "level": LEVELS[0]}, {"x": X[1:2]}], "calibration[1]: no array for the model's input"),
     ],
@@ -153,6 +154,193 @@ def test_a_form_is_named_for_states_too() -> None:
     with pytest.raises(InputError) as failure:
         read({"x": X, "h": STATE[0]}, recurrent((2, "n", 5)))
     assert "takes [2, n, 5]: give [2, N, 5] or [N, 2, n, 5] for N samples, or [2, n, 5]" in str(failure.value)
+
+
+# --- one rule for all inputs --------------------------------------------------------------------------------
+
+
+def shaped(inputs: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> onnx.ModelProto:
+    """A model of inputs that nothing is made of but themselves."""
+    lines = [f"y{name} = Identity ({name})" for name in inputs]
+    made = {f"y{name}": shape for name, shape in inputs.items()} if outputs is None else outputs
+    return model(parsed(*lines), {}, inputs=dict(inputs), outputs=made)
+
+
+def seconds(shape: tuple[int, ...], count: int) -> list[Array]:
+    return [samples(*shape, seed=number) for number in range(count)]
+
+
+@pytest.mark.parametrize("form", ["list", "folder", "array", "stacked"])
+def test_sequences_of_a_model_that_has_time_first_are_never_cut(form: str, tmp_path: Path) -> None:
+    proto = shaped({"x": ["seq", "batch", 8]})
+    apart = seconds((30, 1, 8), 6)
+    given: Any = {"x": np.concatenate(apart, axis=1)}
+    if form == "list":
+        given = [{"x": array} for array in apart]
+    if form == "folder":
+        given = tmp_path
+        for number, array in enumerate(apart):
+            np.savez(tmp_path / f"{number}.npz", x=array)
+    if form == "stacked":
+        given = {"x": np.stack(apart)}
+    found, at_once = read(given, proto)
+    assert [array.shape for array in found.arrays("x")] == [(30, 1, 8)] * 6
+    assert np.array_equal(np.concatenate(found.arrays("x")), np.concatenate(apart))
+    if form != "stacked":
+        assert at_once is None and found.joined()["x"].shape == (30, 6, 8)
+
+
+@pytest.mark.parametrize("shape", [[None, None, 8], ["s0", "s1", 8]])
+def test_an_item_is_run_as_it_is_where_its_batch_can_not_be_told(shape: list[str | None]) -> None:
+    found, at_once = read([{"x": array} for array in seconds((30, 1, 8), 6)], shaped({"x": shape}))
+    assert at_once == 1 and [array.shape for array in found.arrays("x")] == [(30, 1, 8)] * 6
+    rows, at_once = read([{"x": array} for array in seconds((1, 30, 8), 6)], shaped({"x": shape}))
+    assert at_once is None and len(rows) == 6
+
+
+def test_items_of_two_batches_are_run_as_they_are() -> None:
+    proto = shaped({"x": ["B", 3, 8, 8], "p": ["N", 2]})
+    found, at_once = read([{"x": X[:2], "p": samples(5, 2)}, {"x": X[2:3], "p": samples(4, 2)}], proto)
+    assert at_once == 1 and [(len(feed["x"]), len(feed["p"])) for feed in found.feeds] == [(2, 5), (1, 4)]
+
+
+def test_lengths_beside_a_state_are_those_of_the_samples() -> None:
+    proto = shaped({"x": ["batch", 10, 4], "lengths": ["batch"], "h": [2, "batch", 16]})
+    x, lengths, h = samples(8, 10, 4), samples(8, 1)[:, 0], samples(2, 8, 16)
+    found, at_once = read({"x": x, "lengths": lengths, "h": h}, proto)
+    assert at_once is None and one_by_one(found, "lengths") == [[value] for value in lengths.tolist()]
+    assert all(np.array_equal(found.joined()[n], a) for n, a in (("lengths", lengths), ("h", h)))
+
+
+@pytest.mark.parametrize("size", [9, 12])
+def test_pictures_of_a_fixed_batch_of_one_are_run_one_by_one(size: int) -> None:
+    x, m = samples(12, 3, size, size), samples(12, 4)
+    unnamed = shaped({"x": [1, 3, None, None], "m": [None, 4]})
+    found, at_once = read({"x": x, "m": m}, unnamed)
+    assert at_once == 1 and len(found) == 12 and found.axes is None
+    assert all(np.array_equal(found.feeds[i]["x"], x[i : i + 1]) for i in range(12))
+    named = shaped({"x": [1, 3, "H", "W"], "rows": ["H"]})
+    found, at_once = read({"x": x, "rows": samples(size, 1)[:, 0]}, named)
+    assert at_once == 1 and [array.shape for array in found.arrays("rows")] == [(size,)] * 12
+
+
+@pytest.mark.parametrize("points", ["P", None])
+def test_points_of_different_samples_are_never_mixed(points: str | None) -> None:
+    proto = shaped({"x": ["batch", 3, 8, 8], "p": [points, 2]})
+    each, at_once = read({"x": X, "p": samples(12, 5, 2)}, proto)
+    assert at_once == 1 and each.axes is None and [len(array) for array in each.arrays("p")] == [5] * 12
+    shared, at_once = read({"x": X, "p": samples(1, 2)}, proto)
+    assert at_once == 1 and shared.axes is None and [len(array) for array in shared.arrays("p")] == [1] * 12
+    with pytest.raises(ValueError, match="run one by one"):
+        shared.joined()
+
+
+def test_points_that_all_share_are_so_where_the_model_calls_them_otherwise() -> None:
+    proto = shaped({"x": ["batch", 3, 8, 8], "p": ["P", 2]})
+    found, at_once = read({"x": X, "p": samples(5, 2)}, proto)
+    assert at_once == 1 and [len(array) for array in found.arrays("p")] == [5] * 12
+
+
+@pytest.mark.parametrize(
+    ("shape", "array", "says"),
+    [
+        (["P", 2], samples(12, 2), "has shape [12, 2], the model takes [P, 2], and there are 12 samples: say "
+         "sample_axis={'p': 0} where each has its part, and constant in its place where all share the array; "
+         "or give [N, P, 2]"),
+        ([2, None, 16], samples(2, 12, 16), "say sample_axis={'p': 1} where"),
+        ([1, None, 16], samples(1, 12, 16), "say sample_axis={'p': 1} where"),
+        ([None, 2], samples(5, 2), "have different numbers of samples: 'x' 12, 'p' 5 ("),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_told_is_asked(shape: list[Any], array: Array, says: str) -> None:
+    proto = shaped({"x": ["batch", 3, 8, 8], "p": shape})
+    with pytest.raises(InputError) as failure:
+        read({"x": X, "p": array}, proto)
+    assert says in str(failure.value)
+    axis = 1 if len(shape) > 2 else 0
+    if len(array) != 5:
+        cut, _ = read({"x": X, "p": array}, proto, {"p": axis})
+        assert [part.shape[axis] for part in cut.arrays("p")] == [1] * 12
+    shared, _ = read({"x": X, "p": array}, proto, {"p": "constant"})
+    assert all(part.shape == array.shape for part in shared.arrays("p"))
+
+
+def test_samples_are_put_together_along_axes_that_the_user_says() -> None:
+    proto = shaped({"x": [None, 3, 8, 8], "h": [2, None, 16]})
+    given = {"x": X, "h": samples(2, 12, 16)}
+    found, at_once = read(given, proto, {"x": 0, "h": 1})
+    assert at_once is None and all(np.array_equal(found.joined()[n], a) for n, a in given.items())
+    fixed = shaped({"x": ["n", 3, 8, 8], "h": [2, 5, 16]})
+    stacked, at_once = read({"x": X, "h": samples(2, 5, 12, 16)}, fixed, {"h": 2})
+    assert at_once == 1 and stacked.feeds[3]["h"].shape == (2, 5, 16), "an axis more than the model takes"
+
+
+def test_what_is_said_to_be_constant_is_so_in_all_files() -> None:
+    proto = shaped({"x": ["n", 3, 8, 8], "rate": []})
+    given = [{"x": X[i : i + 1], "rate": np.float32(i // 6)} for i in range(12)]
+    with pytest.raises(InputError, match="samples have different arrays for it"):
+        read(given, proto, {"rate": "constant"})
+
+
+def test_runs_and_samples_are_told_apart_where_numbers_differ() -> None:
+    with pytest.raises(InputError) as failure:
+        read({"x": X, "level": LEVELS}, levelled(4))
+    assert "numbers of runs: 'x' 3, with 12 samples and 4 at once, 'level' 12 (" in str(failure.value)
+
+
+def test_one_sequence_is_too_few_and_how_to_give_several_is_told() -> None:
+    with pytest.raises(InputError) as failure:
+        calibration_inputs.load({"x": samples(24, 8)}, ir.from_proto(shaped({"x": ["seq", 8]})), 0)
+    assert "'x' of [24, 8] is taken as one: give [N, seq, 8] for N samples" in str(failure.value)
+    assert "or say sample_axis={'x': AXIS}" in str(failure.value)
+
+
+def test_arrays_that_fit_along_another_axis_are_told_so() -> None:
+    with pytest.raises(InputError) as failure:
+        read({"x": samples(3, 12, 8)}, shaped({"x": [3, 1, 8]}))
+    assert "give [N, 1, 8] for N samples; or say sample_axis={'x': 1}" in str(failure.value)
+
+
+# --- texts and whole numbers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [object, str])
+def test_texts_are_samples_like_others(kind: type) -> None:
+    made = [info("x", ["n", 3, 8, 8]), info("s", ["n"], np.dtype(object))]
+    proto = model(parsed(*LAYERS, "t = Identity (s)"), WEIGHTS, inputs=made, outputs={"d": None})
+    proto.graph.output.append(info("t", ["n"], np.dtype(object)))
+    words = np.array([f"word {number % 5}" for number in range(12)], kind)
+    loaded = calibration_inputs.load({"x": X, "s": words}, ir.from_proto(proto), 0)
+    again = calibration_inputs.load({"x": X, "s": words.astype(str).copy()}, ir.from_proto(proto), 0)
+    assert loaded.sha256 == again.sha256 and "s" not in loaded.ranges()
+    report = graphopt.optimize(proto, {"macs": 0.8}, {"x": X, "s": words}, only=["bottleneck"]).report
+    assert report.quality is not None and (report.quality.sqnr or 0) > 5
+    repeated = {"x": np.repeat(X[:4], 3, axis=0), "s": np.repeat(words[:4].astype(str), 3).astype(object)}
+    assert "8 of 12 inputs repeat" in calibration_inputs.load(repeated, ir.from_proto(proto), 0).doubts[0]
+    with pytest.raises(InputError, match="the model takes texts"):
+        read({"x": X, "s": np.arange(12)}, proto)
+
+
+def test_texts_are_read_from_files_and_objects_are_not(tmp_path: Path) -> None:
+    proto = model(parsed("t = Identity (s)"), {}, inputs=[info("s", ["n"], np.dtype(object))], outputs=[
+        info("t", ["n"], np.dtype(object))])  # fmt: skip
+    words = np.array(["one", "two", "three"])
+    np.savez(tmp_path / "words.npz", s=words)
+    assert one_by_one(read(tmp_path / "words.npz", proto)[0], "s") == [["one"], ["two"], ["three"]]
+    np.savez(tmp_path / "objects.npz", s=words.astype(object))
+    with pytest.raises(InputError, match=r"hold objects, which are not read; texts are saved as np.array"):
+        read(tmp_path / "objects.npz", proto)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int8])
+def test_the_largest_whole_numbers_have_a_range(dtype: type) -> None:
+    shapes = {"x": ["n", 3, 8, 8], "j": ["n", 1, 1, 1]}
+    proto = network("k = Cast <to=1> (j)", "y = Mul (d, k)", inputs=shapes, dtype={"j": dtype})
+    most = np.iinfo(dtype)
+    j = np.where(np.arange(12) % 2, most.max, most.min).astype(dtype).reshape(12, 1, 1, 1)
+    loaded = calibration_inputs.load({"x": X, "j": j}, ir.from_proto(proto), 0)
+    assert loaded.ranges()["j"] == (most.min, most.max)
+    assert not graphopt.optimize(proto, None, {"x": X, "j": j}).report.unrun
 
 
 # --- what is measured on them -------------------------------------------------------------------------------

@@ -178,6 +178,7 @@ USAGE = {
     "shape that contradicts": (["scan", "MODEL", "--shape", "x=1x8x9x8"], "dimension 2 is 8"),
     "shape of too few": ([*OPTIMIZE, "--shape", "x=1x8x8"], "4 dimensions"),
     "shape of no input": ([*OPTIMIZE, "--shape", "image=1x8x8x8"], "'x'"),
+    "samples of nothing": ([*OPTIMIZE, "--sample-axis", "0"], "give --calibration"),
     "shape of no input in verify": (["verify", "MODEL", "MODEL", "--shape", "image=1x8x8x8"], "'x'"),
     "shape of no input in bench": (["bench", "MODEL", "MODEL", "--shape", "image=1x8x8x8"], "'x'"),
     "no threads": (["bench", "MODEL", "MODEL", "--threads", "0"], "--threads"),
@@ -261,6 +262,36 @@ def _truncated(folder: Path) -> Path:
     path = _npz(x=samples(8))(folder)
     path.write_bytes(path.read_bytes()[:2000])
     return path
+
+
+@pytest.mark.parametrize(
+    ("said", "naming"),
+    [
+        (["x=first"], "expected the number of an axis, from 0 on, or constant"),
+        (["x:0"], "expected NAME=AXIS"),
+        (["x=5"], "the last one is 4"),
+        (["image=0"], "--sample-axis image=0: the model has no input 'image'; its inputs are 'x'"),
+        (["0", "1"], "stands alone"),
+    ],
+)
+def test_samples_along_an_axis_that_is_none(
+    said: list[str], naming: str, scores: Path, inputs: Path, tmp_path: Path
+) -> None:
+    given = ["--calibration", inputs, *(part for each in said for part in ("--sample-axis", each))]
+    refused("optimize", scores, "-o", tmp_path / "out.onnx", *given, naming=naming)
+    refused("verify", scores, scores, *given, naming=naming)
+
+
+def test_samples_along_the_axis_that_is_said_are_recorded(tmp_path: Path) -> None:
+    lines = [node("Transpose", "x", "t", perm=[1, 2, 0]), node("Conv", "t w", "y", pads=[1, 1])]
+    proto = model(lines, {"w": weight(16, 8, 3)}, inputs={"x": [None, None, 8]}, outputs={"y": None})
+    path, given = saved(proto, tmp_path / "sequences.onnx"), tmp_path / "sequences.npz"
+    np.savez(given, x=samples(30, 12, 8))
+    for said in ("1", "x=1"):
+        arguments = ("--calibration", given, "--sample-axis", said, "--budget", "macs=0.9")
+        done = cli("optimize", path, "-o", tmp_path / "out.onnx", *arguments, "--json")
+        assert done.code == 0 and json.loads(done.out)["quality"]["samples"] == 3
+    assert "sample_axis  x=1" in cli("provenance", tmp_path / "out.onnx").out
 
 
 BAD_CALIBRATION = {

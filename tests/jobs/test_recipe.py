@@ -68,6 +68,7 @@ keep = ["conv1"]
 outputs = ["scores"]
 set = { bottleneck = { rank_in = 16 } }
 shapes = { x = [1, 8, 8, 8] }
+sample_axis = { x = 0, rate = "constant" }
 aim = "macs"
 gate = "latency"
 force = true
@@ -103,6 +104,7 @@ def test_every_key_reaches_its_task() -> None:
         outputs=("scores",),
         options={"bottleneck.rank_in": "16"},
         shapes={"x": (1, 8, 8, 8)},
+        sample_axis={"x": 0, "rate": "constant"},
         aim="macs",
         gate="latency",
         force=True,
@@ -172,6 +174,7 @@ KEYS = {
     'require = ["macs<=x"]': "require: macs<=x: 'x' is no number",
     "require = [0.8]": 'require[0]: expected a gate such as "macs<=0.8", not 0.8',
     "shapes.x = [1, 0]": f"shapes.x[1]: expected {WHOLE} 1, not 0",
+    "sample_axis.x = 'first'": 'sample_axis.x: expected the number of an axis, or "constant", not "first"',
     "shapes.x = []": "shapes.x: expected a list of sizes, not a list",
     "shapes = {x = '1x3'}": 'shapes.x: expected a list of sizes, not "1x3"',
     "set.bottleneck = 4": "set.bottleneck: expected a table of options, not 4",

@@ -14,7 +14,7 @@ from graphopt.jobs.task import Task, check_files
 
 
 @common.takes(
-    "model out calibration preprocess budget require only skip options at keep outputs aim gate "
+    "model out calibration preprocess sample_axis budget require only skip options at keep outputs aim gate "
     "freeze_initializers external_data dry_run report html markdown junit metric memory force json quiet "
     "shapes seed"
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
+from graphopt.calibration.batch_axis import CONSTANT, SampleAxes, SampleAxis
 from graphopt.errors import InputError, Named, hint
 from graphopt.pipeline.options.table import RUN, TABLE
 from graphopt.planning import gates
@@ -33,6 +35,7 @@ class Options:
     keep: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sample_axis: Mapping[str, SampleAxis] = field(default_factory=dict)
     seed: int = 0
     gate: str | None = None
     freeze_initializers: bool = False
@@ -79,7 +82,7 @@ class Options:
             return None if self.metric is None else self.metric.name
         if name == "require":
             return [str(gate) for gate in self.require]
-        return dict(self.shapes) if name == "shapes" else getattr(self, name)
+        return dict(getattr(self, name)) if name in ("shapes", "sample_axis") else getattr(self, name)
 
 
 def _limits(budget: Budget) -> dict[str, float]:
@@ -94,6 +97,7 @@ def make_options(
     rewrites: Iterable[Rewrite | type[Rewrite]] = (),
     options: Mapping[str, object] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    sample_axis: SampleAxes | None = None,
     metric: str | OwnMetric | None = None,
     memory: int | None = None,
     require: Iterable[str | gates.Gate] = (),
@@ -107,6 +111,7 @@ def make_options(
         rewrites: rewrites that take part besides the built-in ones.
         options: options of rewrites.
         shapes: sizes of inputs, by input name.
+        sample_axis: along which axis of an input's calibration arrays samples lie.
         metric: the user's own measure, which is not loaded yet.
         memory: bytes that activations may take.
         require: gates.
@@ -124,6 +129,7 @@ def make_options(
     asked = Options(
         budget=make_budget(budget),
         shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
+        sample_axis=make_sample_axis(sample_axis, calibrated=calibrated),
         rewrites=(),
         metric=OwnMetric(metric) if isinstance(metric, str) else metric,
         memory=memory or default_bytes(),
@@ -139,6 +145,33 @@ def make_options(
     chosen = _check_selection(chosen, asked.budget, asked.only)
     _check_expanding(chosen, asked.budget, at=bool(asked.at), calibrated=calibrated)
     return replace(asked, rewrites=tuple(chosen))
+
+
+def make_sample_axis(given: SampleAxes | None, *, calibrated: bool) -> dict[str, SampleAxis]:
+    """Along which axis of each input's arrays samples lie, checked as far as that needs no model.
+
+    Args:
+        given: by input; or the one of a model that has one input, which is then under "".
+        calibrated: whether there are calibration inputs.
+
+    Returns:
+        The axes by input.
+
+    Raises:
+        InputError: one is no axis, or there are no calibration inputs.
+    """
+    found = dict(given) if isinstance(given, Mapping) else {} if given is None else {"": given}
+    if found and not calibrated:
+        raise InputError(f"{Named('sample_axis')} says where samples lie: give {Named('calibration')}")
+    for name, axis in found.items():
+        if isinstance(axis, Integral) and not isinstance(axis, bool) and axis >= 0:
+            found[name] = int(axis)
+        elif axis != CONSTANT:
+            raise InputError(
+                f"{Named('sample_axis', str(axis), name)}: expected the number of an axis, from 0 on, or "
+                f"{CONSTANT} where all samples share the array"
+            )
+    return found
 
 
 def make_budget(given: Budget | Mapping[str, float] | None) -> Budget:

@@ -89,6 +89,10 @@ RUN = (
     Option("shapes", dict[str, list[int]], None, shown="NAME=1x3x224x224", typed=TEXTS, flag="--shape",
            help="sizes of inputs, such as { image = [1, 3, 224, 224] }",
            brief="Size of an input. Repeatable."),
+    Option("sample_axis", dict[str, Any], None, shown="NAME=AXIS", typed=TEXTS,
+           help="along which axis of an input's calibration arrays samples lie, such as { state = 1, rate = "
+           "'constant' }; what is constant is the same for all",
+           brief="Axis of an input's calibration samples, or constant where all share it. Repeatable."),
     Option("seed", int, 0, shown="N", least=0, help="of everything random"),
     Option("freeze_initializers", bool, False, help="whether initializers that are inputs too are constants",
            brief="Initializers that are also inputs are constants."),
