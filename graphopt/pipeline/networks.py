@@ -111,7 +111,8 @@ class FitData:
         """What the model decides on the way to those, which a probe takes from the original."""
         if not any(map(self._heads.behind, self._measured)):
             return []
-        return [v.name or "" for node in self._heads.decisions for v in node.outputs if v.uses()]
+        made = (value for node in self._heads.decisions for value in node.outputs)
+        return [value.name or "" for value in made if value.uses() and is_tensor(value)]
 
     @cached_property
     def _measured(self) -> list[ir.Value]:
@@ -370,7 +371,8 @@ class Networks:
             layers = [self._layer(name, fit) for name, fit in fits.items()]
             with self._journal.step("measure"):
                 memory, macs = self._memory // 4, self.analysis.totals.macs
-                errors = layer_errors.layer_errors(self.model, model, layers, inputs, memory, macs)
+                decided = self._data.decided
+                errors = layer_errors.layer_errors(self.model, model, layers, inputs, memory, macs, decided)
         metric = self._measures.metric(model)
         return Network(chosen, fits, tuple(changes), model, errors, self._measures.quality(model), metric)
 
@@ -400,6 +402,7 @@ class Networks:
                 self._forms.fit,
                 inputs,
                 inputs.fit,
+                self._data.decided,
                 seed=self._seed,
                 memory=self._memory,
             )

@@ -157,6 +157,63 @@ def test_layers_behind_a_decision_are_measured_on_the_rows_of_the_original() -> 
     assert 5 < sqnr(cut(proto)) < 80
 
 
+COUNTED = ("m = Greater (s, limit)", "c = Cast <to=7> (m)", "k = ReduceSum <keepdims=1> (c)")
+ROWS = {
+    "Compress": ("m = Greater (s, limit)", "v = Compress (s, m)"),
+    "Compress of several": (
+        "m1 = Greater (s, limit)",
+        "m2 = Less (s, three)",
+        "m3 = And (m1, m2)",
+        "m = Not (m3)",
+        "v = Compress (s, m)",
+    ),
+    "NonZero": ("m = Greater (s, limit)", "i = NonZero (m)", "t = Transpose (i)", "v = GatherND (s, t)"),
+    "TopK": (*COUNTED, "v, i = TopK (s, k)"),
+    "Slice": (*COUNTED, "v = Slice (s, zero, k)"),
+    "Range": (*COUNTED, "q = Squeeze (k)", "r = Range (none, q, once)", "v = Cast <to=1> (r)"),
+    "Where": (
+        "m = Greater (s, limit)",
+        "c = Where (m, once, none)",
+        "k = ReduceSum <keepdims=1> (c)",
+        "v = Slice (s, zero, k)",
+    ),
+    "a rounded number": (
+        "e = ReduceMax <keepdims=1> (s)",
+        "f = Ceil (e)",
+        "k = Cast <to=7> (f)",
+        "v = Slice (s, zero, k)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_layers_behind_a_condition_are_measured_on_the_rows_of_the_original(name: str) -> None:
+    """A threshold that sizes depend on decides, whatever layers follow."""
+    lines = (*MAP, *ROWS[name], "n = Reshape (v, column)", "y = MatMul (n, wc)")
+    extra = {"wc": weight(1, 6, seed=6), "column": np.array([-1, 1]), "zero": np.array([0])}
+    extra |= {"none": np.array(0), "once": np.array(1), "three": np.float32(3.0)}
+    proto = network(*lines, outputs={"y": ["k", 6]}, weights=extra)
+    found = measured(proto, off(proto, part=0.2))
+    assert {"y", "e" if name == "a rounded number" else "s"} <= set(found.measured_by["y"])
+    assert found.sqnr is not None and 5 < found.sqnr < 40
+
+
+def test_a_condition_of_what_is_run_decides() -> None:
+    bodies = [
+        helper.make_graph(parsed(f"{name} = MatMul (n, w{name})"), name, [], [info(name, None)])
+        for name in ("then", "else")
+    ]
+    lines = (*MAP, "e = ReduceMean <keepdims=0> (s)", "m = Greater (e, limit)", "n = Reshape (s, column)")
+    proto = network(*lines, outputs={"y": [64, 6]}, weights={"column": np.array([-1, 1])})
+    proto.graph.node.append(
+        helper.make_node("If", ["m"], ["y"], then_branch=bodies[0], else_branch=bodies[1])
+    )
+    for number, body in enumerate(bodies):
+        tensor = numpy_helper.from_array(weight(1, 6, seed=number), f"w{body.name}")
+        proto.graph.initializer.append(tensor)
+    assert set(measured(proto, off(proto)).measured_by["y"]) == {"y", "e"}
+
+
 LABELS = helper.make_tensor("names", TensorProto.STRING, [6], [f"kind {i}".encode() for i in range(6)])
 
 
