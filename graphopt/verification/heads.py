@@ -26,6 +26,8 @@ MOVES = VIEWS | {"Transpose", "Identity"}
 """Operators that leave the elements of what they read as they are."""
 
 
+RANKED_ALONG = {"ArgMax": 0, "ArgMin": 0, "TopK": -1, "Hardmax": -1}
+"""Operators that rank along an axis, and which one they do where they name none."""
 SIZES = ("Shape", "Size")
 """Operators that tell no more of an input than its size."""
 
@@ -125,10 +127,28 @@ class Heads:
                 stack += reversed(self.read(node))
         return tuple(found)
 
-    def scores(self, value: ir.Value) -> bool:
-        """Whether an operator ranks its elements, or names them."""
+    def leading_to(self, values: Iterable[ir.Value]) -> set[ir.Node]:
+        """The operators, those in bodies among them, that these values are made by."""
+        stack, found = list(values), set[ir.Node]()
+        while stack:
+            node = stack.pop().producer()
+            if node is not None and node not in found:
+                found.update(_with_bodies(node))
+                stack += self.read(node)
+        return found
+
+    def rankings(self, value: ir.Value) -> set[tuple[int | None, bool]]:
+        """How operators rank the elements of a value, or name them.
+
+        Returns:
+            For each way the axis, None where no operator names one, and whether the least comes first.
+        """
         readers = [use.node for use in value.uses() if not use.idx]
-        return any(node.op_type == "ZipMap" or (node in self.decisions and _ranks(node)) for node in readers)
+        return {
+            _ranking(node)
+            for node in readers
+            if node.op_type == "ZipMap" or (node in self.decisions and _ranks(node))
+        }
 
     def joined(self, value: ir.Value) -> bool:
         """Whether it is several values side by side, each of which may be of another magnitude."""
@@ -241,6 +261,15 @@ def _ranks(node: ir.Node) -> bool:
     if node.op_type == "MaxPool" and len(node.outputs) > 1:
         return bool(node.outputs[1].uses()) or node.outputs[1].is_graph_output()
     return any(each.op_type in RANKINGS and is_standard(each) for each in _with_bodies(node))
+
+
+def _ranking(node: ir.Node) -> tuple[int | None, bool]:
+    """The axis that an operator ranks along, None where it names none, and whether the least comes first."""
+    if node.op_type not in RANKED_ALONG or not is_standard(node):
+        return None, False
+    largest = node.attributes.get_int("largest", 1)
+    axis = node.attributes.get_int("axis", RANKED_ALONG[node.op_type])
+    return axis, node.op_type == "ArgMin" or not largest
 
 
 def _jumps(node: ir.Node) -> bool:
