@@ -215,6 +215,30 @@ def test_a_condition_of_what_is_run_decides() -> None:
     assert set(measured(proto, off(proto)).measured_by["y"]) == {"y", "e"}
 
 
+@pytest.mark.parametrize("going", ["Greater (less, zero)", "Less (number, most)"])
+def test_a_loop_that_content_ends_decides(going: str) -> None:
+    """It makes as many rows as it runs; one that runs by number alone decides nothing."""
+    lines = ("half = Constant <value_float=0.5> ()", "zero = Constant <value_float=0.0> ()")
+    lines += ("most = Constant <value_int=3> ()", "less = Sub (sum, half)", f"goes = {going}")
+    state = [info("number", [], np.int64), info("gone", [], np.bool_), info("sum", [])]
+    made = [info("goes", [], np.bool_), info("less", []), info("row", [])]
+    body = helper.make_graph(parsed(*lines, "row = Identity (less)"), "body", state, made)
+    extra = {
+        "trips": np.array(10),
+        "go": np.array(True),
+        "column": np.array([-1, 1]),
+        "wc": weight(1, 6, seed=6),
+    }
+    proto = network(*MAP, "e = ReduceMax <keepdims=0> (s)", outputs={"y": ["k", 6]})
+    proto.graph.node.append(helper.make_node("Loop", ["trips", "go", "e"], ["last", "rows"], body=body))
+    proto.graph.node.extend(parsed("n = Reshape (rows, column)", "y = MatMul (n, wc)"))
+    for name, array in extra.items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    found = measured(proto, off(proto))
+    assert found.measured_by == ({"y": ("y", "e")} if "Greater" in going else {})
+    assert found.sqnr is not None and 10 < found.sqnr < 50
+
+
 def test_other_rows_than_in_the_original_are_nothing_in_common() -> None:
     """Of an output as of what it is made of, in some batches or in all."""
     lines = (*SCORES, "y = Slice (scores, none, rows)")
