@@ -9,7 +9,7 @@ whose other side is there already, what that side has lost is made up for as wel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
@@ -25,6 +25,7 @@ from graphopt.calibration import patches
 from graphopt.calibration.inputs import Calibration
 from graphopt.calibration.samples import Samples
 from graphopt.calibration.statistics import FITTED_ROWS, positions
+from graphopt.errors import SiteError
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import shrinkage, tucker_fit
 from graphopt.numerics.lowrank.moments import Joint, JointAccumulator, Moments, Statistics
@@ -86,6 +87,7 @@ def refit(
     fit: Fitting,
     calibration: Calibration,
     samples: Samples,
+    decided: Collection[str] = (),
     *,
     seed: int,
     memory: int,
@@ -98,11 +100,15 @@ def refit(
         fit: fits one candidate.
         calibration: how to batch the inputs.
         samples: the inputs to fit on.
+        decided: names of the values that are those of the original whatever was compressed, see `StagedRun`.
         seed: of the positions that are sampled.
         memory: bytes to take; half of them hold values, and what is over lies in files meanwhile.
 
     Returns:
         The fitted candidates, in the order of the network.
+
+    Raises:
+        SiteError: no input gives a layer as many rows as it has in the original.
     """
     program = Program(analysis.model)
     count = len(samples)
@@ -113,12 +119,12 @@ def refit(
     done: list[Refitted] = []
     with Store(memory // 4) as ours, Store(memory // 4) as theirs, ThreadPoolExecutor(2) as pool:
         original = StagedRun(program, batches, ours)
-        compressed = StagedRun(program, batches, theirs, beside=original)
+        compressed = StagedRun(program, batches, theirs, original, decided)
         ordered = progress.track(sorted(chosen, key=places.__getitem__), "layers", describe=_layer)
         for number, candidate in enumerate(ordered):
             linear = anchor(analysis, candidate)
             place = places[candidate]
-            original.advance(place)
+            original.advance(place, decided)
             compressed.advance(place)
             partner = _partner(analysis, linear, original)
             keep = (linear.x, linear.y, partner)
@@ -127,6 +133,9 @@ def refit(
             original.advance(place + 1, keep)
             weighting = known(linear, analysis.statistics).weighting
             halves = _gather(linear, original, compressed, partner, seed + number, weighting, pool)
+            if not halves:
+                reason = "it reads rows that depend on content, and never as many as in the original"
+                raise SiteError(reason, candidate)
             moved = compressed.differs(linear.x) or bool(partner)
             found = _fit(linear, weighting, candidate, fit, halves, count, pool, moved=moved)
             done.append(replace(found, partner=partner))
@@ -167,12 +176,23 @@ def _gather(
     weighting: Weighting,
     pool: ThreadPoolExecutor,
 ) -> list[list[Joint]]:
-    """Patches and wanted outputs together, of each group, of even and of odd batches."""
+    """Patches and wanted outputs together, of each group, of even and of odd batches.
+
+    Batches in which the operator has no rows, or others than in the original, tell nothing.
+    """
     x, y = compressed.values(linear.x), original.values(linear.y)
-    most = positions(linear, sum(len(batch) for batch in x), FITTED_ROWS)
     sides: tuple[Sequence[npt.NDArray[Any]], ...] = ()
     if partner and compressed.differs(partner):
         sides = (original.values(partner), compressed.values(partner))
+    usable = [
+        number
+        for number, exact in enumerate(original.values(linear.x))
+        if exact.size and exact.shape == x[number].shape
+        if all(side[number].shape == y[number].shape for side in sides)
+    ]
+    if not usable:
+        return []
+    most = positions(linear, sum(len(x[number]) for number in usable), FITTED_ROWS)
     out = (linear.out_channels or 1) // linear.group
 
     roots = weighting or (None,) * linear.group
@@ -180,7 +200,7 @@ def _gather(
     def half(start: int) -> list[Joint]:
         rng = np.random.default_rng((seed, start))
         totals = [JointAccumulator(operator.dimension(linear), out, root) for root in roots]
-        for number in range(start, len(x), 2):
+        for number in usable[start::2]:
             at = patches.positions(linear, x[number], most, rng)
             wanted = patches.outputs(linear, y[number], at)
             if sides:
@@ -190,8 +210,7 @@ def _gather(
                 totals[group].add(rows, wanted[:, group * out : (group + 1) * out])
         return [total.result() for total in totals]
 
-    starts = (0, 1) if len(x) > 1 else (0,)
-    return list(pool.map(half, starts))
+    return list(pool.map(half, range(min(2, len(usable)))))
 
 
 def _statistics(
