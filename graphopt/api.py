@@ -355,11 +355,9 @@ def _verify_quality(
     names, checks = ", ".join(str(v.name) for v in counted), []
     for item in gates.judge(gates.of_budget(limits), spending.measured(found, None)):
         key, wanted = item.gate.key, item.gate.limit
-        if item.measured is None and key == "agreement":
-            raise _no_scores(asked)
-        figure = "of equal outputs" if item.measured == math.inf else f"{item.measured:.4f}"
-        if item.measured is None:
-            figure = "not measured"
+        figure = "not measured"
+        if item.measured is not None:
+            figure = "of equal outputs" if item.measured == math.inf else f"{item.measured:.4f}"
         note = f"{key} {figure} on {found.samples} inputs, at least {wanted:g} asked for"
         gap = (math.nan, math.nan, math.nan if found.sqnr is None else found.sqnr)
         checks.append(Verdict(key, names, item.passed, *gap, wanted, found.samples, note, Rule.QUALITY))

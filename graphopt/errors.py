@@ -132,8 +132,11 @@ class BudgetError(ResultError):
 class SiteError(GraphOptError):
     """A rewrite can't be made where it was wanted, at ``candidate``; ``note`` is for the user."""
 
-    candidate: Any = None
     note = ""
+
+    def __init__(self, message: str, candidate: Any = None) -> None:
+        super().__init__(message)
+        self.candidate = candidate
 
 
 class PrecisionError(SiteError):
@@ -151,8 +154,8 @@ class RewriteError(SiteError):
     """
 
     def __init__(self, rewrite: str, doing: str, what: str, candidate: Any = None) -> None:
-        super().__init__(f"rewrite {rewrite} failed {doing}: {what}")
-        self.what, self.candidate = what, candidate
+        super().__init__(f"rewrite {rewrite} failed {doing}: {what}", candidate)
+        self.what = what
         self.note = f"rewrite {rewrite} was left out where it fails; please report this: {what}"
 
 

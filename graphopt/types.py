@@ -231,13 +231,15 @@ class Quality:
     """How far apart two models are on some inputs.
 
     Attributes:
-        agreement: fraction of equal argmax over axis 1; None where no counted output holds class scores.
+        agreement: fraction of rows of scores whose first is the same, along the axis of the ranking that
+            reads them, else axis 1; None where no counted output holds class scores, or not for all inputs.
         sqnr: 10·log10(Σ ref² / Σ (ref − cand)²) in dB, the lowest over the counted outputs that can be
-            measured; None where none can.
+            measured; −infinite where one has other rows; None where none can be, or something that stands
+            for one is not in the result.
         samples: number of inputs.
         measured_by: the values that were measured in the place of an output that tells nothing of how near
             two models are (rows that were picked, an order, texts), by its name.
-        unmeasured: why an output was not measured, by its name.
+        unmeasured: why an output was not measured, or not all that it is made of, by its name.
     """
 
     agreement: float | None
@@ -258,7 +260,7 @@ class Quality:
 
     @property
     def problem(self) -> str:
-        """Why nothing was measured; "" where something was."""
+        """Why there is no figure; "" where there is."""
         if self.sqnr is not None:
             return ""
         return (

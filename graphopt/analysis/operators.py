@@ -110,6 +110,24 @@ RANKINGS = _of("TopK ArgMax ArgMin NonMaxSuppression NonZero Unique Hardmax")
 THRESHOLDS = _of("Greater GreaterOrEqual Less LessOrEqual Equal Sign Round Floor Ceil Cast")
 """Operators that jump at some number; a Cast does where it makes whole numbers or truth values."""
 
+SIZED_BY = {
+    **dict.fromkeys(_of("Compress Expand OneHot Reshape Split SplitToSequence TopK Upsample"), (1,)),
+    **dict.fromkeys(_of("CenterCropPad SequenceAt SequenceErase"), (1,)),
+    **dict.fromkeys(_of("ConstantOfShape HannWindow HammingWindow BlackmanWindow If NonZero Unique"), (0,)),
+    **dict.fromkeys(_of("MaxUnpool SequenceInsert"), (2,)),
+    **dict.fromkeys(_of("Col2Im DFT Tile"), (1, 2)),
+    "AffineGrid": (1,),
+    "Loop": (0, 1),
+    "NonMaxSuppression": (0, 1, 2, 3, 4),
+    "Pad": (1, 3),
+    "Range": (0, 1, 2),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "STFT": (1, 3),
+}
+"""Operators of which some inputs decide by what they hold how many rows there are, or what is run at all;
+the places of those inputs."""
+
 RANDOM = _of("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli")
 """Operators that make something else at each run."""
 

@@ -1,4 +1,7 @@
-"""The patches that a linear operator reads, and the outputs that belong to them, at sampled positions."""
+"""The patches that a linear operator reads, and the outputs that belong to them, at sampled positions.
+
+Where rows depend on content an input may have none; then there are no patches either.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ def inputs(linear: Linear, x: Activations, at: Index) -> list[Rows]:
     padded = _channels_last(linear, x)
     taps = _taps(linear, x, at, padded.shape[1:-1])
     inside = padded.shape[-1] // linear.group
-    flat = padded.reshape(len(x), -1, padded.shape[-1])
+    flat = padded.reshape(len(x), math.prod(padded.shape[1:-1]), padded.shape[-1])
     groups = []
     for group in range(linear.group):
         own = flat if linear.group == 1 else flat[:, :, group * inside : (group + 1) * inside]
@@ -75,13 +78,13 @@ def outputs(linear: Linear, y: Activations, at: Index) -> Rows:
     """
     if not linear.kernel:
         return _rows(y, at)
-    flat = y.reshape(*y.shape[:2], -1)[:, :, at]
+    flat = y.reshape(*y.shape[:2], math.prod(y.shape[2:]))[:, :, at]
     return np.ascontiguousarray(flat.swapaxes(1, 2), np.float32).reshape(-1, y.shape[1])
 
 
 def _rows(x: Activations, at: Index) -> Rows:
     """Rows of a matrix for each sample."""
-    samples = x.reshape(len(x), -1, x.shape[-1])[:, at]
+    samples = x.reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1])[:, at]
     return np.ascontiguousarray(samples, np.float32).reshape(-1, x.shape[-1])
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,9 +18,9 @@ from graphopt.calibration import patches
 from graphopt.calibration.inputs import Calibration
 from graphopt.calibration.samples import Samples
 from graphopt.numerics.lowrank.moments import MomentsAccumulator, Statistics
-from graphopt.runtime import session
-from graphopt.runtime.exposure import exposed
+from graphopt.runtime import exposure, session
 from graphopt.runtime.limits.memory import chunks
+from graphopt.runtime.session import Feeds
 from graphopt.types import Array
 
 PLANNED_ROWS = 24
@@ -40,7 +41,11 @@ THREADS = 2
 
 
 def stream(
-    model: ir.Model, names: Sequence[str], calibration: Calibration, samples: Samples
+    model: ir.Model,
+    names: Sequence[str],
+    calibration: Calibration,
+    samples: Samples,
+    given: Iterable[Feeds] = (),
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """The content of values of the outermost graph, batch by batch.
 
@@ -49,17 +54,23 @@ def stream(
         names: the values.
         calibration: how to batch.
         samples: the inputs to run.
+        given: for each batch, values that the model is given in the place of what computes them.
 
     Returns:
         For each batch the arrays, by name.
     """
-    given = [name for name in names if name in samples.names]
+    fed = [name for name in names if name in samples.names]
     wanted = [name for name in names if name not in samples.names]
-    running = session.session(exposed(session.structure(model), wanted), optimised=True) if wanted else None
-    for part in progress.track(list(calibration.batches(samples)), "inputs"):
-        values = {name: part[name] for name in given}
-        if running is not None:
-            values.update(zip(wanted, session.run(running, part, wanted), strict=True))
+    running = None
+    batches = progress.track(list(calibration.batches(samples)), "inputs")
+    for part, told in zip(batches, given or itertools.repeat({}), strict=False):
+        values = {name: part[name] for name in fed}
+        if wanted:
+            if running is None:
+                parts = exposure.exposed(session.structure(model), wanted)
+                running = session.session(exposure.given(parts, told) if told else parts, optimised=True)
+            made = session.run(running, {**part, **exposure.fed(told)}, wanted)
+            values.update(zip(wanted, made, strict=True))
         yield values
 
 
@@ -147,6 +158,8 @@ def extremes(
         for values in stream(analysis.model, sorted(names), calibration, part):
             for y, name in names.items():
                 rows = np.moveaxis(values[y], 1, -1).reshape(-1, values[y].shape[1]).astype(np.float64)
+                if not len(rows):
+                    continue
                 low, high = found.get(name, (rows[0], rows[0]))
                 found[name] = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
     return found

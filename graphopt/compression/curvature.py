@@ -227,4 +227,7 @@ def _sizes(
     running = session.session(program.piece(program.nodes, samples.kinds, watched), optimised=True)
     values = session.run(running, next(iter(calibration.batches(samples))), watched)
     wide = (value.astype(np.float64) for value in values)
-    return {name: float(np.linalg.norm(v - v.mean())) for name, v in zip(watched, wide, strict=True)}
+    return {
+        name: float(np.linalg.norm(v - v.mean())) if v.size else 0.0
+        for name, v in zip(watched, wide, strict=True)
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -50,6 +51,7 @@ def layer_errors(
     calibration: Calibration,
     memory: int,
     macs: int | None = None,
+    decided: Sequence[str] = (),
 ) -> dict[str, float]:
     """E‖y − ŷ‖² / Var(y) of layers in the whole network, on held-out inputs, by name.
 
@@ -63,9 +65,11 @@ def layer_errors(
         calibration: the inputs; the held-out ones are run.
         memory: bytes of outputs to hold at once.
         macs: of the original for one input, where known: very large networks are measured on fewer inputs.
+        decided: names of the values that the compressed network is given as the original decides them, so
+            that both have the same rows.
 
     Returns:
-        A relative error for each layer.
+        A relative error for each layer; 1 where it has other rows all the same.
     """
     if not layers:
         return {}
@@ -81,13 +85,18 @@ def layer_errors(
     for chunk in chunks(layers, lambda layer: COPIES * sizes[layer.output], memory):
         names = sorted({n for layer in chunk for n in (layer.output, layer.partner) if n})
         noise, spread = dict.fromkeys(chunk, 0.0), {layer: _Spread() for layer in chunk}
-        both = [statistics.stream(m, names, calibration, samples) for m in (original, compressed)]
-        for exact, approximate in zip(*both, strict=True):
+        read = list(dict.fromkeys((*names, *decided)))
+        told, exacts = itertools.tee(statistics.stream(original, read, calibration, samples))
+        given = ({name: batch[name] for name in decided} for batch in told) if decided else ()
+        approximates = statistics.stream(compressed, names, calibration, samples, given)
+        for exact, approximate in zip(exacts, approximates, strict=True):
             for layer in chunk:
                 wanted = exact[layer.output].astype(np.float64)
-                if layer.partner:
+                compared = [name for name in (layer.output, layer.partner) if name]
+                alike = all(exact[name].shape == approximate[name].shape for name in compared)
+                if alike and layer.partner:
                     wanted += exact[layer.partner].astype(np.float64) - approximate[layer.partner]
-                gap = wanted - approximate[layer.output]
+                gap = wanted - approximate[layer.output] if alike else wanted
                 noise[layer] += float(np.vdot(gap, gap))
                 spread[layer].add(np.moveaxis(wanted, layer.axis, -1))
         for layer in chunk:
@@ -120,6 +129,6 @@ class _Spread:
 
     @property
     def total(self) -> float:
-        if self._sum is None:
+        if self._sum is None or not self._count:
             return 0.0
         return max(self._squares - float(np.vdot(self._sum, self._sum)) / self._count, 0.0)

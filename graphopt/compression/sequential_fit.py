@@ -9,7 +9,7 @@ whose other side is there already, what that side has lost is made up for as wel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
@@ -25,6 +25,7 @@ from graphopt.calibration import patches
 from graphopt.calibration.inputs import Calibration
 from graphopt.calibration.samples import Samples
 from graphopt.calibration.statistics import FITTED_ROWS, positions
+from graphopt.errors import SiteError
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import tucker_fit
 from graphopt.numerics.lowrank.moments import Moments, MomentsAccumulator, Statistics, Target
@@ -86,6 +87,7 @@ def refit(
     fit: Fitting,
     calibration: Calibration,
     samples: Samples,
+    decided: Collection[str] = (),
     *,
     seed: int,
     memory: int,
@@ -98,11 +100,15 @@ def refit(
         fit: fits one candidate.
         calibration: how to batch the inputs.
         samples: the inputs to fit on.
+        decided: names of the values that are those of the original whatever was compressed, see `StagedRun`.
         seed: of the positions that are sampled.
         memory: bytes to take; half of them hold values, and what is over lies in files meanwhile.
 
     Returns:
         The fitted candidates, in the order of the network.
+
+    Raises:
+        SiteError: no input gives a layer as many rows as it has in the original.
     """
     program = Program(analysis.model)
     count = len(samples)
@@ -113,12 +119,12 @@ def refit(
     done: list[Refitted] = []
     with Store(memory // 4) as ours, Store(memory // 4) as theirs, ThreadPoolExecutor(2) as pool:
         original = StagedRun(program, batches, ours)
-        compressed = StagedRun(program, batches, theirs, beside=original)
+        compressed = StagedRun(program, batches, theirs, original, decided)
         ordered = progress.track(sorted(chosen, key=places.__getitem__), "layers", describe=_layer)
         for number, candidate in enumerate(ordered):
             linear = anchor(analysis, candidate)
             place = places[candidate]
-            original.advance(place)
+            original.advance(place, decided)
             compressed.advance(place)
             partner = _partner(analysis, linear, original)
             keep = (linear.x, linear.y, partner)
@@ -126,6 +132,9 @@ def refit(
             compressed.forget(keep)
             original.advance(place + 1, keep)
             halves = _gather(linear, original, compressed, partner, seed + number, pool)
+            if not halves:
+                reason = "it reads rows that depend on content, and never as many as in the original"
+                raise SiteError(reason, candidate)
             moved = compressed.differs(linear.x) or bool(partner)
             weighting = known(linear, analysis.statistics).weighting
             found = _fit(linear, weighting, candidate, fit, halves, count, pool, moved=moved)
@@ -166,18 +175,29 @@ def _gather(
     seed: int,
     pool: ThreadPoolExecutor,
 ) -> list[list[Moments]]:
-    """Moments of patches and wanted outputs together, of each group, of even and of odd batches."""
+    """Moments of patches and wanted outputs together, of each group, of even and of odd batches.
+
+    Batches in which the operator has no rows, or others than in the original, tell nothing.
+    """
     x, y = compressed.values(linear.x), original.values(linear.y)
-    most = positions(linear, sum(len(batch) for batch in x), FITTED_ROWS)
     sides: tuple[Sequence[npt.NDArray[Any]], ...] = ()
     if partner and compressed.differs(partner):
         sides = (original.values(partner), compressed.values(partner))
+    usable = [
+        number
+        for number, exact in enumerate(original.values(linear.x))
+        if exact.size and exact.shape == x[number].shape
+        if all(side[number].shape == y[number].shape for side in sides)
+    ]
+    if not usable:
+        return []
+    most = positions(linear, sum(len(x[number]) for number in usable), FITTED_ROWS)
     out = (linear.out_channels or 1) // linear.group
 
     def half(start: int) -> list[Moments]:
         rng = np.random.default_rng((seed, start))
         totals = [MomentsAccumulator(operator.dimension(linear) + out) for _ in range(linear.group)]
-        for number in range(start, len(x), 2):
+        for number in usable[start::2]:
             at = patches.positions(linear, x[number], most, rng)
             wanted = patches.outputs(linear, y[number], at)
             if sides:
@@ -188,8 +208,7 @@ def _gather(
                 totals[group].add(np.concatenate([rows, part], axis=1))
         return [total.result() for total in totals]
 
-    starts = (0, 1) if len(x) > 1 else (0,)
-    return list(pool.map(half, starts))
+    return list(pool.map(half, range(min(2, len(usable)))))
 
 
 def _statistics(

@@ -32,8 +32,10 @@ from graphopt.planning import selection
 from graphopt.planning.damage import Sensitivity, unprobed
 from graphopt.planning.selection import Limit, Plan
 from graphopt.rewrites.base import ApproximateRewrite
+from graphopt.runtime import session
 from graphopt.runtime.operator_times import Stopwatch, cache_path
 from graphopt.types import Candidate, Change, Fitted, Quality, Replacement
+from graphopt.verification import quality
 from graphopt.verification.heads import Heads, is_tensor
 
 Made = TypeVar("Made")
@@ -111,13 +113,35 @@ class FitData:
         """What the model decides on the way to those, which a probe takes from the original."""
         if not any(map(self._heads.behind, self._measured)):
             return []
-        return [v.name or "" for node in self._heads.decisions for v in node.outputs if v.uses()]
+        made = (value for node in self._heads.decisions for value in node.outputs)
+        return [value.name or "" for value in made if value.uses() and is_tensor(value)]
+
+    def unseen(self, candidate: Candidate) -> str:
+        """Why an error at a candidate would not be measured, though an output that counts depends on it."""
+        node = self.analysis.nodes[candidate.site.nodes[0]]
+        if node in self._seen:
+            return ""
+        name = next((name for name, nodes in self._leading.items() if node in nodes), None)
+        return "" if name is None else f"an error in it is not measured, as output {name!r} is not"
+
+    @cached_property
+    def _seen(self) -> set[ir.Node]:
+        return self._heads.leading_to(self._measured)
+
+    @cached_property
+    def _leading(self) -> dict[str, set[ir.Node]]:
+        return {output.name or "": self._heads.leading_to([output]) for output in self._heads.outputs}
 
     @cached_property
     def _measured(self) -> list[ir.Value]:
-        dtype = self.analysis.sizes.dtype
-        values = (value for output in self._heads.outputs for value in self._heads.measured(output, dtype))
-        return [value for value in values if is_tensor(value)]
+        """What stands for the outputs that count, as far as it holds numbers."""
+        dtype, inputs = self.analysis.sizes.dtype, self.inputs
+        values = [value for output in self._heads.outputs for value in self._heads.measured(output, dtype)]
+        if inputs is None:
+            return []
+        parts = session.structure(self.analysis.model)
+        usable = quality.with_numbers(parts, filter(is_tensor, values), inputs, inputs.held_out)
+        return [value for value in values if value in usable]
 
     @cached_property
     def _heads(self) -> Heads:
@@ -317,10 +341,20 @@ class Networks:
         self._given = workspace.calibration is not None
         self._data = FitData(workspace, group, options, journal)
         self.model, self.analysis = workspace.model, self._data.analysis
-        self.candidates = proposals.match(self.analysis, group)
+        self.candidates = self._watched(proposals.match(self.analysis, group), options)
         self._forms = Forms(self.analysis, {rewrite.name: rewrite for rewrite in group})
         self.damage = Damage(self._data, self.candidates, self._forms, options.memory, journal)
         self.clock = Clock(self.analysis, self._forms, workspace.source.model, measures, journal)
+
+    def _watched(self, candidates: Sequence[Candidate], options: Options) -> list[Candidate]:
+        """Those whose error a measure tells of; all where there is nothing to measure, or by force."""
+        if not self._given or options.force or options.metric is not None:
+            return list(candidates)
+        reasons = {candidate: self._data.unseen(candidate) for candidate in candidates}
+        for candidate, reason in reasons.items():
+            if reason:
+                self._journal.reject(candidate, f"{candidate.site.nodes[0]}: {reason}")
+        return [candidate for candidate, reason in reasons.items() if not reason]
 
     def planned(self, limits: Sequence[Limit]) -> Plan:
         """The least damaging plan that keeps the limits."""
@@ -370,7 +404,8 @@ class Networks:
             layers = [self._layer(name, fit) for name, fit in fits.items()]
             with self._journal.step("measure"):
                 memory, macs = self._memory // 4, self.analysis.totals.macs
-                errors = layer_errors.layer_errors(self.model, model, layers, inputs, memory, macs)
+                decided = self._data.decided
+                errors = layer_errors.layer_errors(self.model, model, layers, inputs, memory, macs, decided)
         metric = self._measures.metric(model)
         return Network(chosen, fits, tuple(changes), model, errors, self._measures.quality(model), metric)
 
@@ -400,6 +435,7 @@ class Networks:
                 self._forms.fit,
                 inputs,
                 inputs.fit,
+                self._data.decided,
                 seed=self._seed,
                 memory=self._memory,
             )

@@ -17,7 +17,7 @@ from graphopt.pipeline.workspace import Workspace
 from graphopt.planning.damage import Sensitivity
 from graphopt.planning.gates import Judged
 from graphopt.planning.selection import MUCH
-from graphopt.report.results import Applied, Metric, Point, Report, Result
+from graphopt.report.results import Applied, Left, Metric, Point, Report, Result
 from graphopt.report.wording import bytes_, numbered
 from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate, Exactness, Quality
@@ -116,7 +116,7 @@ def result_of(
     quantised = costs.quantised_note(before.uncounted_ops)
     factored = [item.candidate for item in journal.applied if item.exactness is Exactness.APPROXIMATE]
     left = [_widened(before, after), *source_notes(workspace.source, before), *journal.notes]
-    left += () if figures.quality is None else figures.quality.notes
+    left += figures.quality.notes if figures.quality is not None and workspace.changed else ()
     notes = [*proposals.notes(before, after), quantised, *left, _grown(before, after, factored)]
     report = Report(
         source=workspace.source,
@@ -124,8 +124,8 @@ def result_of(
         after=totals[1],
         changed=workspace.changed,
         applied=tuple(journal.applied),
-        declined=journal.declined,
-        rejected=journal.rejected,
+        declined=_ordered(journal.declined, proposals, figures),
+        rejected=_ordered(journal.rejected, proposals, figures),
         checks=tuple(journal.checks),
         unrun=journal.unrun,
         notes=tuple(filter(None, dict.fromkeys(notes))),
@@ -144,6 +144,14 @@ def result_of(
         options=options.described(),
     )
     return Result(workspace.model if workspace.changed else workspace.source.whole, report, before, after)
+
+
+def _ordered(left: Sequence[Left], proposals: Proposals, figures: Figures) -> tuple[Left, ...]:
+    """What was not done; where a budget is missed, first what could have kept it."""
+    if all(figures.budget):
+        return tuple(left)
+    wanted = {rewrite.name for rewrite in proposals.approximate}
+    return tuple(sorted(left, key=lambda each: each.rewrite not in wanted))
 
 
 def _grown(before: Analysis, after: Analysis, factored: Iterable[Candidate]) -> str:

@@ -87,8 +87,8 @@ class Judged:
     def shortfall(self) -> str:
         """What a budget says of the figure that does not keep it."""
         cost = self.gate.key in COSTS
-        figure = "not measured"
-        if self.measured is not None:
+        figure = self.figure
+        if self.measured is not None and math.isfinite(self.measured):
             figure = f"{self.measured:.4f} of the input's" if cost else f"{self.measured:.4g}"
         return f"{self.gate.key} {figure}, {'' if cost else 'at least '}{self.gate.limit:g} asked for"
 

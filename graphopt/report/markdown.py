@@ -126,7 +126,7 @@ def _figures(result: Report) -> Lines:
     if timing is not None:
         times = (f"{ms:.3f} ms" for ms in (timing.reference_ms, timing.candidate_ms))
         rows.insert(1, (f"latency, {numbered(timing.threads, 'thread')}", *times, f"{timing.ratio:.3f}"))
-    quality = result.quality
+    quality = result.kept
     if quality is not None:
         inputs = f"on {quality.samples} held-out inputs"
         if quality.agreement is not None:

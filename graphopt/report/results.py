@@ -239,6 +239,11 @@ class Report:
         )
 
     @property
+    def kept(self) -> Quality | None:
+        """The quality that is left in a model that was changed; None of the input itself, which has all."""
+        return self.quality if self.changed else None
+
+    @property
     def unchanged(self) -> str:
         """That a run changed nothing; "" where it did."""
         if self.changed:

@@ -44,7 +44,7 @@ def decibels(sqnr: float | None) -> str:
     if sqnr is None:
         return "not measured"
     if math.isinf(sqnr):
-        return "equal" if sqnr > 0 else "–"
+        return "equal" if sqnr > 0 else "nothing in common"
     return f"{sqnr:.1f} dB"
 
 

@@ -29,14 +29,22 @@ class StagedRun:
         store: holds what is read later.
         beside: another walk over the same inputs, of the original network; what is equal there is read from
         it.
+        decided: names of values that are read from it though they may differ: what operators decide, so that
+            both walk on with the same rows. It has to keep them.
     """
 
     def __init__(
-        self, program: Program, batches: Sequence[Feeds], store: Store, beside: StagedRun | None = None
+        self,
+        program: Program,
+        batches: Sequence[Feeds],
+        store: Store,
+        beside: StagedRun | None = None,
+        decided: Iterable[str] = (),
     ) -> None:
         self._program = program
         self._store = store
         self._beside = beside
+        self._decided = frozenset(decided)
         self._count = len(batches)
         self._fed = {} if beside is not None else {name: [b[name] for b in batches] for name in batches[0]}
         self.place = 0
@@ -79,9 +87,10 @@ class StagedRun:
         """
         found, changed = set(), set(self._store)
         for place in places:
-            if not changed.isdisjoint(self._program.reads(place)):
+            outputs = self._program.nodes[place].output
+            if self._decided.isdisjoint(outputs) and not changed.isdisjoint(self._program.reads(place)):
                 found.add(place)
-                changed.update(self._program.nodes[place].output)
+                changed.update(outputs)
         needed = {name for place in found for name in self._program.reads(place)}
         for place in reversed(places):
             outputs = self._program.nodes[place].output

@@ -88,6 +88,56 @@ class Difference:
         return 10.0 * math.log10(self.signal / self.noise)
 
 
+@dataclass(slots=True)
+class Agreement:
+    """How often two models rank the same place first, gathered over feeds.
+
+    Attributes:
+        axis: that is ranked along; None for outputs that are class scores by their shape alone, along axis 1.
+        least: whether the least comes first.
+        equal: rows that agree.
+        rows: all rows that there are in one of the two; a row that the other does not have never agrees.
+        other: whether something was no class scores.
+    """
+
+    axis: int | None = None
+    least: bool = False
+    equal: int = 0
+    rows: int = 0
+    other: bool = False
+
+    def add(self, reference: Output, candidate: Output) -> None:
+        """Takes in one pair of outputs."""
+        exact, found = self._rows(reference), self._rows(candidate)
+        if exact is None or found is None:
+            self.other = True
+            return
+        self.rows += max(exact.size, found.size)
+        if reference.shape == candidate.shape:
+            self.equal += int((exact == found).sum())
+
+    @property
+    def known(self) -> bool:
+        """Whether all that was taken in could be ranked, as far as there were rows."""
+        return not (self.other and self.rows)
+
+    @property
+    def part(self) -> float | None:
+        """The part of the rows that agree; None where there are none, or something can't be ranked."""
+        return None if self.other or not self.rows else self.equal / self.rows
+
+    def _rows(self, output: Output) -> npt.NDArray[np.intp] | None:
+        """The place that comes first in each row; None where the output has no such rows."""
+        if isinstance(output, list) or not (self.axis is not None or is_class_scores(output.shape)):
+            return None
+        axis = 1 if self.axis is None else self.axis
+        if not -output.ndim <= axis < output.ndim:
+            return None
+        if output.shape[axis] < 2 or not output.size:  # there is nothing to choose from
+            return np.zeros(0, np.intp)
+        return np.asarray((output.argmin if self.least else output.argmax)(axis=axis))
+
+
 def _incomparable(reference: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> str:
     """Why no difference can be taken; "" when it can."""
     if reference.shape != candidate.shape:
@@ -132,18 +182,6 @@ def _energy(array: npt.NDArray[Any], largest: float) -> float:
 
 def _largest(array: npt.NDArray[Any]) -> float:
     return max(float(array.max()), -float(array.min()))
-
-
-def agreement(reference: Output, candidate: Output) -> float | None:
-    """Fraction of equal argmax over axis 1 for outputs [N, K] or [N, K, 1, 1]; None for other outputs."""
-    if (
-        isinstance(reference, list)
-        or not is_class_scores(reference.shape)
-        or reference.shape != candidate.shape
-    ):
-        return None
-    first, second = (array.reshape(len(array), -1).argmax(axis=1) for array in (reference, candidate))
-    return float((first == second).mean())
 
 
 def is_class_scores(shape: tuple[int | None, ...]) -> bool:

@@ -11,11 +11,25 @@ from collections.abc import Callable, Iterable, Iterator
 import onnx_ir as ir
 
 from graphopt.analysis.constants import Constants
-from graphopt.analysis.operators import NO_TENSORS, RANKINGS, SUMS, THRESHOLDS, VIEWS, is_standard
+from graphopt.analysis.operators import (
+    NO_TENSORS,
+    RANKINGS,
+    SIZED_BY,
+    SUMS,
+    THRESHOLDS,
+    VIEWS,
+    is_standard,
+)
 from graphopt.model.traversal import subgraphs, topological
 
 MOVES = VIEWS | {"Transpose", "Identity"}
 """Operators that leave the elements of what they read as they are."""
+
+
+RANKED_ALONG = {"ArgMax": 0, "ArgMin": 0, "TopK": -1, "Hardmax": -1}
+"""Operators that rank along an axis, and which one they do where they name none."""
+SIZES = ("Shape", "Size")
+"""Operators that tell no more of an input than its size."""
 
 
 class Heads:
@@ -28,8 +42,9 @@ class Heads:
     Attributes:
         constants: the model's constants.
         outputs: the outputs that count.
-        decisions: operators of the outermost graph that decide: all rankings, and the thresholds behind which
-            no layer stands (others are part of an activation).
+        decisions: operators of the outermost graph that decide: all rankings, the thresholds behind which no
+            layer stands, and those on which it depends how many rows there are or what is run at all (others
+            are part of an activation).
         following: they and the operators that work on what was decided, up to the next layer.
     """
 
@@ -39,15 +54,15 @@ class Heads:
         nodes = topological(model.graph)
         self._told = {value for value in model.graph.inputs if not value.is_initializer()}
         for node in nodes:
-            if self.read(node) and node.op_type not in ("Shape", "Size"):
+            if self.read(node) and node.op_type not in SIZES:
                 self._told.update(node.outputs)
-        needed, summed = self._backwards(nodes)
+        needed, summed, steering = self._backwards(nodes)
         self.decisions = tuple(
             node
             for node in nodes
             if node in needed
             and self.read(node)
-            and (_ranks(node) or (_jumps(node) and not any(value in summed for value in node.outputs)))
+            and (_ranks(node) or self._is_threshold(node, summed, steering) or self._sizing(node)[1])
         )
         self._decided: set[ir.Value] = set()
         self._behind: set[ir.Value] = set()
@@ -112,10 +127,28 @@ class Heads:
                 stack += reversed(self.read(node))
         return tuple(found)
 
-    def scores(self, value: ir.Value) -> bool:
-        """Whether an operator ranks its elements, or names them."""
+    def leading_to(self, values: Iterable[ir.Value]) -> set[ir.Node]:
+        """The operators, those in bodies among them, that these values are made by."""
+        stack, found = list(values), set[ir.Node]()
+        while stack:
+            node = stack.pop().producer()
+            if node is not None and node not in found:
+                found.update(_with_bodies(node))
+                stack += self.read(node)
+        return found
+
+    def rankings(self, value: ir.Value) -> set[tuple[int | None, bool]]:
+        """How operators rank the elements of a value, or name them.
+
+        Returns:
+            For each way the axis, None where no operator names one, and whether the least comes first.
+        """
         readers = [use.node for use in value.uses() if not use.idx]
-        return any(node.op_type == "ZipMap" or (node in self.decisions and _ranks(node)) for node in readers)
+        return {
+            _ranking(node)
+            for node in readers
+            if node.op_type == "ZipMap" or (node in self.decisions and _ranks(node))
+        }
 
     def joined(self, value: ir.Value) -> bool:
         """Whether it is several values side by side, each of which may be of another magnitude."""
@@ -124,10 +157,53 @@ class Heads:
             node = node.inputs[0].producer()
         return node is not None and node.op_type == "Concat" and is_standard(node)
 
-    def _backwards(self, nodes: list[ir.Node]) -> tuple[set[ir.Node], set[ir.Value]]:
-        """The operators that the outputs need, and the values that a needed layer comes behind."""
+    def _is_threshold(self, node: ir.Node, summed: set[ir.Value], steering: set[ir.Value]) -> bool:
+        """Whether an operator jumps, and not as a part of an activation."""
+        return _jumps(node) and any(value in steering or value not in summed for value in node.outputs)
+
+    def _sizing(self, node: ir.Node) -> tuple[set[ir.Value], bool]:
+        """What sizes in an operator and its bodies, or what they run, depend on.
+
+        Returns:
+            The values of the outermost graph, and whether an operator of a body jumps on the way from there.
+        """
+        inside: set[ir.Value] = set()
+        self._tell_bodies(node, inside)
+        stack, seen, found, jumped = list(_sizing(node)), set[ir.Value](), set[ir.Value](), False
+        while stack:
+            value = stack.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            maker = value.producer()
+            if self.told(value):
+                found.add(value)
+            elif value in inside and maker is None:
+                found.update(self.read(node))
+            elif value in inside and maker is not None and not is_layer(maker):
+                jumped |= _jumps(maker)
+                stack += used(maker)
+        return found, jumped
+
+    def _tell_bodies(self, node: ir.Node, told: set[ir.Value]) -> None:
+        """Adds the values in the bodies of an operator that depend on what inputs hold, or may."""
+        for body in subgraphs(node):
+            told.update(body.inputs[2:] if node.op_type == "Loop" else body.inputs)
+            for inner in body:
+                self._tell_bodies(inner, told)
+                read = any(value in told or value in self._told for value in used(inner))
+                if read and inner.op_type not in SIZES:
+                    told.update(inner.outputs)
+
+    def _backwards(self, nodes: list[ir.Node]) -> tuple[set[ir.Node], set[ir.Value], set[ir.Value]]:
+        """The operators that the outputs need, and values by what follows on them.
+
+        Returns:
+            The operators; the values that a needed layer comes behind; those on which sizes, or what is run,
+            depend without a layer in between.
+        """
         needed: set[ir.Node] = set()
-        wanted, summed = set(self.outputs), set[ir.Value]()
+        wanted, summed, steering = set(self.outputs), set[ir.Value](), set[ir.Value]()
         for node in reversed(nodes):
             if not any(value in wanted for value in node.outputs):
                 continue
@@ -135,7 +211,10 @@ class Heads:
             wanted.update(self.read(node))
             if is_layer(node) or any(value in summed for value in node.outputs):
                 summed.update(self.read(node))
-        return needed, summed
+            steering.update(self._sizing(node)[0])
+            if not is_layer(node) and any(value in steering for value in node.outputs):
+                steering.update(self.read(node))
+        return needed, summed, steering
 
 
 def is_tensor(value: ir.Value) -> bool:
@@ -166,11 +245,31 @@ def _with_bodies(node: ir.Node) -> Iterator[ir.Node]:
             yield from _with_bodies(inner)
 
 
+def _sizing(node: ir.Node) -> Iterator[ir.Value]:
+    """The values by whose content an operator, or one in its bodies, decides on sizes or what is run."""
+    for each in _with_bodies(node):
+        if not is_standard(each):
+            continue
+        places = SIZED_BY.get(each.op_type, ())
+        yield from (value for place, value in enumerate(each.inputs) if place in places and value is not None)
+        if each.op_type == "Loop":
+            yield from (body.outputs[0] for body in subgraphs(each))
+
+
 def _ranks(node: ir.Node) -> bool:
     """Whether an operator ranks, or has a body in which one does; MaxPool does where its places are read."""
     if node.op_type == "MaxPool" and len(node.outputs) > 1:
         return bool(node.outputs[1].uses()) or node.outputs[1].is_graph_output()
     return any(each.op_type in RANKINGS and is_standard(each) for each in _with_bodies(node))
+
+
+def _ranking(node: ir.Node) -> tuple[int | None, bool]:
+    """The axis that an operator ranks along, None where it names none, and whether the least comes first."""
+    if node.op_type not in RANKED_ALONG or not is_standard(node):
+        return None, False
+    largest = node.attributes.get_int("largest", 1)
+    axis = node.attributes.get_int("axis", RANKED_ALONG[node.op_type])
+    return axis, node.op_type == "ArgMin" or not largest
 
 
 def _jumps(node: ir.Node) -> bool:

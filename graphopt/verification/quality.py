@@ -7,6 +7,7 @@ what was decided, as in a detector of two stages, the model is given what the or
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -22,10 +23,10 @@ from graphopt.calibration.inputs import Calibration
 from graphopt.calibration.samples import Samples
 from graphopt.errors import InputError
 from graphopt.runtime import exposure, session
-from graphopt.runtime.session import Feeds
+from graphopt.runtime.session import Feeds, Structure
 from graphopt.types import Quality
 from graphopt.verification.counterparts import Counterparts
-from graphopt.verification.difference import Difference, Output, agreement, is_class_scores, parts_of
+from graphopt.verification.difference import Agreement, Difference, Output, is_class_scores
 from graphopt.verification.heads import Heads
 
 
@@ -80,48 +81,39 @@ class Yardstick:
         pairs, decisions = self._pairs(candidate)
         names = [value.name or "" for value in pairs]
         gaps = {value: Difference() for value in pairs}
-        resized: dict[ir.Value, str] = {}
-        equal: dict[ir.Value, float] = {}
+        ranked = {value: [Agreement(*way) for way in self._rankings(value)] for value in pairs}
         count = 0
         for size, exact, found in self._runs(candidate, names, list(pairs.values()), decisions):
             count += size
             for value, ours, theirs in zip(pairs, exact, found, strict=True):
-                if _sizes(ours) != _sizes(theirs):
-                    resized[value] = f"{value.name} has other sizes than in the original"
-                    continue
                 gaps[value].add(ours, theirs)
-                same = agreement(ours, theirs) if self._may_agree(value) else None
-                if same is not None:
-                    equal[value] = equal.get(value, 0.0) + same * size
+                for each in ranked[value]:
+                    each.add(ours, theirs)
+        agreements = [each for ways in ranked.values() for each in ways]
         lost = {value: f"{value.name} is not in the result" for value in self._values if value not in pairs}
-        return self._quality(gaps, {**resized, **lost}, equal, count)
+        return self._quality(list(gaps.values()), agreements, lost, count)
 
     def _quality(
         self,
-        gaps: Mapping[ir.Value, Difference],
+        gaps: Sequence[Difference],
+        agreements: Sequence[Agreement],
         lost: Mapping[ir.Value, str],
-        equal: Mapping[ir.Value, float],
         count: int,
     ) -> Quality:
-        """The figures, of those outputs of which all values could be measured."""
+        """The figures; none where something can't be compared that could be measured in the original."""
         unmeasured = dict(self._unmeasured)
-        kept: dict[ir.Value, tuple[ir.Value, ...]] = {}
         for output, values in self._measured.items():
-            reason = next((lost[value] for value in values if value in lost), "")
-            if reason:
-                unmeasured[output.name or ""] = reason
-            elif values:
-                kept[output] = values
-        measured = list(dict.fromkeys(value for values in kept.values() for value in values))
-        agreeing = [equal[value] / count for value in measured if value in equal]
+            unmeasured.update((output.name or "", lost[value]) for value in values if value in lost)
+        known = not lost and all(each.known for each in agreements)
+        agreeing = [each.part for each in agreements if each.part is not None]
         return Quality(
-            min(agreeing, default=None),
-            min((gaps[value].sqnr for value in measured), default=None),
+            min(agreeing, default=None) if known else None,
+            None if lost else min((gap.sqnr for gap in gaps), default=None),
             count,
             {
-                output.name or "": tuple(value.name or "" for value in before)
-                for output, before in kept.items()
-                if before != (output,)
+                output.name or "": tuple(value.name or "" for value in values)
+                for output, values in self._measured.items()
+                if values and values != (output,)
             },
             unmeasured,
         )
@@ -129,49 +121,39 @@ class Yardstick:
     # ------------------------------------------------------------ what is measured
 
     @cached_property
+    def _found(self) -> dict[ir.Value, tuple[ir.Value, ...]]:
+        """By output, what tells how near another model comes to it."""
+        dtype, _ = told(self._model)
+        return {output: self._heads.measured(output, dtype) for output in self._outputs}
+
+    @cached_property
     def _measured(self) -> dict[ir.Value, tuple[ir.Value, ...]]:
         """By output, what is measured for it: values whose numbers onnxruntime hands out."""
-        dtype = types_of(self._model)
-        found = {output: self._heads.measured(output, dtype) for output in self._outputs}
-        usable = self._usable(dict.fromkeys(value for values in found.values() for value in values))
-        return {output: tuple(v for v in values if v in usable) for output, values in found.items()}
-
-    def _usable(self, values: Iterable[ir.Value]) -> set[ir.Value]:
-        """Those of the values that hold finite numbers."""
-        feeds = next(self._calibration.batches(self._samples))
-        values = list(values)
-        try:
-            found = dict(zip(values, self._content(values, feeds), strict=True))
-        except InputError:
-            found = {}
-            for value in values:
-                try:
-                    found.update(zip([value], self._content([value], feeds), strict=True))
-                except InputError:
-                    continue
-        return {value for value, output in found.items() if _is_number(output)}
-
-    def _content(self, values: Sequence[ir.Value], feeds: Feeds) -> list[Output]:
-        names = [value.name or "" for value in values]
-        running = session.session(exposure.exposed(self._parts, names), optimised=True)
-        return list(session.run(running, feeds, names)) if names else []
+        values = dict.fromkeys(value for values in self._found.values() for value in values)
+        usable = with_numbers(self._parts, values, self._calibration, self._samples)
+        return {output: tuple(v for v in values if v in usable) for output, values in self._found.items()}
 
     @cached_property
     def _unmeasured(self) -> dict[str, str]:
-        """Why outputs can't be measured, by name."""
-        return {
-            output.name or "": f"{_kind(output, self._heads)}, and nothing that it is made of can be measured"
-            for output, values in self._measured.items()
-            if not values
-        }
+        """Why outputs can't be measured, or not all that they are made of, by name."""
+        reasons = {}
+        for output, values in self._measured.items():
+            left = [value for value in self._found[output] if value not in values]
+            if not values:
+                reason = f"{_kind(output, self._heads)}, and nothing that it is made of can be measured"
+                reasons[output.name or ""] = reason
+            elif left:
+                names = ", ".join(value.name or "" for value in left)
+                reasons[output.name or ""] = f"in part, {names} has no finite number on these inputs"
+        return reasons
 
     @property
     def _values(self) -> list[ir.Value]:
         return list(dict.fromkeys(value for values in self._measured.values() for value in values))
 
-    def _may_agree(self, value: ir.Value) -> bool:
-        """Whether the value may hold class scores: an output, or what an operator ranks or names."""
-        return value in self._outputs or self._heads.scores(value)
+    def _rankings(self, value: ir.Value) -> set[tuple[int | None, bool]]:
+        """How the value is ranked: as the operators do that read it; an output, if by none, by its shape."""
+        return self._heads.rankings(value) or ({(None, False)} if value in self._outputs else set())
 
     # ------------------------------------------------------------ runs
 
@@ -235,27 +217,74 @@ def may_agree(model: ir.Model, kept: Sequence[str] = ()) -> bool:
     """
     outputs = _counted(model, kept)
     heads = Heads(model, outputs)
-    dtype, shape = types_of(model), _shapes_of(model)
-    values = [value for output in outputs for value in heads.measured(output, dtype)]
-    shapes = [_declared(value) for value in values if value in outputs]
-    shapes += [shape(value) for value in values if value not in outputs and heads.scores(value)]
-    return any(each is None or is_class_scores(each) for each in shapes)
+    dtype, shape = told(model)
+    for value in dict.fromkeys(value for output in outputs for value in heads.measured(output, dtype)):
+        known = _declared(value) if value in outputs else shape(value)
+        for axis, _ in heads.rankings(value) or ({(None, False)} if value in outputs else set()):
+            if known is None or (is_class_scores(known) if axis is None else _chooses(known, axis)):
+                return True
+    return False
 
 
-def types_of(model: ir.Model) -> Callable[[ir.Value], ir.DataType | None]:
-    """Tells the types of a model's values, as far as they are declared or follow."""
+def told(
+    model: ir.Model,
+) -> tuple[Callable[[ir.Value], ir.DataType | None], Callable[[ir.Value], tuple[int | None, ...] | None]]:
+    """Tell the types and the shapes of a model's values, as far as they are declared or follow."""
     try:
-        return infer(model, Constants(model), assume_batch=None).dtype
+        found = infer(model, Constants(model), assume_batch=None)
     except InputError:  # what onnx's rules refuse may run
-        return lambda value: value.dtype
+        return lambda value: value.dtype, _declared
+    return found.dtype, found.get
 
 
-def _shapes_of(model: ir.Model) -> Callable[[ir.Value], tuple[int | None, ...] | None]:
-    """Tells the shapes of a model's values, as far as they are declared or follow."""
+def with_numbers(
+    parts: Structure, values: Iterable[ir.Value], calibration: Calibration, samples: Samples
+) -> set[ir.Value]:
+    """Those of the values that hold a finite number for some of the inputs.
+
+    Args:
+        parts: the model.
+        values: of its outermost graph.
+        calibration: how to batch.
+        samples: the inputs to run, as many of them as it takes.
+
+    Returns:
+        The values; without those that onnxruntime does not hand out.
+
+    Raises:
+        InputError: onnxruntime can't load or run the model.
+    """
+    left, found = {value.name or "": value for value in values}, set[ir.Value]()
+    batches = calibration.batches(samples)
+    first = next(batches)
     try:
-        return infer(model, Constants(model), assume_batch=None).get
+        running = session.session(exposure.exposed(parts, list(left)), optimised=True)
+        session.run(running, first, list(left))
     except InputError:
-        return _declared
+        session.run(session.session(parts, optimised=True), first)
+        left = {name: value for name, value in left.items() if _reads(parts, name, first)}
+        running = session.session(exposure.exposed(parts, list(left)), optimised=True)
+    for batch in itertools.chain([first], batches):
+        if not left:
+            break
+        for value, output in zip(list(left.values()), session.run(running, batch, list(left)), strict=True):
+            if _is_number(output):
+                found.add(left.pop(value.name or ""))
+    return found
+
+
+def _reads(parts: Structure, name: str, feeds: Feeds) -> bool:
+    """Whether onnxruntime hands a value out."""
+    try:
+        session.run(session.session(exposure.exposed(parts, [name]), optimised=True), feeds, [name])
+    except InputError:
+        return False
+    return True
+
+
+def _chooses(shape: tuple[int | None, ...], axis: int) -> bool:
+    """Whether there is something to choose from along an axis, as far as is known."""
+    return -len(shape) <= axis < len(shape) and shape[axis] != 1
 
 
 def _declared(value: ir.Value) -> tuple[int | None, ...] | None:
@@ -268,16 +297,12 @@ def _counted(model: ir.Model, kept: Sequence[str]) -> list[ir.Value]:
     return [value for value in model.graph.outputs if not kept or value.name in kept]
 
 
-def _sizes(output: Output) -> list[tuple[int, ...]]:
-    return [part.shape for part in parts_of(output)]
-
-
 def _is_number(output: Any) -> bool:
-    """Whether a value holds numbers, of which some are finite; it may hold none at all."""
+    """Whether a value holds numbers, of which some are finite."""
     arrays: list[npt.NDArray[Any]] = output if isinstance(output, list) else [output]
     if not arrays or not all(isinstance(a, np.ndarray) and a.dtype.kind in "fiub" for a in arrays):
         return False
-    return any(not a.size or a.dtype.kind != "f" or bool(np.isfinite(a).any()) for a in arrays)
+    return any(a.size and (a.dtype.kind != "f" or bool(np.isfinite(a).any())) for a in arrays)
 
 
 def _kind(output: ir.Value, heads: Heads) -> str:

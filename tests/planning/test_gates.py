@@ -279,3 +279,8 @@ def test_a_gate_does_not_change_the_model(scores: Path, tmp_path: Path) -> None:
         graphopt.optimize(scores, require=required).save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert onnx.load(tmp_path / "a").graph.node
+
+
+def test_a_figure_that_is_infinite_is_told_in_words() -> None:
+    found = gates.judge([gates.Gate("sqnr", 20.0)], {"sqnr": float("-inf")})
+    assert gates.missed(found) == "sqnr nothing in common, at least 20 asked for"

@@ -21,7 +21,7 @@ from graphopt.runtime import session as runtime_session
 from graphopt.runtime import subgraph
 from graphopt.types import Candidate, Cost, NewNode, Replacement, Site
 from graphopt.verification import regions, values
-from graphopt.verification.difference import Difference, agreement, is_class_scores
+from graphopt.verification.difference import Agreement, Difference, is_class_scores
 from graphopt.verification.verdict import Rule
 from tests.builders import (
     batch_norm,
@@ -110,13 +110,41 @@ def test_small_integers_do_not_wrap() -> None:
     assert difference(np.array([True]), np.array([False])).max_rel == 1.0
 
 
+def agreement(pairs: list[tuple[Any, Any]], axis: int | None = None, *, least: bool = False) -> float | None:
+    found = Agreement(axis, least)
+    for reference, candidate in pairs:
+        found.add(reference, candidate)
+    return found.part
+
+
 def test_agreement_is_over_axis_1() -> None:
     a = np.array([[1, 2, 3], [3, 2, 1], [0, 5, 0], [1, 0, 0]])
     b = np.array([[1, 2, 3], [3, 2, 1], [0, 5, 0], [0, 0, 1]])
-    assert agreement(a, b) == 0.75
-    assert agreement(a.reshape(4, 3, 1, 1), b.reshape(4, 3, 1, 1)) == 0.75
+    assert agreement([(a, b)]) == 0.75
+    assert agreement([(a.reshape(4, 3, 1, 1), b.reshape(4, 3, 1, 1))]) == 0.75
     for other in (a.reshape(4, 3, 1), a.reshape(2, 2, 3, 1), a.ravel(), a[:, :1]):
-        assert agreement(other, other) is None
+        assert agreement([(other, other)]) is None
+
+
+def test_agreement_is_along_the_axis_of_a_ranking() -> None:
+    a = np.array([[1, 2, 3], [3, 1, 1], [0, 5, 4]])
+    b = np.array([[1, 2, 3], [3, 1, 1], [4, 5, 4]])
+    assert agreement([(a, b)], 1) == agreement([(a, b)], -1) == 1.0
+    assert agreement([(a, b)], 0) == agreement([(a, b)], -2) == pytest.approx(2 / 3)
+    assert agreement([(a, b)], 0, least=True) == pytest.approx(2 / 3)
+    assert agreement([(a[None, :, :, None], b[None, :, :, None])], 1) == pytest.approx(2 / 3)
+    assert agreement([(a, b)], 2) is None
+
+
+def test_agreement_of_what_some_inputs_give_no_scores_of() -> None:
+    """Rows count, not feeds; what has none tells nothing, and what is a map at times is no class scores."""
+    a, none = np.eye(4)[:3], np.zeros((0, 4))
+    assert agreement([(a, a), (a[:1], a[1:2])]) == 0.75
+    assert agreement([(a, a), (none, none)]) == 1.0
+    assert agreement([(none, none)]) is None
+    assert agreement([(a, a), (a, a[:2])]) == 0.5
+    assert agreement([(a, a), (none, a)]) == 0.5
+    assert agreement([(a, a), (np.ones((1, 4, 2, 2)), np.ones((1, 4, 2, 2)))]) is None
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from graphopt import BudgetError, InputError
 from graphopt.calibration import inputs as calibration_inputs
 from graphopt.model import io
 from graphopt.report.results import Report
+from graphopt.runtime import session
 from graphopt.types import Quality
 from graphopt.verification import quality
 from tests.builders import Array, info, model, parsed, samples, weight
@@ -155,6 +156,157 @@ def test_layers_behind_a_decision_are_measured_on_the_rows_of_the_original() -> 
     picked = measured(proto, off(proto, "wh", 2.0))
     assert picked.sqnr is not None and picked.sqnr < 0  # what it picks by counts too
     assert 5 < sqnr(cut(proto)) < 80
+
+
+COUNTED = ("m = Greater (s, limit)", "c = Cast <to=7> (m)", "k = ReduceSum <keepdims=1> (c)")
+ROWS = {
+    "Compress": ("m = Greater (s, limit)", "v = Compress (s, m)"),
+    "Compress of several": (
+        "m1 = Greater (s, limit)",
+        "m2 = Less (s, three)",
+        "m3 = And (m1, m2)",
+        "m = Not (m3)",
+        "v = Compress (s, m)",
+    ),
+    "NonZero": ("m = Greater (s, limit)", "i = NonZero (m)", "t = Transpose (i)", "v = GatherND (s, t)"),
+    "TopK": (*COUNTED, "v, i = TopK (s, k)"),
+    "Slice": (*COUNTED, "v = Slice (s, zero, k)"),
+    "Range": (*COUNTED, "q = Squeeze (k)", "r = Range (none, q, once)", "v = Cast <to=1> (r)"),
+    "Where": (
+        "m = Greater (s, limit)",
+        "c = Where (m, once, none)",
+        "k = ReduceSum <keepdims=1> (c)",
+        "v = Slice (s, zero, k)",
+    ),
+    "a rounded number": (
+        "e = ReduceMax <keepdims=1> (s)",
+        "f = Ceil (e)",
+        "k = Cast <to=7> (f)",
+        "v = Slice (s, zero, k)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_layers_behind_a_condition_are_measured_on_the_rows_of_the_original(name: str) -> None:
+    """A threshold that sizes depend on decides, whatever layers follow."""
+    lines = (*MAP, *ROWS[name], "n = Reshape (v, column)", "y = MatMul (n, wc)")
+    extra = {"wc": weight(1, 6, seed=6), "column": np.array([-1, 1]), "zero": np.array([0])}
+    extra |= {"none": np.array(0), "once": np.array(1), "three": np.float32(3.0)}
+    proto = network(*lines, outputs={"y": ["k", 6]}, weights=extra)
+    found = measured(proto, off(proto, part=0.2))
+    assert {"y", "e" if name == "a rounded number" else "s"} <= set(found.measured_by["y"])
+    assert found.sqnr is not None and 5 < found.sqnr < 40
+
+
+def test_a_condition_of_what_is_run_decides() -> None:
+    bodies = [
+        helper.make_graph(parsed(f"{name} = MatMul (n, w{name})"), name, [], [info(name, None)])
+        for name in ("then", "else")
+    ]
+    lines = (*MAP, "e = ReduceMean <keepdims=0> (s)", "m = Greater (e, limit)", "n = Reshape (s, column)")
+    proto = network(*lines, outputs={"y": [64, 6]}, weights={"column": np.array([-1, 1])})
+    proto.graph.node.append(
+        helper.make_node("If", ["m"], ["y"], then_branch=bodies[0], else_branch=bodies[1])
+    )
+    for number, body in enumerate(bodies):
+        tensor = numpy_helper.from_array(weight(1, 6, seed=number), f"w{body.name}")
+        proto.graph.initializer.append(tensor)
+    assert set(measured(proto, off(proto)).measured_by["y"]) == {"y", "e"}
+
+
+@pytest.mark.parametrize("going", ["Greater (less, zero)", "Less (number, most)"])
+def test_a_loop_that_content_ends_decides(going: str) -> None:
+    """It makes as many rows as it runs; one that runs by number alone decides nothing."""
+    lines = ("half = Constant <value_float=0.5> ()", "zero = Constant <value_float=0.0> ()")
+    lines += ("most = Constant <value_int=3> ()", "less = Sub (sum, half)", f"goes = {going}")
+    state = [info("number", [], np.int64), info("gone", [], np.bool_), info("sum", [])]
+    made = [info("goes", [], np.bool_), info("less", []), info("row", [])]
+    body = helper.make_graph(parsed(*lines, "row = Identity (less)"), "body", state, made)
+    extra = {
+        "trips": np.array(10),
+        "go": np.array(True),
+        "column": np.array([-1, 1]),
+        "wc": weight(1, 6, seed=6),
+    }
+    proto = network(*MAP, "e = ReduceMax <keepdims=0> (s)", outputs={"y": ["k", 6]})
+    proto.graph.node.append(helper.make_node("Loop", ["trips", "go", "e"], ["last", "rows"], body=body))
+    proto.graph.node.extend(parsed("n = Reshape (rows, column)", "y = MatMul (n, wc)"))
+    for name, array in extra.items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    found = measured(proto, off(proto))
+    assert found.measured_by == ({"y": ("y", "e")} if "Greater" in going else {})
+    assert found.sqnr is not None and 10 < found.sqnr < 50
+
+
+def test_other_rows_than_in_the_original_are_nothing_in_common() -> None:
+    """Of an output as of what it is made of, in some batches or in all."""
+    lines = (*SCORES, "y = Slice (scores, none, rows)")
+    ends = [{"none": np.array([0]), "rows": np.array([count])} for count in (20, 4, 0)]
+    one, other, empty = (network(*lines, outputs={"y": ["k", 6]}, weights=end, batch="n") for end in ends)
+    for candidate in (other, empty):
+        found = measured(one, candidate)
+        assert found.sqnr == -np.inf and found.agreement is not None and found.agreement < 0.9
+    assert measured(one, empty).agreement == 0
+    assert measured(one, one) == Quality(1.0, np.inf, 24)
+
+
+def test_an_output_without_rows_on_all_inputs_is_not_kept() -> None:
+    lines = (
+        *MAP,
+        "m = Greater (s, limit)",
+        "v = Compress (s, m)",
+        "n = Reshape (v, column)",
+        "y = MatMul (n, wc)",
+    )
+    extra = {"wc": weight(1, 6, seed=6), "column": np.array([-1, 1]), "limit": np.float32(1e6)}
+    proto = network(*lines, outputs={"y": ["k", 6]}, weights=extra)
+    found = measured(proto, off(proto))
+    assert found.measured_by == {"y": ("s",)}
+    assert found.unmeasured == {"y": "in part, y has no finite number on these inputs"}
+
+
+@pytest.mark.parametrize("axis", [0, -2, 1, -1])
+@pytest.mark.parametrize("op", ["ArgMax", "ArgMin", "TopK", "Hardmax"])
+def test_the_agreement_is_that_along_the_axis_of_the_ranking(op: str, axis: int) -> None:
+    """Of scores that stand in columns, and whose largest of a row is that of all."""
+    ranked = f"y = {op} <axis={axis}> (t)" if op != "TopK" else f"v, y = TopK <axis={axis}> (t, once)"
+    lines = (*SCORES, "t = Transpose <perm=[1, 0]> (scores)", ranked)
+    extra = {"once": np.array([1])}
+    out = info("y", None, np.float32 if op == "Hardmax" else np.int64)
+    proto = network(*lines, outputs=[out], weights=extra, batch="n")
+    other = off(proto, "wg", 0.5)
+    first, second = (run(each, "scores") for each in (proto, other))
+    best = np.argmin if op == "ArgMin" else np.argmax
+    places = 1 if axis in (0, -2) else 0
+    batch = calibration_inputs.whole(INPUTS, io.load(proto).model).batch
+    parts = [slice(i, i + batch) for i in range(0, 24, batch)]
+    same = [best(first[p], axis=places) == best(second[p], axis=places) for p in parts]
+    found = measured(proto, other)
+    assert found.agreement == pytest.approx(float(np.concatenate(same).mean()))
+    assert quality.may_agree(io.load(proto).model)
+
+
+def run(proto: onnx.ModelProto, name: str) -> Array:
+    """A value of a model."""
+    found = onnx.ModelProto()
+    found.CopyFrom(proto)
+    del found.graph.output[:]
+    found.graph.output.append(info(name, None))
+    return session.run(
+        session.session(session.structure(io.load(found).model), optimised=True), {"x": INPUTS}
+    )[0]
+
+
+def test_the_agreement_of_a_segmentation_is_that_of_its_pixels() -> None:
+    lines = ("h = Conv (r2, wk)", "y = ArgMax <axis=1> (h)")
+    out = info("y", None, np.int64)
+    proto = network(*lines, outputs=[out], weights={"wk": weight(6, 24, 1, 1, seed=5)}, batch="n")
+    other = off(proto)
+    same = run(proto, "h").argmax(axis=1) == run(other, "h").argmax(axis=1)
+    assert measured(proto, other).agreement == pytest.approx(float(same.mean()))
+    with pytest.raises(BudgetError, match=r"agreement 0\.\d+, at least 1 asked for"):
+        graphopt.optimize(proto, {"macs": 0.5, "agreement": 1.0}, INPUTS, only=["bottleneck"])
 
 
 LABELS = helper.make_tensor("names", TensorProto.STRING, [6], [f"kind {i}".encode() for i in range(6)])

@@ -31,7 +31,7 @@ class Moments:
     count: int
 
     def merged(self, other: Moments) -> Moments:
-        """Return the moments of both sets of patches together."""
+        """Return the moments of both sets of patches together, one of which has some."""
         count = self.count + other.count
         ours, theirs = self.count / count, other.count / count
         gap = other.mean - self.mean
@@ -98,13 +98,9 @@ class MomentsAccumulator:
         self._count += len(rows)
 
     def result(self) -> Moments:
-        """Return the moments of all patches so far.
-
-        Raises:
-            ValueError: there were none.
-        """
+        """Return the moments of all patches so far; what to assume where there were none."""
         if self._shift is None:
-            raise ValueError("no patches were added")
+            return Moments.white(len(self._sum))
         offset = self._sum / self._count
         covariance = self._products / self._count
         covariance -= np.outer(offset, offset)

@@ -65,8 +65,8 @@ def cards(data: Report) -> list[Card]:
         _card("Operators", before.nodes, after.nodes),
         _latency(data.latency),
     ]
-    if data.quality is not None:
-        cards.append(_quality(data.quality))
+    if data.kept is not None:
+        cards.append(_quality(data.kept))
     if data.metric is not None:
         old, new = f"{data.metric.before:.4g}", f"{data.metric.after:.4g}"
         cards.append(Card(data.metric.name, new, f"{old} → {new}", "your own measure"))

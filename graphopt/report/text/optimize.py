@@ -42,7 +42,8 @@ def report(result: Report, out: Path | None, document: Path | None = None) -> No
     _applied(console, result)
     whole = "--report FILE.json" if document is None else show(document)
     _reasons(console, "declined", result.declined, MOST_REASONS, whole)
-    _reasons(console, "rejected", result.rejected, 0 if result.changed else MOST_REASONS, whole)
+    shown = 0 if result.changed and all(result.budget) else MOST_REASONS
+    _reasons(console, "rejected", result.rejected, shown, whole)
     if result.checks:
         state = verified(result) if result.passed else f"[bold red]{verified(result)}[/]"
         console.print(f"{state}: {comparisons(result.checks)}")
@@ -110,7 +111,7 @@ def _reasons(console: Console, title: str, items: Sequence[Left], shown: int, wh
 
 
 def _quality(console: Console, result: Report) -> None:
-    quality = result.quality
+    quality = result.kept
     if quality is not None:
         parts = [] if quality.agreement is None else [f"agreement {quality.agreement:.2%}"]
         parts.append(f"SQNR {decibels(quality.sqnr)}")

@@ -169,6 +169,8 @@ class Split(ApproximateRewrite):
         seen = (analysis.statistics or {}).get(linear.name)
         if seen is not None and not all(math.isfinite(np.trace(each.covariance)) for each in seen.groups):
             return "on some inputs it reads numbers that are too large, or not finite"
+        if seen is not None and not seen.count:
+            return "it reads rows that depend on content, and the inputs to fit on give it none"
         neighbour = _bottleneck(analysis, linear)
         if neighbour:
             return f"it is part of a bottleneck already: nothing stands between it and {neighbour}"
