@@ -201,8 +201,7 @@ def test_moments_are_those_of_all_rows(dimension, sizes, seed):
     for batch in batches:
         accumulator.add(batch)
     if not len(rows):
-        with pytest.raises(ValueError, match="no patches"):
-            accumulator.result()
+        assert accumulator.result().count == 0
         return
     moments = accumulator.result()
     assert moments.count == len(rows)
