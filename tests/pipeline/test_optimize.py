@@ -505,7 +505,8 @@ def test_several_cost_keys_at_once() -> None:
 
 
 def test_a_tighter_budget_costs_quality() -> None:
-    found = [graphopt.optimize(classifier(), {"macs": part}, samples(40)).report for part in (0.9, 0.6, 0.2)]
+    parts = (0.9, 0.6, 0.2)
+    found = [graphopt.optimize(classifier(), {"macs": p}, samples(40), force=True).report for p in parts]
     ratios = [report.after.macs / report.before.macs for report in found]
     quality = [report.quality.sqnr for report in found if report.quality is not None]
     assert ratios == sorted(ratios, reverse=True)
@@ -514,7 +515,7 @@ def test_a_tighter_budget_costs_quality() -> None:
 
 def test_the_best_that_was_found_comes_with_the_error() -> None:
     with pytest.raises(BudgetError, match=r"macs 0\.\d+ of the input's, 0\.001 asked for") as caught:
-        graphopt.optimize(classifier(), {"macs": 0.001}, samples(16))
+        graphopt.optimize(classifier(), {"macs": 0.001}, samples(16), force=True)
     best = caught.value.result
     assert best and best.report.after.macs < 0.2 * best.report.before.macs
     assert best.report.quality is not None
@@ -540,12 +541,13 @@ def test_the_same_weights_in_a_branch_are_counted_and_kept() -> None:
 
 
 def test_steps_are_timed() -> None:
-    seconds: dict[str, Any] = dict(graphopt.optimize(classifier(), {"macs": 0.6}, samples(8)).report.seconds)
+    report = graphopt.optimize(classifier(), {"macs": 0.6}, samples(8), force=True).report
+    seconds: dict[str, Any] = dict(report.seconds)
     assert {"analyse", "propose", "build", "commit", "verify", "calibrate", "measure"} <= set(seconds)
 
 
 def test_the_latency_gate_times_regions_with_large_weights() -> None:
-    result = graphopt.optimize(classifier(), {"macs": 0.6}, samples(8), gate="latency")
+    result = graphopt.optimize(classifier(), {"macs": 0.6}, samples(8), gate="latency", force=True)
     assert result.report.options["gate"] == "latency"
     folded = {a.candidate.site.nodes for a in result.report.applied if a.candidate.rewrite == "fold_affine"}
     slower = {d.site.nodes for d in result.report.declined if "measured slower" in d.reason}
