@@ -233,13 +233,16 @@ class Quality:
     Attributes:
         agreement: fraction of rows of scores whose first is the same, along the axis of the ranking that
             reads them, else axis 1; None where no counted output holds class scores, or not for all inputs.
-        sqnr: 10·log10(Σ ref² / Σ (ref − cand)²) in dB, the lowest over the counted outputs that can be
-            measured; −infinite where one has other rows; None where none can be, or something that stands
-            for one is not in the result.
+        sqnr: −10·log10 of the mean over channels of E(ref − cand)² / Var(ref) in dB, each channel against its
+            own variance about its own mean; the lowest over the groups of channels of the counted outputs that
+            can be measured; −infinite where one has other rows; None where none can be, or something that
+            stands for one is not in the result.
         samples: number of inputs.
         measured_by: the values that were measured in the place of an output that tells nothing of how near
             two models are (rows that were picked, an order, texts), by its name.
         unmeasured: why an output was not measured, or not all that it is made of, by its name.
+        groups: the SQNR of each group of channels, by name, where there are several: outputs, parts that lie
+            side by side in one (``output[0:4]``), and what a Softmax or Sigmoid at the end reads.
     """
 
     agreement: float | None
@@ -247,6 +250,7 @@ class Quality:
     samples: int
     measured_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unmeasured: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def notes(self) -> tuple[str, ...]:

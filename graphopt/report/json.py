@@ -57,7 +57,7 @@ KEYS: Mapping[type, str] = {
     Linear: LINEAR,
     Outcome: "model out=written exit_code error seconds report",
     Point: "costs quality metric taken layers=chosen",
-    Quality: "agreement agreement_interval=interval sqnr samples measured_by unmeasured",
+    Quality: "agreement agreement_interval=interval sqnr samples measured_by unmeasured groups",
     Report: REPORT,
     Scan: "model=source totals convs=rows uncounted_ops unknown_dims observed_shapes notes",
     Source: "path sha256 bytes opset",

@@ -134,6 +134,7 @@ def _figures(result: Report) -> Lines:
             interval = f"{quality.agreement:.2%} (95 %: {low:.1%} to {high:.1%})"
             rows.append((f"agreement {inputs}", "", interval, ""))
         rows.append((f"SQNR {inputs}", "", decibels(quality.sqnr), ""))
+        rows += [(f"SQNR of {code(name)}", "", decibels(sqnr), "") for name, sqnr in quality.groups.items()]
     if result.metric is not None:
         metric = result.metric
         rows.append((code(metric.name), f"{metric.before:.4g}", f"{metric.after:.4g}", ""))

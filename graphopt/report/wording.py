@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from graphopt.analysis.linear import Linear
 from graphopt.model.io import Source
@@ -37,6 +37,11 @@ def bytes_(number: float | None) -> str:
 def ratio(before: float | None, after: float | None) -> str:
     """After as a part of before."""
     return "" if not before or after is None else f"{after / before:.3f}"
+
+
+def by_group(groups: Mapping[str, float]) -> str:
+    """The SQNR of groups of channels, in words."""
+    return "SQNR by group: " + ", ".join(f"{name} {decibels(sqnr)}" for name, sqnr in groups.items())
 
 
 def decibels(sqnr: float | None) -> str:

@@ -65,13 +65,13 @@ class Difference:
         self.note = problem
 
     def _add_array(self, reference: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> None:
-        problem = _incomparable(reference, candidate)
+        problem = incomparable(reference, candidate)
         if problem:
             self._fail(problem)
             return
         if reference.dtype.kind not in "fiub" or not reference.size:
             return
-        exact, gap = _finite_gap(reference, candidate)
+        exact, gap = finite_gap(reference, candidate)
         largest, scale = _largest(gap), _largest(exact)
         relative = largest / scale if scale > 0 else (0.0 if largest <= ZERO_REFERENCE else math.inf)
         self.max_abs, self.max_rel = max(self.max_abs, largest), max(self.max_rel, relative)
@@ -138,8 +138,8 @@ class Agreement:
         return np.asarray((output.argmin if self.least else output.argmax)(axis=axis))
 
 
-def _incomparable(reference: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> str:
-    """Why no difference can be taken; "" when it can."""
+def incomparable(reference: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> str:
+    """Why no difference of two arrays can be taken; "" when it can."""
     if reference.shape != candidate.shape:
         return f"shape {list(candidate.shape)} instead of {list(reference.shape)}"
     if reference.dtype != candidate.dtype:
@@ -154,7 +154,7 @@ def _incomparable(reference: npt.NDArray[Any], candidate: npt.NDArray[Any]) -> s
     return ""
 
 
-def _finite_gap(
+def finite_gap(
     reference: npt.NDArray[Any], candidate: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Reference and difference, flat; 0 where both are the same infinity or NaN.

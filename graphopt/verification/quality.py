@@ -17,16 +17,19 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt import progress
+from graphopt.analysis.channels import Channels
 from graphopt.analysis.constants import Constants
 from graphopt.analysis.shapes.inference import infer
 from graphopt.calibration.inputs import Calibration
 from graphopt.calibration.samples import Samples
 from graphopt.errors import InputError
+from graphopt.numerics.spread import decibels
 from graphopt.runtime import exposure, session
 from graphopt.runtime.session import Feeds, Structure
 from graphopt.types import Quality
+from graphopt.verification.channel_error import ChannelError, Group, worst
 from graphopt.verification.counterparts import Counterparts
-from graphopt.verification.difference import Agreement, Difference, Output, is_class_scores
+from graphopt.verification.difference import Agreement, Output, is_class_scores
 from graphopt.verification.heads import Heads
 
 
@@ -47,8 +50,8 @@ def measure(
         kept: names of the outputs that count; all when empty.
 
     Returns:
-        The lowest agreement and the lowest SQNR (dB) of any output that can be measured, and the number of
-        inputs.
+        The lowest agreement, the lowest SQNR (dB) of any group of channels of an output that can be measured,
+        and the number of inputs.
     """
     return Yardstick(reference, calibration, samples, kept).measure(candidate)
 
@@ -80,22 +83,23 @@ class Yardstick:
         """How near a model with the same outputs comes, as onnxruntime optimises both."""
         pairs, decisions = self._pairs(candidate)
         names = [value.name or "" for value in pairs]
-        gaps = {value: Difference() for value in pairs}
+        gaps = {value: [ChannelError(group) for group in self._groups(value)] for value in pairs}
         ranked = {value: [Agreement(*way) for way in self._rankings(value)] for value in pairs}
         count = 0
         for size, exact, found in self._runs(candidate, names, list(pairs.values()), decisions):
             count += size
             for value, ours, theirs in zip(pairs, exact, found, strict=True):
-                gaps[value].add(ours, theirs)
-                for each in ranked[value]:
+                for each in (*gaps[value], *ranked[value]):
                     each.add(ours, theirs)
         agreements = [each for ways in ranked.values() for each in ways]
         lost = {value: f"{value.name} is not in the result" for value in self._values if value not in pairs}
-        return self._quality(list(gaps.values()), agreements, lost, count)
+        return self._quality(
+            worst([each for groups in gaps.values() for each in groups]), agreements, lost, count
+        )
 
     def _quality(
         self,
-        gaps: Sequence[Difference],
+        errors: Mapping[str, float],
         agreements: Sequence[Agreement],
         lost: Mapping[ir.Value, str],
         count: int,
@@ -108,7 +112,7 @@ class Yardstick:
         agreeing = [each.part for each in agreements if each.part is not None]
         return Quality(
             min(agreeing, default=None) if known else None,
-            None if lost else min((gap.sqnr for gap in gaps), default=None),
+            None if lost or not errors else decibels(max(errors.values())),
             count,
             {
                 output.name or "": tuple(value.name or "" for value in values)
@@ -116,6 +120,7 @@ class Yardstick:
                 if values and values != (output,)
             },
             unmeasured,
+            {} if lost or len(errors) < 2 else {name: decibels(error) for name, error in errors.items()},
         )
 
     # ------------------------------------------------------------ what is measured
@@ -151,6 +156,36 @@ class Yardstick:
     def _values(self) -> list[ir.Value]:
         return list(dict.fromkeys(value for values in self._measured.values() for value in values))
 
+    def _groups(self, value: ir.Value) -> list[Group]:
+        """What is measured of a value: its parts, each against its own variances."""
+        axis = self._channels.axis(value)
+        if value in self._before:
+            return [Group(value.name or "", axis)]
+        found = []
+        for part in self._channels.parts(value):
+            name = value.name or "" if part.stop is None else f"{value.name}[{part.start}:{part.stop}]"
+            bounded = self._channels.before_bounded(part.source) is not part.source
+            found.append(Group(name, axis, part.start, part.stop, bounded))
+        return found
+
+    @cached_property
+    def _channels(self) -> Channels:
+        _, shape = told(self._model)
+        constants = Constants(self._model)
+        return Channels(self._model, shape, lambda value: None if value is None else constants.array(value))
+
+    @cached_property
+    def _before(self) -> dict[ir.Value, None]:
+        """What a Softmax or Sigmoid at the end of an output reads, where onnxruntime hands it out."""
+        found: dict[ir.Value, None] = {}
+        for value in dict.fromkeys(value for values in self._found.values() for value in values):
+            for part in self._channels.parts(value):
+                before = self._channels.before_bounded(part.source)
+                if before is not part.source and before.producer() is not None:
+                    found[before] = None
+        usable = with_numbers(self._parts, found, self._calibration, self._samples) if found else set()
+        return {value: None for value in found if value in usable}
+
     def _rankings(self, value: ir.Value) -> set[tuple[int | None, bool]]:
         """How the value is ranked: as the operators do that read it; an output, if by none, by its shape."""
         return self._heads.rankings(value) or ({(None, False)} if value in self._outputs else set())
@@ -161,7 +196,7 @@ class Yardstick:
         """The names that a model has for what is measured, and for the decisions that it is given."""
         outputs = dict(zip(self._model.graph.outputs, candidate.graph.outputs, strict=True))
         behind = any(self._heads.behind(value) for value in self._values)
-        if not behind and all(value in outputs for value in self._values):
+        if not behind and not self._before and all(value in outputs for value in self._values):
             return {value: outputs[value].name or "" for value in self._values}, {}
         twins = Counterparts(self._model, candidate, self._heads.constants)
         named = {value.name for node in candidate.graph for value in node.outputs}
@@ -171,6 +206,7 @@ class Yardstick:
             name = (None if twin is None else twin.name) or (value.name if value.name in named else None)
             if name:
                 pairs[value] = name
+        pairs.update({v: twin.name for v in self._before if (twin := twins.of(v)) is not None and twin.name})
         made = [value for node in self._heads.decisions if behind for value in node.outputs if value.uses()]
         given = {v.name or "": twin.name or "" for v in made if (twin := twins.of(v)) is not None}
         return pairs, given

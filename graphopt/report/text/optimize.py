@@ -20,7 +20,7 @@ from graphopt.report.text.common import (
     terminal,
     warnings,
 )
-from graphopt.report.wording import comparisons, count, decibels, not_verified, verified
+from graphopt.report.wording import by_group, comparisons, count, decibels, not_verified, verified
 from graphopt.types import Exactness
 
 MOST_REASONS = 5
@@ -117,6 +117,8 @@ def _quality(console: Console, result: Report) -> None:
         parts.append(f"SQNR {decibels(quality.sqnr)}")
         share = f"1 in {ONE_HELD_OUT_OF} of those given"
         console.print(f"quality on {quality.samples} held-out inputs ({share}): {', '.join(parts)}")
+        if quality.groups:
+            console.print(escape(f"  {by_group(quality.groups)}"), style="dim")
         if quality.interval is not None:
             low, high = quality.interval
             console.print(f"  95 % interval of the agreement: {low:.1%} to {high:.1%}", style="dim")
