@@ -234,9 +234,9 @@ class Quality:
         agreement: fraction of rows of scores whose first is the same, along the axis of the ranking that
             reads them, else axis 1; None where no counted output holds class scores, or not for all inputs.
         sqnr: −10·log10 of the mean over channels of E(ref − cand)² / Var(ref) in dB, each channel against its
-            own variance about its own mean; the lowest over the groups of channels of the counted outputs that
-            can be measured; −infinite where one has other rows; None where none can be, or something that
-            stands for one is not in the result.
+            own variance about its own mean; the lowest over the groups of channels of the counted outputs
+            that can be measured; −infinite where one has other rows; None where none can be, or something
+            that stands for one is not in the result.
         samples: number of inputs.
         measured_by: the values that were measured in the place of an output that tells nothing of how near
             two models are (rows that were picked, an order, texts), by its name.
