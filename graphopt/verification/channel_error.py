@@ -66,9 +66,8 @@ class ChannelError:
             return
         if reference.dtype.kind not in "fiub" or not reference.size:
             return
-        exact, gap = (
-            self.group.of(each.reshape(reference.shape)) for each in finite_gap(reference, candidate)
-        )
+        flat = finite_gap(reference, candidate)
+        exact, gap = (self.group.of(each.reshape(reference.shape)) for each in flat)
         if sequence:
             exact, gap = exact.reshape(-1), gap.reshape(-1)
             self._spread.axis = None

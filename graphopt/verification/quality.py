@@ -89,13 +89,14 @@ class Yardstick:
         for size, exact, found in self._runs(candidate, names, list(pairs.values()), decisions):
             count += size
             for value, ours, theirs in zip(pairs, exact, found, strict=True):
-                for each in (*gaps[value], *ranked[value]):
+                for gap in gaps[value]:
+                    gap.add(ours, theirs)
+                for each in ranked[value]:
                     each.add(ours, theirs)
         agreements = [each for ways in ranked.values() for each in ways]
         lost = {value: f"{value.name} is not in the result" for value in self._values if value not in pairs}
-        return self._quality(
-            worst([each for groups in gaps.values() for each in groups]), agreements, lost, count
-        )
+        errors = worst([gap for groups in gaps.values() for gap in groups])
+        return self._quality(errors, agreements, lost, count)
 
     def _quality(
         self,
