@@ -38,7 +38,7 @@ def test_every_form_of_a_model_gives_the_same(tmp_path: Path) -> None:
     for name, given in forms.items():
         before = serialized(given)
         assert graphopt.scan(given).totals.macs == 16 * 64 * 72 + 16 * 16 * 144 + 80
-        result = graphopt.optimize(given, {"macs": 0.6}, samples(8))
+        result = graphopt.optimize(given, {"macs": 0.6}, samples(8), force=True)
         assert graphopt.verify(given, given)
         graphopt.bench(given, result.model, repeat=1)
         assert serialized(given) == before, f"{name} was changed"
@@ -99,7 +99,7 @@ def test_save_notices_an_input_that_changed(folded: Path, tmp_path: Path) -> Non
 
 def test_the_library_prints_nothing(capfd: pytest.CaptureFixture[str], scores: Path, tmp_path: Path) -> None:
     graphopt.scan(scores)
-    graphopt.optimize(scores, {"macs": 0.6}, samples(8)).save(tmp_path / "out.onnx")
+    graphopt.optimize(scores, {"macs": 0.6}, samples(8), force=True).save(tmp_path / "out.onnx")
     graphopt.verify(scores, tmp_path / "out.onnx")
     graphopt.bench(scores, scores, repeat=1)
     assert capfd.readouterr() == ("", "")

@@ -27,9 +27,8 @@ from graphopt.numerics.spread import decibels
 from graphopt.runtime import exposure, session
 from graphopt.runtime.session import Feeds, Structure
 from graphopt.types import Quality
-from graphopt.verification.channel_error import ChannelError, Group, worst
 from graphopt.verification.counterparts import Counterparts
-from graphopt.verification.difference import Agreement, Output, is_class_scores
+from graphopt.verification.difference import Agreement, ChannelError, Group, Output, is_class_scores, worst
 from graphopt.verification.heads import Heads
 
 

@@ -59,7 +59,8 @@ class Moments:
 
 
 ROWS_AT_ONCE = 4096
-"""Bounds the copy of the patches, and the length of a sum in float32."""
+"""Bounds the copy of the patches, and the length of a sum in float32. Derived: 4,096 terms are off by
+√4096·eps, 4e-6, of their size."""
 
 
 def _precision(rows: Array) -> type[np.floating]:
