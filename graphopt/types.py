@@ -107,6 +107,7 @@ class Candidate:
         error: predicted relative error of the output, E‖y − ŷ‖² / Var(y); 0.0 when exact.
         choice: all that `build` or `fit` needs to know beyond the site, such as ``{"rank_in": 32}``.
         form: how the choice reads in a report; graphopt asks the rewrite.
+        beside: names of other nodes of the graph whose cost it changes too, and that have to stay as they are.
     """
 
     rewrite: str
@@ -116,6 +117,7 @@ class Candidate:
     error: float = 0.0
     choice: Choice = field(default_factory=dict, hash=False)
     form: str = field(default="", compare=False)
+    beside: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def macs_saved(self) -> int:

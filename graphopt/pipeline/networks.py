@@ -354,6 +354,7 @@ class Networks:
         journal: Journal,
     ) -> None:
         self._changes, self._measures, self._journal = changes, measures, journal
+        self._workspace = workspace
         self._seed, self._memory = options.seed, options.memory
         self._given = workspace.calibration is not None
         self.most_lost = math.inf if options.force else MOST_LOST
@@ -423,6 +424,7 @@ class Networks:
         changes.sort(key=lambda change: position(nodes[change.candidate.site.nodes[0]]))
         with self._journal.step("commit"):
             model = edit.apply(self.model, changes) if changes else self.model
+            model = self._finished(model, [change.candidate for change in changes])
         errors: dict[str, float] = {}
         if inputs is not None:
             layers = [self._layer(name, fit) for name, fit in fits.items()]
@@ -432,6 +434,19 @@ class Networks:
                 errors = layer_errors.layer_errors(self.model, model, layers, inputs, memory, macs, decided)
         metric = self._measures.metric(model)
         return Network(chosen, fits, tuple(changes), model, errors, self._measures.quality(model), metric)
+
+    def _finished(self, model: ir.Model, candidates: Sequence[Candidate]) -> ir.Model:
+        """A model without what the candidates' layers leave unread."""
+        group = {c.rewrite: self._forms.rewrites[c.rewrite] for c in candidates}
+        sites = {name for c in candidates for name in c.site.nodes}
+        for rewrite in dict.fromkeys(each for form in group.values() for each in form.finish()):
+            analysis = self._workspace.analysis(model)
+            found = [c for c in rewrite.match(analysis) if isinstance(c, Candidate)]
+            ours = [c for c in found if not sites.isdisjoint(c.site.nodes)]
+            model = (
+                edit.apply(model, [Change(c, rewrite.build(analysis, c)) for c in ours]) if ours else model
+            )
+        return model
 
     def draft(self, chosen: Plan) -> ir.Model:
         """The network of a plan with weights that mean nothing in the new operators, to be timed."""

@@ -151,11 +151,13 @@ class _Option:
         candidate: the candidate.
         saved: its part of what each limit needs.
         damage: what it adds to the plan's damage.
+        covers: the other sites that have to stay as they are, by number.
     """
 
     candidate: Candidate | None
     saved: tuple[float, ...]
     damage: float
+    covers: tuple[int, ...] = ()
 
 
 def within(
@@ -179,12 +181,18 @@ def within(
     """
     open_limits = [limit for limit in limits if limit.needed > 0]
 
+    sites = _by_site(candidates)
+    place = {key: number for number, group in enumerate(sites) for c in group for key in _nodes(c)}
+
     def option(candidate: Candidate) -> _Option:
         saved = tuple(limit.saving(candidate) / limit.needed for limit in open_limits)
-        return _Option(candidate, saved, damage(candidate))
+        beside = {place.get((candidate.site.graph, node)) for node in candidate.beside}
+        own = place[_nodes(candidate)[0]]
+        covers = sorted(number for number in beside if number is not None and number != own)
+        return _Option(candidate, saved, damage(candidate), tuple(covers))
 
     nothing = _Option(None, (0.0,) * len(open_limits), 0.0)
-    groups = [[nothing, *map(option, group)] for group in _by_site(candidates)]
+    groups = [[nothing, *map(option, group)] for group in sites]
     picks = _lagrange(groups)
     _repair(groups, picks)
     _refine(groups, picks)
@@ -222,7 +230,33 @@ def _nodes(candidate: Candidate) -> list[tuple[str, str]]:
 
 def _lagrange(groups: Sequence[Sequence[_Option]]) -> list[int]:
     def pick(weight: float) -> list[int]:
-        return [min(range(len(g)), key=lambda i: (g[i].damage - weight * sum(g[i].saved), i)) for g in groups]
+        def score(option: _Option) -> float:
+            return option.damage - weight * sum(option.saved)
+
+        def best(group: Sequence[_Option], *, alone: bool) -> int:
+            some = [i for i, option in enumerate(group) if not i or bool(option.covers) is not alone]
+            return min(some, key=lambda i: (score(group[i]), i))
+
+        picks = [best(group, alone=True) for group in groups]
+        wide = [best(group, alone=False) for group in groups]
+        gains = sorted(
+            (
+                score(groups[i][number])
+                - sum(score(groups[j][picks[j]]) for j in (i, *groups[i][number].covers)),
+                i,
+            )
+            for i, number in enumerate(wide)
+            if number
+        )
+        locked: set[int] = set()
+        for gain, i in gains:
+            covers = groups[i][wide[i]].covers
+            if gain < 0 and locked.isdisjoint((i, *covers)):
+                locked.update((i, *covers))
+                picks[i] = wide[i]
+                for j in covers:
+                    picks[j] = 0
+        return picks
 
     low, high = WEIGHTS
     for _ in range(HALVINGS):
@@ -254,6 +288,7 @@ def _repair(groups: Sequence[Sequence[_Option]], picks: list[int]) -> None:
             )
             for i, group in enumerate(groups)
             for j, other in enumerate(group)
+            if _fits(groups, picks, i, other)
         )
         left, i, j = min(exchanges, default=(math.inf, 0, 0))
         if left > missing(total) - ROUNDING:
@@ -269,6 +304,8 @@ def _refine(groups: Sequence[Sequence[_Option]], picks: list[int]) -> None:
         for i, group in enumerate(groups):
             now = group[picks[i]]
             for j, other in enumerate(group):
+                if not _fits(groups, picks, i, other):
+                    continue
                 gained = now.damage - other.damage
                 left = [t - a + b for t, a, b in zip(total, now.saved, other.saved, strict=True)]
                 if gained > 0 and _enough(left):
@@ -278,6 +315,15 @@ def _refine(groups: Sequence[Sequence[_Option]], picks: list[int]) -> None:
         if best is None:
             return
         picks[best[1]] = best[2]
+
+
+def _fits(groups: Sequence[Sequence[_Option]], picks: Sequence[int], site: int, option: _Option) -> bool:
+    """Whether an option of a site goes together with what is picked of the others."""
+    if any(picks[j] for j in option.covers):
+        return False
+    return option.candidate is None or not any(
+        site in group[pick].covers for group, pick in zip(groups, picks, strict=True)
+    )
 
 
 def _saved(groups: Sequence[Sequence[_Option]], picks: Sequence[int]) -> list[float]:

@@ -122,6 +122,10 @@ class ApproximateRewrite(_Described):
         """The channels a group between the new operators; a plan by time takes whole blocks of them."""
         return ()
 
+    def finish(self) -> Iterable[ExactRewrite]:
+        """Exact rewrites that take away what the rest of the model is not needed for any more."""
+        return ()
+
     def operators(self, choice: Choice) -> int:
         """Operators more than before that a choice makes, at most."""
         return 2

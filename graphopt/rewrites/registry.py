@@ -28,6 +28,7 @@ from graphopt.rewrites.factoring.inverted_bottleneck import InvertedBottleneck
 from graphopt.rewrites.factoring.lossless_bottleneck import LosslessBottleneck
 from graphopt.rewrites.factoring.lossless_depthwise import LosslessDepthwise
 from graphopt.rewrites.factoring.lossless_separable import LosslessSeparable
+from graphopt.rewrites.factoring.select_channels import SelectChannels
 from graphopt.rewrites.factoring.separable import Separable
 from graphopt.rewrites.folding.fold_affine import FoldAffine
 from graphopt.rewrites.folding.fold_affine_before import FoldAffineBefore
@@ -92,6 +93,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     Separable,
     DepthwiseSeparable,
     InvertedBottleneck,
+    SelectChannels,
 )
 """The rewrites that graphopt ships, in the order in which they are listed."""
 OURS = "graphopt"
