@@ -107,7 +107,7 @@ class Candidate:
         error: predicted relative error of the output, E‖y − ŷ‖² / Var(y); 0.0 when exact.
         choice: all that `build` or `fit` needs to know beyond the site, such as ``{"rank_in": 32}``.
         form: how the choice reads in a report; graphopt asks the rewrite.
-        beside: names of other nodes of the graph whose cost it changes too, and that have to stay as they are.
+        beside: names of other nodes of the graph whose cost it changes too, which have to stay as they are.
     """
 
     rewrite: str

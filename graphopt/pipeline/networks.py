@@ -443,9 +443,8 @@ class Networks:
             analysis = self._workspace.analysis(model)
             found = [c for c in rewrite.match(analysis) if isinstance(c, Candidate)]
             ours = [c for c in found if not sites.isdisjoint(c.site.nodes)]
-            model = (
-                edit.apply(model, [Change(c, rewrite.build(analysis, c)) for c in ours]) if ours else model
-            )
+            changes = [Change(c, rewrite.build(analysis, c)) for c in ours]
+            model = edit.apply(model, changes) if changes else model
         return model
 
     def draft(self, chosen: Plan) -> ir.Model:

@@ -248,7 +248,7 @@ class Split(ApproximateRewrite):
         error = lost / total if total > 0 else 0.0
         return Fitted(replacement, np.concatenate([part.kernel for part in parts]), bias, error, spectra)
 
-    def draft(self, linear: Linear, candidate: Candidate) -> Replacement:
+    def draft(self, linear: Linear, candidate: Candidate) -> Replacement | None:
         """What a way of splitting an operator looks like, with weights that mean nothing."""
         kernels, choice = algebra.blocks(linear.weight(), linear.group), candidate.choice
         bias = np.ones(linear.out_channels or 1)

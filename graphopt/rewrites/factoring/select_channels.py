@@ -11,8 +11,8 @@ What
 Maths
     z, what the second operator reads, with covariance S, and B its kernel. Dropping the channels D and
     refitting the rest adds trace(B_D ((S⁻¹)_DD)⁻¹ B_Dᵀ) to the error: the cheapest go first. What stays is a
-    least-squares fit, B_K = (B S)_K (S_KK)⁻¹, with the mean of what is lost in the bias. Where patches are few
-    S is drawn towards equal variances, so that a channel that seldom fires is not free.
+    least-squares fit, B_K = (B S)_K (S_KK)⁻¹, with the mean of what is lost in the bias. Where patches are
+    few S is drawn towards equal variances, so that a channel that seldom fires is not free.
 
 When it applies
     1. Both operators are dense, without groups, with constant weights.
@@ -44,7 +44,7 @@ import onnx_ir as ir
 from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.lowrank import channel_selection
-from graphopt.numerics.lowrank.moments import Moments
+from graphopt.numerics.lowrank.moments import Moments, rooted
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.factoring import fitted
@@ -52,7 +52,7 @@ from graphopt.rewrites.factoring.fitted import GroupFit, Split
 from graphopt.rewrites.patterns.channel_roles import Flat, Lin, Own, Roles
 from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.pruning.prune_channels import PruneChannels
-from graphopt.types import Array, Candidate, Choice, Cost, Rejection, Replacement
+from graphopt.types import Array, Candidate, Choice, Cost, Float64, Rejection, Replacement
 
 LEAST = 8
 """Part of the channels, as 1 in so many, that stays at the least. Measured by benchmarks.networks: plans of
@@ -63,12 +63,10 @@ LEAST = 8
 class Kernel:
     """A kernel that reads some channels alone: what a group's factors are of other forms."""
 
-    weight: Array
+    weight: Float64
 
-    def mixed(self, matrix: Array) -> Kernel:
+    def mixed(self, matrix: Float64) -> Kernel:
         """The same with outputs that are a matrix times these."""
-        from graphopt.numerics.lowrank.moments import rooted
-
         return Kernel(rooted(matrix, self.weight))
 
 
@@ -121,11 +119,8 @@ class SelectChannels(Split):
         channels = linear.in_channels or 0
         if self.keep:
             return [{"keep": self.keep}] if self.keep < channels else []
-        return [
-            {"keep": n}
-            for n in reversed(fitted.grid(channels))
-            if n * LEAST >= channels and not n % fitted.BLOCK
-        ]
+        offered = (n for n in reversed(fitted.grid(channels)) if not n % fitted.BLOCK)
+        return [{"keep": n} for n in offered if n * LEAST >= channels]
 
     def cost(self, linear: Linear, choice: Choice) -> Cost:
         """What the layer alone costs."""
