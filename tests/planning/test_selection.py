@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -170,6 +171,44 @@ def check(
     least = best(sites, wanted)
     assert (least is not None) == kept(found.chosen, wanted)
     return least
+
+
+def spanning(macs: int, error: float, anchor: str, *beside: str) -> Candidate:
+    """A candidate that makes other operators cheaper too, which then stay as they are."""
+    return replace(candidate(anchor, macs=macs, error=error, rewrite="wide"), beside=beside)
+
+
+def test_a_candidate_over_several_operators_is_taken_where_it_does_less_damage_than_they_do() -> None:
+    alone = [
+        candidate("a", macs=300, error=0.2),
+        candidate("b", macs=300, error=0.2),
+        candidate("c", macs=300),
+    ]
+    wide = spanning(600, 0.1, "b", "a", "act")
+    found = selection.within([*alone, wide], limits(macs=600)).chosen
+    assert wide in found and not {alone[0], alone[1]}.intersection(found)
+    dear = spanning(600, 0.9, "b", "a", "act")
+    assert dear not in selection.within([*alone, dear], limits(macs=900)).chosen
+
+
+@settings(max_examples=150, deadline=None)
+@given(instances(), st.data(), st.floats(0.05, 1))
+def test_what_a_candidate_stands_beside_stays_as_it_is(
+    sites: list[list[Candidate]], data: st.DataObject, part: float
+) -> None:
+    names = [site[0].site.nodes[0] for site in sites]
+    wide = [
+        spanning(data.draw(st.integers(1, WHOLE)), data.draw(st.floats(0, 0.9)), after, before)
+        for before, after in itertools.pairwise(names)
+    ]
+    wanted = limits(macs=part * sum(max(each.macs_saved for each in site) for site in sites))
+    chosen = selection.within([*flat(sites), *wide], wanted).chosen
+    taken = [each.site.nodes[0] for each in chosen]
+    assert len(taken) == len(set(taken))
+    assert not any(name in taken for each in chosen for name in each.beside)
+    least, largest = best(sites, wanted), max(unprobed(each.error) for each in (*flat(sites), *wide))
+    assert kept(chosen, wanted) and least is not None
+    assert damage(chosen) <= least + 2 * largest + 1e-9
 
 
 @settings(max_examples=150, deadline=None)
