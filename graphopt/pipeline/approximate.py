@@ -10,7 +10,7 @@ import onnx_ir as ir
 from graphopt.errors import Named
 from graphopt.pipeline.changes import Changes, Proposals
 from graphopt.pipeline.journal import Journal
-from graphopt.pipeline.networks import Network, Networks
+from graphopt.pipeline.networks import Network, Networks, finishing, left_by
 from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.reporting import applied, point
 from graphopt.pipeline.workspace import Measures, Workspace
@@ -18,6 +18,7 @@ from graphopt.planning import gates, spending
 from graphopt.planning.budget import Budget
 from graphopt.planning.gates import Judged
 from graphopt.planning.selection import Limit, Plan
+from graphopt.rewrites.base import ApproximateRewrite
 from graphopt.runtime import latency
 from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate
@@ -115,8 +116,25 @@ def approximate(
             sized=not workspace.inputs.assumed,
         )
         changes.commit(running, rows)
+        _finish(workspace, changes, group, [change.candidate for change in running])
     journal.take(network.plan)
     return bool(running)
+
+
+def _finish(
+    workspace: Workspace,
+    changes: Changes,
+    group: Sequence[ApproximateRewrite],
+    candidates: Sequence[Candidate],
+) -> None:
+    """Takes away what the candidates' layers leave unread, each change verified alone."""
+    for rewrite in finishing({each.name: each for each in group}, candidates):
+        analysis = workspace.analysis(workspace.model)
+        left = left_by(candidates, rewrite, analysis)
+        while made := changes.build(analysis, filter(changes.journal.allows, left)):
+            if not changes.failing(analysis, made):
+                changes.commit(made)
+                break
 
 
 def reliable(networks: Networks, measures: Measures, journal: Journal, limits: Sequence[Limit]) -> Network:

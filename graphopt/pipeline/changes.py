@@ -103,7 +103,9 @@ class Changes:
 
     @cached_property
     def _named(self) -> dict[str, AnyRewrite]:
-        return {rewrite.name: rewrite for rewrite in self.options.rewrites}
+        rewrites = self.options.rewrites
+        last = (each for r in rewrites if isinstance(r, ApproximateRewrite) for each in r.finish())
+        return {rewrite.name: rewrite for rewrite in (*last, *rewrites)}
 
     def build(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
@@ -33,7 +33,7 @@ from graphopt.pipeline.workspace import Measures, Workspace
 from graphopt.planning import selection
 from graphopt.planning.damage import Sensitivity, unprobed
 from graphopt.planning.selection import Limit, Plan
-from graphopt.rewrites.base import ApproximateRewrite
+from graphopt.rewrites.base import ApproximateRewrite, ExactRewrite
 from graphopt.runtime import session
 from graphopt.runtime.operator_times import Stopwatch, cache_path
 from graphopt.types import Candidate, Change, Fitted, Quality, Replacement
@@ -437,13 +437,10 @@ class Networks:
 
     def _finished(self, model: ir.Model, candidates: Sequence[Candidate]) -> ir.Model:
         """A model without what the candidates' layers leave unread."""
-        group = {c.rewrite: self._forms.rewrites[c.rewrite] for c in candidates}
-        sites = {name for c in candidates for name in c.site.nodes}
-        for rewrite in dict.fromkeys(each for form in group.values() for each in form.finish()):
+        for rewrite in finishing(self._forms.rewrites, candidates):
             analysis = self._workspace.analysis(model)
-            found = [c for c in rewrite.match(analysis) if isinstance(c, Candidate)]
-            ours = [c for c in found if not sites.isdisjoint(c.site.nodes)]
-            changes = [Change(c, rewrite.build(analysis, c)) for c in ours]
+            left = left_by(candidates, rewrite, analysis)
+            changes = [Change(each, rewrite.build(analysis, each)) for each in left]
             model = edit.apply(model, changes) if changes else model
         return model
 
@@ -478,6 +475,21 @@ class Networks:
                 memory=self._memory,
             )
         return {each.candidate.site.nodes[0]: each for each in found}
+
+
+def finishing(
+    rewrites: Mapping[str, ApproximateRewrite], candidates: Iterable[Candidate]
+) -> list[ExactRewrite]:
+    """The exact rewrites that take away what the candidates' layers leave unread."""
+    forms = {candidate.rewrite: rewrites[candidate.rewrite] for candidate in candidates}
+    return list(dict.fromkeys(each for form in forms.values() for each in form.finish()))
+
+
+def left_by(candidates: Iterable[Candidate], rewrite: ExactRewrite, analysis: Analysis) -> list[Candidate]:
+    """What a rewrite finds at the sites of candidates that were put in."""
+    sites = {name for candidate in candidates for name in candidate.site.nodes}
+    found = [each for each in rewrite.match(analysis) if isinstance(each, Candidate)]
+    return [each for each in found if not sites.isdisjoint(each.site.nodes)]
 
 
 def _apart(calibration: Calibration) -> int:
