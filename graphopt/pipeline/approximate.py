@@ -152,7 +152,7 @@ def reliable(networks: Networks, measures: Measures, journal: Journal, limits: S
     for _ in range(REPLANS):
         chosen = networks.planned(limits)
         network = networks.network(chosen)
-        strange = _unpredicted(network, networks.most_lost)
+        strange = _unpredicted(network)
         if not strange and network.plan.chosen == chosen.chosen:
             break
         for candidate, reason in strange.items():
@@ -164,15 +164,17 @@ def reliable(networks: Networks, measures: Measures, journal: Journal, limits: S
     return network
 
 
-def _unpredicted(network: Network, most: float) -> dict[Candidate, str]:
-    """The layers whose measured error is not what was predicted, or more than the most, with the figures."""
+def _unpredicted(network: Network) -> dict[Candidate, str]:
+    """The layers whose measured error is not the predicted one, or all that there is, with the figures."""
     planned = {candidate.site: candidate for candidate in network.plan.chosen}
     found = {}
     for name, fit in network.fits.items():
         predicted, measured = fit.candidate.error, network.errors[name]
         low, high = sorted((predicted, measured))
-        if measured > most:
-            reason = f"it would lose {measured:.2f} of its variance on held-out inputs"
+        if measured >= 1:
+            reason = (
+                f"error {measured:.2f} on held-out inputs: as much is lost where its output never changes"
+            )
             found[planned[fit.candidate.site]] = reason
             continue
         if high > FACTOR * low and high > LEAST_ERROR:
