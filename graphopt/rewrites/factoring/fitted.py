@@ -84,6 +84,10 @@ class Split(ApproximateRewrite):
         """Whether the operator is of the kind that is split: by default one of more than one tap."""
         return not linear.pointwise
 
+    def fewest(self, inside: int, out: int) -> int:
+        """The channels of a group that `min_channels` speaks of: by default those of the narrower side."""
+        return min(inside, out)
+
     @abstractmethod
     def choices(self, linear: Linear) -> list[Choice]:
         """The ways of splitting it, dear ones too."""
@@ -158,7 +162,7 @@ class Split(ApproximateRewrite):
         if reason:
             return reason
         inside, out = ((n or 0) // linear.group for n in (linear.in_channels, linear.out_channels))
-        if min(inside, out) < self.min_channels and max(linear.kernel, default=1) < LONG:
+        if self.fewest(inside, out) < self.min_channels and max(linear.kernel, default=1) < LONG:
             return f"{inside}→{out} channels are fewer than {self.min_channels}, too few to reduce"
         dimension = operator.dimension(linear)
         if dimension > WIDEST:

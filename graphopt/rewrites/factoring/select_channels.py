@@ -120,6 +120,10 @@ class SelectChannels(Split):
         """Every dense operator."""
         return linear.group == 1
 
+    def fewest(self, inside: int, out: int) -> int:
+        """Those that the layer reads."""
+        return inside
+
     def choices(self, linear: Linear) -> list[Choice]:
         """Multiples of a block, the most first."""
         channels = linear.in_channels or 0

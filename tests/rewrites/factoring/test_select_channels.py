@@ -1,0 +1,87 @@
+"""Channels between two dense operators that stay, and the second operator fitted anew to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import graphopt
+from graphopt.analysis.snapshot import Analysis
+from graphopt.rewrites.factoring.select_channels import units_of
+from tests.builders import Net, counted_macs, initializers, make_feeds, run, samples
+
+WIDTH = 48
+
+
+def inverted(net: Net, *, residual: bool = False, width: int = WIDTH) -> str:
+    """1x1 to more channels, depthwise, 1x1 back: half of the channels between are nearly sums of others."""
+    x = net.input(["N", 16, 10, 10])
+    first = net.weights(width, 16, 1, 1)
+    first[width // 2 :] = first[: width // 2] + 0.02 * first[width // 2 :]
+    depth = net.weights(width, 1, 3, 3)
+    depth[width // 2 :] = depth[: width // 2]
+    hidden = net.op("Relu", net.conv(x, width, weight=first))
+    hidden = net.op("Relu", net.conv(hidden, width, weight=depth, group=width, pads=[1] * 4))
+    y = net.conv(hidden, 16, weight=net.weights(16, width, 1, 1))
+    return net.op("Add", y, x) if residual else y
+
+
+def optimized(proto: onnx.ModelProto, part: float, **options: Any) -> graphopt.Result:
+    return graphopt.optimize(
+        proto, {"macs": part}, samples(64, 16, 10, 10), only=["select_channels"], **options
+    )
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_channels_that_others_make_up_for_go_with_all_that_makes_them(residual: bool) -> None:
+    net = Net()
+    before = net.model(inverted(net, residual=residual))
+    result = optimized(before, 0.55)
+    after, report = ir.to_proto(result.model), result.report
+    assert [item.candidate.rewrite for item in report.applied] == ["select_channels", "prune_channels"]
+    assert counted_macs(after, make_feeds(after)) == report.after.macs <= 0.55 * (report.before.macs or 0)
+    shapes = sorted(array.shape for array in initializers(after).values() if array.ndim == 4)
+    assert shapes == [(16, 24, 1, 1), (24, 1, 3, 3), (24, 16, 1, 1)]
+    x = {"x": samples(16, 16, 10, 10, seed=5)}
+    (exact,), (found,) = run(before, x), run(after, x)
+    assert np.square(exact - found).mean() < 0.01 * exact.var()
+
+
+def test_the_predicted_error_is_the_measured_one() -> None:
+    net = Net()
+    first, *_ = optimized(net.model(inverted(net)), 0.4, force=True).report.applied
+    assert first.error_measured == pytest.approx(first.candidate.error, rel=0.3)
+
+
+def units(proto: onnx.ModelProto) -> list[str]:
+    analysis = Analysis(ir.from_proto(proto), bindings={"x": (1, 16, 10, 10)})
+    return [node.name or "" for node in units_of(analysis)]
+
+
+def test_what_something_else_reads_too_stays() -> None:
+    net = Net()
+    hidden = net.op("Relu", net.conv(net.input(["N", 16, 10, 10]), 32))
+    one, other = net.conv(hidden, 8), net.op("GlobalAveragePool", hidden)
+    assert units(net.model(one, other)) == []
+
+
+def test_inputs_and_outputs_of_the_model_stay() -> None:
+    net = Net()
+    hidden = net.op("Relu", net.conv(net.input(["N", 16, 10, 10]), 32))
+    assert units(net.model(net.conv(hidden, 8), hidden)) == []
+    alone = Net()
+    assert units(alone.model(alone.conv(alone.op("Relu", alone.input(["N", 16, 10, 10])), 8))) == []
+
+
+def test_pooled_and_flat_channels_are_a_classifiers() -> None:
+    net = Net()
+    hidden = net.op("Relu", net.conv(net.input(["N", 16, 10, 10]), 64))
+    flat = net.op("Flatten", net.op("GlobalAveragePool", hidden))
+    result = optimized(net.model(net.gemm(flat, 10)), 0.8)
+    shapes = {array.shape for array in initializers(ir.to_proto(result.model)).values() if array.ndim > 1}
+    kept = {shape for shape in shapes if 64 not in shape}
+    assert len(kept) == len(shapes) == 2
