@@ -70,7 +70,7 @@ def approximate(
     measures: Measures,
     options: Options,
     journal: Journal,
-) -> bool:
+) -> ir.Model | None:
     """Finds the network that the budget asks for, and commits it.
 
     Args:
@@ -82,7 +82,7 @@ def approximate(
         journal: notes what was done.
 
     Returns:
-        Whether it changed anything.
+        The network, before exact rewrites took away what it leaves unread; None where nothing was changed.
 
     Raises:
         InputError: the budget needs sizes that are unknown.
@@ -92,9 +92,9 @@ def approximate(
     budget, limits = options.budget, measures.limits(options.budget)
     wanted = any(limit.needed > 0 for limit in limits) or budget.asks_quality or budget.latency is not None
     if not group or not (fixed or wanted):
-        return False
+        return None
     if wanted and not options.force and measures.unmeasurable():  # which the verdict tells
-        return False
+        return None
     networks = Networks(workspace, fixed or group, proposals, changes, measures, options, journal)
     if fixed and not wanted:
         network = networks.network(Plan(tuple(networks.candidates)))
@@ -106,6 +106,7 @@ def approximate(
     else:
         network = _cheapest(networks, measures, journal, budget)
     journal.decline(network.plan)
+    found = None
     running = changes.running(networks.analysis, network.changes)
     if running:
         rows = applied(
@@ -116,9 +117,10 @@ def approximate(
             sized=not workspace.inputs.assumed,
         )
         changes.commit(running, rows)
+        found = workspace.model
         _finish(workspace, changes, group, [change.candidate for change in running])
     journal.take(network.plan)
-    return bool(running)
+    return found
 
 
 def _finish(

@@ -23,7 +23,7 @@ from graphopt.rewrites.asking import ask
 from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExactRewrite, ExpandingRewrite
 from graphopt.runtime import kernels, latency
 from graphopt.runtime.session import Feeds
-from graphopt.types import Candidate, Change, Rejection, Replacement, Site
+from graphopt.types import Candidate, Change, Rejection, Replacement
 from graphopt.verification import regions
 from graphopt.verification.verdict import Verdict, unrunnable
 
@@ -62,7 +62,7 @@ class Proposals:
             for rewrite in progress.track(group, "rewrites", describe=lambda r: r.name):
                 worded = partial(_worded, rewrite)
                 for found in ask(rewrite.name, worded, analysis, self.journal.failed):
-                    reason = self._ruled_out(found.site)
+                    reason = self._ruled_out(found)
                     if isinstance(found, Rejection):
                         self.journal.reject(found, reason or found.reason)
                     elif reason:
@@ -71,9 +71,11 @@ class Proposals:
                         candidates.append(found)
             return candidates
 
-    def _ruled_out(self, site: Site) -> str:
-        """Why at or keep leaves the site out; "" when they don't."""
-        kept = next((n for n in site.nodes if matches_any(n, self.options.keep)), None)
+    def _ruled_out(self, found: Candidate | Rejection) -> str:
+        """Why at or keep leaves a site out; "" when they don't."""
+        site = found.site
+        changed = (*site.nodes, *(found.beside if isinstance(found, Candidate) else ()))
+        kept = next((n for n in changed if matches_any(n, self.options.keep)), None)
         if kept is not None:
             return f'"keep" names {kept}'
         if self.options.at and not any(matches_any(node, self.options.at) for node in site.nodes):

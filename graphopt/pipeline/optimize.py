@@ -51,8 +51,9 @@ def optimize(source: Source, options: Options, calibration: Given | None = None)
             expand(proposals.expanding, options.at, workspace, proposals, changes, run.comparer, journal)
         else:
             run.exact_rounds.rewrite(workspace.source.model)
-            if approximate(workspace, proposals, changes, run.measures, options, journal):
-                run.exact_rounds.rewrite(workspace.model)
+            network = approximate(workspace, proposals, changes, run.measures, options, journal)
+            if network is not None:
+                run.exact_rounds.rewrite(network)
     return run.judged()
 
 

@@ -22,7 +22,7 @@ from tests.fuzz.checking import SECONDS, Finding, HangError, interface, limited,
 from tests.fuzz.draft import Draft
 from tests.fuzz.operators import activation, affine, conv, gemm, normalised, pool, resize, transposed
 
-FORMS = ("bottleneck", "separable", "depthwise_separable", "inverted_bottleneck")
+FORMS = ("bottleneck", "separable", "depthwise_separable", "inverted_bottleneck", "select_channels")
 SAMPLES = 12
 """Calibration inputs: enough for a fit of so few channels, few enough that a network takes a second."""
 DECIBELS = 0.05

@@ -170,6 +170,13 @@ class SelectChannels(Split):
 
     # ------------------------------------------------------------ sites
 
+    def refusal(self, analysis: Analysis, linear: Linear) -> str:
+        """Why an operator is not fitted to fewer channels; "" when it can be."""
+        reason = super().refusal(analysis, linear)
+        if reason or analysis.statistics is None or linear.name in analysis.statistics:
+            return reason
+        return "nothing is known of what it reads, so that nothing can make up for channels"
+
     def inputs_needed(self, analysis: Analysis) -> Iterator[Linear]:
         """The second operators of units."""
         units = analysis.cached(units_of)

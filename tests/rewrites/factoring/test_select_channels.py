@@ -15,6 +15,7 @@ from graphopt.rewrites.factoring.select_channels import units_of
 from tests.builders import Net, counted_macs, initializers, make_feeds, run, samples
 
 WIDTH = 48
+ONLY = ["select_channels"]
 
 
 def inverted(net: Net, *, residual: bool = False, width: int = WIDTH) -> str:
@@ -31,9 +32,7 @@ def inverted(net: Net, *, residual: bool = False, width: int = WIDTH) -> str:
 
 
 def optimized(proto: onnx.ModelProto, part: float, **options: Any) -> graphopt.Result:
-    return graphopt.optimize(
-        proto, {"macs": part}, samples(64, 16, 10, 10), only=["select_channels"], **options
-    )
+    return graphopt.optimize(proto, {"macs": part}, samples(64, 16, 10, 10), only=ONLY, **options)
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -85,3 +84,21 @@ def test_pooled_and_flat_channels_are_a_classifiers() -> None:
     shapes = {array.shape for array in initializers(ir.to_proto(result.model)).values() if array.ndim > 1}
     kept = {shape for shape in shapes if 64 not in shape}
     assert len(kept) == len(shapes) == 2
+
+
+@pytest.mark.parametrize("option", [{"keep": ["Conv1"]}, {"keep": ["Relu1"]}])
+def test_operators_that_have_to_stay_stay(option: dict[str, Any]) -> None:
+    """Those that make the channels are changed too."""
+    net = Net()
+    with pytest.raises(graphopt.BudgetError) as failure:
+        optimized(net.model(inverted(net)), 0.9, **option)
+    assert not failure.value.result.report.changed
+
+
+def test_a_body_has_no_inputs_to_choose_by() -> None:
+    net = Net()
+    x = net.op("Relu", net.input([1, 16, 10, 10]))
+    proto = net.model(net.choose(lambda inner: inner.conv(inner.op("Relu", inner.conv(x, 32)), 8)))
+    report = graphopt.optimize(proto, only=ONLY, options={"select_channels.keep": 16}).report
+    assert not report.changed
+    assert all("nothing is known of what it reads" in left.reason for left in report.rejected)
