@@ -135,8 +135,7 @@ def _figures(result: Report) -> Lines:
             rows.append((f"agreement {inputs}", "", interval, ""))
         rows.append((f"SQNR {inputs}", "", decibels(quality.sqnr), ""))
     if result.metric is not None:
-        metric = result.metric
-        rows.append((code(metric.name), f"{metric.before:.4g}", f"{metric.after:.4g}", ""))
+        rows += [(code(name), before, after, "") for name, before, after in result.metric.shown]
     return _table(("", ">before", ">after", ">ratio"), rows)
 
 
