@@ -17,6 +17,8 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """Overlaps at which average precision is taken, as in COCO (Lin et al. 2014)."""
 RECALLS = np.linspace(0, 1, 101)
 """Recalls at which precision is read off, as in COCO."""
+AT_ONCE = 256
+"""Boxes whose overlaps with all others are held at once, for memory; no result depends on it."""
 
 
 class Boxes(NamedTuple):
@@ -42,23 +44,28 @@ def corners(centred: Numbers) -> Numbers:
 
 def overlap(a: Numbers, b: Numbers) -> Numbers:
     """Intersection over union of each of [A, 4] with each of [B, 4]."""
-    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    both = np.clip(sides, 0, None).prod(axis=2)
-    areas = [(each[:, 2:] - each[:, :2]).prod(axis=1) for each in (a, b)]
-    union = areas[0][:, None] + areas[1][None] - both
+    both, areas = np.ones((len(a), len(b))), [np.ones((len(a), 1)), np.ones((1, len(b)))]
+    for low, high in ((0, 2), (1, 3)):
+        sides = np.minimum(a[:, None, high], b[None, :, high]) - np.maximum(a[:, None, low], b[None, :, low])
+        both *= np.maximum(sides, 0)
+        areas[0] *= a[:, None, high] - a[:, None, low]
+        areas[1] *= b[None, :, high] - b[None, :, low]
+    union = areas[0] + areas[1] - both
     found: Numbers = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
     return found
 
 
 def suppressed(found: Boxes, line: float) -> Boxes:
     """The boxes, best first, without those that overlap as far with a better one of their class."""
-    left, kept = np.arange(len(found.scores)), []
-    while len(left):
-        best, left = left[0], left[1:]
-        kept.append(best)
-        near = overlap(found.corners[best][None], found.corners[left])[0] > line
-        left = left[~(near & (found.classes[left] == found.classes[best]))]
-    return found.chosen(np.array(kept, np.intp))
+    kept = np.ones(len(found.scores), bool)
+    for start in range(0, len(kept), AT_ONCE):
+        rows = start + np.flatnonzero(kept[start : start + AT_ONCE])
+        near = overlap(found.corners[rows], found.corners) > line
+        near &= found.classes[rows, None] == found.classes
+        for row, drops in zip(rows, near, strict=True):
+            if kept[row]:
+                kept[row + 1 :] &= ~drops[row + 1 :]
+    return found.chosen(kept)
 
 
 def matched(truth: Numbers, found: Numbers, line: float) -> npt.NDArray[np.bool_]:
