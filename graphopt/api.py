@@ -38,8 +38,9 @@ from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import PROVIDER, THREADS
 from graphopt.types import Shape
 from graphopt.verification import equivalence, interface, quality
+from graphopt.verification.metrics.own import OwnMetric
+from graphopt.verification.metrics.task import TaskMetric
 from graphopt.verification.reference import Reference, confirmed, faithful
-from graphopt.verification.user_metric import OwnMetric
 from graphopt.verification.verdict import Rule, Verdict, Verification
 
 AnyModel: TypeAlias = "PathLike | onnx.ModelProto | ir.Model"
@@ -95,7 +96,7 @@ def optimize(
     seed: int = 0,
     gate: str | None = None,
     freeze_initializers: bool = False,
-    metric: str | OwnMetric | None = None,
+    metric: str | OwnMetric | TaskMetric | None = None,
     memory: int | None = None,
     force: bool = False,
     require: Iterable[str | gates.Gate] = (),
@@ -128,9 +129,10 @@ def optimize(
         seed: of everything random.
         gate: ``latency`` measures each changed region and drops what is not faster.
         freeze_initializers: treat initializers that are graph inputs too as constants.
-        metric: ``package.module:function``, the user's own measure: from the path of a model to a number, the
-            larger the better. It is reported, and is the budget key ``metric``. A
-            `verification.user_metric.OwnMetric` says in which folder its module lies.
+        metric: a ready measure of a task, such as ``detection`` or ``embedding:threshold=0.4``, on held-out
+            inputs; its figures (``recall``) are budget keys. Or ``package.module:function``, the user's own:
+            from the path of a model to a number, the larger the better. It is reported, and is the budget key
+            ``metric``. A `verification.metrics.own.OwnMetric` says in which folder its module lies.
         memory: bytes that activations may take while networks are fitted, a quarter of the machine's where
             not given; what is beyond lies in temporary files.
         force: take a network within the budget though its quality can't be measured, as where no output holds
@@ -217,7 +219,7 @@ def sweep(
     shapes: Shapes | None = None,
     sample_axis: SampleAxes | None = None,
     seed: int = 0,
-    metric: str | OwnMetric | None = None,
+    metric: str | OwnMetric | TaskMetric | None = None,
     memory: int | None = None,
 ) -> Sweep:
     """Makes networks for several MAC budgets in one run that shares all statistics, and measures each.
@@ -236,7 +238,7 @@ def sweep(
         shapes: sizes of inputs whose shape leaves some open, by input name.
         sample_axis: along which axis of an input's calibration arrays samples lie, as for `optimize`.
         seed: of everything random.
-        metric: the user's own measure, as for `optimize`.
+        metric: a measure, as for `optimize`.
         memory: bytes that activations may take.
 
     Returns:

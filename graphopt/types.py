@@ -284,3 +284,38 @@ class Quality:
         spread = self.agreement * (1 - self.agreement) / count + squared / (4 * count**2)
         half = NORMAL_95 * math.sqrt(spread) / (1 + squared / count)
         return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of a measure, which is a key of budgets too.
+
+    Attributes:
+        key: its name.
+        what: what it is.
+        falling: whether it is the better the smaller.
+        unit: "" for a part from 0 to 1, or ``dB``.
+        needs: the measure's options without one of which there is no such figure.
+    """
+
+    key: str
+    what: str
+    falling: bool = False
+    unit: str = ""
+    needs: tuple[str, ...] = ()
+
+
+class Score(float):
+    """What a measure says of a model: its headline, the larger the better, with all of its figures.
+
+    Attributes:
+        figures: by key; NaN where one can't be told.
+    """
+
+    figures: Mapping[str, float]
+
+    def __new__(cls, headline: float, figures: Mapping[str, float] | None = None) -> Score:
+        """The headline, with the figures."""
+        made = super().__new__(cls, headline)
+        made.figures = dict(figures or {})
+        return made

@@ -13,7 +13,7 @@ from graphopt.verification.equivalence import OWN_DIFFERENCE_FACTOR
 PACKAGE = Path(graphopt.__file__).parent
 DECIDING = {
     *("analysis", "calibration", "compression", "model/validation", "numerics", "pipeline", "planning"),
-    *("rewrites", "runtime", "verification"),
+    *("measures", "rewrites", "runtime", "verification"),
 }
 """The rooms whose numbers decide what comes out; those of others bound what is shown, read or kept."""
 SOURCE = re.compile(

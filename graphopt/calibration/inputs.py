@@ -55,6 +55,8 @@ class Calibration:
         fixed: whether the model takes exactly ``batch`` inputs, so that a rest that is smaller is left out.
         empty: why nothing can be learnt of them; "" where something can.
         doubts: what is odd about them.
+        given: how many inputs were given.
+        numbers: of the held-out inputs among those that were given.
     """
 
     fit: Samples
@@ -63,6 +65,8 @@ class Calibration:
     fixed: bool
     empty: str = ""
     doubts: tuple[str, ...] = ()
+    given: int = 0
+    numbers: tuple[int, ...] = ()
 
     @property
     def fitted(self) -> int:
@@ -158,12 +162,12 @@ def load(
     given_count = count = len(samples)
     fixed = batch is not None
     empty, doubts = inspection.emptiness(samples), list(inspection.doubts(samples))
-    different = inspection.distinct(samples)
+    different, numbers = inspection.distinct(samples), np.arange(count)
     if len(different) < 2 <= count:
         empty = empty or f"the {count} inputs are all the same one, and quality is measured on others"
     elif len(different) < count and not empty:
         doubts.append(f"{count - len(different)} of {count} inputs repeat others, and are left out")
-        samples = samples.chosen(different)
+        samples, numbers = samples.chosen(different), np.asarray(different)
         count = len(different)
     held = max(count // ONE_HELD_OUT_OF, 1)
     if batch is not None:
@@ -184,6 +188,8 @@ def load(
         fixed,
         empty,
         () if empty else tuple(doubts),
+        given_count,
+        tuple(numbers[held_out].tolist()),
     )
 
 
@@ -204,7 +210,10 @@ def whole(given: Given, model: ir.Model, sample_axis: Mapping[str, SampleAxis] |
     samples, batch = read(given, model, sample_axis)
     if batch is not None and len(samples) < batch:
         raise InputError(f"calibration: {len(samples)} inputs are too few: the model takes {batch} at once")
-    return Calibration(samples, samples, batch or BATCH, batch is not None)
+    count = len(samples)
+    return Calibration(
+        samples, samples, batch or BATCH, batch is not None, given=count, numbers=tuple(range(count))
+    )
 
 
 def read(

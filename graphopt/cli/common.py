@@ -163,6 +163,7 @@ READ: Mapping[str, Callable[[Any], Any]] = {
 """What makes values of what is typed."""
 COMPLETED: Mapping[str, Callable[[str], Any]] = {
     "budget": completion.budget,
+    "metric": completion.metric,
     "only": completion.rewrites,
     "preprocess": completion.preset,
     "require": completion.gate,

@@ -21,19 +21,27 @@ def rewrites(incomplete: str) -> list[str]:
 
 def budget(incomplete: str) -> Iterator[str]:
     """The keys of a budget, up to the value."""
-    from dataclasses import fields
+    from graphopt.measures.registry import all_figures
+    from graphopt.planning import gates
 
-    from graphopt.planning.budget import Budget
-
-    return (f"{f.name}=" for f in fields(Budget) if f"{f.name}=".startswith(incomplete))
+    return (f"{key}=" for key in (*gates.KEYS, *all_figures()) if f"{key}=".startswith(incomplete))
 
 
 def gate(incomplete: str) -> Iterator[str]:
     """The keys of gates with their directions, up to the limit."""
+    from graphopt.measures.registry import all_figures
     from graphopt.planning import gates
 
-    shown = (f"{key}{gates.sign(key)}" for key in gates.KEYS)
+    figures = all_figures()
+    shown = (f"{key}{gates.sign(key, figures.get(key))}" for key in (*gates.KEYS, *figures))
     return (text for text in shown if text.startswith(incomplete))
+
+
+def metric(incomplete: str) -> list[str]:
+    """The names of ready measures."""
+    from graphopt.measures.tasks import NAMES
+
+    return [name for name in NAMES if name.startswith(incomplete)]
 
 
 def preset(incomplete: str) -> list[str]:

@@ -15,8 +15,7 @@ the JSON schema are made (`schema`), so that an editor and ``graphopt run`` acce
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,10 @@ from graphopt.errors import InputError
 from graphopt.files import show
 from graphopt.jobs.schema import Flag, Kind, List, Mapped, Number, OneOf, Table, Text
 from graphopt.jobs.task import WRITTEN, Task, parse_size
+from graphopt.measures.registry import all_figures
+from graphopt.measures.tasks import NAMES as READY
 from graphopt.pipeline.options.table import TABLE
 from graphopt.planning import gates
-from graphopt.planning.budget import Budget
 from graphopt.report.faces import FACES
 
 STEM = "{stem}"
@@ -51,9 +51,13 @@ def _options(tables: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
 
 
 def _measure(name: str) -> str:
-    from graphopt.verification.user_metric import OwnMetric
+    from graphopt.verification.metrics.task import named
 
-    return OwnMetric(name).name
+    return named(name).name
+
+
+def _gates(given: Sequence[str]) -> tuple[gates.Gate, ...]:
+    return gates.parse(given, FIGURES)
 
 
 # ---------------------------------------------------------------- the keys
@@ -66,16 +70,29 @@ FRACTION = Number(over=0, most=1)
 """A part of what the input costs."""
 LIMITS = {"sqnr": Number(over=0), "metric": Number()}
 """What budget keys may be that are no fractions."""
+FIGURES = all_figures()
+"""What ready measures tell, by key."""
 BUDGET = Table(
     {
-        f.name: (
-            LIMITS.get(f.name, FRACTION),
-            "at most this part of the input's" if f.name in gates.COSTS else "at least this",
-        )
-        for f in fields(Budget)
+        **{
+            key: (
+                LIMITS.get(key, FRACTION),
+                "at most this part of the input's" if key in gates.COSTS else "at least this",
+            )
+            for key in gates.KEYS
+        },
+        **{
+            key: (
+                Number(over=0) if figure.unit else Number(least=0, most=1),
+                f"{'at most' if figure.falling else 'at least'} this: {figure.what}",
+            )
+            for key, figure in FIGURES.items()
+        },
     }
 )
-GATES = "|".join(rf"{key}\s*{gates.sign(key)}" for key in gates.KEYS)
+"""What a budget may ask for; a measure that tells a figure has to be named with it."""
+SIGNS = {key: gates.sign(key, FIGURES.get(key)) for key in (*gates.KEYS, *FIGURES)}
+GATES = "|".join(rf"{key}\s*{sign}" for key, sign in SIGNS.items())
 GATE = rf"^\s*({GATES})\s*[0-9.eE+-]+\s*$"
 OPTION = OneOf((Flag(), Number(), Text()), "a number, a text, true or false")
 
@@ -85,7 +102,11 @@ KINDS: Mapping[str, Kind] = {
     "calibration": FILE,
     "preprocess": Text(),
     "budget": BUDGET,
-    "require": List(Text('a gate such as "macs<=0.8"', pattern=GATE), "a list of gates", parse=gates.parse),
+    "require": List(
+        Text('a gate such as "macs<=0.8"', pattern=GATE),
+        "a list of gates",
+        parse=_gates,
+    ),
     "only": List(Text(), TEXTS, parse=lambda names: _select(only=names)),
     "skip": List(Text(), TEXTS, parse=lambda names: _select(skip=names)),
     "at": NAMES,
@@ -104,7 +125,7 @@ KINDS: Mapping[str, Kind] = {
     "force": Flag(),
     "freeze_initializers": Flag(),
     "external_data": Text(choices=TABLE["external_data"].choices),
-    "metric": Text("module:function", pattern="^[^:]+:.+$", parse=_measure),
+    "metric": Text("a measure", pattern=f"^(({'|'.join(READY)})(:.*)?|[^:]+:.+)$", parse=_measure),
     "memory": Text(
         "a size such as 4G", pattern=r"^[0-9]+(\.[0-9]+)?[kKmMgGtT]?[iI]?[bB]?$", parse=parse_size
     ),

@@ -99,8 +99,9 @@ class Task:
         if self.preprocess is not None:
             found.append(Path(self.preprocess))
         if self.metric is not None:
-            module = self.metric.partition(":")[0].replace(".", os.sep)
-            found.append((self.folder or Path()) / f"{module}.py")
+            from graphopt.verification.metrics.task import files
+
+            found += files(self.metric, self.folder or Path())
         return found
 
     @property
@@ -110,23 +111,24 @@ class Task:
         Raises:
             InputError: a gate is none.
         """
+        from graphopt.measures.registry import all_figures
         from graphopt.planning import gates
 
         if self.gate == "latency":
             return "gate latency"
         if "latency" in self.budget:
             return "budget latency"
-        if any(gate.key == "latency" for gate in gates.parse(self.require)):
+        if any(gate.key == "latency" for gate in gates.parse(self.require, all_figures())):
             return "require latency"
         return ""
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `graphopt.optimize` besides the model and the inputs."""
-        from graphopt.verification.user_metric import OwnMetric
+        from graphopt.verification.metrics.task import named
 
         asked = {option.name: getattr(self, option.name) for option in RUN}
         if self.metric is not None:
-            asked["metric"] = OwnMetric(self.metric, self.folder)
+            asked["metric"] = named(self.metric, self.folder)
         return asked
 
 

@@ -70,6 +70,7 @@ class Run:
         self.measures = Measures(workspace, options, self._recorder, journal)
         if workspace.inputs.problem or gates.of_budget(options.budget):
             _ = workspace.unloaded  # before any work is done
+        _ = self.measures.measure  # whether it fits the model
         step, inputs = partial(journal.step, "verify"), workspace.inputs
         self.comparer = Comparer(inputs.feeds, options.outputs, inputs.problem, step, frozen=workspace.frozen)
         self.exact_rounds = ExactRounds(

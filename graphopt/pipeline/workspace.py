@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -32,6 +32,7 @@ from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import Feeds
 from graphopt.types import Array, Candidate, Quality, Shape
 from graphopt.verification import interface, reference
+from graphopt.verification.metrics.task import Scorer, TaskMetric
 from graphopt.verification.quality import Yardstick
 
 
@@ -227,7 +228,7 @@ class Measures:
 
         Args:
             quality: on held-out inputs, where it was measured.
-            metric: what the user's own measure says, where there is one.
+            metric: what the measure that was named says, where there is one.
             timing: latency against the input's, where it was measured.
 
         Returns:
@@ -273,18 +274,36 @@ class Measures:
         return Yardstick(model, given, given.held_out, self.options.outputs)
 
     def metric(self, model: ir.Model) -> float | None:
-        """What the user's own measure says of a model; None without one."""
-        if self.options.metric is None:
+        """What the measure that was named says of a model; None without one."""
+        if self.measure is None:
             return None
         with self.journal.step("measure"):
-            return self.options.metric(model)
+            return self.measure(model)
+
+    @cached_property
+    def measure(self) -> Callable[[ir.Model], float] | None:
+        """The measure that was named; None without one.
+
+        Raises:
+            InputError: it is of a task, and the model or the inputs are not.
+        """
+        options, given, inputs = self.options, self.workspace.calibration, self.workspace.inputs
+        if not isinstance(options.metric, TaskMetric) or given is None:  # which is refused before
+            return None if isinstance(options.metric, TaskMetric) else options.metric
+        if inputs.problem:
+            asked = Named("metric", options.metric.name)
+            raise InputError(f"{asked}: the model can't be run: {inputs.problem}")
+        with self.journal.step("measure"):
+            source = self.workspace.source.model
+            return Scorer(options.metric, source, given, options.outputs, options.asked_figures)
 
     def compared(self, metric: float | None) -> Metric | None:
-        """What the user's own measure says of the finished model, beside what it says of the input."""
+        """What the measure that was named says of the finished model, beside what it says of the input."""
         before = None if metric is None else self.metric(self.workspace.source.model)
         if self.options.metric is None or metric is None or before is None:
             return None
-        return Metric(self.options.metric.name, before, metric)
+        against = self.options.metric.against if isinstance(self.options.metric, TaskMetric) else ""
+        return Metric(self.options.metric.name, before, metric, against)
 
     def latency(self, model: ir.Model) -> Timing:
         """Latency of a model against the input's at one thread, interleaved, one sample at a time.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from graphopt.types import Figure
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -16,7 +18,8 @@ class Budget:
         latency: at most this part of the latency.
         agreement: at least this part of equal top-1 classes.
         sqnr: at least this signal-to-quantisation-noise ratio, in dB.
-        metric: at least this value of the user's own measure.
+        metric: at least this value of the measure that was named, of a ready one its headline.
+        figures: figures of a ready measure, at least these, or at most where they fall.
     """
 
     macs: float | None = None
@@ -26,11 +29,13 @@ class Budget:
     agreement: float | None = None
     sqnr: float | None = None
     metric: float | None = None
+    figures: tuple[tuple[Figure, float], ...] = ()
 
     @property
     def asks_quality(self) -> bool:
         """Whether a quality is asked for."""
-        return any(value is not None for value in (self.agreement, self.sqnr, self.metric))
+        asked = any(value is not None for value in (self.agreement, self.sqnr, self.metric))
+        return asked or bool(self.figures)
 
     @property
     def asks_cost(self) -> bool:

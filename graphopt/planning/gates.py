@@ -14,12 +14,14 @@ from numbers import Real
 
 from graphopt.errors import InputError, Named, hint, percentage
 from graphopt.planning.budget import Budget
+from graphopt.types import Figure
 
 COSTS = ("macs", "params", "bytes", "latency")
 """Keys that are parts of the input's, and have to be at most the limit."""
 MEASURED = ("agreement", "sqnr")
 """Keys that are measured on calibration inputs."""
-KEYS = tuple(f.name for f in fields(Budget))
+KEYS = tuple(f.name for f in fields(Budget) if f.name != "figures")
+"""Keys that there are whatever is measured; a ready measure has its figures besides."""
 MOST = 10.0
 """Times the input's cost from which a limit is taken for a slip: derived, per cent in the place of a part, of
 0.1 and more."""
@@ -34,15 +36,17 @@ class Gate:
     Attributes:
         key: a key of a budget.
         limit: for a cost the largest fraction of the input's, for a quality the smallest value, that passes.
+        of: the figure of a measure that the key names; None for keys that there are without one.
     """
 
     key: str
     limit: float
+    of: Figure | None = None
 
     @property
     def sign(self) -> str:
-        """``<=`` for a cost, ``>=`` for a quality."""
-        return sign(self.key)
+        """``<=`` for a cost and what falls, ``>=`` for a quality."""
+        return sign(self.key, self.of)
 
     def __str__(self) -> str:
         short = f"{self.limit:g}"
@@ -81,7 +85,8 @@ class Judged:
             return "equal" if self.measured > 0 else "nothing in common"
         if self.gate.key == "metric":
             return self._written("{:.{}g}", 6)
-        return self._written("{:.{}f} dB", 2) if self.gate.key == "sqnr" else self._written("{:.{}f}", 4)
+        unit = unit_of(self.gate.key, self.gate.of)
+        return self._written("{:.{}f} dB", 2) if unit else self._written("{:.{}f}", 4)
 
     @property
     def shortfall(self) -> str:
@@ -90,7 +95,8 @@ class Judged:
         figure = self.figure
         if self.measured is not None and math.isfinite(self.measured):
             figure = f"{self.measured:.4f} of the input's" if cost else f"{self.measured:.4g}"
-        return f"{self.gate.key} {figure}, {'' if cost else 'at least '}{self.gate.limit:g} asked for"
+        bound = "" if cost else "at most " if self.gate.sign == "<=" else "at least "
+        return f"{self.gate.key} {figure}, {bound}{self.gate.limit:g} asked for"
 
     def _written(self, form: str, digits: int) -> str:
         """The figure with so many digits, or with more where it would seem to be the limit itself."""
@@ -105,8 +111,8 @@ class Judged:
         return f"{self.gate} ({self.figure})"
 
 
-def parse(given: Iterable[str | Gate]) -> tuple[Gate, ...]:
-    """Gates from texts such as ``macs<=0.8``.
+def parse(given: Iterable[str | Gate], figures: Mapping[str, Figure] | None = None) -> tuple[Gate, ...]:
+    """Gates from texts such as ``macs<=0.8``; besides the keys of budgets there are those of figures.
 
     Raises:
         InputError: a text is no gate, its key is unknown or given twice, it has the wrong direction, or its
@@ -114,7 +120,8 @@ def parse(given: Iterable[str | Gate]) -> tuple[Gate, ...]:
     """
     found: dict[str, Gate] = {}
     for item in (given,) if isinstance(given, str) else given:
-        gate = _checked(item, item.key, item.limit) if isinstance(item, Gate) else _parse(item)
+        named = figures or {}
+        gate = _checked(item, item.key, item.limit, named) if isinstance(item, Gate) else _parse(item, named)
         if gate.key in found:
             raise InputError(
                 f"{Named('require', gate)}: {found[gate.key]} is required already; give each key once"
@@ -126,7 +133,8 @@ def parse(given: Iterable[str | Gate]) -> tuple[Gate, ...]:
 def of_budget(budget: Budget) -> tuple[Gate, ...]:
     """What a budget asks for, as gates."""
     asked = ((key, getattr(budget, key)) for key in KEYS)
-    return tuple(Gate(key, limit) for key, limit in asked if limit is not None)
+    named = tuple(Gate(figure.key, limit, figure) for figure, limit in budget.figures)
+    return (*(Gate(key, limit) for key, limit in asked if limit is not None), *named)
 
 
 def judge(gates: Iterable[Gate], figures: Mapping[str, float | None]) -> tuple[Judged, ...]:
@@ -144,28 +152,34 @@ def failed(judged: Iterable[Judged]) -> str:
     return "; ".join(str(item) for item in judged if not item)
 
 
-def sign(key: str) -> str:
-    """The direction of a key's limit: ``<=`` for a cost, ``>=`` for a quality."""
-    return "<=" if key in COSTS else ">="
+def sign(key: str, figure: Figure | None = None) -> str:
+    """The direction of a key's limit: ``<=`` for a cost, and a figure that falls, ``>=`` for a quality."""
+    return "<=" if key in COSTS or (figure is not None and figure.falling) else ">="
 
 
-def _parse(text: str) -> Gate:
+def unit_of(key: str, figure: Figure | None = None) -> str:
+    """The unit of a key's limit: ``dB``, or "" for a part."""
+    return "dB" if key == "sqnr" else "" if figure is None else figure.unit
+
+
+def _parse(text: str, figures: Mapping[str, Figure]) -> Gate:
     match = _FORM.fullmatch(text)
-    if text in KEYS:  # without quotes, > or < and what follows it go to the shell
-        raise InputError(
-            f"{Named('require', text)}: has no limit; write it in quotes: '{text}{sign(text)}LIMIT'"
-        )
+    if text in (*KEYS, *figures):  # without quotes, > or < and what follows it go to the shell
+        quoted = f"'{text}{sign(text, figures.get(text))}LIMIT'"
+        raise InputError(f"{Named('require', text)}: has no limit; write it in quotes: {quoted}")
     if match is None:
         raise InputError(
             f"{Named('require', text or repr(text))}: "
             "expected a key, <= or >=, and a number, such as macs<=0.8"
         )
     key, given_sign = match["key"], match["sign"]
-    if key not in KEYS:
-        raise InputError(f"{Named('require', text)}: no such key; {hint(key, KEYS)}")
-    if given_sign != sign(key):
-        kind, most = ("cost", "at most") if key in COSTS else ("quality", "at least")
-        meant = f"{key}{sign(key)}{match['limit']}"
+    figure = figures.get(key)
+    if key not in KEYS and figure is None:
+        raise InputError(f"{Named('require', text)}: no such key; {hint(key, (*KEYS, *figures))}")
+    wanted = sign(key, figure)
+    if given_sign != wanted:
+        kind, most = "cost" if key in COSTS else "quality", "at most" if wanted == "<=" else "at least"
+        meant = f"{key}{wanted}{match['limit']}"
         raise InputError(
             f"{Named('require', text)}: a {kind} has to be {most} its limit; did you mean {meant}?"
         )
@@ -175,19 +189,20 @@ def _parse(text: str) -> Gate:
         part = percentage(match["limit"])
         meant = "" if part is None else f"; did you mean {key}{given_sign}{part:g}?"
         raise InputError(f"{Named('require', text)}: {match['limit']!r} is no number{meant}") from None
-    return _checked(text, key, limit)
+    return _checked(text, key, limit, figures)
 
 
-def _checked(given: object, key: str, limit: float) -> Gate:
-    if key not in KEYS:
-        raise InputError(f"{Named('require', given)}: no such key; {hint(key, KEYS)}")
-    expected = refused(key, limit, MOST, sign(key))
+def _checked(given: object, key: str, limit: float, figures: Mapping[str, Figure]) -> Gate:
+    figure = figures.get(key)
+    if key not in KEYS and figure is None:
+        raise InputError(f"{Named('require', given)}: no such key; {hint(key, (*KEYS, *figures))}")
+    expected = refused(key, limit, MOST, sign(key, figure), figure)
     if expected:
         raise InputError(f"{Named('require', given)}: {expected}")
-    return Gate(key, limit)
+    return Gate(key, limit, figure)
 
 
-def refused(key: str, limit: object, most: float, between: str) -> str:
+def refused(key: str, limit: object, most: float, between: str, figure: Figure | None = None) -> str:
     """What is expected of a limit that can't be; "" of one that can.
 
     Args:
@@ -195,6 +210,7 @@ def refused(key: str, limit: object, most: float, between: str) -> str:
         limit: its limit, as given.
         most: the largest part of the input's cost.
         between: what stands between the two.
+        figure: the figure of a measure that the key names; None for keys that there are without one.
 
     Returns:
         "", or what is expected, with what was perhaps meant.
@@ -204,16 +220,18 @@ def refused(key: str, limit: object, most: float, between: str) -> str:
     limit = float(limit)
     if key == "metric":
         fits, wanted = math.isfinite(limit), "a number"
-    elif key == "sqnr":
+    elif unit_of(key, figure):
         fits, wanted = 0 < limit < math.inf, "a positive number of dB"
-    elif key == "agreement" or most == 1:
+    elif figure is not None and figure.falling:
+        fits, wanted = 0 <= limit < 1, "a fraction in [0, 1)"
+    elif key == "agreement" or figure is not None or most == 1:
         fits, wanted = 0 < limit <= 1, "a fraction in (0, 1]"
     else:
         fits, wanted = 0 < limit <= most, f"a part of the input's, at most {most:g}"
     if fits:
         return ""
-    if key in ("metric", "sqnr") or not 1 < limit <= 100:
+    if key == "metric" or unit_of(key, figure) or not 1 < limit <= 100:
         return f"expected {wanted}"
     part = limit / 100  # a percentage, or of a cost a factor by which to fall: whichever takes less away
-    meant = part if key == "agreement" else max(part, 1 / limit)
+    meant = part if key == "agreement" or figure is not None else max(part, 1 / limit)
     return f"expected {wanted}; did you mean {key}{between}{meant:.3g}?"

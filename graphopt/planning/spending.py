@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from graphopt.errors import InputError, Named
 from graphopt.planning.budget import Budget
 from graphopt.planning.selection import Limit
-from graphopt.types import Candidate, Quality, Totals
+from graphopt.types import Candidate, Quality, Score, Totals
 
 NODE_BYTES = 400
 """What a new operator adds to a file besides its weights, at most about; measured by benchmarks.thresholds:
@@ -82,4 +82,5 @@ def costs(before: Spent, after: Spent) -> dict[str, float]:
 def measured(quality: Quality | None, metric: float | None) -> dict[str, float | None]:
     """What was measured of a model, by key of a budget."""
     found = {} if quality is None else {"agreement": quality.agreement, "sqnr": quality.sqnr}
-    return {**found, "metric": metric}
+    figures = metric.figures if isinstance(metric, Score) else {}
+    return {**found, "metric": metric, **figures}

@@ -24,7 +24,7 @@ from graphopt.model.io import Source
 from graphopt.planning.gates import Judged
 from graphopt.report.outcomes import Outcome
 from graphopt.report.provenance import Record, described
-from graphopt.report.results import Applied, Checked, LayerRow, Left, Point, Report, Scan, Sweep
+from graphopt.report.results import Applied, Checked, LayerRow, Left, Metric, Point, Report, Scan, Sweep
 from graphopt.rewrites.base import Rewrite
 from graphopt.rewrites.registry import is_default, option_types, summary
 from graphopt.runtime.latency import Timing
@@ -55,6 +55,7 @@ KEYS: Mapping[type, str] = {
     LayerRow: "linear runs share linear.pointwise opportunities",
     Left: "rewrite site.nodes reason",
     Linear: LINEAR,
+    Metric: "name before after against figures",
     Outcome: "model out=written exit_code error seconds report",
     Point: "costs quality metric taken layers=chosen",
     Quality: "agreement agreement_interval=interval sqnr samples measured_by unmeasured groups",

@@ -136,8 +136,7 @@ def _figures(result: Report) -> Lines:
         rows.append((f"SQNR {inputs}", "", decibels(quality.sqnr), ""))
         rows += [(f"SQNR of {code(name)}", "", decibels(sqnr), "") for name, sqnr in quality.groups.items()]
     if result.metric is not None:
-        metric = result.metric
-        rows.append((code(metric.name), f"{metric.before:.4g}", f"{metric.after:.4g}", ""))
+        rows += [(code(name), before, after, "") for name, before, after in result.metric.shown]
     return _table(("", ">before", ">after", ">ratio"), rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from graphopt.model import io
 from graphopt.model.io import Source
 from graphopt.planning.gates import Judged
 from graphopt.runtime.latency import Timing
-from graphopt.types import Candidate, Exactness, Quality, Site, Totals
+from graphopt.types import Candidate, Exactness, Quality, Score, Site, Totals
 from graphopt.verification.verdict import Verdict, not_run, warnings
 
 
@@ -138,7 +139,7 @@ class Point:
         quality: figures on held-out inputs; None where none were measured.
         chosen: the approximate rewrites that make it, with the error that each was fitted to.
         planned: the same as the plan had them.
-        metric: what the user's own measure says; None without one.
+        metric: what the measure that was named says; None without one.
         taken: whether it is the result.
     """
 
@@ -152,17 +153,38 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """The user's own measure of the input and of the result.
+    """A measure of the input and of the result.
 
     Attributes:
-        name: ``package.module:function``.
+        name: of a ready one, such as ``detection``, or ``package.module:function``.
         before: of the input.
         after: of the result.
+        against: what a ready one compares with: ``original`` or ``labels``; "" for the user's own.
     """
 
     name: str
     before: float
     after: float
+    against: str = ""
+
+    @property
+    def figures(self) -> Mapping[str, Mapping[str, float]]:
+        """What a ready measure tells, ``before`` and ``after``, by key."""
+        if not isinstance(self.before, Score) or not isinstance(self.after, Score):
+            return {}
+        old, new = self.before.figures, self.after.figures
+        return {key: {"before": old[key], "after": new[key]} for key in new}
+
+    @property
+    def shown(self) -> list[tuple[str, str, str]]:
+        """Each figure that can be told: its name, before ("" where it is perfect), and after, as texts."""
+        pairs = {f"{self.name} {key}": (pair["before"], pair["after"]) for key, pair in self.figures.items()}
+        pairs = pairs or {self.name: (self.before, self.after)}
+        return [
+            (name, "" if self.against == "original" else f"{before:.4g}", f"{after:.4g}")
+            for name, (before, after) in pairs.items()
+            if not math.isnan(after)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +204,7 @@ class Report:
         notes: what the reader has to know besides.
         quality: figures on held-out inputs; None without calibration inputs.
         latency: of the input and the result in onnxruntime, interleaved; None where it was not measured.
-        metric: the user's own measure; None where none was named.
+        metric: the measure that was named; None where none was.
         budget: the keys of the budget, with the result's figures.
         gates: what the result was required to keep, with its figures.
         curve: the networks that the search tried, by falling cost; empty without approximate rewrites.

@@ -19,9 +19,9 @@ from graphopt import files
 from graphopt.errors import InputError
 from graphopt.jobs import recipe
 from graphopt.jobs.task import Task
+from graphopt.measures.registry import all_figures
 from graphopt.pipeline.options.table import TABLE
 from graphopt.planning import gates
-from graphopt.planning.budget import Budget
 from tests.command import cli
 from tests.places import ROOT
 
@@ -129,7 +129,7 @@ def test_every_key_reaches_its_task() -> None:
 def test_every_option_of_a_task_can_be_said() -> None:
     keys = {TABLE[f.name].key or f.name for f in fields(Task) if f.name not in ("folder", "recipe", "said")}
     assert set(recipe.KEYS) == keys
-    assert set(recipe.BUDGET.keys) == {f.name for f in fields(Budget)}
+    assert set(recipe.BUDGET.keys) == {*gates.KEYS, *all_figures()}
     used = files.read_toml(written(EVERYTHING))
     assert set(recipe.KEYS) == set(used["defaults"]) | set(used["models"][1])
 
@@ -182,7 +182,7 @@ KEYS = {
     'set."bottleneck.rank_in" = 4': 'set."bottleneck.rank_in": expected a table of options, not 4',
     'memory = "lots"': "memory: lots: expected a size such as 4G or 512M",
     "memory = 4": "memory: expected a size such as 4G, not 4",
-    'metric = "accuracy"': "metric: accuracy: expected package.module:function",
+    'metric = "accuracy"': "metric: accuracy: no such measure; there are ",
 }  # fmt: skip
 """What can't be said of a model, with what is said of it. The schema refuses it too."""
 

@@ -73,7 +73,7 @@ def test_completion() -> None:
     assert every and set(every) <= {*registry.registry()}
     started = completed("graphopt", "optimize", "m", "--skip", "fold_pad,fold_p")
     assert started == ["fold_pad,fold_permutation"]
-    assert completed("graphopt", "optimize", "m", "--budget", "ma") == ["macs="]
+    assert completed("graphopt", "optimize", "m", "--budget", "mac") == ["macs="]
     assert completed("graphopt", "verify", "a", "b", "--preprocess", "imagenet-") == ["imagenet-caffe"]
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
 
 from graphopt.calibration.batch_axis import CONSTANT, SampleAxes, SampleAxis
 from graphopt.errors import InputError, Named, hint
+from graphopt.measures import registry as measures
+from graphopt.measures.tasks import NAMES
 from graphopt.pipeline.options.table import RUN, TABLE
 from graphopt.planning import gates
 from graphopt.planning.budget import Budget
 from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExpandingRewrite, Rewrite
 from graphopt.rewrites.registry import BUILTIN, option_types, registry, select
 from graphopt.runtime.limits.memory import default_bytes
-from graphopt.types import Exactness
-from graphopt.verification.user_metric import OwnMetric
+from graphopt.types import Exactness, Figure
+from graphopt.verification.metrics.own import OwnMetric
+from graphopt.verification.metrics.task import TaskMetric, named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +28,7 @@ class Options:
 
     budget: Budget
     rewrites: tuple[AnyRewrite, ...]
-    metric: OwnMetric | None
+    metric: OwnMetric | TaskMetric | None
     memory: int
     require: tuple[gates.Gate, ...]
     aim: str = "time"
@@ -46,7 +49,14 @@ class Options:
         """Whether something is fitted to calibration inputs, or a quality measured on them."""
         fitted = any(isinstance(each, ApproximateRewrite) and each.fixed for each in self.rewrites)
         asked = (*gates.of_budget(self.budget), *self.require)
-        return fitted or self.budget != Budget() or any(gate.key in gates.MEASURED for gate in asked)
+        measured = isinstance(self.metric, TaskMetric) or any(gate.key in gates.MEASURED for gate in asked)
+        return fitted or measured or self.budget != Budget()
+
+    @property
+    def asked_figures(self) -> tuple[str, ...]:
+        """The keys of a ready measure's figures that a budget or a gate names."""
+        asked = (*gates.of_budget(self.budget), *self.require)
+        return tuple(dict.fromkeys(gate.key for gate in asked if gate.of is not None))
 
     def recorded(self) -> dict[str, object]:
         """What decides the result, as the model itself tells it: spelled one way, and without defaults."""
@@ -87,7 +97,7 @@ class Options:
 
 def _limits(budget: Budget) -> dict[str, float]:
     """The keys of a budget that ask for something."""
-    return {key: limit for key, limit in asdict(budget).items() if limit is not None}
+    return {gate.key: gate.limit for gate in gates.of_budget(budget)}
 
 
 def make_options(
@@ -98,7 +108,7 @@ def make_options(
     options: Mapping[str, object] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     sample_axis: SampleAxes | None = None,
-    metric: str | OwnMetric | None = None,
+    metric: str | OwnMetric | TaskMetric | None = None,
     memory: int | None = None,
     require: Iterable[str | gates.Gate] = (),
     **others: Any,
@@ -112,7 +122,7 @@ def make_options(
         options: options of rewrites.
         shapes: sizes of inputs, by input name.
         sample_axis: along which axis of an input's calibration arrays samples lie.
-        metric: the user's own measure, which is not loaded yet.
+        metric: a measure; the user's own is not loaded yet.
         memory: bytes that activations may take.
         require: gates.
         others: whatever else stands in `RUN`.
@@ -126,14 +136,16 @@ def make_options(
     plain: dict[str, Any] = {
         name: tuple(value) if TABLE[name].default == () else value for name, value in others.items()
     }
+    measure = named(metric) if isinstance(metric, str) else metric
+    figures = measure.figures if isinstance(measure, TaskMetric) else {}
     asked = Options(
-        budget=make_budget(budget),
+        budget=make_budget(budget, figures),
         shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
         sample_axis=make_sample_axis(sample_axis, calibrated=calibrated),
         rewrites=(),
-        metric=OwnMetric(metric) if isinstance(metric, str) else metric,
+        metric=measure,
         memory=memory or default_bytes(),
-        require=gates.parse(require),
+        require=gates.parse(require, measures.all_figures()),
         **plain,
     )
     if asked.gate not in (None, "latency"):
@@ -174,21 +186,44 @@ def make_sample_axis(given: SampleAxes | None, *, calibrated: bool) -> dict[str,
     return found
 
 
-def make_budget(given: Budget | Mapping[str, float] | None) -> Budget:
-    """A budget from its keys, checked.
+def make_budget(
+    given: Budget | Mapping[str, float] | None, figures: Mapping[str, Figure] | None = None
+) -> Budget:
+    """A budget from its keys, checked; figures are those of the measure that was named.
 
     Raises:
         InputError: an unknown key, or a value that is no fraction in (0, 1] (for sqnr: no positive number).
     """
-    values = asdict(given) if isinstance(given, Budget) else dict(given or {})
+    if isinstance(given, Budget):
+        given = {gate.key: gate.limit for gate in gates.of_budget(given)}
+    known = figures or {}
+    values: dict[str, Any] = dict(given or {})
     for key, value in values.items():
-        if key not in gates.KEYS:
-            raise InputError(f"{Named('budget', key=key)}: no such key; {hint(key, gates.KEYS)}")
-        expected = "" if value is None else gates.refused(key, value, 1.0, "=")
+        if key not in (*gates.KEYS, *known):
+            _require_measure(Named("budget", key=key), key)
+            raise InputError(f"{Named('budget', key=key)}: no such key; {hint(key, (*gates.KEYS, *known))}")
+        expected = "" if value is None else gates.refused(key, value, 1.0, "=", known.get(key))
         if expected:
             shown = f"{value:g}" if isinstance(value, (int, float)) else repr(value)
             raise InputError(f"{Named('budget', shown, key)}: {expected}")
-    return Budget(**{key: None if value is None else float(value) for key, value in values.items()})
+    limits = {key: float(value) for key, value in values.items() if value is not None}
+    plain: dict[str, Any] = {key: limit for key, limit in limits.items() if key in gates.KEYS}
+    return Budget(
+        **plain, figures=tuple((known[key], limit) for key, limit in limits.items() if key in known)
+    )
+
+
+def _require_measure(asked: Named, key: str) -> None:
+    """Refuses a figure of a measure that was not named.
+
+    Raises:
+        InputError: the key is one.
+    """
+    telling = [name for name in NAMES if any(key == f.key for f in measures.kind(name).FIGURES)]
+    if telling:
+        raise InputError(
+            f"{asked}: needs {' or '.join(str(Named('metric', n)) for n in telling)}, of which it is a figure"
+        )
 
 
 def _check_selection(chosen: Sequence[AnyRewrite], limits: Budget, only: Sequence[str]) -> list[AnyRewrite]:
@@ -205,13 +240,21 @@ def _check_selection(chosen: Sequence[AnyRewrite], limits: Budget, only: Sequenc
 
 
 def _check_measures(asked: Options, *, calibrated: bool) -> None:
-    """A quality needs inputs to measure on, the user's own measure a name."""
-    measure = Named("metric", "package.module:function")
+    """A quality needs inputs to measure on, a measure a name."""
+    measure = Named("metric", "NAME")
     if asked.metric is None and asked.budget.metric is not None:
         raise InputError(f"{Named('budget', key='metric')} needs {measure}, the measure that it is of")
-    named = [(gate.key, Named("budget", key=gate.key)) for gate in gates.of_budget(asked.budget)]
-    named += [(gate.key, Named("require", gate)) for gate in asked.require]
-    for key, name in named:
+    if isinstance(asked.metric, TaskMetric) and not calibrated:
+        raise InputError(
+            f"{Named('metric', asked.metric.name)}: is measured on inputs: give {Named('calibration')}"
+        )
+    figures = asked.metric.figures if isinstance(asked.metric, TaskMetric) else {}
+    for gate in asked.require:
+        if gate.of is not None and gate.key not in figures:
+            _require_measure(Named("require", gate), gate.key)
+    limits = [(gate.key, Named("budget", key=gate.key)) for gate in gates.of_budget(asked.budget)]
+    limits += [(gate.key, Named("require", gate)) for gate in asked.require]
+    for key, name in limits:
         if key in gates.MEASURED and not calibrated:
             raise InputError(f"{name}: a quality is measured on inputs: give {Named('calibration')}")
         if key == "metric" and asked.metric is None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.errors import Named
+from graphopt.measures.tasks import NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +97,11 @@ RUN = (
     Option("seed", int, 0, shown="N", least=0, help="of everything random"),
     Option("freeze_initializers", bool, False, help="whether initializers that are inputs too are constants",
            brief="Initializers that are also inputs are constants."),
-    Option("metric", str, None, shown="MODULE:FUNCTION",
-           help="your own measure, module:function: from a model's path to a number",
-           brief="Your own measure: a function from a model's path to a number."),
+    Option("metric", str, None, shown="NAME|MODULE:FUNCTION",
+           help=f"a ready measure ({', '.join(NAMES)}), "
+           "or your own, module:function: from a model's path to a number",
+           brief=f"A measure of quality: {', '.join(NAMES)}, "
+           "or your own function from a model's path to a number."),
     Option("memory", int, None, shown="BYTES", typed=str, recorded=False, described=False,
            help="for activations while fitting, such as 4G; more lies in files"),
     Option("force", bool, False, recorded=False,

@@ -68,8 +68,9 @@ def cards(data: Report) -> list[Card]:
     if data.kept is not None:
         cards.append(_quality(data.kept))
     if data.metric is not None:
-        old, new = f"{data.metric.before:.4g}", f"{data.metric.after:.4g}"
-        cards.append(Card(data.metric.name, new, f"{old} → {new}", "your own measure"))
+        against = f"against the {data.metric.against}" if data.metric.against else "your own measure"
+        for name, old, new in data.metric.shown:
+            cards.append(Card(name, new, f"{old} → {new}" if old else "", against))
     if data.checks:
         run = f"{numbered(len(data.checks), 'comparison')} in onnxruntime"
         what = "Verification, of the exact rewrites" if data.approximate else "Verification"

@@ -126,8 +126,8 @@ def _quality(console: Console, result: Report) -> None:
         if quality.samples < SMALL_SAMPLE:
             console.print(f"  {quality.samples} inputs are few: the figures are uncertain", style="dim")
     if result.metric is not None:
-        metric = result.metric
-        console.print(escape(f"{metric.name}: {metric.before:.4g} → {metric.after:.4g}"))
+        for name, before, after in result.metric.shown:
+            console.print(escape(f"{name}: {f'{before} → ' if before else ''}{after}"))
     if result.unmeasured:
         console.print(
             "[bold yellow]the error is unmeasured[/]: no calibration inputs were given, "

@@ -1,0 +1,1 @@
+"""Measures that the user names: ready ones of tasks, and functions of their own."""
