@@ -291,7 +291,12 @@ class Clock:
         return {}
 
     def saved(self, candidate: Candidate) -> float:
-        """What a candidate alone saves of the input's time at one thread, as a part of it; measured once."""
+        """What a candidate alone saves of the input's time at one thread, as a part of it; measured once.
+
+        Of one over several operators it is what the static time model expects.
+        """
+        if candidate.beside:
+            return (candidate.before.seconds - candidate.after.seconds) / self._expected_seconds
         if candidate not in self._saved:
             change = self.forms.draft(candidate)
             if change is None:
@@ -320,6 +325,11 @@ class Clock:
     def save(self) -> None:
         """Remembers what was timed for other runs."""
         self._stopwatch.save()
+
+    @cached_property
+    def _expected_seconds(self) -> float:
+        """Seconds that the static time model expects the model to take."""
+        return self.analysis.cost(list(self.analysis.model.graph)).seconds or math.inf
 
     @cached_property
     def _reference_seconds(self) -> float:
@@ -447,7 +457,8 @@ class Networks:
     def draft(self, chosen: Plan) -> ir.Model:
         """The network of a plan with weights that mean nothing in the new operators, to be timed."""
         made = ((c, self._forms.draft(c)) for c in chosen.chosen)
-        return edit.apply(self.model, [Change(c, change) for c, change in made if change is not None])
+        changes = [Change(c, change) for c, change in made if change is not None]
+        return self._finished(edit.apply(self.model, changes), [change.candidate for change in changes])
 
     def _layer(self, name: str, fit: Refitted) -> Layer:
         linear = self.analysis.linear(self.analysis.nodes[name])

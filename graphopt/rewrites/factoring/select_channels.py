@@ -151,8 +151,10 @@ class SelectChannels(Split):
         return GroupFit(Kernel(found), found)
 
     def blank(self, kernel: Array, choice: Choice) -> Kernel:
-        """A kernel of that shape."""
-        return Kernel(fitted.noise(*kernel.shape))
+        """A kernel of that shape, with zeros for the last channels."""
+        found = fitted.noise(*kernel.shape)
+        found[:, int(choice["keep"]) :] = 0
+        return Kernel(found)
 
     def spectra(self, kernel: Array, moments: Moments, choice: Choice) -> dict[str, tuple[float, ...]]:
         """None: channels have no order of their own."""
@@ -163,10 +165,6 @@ class SelectChannels(Split):
         builder = Builder(linear.dtype)
         y = builder.linear(linear.form, linear.x, parts[0].weight, bias, rank=linear.rank)
         return builder.replacement({linear.y: y})
-
-    def draft(self, linear: Linear, candidate: Candidate) -> Replacement | None:
-        """None: what is saved is not saved in the layer alone."""
-        return None
 
     # ------------------------------------------------------------ sites
 

@@ -10,8 +10,10 @@ import onnx_ir as ir
 import pytest
 
 import graphopt
-from graphopt.analysis.snapshot import Analysis
-from graphopt.rewrites.factoring.select_channels import units_of
+from graphopt.analysis.snapshot import Analysis, anchor
+from graphopt.model import edit
+from graphopt.rewrites.factoring.select_channels import SelectChannels, units_of
+from graphopt.types import Change
 from tests.builders import Net, counted_macs, initializers, make_feeds, run, samples
 
 WIDTH = 48
@@ -102,3 +104,16 @@ def test_a_body_has_no_inputs_to_choose_by() -> None:
     report = graphopt.optimize(proto, only=ONLY, options={"select_channels.keep": 16}).report
     assert not report.changed
     assert all("nothing is known of what it reads" in left.reason for left in report.rejected)
+
+
+def test_a_draft_is_as_cheap_as_what_it_stands_for() -> None:
+    net = Net()
+    proto = net.model(inverted(net))
+    rewrite = SelectChannels()
+    analysis = Analysis(ir.from_proto(proto), bindings={"x": (1, 16, 10, 10)})
+    candidate = next(each for each in rewrite.priced(analysis) if each.choice == {"keep": 24})
+    draft = rewrite.draft(anchor(analysis, candidate), candidate)
+    assert draft is not None
+    after = edit.apply(analysis.model, [Change(candidate, draft)])
+    (last,) = (a for a in initializers(ir.to_proto(after)).values() if a.shape == (16, WIDTH, 1, 1))
+    assert last[:, :24].any() and not last[:, 24:].any()
