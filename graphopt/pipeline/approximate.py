@@ -10,7 +10,7 @@ import onnx_ir as ir
 from graphopt.errors import Named
 from graphopt.pipeline.changes import Changes, Proposals
 from graphopt.pipeline.journal import Journal
-from graphopt.pipeline.networks import Network, Networks, finishing, left_by
+from graphopt.pipeline.networks import Network, Networks, left_by
 from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.reporting import applied, point
 from graphopt.pipeline.workspace import Measures, Workspace
@@ -19,6 +19,7 @@ from graphopt.planning.budget import Budget
 from graphopt.planning.gates import Judged
 from graphopt.planning.selection import Limit, Plan
 from graphopt.rewrites.base import ApproximateRewrite
+from graphopt.rewrites.registry import finishing
 from graphopt.runtime import latency
 from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate
@@ -130,7 +131,8 @@ def _finish(
     candidates: Sequence[Candidate],
 ) -> None:
     """Takes away what the candidates' layers leave unread, each change verified alone."""
-    for rewrite in finishing({each.name: each for each in group}, candidates):
+    taken = {candidate.rewrite for candidate in candidates}
+    for rewrite in finishing(each for each in group if each.name in taken):
         analysis = workspace.analysis(workspace.model)
         left = left_by(candidates, rewrite, analysis)
         while made := changes.build(analysis, filter(changes.journal.allows, left)):

@@ -21,6 +21,7 @@ from graphopt.pipeline.workspace import Workspace
 from graphopt.report.results import Applied
 from graphopt.rewrites.asking import ask
 from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExactRewrite, ExpandingRewrite
+from graphopt.rewrites.registry import finishing
 from graphopt.runtime import kernels, latency
 from graphopt.runtime.session import Feeds
 from graphopt.types import Candidate, Change, Rejection, Replacement
@@ -106,8 +107,7 @@ class Changes:
     @cached_property
     def _named(self) -> dict[str, AnyRewrite]:
         rewrites = self.options.rewrites
-        last = (each for r in rewrites if isinstance(r, ApproximateRewrite) for each in r.finish())
-        return {rewrite.name: rewrite for rewrite in (*last, *rewrites)}
+        return {rewrite.name: rewrite for rewrite in (*finishing(rewrites), *rewrites)}
 
     def build(
         self,

@@ -34,6 +34,7 @@ from graphopt.planning import selection
 from graphopt.planning.damage import Sensitivity, unprobed
 from graphopt.planning.selection import Limit, Plan
 from graphopt.rewrites.base import ApproximateRewrite, ExactRewrite
+from graphopt.rewrites.registry import finishing
 from graphopt.runtime import session
 from graphopt.runtime.operator_times import Stopwatch, cache_path
 from graphopt.types import Candidate, Change, Fitted, Quality, Replacement
@@ -447,7 +448,7 @@ class Networks:
 
     def _finished(self, model: ir.Model, candidates: Sequence[Candidate]) -> ir.Model:
         """A model without what the candidates' layers leave unread."""
-        for rewrite in finishing(self._forms.rewrites, candidates):
+        for rewrite in finishing(self._forms.rewrites[c.rewrite] for c in candidates):
             analysis = self._workspace.analysis(model)
             left = left_by(candidates, rewrite, analysis)
             changes = [Change(each, rewrite.build(analysis, each)) for each in left]
@@ -488,16 +489,17 @@ class Networks:
         return {each.candidate.site.nodes[0]: each for each in found}
 
 
-def finishing(
-    rewrites: Mapping[str, ApproximateRewrite], candidates: Iterable[Candidate]
-) -> list[ExactRewrite]:
-    """The exact rewrites that take away what the candidates' layers leave unread."""
-    forms = {candidate.rewrite: rewrites[candidate.rewrite] for candidate in candidates}
-    return list(dict.fromkeys(each for form in forms.values() for each in form.finish()))
-
-
 def left_by(candidates: Iterable[Candidate], rewrite: ExactRewrite, analysis: Analysis) -> list[Candidate]:
-    """What a rewrite finds at the sites of candidates that were put in."""
+    """What a rewrite finds at the sites of candidates that were put in.
+
+    Args:
+        candidates: those that were put in.
+        rewrite: an exact one that they ask for.
+        analysis: a snapshot of the model with them.
+
+    Returns:
+        The rewrite's candidates.
+    """
     sites = {name for candidate in candidates for name in candidate.site.nodes}
     found = [each for each in rewrite.match(analysis) if isinstance(each, Candidate)]
     return [each for each in found if not sites.isdisjoint(each.site.nodes)]

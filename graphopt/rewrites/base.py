@@ -122,8 +122,8 @@ class ApproximateRewrite(_Described):
         """The channels a group between the new operators; a plan by time takes whole blocks of them."""
         return ()
 
-    def finish(self) -> Iterable[ExactRewrite]:
-        """Exact rewrites that take away what the rest of the model is not needed for any more."""
+    def finish(self) -> Iterable[str]:
+        """Names of exact rewrites that take away what is not needed any more once a candidate is put in."""
         return ()
 
     def operators(self, choice: Choice) -> int:

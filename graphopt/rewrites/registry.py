@@ -113,6 +113,14 @@ NEAR = 0.8
 two letters of `match` that changed places make it 0.8."""
 
 
+def finishing(rewrites: Iterable[AnyRewrite]) -> list[ExactRewrite]:
+    """The exact rewrites that approximate ones ask for, to take away what their candidates leave unread."""
+    forms = [rewrite for rewrite in rewrites if isinstance(rewrite, ApproximateRewrite)]
+    names = dict.fromkeys(name for form in forms for name in form.finish())
+    every = registry() if names else {}
+    return [found for name in names if isinstance(found := every[name], ExactRewrite)]
+
+
 def registry(extra: Iterable[Rewrite | type[Rewrite]] = ()) -> dict[str, AnyRewrite]:
     """All rewrites by name, with the defaults of their kinds: built in, from installed packages, and given.
 

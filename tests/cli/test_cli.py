@@ -313,7 +313,10 @@ BAD_CALIBRATION = {
     "no samples": (_npy(samples(0)), "no samples"),
     "one sample": (_npy(samples(1)), "too few"),
     "a model": (lambda folder: saved(nothing_to_do(), folder / "m.onnx"), "m.onnx: no readable .npz or .npy"),
-    "pickled objects": (_npy(np.array([{"a": 1}], dtype=object)), "no readable .npz or .npy file"),
+    "pickled objects": (
+        _npy(np.array([{"a": 1}], dtype=object)),
+        "its arrays hold objects, which are not read",
+    ),
     "empty folder": (_folder(), "no .npy or .npz file"),
     "folder of different names": (_folder(a={"x": samples(8)}, b={"y": samples(8)}), "b.npz"),
     "folder of different sizes": (
@@ -349,7 +352,7 @@ def test_a_pickle_is_never_loaded(scores: Path, tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "exploded"),)
 
     given = _npy(np.array([Bomb()], dtype=object))(tmp_path)
-    refused("verify", scores, scores, "--calibration", given, naming="no readable")
+    refused("verify", scores, scores, "--calibration", given, naming="its arrays hold objects")
     assert not (tmp_path / "exploded").exists()
 
 

@@ -50,5 +50,9 @@ def test_results_that_do_not_run_are_seen() -> None:
 
 
 def test_sqnr_is_that_of_all_arrays_together() -> None:
-    one = np.array([3.0, 4.0], np.float32)
-    assert networks.sqnr([(one, one * 0.9), (one, one)]) == pytest.approx(10 * np.log10(50 / 0.25), rel=1e-5)
+    one, other = np.array([[3.0, 40.0]], np.float32), np.array([[5.0, 40.0]], np.float32)
+    off = one + np.array([[0.5, 0.0]], np.float32)
+    assert networks.sqnr([(one, off), (other, other)]) == pytest.approx(
+        -10 * np.log10(0.125 / 2 / 2), rel=1e-5
+    )
+    assert networks.sqnr([(one, one), (other, other)]) == np.inf

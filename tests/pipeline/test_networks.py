@@ -333,6 +333,22 @@ def test_sweeps_that_can_not_be_made(arguments: list[object], words: str) -> Non
     cli("sweep", RESNET, *arguments).refused(words)
 
 
+def test_a_layer_with_fewer_rows_than_dimensions_is_not_free() -> None:
+    """Behind a global pooling each input is one row, so that any fit looks perfect on them."""
+    net = Net()
+    x = net.input([None, 256, 4, 4])
+    low = np.einsum("or,rihw->oihw", net.normal(64, 8), net.normal(8, 64, 3, 3)) / 20
+    inner = net.op("Relu", net.conv(x, 64, weight=net.weights(64, 256, 1, 1)))
+    inner = net.op("Relu", net.conv(inner, 64, weight=low + 0.01 * net.normal(64, 64, 3, 3), pads=[1] * 4))
+    total = net.op("Add", x, net.conv(inner, 256, weight=net.weights(256, 64, 1, 1)))
+    flat = net.op("Flatten", net.op("GlobalAveragePool", total))
+    report = graphopt.optimize(net.model(net.gemm(flat, 128)), {"macs": 0.9}, samples(24, 256, 4, 4)).report
+    cut = [a.candidate for a in report.applied if a.exactness is graphopt.Exactness.APPROXIMATE]
+    assert cut and not any(name.startswith("Gemm") for each in cut for name in each.site.nodes)
+    gemm = [d.reason for d in report.declined if d.site.nodes[0].startswith("Gemm")]
+    assert any("less damage elsewhere" in reason or "more than 50%" in reason for reason in gemm)
+
+
 # ---------------------------------------------------------------- forms
 
 
@@ -408,7 +424,7 @@ def test_pointwise_operators_become_two_thinner_ones() -> None:
     result = graphopt.optimize(proto, {"macs": 0.5}, inputs, only=["bottleneck"])
     ops = [node.op_type for node in result.model.graph]
     assert ops.count("Conv") > 2 or ops.count("MatMul") + ops.count("Gemm") > 2
-    assert result.report.quality is not None and result.report.quality.sqnr > 20
+    assert result.report.quality is not None and result.report.quality.sqnr > 14  # of what varies alone
 
 
 def test_what_is_part_of_a_bottleneck_is_left_alone() -> None:

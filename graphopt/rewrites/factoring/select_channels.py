@@ -45,13 +45,11 @@ from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.lowrank import channel_selection
 from graphopt.numerics.lowrank.moments import Moments, rooted
-from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.factoring import fitted
 from graphopt.rewrites.factoring.fitted import GroupFit, Split
 from graphopt.rewrites.patterns.channel_roles import Flat, Lin, Own, Roles
 from graphopt.rewrites.patterns.common import site
-from graphopt.rewrites.pruning.prune_channels import PruneChannels
 from graphopt.types import Array, Candidate, Choice, Cost, Float64, Rejection, Replacement
 
 BLOCK = 8
@@ -112,9 +110,9 @@ class SelectChannels(Split):
         """The channels that stay."""
         return f"{choice['keep']} channels"
 
-    def finish(self) -> Iterable[ExactRewrite]:
+    def finish(self) -> Iterable[str]:
         """What takes the channels away that nothing reads any more."""
-        return (PruneChannels(),)
+        return ("prune_channels",)
 
     def takes(self, linear: Linear) -> bool:
         """Every dense operator."""
