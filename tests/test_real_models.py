@@ -22,7 +22,7 @@ MODELS, INPUTS = DATA / "models", DATA / "inputs"
 
 pytestmark = pytest.mark.skipif(not MODELS.is_dir(), reason="the real models are not there (../shared/data)")
 
-CALIBRATION_IMAGES, TEST_IMAGES = 512, 1000
+CALIBRATION_IMAGES, TEST_IMAGES = 256, 1000
 TOP1_LOSS = 0.025
 
 
@@ -217,20 +217,20 @@ def top1(model: Path, images: npt.NDArray[np.float32], labels: npt.NDArray[np.ui
     return float((scores.argmax(axis=1) == labels).mean())
 
 
-def test_resnet56_keeps_its_accuracy_at_0_7_of_the_macs(tmp_path: Path) -> None:
-    """At most 2.5 points of top-1 are lost on test images; benchmarks.accuracy tries more seeds."""
-    source, saved = path_of("resnet56-bn"), tmp_path / "cheaper.onnx"
+def test_resnet20_keeps_its_accuracy_at_0_7_of_the_macs(tmp_path: Path) -> None:
+    """At most 2.5 points of top-1 are lost on test images; benchmarks.accuracy tries ResNet-56 and more seeds."""
+    source, saved = path_of("resnet20-bn"), tmp_path / "cheaper.onnx"
     with np.load(INPUTS / "cifar10-calibration.npz") as file:
         calibration = preprocessed(file["images"][:CALIBRATION_IMAGES])
     with np.load(INPUTS / "cifar10-test.npz") as file:
         images = preprocessed(file["images"][:TEST_IMAGES])
         labels = file["labels"][:TEST_IMAGES]
     before = top1(source, images, labels)
-    assert before > 0.92
+    assert before > 0.91
     result = graphopt.optimize(source, budget={"macs": 0.7}, calibration=calibration)
     result.save(saved)
     report = result.report
-    assert report.before.macs == 125_485_696 and report.after.macs is not None
+    assert report.before.macs == 40_551_040 and report.after.macs is not None
     assert report.after.macs <= 0.7 * report.before.macs
     after = onnx.load(saved)
     assert counted_macs(after, make_feeds(after)) == report.after.macs
