@@ -218,7 +218,7 @@ def top1(model: Path, images: npt.NDArray[np.float32], labels: npt.NDArray[np.ui
 
 
 def test_resnet20_keeps_its_accuracy_at_0_7_of_the_macs(tmp_path: Path) -> None:
-    """At most 2.5 points of top-1 are lost on test images; benchmarks.accuracy tries ResNet-56 and more seeds."""
+    """At most 2.5 points of top-1 are lost on test images; benchmarks.accuracy tries more."""
     source, saved = path_of("resnet20-bn"), tmp_path / "cheaper.onnx"
     with np.load(INPUTS / "cifar10-calibration.npz") as file:
         calibration = preprocessed(file["images"][:CALIBRATION_IMAGES])
