@@ -378,9 +378,13 @@ class Networks:
         self.clock = Clock(self.analysis, self._forms, workspace.source.model, measures, journal)
 
     def _lossy(self) -> Plan:
-        """The candidates that would lose more of a layer than may be lost."""
+        """Where every candidate of a form would lose more of a layer than may be lost, the first of them."""
+        forms: dict[tuple[str, Site], list[Candidate]] = {}
+        for candidate in self.candidates:
+            forms.setdefault((candidate.rewrite, candidate.site), []).append(candidate)
         reason = f"it would lose more than {self.most_lost:.0%} of the layer's variance"
-        return Plan((), tuple((c, reason) for c in self.candidates if c.error > self.most_lost))
+        lost = (form[0] for form in forms.values() if min(c.error for c in form) > self.most_lost)
+        return Plan((), tuple((candidate, reason) for candidate in lost))
 
     def _watched(self, candidates: Sequence[Candidate], options: Options) -> list[Candidate]:
         """Those whose error a measure tells of; all where there is nothing to measure, or by force."""
