@@ -37,7 +37,7 @@ from graphopt.rewrites.base import ApproximateRewrite, ExactRewrite
 from graphopt.rewrites.registry import finishing
 from graphopt.runtime import session
 from graphopt.runtime.operator_times import Stopwatch, cache_path
-from graphopt.types import Candidate, Change, Fitted, Quality, Replacement
+from graphopt.types import Candidate, Change, Fitted, Quality, Replacement, Site
 from graphopt.verification import quality
 from graphopt.verification.heads import Heads, is_tensor
 
