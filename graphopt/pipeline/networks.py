@@ -438,15 +438,15 @@ class Networks:
         nodes, position = self.analysis.nodes, self.analysis.position
         changes.sort(key=lambda change: position(nodes[change.candidate.site.nodes[0]]))
         with self._journal.step("commit"):
-            model = edit.apply(self.model, changes) if changes else self.model
-            model = self._finished(model, [change.candidate for change in changes])
+            whole = edit.apply(self.model, changes) if changes else self.model
+            model = self._finished(whole, [change.candidate for change in changes])
         errors: dict[str, float] = {}
         if inputs is not None:
             layers = [self._layer(name, fit) for name, fit in fits.items()]
             with self._journal.step("measure"):
                 memory, macs = self._memory // 4, self.analysis.totals.macs
                 decided = self._data.decided
-                errors = layer_errors.layer_errors(self.model, model, layers, inputs, memory, macs, decided)
+                errors = layer_errors.layer_errors(self.model, whole, layers, inputs, memory, macs, decided)
         metric = self._measures.metric(model)
         return Network(chosen, fits, tuple(changes), model, errors, self._measures.quality(model), metric)
 

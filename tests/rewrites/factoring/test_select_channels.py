@@ -117,3 +117,15 @@ def test_a_draft_is_as_cheap_as_what_it_stands_for() -> None:
     after = edit.apply(analysis.model, [Change(candidate, draft)])
     (last,) = (a for a in initializers(ir.to_proto(after)).values() if a.shape == (16, WIDTH, 1, 1))
     assert last[:, :24].any() and not last[:, 24:].any()
+
+
+def test_a_layer_whose_channels_go_too_is_measured_with_all_of_them() -> None:
+    """What one unit's layer makes are the channels of the next unit."""
+    net = Net()
+    hidden = net.op("Relu", net.conv(net.input(["N", 16, 10, 10]), WIDTH))
+    hidden = net.op("Relu", net.conv(hidden, WIDTH))
+    proto = net.model(net.conv(hidden, 16))
+    options = {"select_channels.keep": 40}
+    report = graphopt.optimize(proto, None, samples(64, 16, 10, 10), only=ONLY, options=options).report
+    fitted = [item for item in report.applied if item.candidate.rewrite == "select_channels"]
+    assert len(fitted) == 2 and all(0 < (item.error_measured or 0) < 1 for item in fitted)
