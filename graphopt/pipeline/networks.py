@@ -304,7 +304,7 @@ class Clock:
             else:
                 with self.journal.step("time"):
                     before, after = self._stopwatch.seconds(self.analysis, candidate, change)
-                    self._saved[candidate] = (before - after) / self._reference_seconds
+                    self._saved[candidate] = candidate.runs * (before - after) / self._reference_seconds
         return self._saved[candidate]
 
     def in_blocks(self, candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -120,6 +120,17 @@ def test_bodies_in_bodies_multiply():
     assert total(model) == 27 * 20
 
 
+def test_the_dearest_run_after_savings_may_take_another_branch():
+    model = text("""g (bool c, float[3, 3] x) => (float[] y) { z = MatMul (x, x)  y = If (c) <
+            then_branch = t () => (float[3, 3] a) { a = MatMul (z, x) },
+            else_branch = e () => (float[3, 3] b) { m = MatMul (z, x)  b = MatMul (m, x) }> }""")
+    sizes = infer(model, Constants(model))
+    (then, other) = (attribute.as_graph() for attribute in model.graph[1].attributes.values())
+    for saved, macs, branch in [({}, 81, other), ({other: 26}, 81, other), ({other: 28}, 54, then)]:
+        run = costs.dearest_run(model.graph, sizes.get, sizes.content, saved)
+        assert run == (macs, {model.graph, branch})
+
+
 # --- golden counts ---
 
 
