@@ -142,6 +142,32 @@ def body_runs(node: ir.Node, size: SizeOf, content: ContentOf) -> dict[ir.Graph,
     return {body: count(node, size, content) if count is not None else None for body in subgraphs(node)}
 
 
+def deciding(node: ir.Node) -> list[ir.Value]:
+    """The values that tell whether a body of the node runs at all: of an If its condition, of a Loop both."""
+    if not is_standard(node):
+        return []
+    count = {"If": 1, "Loop": 2}.get(node.op_type, 0)
+    return [value for value in node.inputs[:count] if value is not None]
+
+
+def sure_to_run(node: ir.Node, size: SizeOf, content: ContentOf) -> dict[ir.Graph, bool]:
+    """Whether each body of a node is sure to run, once at least, whenever the node does.
+
+    Args:
+        node: the operator.
+        size: shapes.
+        content: what small values hold.
+
+    Returns:
+        The answer by body; of the branches of an If no where nothing tells which is taken.
+    """
+    runs = body_runs(node, size, content)
+    told = [_scalar(value, content) for value in deciding(node)]
+    if is_standard(node) and node.op_type == "Loop":
+        return dict.fromkeys(runs, all(each is not None and each > 0 for each in told))
+    return {body: bool(times) and None not in told for body, times in runs.items()}
+
+
 def _scan_length(node: ir.Node, size: SizeOf, content: ContentOf) -> int | None:
     scanned = node.attributes.get_int("num_scan_inputs", 0)
     axes = node.attributes.get_ints("scan_input_axes") or [0] * scanned

@@ -16,6 +16,7 @@ from tests.builders import Array, rng, samples, weight
 
 X = samples(32)
 FIRST = np.arange(32) % 2 == 0
+IDLE = "an error in it is not measured, as no held-out input is known to run the branch or loop"
 
 
 def low_rank(taps: int, seed: int) -> Array:
@@ -55,6 +56,14 @@ def choice(condition: str = "flag") -> onnx.ModelProto:
             else_branch = e () => (float[n, 8, 8, 8] q) {{ q = Conv <pads = [1, 1, 1, 1]> (x, w) }}> }}""")
 
 
+NESTED = text("""(float[n, 8, 8, 8] x, bool flag, bool other) => (float[n, 8, 8, 8] y) {
+    y = If (flag) <
+        then_branch = t () => (float[n, 8, 8, 8] p) { p = If (other) <
+            then_branch = i () => (float[n, 8, 8, 8] r) { r = Conv <pads = [1, 1, 1, 1]> (x, v) },
+            else_branch = j () => (float[n, 8, 8, 8] s) { s = Conv <pads = [1, 1, 1, 1]> (x, w) }> },
+        else_branch = e () => (float[n, 8, 8, 8] q) { q = Conv <pads = [2, 2, 2, 2]> (x, u) }> }""")
+
+
 def cut(
     proto: onnx.ModelProto, budget: dict[str, float], inputs: Mapping[str, Array], *, force: bool = False
 ) -> Report:
@@ -72,6 +81,11 @@ def part(report: Report) -> float:
 
 def graphs(report: Report) -> set[str]:
     return {item.candidate.site.graph.rpartition("/")[2] for item in report.approximate}
+
+
+def idle(report: Report) -> set[str]:
+    """The last parts of the graphs of layers that no input runs."""
+    return {left.site.graph.rpartition("/")[2] for left in report.rejected if IDLE in left.reason}
 
 
 @pytest.mark.parametrize(
@@ -95,3 +109,27 @@ def test_a_budget_that_is_reachable_is_reached_in_every_branch() -> None:
     report = cut(choice(), {"macs": 0.6}, {"x": X, "flag": FIRST})
     assert part(report) <= 0.6
     assert graphs(report) == {"then_branch", "else_branch"}
+
+
+@pytest.mark.parametrize(
+    ("condition", "flags", "taken"),
+    [
+        ("flag", np.ones(32, bool), "then_branch"),
+        ("flag", np.zeros(32, bool), "else_branch"),
+        ("no", np.ones(32, bool), "else_branch"),
+    ],
+)
+def test_a_branch_that_no_input_takes_is_cut_by_force_alone(condition: str, flags: Array, taken: str) -> None:
+    report = cut(choice(condition), {"params": 0.6}, {"x": X, "flag": flags})
+    assert graphs(report) == {taken}
+    assert idle(report) == {"then_branch", "else_branch"} - {taken}
+    forced = cut(choice(condition), {"params": 0.6}, {"x": X, "flag": flags}, force=True)
+    assert graphs(forced) == {"then_branch", "else_branch"}
+
+
+def test_a_branch_within_a_branch_is_left_where_nothing_tells_whether_it_is_taken() -> None:
+    inputs = {"x": X, "flag": FIRST, "other": np.arange(32) % 4 < 2}
+    report = cut(NESTED, {"params": 0.5}, inputs)
+    assert (graphs(report), idle(report)) == ({"else_branch"}, {"then_branch", "else_branch"})
+    sites = {left.site.graph.count("/") for left in report.rejected if IDLE in left.reason}
+    assert sites == {3}
