@@ -108,6 +108,8 @@ class Candidate:
         choice: all that `build` or `fit` needs to know beyond the site, such as ``{"rank_in": 32}``.
         form: how the choice reads in a report; graphopt asks the rewrite.
         beside: names of other nodes of the graph whose cost it changes too, which have to stay as they are.
+        runs: how often one run of the model runs the site, 1 where that is unknown; its costs are those of
+            one of them. graphopt counts.
     """
 
     rewrite: str
@@ -118,13 +120,23 @@ class Candidate:
     choice: Choice = field(default_factory=dict, hash=False)
     form: str = field(default="", compare=False)
     beside: tuple[str, ...] = field(default=(), compare=False)
+    runs: int = field(default=1, compare=False)
+
+    @property
+    def macs_before(self) -> int | None:
+        """MACs of what goes away in one run of the model; None where a size is unknown."""
+        return None if self.before.macs is None else self.before.macs * self.runs
+
+    @property
+    def macs_after(self) -> int | None:
+        """MACs of what takes its place, likewise."""
+        return None if self.after.macs is None else self.after.macs * self.runs
 
     @property
     def macs_saved(self) -> int:
-        """MACs that the candidate saves; 0 where a size is unknown."""
-        if self.before.macs is None or self.after.macs is None:
-            return 0
-        return self.before.macs - self.after.macs
+        """MACs that the candidate saves in one run of the model; 0 where a size is unknown."""
+        before, after = self.macs_before, self.macs_after
+        return 0 if before is None or after is None else before - after
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -59,20 +60,62 @@ def total_macs(graph: ir.Graph, size: SizeOf, content: ContentOf) -> int | None:
     Returns:
         The multiply-accumulates, or None.
     """
-    total = 0
+    found = dearest_run(graph, size, content)
+    return None if found is None else found.macs
+
+
+class Run(NamedTuple):
+    """One run of a model.
+
+    Attributes:
+        macs: its multiply-accumulates.
+        graphs: the graphs that it runs, of each If those of one branch.
+    """
+
+    macs: int
+    graphs: frozenset[ir.Graph]
+
+
+def dearest_run(
+    graph: ir.Graph,
+    size: SizeOf,
+    content: ContentOf,
+    saved: Mapping[ir.Graph, int] = MappingProxyType({}),
+    times: int | None = 1,
+) -> Run | None:
+    """The run of a graph with the most MACs, whichever branches nothing tells; None where they are unknown.
+
+    Args:
+        graph: the graph, such as that of a model.
+        size: shapes.
+        content: what small values hold.
+        saved: MACs that are to be saved in graphs, in all their runs; the run is the dearest one after that.
+        times: how often the graph runs; None where that is unknown.
+
+    Returns:
+        The run, with its MACs before any are saved.
+    """
+    total, taken = 0, {graph}
     for node in graph:
-        parts = [macs(node, size)] if is_linear(node) else []
-        inner = []
-        for body, times in body_runs(node, size, content).items():
-            once = total_macs(body, size, content) if times != 0 else 0
-            inner.append(0 if once == 0 else None if once is None or times is None else once * times)
-        if node.op_type == "If" and None not in inner:
-            inner = [max(each for each in inner if each is not None)]
-        for part in (*parts, *inner):
-            if part is None:
+        once = macs(node, size) if is_linear(node) else 0
+        if once is None or (once and times is None):
+            return None
+        total += once * (times or 0)
+        inner: list[Run] = []
+        for body, count in body_runs(node, size, content).items():
+            if count == 0:
+                continue
+            runs = None if times is None or count is None else times * count
+            found = dearest_run(body, size, content, saved, runs)
+            if found is None:
                 return None
-            total += part
-    return total
+            inner.append(found)
+        if node.op_type == "If":
+            inner = sorted(inner, key=lambda run: run.macs - sum(saved.get(g, 0) for g in run.graphs))[-1:]
+        for run in inner:
+            total += run.macs
+            taken |= run.graphs
+    return Run(total, frozenset(taken))
 
 
 def body_runs(node: ir.Node, size: SizeOf, content: ContentOf) -> dict[ir.Graph, int | None]:
@@ -97,6 +140,32 @@ def body_runs(node: ir.Node, size: SizeOf, content: ContentOf) -> dict[ir.Graph,
         return {body: int(branches.get(name, True)) for name, body in bodies(node)}
     count = {"Loop": _trip_count, "Scan": _scan_length}.get(node.op_type)
     return {body: count(node, size, content) if count is not None else None for body in subgraphs(node)}
+
+
+def deciding(node: ir.Node) -> list[ir.Value]:
+    """The values that tell whether a body of the node runs at all: of an If its condition, of a Loop both."""
+    if not is_standard(node):
+        return []
+    count = {"If": 1, "Loop": 2}.get(node.op_type, 0)
+    return [value for value in node.inputs[:count] if value is not None]
+
+
+def sure_to_run(node: ir.Node, size: SizeOf, content: ContentOf) -> dict[ir.Graph, bool]:
+    """Whether each body of a node is sure to run, once at least, whenever the node does.
+
+    Args:
+        node: the operator.
+        size: shapes.
+        content: what small values hold.
+
+    Returns:
+        The answer by body; of the branches of an If no where nothing tells which is taken.
+    """
+    runs = body_runs(node, size, content)
+    told = [_scalar(value, content) for value in deciding(node)]
+    if is_standard(node) and node.op_type == "Loop":
+        return dict.fromkeys(runs, all(each is not None and each > 0 for each in told))
+    return {body: bool(times) and None not in told for body, times in runs.items()}
 
 
 def _scan_length(node: ir.Node, size: SizeOf, content: ContentOf) -> int | None:

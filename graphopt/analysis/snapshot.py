@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -262,6 +263,24 @@ class Analysis:
             for body, times in self._body_runs(node).items():
                 found[body] = None if around is None or times is None else around * times
         return found
+
+    def dearest_run(self, changed: Iterable[Candidate] = ()) -> tuple[int, frozenset[str]] | None:
+        """The run of the model with the most MACs once candidates are put in; None where they are unknown.
+
+        Of one If no run takes both branches, so that what is saved in one of them need not count.
+
+        Args:
+            changed: candidates of this snapshot.
+
+        Returns:
+            Its MACs without the candidates, and the paths of the graphs that it runs.
+        """
+        saved: Counter[str] = Counter()
+        for candidate in changed:
+            saved[candidate.site.graph] += candidate.macs_saved
+        by_graph = {graph: saved[path] for graph, path in self._graphs.items()}
+        found = costs.dearest_run(self.model.graph, self.shape, self.content, by_graph)
+        return None if found is None else (found.macs, frozenset(self._graphs[each] for each in found.graphs))
 
     @property
     def uncountable(self) -> tuple[str, ...]:

@@ -12,11 +12,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt import progress
+from graphopt.analysis import costs
 from graphopt.analysis.linear import Linear, operator
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import patches
 from graphopt.calibration.inputs import Calibration
 from graphopt.calibration.samples import Samples
+from graphopt.model.traversal import subgraphs
 from graphopt.numerics.lowrank import shrinkage
 from graphopt.numerics.lowrank.moments import MomentsAccumulator, Statistics
 from graphopt.runtime import exposure, session
@@ -73,6 +75,46 @@ def stream(
             made = session.run(running, {**part, **exposure.fed(told)}, wanted)
             values.update(zip(wanted, made, strict=True))
         yield values
+
+
+def graphs_run(analysis: Analysis, calibration: Calibration, samples: Samples) -> set[ir.Graph]:
+    """The graphs of a model that one of the inputs at least is known to run.
+
+    Which branch of an If in the outermost graph is taken, and whether a Loop there begins, is read off what
+    decides it; of those within other bodies only what holds for every input is known.
+
+    Args:
+        analysis: a snapshot of the model.
+        calibration: how to batch the inputs.
+        samples: the inputs to run.
+
+    Returns:
+        The outermost graph, and the bodies that are run.
+    """
+    found = {analysis.model.graph}
+    owners = [node for node in analysis.model.graph if any(subgraphs(node))]
+    if not owners:
+        return found
+    deciding = [
+        value for node in owners for value in costs.deciding(node) if analysis.constant(value) is None
+    ]
+    for values in stream(analysis.model, sorted({v.name or "" for v in deciding}), calibration, samples):
+
+        def content(value: ir.Value, values: Feeds = values) -> npt.NDArray[Any] | None:
+            held = values.get(value.name or "")
+            return held if isinstance(held, np.ndarray) else analysis.content(value)
+
+        for node in owners:
+            answers = costs.sure_to_run(node, analysis.shape, content).items()
+            found.update(body for body, sure in answers if sure)
+    pending = [graph for graph in found if graph is not analysis.model.graph]
+    while pending:
+        for node in pending.pop():
+            answers = costs.sure_to_run(node, analysis.shape, analysis.content).items()
+            inner = [body for body, sure in answers if sure]
+            found.update(inner)
+            pending += inner
+    return found
 
 
 def statistics(

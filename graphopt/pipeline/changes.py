@@ -217,9 +217,13 @@ class Changes:
 
 
 def _worded(rewrite: AnyRewrite, analysis: Analysis) -> Iterator[Candidate | Rejection]:
-    """What a rewrite matches; candidates tell how their choice reads."""
+    """What a rewrite matches; candidates tell how their choice reads, and how often they run."""
     for found in rewrite.match(analysis):
-        yield found if isinstance(found, Rejection) else replace(found, form=rewrite.describe(found.choice))
+        if isinstance(found, Rejection):
+            yield found
+        else:
+            runs = analysis.runs(analysis.nodes[found.site.nodes[0]])
+            yield replace(found, form=rewrite.describe(found.choice), runs=1 if runs is None else runs)
 
 
 def matches_any(name: str, patterns: Iterable[str]) -> bool:

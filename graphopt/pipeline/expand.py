@@ -47,7 +47,7 @@ def expand(
     if not made:
         return
     changes.commit(made)
-    added = sum((c.after.macs or 0) - (c.before.macs or 0) for c, _ in made)
+    added = -sum(change.candidate.macs_saved for change in made)
     journal.notes.append(f"{rewrite.name} raises the MACs by {added:,}, as was asked")
     if condition:
         journal.notes.append(f"equal {condition}; on inputs beyond their range it may differ")

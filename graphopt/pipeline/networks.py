@@ -40,6 +40,7 @@ from graphopt.runtime.operator_times import Stopwatch, cache_path
 from graphopt.types import Candidate, Change, Fitted, Quality, Replacement, Site
 from graphopt.verification import quality
 from graphopt.verification.heads import Heads, is_tensor
+from graphopt.verification.metrics.task import TaskMetric
 
 Made = TypeVar("Made")
 
@@ -132,6 +133,23 @@ class FitData:
             return ""
         name = next((name for name, nodes in self._leading.items() if node in nodes), None)
         return "" if name is None else f"an error in it is not measured, as output {name!r} is not"
+
+    def idle(self, candidate: Candidate) -> str:
+        """Why nothing would be measured of a candidate in a body, since no input is known to run it."""
+        node, inputs = self.analysis.nodes[candidate.site.nodes[0]], self.inputs
+        if inputs is None or node.graph in self._run:
+            return ""
+        return (
+            "an error in it is not measured, as no held-out input is known to run the branch or loop that it "
+            "stands in"
+        )
+
+    @cached_property
+    def _run(self) -> set[ir.Graph]:
+        """The graphs that are run on the inputs that quality is measured on."""
+        assert self.inputs is not None
+        with self._journal.step("calibrate"):
+            return calibration_statistics.graphs_run(self.analysis, self.inputs, self.inputs.held_out)
 
     @cached_property
     def _seen(self) -> set[ir.Node]:
@@ -305,7 +323,7 @@ class Clock:
             else:
                 with self.journal.step("time"):
                     before, after = self._stopwatch.seconds(self.analysis, candidate, change)
-                    self._saved[candidate] = (before - after) / self._reference_seconds
+                    self._saved[candidate] = candidate.runs * (before - after) / self._reference_seconds
         return self._saved[candidate]
 
     def in_blocks(self, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -387,10 +405,15 @@ class Networks:
         return Plan((), tuple((candidate, reason) for candidate in lost))
 
     def _watched(self, candidates: Sequence[Candidate], options: Options) -> list[Candidate]:
-        """Those whose error a measure tells of; all where there is nothing to measure, or by force."""
-        if not self._given or options.force or options.metric is not None:
+        """Those whose error a measure tells of; all where there is nothing to measure, or by force.
+
+        A measure of the user's own has inputs of its own, and one that was named sees every output.
+        """
+        named = isinstance(options.metric, TaskMetric)
+        if not self._given or options.force or (options.metric is not None and not named):
             return list(candidates)
-        reasons = {candidate: self._data.unseen(candidate) for candidate in candidates}
+        data = self._data
+        reasons = {c: data.idle(c) or ("" if named else data.unseen(c)) for c in candidates}
         for candidate, reason in reasons.items():
             if reason:
                 self._journal.reject(candidate, f"{candidate.site.nodes[0]}: {reason}")

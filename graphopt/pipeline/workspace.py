@@ -219,7 +219,8 @@ class Measures:
             rewrite = rewrites[candidate.rewrite]
             return rewrite.operators(candidate.choice) if isinstance(rewrite, ApproximateRewrite) else 0
 
-        return spending.limits(asked, self.before, self.spent(workspace.model), made, record)
+        dearest = workspace.analysis(workspace.model).dearest_run
+        return spending.limits(asked, self.before, self.spent(workspace.model), made, dearest, record)
 
     def figures(
         self, quality: Quality | None, metric: float | None, timing: Timing | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from graphopt.planning.damage import unprobed
 from graphopt.types import Candidate, Site
@@ -136,11 +136,18 @@ class Limit:
         key: its name, such as ``macs``.
         needed: how much still has to be saved, in the key's unit.
         saving: what a candidate saves, in the same unit.
+        dearest: this limit for that run of the model which is the dearest with a plan, where runs differ;
+            None where they do not.
     """
 
     key: str
     needed: float
     saving: Callable[[Candidate], float]
+    dearest: Callable[[Sequence[Candidate]], Limit] | None = field(default=None, compare=False)
+
+    def kept(self, chosen: Sequence[Candidate]) -> bool:
+        """Whether a plan saves what is needed."""
+        return sum(map(self.saving, chosen)) >= self.needed * (1 - ROUNDING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +176,8 @@ def within(
 
     A Lagrange multiplier weighs damage against saving, found by bisection; what is left over is then filled
     greedily (Shoham and Gersho 1988, "Efficient bit allocation for an arbitrary set of quantizers"). Where
-    even the largest savings are not enough, those are chosen.
+    even the largest savings are not enough, those are chosen. A run of the model with which the plan does not
+    keep a limit, since it takes other branches, becomes a limit too, and the plan is made again.
 
     Args:
         candidates: approximate candidates; those that share a node stand for the same site.
@@ -180,7 +188,19 @@ def within(
         The chosen candidates, and the declined ones with their reasons.
     """
     open_limits = [limit for limit in limits if limit.needed > 0]
+    while True:
+        plan = _within(candidates, open_limits, damage)
+        others = [limit.dearest(plan.chosen) for limit in open_limits if limit.dearest is not None]
+        missed = [each for each in others if each not in open_limits and not each.kept(plan.chosen)]
+        if not missed:
+            return plan
+        open_limits.append(missed[0])
 
+
+def _within(
+    candidates: Sequence[Candidate], open_limits: Sequence[Limit], damage: Callable[[Candidate], float]
+) -> Plan:
+    """The choice that `within` makes for limits that need something."""
     sites = _by_site(candidates)
     place = {key: number for number, group in enumerate(sites) for c in group for key in _nodes(c)}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 from graphopt.errors import InputError, Named
 from graphopt.planning.budget import Budget
@@ -31,8 +33,37 @@ class Spent:
     bytes: int
 
 
+DearestRun: TypeAlias = Callable[[Sequence[Candidate]], "tuple[int, frozenset[str]] | None"]
+"""MACs of the run that is dearest once candidates are put in, without them, and paths of the graphs that it
+runs, such as `analysis.snapshot.Analysis.dearest_run`; None where they are unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Along:
+    """What candidates save in the run that goes through these graphs."""
+
+    graphs: frozenset[str]
+
+    def __call__(self, candidate: Candidate) -> float:
+        return candidate.macs_saved if candidate.site.graph in self.graphs else 0
+
+
+def _macs_limit(most: float, dearest: DearestRun, chosen: Sequence[Candidate] = ()) -> Limit:
+    """What the run that is dearest with a plan still has to save."""
+    run = dearest(chosen)
+    if run is None:
+        raise InputError(f"{Named('budget', key='macs')}: MACs need every size, and one is unknown")
+    macs, graphs = run
+    return Limit("macs", macs - most, _Along(graphs), partial(_macs_limit, most, dearest))
+
+
 def limits(
-    budget: Budget, before: Spent, now: Spent, made: Callable[[Candidate], int], record: int = 0
+    budget: Budget,
+    before: Spent,
+    now: Spent,
+    made: Callable[[Candidate], int],
+    dearest: DearestRun,
+    record: int = 0,
 ) -> list[Limit]:
     """What the budget still asks for.
 
@@ -41,6 +72,7 @@ def limits(
         before: what the input costs.
         now: what the model costs by now.
         made: operators more than before that a candidate makes, at most.
+        dearest: of the model as it is by now.
         record: bytes that the model will take more once it is changed.
 
     Returns:
@@ -53,8 +85,7 @@ def limits(
     if budget.macs is not None:
         if before.totals.macs is None or now.totals.macs is None:
             raise InputError(f"{Named('budget', key='macs')}: MACs need every size, and one is unknown")
-        needed = now.totals.macs - budget.macs * before.totals.macs
-        found.append(Limit("macs", needed, lambda c: c.macs_saved))
+        found.append(_macs_limit(budget.macs * before.totals.macs, dearest))
     if budget.params is not None:
         needed = now.totals.params - budget.params * before.totals.params
         found.append(Limit("params", needed, lambda c: c.before.params - c.after.params))

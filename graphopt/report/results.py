@@ -111,13 +111,13 @@ class Applied:
 
     @property
     def macs_before(self) -> int | None:
-        """MACs of what went away; None where they are not known for the model's real sizes."""
-        return self.candidate.before.macs if self.sized else None
+        """MACs of what went away in one run of the model; None where its real sizes are not known."""
+        return self.candidate.macs_before if self.sized else None
 
     @property
     def macs_after(self) -> int | None:
         """MACs of what took its place, likewise."""
-        return self.candidate.after.macs if self.sized else None
+        return self.candidate.macs_after if self.sized else None
 
 
 @dataclass(frozen=True, slots=True)

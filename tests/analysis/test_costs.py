@@ -120,6 +120,48 @@ def test_bodies_in_bodies_multiply():
     assert total(model) == 27 * 20
 
 
+def test_the_dearest_run_after_savings_may_take_another_branch():
+    model = text("""g (bool c, float[3, 3] x) => (float[] y) { z = MatMul (x, x)  y = If (c) <
+            then_branch = t () => (float[3, 3] a) { a = MatMul (z, x) },
+            else_branch = e () => (float[3, 3] b) { m = MatMul (z, x)  b = MatMul (m, x) }> }""")
+    sizes = infer(model, Constants(model))
+    (then, other) = (attribute.as_graph() for attribute in model.graph[1].attributes.values())
+    for saved, macs, branch in [({}, 81, other), ({other: 26}, 81, other), ({other: 28}, 54, then)]:
+        run = costs.dearest_run(model.graph, sizes.get, sizes.content, saved)
+        assert run == (macs, {model.graph, branch})
+
+
+IF = """If (c) <then_branch = t () => (float[3, 3] a) { a = Relu (x) },
+    else_branch = e () => (float[3, 3] b) { b = Neg (x) }>"""
+LOOP = """Loop ({}) <body = b (int64 i, bool go, float[3, 3] s) => (bool again, float[3, 3] t)
+    {{ again = Not (go)  t = Relu (s) }}>"""
+SCAN = "Scan <num_scan_inputs = 1, body = b (float[3] s) => (float[3] t) { t = Relu (s) }> (x)"
+
+
+@pytest.mark.parametrize(
+    ("call", "known", "sure"),
+    [
+        (IF, {}, [False, False]),
+        (IF, {"c": 1}, [True, False]),
+        (IF, {"c": 0}, [False, True]),
+        (LOOP.format("n, c, x"), {"n": 2, "c": 1}, [True]),
+        (LOOP.format("n, c, x"), {"n": 0, "c": 1}, [False]),
+        (LOOP.format("n, c, x"), {"n": 2, "c": 0}, [False]),
+        (LOOP.format("n, c, x"), {"n": 2}, [False]),
+        (LOOP.format("n, , x"), {"n": 1}, [True]),
+        (LOOP.format(", , x"), {}, [True]),
+        (SCAN, {}, [True]),
+        (f"custom.{IF}", {"c": 1}, [False, False]),
+    ],
+)
+def test_a_body_is_sure_to_run_where_what_decides_it_is_known(call, known, sure):
+    node = text(f"g (bool c, int64 n, float[3, 3] x) => (float[] y) {{ y = {call} }}").graph[0]
+    held = {name: np.array(value) for name, value in known.items()}
+    found = costs.sure_to_run(node, lambda value: (3, 3), lambda value: held.get(value.name))
+    assert list(found.values()) == sure
+    assert {value.name for value in costs.deciding(node)} >= ({*held} if not node.domain else set())
+
+
 # --- golden counts ---
 
 

@@ -72,8 +72,8 @@ def _point(point: Point, before: Totals, scale: float | None) -> Facts:
             {
                 "name": candidate.site.nodes[0],
                 "form": candidate.form,
-                "macs_before": candidate.before.macs,
-                "macs_after": candidate.after.macs,
+                "macs_before": candidate.macs_before,
+                "macs_after": candidate.macs_after,
                 "error": candidate.error,
             }
             for candidate in shown

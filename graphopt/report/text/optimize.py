@@ -89,8 +89,8 @@ def _approximate_row(item: Applied) -> tuple[str, ...]:
     return (
         escape(fitted(candidate.site.nodes[0])),
         escape(candidate.form),
-        count(candidate.before.macs),
-        count(candidate.after.macs),
+        count(candidate.macs_before),
+        count(candidate.macs_after),
         f"{candidate.error:.4f}",
         measured,
     )
