@@ -73,12 +73,99 @@ def test_text_is_not_looked_at():
     assert inspection.emptiness(words) == "" and list(inspection.doubts(words)) == []
 
 
-def test_inputs_that_no_output_tells_apart_are_named():
+SILENT = "no output of the model changes with the inputs"
+
+
+def dead() -> onnx.ModelProto:
+    """A network whose first Relu makes zeros."""
     proto = network()
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.full(16, -1e3, np.float32), "low"))
-    proto.graph.node[0].input.append("low")  # with it, the first Relu makes zeros
-    report = graphopt.optimize(proto, calibration=samples(32, 3, 8, 8)).report
-    assert any("no output of the model changes with the inputs" in note for note in report.notes)
+    proto.graph.node[0].input.append("low")
+    return proto
+
+
+def gated(gate: list[onnx.NodeProto], **second: Any) -> onnx.ModelProto:
+    """The network behind a gate, which makes ``g`` of ``x`` and a second input."""
+    proto = network(x=["N", 3, 8, 8], **second)
+    proto.graph.node[0].input[0] = "g"
+    for number, each in enumerate(gate):
+        proto.graph.node.insert(number, each)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0), "zero"))
+    return proto
+
+
+def test_inputs_that_no_output_tells_apart_are_refused_where_they_are_needed():
+    inputs = samples(32, 3, 8, 8)
+    assert any(SILENT in note for note in graphopt.optimize(dead(), calibration=inputs).report.notes)
+    with pytest.raises(graphopt.InputError, match=rf"{SILENT} \('x' has .* to .*\); give"):
+        graphopt.optimize(dead(), BUDGET, inputs)
+
+
+def test_a_ranking_of_what_never_changes_is_no_change_and_one_label_for_all_is_none_either():
+    for proto, silent in ((dead(), True), (network(), False)):
+        del proto.graph.output[:]
+        proto.graph.node.append(node("ArgMax", "y", "label", axis=1, keepdims=0))
+        proto.graph.output.append(onnx.helper.make_tensor_value_info("label", onnx.TensorProto.INT64, ["N"]))
+        scores = next(tensor for tensor in proto.graph.initializer if tensor.name == "k")
+        values = onnx.numpy_helper.to_array(scores).copy()
+        values[:, 3] += 100  # always the same label
+        scores.CopyFrom(onnx.numpy_helper.from_array(values, "k"))
+        notes = graphopt.optimize(proto, calibration=samples(32, 3, 8, 8)).report.notes
+        assert any(SILENT in note for note in notes) is silent
+
+
+@pytest.mark.parametrize(
+    ("gate", "shape", "held"),
+    [
+        ([node("Mul", "x u", "g")], [], np.float32(0)),
+        ([node("Mul", "x u", "g")], [], np.zeros(32, np.float32)),
+        ([node("Mul", "x u", "g")], ["N", 1, 8, 8], np.zeros((32, 1, 8, 8), np.float32)),
+        (
+            [node("Cast", "u", "t", to=1), node("Mul", "x t", "g")],
+            ["N", 1, 1, 1],
+            np.zeros((32, 1, 1, 1), bool),
+        ),
+        ([node("Where", "u x zero", "g")], ["N", 1, 1, 1], np.zeros((32, 1, 1, 1), bool)),
+        ([node("Cast", "u", "t", to=1), node("Mul", "x t", "g")], [1], np.zeros(1, np.int64)),
+    ],
+)
+def test_a_gate_that_is_off_for_all_inputs_is_named(gate, shape, held):
+    proto = gated(gate, u=shape)
+    proto.graph.input[1].type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(held.dtype)
+    with pytest.raises(graphopt.InputError, match=f"{SILENT} .*'u' is 0"):
+        graphopt.optimize(proto, BUDGET, {"x": samples(32, 3, 8, 8), "u": held})
+
+
+def test_inputs_of_several_sizes_that_no_output_tells_apart_are_refused():
+    proto = model(
+        [
+            node("Conv", "x v low", "a", "first", pads=[1] * 4),
+            node("Relu", "a", "b"),
+            node("Conv", "b w k", "y"),
+        ],
+        {
+            "v": weight(16, 3, 3, 3),
+            "low": np.full(16, -1e3, np.float32),
+            "w": weight(4, 16, 1, 1),
+            "k": weight(4),
+        },
+        inputs={"x": ["N", 3, "H", "W"]},
+        outputs={"y": ["N", 4, "H", "W"]},
+    )
+    inputs = [{"x": samples(1, 3, 8 + number % 3, 8, seed=number)} for number in range(12)]
+    with pytest.raises(graphopt.InputError, match=SILENT):
+        graphopt.optimize(proto, BUDGET, inputs)
+
+
+def test_one_output_of_several_that_never_changes_is_named_only():
+    proto = network()
+    proto.graph.node.extend(
+        [node("Mul", "x zero", "m"), node("Conv", "m v", "n", "silent"), node("GlobalMaxPool", "n", "z")]
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0), "zero"))
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("z", 1, ["N", 16, 1, 1]))
+    notes = graphopt.optimize(proto, calibration=samples(32, 3, 8, 8)).report.notes
+    assert any("output 'z' is the same for all inputs" in note for note in notes)
 
 
 def test_inputs_of_which_the_model_makes_nothing_finite_are_refused():
