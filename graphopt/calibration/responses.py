@@ -65,6 +65,11 @@ def judged(
     if silent and len(silent) == len(telling):
         return f"no output of the model changes with the inputs ({_ranges(arrays)})", []
     doubts = [f"output {name!r} is the same for all inputs ({_ranges(arrays)})" for name in silent]
+    doubts += [
+        f"on some inputs the model makes numbers that are not finite, in output {name!r} ({_ranges(arrays)})"
+        for name, array in floats.items()
+        if not np.isfinite(array).all()
+    ]
     return "", [*doubts, *_doubts(model, outputs, floats, scale, arrays)]
 
 
@@ -98,7 +103,8 @@ def _same(one: Any, other: Any) -> bool:
         return np.array_equal(one, other)
     if one.shape != other.shape:
         one, other = np.unique(one), np.unique(other)
-    return one.shape == other.shape and np.allclose(one, other, rtol=ROUNDING, atol=0.0, equal_nan=True)
+    with np.errstate(all="ignore"):  # of numbers that are none
+        return one.shape == other.shape and np.allclose(one, other, rtol=ROUNDING, atol=0.0, equal_nan=True)
 
 
 def _ranges(samples: Samples) -> str:

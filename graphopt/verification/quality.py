@@ -78,6 +78,7 @@ class Yardstick:
         """Why no output can be measured; "" where one can."""
         return "" if any(self._measured.values()) else Quality(None, None, 0, {}, self._unmeasured).problem
 
+    @np.errstate(over="ignore", invalid="ignore")  # what is not finite has nothing in common
     def measure(self, candidate: ir.Model) -> Quality:
         """How near a model with the same outputs comes, as onnxruntime optimises both."""
         pairs, decisions = self._pairs(candidate)

@@ -176,6 +176,29 @@ def test_inputs_of_which_the_model_makes_nothing_finite_are_refused():
         graphopt.optimize(proto, BUDGET, samples(32, 3, 8, 8))
 
 
+def halves() -> onnx.ModelProto:
+    """Two convolutions in float16, the second of which overflows where the first does not."""
+    half = np.float16
+    weights = {"v": weight(16, 8, 3, 3).astype(half), "w": (5000 * weight(16, 16, 3, 3, seed=1)).astype(half)}
+    nodes = [node("Conv", "x v", "a", "first", pads=[1] * 4), node("Relu", "a", "b")]
+    nodes.append(node("Conv", "b w", "y", "second", pads=[1] * 4))
+    proto = model(nodes, weights, inputs={"x": ["N", 8, 8, 8]}, outputs={"y": ["N", 16, 8, 8]})
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    return proto
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("budget", [{"macs": 0.7}, {"sqnr": 20}])
+def test_numbers_that_are_not_finite_are_named_and_numpy_says_nothing(budget):
+    inputs = (30 * samples(32, 8, 8, 8)).astype(np.float16)
+    try:
+        report = graphopt.optimize(halves(), budget, inputs).report
+    except graphopt.BudgetError as error:
+        report = error.result.report
+    assert any("makes numbers that are not finite, in output 'y'" in note for note in report.notes)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_refused_with_their_number(value):
     inputs = samples(32, 3, 8, 8)
