@@ -48,6 +48,15 @@ def network(*, norm: bool = False, end: str = "Gemm", **inputs: Any) -> onnx.Mod
             "the inputs are flat: in each sample of 'x'",
         ),
         (samples(1, 3, 8, 8).repeat(32, axis=0), "the 32 inputs are all the same one"),
+        (1 + 1e-6 * samples(32, 3, 8, 8), "the inputs are constant: every value of 'x' is 1, but for noise"),
+        (
+            0.1 + np.abs(samples(32, 3, 1, 1)) + 1e-6 * samples(32, 3, 8, 8, seed=1),
+            "the inputs are flat: in each sample of 'x'",
+        ),
+        (
+            samples(1, 3, 8, 8).repeat(32, axis=0) + 1e-5 * samples(32, 3, 8, 8, seed=1),
+            "the 32 inputs are all the same one",
+        ),
     ],
 )
 def test_inputs_of_which_nothing_can_be_learnt_are_refused_where_they_are_needed(inputs, why):
@@ -66,6 +75,37 @@ def test_what_has_one_place_alone_is_not_flat_for_that(shape):
     """Audio, an ECG, a vector of features: in one of the two layouts each has a single place, or channel."""
     given = rows({"x": samples(16, *shape)})
     assert inspection.emptiness(given) == "" and list(inspection.doubts(given)) == []
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (64, 1), (3, 8, 8), (8, 8, 3)])
+def test_repeats_are_told_from_what_differs_by_a_step_of_8_bits(shape):
+    pictures = np.random.default_rng(0).uniform(0, 1, (2, *shape)).astype(np.float32)
+    repeated = pictures.repeat(4, axis=0)
+    assert inspection.distinct(rows({"x": repeated + 1e-6 * samples(8, *shape)})) == [0, 4]
+    repeated[(np.arange(8), *np.unravel_index(np.arange(8), shape))] += np.float32(1 / 255)
+    assert inspection.distinct(rows({"x": repeated})) == list(range(8))
+
+
+def test_vectors_whose_numbers_have_large_offsets_are_no_repeats():
+    measured = np.array([293.15, 101325.0], np.float32) + np.arange(8, dtype=np.float32)[:, None] / 32
+    assert inspection.distinct(rows({"x": measured})) == list(range(8))
+
+
+def test_what_is_loud_hides_no_difference_of_another_channel():
+    given = samples(4, 3, 8, 8).repeat(2, axis=0)
+    given[::2, 1] += 1e-3 * samples(1, 8, 8, seed=1)
+    given[:, 0] *= 1e6
+    assert len(inspection.distinct(rows({"x": given}))) == 8
+
+
+def test_a_large_offset_and_whole_numbers_are_not_constant():
+    pressure = 101325 + 100 * samples(16, 3, 8, 8)
+    tokens = np.arange(16 * 64).reshape(16, 1, 8, 8) + 10**8
+    for given in (pressure, tokens):
+        assert (
+            inspection.emptiness(rows({"x": given})) == "" == " ".join(inspection.doubts(rows({"x": given})))
+        )
+        assert len(inspection.distinct(rows({"x": given}))) == 16
 
 
 def test_text_is_not_looked_at():
