@@ -39,6 +39,8 @@ BATCH = 32
 by the positions that are sampled."""
 STARTS = (b"\x93NUMPY", b"PK")
 """How .npy and .npz files begin."""
+FEWEST_TO_FIT = 2
+"""Inputs to fit on at least, and to probe on: derived, one alone shows nothing of how they differ."""
 SMALL_SAMPLE = 64
 """Held-out inputs under which figures of quality are uncertain: derived, of 64 that all agree the 95 %
 interval (Wilson 1927) still reaches down to 94.3 %."""

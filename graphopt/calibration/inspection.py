@@ -7,16 +7,24 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from graphopt.calibration.samples import Samples, content
+from graphopt.runtime.session import Feeds
 
 MOST_COLOURS = 4
 """Channels of a picture, its transparency among them: derived."""
+FINE = float(np.sqrt(np.finfo(np.float32).eps))
+"""Part of what values reach by which they differ no more than noise: derived, squares of such differences are
+lost in float32 beside the squares of the values, and a step of 8 bits is ten times as large."""
+LOOKED_AT = 16
+"""Values of a sample that are compared before all are: derived, two samples that differ in every other one
+pass with a chance of 2⁻¹⁶."""
 
 
 def distinct(samples: Samples) -> list[int]:
-    """The samples without those that repeat an earlier one, by number."""
+    """The samples without those that repeat an earlier one, but for noise, by number."""
     first: dict[bytes, int] = {}
     for number, feed in enumerate(samples.feeds):
         digest = hashlib.blake2b(digest_size=16)
@@ -24,7 +32,57 @@ def distinct(samples: Samples) -> list[int]:
             digest.update(f"{array.shape}".encode())
             digest.update(content(array))
         first.setdefault(digest.digest(), number)
-    return list(first.values())
+    kept: list[int] = []
+    looks = np.empty((len(first), len(samples.names) * LOOKED_AT))
+    for number in first.values():
+        feed = samples.feeds[number]
+        look = np.concatenate([_some(array) for array in feed.values()])
+        reach = np.repeat([_reach(array) for array in feed.values()], LOOKED_AT)
+        near = np.nonzero((np.abs(looks[: len(kept)] - look) <= FINE * reach).all(axis=1))[0]
+        if not any(_repeats(feed, samples.feeds[kept[place]]) for place in near):
+            looks[len(kept)] = look
+            kept.append(number)
+    return kept
+
+
+def _some(array: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """A few values of a sample, as many of each; of what has no floats, none."""
+    if array.dtype.kind != "f" or not array.size:
+        return np.zeros(LOOKED_AT)
+    places = np.linspace(0, array.size - 1, LOOKED_AT).astype(np.intp)
+    return array.reshape(-1)[places].astype(np.float64)
+
+
+def _reach(array: npt.NDArray[Any]) -> float:
+    """No less than what any channel of a sample spans."""
+    return 2 * float(np.abs(array).max()) if array.dtype.kind == "f" and array.size else 0.0
+
+
+def _repeats(feed: Feeds, other: Feeds) -> bool:
+    """Whether two samples are the same, but for noise beside what each channel spans in one of them."""
+    for one, two in zip(feed.values(), other.values(), strict=True):
+        if one is two:
+            continue
+        if one.shape != two.shape or one.dtype.kind != "f":
+            if not np.array_equal(one, two):
+                return False
+            continue
+        gap = np.abs(one.astype(np.float64) - two)
+        if not all((gap <= FINE * span).all() for span in _spans(one.astype(np.float64))):
+            return False
+    return True
+
+
+def _spans(array: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+    """From the lowest to the highest value of each channel, wherever those are; 0 of vectors."""
+    found = [array.max(places, keepdims=True) - array.min(places, keepdims=True) for places in _places(array)]
+    return found or [np.zeros(1)]
+
+
+def _places(array: npt.NDArray[Any]) -> list[tuple[int, ...]]:
+    """The axes of the places of a sample, as channels come first or last, where there are several places."""
+    layouts = tuple(range(2, array.ndim)), tuple(range(1, array.ndim - 1))
+    return [places for places in layouts if math.prod(array.shape[axis] for axis in places) > 1]
 
 
 def emptiness(samples: Samples) -> str:
@@ -38,7 +96,7 @@ def emptiness(samples: Samples) -> str:
     large = large or {name: arrays for name, arrays in named.items() if arrays[0].size > 1} or named
     constant = [name for name, arrays in large.items() if _constant(arrays)]
     if len(constant) == len(large):
-        held = ", ".join(f"every value of {name!r} is {large[name][0].flat[0]:g}" for name in constant)
+        held = ", ".join(f"every value of {name!r} is {_value(large[name])}" for name in constant)
         return f"the inputs are constant: {held}"
     maps = {name: arrays for name, arrays in large.items() if arrays[0].ndim > 2}
     if maps and len(maps) == len(large) and all(all(map(_flat, arrays)) for arrays in maps.values()):
@@ -55,7 +113,7 @@ def doubts(samples: Samples) -> Iterator[str]:
         if first.size < 2 or _one(arrays):
             continue
         if _constant(arrays):
-            yield f"every value of input {name!r} is {first.flat[0]:g}"
+            yield f"every value of input {name!r} is {_value(arrays)}"
             continue
         if first.ndim < 3:
             continue
@@ -79,18 +137,33 @@ def _one(arrays: Sequence[npt.NDArray[Any]]) -> bool:
 
 
 def _constant(arrays: Sequence[npt.NDArray[Any]]) -> bool:
-    """Whether all values are one."""
-    first = arrays[0]
-    if first.dtype.kind not in "fiub" or not first.size:
+    """Whether all values are one, but for noise."""
+    if arrays[0].dtype.kind not in "fiub" or not all(array.size for array in arrays):
         return False
-    return all(bool((array == first.flat[0]).all()) for array in arrays)
+    return bool(_still(min(array.min() for array in arrays), max(array.max() for array in arrays)))
+
+
+def _value(arrays: Sequence[npt.NDArray[Any]]) -> str:
+    """The one value that arrays have, in words."""
+    value = arrays[0].flat[0]
+    return (
+        f"{float(value):g}"
+        if all((array == value).all() for array in arrays)
+        else f"{float(value):.3g}, but for noise"
+    )
+
+
+def _still(low: Any, high: Any) -> Any:
+    """Whether what lies between two values is noise beside them; whole numbers are told exactly."""
+    low, high = np.asarray(low), np.asarray(high)
+    if low.dtype.kind != "f":
+        return low == high
+    with np.errstate(over="ignore"):  # of float16
+        return high - low <= FINE * np.maximum(np.abs(low), np.abs(high))
 
 
 def _flat(array: npt.NDArray[Any]) -> bool:
     """Whether a sample has the same values at all places, whether channels come first or last."""
-    for places in (tuple(range(2, array.ndim)), tuple(range(1, array.ndim - 1))):
-        if array.dtype.kind not in "fiub" or math.prod(array.shape[axis] for axis in places) < 2:
-            continue  # of text, of no place at all, or of a single one nothing can be told
-        if bool((array.max(places) == array.min(places)).all()):
-            return True
-    return False
+    if array.dtype.kind not in "fiub":  # of text nothing can be told
+        return False
+    return any(bool(_still(array.min(places), array.max(places)).all()) for places in _places(array))

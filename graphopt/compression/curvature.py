@@ -71,6 +71,7 @@ SMALLEST, LARGEST = 1e-30, 1e30
 Derived: float32 has eight decades more on either side, for the sums on the way."""
 
 
+@np.errstate(over="ignore", invalid="ignore")  # weights that are none are left out
 def weightings(
     analysis: Analysis,
     linears: Sequence[Linear],

@@ -44,6 +44,7 @@ class Layer:
     axis: int = 1
 
 
+@np.errstate(over="ignore", invalid="ignore")  # an error that is none fails
 def layer_errors(
     original: ir.Model,
     compressed: ir.Model,

@@ -65,6 +65,7 @@ def inputs_to_probe(macs: int | None, samples: int, layers: int) -> int:
     return affordable(PROBE_MACS, macs, 0.5 * layers * len(LEVELS), FEWEST_INPUTS, min(samples, PROBE_INPUTS))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a probe that is not finite counts as the worst
 def sensitivities(
     analysis: Analysis,
     candidates: Mapping[str, Sequence[Candidate]],

@@ -17,7 +17,7 @@ from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.calibration import statistics as calibration_statistics
 from graphopt.calibration import synthetic
-from graphopt.calibration.inputs import Calibration
+from graphopt.calibration.inputs import FEWEST_TO_FIT, Calibration
 from graphopt.calibration.samples import Samples
 from graphopt.compression import curvature, layer_errors, sequential_fit
 from graphopt.compression import sensitivity as compression_sensitivity
@@ -105,7 +105,7 @@ class FitData:
         """The inputs that so many layers are probed on."""
         assert self.inputs is not None
         start = _apart(self.inputs)
-        if self.inputs.fitted - start < (self.inputs.batch if self.inputs.fixed else 1):
+        if self.inputs.fitted - start < max(FEWEST_TO_FIT, self.inputs.batch if self.inputs.fixed else 1):
             start = 0  # so few that none is left apart: they serve for both
         macs, left = self.analysis.totals.macs, self.inputs.fitted - start
         return _some(self.inputs, start, compression_sensitivity.inputs_to_probe(macs, left, layers))

@@ -31,7 +31,7 @@ from graphopt.runtime.latency import Timing
 from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import Feeds
 from graphopt.types import Array, Candidate, Quality, Shape
-from graphopt.verification import interface, reference
+from graphopt.verification import interface, quality, reference
 from graphopt.verification.metrics.task import Scorer, TaskMetric
 from graphopt.verification.quality import Yardstick
 
@@ -88,7 +88,9 @@ class Workspace:
             return
         empty, doubts = self.calibration.empty, list(self.calibration.doubts)
         if not empty and not self.inputs.problem:
-            empty, odd = responses.judged(self.source.model, self.calibration, self._options.outputs)
+            kept = self._options.outputs
+            telling = quality.telling(self.source.model, kept)
+            empty, odd = responses.judged(self.source.model, self.calibration, kept, telling)
             doubts += odd
         self._empty = empty
         if self._options.relies_on_inputs:
@@ -99,7 +101,7 @@ class Workspace:
         """Refuses calibration inputs of which nothing can be learnt.
 
         Raises:
-            InputError: they are constant, or all the same, or the model makes nothing of them.
+            InputError: they are constant, or all the same, or the model makes nothing of them, or the same.
         """
         if self._empty:
             raise InputError(f"calibration: {self._empty}; give inputs as the network gets them in use")

@@ -20,6 +20,10 @@ LEAST_DAMAGE = 1e-12
 """What a probe that changed nothing counts as: its logarithm has to be finite. Derived: (8 eps of float32)²,
 less than what rounding changes."""
 
+MOST_DAMAGE = 1 / LEAST_DAMAGE
+"""What a probe counts as after which an output is not finite, or changes where it never did: derived, as far
+above what it varies by."""
+
 
 def unprobed(error: float) -> float:
     """What a relative output error counts where nothing was probed: −log(1 − error); layers add up."""
@@ -43,7 +47,7 @@ class Sensitivity:
         points: list[tuple[float, float]] = []
         highest = LEAST_DAMAGE
         for error, harm in sorted(probes):
-            highest = max(highest, harm)
+            highest = max(highest, harm if harm < MOST_DAMAGE else MOST_DAMAGE)  # also what is no number
             if error > 0 and (not points or error > points[-1][0]):
                 points.append((error, highest))
         return cls(tuple(points))

@@ -317,10 +317,13 @@ def _repair(groups: Sequence[Sequence[_Option]], picks: list[int]) -> None:
 
 
 def _refine(groups: Sequence[Sequence[_Option]], picks: list[int]) -> None:
-    """Takes back damage while the savings stay large enough, the best exchange first."""
+    """Takes back damage while the savings stay large enough, the best exchange first.
+
+    Of options of equal damage that one stays which saves the least, so that no more is changed than asked.
+    """
     while True:
         total = _saved(groups, picks)
-        best: tuple[float, int, int] | None = None
+        best: tuple[tuple[float, float], int, int] | None = None
         for i, group in enumerate(groups):
             now = group[picks[i]]
             for j, other in enumerate(group):
@@ -328,10 +331,11 @@ def _refine(groups: Sequence[Sequence[_Option]], picks: list[int]) -> None:
                     continue
                 gained = now.damage - other.damage
                 left = [t - a + b for t, a, b in zip(total, now.saved, other.saved, strict=True)]
-                if gained > 0 and _enough(left):
-                    rate = gained / max(sum(now.saved) - sum(other.saved), ROUNDING)
-                    if best is None or rate > best[0]:
-                        best = (rate, i, j)
+                less = sum(now.saved) - sum(other.saved)
+                if (gained > 0 or (gained == 0 and less > 0)) and _enough(left):
+                    rank = gained / max(less, ROUNDING), less
+                    if best is None or rank > best[0]:
+                        best = (rank, i, j)
         if best is None:
             return
         picks[best[1]] = best[2]

@@ -45,7 +45,8 @@ class Builder:
         """
         name = f"%{hint}{len(self._constants)}"
         kind = self._dtype if array.dtype.kind == "f" and not keep_type else array.dtype
-        made = np.asarray(array, dtype=kind, order="C")
+        with np.errstate(over="ignore"):  # which is looked at next
+            made = np.asarray(array, dtype=kind, order="C")
         if kind == np.float16 and array.dtype != kind:
             _require_range(array, made, vanishing=hint == _WEIGHT)
         self._constants[name] = made

@@ -29,7 +29,7 @@ from graphopt.runtime.session import Feeds, Structure
 from graphopt.types import Quality
 from graphopt.verification.counterparts import Counterparts
 from graphopt.verification.difference import Agreement, ChannelError, Group, Output, is_class_scores, worst
-from graphopt.verification.heads import Heads
+from graphopt.verification.heads import Heads, is_tensor
 
 
 def measure(
@@ -78,6 +78,7 @@ class Yardstick:
         """Why no output can be measured; "" where one can."""
         return "" if any(self._measured.values()) else Quality(None, None, 0, {}, self._unmeasured).problem
 
+    @np.errstate(over="ignore", invalid="ignore")  # what is not finite has nothing in common
     def measure(self, candidate: ir.Model) -> Quality:
         """How near a model with the same outputs comes, as onnxruntime optimises both."""
         pairs, decisions = self._pairs(candidate)
@@ -260,6 +261,20 @@ def may_agree(model: ir.Model, kept: Sequence[str] = ()) -> bool:
             if known is None or (is_class_scores(known) if axis is None else _chooses(known, axis)):
                 return True
     return False
+
+
+def telling(model: ir.Model, kept: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+    """What is measured for each output that counts and depends on what inputs hold, by names.
+
+    Args:
+        model: the model.
+        kept: names of the outputs that count; all when empty.
+    """
+    heads = Heads(model, _counted(model, kept))
+    dtype, _ = told(model)
+    outputs = [output for output in heads.outputs if heads.told(output) or not is_tensor(output)]
+    measured = {output.name or "": heads.measured(output, dtype) for output in outputs or heads.outputs}
+    return {name: tuple(value.name or "" for value in values) for name, values in measured.items()}
 
 
 def told(

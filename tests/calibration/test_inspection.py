@@ -48,6 +48,15 @@ def network(*, norm: bool = False, end: str = "Gemm", **inputs: Any) -> onnx.Mod
             "the inputs are flat: in each sample of 'x'",
         ),
         (samples(1, 3, 8, 8).repeat(32, axis=0), "the 32 inputs are all the same one"),
+        (1 + 1e-6 * samples(32, 3, 8, 8), "the inputs are constant: every value of 'x' is 1, but for noise"),
+        (
+            0.1 + np.abs(samples(32, 3, 1, 1)) + 1e-6 * samples(32, 3, 8, 8, seed=1),
+            "the inputs are flat: in each sample of 'x'",
+        ),
+        (
+            samples(1, 3, 8, 8).repeat(32, axis=0) + 1e-5 * samples(32, 3, 8, 8, seed=1),
+            "the 32 inputs are all the same one",
+        ),
     ],
 )
 def test_inputs_of_which_nothing_can_be_learnt_are_refused_where_they_are_needed(inputs, why):
@@ -68,17 +77,135 @@ def test_what_has_one_place_alone_is_not_flat_for_that(shape):
     assert inspection.emptiness(given) == "" and list(inspection.doubts(given)) == []
 
 
+@pytest.mark.parametrize("shape", [(1, 64), (64, 1), (3, 8, 8), (8, 8, 3)])
+def test_repeats_are_told_from_what_differs_by_a_step_of_8_bits(shape):
+    pictures = np.random.default_rng(0).uniform(0, 1, (2, *shape)).astype(np.float32)
+    repeated = pictures.repeat(4, axis=0)
+    assert inspection.distinct(rows({"x": repeated + 1e-6 * samples(8, *shape)})) == [0, 4]
+    repeated[(np.arange(8), *np.unravel_index(np.arange(8), shape))] += np.float32(1 / 255)
+    assert inspection.distinct(rows({"x": repeated})) == list(range(8))
+
+
+def test_vectors_whose_numbers_have_large_offsets_are_no_repeats():
+    measured = np.array([293.15, 101325.0], np.float32) + np.arange(8, dtype=np.float32)[:, None] / 32
+    assert inspection.distinct(rows({"x": measured})) == list(range(8))
+
+
+def test_what_is_loud_hides_no_difference_of_another_channel():
+    given = samples(4, 3, 8, 8).repeat(2, axis=0)
+    given[::2, 1] += 1e-3 * samples(1, 8, 8, seed=1)
+    given[:, 0] *= 1e6
+    assert len(inspection.distinct(rows({"x": given}))) == 8
+
+
+def test_a_large_offset_and_whole_numbers_are_not_constant():
+    pressure = 101325 + 100 * samples(16, 3, 8, 8)
+    tokens = np.arange(16 * 64).reshape(16, 1, 8, 8) + 10**8
+    for given in (pressure, tokens):
+        assert (
+            inspection.emptiness(rows({"x": given})) == "" == " ".join(inspection.doubts(rows({"x": given})))
+        )
+        assert len(inspection.distinct(rows({"x": given}))) == 16
+
+
 def test_text_is_not_looked_at():
     words = rows({"t": np.array([["a", "b"]] * 8).reshape(8, 1, 2)})
     assert inspection.emptiness(words) == "" and list(inspection.doubts(words)) == []
 
 
-def test_inputs_that_no_output_tells_apart_are_named():
+SILENT = "no output of the model changes with the inputs"
+
+
+def dead() -> onnx.ModelProto:
+    """A network whose first Relu makes zeros."""
     proto = network()
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.full(16, -1e3, np.float32), "low"))
-    proto.graph.node[0].input.append("low")  # with it, the first Relu makes zeros
-    report = graphopt.optimize(proto, calibration=samples(32, 3, 8, 8)).report
-    assert any("no output of the model changes with the inputs" in note for note in report.notes)
+    proto.graph.node[0].input.append("low")
+    return proto
+
+
+def gated(gate: list[onnx.NodeProto], **second: Any) -> onnx.ModelProto:
+    """The network behind a gate, which makes ``g`` of ``x`` and a second input."""
+    proto = network(x=["N", 3, 8, 8], **second)
+    proto.graph.node[0].input[0] = "g"
+    for number, each in enumerate(gate):
+        proto.graph.node.insert(number, each)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0), "zero"))
+    return proto
+
+
+def test_inputs_that_no_output_tells_apart_are_refused_where_they_are_needed():
+    inputs = samples(32, 3, 8, 8)
+    assert any(SILENT in note for note in graphopt.optimize(dead(), calibration=inputs).report.notes)
+    with pytest.raises(graphopt.InputError, match=rf"{SILENT} \('x' has .* to .*\); give"):
+        graphopt.optimize(dead(), BUDGET, inputs)
+
+
+def test_a_ranking_of_what_never_changes_is_no_change_and_one_label_for_all_is_none_either():
+    for proto, silent in ((dead(), True), (network(), False)):
+        del proto.graph.output[:]
+        proto.graph.node.append(node("ArgMax", "y", "label", axis=1, keepdims=0))
+        proto.graph.output.append(onnx.helper.make_tensor_value_info("label", onnx.TensorProto.INT64, ["N"]))
+        scores = next(tensor for tensor in proto.graph.initializer if tensor.name == "k")
+        values = onnx.numpy_helper.to_array(scores).copy()
+        values[:, 3] += 100  # always the same label
+        scores.CopyFrom(onnx.numpy_helper.from_array(values, "k"))
+        notes = graphopt.optimize(proto, calibration=samples(32, 3, 8, 8)).report.notes
+        assert any(SILENT in note for note in notes) is silent
+
+
+@pytest.mark.parametrize(
+    ("gate", "shape", "held"),
+    [
+        ([node("Mul", "x u", "g")], [], np.float32(0)),
+        ([node("Mul", "x u", "g")], [], np.zeros(32, np.float32)),
+        ([node("Mul", "x u", "g")], ["N", 1, 8, 8], np.zeros((32, 1, 8, 8), np.float32)),
+        (
+            [node("Cast", "u", "t", to=1), node("Mul", "x t", "g")],
+            ["N", 1, 1, 1],
+            np.zeros((32, 1, 1, 1), bool),
+        ),
+        ([node("Where", "u x zero", "g")], ["N", 1, 1, 1], np.zeros((32, 1, 1, 1), bool)),
+        ([node("Cast", "u", "t", to=1), node("Mul", "x t", "g")], [1], np.zeros(1, np.int64)),
+    ],
+)
+def test_a_gate_that_is_off_for_all_inputs_is_named(gate, shape, held):
+    proto = gated(gate, u=shape)
+    proto.graph.input[1].type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(held.dtype)
+    with pytest.raises(graphopt.InputError, match=f"{SILENT} .*'u' is 0"):
+        graphopt.optimize(proto, BUDGET, {"x": samples(32, 3, 8, 8), "u": held})
+
+
+def test_inputs_of_several_sizes_that_no_output_tells_apart_are_refused():
+    proto = model(
+        [
+            node("Conv", "x v low", "a", "first", pads=[1] * 4),
+            node("Relu", "a", "b"),
+            node("Conv", "b w k", "y"),
+        ],
+        {
+            "v": weight(16, 3, 3, 3),
+            "low": np.full(16, -1e3, np.float32),
+            "w": weight(4, 16, 1, 1),
+            "k": weight(4),
+        },
+        inputs={"x": ["N", 3, "H", "W"]},
+        outputs={"y": ["N", 4, "H", "W"]},
+    )
+    inputs = [{"x": samples(1, 3, 8 + number % 3, 8, seed=number)} for number in range(12)]
+    with pytest.raises(graphopt.InputError, match=SILENT):
+        graphopt.optimize(proto, BUDGET, inputs)
+
+
+def test_one_output_of_several_that_never_changes_is_named_only():
+    proto = network()
+    proto.graph.node.extend(
+        [node("Mul", "x zero", "m"), node("Conv", "m v", "n", "silent"), node("GlobalMaxPool", "n", "z")]
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0), "zero"))
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("z", 1, ["N", 16, 1, 1]))
+    notes = graphopt.optimize(proto, calibration=samples(32, 3, 8, 8)).report.notes
+    assert any("output 'z' is the same for all inputs" in note for note in notes)
 
 
 def test_inputs_of_which_the_model_makes_nothing_finite_are_refused():
@@ -87,6 +214,29 @@ def test_inputs_of_which_the_model_makes_nothing_finite_are_refused():
     scores.CopyFrom(onnx.numpy_helper.from_array(-np.ones((16, 10), np.float32), "k"))
     with pytest.raises(graphopt.InputError, match="nothing finite of them: output 'y' is NaN or infinite"):
         graphopt.optimize(proto, BUDGET, samples(32, 3, 8, 8))
+
+
+def halves() -> onnx.ModelProto:
+    """Two convolutions in float16, the second of which overflows where the first does not."""
+    half = np.float16
+    weights = {"v": weight(16, 8, 3, 3).astype(half), "w": (5000 * weight(16, 16, 3, 3, seed=1)).astype(half)}
+    nodes = [node("Conv", "x v", "a", "first", pads=[1] * 4), node("Relu", "a", "b")]
+    nodes.append(node("Conv", "b w", "y", "second", pads=[1] * 4))
+    proto = model(nodes, weights, inputs={"x": ["N", 8, 8, 8]}, outputs={"y": ["N", 16, 8, 8]})
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    return proto
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("budget", [{"macs": 0.7}, {"sqnr": 20}])
+def test_numbers_that_are_not_finite_are_named_and_numpy_says_nothing(budget):
+    inputs = (30 * samples(32, 8, 8, 8)).astype(np.float16)
+    try:
+        report = graphopt.optimize(halves(), budget, inputs).report
+    except graphopt.BudgetError as error:
+        report = error.result.report
+    assert any("makes numbers that are not finite, in output 'y'" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -46,3 +46,11 @@ def test_without_probes() -> None:
     assert unprobed(0.0) == 0.0
     assert unprobed(0.5) == pytest.approx(math.log(2))
     assert math.isfinite(unprobed(1.5))
+
+
+@pytest.mark.parametrize("harm", [math.inf, math.nan])
+def test_an_output_that_is_not_finite_is_worse_than_any_and_damage_stays_a_number(harm: float) -> None:
+    whole = Sensitivity.of([(0.01, harm), (0.05, harm), (0.25, harm)])
+    assert all(math.isfinite(whole.damage(error)) for error in (1e-6, 0.01, 0.02, 0.1, 0.9))
+    partly = Sensitivity.of([(0.01, 0.1), (0.05, 0.3), (0.25, harm)])
+    assert partly.damage(0.05) == pytest.approx(0.3) and 1e6 < partly.damage(0.25) < math.inf

@@ -266,6 +266,15 @@ def test_two_limits_that_pull_apart(savings: list[list[tuple[int, int]]], needed
     assert check(selection.within(flat(sites), wanted), sites, wanted) is not None
 
 
+def test_of_equal_damage_that_is_taken_which_saves_no_more_than_is_asked() -> None:
+    sites = [[candidate(name, macs=macs, error=0.1) for macs in (30, 60, 90)] for name in "ab"]
+    for needed, saved in ((25, 30), (60, 60), (95, 120)):
+        plan = selection.within(
+            flat(sites), limits(macs=needed), lambda each: 1.0 if each.macs_saved else 0.0
+        )
+        assert needed <= sum(each.macs_saved for each in plan.chosen) <= saved
+
+
 def test_the_plan_does_not_depend_on_the_order() -> None:
     sites = [[candidate(f"n{i}", macs=m, error=m / (40 + 9 * i)) for m in (5, 10, 20)] for i in range(4)]
     expected = set(selection.within(flat(sites), limits(macs=31)).chosen)

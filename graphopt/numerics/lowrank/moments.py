@@ -67,11 +67,13 @@ def _precision(rows: Array) -> type[np.floating]:
     return np.float64 if rows.dtype == np.float64 else np.float32
 
 
+@np.errstate(over="ignore", invalid="ignore")  # who reads what comes of it checks it
 def _shift(rows: Array) -> Float64:
     """Their mean, through float32, so that all later differences are taken from the same number."""
     return np.asarray(rows.mean(axis=0, dtype=np.float64).astype(_precision(rows)).astype(np.float64))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _less(rows: Array, shift: Float64) -> npt.NDArray[np.floating]:
     return np.asarray(rows.astype(_precision(rows)) - shift.astype(_precision(rows)))
 
@@ -95,6 +97,7 @@ class MomentsAccumulator:
         """Patches so far."""
         return self._count
 
+    @np.errstate(over="ignore", invalid="ignore")  # who reads the covariance checks it
     def add(self, rows: Array) -> None:
         """Take in patches ``[n, d]``.
 
@@ -109,11 +112,11 @@ class MomentsAccumulator:
             self._shift = _shift(rows)
         for start in range(0, len(rows), ROWS_AT_ONCE):
             centred = _less(rows[start : start + ROWS_AT_ONCE], self._shift)
-            with np.errstate(over="ignore", invalid="ignore"):  # who reads the covariance checks it
-                self._products += centred.T @ centred
+            self._products += centred.T @ centred
             self._sum += centred.sum(axis=0, dtype=np.float64)
         self._count += len(rows)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def result(self) -> Moments:
         """Return the moments of all patches so far; what to assume where there were none."""
         if self._shift is None:
