@@ -145,6 +145,9 @@ class Workspace:
         Raises:
             RefusedError: it refuses the model for what the model says.
         """
+        if self._disclaimed:  # which is why it may run by now
+            given = self.source.given if self.source.path is None else self.source.path
+            return "" if given is None else session.unloaded(io.load(given))
         return "" if self.inputs.ran else session.unloaded(self.source)
 
     @property

@@ -263,3 +263,17 @@ def test_claims_of_a_model_that_nothing_changes_stay(tmp_path: Path) -> None:
     result = graphopt.optimize(proto)
     assert not result and saved(result, tmp_path) == proto
     assert any(note.endswith("left in the file, which stays as it was") for note in result.report.notes)
+
+
+def test_claims_that_onnxruntime_refuses_are_no_nothing_to_do(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", "x w", "c", "conv", pads=[1, 1, 1, 1]),
+        node("Shape", "x", "s", "shape"),
+        helper.make_node("Resize", ["c", "", "", "s"], ["y"], "resize"),
+    ]
+    proto = model(nodes, {"w": weight(8, 8, 3, 3)}, inputs={"x": ["n", 8, "h", "w"]})
+    proto.graph.value_info.append(info("s", [5], np.int64))
+    onnx.save(proto, tmp_path / "in.onnx")
+    for given in (proto, tmp_path / "in.onnx"):
+        with pytest.raises(InputError, match="onnxruntime can't load"):
+            graphopt.optimize(given)
