@@ -4,6 +4,10 @@ A constant is an initializer, the output of a Constant node, or what determinist
 constants: sizes and scales, and weights that are normalised, standardised, split or stored in another type.
 Weights stay lazy: nothing is read that is not asked for. So that a small file can't ask for much, no constant
 is larger than what the model holds, and all together take no more than `WORK` passes over that.
+
+What float16 or bfloat16 is computed in is up to who runs the model: onnxruntime's CPU keeps float32 from
+operator to operator, others round after each. A constant is what both make the same of, up to rounding; a
+square that leaves the range in between, or vanishes, makes none.
 """
 
 from __future__ import annotations
@@ -15,7 +19,17 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.evaluation import LAYOUT_OPS, SMALL_SIZE, WEIGHT_OPS, AnyArray, computes, evaluate
+from graphopt.analysis.evaluation import (
+    LAYOUT_OPS,
+    MOVING_OPS,
+    NARROW,
+    SMALL_SIZE,
+    WEIGHT_OPS,
+    AnyArray,
+    computes,
+    evaluate,
+    widened,
+)
 from graphopt.analysis.operators import KEEPS_TYPE, RANDOM, is_standard
 from graphopt.model.carried import SparseTensor, stored_bytes
 from graphopt.model.defaults import forced
@@ -24,6 +38,9 @@ from graphopt.model.traversal import graphs, post_order, subgraphs
 WORK = 16
 """Passes over the elements that a model holds, up to which constants are computed: derived, twice the eight
 operators of a standardised weight (mean, difference, square, mean, sum, root, quotient, gain)."""
+ROUNDINGS = 8
+"""Roundings of the largest element by which a constant may differ where each operator rounds to float16 or
+bfloat16: derived, one for each of the same eight operators."""
 
 
 def default_opset(model: ir.Model) -> int:
@@ -60,22 +77,28 @@ class Constants:
     Args:
         model: the model; it is not changed.
         frozen: take initializers that are also graph inputs for constants, whatever the IR version.
+        wide: hold float16 and bfloat16 in float32, rounded by no operator but a Cast.
     """
 
-    def __init__(self, model: ir.Model, frozen: bool = False) -> None:
+    def __init__(self, model: ir.Model, frozen: bool = False, *, wide: bool = False) -> None:
         self._model = model
+        self._wide = wide
         self._fixed = frozen or forced(model)
         self._opset = default_opset(model)
         self._sizes: dict[ir.Value, int | None] = {}
         self._arrays: dict[ir.Value, AnyArray | None] = {}
         self._large = _Recent()
+        self._rounding: dict[ir.Value, float] = {}
+        self._settled: dict[ir.Value, bool] = {}
         self._passed = 0
 
     def array(self, value: ir.Value | None) -> AnyArray | None:
         """The value's constant, read-only, in its own type; None when the value is no constant."""
         if value is None or self.size(value) is None:
             return None
-        return self._computed(value)
+        array = self._computed(value)
+        wide = self._unrounded.array(value) if self._rounding.get(value) else None
+        return array if array is None or wide is None else _locked(wide.astype(array.dtype))
 
     def is_constant(self, value: ir.Value | None) -> bool:
         """Whether the value is a constant; reads only tensors of which something is computed."""
@@ -86,7 +109,7 @@ class Constants:
         if value not in self._sizes:
             for each in post_order(value, self._parents, self._sizes):
                 self._sizes[each] = self._find_size(each)
-        return self._sizes[value]
+        return self._sizes[value] if self._is_settled(value) else None
 
     def dtype(self, value: ir.Value) -> np.dtype[Any] | None:
         """The type of a constant; None when the value is no constant."""
@@ -128,6 +151,13 @@ class Constants:
                 guilty = node.op_type
         return guilty
 
+    def unsettled(self, value: ir.Value) -> bool:
+        """Whether constants make something else of the value where each operator rounds to a narrow type."""
+        seen: set[ir.Value] = set()
+        for each in post_order(value, self._inputs, seen):
+            seen.add(each)
+        return not all(map(self._is_settled, seen))
+
     def overridable(self, value: ir.Value | None) -> bool:
         """Whether the value would be a constant, but a caller of the model may feed another initializer."""
         if value is None or self._fixed or self.is_constant(value):
@@ -137,6 +167,10 @@ class Constants:
     @functools.cached_property
     def _as_if_frozen(self) -> Constants:
         return Constants(self._model, frozen=True)
+
+    @functools.cached_property
+    def _unrounded(self) -> Constants:
+        return Constants(self._model, self._fixed, wide=True)
 
     @functools.cached_property
     def _held(self) -> int:
@@ -183,12 +217,17 @@ class Constants:
         node = value.producer()
         if node is None or not sizes or len(sizes) < len(inputs):
             return None
+        self._rounding[value] = max(self._rounding.get(each, 0.0) for each in inputs)
         if max(sizes) > SMALL_SIZE and node.op_type in LAYOUT_OPS:
             return sizes[0] if all(size <= SMALL_SIZE for size in sizes[1:]) else None
         if max(sizes) > SMALL_SIZE and (node.op_type not in WEIGHT_OPS or self._passed > WORK * self._held):
             return None
         array = self._computed(value)
-        return None if array is None else array.size
+        if array is None:
+            return None
+        if node.op_type not in MOVING_OPS and not self._wide:
+            self._rounding[value] = max(self._rounding[value], NARROW.get(array.dtype.name, 0.0))
+        return array.size
 
     def _computed(self, value: ir.Value) -> AnyArray | None:
         """The array of a value, after those that it is made of."""
@@ -204,10 +243,11 @@ class Constants:
                 known[each] = self._large[each]
             else:
                 known[each] = array = self._read(each, known)
-                if self._tensor(each) is not None or array is None or array.size <= SMALL_SIZE:
+                held = self._tensor(each) is not None
+                if array is None or array.size <= SMALL_SIZE or (held and not self._wide):
                     self._arrays[each] = array
                 else:
-                    self._passed += array.size
+                    self._passed += 0 if held else array.size
                     self._large.put(each, array, self._held)
         return known[value]
 
@@ -230,9 +270,20 @@ class Constants:
             array = evaluate(node, inputs, self._opset, output=value.index() or 0, most=most)
         if array is None:
             return None
-        array = array.view()
-        array.flags.writeable = False  # it may be the model's own memory
-        return array
+        return _locked(widened(array) if self._wide else array)
+
+    def _is_settled(self, value: ir.Value) -> bool:
+        """Whether a constant is the same, up to rounding, where each operator rounds and where none does."""
+        rounding = self._rounding.get(value)
+        if not rounding:
+            return True
+        if value not in self._settled:
+            array, wide = self._computed(value), self._unrounded.array(value)
+            allowed = ROUNDINGS * rounding
+            self._settled[value] = (
+                array is not None and wide is not None and _alike(wide, widened(array), allowed)
+            )
+        return self._settled[value]
 
     def _kind(self, value: ir.Value) -> ir.DataType | None:
         """The element type of a value, as far as the model or the operators before it say it."""
@@ -242,6 +293,24 @@ class Constants:
                 return None
             value = node.inputs[0]
         return value.dtype
+
+
+def _locked(array: AnyArray) -> AnyArray:
+    """The array, read-only: it may be the model's own memory."""
+    array = array.view()
+    array.flags.writeable = False
+    return array
+
+
+def _alike(one: AnyArray, other: AnyArray, allowed: float) -> bool:
+    """Whether two arrays are equal, floats up to this part of the largest element."""
+    if one.dtype.kind != "f":
+        return bool(np.array_equal(one, other))
+    known = np.isfinite(one)
+    if not np.array_equal(one[~known], other[~known], equal_nan=True):
+        return False
+    largest = np.abs(one[known]).max(initial=0.0)
+    return bool(np.all(np.abs(one[known] - other[known]) <= allowed * largest))
 
 
 class _Recent(dict[ir.Value, AnyArray]):

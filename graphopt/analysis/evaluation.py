@@ -51,6 +51,9 @@ WEIGHT_OPS = (
 """What weights are computed by, such as normalised or standardised ones, whatever their size: operators of
 whose output a bound is known before it is made."""
 
+NARROW = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Types that onnxruntime computes in float32 and rounds at the end, with the part of a number that takes."""
+
 _SEVERAL_OUTPUTS = frozenset({"BatchNormalization", "Split"})
 
 
@@ -109,14 +112,33 @@ def evaluate(
         with np.errstate(all="ignore"):
             if node.op_type not in LAYOUT_OPS and _output_size(node, inputs) > most:
                 return None
-            rule = _RULES.get(node.op_type)
-            if rule is None:
-                return _by_reference(node, inputs, opset, output)
-            return np.asarray(rule(node, *inputs))
+            if node.op_type in MOVING_OPS:
+                return _made(node, inputs, opset, output)
+            wide = [array if array is None else widened(array) for array in inputs]
+            made = _made(node, wide, opset, output)
+            kind = next((a.dtype for a in inputs if a is not None and _is_float(a)), made.dtype)
+            return made.astype(kind) if kind.name in NARROW and made.dtype == np.float32 else made
     except Exception:
         # The rules and onnx's reference raise whatever NumPy raises. A node that can't be computed here is no
         # constant; if it is wrong, shape inference says so with a better message.
         return None
+
+
+def widened(array: AnyArray) -> AnyArray:
+    """The same numbers in float32 where the type is narrower; other arrays as they are."""
+    return array.astype(np.float32) if array.dtype.name in NARROW else array
+
+
+def _is_float(array: AnyArray) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name in NARROW  # bfloat16 is no kind of NumPy's
+
+
+def _made(node: ir.Node, inputs: Sequence[AnyArray | None], opset: int, output: int) -> AnyArray:
+    """An output of the node, in the types that its inputs have."""
+    rule = _RULES.get(node.op_type)
+    if rule is None:
+        return _by_reference(node, inputs, opset, output)
+    return np.asarray(rule(node, *inputs))
 
 
 def _output_size(node: ir.Node, inputs: Sequence[AnyArray | None]) -> int:

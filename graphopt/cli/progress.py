@@ -134,7 +134,7 @@ def _lines() -> Progress:
         BarColumn(BAR),
         TextColumn("{task.fields[item]}", markup=False),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        console=Console(stderr=True, highlight=False),
+        console=Console(stderr=True, highlight=False, emoji=False),
         refresh_per_second=REFRESH,
         transient=True,
         redirect_stdout=False,

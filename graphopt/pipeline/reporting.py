@@ -115,7 +115,12 @@ def result_of(
         totals = [replace(each, macs=None) for each in totals]
     quantised = costs.quantised_note(before.uncounted_ops)
     factored = [item.candidate for item in journal.applied if item.exactness is Exactness.APPROXIMATE]
-    left = [_widened(before, after), *source_notes(workspace.source, before), *journal.notes]
+    left = [
+        _widened(before, after),
+        workspace.disclaimed,
+        *source_notes(workspace.source, before),
+        *journal.notes,
+    ]
     left += figures.quality.notes if figures.quality is not None and workspace.changed else ()
     notes = [*proposals.notes(before, after), quantised, *left, _grown(before, after, factored)]
     report = Report(

@@ -331,31 +331,113 @@ INDICES = {
 }
 
 
-@pytest.mark.parametrize("op", sorted(WEIGHT_OPS))
-def test_weights_are_computed_as_onnxruntime_computes_them(op: str) -> None:
-    w = np.random.default_rng(0).standard_normal((4, 6, 3, 3)).astype(np.float32)
-    held = {
+WEIGHT_INPUTS = np.random.default_rng(0).standard_normal((4, 6, 3, 3)).astype(np.float32)
+
+
+def held_for(w):
+    """The inputs that the forms name, of the type of w."""
+    return {
         "w": w,
         "v": w[:, :, ::-1].copy(),
-        "a": np.abs(w) + np.float32(0.1),
-        "inside": np.tanh(w),
-        "above": np.abs(w) + 1,
-        "c": np.float32([0.5, 2, 1, 3, 1.5, 0.2]),
+        "a": np.abs(w) + w.dtype.type(0.1),
+        "inside": np.tanh(w) * w.dtype.type(0.99),
+        "above": np.abs(w) + w.dtype.type(1),
+        "c": np.array([0.5, 2, 1, 3, 1.5, 0.2], w.dtype),
         "m": w[0, 0],
         "one": w[:1],
-        "low": np.float32(-0.5),
-        "high": np.float32(0.5),
-        "two": np.float32(2),
+        "low": w.dtype.type(-0.5),
+        "high": w.dtype.type(0.5),
+        "two": w.dtype.type(2),
         "flag": w[0] > 0,
         **{name: np.array(ints) for name, ints in INDICES.items()},
     }
+
+
+def computed_and_run(form, held, *, opset=24):
+    """What is made of constants by an operator or several, here and by onnxruntime."""
+    outputs = "y, z" if form.startswith("Split ") else "y"
+    text = form if " = " in form.split("(")[0].split("<")[0] else f"{outputs} = {form}"
+    y = [onnx.ValueInfoProto(name="y")]
+    proto = model(parsed(text), held, inputs={"x": [1]}, outputs=y, opset=opset)
+    (expected,) = run(proto, {"x": np.zeros(1, np.float32)})
+    network = ir.from_proto(proto)
+    return Constants(network).array(network.graph.outputs[0]), expected
+
+
+@pytest.mark.parametrize("op", sorted(WEIGHT_OPS))
+def test_weights_are_computed_as_onnxruntime_computes_them(op: str) -> None:
     for form in WEIGHT_FORMS.get(op, [f"{op} (w)"]):
-        outputs = "y, z" if op == "Split" else "y"
-        y = [onnx.ValueInfoProto(name="y")]
-        proto = model(parsed(f"{outputs} = {form}"), held, inputs={"x": [1]}, outputs=y, opset=24)
-        (expected,) = run(proto, {"x": np.zeros(1, np.float32)})
-        network = ir.from_proto(proto)
-        found = Constants(network).array(network.graph.outputs[0])
+        found, expected = computed_and_run(form, held_for(WEIGHT_INPUTS))
         assert found is not None, form
         assert found.dtype == expected.dtype and found.shape == expected.shape, form
         np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6, err_msg=form)
+
+
+NO_FLOAT16 = {"Celu"}
+"""Not for float16, by onnx's text."""
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1, 200, 3e4])
+@pytest.mark.parametrize("op", sorted(WEIGHT_OPS - NO_FLOAT16))
+def test_float16_is_computed_in_float32_and_unknown_where_rounding_decides(op: str, scale: float) -> None:
+    w = (WEIGHT_INPUTS * scale).clip(-6e4, 6e4).astype(np.float16)
+    for form in WEIGHT_FORMS.get(op, [f"{op} (w)"]):
+        found, expected = computed_and_run(form, held_for(w))
+        if found is None:  # out of float16's range, or lost at its low end
+            assert scale != 1, form
+            assert not np.isfinite(expected).all() or np.abs(expected).min() < np.finfo(np.float16).tiny, form
+            continue
+        assert found.dtype == expected.dtype and found.shape == expected.shape, form
+        step = float(np.finfo(np.float16).eps) * np.abs(expected, dtype=np.float64).max(initial=0)
+        np.testing.assert_allclose(
+            *(a.astype(np.float64) for a in (found, expected)), atol=step, err_msg=form
+        )
+
+
+FLOAT16_CHAINS = {
+    "norm": "t1 = ReduceL2 <axes = [1, 2, 3]> (w)  y = Div (w, t1)",
+    "squares": "t1 = Mul (w, w)  t2 = ReduceSum <keepdims = 1> (t1, all)  t3 = Sqrt (t2)  y = Div (w, t3)",
+    "standardised": """t1 = ReduceMean <axes = [1, 2, 3]> (w)  t2 = Sub (w, t1)  t3 = Mul (t2, t2)
+        t4 = ReduceMean <axes = [1, 2, 3]> (t3)  t5 = Add (t4, tiny)  t6 = Sqrt (t5)  y = Div (t2, t6)""",
+    "cast": "t1 = ReduceSumSquare <axes = [1, 2, 3]> (w)  t2 = Cast <to = 1> (t1)  y = Sqrt (t2)",
+    "limited": "t1 = Mul (w, w)  y = Clip (t1, low, high)",
+}
+
+
+@pytest.mark.parametrize(
+    ("chain", "scale", "offset", "known"),
+    [
+        *[(chain, 1, 0, True) for chain in FLOAT16_CHAINS],
+        ("norm", 200, 0, True),  # its sum of squares alone is out of range
+        ("norm", 3e4, 0, False),  # the norm too
+        ("squares", 200, 0, False),
+        ("squares", 1e-4, 0, False),  # the squares vanish
+        ("standardised", 1e-4, 0, True),  # so do these, but what is added is larger
+        ("standardised", 200, 0, False),
+        ("standardised", 1, 100, False),  # as much cancels as float16 has digits
+        ("cast", 200, 0, False),
+        ("limited", 200, 0, True),
+    ],
+)
+def test_chains_in_float16_are_constant_where_rounding_in_between_changes_little(chain, scale, offset, known):
+    w = (WEIGHT_INPUTS * scale + offset).clip(-6e4, 6e4).astype(np.float16)
+    held = held_for(w) | {"all": np.array([1, 2, 3]), "tiny": np.float16(1e-5)}
+    found, expected = computed_and_run(FLOAT16_CHAINS[chain], held, opset=17)
+    assert (found is not None) is known
+    if known:
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, rtol=2**-10, err_msg=chain)
+
+
+def test_bfloat16_is_computed_in_float32_and_rounded_once():
+    kind = ir.DataType.BFLOAT16.numpy()
+    w = WEIGHT_INPUTS.reshape(4, -1).astype(kind)
+    tensor = ir.serde.serialize_tensor(ir.tensor(w, name="w"))
+    nodes = [helper.make_node("ReduceL2", ["w"], ["n"], axes=[1]), node("Div", ["w", "n"])]
+    proto = ir.to_proto(build(nodes, {}))
+    proto.graph.initializer.append(tensor)
+    found = Constants(network := ir.from_proto(proto)).array(output_of(network))
+    wide = w.astype(np.float32)
+    expected = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    assert found is not None and found.dtype == kind
+    np.testing.assert_array_equal(found, expected.astype(kind))

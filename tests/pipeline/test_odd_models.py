@@ -215,6 +215,30 @@ def test_sizes_of_an_earlier_export_are_not_written_on(tmp_path: Path) -> None:
     assert list(written.graph.output) == list(proto.graph.output)  # the interface, whatever it says
 
 
+def test_claims_that_do_not_hold_are_dropped_before_anything_is_built_on_them(tmp_path: Path) -> None:
+    """onnxruntime, told that there is one row, takes that for a constant, and fails at three."""
+    nodes = [
+        node("Conv", "x w", "c", "conv", pads=[1, 1, 1, 1]),
+        node("BatchNormalization", "c s b m v", "n", "norm"),
+        node("Relu", "n", "r", "relu"),
+        node("Shape", "r", "all", "shape"),
+        node("Gather", "all first", "rows", "rows"),
+        node("Concat", "rows rest", "target", "target", axis=0),
+        node("Reshape", "r target", "q", "reshape"),
+        node("ReduceMean", "q", "y", "mean", axes=[2], keepdims=0),
+    ]
+    norm = {name: np.full(8, 2.0, np.float32) for name in "sbmv"}
+    held = {"w": weight(8, 8, 3, 3), **norm, "first": np.array([0]), "rest": np.array([8, -1])}
+    proto = model(nodes, held, inputs={"x": ["n", 8, "h", "w"]}, outputs={"y": ["n", 8]})
+    proto.graph.value_info.extend(info(name, [1, 8, 8, 8]) for name in "cnr")
+    result = graphopt.optimize(proto)
+    assert applied(result) == ["fold_affine"]
+    (note,) = (note for note in result.report.notes if "earlier export" in note)
+    assert "3 inner values (c, …)" in note and note.endswith("left out of the result")
+    assert shapes_of(saved(result, tmp_path).graph).keys() <= {"r", "n"}
+    assert [1, 8, 8, 8] not in shapes_of(saved(result, tmp_path).graph).values()
+
+
 def test_claims_in_bodies_are_put_right(tmp_path: Path) -> None:
     nodes = [node("Conv", "x w", "c", "conv"), node("Mul", "c s", "d", "mul"), node("Relu", "d", "e", "relu")]
     branch = model([*nodes, node("Neg", "e", "t", "neg")], outputs={"t": None}).graph
@@ -238,3 +262,18 @@ def test_claims_of_a_model_that_nothing_changes_stay(tmp_path: Path) -> None:
     proto.graph.value_info.append(info("c", [1, 8, 8, 8]))
     result = graphopt.optimize(proto)
     assert not result and saved(result, tmp_path) == proto
+    assert any(note.endswith("left in the file, which stays as it was") for note in result.report.notes)
+
+
+def test_claims_that_onnxruntime_refuses_are_no_nothing_to_do(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", "x w", "c", "conv", pads=[1, 1, 1, 1]),
+        node("Shape", "x", "s", "shape"),
+        helper.make_node("Resize", ["c", "", "", "s"], ["y"], "resize"),
+    ]
+    proto = model(nodes, {"w": weight(8, 8, 3, 3)}, inputs={"x": ["n", 8, "h", "w"]})
+    proto.graph.value_info.append(info("s", [5], np.int64))
+    onnx.save(proto, tmp_path / "in.onnx")
+    for given in (proto, tmp_path / "in.onnx"):
+        with pytest.raises(InputError, match="onnxruntime can't load"):
+            graphopt.optimize(given)

@@ -12,7 +12,7 @@ import typer
 
 from graphopt.cli.app import typer_app
 from graphopt.rewrites import registry
-from tests.builders import classifier, conv_bn, model, node, saved
+from tests.builders import classifier, conv_bn, model, node, saved, weight
 from tests.command import COMMAND, at_terminal, cli
 
 COMMANDS = sorted(
@@ -143,3 +143,11 @@ def test_where_the_reasons_are_is_told(folded: Path, tmp_path: Path) -> None:
     done = cli("optimize", folded, "--dry-run", "--report", written)
     assert f"\n  {written} lists the reasons\n" in done.out
     assert "FILE.json" not in done.out and written.exists()
+
+
+def test_names_between_colons_are_no_emoji(tmp_path: Path) -> None:
+    nodes = [node("Conv", "x w", "heart", ":heart:", pads=[1, 1, 1, 1]), node("Relu", "heart", "y", "relu")]
+    proto = model(nodes, {"w": weight(8, 8, 3, 3)})
+    for arguments in (("optimize", "--dry-run"), ("scan",)):
+        shown = cli(*arguments, saved(proto, tmp_path / "m.onnx")).fine().out
+        assert ":heart:" in shown and "\N{HEAVY BLACK HEART}" not in shown

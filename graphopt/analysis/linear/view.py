@@ -198,6 +198,11 @@ def why_no_constant(constants: Constants, value: ir.Value) -> str:
     if constants.overridable(value):
         return f"{value.name} is an initializer that a caller may override; {FREEZE} makes it a constant"
     operator = constants.uncomputed(value)
+    if operator and constants.unsettled(value):
+        return (
+            f"{value.name} is computed from constants by {operator}, in a range where it depends on the "
+            "machine how its type rounds"
+        )
     if operator:
         return f"{value.name} is computed from constants by {operator}, in a way that is not followed"
     return f"{value.name} is computed at run time"

@@ -29,7 +29,7 @@ class _Console(Console):
         tables = [each for each in objects if isinstance(each, Table)]
         needed = max((self._needed(table) for table in tables), default=0)
         if self.width < needed:
-            _Console(highlight=False, width=needed).print(*objects, **options)
+            _Console(highlight=False, emoji=False, width=needed).print(*objects, **options)
         elif self.is_terminal:
             super().print(*objects, **options)
         else:
@@ -57,7 +57,7 @@ def escape(text: str) -> str:
 
 def terminal(width: int | None = None) -> Console:
     """Standard output; of the terminal's width where none is given."""
-    return _Console(highlight=False, soft_wrap=False, width=width)
+    return _Console(highlight=False, emoji=False, soft_wrap=False, width=width)
 
 
 def fitted(name: str, width: int = 26) -> str:
