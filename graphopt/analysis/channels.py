@@ -30,7 +30,19 @@ _SECOND = (
     | {"GridSample", "MaxUnpool", "MaxRoiPool", "RoiAlign"}
 )
 """Operators whose channels are the second axis of what they make."""
-_LAST = frozenset({"MatMul", "Gemm", "MatMulInteger", "QLinearMatMul", "Attention", "MultiHeadAttention"})
+_LAST = frozenset(
+    {
+        "LSTM",
+        "GRU",
+        "RNN",
+        "MatMul",
+        "Gemm",
+        "MatMulInteger",
+        "QLinearMatMul",
+        "Attention",
+        "MultiHeadAttention",
+    }
+)
 """Operators whose channels are its last."""
 _NAMED = frozenset({"LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "Hardmax"})
 """Operators that name the axis on which channels are worked on together."""
@@ -122,17 +134,17 @@ class Channels:
         """What lies side by side on the channels' axis of a value, in order; the value where it is one."""
         found: list[Part] = []
         start = 0
-        for source in self._laid(value):
-            size = self._size(source)
+        for sources in self._laid(value):
+            size = self._size(sources[0])
             if size is None:
                 return (Part(value),)
-            found.append(Part(source, start, start + size))
+            found.append(Part(sources[0], start, start + size))
             start += size
         return tuple(found) if len(found) > 1 else (Part(value),)
 
     def sources(self, value: ir.Value) -> tuple[ir.Value, ...]:
-        """The values that lie side by side in a value, in order."""
-        return tuple(self._laid(value))
+        """The values that lie side by side in a value, in order, also at several levels."""
+        return tuple(source for sources in self._laid(value) for source in sources)
 
     def signals(self, value: ir.Value) -> tuple[Signal, ...]:
         """What to compare for a value: its parts, and what Softmax and Sigmoid at the end of them read."""
@@ -146,28 +158,37 @@ class Channels:
 
     def before_bounded(self, value: ir.Value) -> ir.Value:
         """What a Softmax or Sigmoid behind which nothing but views stands reads; else the value itself."""
-        inner = _through_views(value)
+        inner = _through_moves(value)
         node = inner.producer()
         if node is None or node.op_type not in BOUNDED or not is_standard(node) or node.inputs[0] is None:
             return value
-        return _through_views(node.inputs[0])
+        return _through_moves(node.inputs[0])
 
-    def _laid(self, value: ir.Value) -> list[ir.Value]:
-        found: list[ir.Value] = []
-        stack = [value]
-        while stack:
-            each = stack.pop()
-            inner, axis = _through_moves(each), self.axis(each)
-            node = inner.producer()
-            if node is None or node.op_type != "Concat" or not is_standard(node) or axis is None:
-                found.append(each)
-                continue
-            beside, rank = node.attributes["axis"].as_int(), len(self._shape(inner) or ())
-            if (beside if beside >= 0 else beside + rank) != self.axis(inner):
-                found.append(each)
-                continue
-            stack += [v for v in reversed(node.inputs) if v is not None]
-        return found
+    def _laid(self, value: ir.Value) -> list[tuple[ir.Value, ...]]:
+        """What lies side by side on the channels' axis; each of it at all levels that lie on another one."""
+        inner = self._same_channels(value)
+        node, axis = inner.producer(), self.axis(inner)
+        rank = len(self._shape(inner) or ())
+        if node is None or node.op_type != "Concat" or not is_standard(node) or axis is None or not rank:
+            return [(value,)]
+        beside = node.attributes["axis"].as_int() % rank
+        inputs = [v for v in node.inputs if v is not None]
+        if beside == axis:
+            return [each for v in inputs for each in self._laid(v)]
+        levels = [self._laid(v) for v in inputs]
+        sizes = {tuple(self._size(each[0]) for each in level) for level in levels}
+        if len(sizes) > 1 or len(levels[0]) < 2:
+            return [(value,)]
+        return [tuple(v for each in part for v in each) for part in zip(*levels, strict=True)]
+
+    def _same_channels(self, value: ir.Value) -> ir.Value:
+        """The value that holds the same elements in another form, with as many channels."""
+        while (node := value.producer()) is not None and node.op_type in {*VIEWS, "Transpose", "Identity"}:
+            inner = node.inputs[0]
+            if inner is None or self._size(inner) is None or self._size(inner) != self._size(value):
+                break
+            value = inner
+        return value
 
     def _size(self, value: ir.Value) -> int | None:
         """How many channels a value has."""
@@ -269,18 +290,9 @@ def _unknown(sizes: Shape) -> list[bool]:
     return [not isinstance(size, int) for size in sizes]
 
 
-def _through_views(value: ir.Value) -> ir.Value:
-    """The value that is the same but for its form."""
-    while (node := value.producer()) is not None and node.op_type in {*VIEWS, "Identity"}:
-        if node.inputs[0] is None:
-            break
-        value = node.inputs[0]
-    return value
-
-
 def _through_moves(value: ir.Value) -> ir.Value:
-    """The value that holds the same elements, in another order of axes."""
-    while (node := value.producer()) is not None and node.op_type in {"Transpose", "Identity"}:
+    """The value that holds the same elements, in another form or another order of axes."""
+    while (node := value.producer()) is not None and node.op_type in {*VIEWS, "Transpose", "Identity"}:
         if node.inputs[0] is None:
             break
         value = node.inputs[0]

@@ -268,11 +268,13 @@ def _scales(
     if not names:
         return {}
     running = session.session(program.piece(program.nodes, samples.kinds, names), optimised=True)
-    values = session.run(running, next(iter(calibration.batches(samples))), names)
+    spreads = [Spread(signal.axis, common=signal.common) for signal in watched]
+    for part in calibration.parts(samples):
+        values = session.run(running, part.joined(), names)
+        for spread, value in zip(spreads, values, strict=True):
+            spread.add(value, len(part))
     found = {}
-    for signal, value in zip(watched, values, strict=True):
-        spread = Spread(signal.axis, common=signal.common)
-        spread.add(value)
+    for signal, spread, value in zip(watched, spreads, values, strict=True):
         deviations = np.sqrt(spread.variances)
         counts = (deviations > SMALLEST) & (deviations < LARGEST)
         if not counts.any():

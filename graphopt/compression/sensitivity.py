@@ -96,7 +96,7 @@ def sensitivities(
     """
     program = Program(analysis.model)
     reference, given = _reference(program, calibration, samples, watched, decided)
-    spreads = _spreads(watched, reference)
+    spreads = _spreads(watched, reference, [len(part) for part in calibration.parts(samples)])
     batches = list(calibration.batches(samples))
     found: dict[str, Sensitivity] = {}
     with Store(memory // 2) as store:
@@ -200,16 +200,18 @@ def _squares(
 ) -> npt.NDArray[np.float64]:
     """The squared change of each channel; all of its variance where rows were lost."""
     if found.shape != exact.shape:
-        return spread.variances * spread.count / max(1, len(exact))
+        return spread.variances * exact.size / max(1, len(spread.count))
     return squares_of(found.astype(np.float64) - exact, signal.axis)
 
 
-def _spreads(watched: Sequence[Signal], batches: Sequence[Sequence[npt.NDArray[Any]]]) -> list[Spread]:
-    """What varies in each value over all batches."""
+def _spreads(
+    watched: Sequence[Signal], batches: Sequence[Sequence[npt.NDArray[Any]]], counts: Sequence[int]
+) -> list[Spread]:
+    """What varies in each value over all batches, of so many inputs each."""
     found = [Spread(signal.axis, common=signal.common) for signal in watched]
-    for batch in batches:
+    for batch, count in zip(batches, counts, strict=True):
         for spread, array in zip(found, batch, strict=True):
-            spread.add(array)
+            spread.add(array, count)
     return found
 
 

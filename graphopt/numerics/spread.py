@@ -35,9 +35,15 @@ class Spread:
         self._places: Float64 | None = None
         self._samples = 0
         self._placed = True
+        self._along: int | None = None
 
-    def add(self, batch: Array) -> None:
-        """Take in what the value is for a batch of inputs."""
+    def add(self, batch: Array, samples: int | None = None) -> None:
+        """Take in what the value is for a batch of inputs.
+
+        Args:
+            batch: the value.
+            samples: how many inputs; the size of the first axis where not given.
+        """
         if not batch.size:
             return
         rows = _by_channel(batch, self.axis)
@@ -49,7 +55,7 @@ class Spread:
             shift = rows.mean(axis=0, dtype=np.float64)
             apart = np.square(rows - shift.astype(rows.dtype), dtype=np.float64).sum(axis=0)
             self._merge(np.full(rows.shape[1], float(len(rows))), shift, apart)
-            self._place(batch)
+            self._place(batch, (len(batch) if batch.ndim else 1) if samples is None else samples)
 
     def _merge(self, count: Float64, mean: Float64, squares: Float64) -> None:
         """Take in counts, means and squared distances from them (Chan et al. 1979)."""
@@ -69,16 +75,23 @@ class Spread:
         squares = self._squares.sum() + self._count @ (self._mean - mean) ** 2
         self._count, self._mean, self._squares = (np.array([float(x)]) for x in (total, mean, squares))
 
-    def _place(self, batch: Array) -> None:
-        """Sum up what is at each place, while all inputs have the same."""
-        total = batch.sum(axis=0, dtype=np.float64) if batch.ndim else None
-        if total is None or (self._places is not None and total.shape != self._places.shape):
-            self._placed = False
-        if not self._placed or total is None:
+    def _place(self, batch: Array, samples: int) -> None:
+        """Sum up what is at each place, while all inputs have the same and lie along the same axis.
+
+        That is one of the first two, of so many places, that does not hold the channels; a value of one input
+        may have none.
+        """
+        sizes = enumerate(batch.shape[:2])
+        along = next((axis for axis, size in sizes if axis != self.axis and size == samples), None)
+        total = np.asarray(batch, np.float64) if along is None else batch.sum(axis=along, dtype=np.float64)
+        same = self._places is None or (along == self._along and total.shape == self._places.shape)
+        self._placed = self._placed and same and (along is not None or samples == 1)
+        if not self._placed:
             self._places = None
             return
+        self._along = along
         self._places = total if self._places is None else self._places + total
-        self._samples += len(batch)
+        self._samples += samples
 
     @property
     def count(self) -> Float64:
@@ -87,7 +100,11 @@ class Spread:
 
     @property
     def variances(self) -> Float64:
-        """Of each channel, what its errors are in proportion to: 0 where nothing varies in any."""
+        """Of each channel, what its errors are in proportion to: its variance.
+
+        Channels that don't vary count as the others do on average; where none does, as after a single input,
+        their mean square stands for it.
+        """
         if not len(self._count):
             return np.zeros(0)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -97,10 +114,12 @@ class Spread:
         found = self._squares / self._count
         if self._places is not None and self._samples > 1:
             mean = self._places / self._samples
-            axis = None if self.axis is None else self.axis - 1
-            rows = _by_channel(mean[None], None if axis is None else axis + 1)
+            before = self._along is not None and self.axis is not None and self._along < self.axis
+            rows = _by_channel(mean, None if self.axis is None else self.axis - before)
             found = found - np.square(rows - self._mean).mean(axis=0)
             found = np.maximum(found, 0.0) * self._samples / (self._samples - 1)
+        if not found.any():
+            return np.full(len(found), np.square(self._mean).mean())
         if self._common:
             return np.full(len(found), found.mean())
         still = found <= STILL * found.max()

@@ -235,16 +235,22 @@ class ChannelError:
         self._squares: Float64 | None = None
         self._lost = False
 
-    def add(self, reference: Output, candidate: Output) -> None:
-        """Takes in what both make of a batch; sequences are compared element by element, as one channel."""
+    def add(self, reference: Output, candidate: Output, samples: int | None = None) -> None:
+        """Takes in what both make of a batch; sequences are compared element by element, as one channel.
+
+        Args:
+            reference: what the original makes.
+            candidate: what the other makes.
+            samples: how many inputs; the size of the first axis where not given.
+        """
         ours, theirs = parts_of(reference), parts_of(candidate)
         if len(ours) != len(theirs):
             self._lost = True
             return
         for exact, found in zip(ours, theirs, strict=True):
-            self._add(exact, found, sequence=isinstance(reference, list))
+            self._add(exact, found, samples, sequence=isinstance(reference, list))
 
-    def _add(self, reference: Array, candidate: Array, *, sequence: bool) -> None:
+    def _add(self, reference: Array, candidate: Array, samples: int | None, *, sequence: bool) -> None:
         if incomparable(reference, candidate):
             self._lost = True
             return
@@ -255,7 +261,7 @@ class ChannelError:
         if sequence:
             exact, gap = exact.reshape(-1), gap.reshape(-1)
             self._spread.axis = None
-        self._spread.add(exact)
+        self._spread.add(exact, samples)
         more = squares_of(gap, self._spread.axis)
         self._squares = more if self._squares is None else added(self._squares, more)
 
@@ -273,7 +279,8 @@ def worst(errors: Sequence[ChannelError]) -> dict[str, float]:
     """The largest error of each group, by name."""
     found: dict[str, float] = {}
     for each in errors:
-        found[each.group.name] = max(found.get(each.group.name, 0.0), each.error)
+        error = math.inf if math.isnan(each.error) else each.error
+        found[each.group.name] = max(found.get(each.group.name, 0.0), error)
     return found
 
 

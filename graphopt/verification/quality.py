@@ -90,7 +90,7 @@ class Yardstick:
             count += size
             for value, ours, theirs in zip(pairs, exact, found, strict=True):
                 for gap in gaps[value]:
-                    gap.add(ours, theirs)
+                    gap.add(ours, theirs, size)
                 for each in ranked[value]:
                     each.add(ours, theirs)
         agreements = [each for ways in ranked.values() for each in ways]

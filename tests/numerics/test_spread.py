@@ -68,10 +68,37 @@ def test_a_channel_that_does_not_vary_counts_like_the_others() -> None:
     assert found[1] == pytest.approx((found[0] + found[2]) / 2)
 
 
-def test_nothing_that_varies_has_no_scale() -> None:
-    still = spread(np.ones((5, 2), np.float32))
-    assert list(still.errors(np.array([0.0, 1.0]))) == [0.0, math.inf]
+def test_where_nothing_varies_the_mean_square_is_the_scale() -> None:
+    still = spread(np.full((5, 2), 3, np.float32))
+    np.testing.assert_allclose(still.errors(np.array([0.0, 45.0])), [0.0, 1.0])
+    zeros = spread(np.zeros((5, 2), np.float32))
+    assert list(zeros.errors(np.array([0.0, 1.0]))) == [0.0, math.inf]
     assert list(spread(np.zeros((0, 2), np.float32)).variances) == []
+
+
+def test_one_vector_has_no_other_scale() -> None:
+    one = drawn(1, 50)
+    np.testing.assert_allclose(spread(one).variances, np.square(one, dtype=np.float64).mean())
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_samples_lie_on_the_axis_that_has_as_many_places(axis: int) -> None:
+    """[N, T, C], and [T, N, C] with time first; what each place is on average is no signal."""
+    values = drawn(30, 7, 3) * np.array([1, 10, 100], np.float32) + 1000 * drawn(1, 7, 3, seed=1)
+    found = Spread(2)
+    for start in range(0, 30, 10):
+        found.add(values[start : start + 10].swapaxes(0, axis), 10)
+    expected = values.astype(np.float64).var(axis=0, ddof=1).mean(axis=0)
+    np.testing.assert_allclose(found.variances, expected, rtol=1e-3)
+
+
+def test_channels_first_without_an_axis_of_samples() -> None:
+    values = drawn(40, 4, 25) * np.array([1, 10, 100, 1000], np.float32)[:, None]
+    found = Spread(0)
+    for each in values:
+        found.add(each, 1)
+    expected = values.astype(np.float64).var(axis=0, ddof=1).mean(axis=1)
+    np.testing.assert_allclose(found.variances, expected, rtol=1e-3)
 
 
 @pytest.mark.filterwarnings("error")

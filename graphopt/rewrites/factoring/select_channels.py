@@ -81,10 +81,24 @@ class Unit:
     Attributes:
         nodes: the operators, of which each has these channels; the layer is not among them.
         cost: of all, with the layer.
+        fixed: parameters that stay whatever channels go: the layer's bias, and numbers that all share.
     """
 
     nodes: tuple[ir.Node, ...]
     cost: Cost
+    fixed: int = 0
+
+    def narrowed(self, part: float) -> Cost:
+        """What it costs with a part of the channels."""
+        cost, itemsize = self.cost, self.cost.weight_bytes // max(1, self.cost.params)
+        params = int((cost.params - self.fixed) * part) + self.fixed
+        return Cost(
+            None if cost.macs is None else int(cost.macs * part),
+            params,
+            params * itemsize,
+            int(cost.activation_bytes * part),
+            cost.seconds * part,
+        )
 
 
 @dataclass(frozen=True)
@@ -132,8 +146,9 @@ class SelectChannels(Split):
         return [{"keep": n} for n in range((channels - 1) // step * step, least - 1, -step)]
 
     def cost(self, linear: Linear, choice: Choice) -> Cost:
-        """What the layer alone costs."""
-        return scaled(Cost(linear.macs, linear.params), int(choice["keep"]) / (linear.in_channels or 1))
+        """What the layer alone costs: its unit, which `match` tells, costs more."""
+        macs = None if linear.macs is None else linear.macs * int(choice["keep"]) // (linear.in_channels or 1)
+        return Cost(macs, linear.params)
 
     def errors(self, kernel: Array, moments: Moments, choices: Sequence[Choice]) -> list[float]:
         """The predicted relative error of each number of channels."""
@@ -203,22 +218,11 @@ class SelectChannels(Split):
                 beside = tuple(analysis.name(node) for node in unit.nodes)
                 for choice, error in zip(offered, found, strict=True):
                     part = int(choice["keep"]) / (linear.in_channels or 1)
-                    after = scaled(unit.cost, part)
+                    after = unit.narrowed(part)
                     yield Candidate(self.name, place, unit.cost, after, error, choice, beside=beside)
                 if not offered:
                     reason = self.refusal(analysis, linear) or "it has too few channels for a block to go"
                     yield Rejection(self.name, place, f"{linear.name}: {reason}")
-
-
-def scaled(cost: Cost, part: float) -> Cost:
-    """What operators cost with a part of their channels."""
-    return Cost(
-        None if cost.macs is None else int(cost.macs * part),
-        int(cost.params * part),
-        int(cost.weight_bytes * part),
-        int(cost.activation_bytes * part),
-        cost.seconds * part,
-    )
 
 
 def units_of(analysis: Analysis) -> dict[ir.Node, Unit]:
@@ -227,9 +231,24 @@ def units_of(analysis: Analysis) -> dict[ir.Node, Unit]:
     found = {}
     for linear in analysis.linears:
         nodes = _behind(analysis, roles, linear) if linear.group == 1 else None
-        if nodes is not None:
-            found[linear.node] = Unit(tuple(nodes), analysis.cost([*nodes, linear.node]))
+        if nodes is not None and not any(_shares(analysis, node) for node in (*nodes, linear.node)):
+            fixed = linear.bias_elements + sum(_numbers(analysis, node) for node in nodes)
+            found[linear.node] = Unit(tuple(nodes), analysis.cost([*nodes, linear.node]), fixed)
     return found
+
+
+def _shares(analysis: Analysis, node: ir.Node) -> bool:
+    """Whether others read the weights of an operator, which then stay besides."""
+    linear = analysis.linear(node)
+    return linear is not None and analysis.own_cost(linear).params < analysis.linear_cost(linear).params
+
+
+def _numbers(analysis: Analysis, node: ir.Node) -> int:
+    """Parameters of an operator on each channel alone that are single numbers."""
+    if analysis.linear(node) is not None:
+        return 0
+    sizes = (analysis.constants.size(value) for value in node.inputs if value is not None)
+    return sum(1 for size in sizes if size == 1)
 
 
 def _behind(analysis: Analysis, roles: Roles, linear: Linear) -> list[ir.Node] | None:

@@ -72,3 +72,18 @@ def test_what_others_make_is_not_needed() -> None:
     weights = kernel(5, 6, 1)
     found = channel_selection.eliminated(weights, gathered.result(), 5)
     assert found.order[0] in (0, 2, 5) and found.errors[1] < 1e-4
+
+
+def test_of_channels_that_are_equal_one_stays() -> None:
+    """Among so many that several go at once."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((3000, 400))
+    rows[:, 1:4] = rows[:, :1]
+    gathered = MomentsAccumulator(400)
+    gathered.add(rows)
+    weights = kernel(30, 400, 1)
+    weights[:, :4] *= 0.3
+    weights[:, 4:24] *= 0.05
+    found = channel_selection.eliminated(weights, gathered.result(), 380)
+    assert len(set(found.order[:20]) & {0, 1, 2, 3}) <= 3
+    assert found.errors[20] < 0.005
