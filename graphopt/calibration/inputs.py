@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.shapes.inputs import takes_array
 from graphopt.calibration import images, inspection
-from graphopt.calibration.batch_axis import CONSTANT, SampleAxis, slots
+from graphopt.calibration.batch_axis import CONSTANT, SampleAxis, Slot, slots
 from graphopt.calibration.images import Images
 from graphopt.calibration.samples import Samples, content, together
 from graphopt.calibration.telling_apart import told_apart
@@ -26,9 +26,11 @@ from graphopt.runtime.session import Feeds
 
 Arrays: TypeAlias = "Mapping[str, npt.NDArray[Any]]"
 """Arrays by input name."""
-Given: TypeAlias = "str | os.PathLike[str] | Arrays | Sequence[Arrays] | npt.NDArray[Any] | Images"
-"""Calibration inputs as a caller may give them: a path, arrays by input name, a list of those with a sample
-each, one array, or images."""
+Given: TypeAlias = (
+    "str | os.PathLike[str] | Arrays | npt.NDArray[Any] | Sequence[Arrays | npt.NDArray[Any]] | Images"
+)
+"""Calibration inputs as a caller may give them: a path, arrays by input name, one array where the model has
+one input, a list of either with a sample or several each, or images."""
 
 ONE_HELD_OUT_OF = 4
 """One of so many inputs is held out, and the others are fitted to. Measured by benchmarks.thresholds: with 2,
@@ -174,10 +176,14 @@ def load(
     held = max(count // ONE_HELD_OUT_OF, 1)
     if batch is not None:
         held = max(held // batch, 1) * batch
-    if count - held < (batch or 1):
+    fewest = max(batch or 1, FEWEST_TO_FIT)
+    if count - held < fewest:
         few = f"{count} inputs" if count == given_count else f"{count} different inputs, of {given_count},"
         raise InputError(
-            f"calibration: {few} are too few to fit on some and hold others out"
+            f"calibration: {few} are too few to fit on some and hold others out: "
+            f"{fewest + (batch or 1)} different ones are the least"
+            f"{f', as the model takes {batch} at once' if (batch or 1) > 1 else ''}"
+            f"{_said(sample_axis) if given_count > 1 else ''}"
             f"{_other_forms(model, samples, sample_axis) if given_count == 1 else ''}"
         )
     order = np.random.default_rng(seed).permutation(count)
@@ -238,7 +244,7 @@ def read(
     """
     inputs = _fed(model)
     places = slots(inputs, model.graph.outputs, sample_axis)
-    where, parts = _parts(given, model)
+    where, parts = _parts(given, model, places)
     for name, value in inputs.items():
         if not takes_array(value):
             raise InputError(f"{where}: the model's input {name!r} takes {value.type}, and no array")
@@ -272,6 +278,12 @@ def _fed(model: ir.Model) -> dict[str, ir.Value]:
 
 def _all_same(arrays: Sequence[npt.NDArray[Any]]) -> bool:
     return all(array is arrays[0] or np.array_equal(array, arrays[0]) for array in arrays)
+
+
+def _said(sample_axis: Mapping[str, SampleAxis] | None) -> str:
+    """Where the samples lie as the user says, which may be what is wrong."""
+    said = [str(Named("sample_axis", str(a), n)) for n, a in (sample_axis or {}).items() if a != CONSTANT]
+    return f" (counted as {', '.join(said)} says)" if said else ""
 
 
 def _other_forms(model: ir.Model, samples: Samples, sample_axis: Mapping[str, SampleAxis] | None) -> str:
@@ -315,7 +327,14 @@ def _several_sizes(samples: Samples) -> str:
     return f"the inputs are of several sizes, and costs are counted at {sizes}"
 
 
-def _parts(given: Given, model: ir.Model) -> tuple[str, list[tuple[str, Arrays]]]:
+def _with_batch(array: npt.NDArray[Any], slot: Slot) -> npt.NDArray[Any]:
+    """An array of a list as the model takes it: a sample that comes without the axis of samples gets it."""
+    if slot.dims is None or slot.axis is None or array.ndim != len(slot.dims) - 1:
+        return array
+    return np.expand_dims(array, slot.axis)
+
+
+def _parts(given: Given, model: ir.Model, places: Sequence[Slot]) -> tuple[str, list[tuple[str, Arrays]]]:
     """Where the arrays come from, and for each file, or each of a list, its name and its arrays by key."""
     if isinstance(given, Images):
         return str(given.folder), [(str(given.folder), given.load(model))]
@@ -323,7 +342,17 @@ def _parts(given: Given, model: ir.Model) -> tuple[str, list[tuple[str, Arrays]]
         return "calibration", [("calibration", {"": given})]
     if isinstance(given, Mapping):
         return "calibration", [("calibration", _as_arrays(given))]
-    if isinstance(given, (list, tuple)) and given and all(isinstance(part, Mapping) for part in given):
+    if isinstance(given, (list, tuple)) and not given:
+        raise InputError("calibration: the list is empty: give arrays, or a sample in each item")
+    if isinstance(given, (list, tuple)) and all(isinstance(part, np.ndarray) for part in given):
+        if len(_fed(model)) != 1:
+            names = _listed(_fed(model))
+            raise InputError(
+                f"calibration: a list of arrays, and the model has the inputs {names}: name them"
+            )
+        (slot,) = places
+        given = [{"": _with_batch(part, slot)} for part in given]
+    if isinstance(given, (list, tuple)) and all(isinstance(part, Mapping) for part in given):
         return "calibration", [(f"calibration[{i}]", _as_arrays(part)) for i, part in enumerate(given)]
     if not isinstance(given, (str, os.PathLike)):
         raise InputError(
@@ -398,6 +427,9 @@ def _require_finite(name: str, value: ir.Value, samples: Sequence[npt.NDArray[An
     """Refuses numbers that are none, with the number of samples that have some."""
     if value.dtype is not None and np.dtype(value.dtype.numpy()).kind not in "fV":  # whole numbers, or texts
         return
-    bad = sum(not np.isfinite(array).all() for array in samples)
+    bad = [number for number, array in enumerate(samples) if not np.isfinite(array).all()]
     if bad:
-        raise InputError(f"{name} has values that are not finite, in {bad} of {len(samples)} samples")
+        raise InputError(
+            f"{name} has values that are not finite, in {len(bad)} of {len(samples)} samples, first in "
+            f"number {bad[0]} (from 0): leave such samples out, or repair what prepares them"
+        )

@@ -54,7 +54,7 @@ def numbers(part: Samples) -> list[int]:
 # --- reading and splitting ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("count", "held"), [(2, 1), (4, 1), (7, 1), (8, 2), (40, 10), (41, 10)])
+@pytest.mark.parametrize(("count", "held"), [(3, 1), (4, 1), (7, 1), (8, 2), (40, 10), (41, 10)])
 def test_one_of_four_is_held_out(count: int, held: int) -> None:
     _, found = split(numbered(count))
     assert found.samples == held
@@ -62,11 +62,10 @@ def test_one_of_four_is_held_out(count: int, held: int) -> None:
     assert not found.fixed
 
 
-def test_a_list_of_arrays_is_no_calibration() -> None:
-    with pytest.raises(
-        InputError, match="expected a path, an array, arrays by input name, or a list of those"
-    ):
-        graphopt.optimize(classifier(), {"macs": 0.7}, [samples(8)])  # type: ignore[arg-type]
+def test_what_is_no_calibration_is_told_what_is() -> None:
+    for given in (5, [None], [1.0]):
+        with pytest.raises(InputError, match="expected a path, an array, arrays by input name, or a list"):
+            graphopt.optimize(classifier(), {"macs": 0.7}, given)  # type: ignore[arg-type]
 
 
 def test_the_seed_chooses_the_split() -> None:
@@ -425,3 +424,25 @@ def test_stream_returns_inputs_and_inner_values() -> None:
     np.testing.assert_array_equal(values["x"], samples(5))
     assert values["c1"].shape == (5, 16, 8, 8)
     assert [len(part) for part in given.held_out.cut(2)] == [2, 2, 1]
+
+
+def test_a_list_of_arrays_is_a_sample_or_several_each_for_a_model_with_one_input() -> None:
+    network, x = loaded(classifier()), numbered(9)
+    for given in ([x[i : i + 1] for i in range(9)], [x[:4], x[4:]], tuple(x)):
+        assert numbers(calibration_inputs.read(given, network)[0]) == list(range(9))
+    with pytest.raises(InputError, match="the list is empty"):
+        calibration_inputs.read([], network)
+
+
+@pytest.mark.parametrize(("batch", "least"), [(None, 3), (1, 3), (4, 8)])
+def test_too_few_inputs_are_refused_with_how_many_would_do(batch: int | None, least: int) -> None:
+    network = loaded(classifier() if batch is None else classifier(batch=batch))
+    assert calibration_inputs.load(samples(least), network, seed=0).samples
+    with pytest.raises(InputError, match=f"too few to fit on some and hold others out: {least} different"):
+        calibration_inputs.load(samples(least - 1), network, seed=0)
+
+
+def test_where_too_few_were_counted_by_the_axis_that_was_said_the_message_names_it() -> None:
+    with pytest.raises(InputError, match=r"sample_axis=\{'x': .?1.?\} says"):
+        network = loaded(classifier())
+        calibration_inputs.load(samples(32, 8, 8, 8), network, seed=0, sample_axis={"x": 1})

@@ -243,7 +243,7 @@ def test_numbers_that_are_not_finite_are_named_and_numpy_says_nothing(budget):
 def test_values_that_are_not_finite_are_refused_with_their_number(value):
     inputs = samples(32, 3, 8, 8)
     inputs[5, 0, 0, 0] = inputs[7, 1, 2, 3] = value
-    with pytest.raises(graphopt.InputError, match="not finite, in 2 of 32 samples"):
+    with pytest.raises(graphopt.InputError, match="not finite, in 2 of 32 samples, first in number 5 "):
         graphopt.optimize(network(), BUDGET, inputs)
 
 
