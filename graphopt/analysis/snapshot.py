@@ -40,6 +40,7 @@ class Analysis:
         known: shapes by value name that were found before, by running or by an earlier snapshot.
         statistics: of inputs, by name of the linear operator, where there are calibration inputs.
         extremes: lowest and highest value of each output channel, by name of the linear operator, likewise.
+        guessed: whether nobody gave the sizes: what pays at these has to pay at others as well.
 
     Raises:
         InputError: the sizes contradict the model.
@@ -54,8 +55,10 @@ class Analysis:
         known: Mapping[str, Shape] | None = None,
         statistics: Mapping[str, Statistics] | None = None,
         extremes: Mapping[str, tuple[Array, Array]] | None = None,
+        guessed: bool = False,
     ) -> None:
         self.model = model
+        self.guessed = guessed
         self._frozen = frozen
         self.statistics = statistics
         self.extremes = extremes

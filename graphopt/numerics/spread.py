@@ -8,10 +8,8 @@ mean, at each place where all inputs have the same places.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from graphopt.types import Array, Float64
 
@@ -52,8 +50,8 @@ class Spread:
         if len(self._count) == 1:
             rows = rows.reshape(-1, 1)
         with np.errstate(over="ignore", invalid="ignore"):  # who reads a variance checks it
-            shift = rows.mean(axis=0, dtype=np.float64)
-            apart = np.square(rows - shift.astype(rows.dtype), dtype=np.float64).sum(axis=0)
+            shift = rows.mean(axis=0)
+            apart = np.square(rows - shift).sum(axis=0)
             self._merge(np.full(rows.shape[1], float(len(rows))), shift, apart)
             self._place(batch, (len(batch) if batch.ndim else 1) if samples is None else samples)
 
@@ -151,7 +149,7 @@ def squares_of(gap: Array, axis: int | None) -> Float64:
         gap: differences of two values.
         axis: that holds the channels; None for one channel.
     """
-    return np.asarray(np.square(_by_channel(gap, axis), dtype=np.float64).sum(axis=0))
+    return np.asarray(np.square(_by_channel(gap, axis)).sum(axis=0))
 
 
 def added(total: Float64, more: Float64) -> Float64:
@@ -168,10 +166,9 @@ def decibels(error: float) -> float:
     return -10.0 * math.log10(error) if math.isfinite(error) else -math.inf
 
 
-def _by_channel(array: Array, axis: int | None) -> npt.NDArray[Any]:
-    """Rows of channels, in float32 or float64."""
-    kind = np.float32 if array.dtype in (np.float32, np.float16) else np.float64
+def _by_channel(array: Array, axis: int | None) -> Float64:
+    """Rows of channels, in float64: what varies may be far less than what is the same."""
+    wide = array.astype(np.float64, copy=False)
     if axis is None or axis >= array.ndim:
-        return array.astype(kind, copy=False).reshape(-1, 1)
-    turned = np.moveaxis(array, axis, -1)
-    return turned.astype(kind, copy=False).reshape(-1, array.shape[axis])
+        return wide.reshape(-1, 1)
+    return np.moveaxis(wide, axis, -1).reshape(-1, array.shape[axis])

@@ -14,7 +14,7 @@ from graphopt.pipeline.networks import Network, Networks, left_by
 from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.reporting import applied, point
 from graphopt.pipeline.workspace import Measures, Workspace
-from graphopt.planning import gates, spending
+from graphopt.planning import gates, selection, spending
 from graphopt.planning.budget import Budget
 from graphopt.planning.gates import Judged
 from graphopt.planning.selection import Limit, Plan
@@ -98,7 +98,7 @@ def approximate(
         return None
     networks = Networks(workspace, fixed or group, proposals, changes, measures, options, journal)
     if fixed and not wanted:
-        network = networks.network(Plan(tuple(networks.candidates)))
+        network = networks.network(Plan(selection.compatible(networks.candidates)))
         journal.curve.append(point(network, measures.costs(network.model)))
     elif budget.latency is not None:
         network = _fast(networks, measures, journal, limits, budget.latency)
@@ -119,13 +119,14 @@ def approximate(
         )
         changes.commit(running, rows)
         found = workspace.model
-        _finish(workspace, changes, group, [change.candidate for change in running])
+        _finish(workspace, proposals, changes, group, [change.candidate for change in running])
     journal.take(network.plan)
     return found
 
 
 def _finish(
     workspace: Workspace,
+    proposals: Proposals,
     changes: Changes,
     group: Sequence[ApproximateRewrite],
     candidates: Sequence[Candidate],
@@ -134,10 +135,10 @@ def _finish(
     taken = {candidate.rewrite for candidate in candidates}
     for rewrite in finishing(each for each in group if each.name in taken):
         analysis = workspace.analysis(workspace.model)
-        left = left_by(candidates, rewrite, analysis)
+        left = left_by(candidates, rewrite, analysis, proposals)
         while made := changes.build(analysis, filter(changes.journal.allows, left)):
             if not changes.failing(analysis, made):
-                changes.commit(made)
+                changes.commit(made, told=False)
                 break
 
 

@@ -72,13 +72,17 @@ class Proposals:
                         candidates.append(found)
             return candidates
 
+    def kept(self, found: Candidate | Rejection) -> str:
+        """A node that a candidate changes and that has to stay; "" where there is none."""
+        changed = (*found.site.nodes, *(found.beside if isinstance(found, Candidate) else ()))
+        return next((n for n in changed if matches_any(n, self.options.keep)), "")
+
     def _ruled_out(self, found: Candidate | Rejection) -> str:
         """Why at or keep leaves a site out; "" when they don't."""
-        site = found.site
-        changed = (*site.nodes, *(found.beside if isinstance(found, Candidate) else ()))
-        kept = next((n for n in changed if matches_any(n, self.options.keep)), None)
-        if kept is not None:
+        kept = self.kept(found)
+        if kept:
             return f'"keep" names {kept}'
+        site = found.site
         if self.options.at and not any(matches_any(node, self.options.at) for node in site.nodes):
             return '"at" names other nodes'
         return ""
@@ -204,11 +208,21 @@ class Changes:
             self.journal.failed(odd)
             return [(candidate, unrunnable("region", candidate.site.nodes[0], odd))]
 
-    def commit(self, changes: Sequence[Change], applied: Sequence[Applied] = ()) -> None:
-        """Puts the changes into the model; ``applied`` describes them where there is more to tell."""
+    def commit(
+        self, changes: Sequence[Change], applied: Sequence[Applied] = (), *, told: bool = True
+    ) -> None:
+        """Puts the changes into the model.
+
+        Args:
+            changes: the changes.
+            applied: describes them, where there is more to tell.
+            told: whether a report lists them; not where they are part of others that it lists.
+        """
         with self.journal.step("commit"):
             self.recorder.begin()
             self.workspace.model = edit.apply(self.workspace.model, changes)
+        if not told:
+            return
         sized = not self.workspace.inputs.assumed
         self.journal.applied += applied or [
             Applied(candidate, self._named[candidate.rewrite].exactness, None, sized)

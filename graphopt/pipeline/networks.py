@@ -383,7 +383,7 @@ class Networks:
         journal: Journal,
     ) -> None:
         self._changes, self._measures, self._journal = changes, measures, journal
-        self._workspace = workspace
+        self._workspace, self._proposals = workspace, proposals
         self._seed, self._memory = options.seed, options.memory
         self._given = workspace.calibration is not None
         self.most_lost = math.inf if options.force else MOST_LOST
@@ -477,7 +477,7 @@ class Networks:
         """A model without what the candidates' layers leave unread."""
         for rewrite in finishing(self._forms.rewrites[c.rewrite] for c in candidates):
             analysis = self._workspace.analysis(model)
-            left = left_by(candidates, rewrite, analysis)
+            left = left_by(candidates, rewrite, analysis, self._proposals)
             changes = [Change(each, rewrite.build(analysis, each)) for each in left]
             model = edit.apply(model, changes) if changes else model
         return model
@@ -516,20 +516,24 @@ class Networks:
         return {each.candidate.site.nodes[0]: each for each in found}
 
 
-def left_by(candidates: Iterable[Candidate], rewrite: ExactRewrite, analysis: Analysis) -> list[Candidate]:
+def left_by(
+    candidates: Iterable[Candidate], rewrite: ExactRewrite, analysis: Analysis, proposals: Proposals
+) -> list[Candidate]:
     """What a rewrite finds at the sites of candidates that were put in.
 
     Args:
         candidates: those that were put in.
         rewrite: an exact one that they ask for.
         analysis: a snapshot of the model with them.
+        proposals: what the user did not rule out.
 
     Returns:
         The rewrite's candidates.
     """
     sites = {name for candidate in candidates for name in candidate.site.nodes}
     found = [each for each in rewrite.match(analysis) if isinstance(each, Candidate)]
-    return [each for each in found if not sites.isdisjoint(each.site.nodes)]
+    ours = [each for each in found if not sites.isdisjoint(each.site.nodes)]
+    return [each for each in ours if not proposals.kept(each)]
 
 
 def _apart(calibration: Calibration) -> int:

@@ -209,6 +209,7 @@ class Workspace:
             statistics=statistics,
             extremes=extremes,
             seed=self._options.seed,
+            guessed=self.inputs.assumed,
         )
         if plain:
             self._latest = found

@@ -48,7 +48,7 @@ class Sensitivity:
         highest = LEAST_DAMAGE
         for error, harm in sorted(probes):
             highest = max(highest, harm if harm < MOST_DAMAGE else MOST_DAMAGE)  # also what is no number
-            if error > 0 and (not points or error > points[-1][0]):
+            if error > 0 and (not points or math.log(error) > math.log(points[-1][0])):
                 points.append((error, highest))
         return cls(tuple(points))
 

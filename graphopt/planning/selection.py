@@ -225,6 +225,18 @@ def _within(
     return Plan(tuple(chosen), tuple((c, reason) for c in untouched if c is not None))
 
 
+def compatible(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """Candidates in their order, without those at nodes that one before them changes."""
+    chosen: list[Candidate] = []
+    taken: set[tuple[str, str]] = set()
+    for candidate in candidates:
+        nodes = {*_nodes(candidate), *((candidate.site.graph, node) for node in candidate.beside)}
+        if taken.isdisjoint(nodes):
+            chosen.append(candidate)
+            taken |= nodes
+    return tuple(chosen)
+
+
 def _took(group: Sequence[_Option], taken: set[Site]) -> bool:
     return any(option.candidate is not None and option.candidate.site in taken for option in group)
 

@@ -22,6 +22,7 @@ def snapshot(
     statistics: Mapping[str, Statistics] | None = None,
     extremes: Mapping[str, tuple[Array, Array]] | None = None,
     seed: int = 0,
+    guessed: bool = False,
 ) -> Analysis:
     """An `Analysis` in which every linear operator has a size, if running the model once can tell it.
 
@@ -33,6 +34,7 @@ def snapshot(
         statistics: as for `Analysis`.
         extremes: as for `Analysis`.
         seed: of the input that the model is run on.
+        guessed: as for `Analysis`.
 
     Returns:
         The snapshot; without more sizes where the model can't be run.
@@ -43,7 +45,13 @@ def snapshot(
 
     def look() -> Analysis:
         return Analysis(
-            model, bindings=bindings, known=known, frozen=frozen, statistics=statistics, extremes=extremes
+            model,
+            bindings=bindings,
+            known=known,
+            frozen=frozen,
+            statistics=statistics,
+            extremes=extremes,
+            guessed=guessed,
         )
 
     analysis = look()

@@ -280,15 +280,27 @@ def test_many_small_operators_are_no_saving_of_time(size: int, stays: bool) -> N
         assert left.reason.startswith("expected to be slower")
 
 
-def test_time_is_judged_at_a_usual_size_where_the_size_is_open() -> None:
-    """A quarter of 64 is a small map, for which the many operators would not pay; one of 224 is not."""
+@pytest.mark.parametrize("shrink", [1, 4])
+def test_an_open_size_has_to_pay_on_a_small_map_too(shrink: int) -> None:
+    """A large map pays for the many operators; nobody says that this one will be."""
     net = Net()
-    x = net.op("AveragePool", net.input(["N", 16, "H", "W"]), kernel_shape=[4, 4], strides=[4, 4])
+    x = net.input(["N", 16, "H", "W"])
+    if shrink > 1:
+        x = net.op("AveragePool", x, kernel_shape=[shrink] * 2, strides=[shrink] * 2)
     y = net.op("GlobalAveragePool", net.conv(x, 32, (3, 3), strides=[2, 2], pads=[1, 1, 1, 1]))
     proto = net.model(y)
-    applied = {
-        size: [item.candidate.rewrite for item in graphopt.optimize(proto, shapes=shapes).report.applied]
-        for size, shapes in ((64, {"x": (1, 16, 64, 64)}), (224, {"x": (1, 16, 224, 224)}), (0, None))
-    }
-    assert "pool_first" not in applied[64] and "pool_first" in applied[224]
-    assert applied[0] == applied[224]
+    given = {size * shrink: {"x": (1, 16, size * shrink, size * shrink)} for size in (16, 56)}
+    small, large, open_ = (
+        graphopt.optimize(proto, shapes=shapes).report for shapes in (*given.values(), None)
+    )
+    taken = [[item.candidate.rewrite for item in each.applied] for each in (small, large, open_)]
+    assert ["pool_first" in names for names in taken] == [False, True, False]
+    (left,) = (left for left in open_.declined if left.rewrite == "pool_first")
+    assert "expected to be slower" in left.reason and "the aim macs takes it" in left.reason
+
+
+def test_a_wide_convolution_pays_on_a_small_map() -> None:
+    net = Net()
+    conv = net.conv(net.input(["N", 256, "H", "W"]), 512, (3, 3), strides=[2, 2], pads=[1, 1, 1, 1])
+    report = graphopt.optimize(net.model(net.op("GlobalAveragePool", conv))).report
+    assert [item.candidate.rewrite for item in report.applied] == ["pool_first"]
