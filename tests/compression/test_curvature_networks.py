@@ -354,14 +354,26 @@ def test_what_stands_in_the_way_of_one_layer_leaves_the_others(name: str, monkey
     assert (known, missing) == ({"y"}, {"first"})
 
 
-@pytest.mark.parametrize("factor", [0.0, 1e-25, 1e18, 1e35])
-@pytest.mark.filterwarnings("error")
-def test_numbers_at_the_ends_of_their_range_are_survived(factor: float) -> None:
+def ends(factor: float) -> onnx.ModelProto:
+    """Numbers that a factor takes to the ends of their range, inside and in an output."""
     proto = between("m = Mul (r, f)  i = Softsign (m)", f=np.float32([factor]))
     proto.graph.node.append(node("Mul", "y f", "z", "far"))
     proto.graph.output.append(info("z", None))
-    result = graphopt.optimize(proto, {"macs": 0.7}, PICTURE)
+    return proto
+
+
+@pytest.mark.parametrize("factor", [1e18, 1e35])
+@pytest.mark.filterwarnings("error")
+def test_numbers_at_the_ends_of_their_range_are_survived(factor: float) -> None:
+    result = graphopt.optimize(ends(factor), {"macs": 0.7}, PICTURE)
     assert result.report.after.macs <= 0.7 * result.report.before.macs
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e-25])
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_vanish_leave_nothing_to_learn(factor: float) -> None:
+    with pytest.raises(graphopt.InputError, match="no output of the model changes with the inputs"):
+        graphopt.optimize(ends(factor), {"macs": 0.7}, PICTURE)
 
 
 @pytest.mark.filterwarnings("error")

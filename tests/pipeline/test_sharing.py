@@ -67,7 +67,7 @@ def test_a_plan_counts_that_a_shared_kernel_stays() -> None:
     assert alone.own_cost(own).params == own.params > 0
 
 
-@pytest.mark.parametrize(("part", "layers"), [(0.9, 1), (0.4, 2)])
+@pytest.mark.parametrize(("part", "layers"), [(0.6, 1), (0.3, 2)])
 def test_factors_in_the_place_of_a_shared_kernel_are_counted_and_told(
     part: float, layers: int, tmp_path: Path
 ) -> None:
