@@ -80,7 +80,7 @@ def _still(model: ir.Model, calibration: Calibration, names: Sequence[str]) -> s
         InputError: onnxruntime does not hand out one of the values.
     """
     if not names:
-        return []
+        return set()
     size = calibration.batch if calibration.fixed else 1
     running = session.session(exposed(session.structure(model), names), optimised=True)
     parts = (part for samples in (calibration.held_out, calibration.fit) for part in samples.cut(size))
