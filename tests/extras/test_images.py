@@ -38,7 +38,7 @@ def loaded(
     folder: Path, proto: onnx.ModelProto, preprocess: str | Path | preprocessing.Preprocess
 ) -> npt.NDArray[np.generic]:
     read, _ = inputs.read(Images(folder, preprocess), io.load(proto).model)
-    return read.joined()["x"]
+    return np.concatenate([feeds["x"] for feeds in read.feeds])
 
 
 @pytest.fixture
