@@ -210,3 +210,8 @@ def test_every_error_is_a_graphopt_error_with_an_exit_code() -> None:
 def test_importing_is_light() -> None:
     code = "import graphopt, sys; sys.exit(any(m in sys.modules for m in ('onnx', 'onnxruntime', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_measure_is_named() -> None:
+    with pytest.raises(InputError, match=r"expected a ready measure's name or package\.module:function"):
+        graphopt.optimize(classifier(), {"macs": 0.8}, samples(8), metric=len)  # type: ignore[arg-type]

@@ -88,12 +88,13 @@ class Slot:
         stacked = [*self.words]
         stacked.insert(self.said or 0, "N")
         each = f"[{', '.join(stacked)}]"
+        beside = "" if self.said is not None else f", or {share}"
         if self.axis is None:
-            return f"{each} for N samples, or {share}"
+            return f"{each} for N samples{beside}"
         along = f"[{', '.join('N' if axis == self.axis else word for axis, word in enumerate(self.words))}]"
         if self.dims is None:
             along = "[N, …]"
-        return f"{along} for N samples" if self.axis == 0 else f"{along} or {each} for N samples, or {share}"
+        return f"{along} for N samples" if self.axis == 0 else f"{along} or {each} for N samples{beside}"
 
     def ambiguous(self, shape: Sequence[int], count: int) -> int | None:
         """The axis on which an array that all samples would share may be meant to have so many of them."""

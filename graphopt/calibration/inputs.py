@@ -248,13 +248,14 @@ def read(
     for name, value in inputs.items():
         if not takes_array(value):
             raise InputError(f"{where}: the model's input {name!r} takes {value.type}, and no array")
-    found, batches = [], set[int | None]()
+    found, runs, batches = list[Samples](), list[Feeds](), set[int | None]()
     for place, arrays in parts:
         feeds = _named(place, arrays, inputs)
         samples, batch = told_apart(place, places, feeds, several=len(parts) > 1)
         for name, value in inputs.items():
             _require_finite(f"{place}: array for input {name!r}", value, samples.arrays(name))
         found.append(samples)
+        runs.append(feeds)
         batches.add(batch)
     samples = together(found)
     for slot in places:
@@ -263,6 +264,8 @@ def read(
                 f"{where}: {Named('sample_axis', CONSTANT, slot.name)}: samples have different arrays for it"
             )
     most = max(batch or 1 for batch in batches)
+    if most > 1 and not samples.alike and len(runs) > 1 and all(len(part) == most for part in found):
+        return Samples(tuple(runs), None), 1  # each is one run of the model, of its own size
     if most > 1 and (len(batches) > 1 or samples.axes is None or not samples.alike):
         what = "of several sizes" if not samples.alike else "with different arrays for what all of them share"
         raise InputError(f"{where}: the model takes {most} samples at once, and these are {what}")

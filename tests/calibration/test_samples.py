@@ -108,6 +108,24 @@ def test_an_input_that_takes_several_samples_at_once_is_cut_by_rows_or_by_runs()
     assert (len(runs), at_once) == (3, 1) and np.array_equal(runs.feeds[1]["x"], X[4:8])
 
 
+def test_files_of_one_run_each_may_be_of_several_sizes(tmp_path: Path) -> None:
+    """Of a model that takes four samples at once."""
+    proto = network("y = Identity (d)", inputs={"x": [4, 3, "h", "w"]})
+    sizes = [(8, 8), (8, 12), (16, 8)]
+    for number, size in enumerate(sizes):
+        np.save(tmp_path / f"{number}.npy", samples(4, 3, *size, seed=number))
+    found, at_once = read(tmp_path, proto)
+    assert at_once == 1 and [array.shape for array in found.arrays("x")] == [(4, 3, *size) for size in sizes]
+    np.save(tmp_path / "3.npy", samples(8, 3, 9, 9))
+    with pytest.raises(InputError, match="takes 4 samples at once, and these are of several sizes"):
+        read(tmp_path, proto)
+
+
+def test_a_scalar_that_is_said_to_be_given_for_each_sample_is_not_one_for_all() -> None:
+    with pytest.raises(InputError, match=r"the model takes \[\]: give \[N\] for N samples$"):
+        read({"x": X, "level": np.float32(2)}, levelled(), {"level": 0})
+
+
 def test_an_axis_that_another_input_has_further_back_is_no_batch() -> None:
     proto = network("k = Cast <to=1> (m)", "y = Mul (d, k)", inputs={"x": ["n", 3, 8, "t"], "m": ["t"]})
     found, _ = read({"x": X, "m": np.ones(8, np.float32)}, proto)

@@ -137,6 +137,11 @@ def make_options(
         name: tuple(value) if TABLE[name].default == () else value for name, value in others.items()
     }
     measure = named(metric) if isinstance(metric, str) else metric
+    if measure is not None and not isinstance(measure, (OwnMetric, TaskMetric)):
+        raise InputError(
+            f"{Named('metric')}: expected a ready measure's name or package.module:function, and not "
+            f"{type(metric).__name__}"
+        )
     figures = measure.figures if isinstance(measure, TaskMetric) else {}
     asked = Options(
         budget=make_budget(budget, figures),
