@@ -185,9 +185,9 @@ def _harm(
             inputs = {name: walk.values(name)[number] for name in given}
             inputs.update({name: decided[number][name] for name in told})
             results = session.run(running, {**inputs, **damaged}, names)
-            for place, ((i, signal), result) in enumerate(zip(present, results, strict=True)):
+            for which, ((i, signal), result) in enumerate(zip(present, results, strict=True)):
                 more = _squares(signal, exact[i], result, spreads[i])
-                squares[place] = more if not len(squares[place]) else added(squares[place], more)
+                squares[which] = more if not len(squares[which]) else added(squares[which], more)
         total = sum(
             float(np.mean(spreads[i].errors(each))) for (i, _), each in zip(present, squares, strict=True)
         )

@@ -48,9 +48,9 @@ correction towards the original's outputs is taken. Measured by benchmarks.thres
 alone and the first with the last a network of 128 inputs kept 33.9, 34.9 and 34.9 dB: the choice among more
 is not seen to pay there."""
 CAUTION_POINTWISE = ((0.0, 1.0), (0.01, 1.0), (0.1, 1.0), (0.3, 1.0), (0.6, 1.0), (0.6, 0.0))
-"""The same for operators of a single tap, whose covariance is drawn to equal variances: much where maps are
-small and patches few, little where there are more. Derived: ridges of 0.01, 0.1, 0.4 and 1.5 of the mean
-variance, steps of a half decade over those between which held-out errors of EfficientNet-Lite0 chose."""
+"""The same for operators of a single tap, whose covariance is drawn to equal variances. Derived: ridges of 0,
+0.01, 0.1, 0.4 and 1.5 of the mean variance, no more than a decade apart, as their effect goes by its
+logarithm."""
 DRAWN = 0.5
 """How far it has to be drawn at least where half of the patches are fewer than its dimensions. Measured by
 benchmarks.thresholds: any value from 0 to 1 gives the same on the samples, which

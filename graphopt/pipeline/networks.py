@@ -49,8 +49,8 @@ PLANNED_ON = 384
 by benchmarks.thresholds: with 12, 24, 48 and all of 72 a network kept 33.1, 34.3, 33.3 and 33.9 dB, four
 seeds alone give 33.5 to 34.5."""
 MOST_LOST = 0.5
-"""Part of a layer's variance that may be lost, unless the user forces it. Derived: with more, what is left
-says less of the layer's outputs than what was lost."""
+"""Part of what counts in a layer's outputs that may be lost, unless the user forces it. Derived: with more,
+what is left says less of them than what was lost."""
 PROBED_ON = 0.25
 """Part of the inputs to fit on that are probed on alone: on what it was fitted to, a fit looks too good.
 Measured by benchmarks.thresholds: with 0, 0.1, 0.25 and 0.5 a network of 96 inputs to fit on kept 34.2, 33.8,
@@ -400,7 +400,7 @@ class Networks:
         forms: dict[tuple[str, Site], list[Candidate]] = {}
         for candidate in self.candidates:
             forms.setdefault((candidate.rewrite, candidate.site), []).append(candidate)
-        reason = f"it would lose more than {self.most_lost:.0%} of the layer's variance"
+        reason = f"it would lose more than {self.most_lost:.0%} of what counts in the layer's outputs"
         lost = (form[0] for form in forms.values() if min(c.error for c in form) > self.most_lost)
         return Plan((), tuple((candidate, reason) for candidate in lost))
 

@@ -58,9 +58,6 @@ with AVX-512, which plans by time ask for."""
 MOST = 24
 """Numbers of channels that are offered, about: derived, steps of a twenty-fourth of them, half of what
 `fitted.RANK_STEPS` takes of a side, since a unit gets cheaper by that on both."""
-LEAST = 8
-"""Part of the channels, as 1 in so many, that stays at the least. Measured by benchmarks.networks: plans of
-0.7 of the MACs keep 32 of 480 in one unit of EfficientNet-Lite0 and more in all others."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +139,7 @@ class SelectChannels(Split):
         if self.keep:
             return [{"keep": self.keep}] if self.keep < channels else []
         step = BLOCK * max(1, channels // (BLOCK * MOST))
-        least = -(-channels // (LEAST * step)) * step
-        return [{"keep": n} for n in range((channels - 1) // step * step, least - 1, -step)]
+        return [{"keep": n} for n in range((channels - 1) // step * step, 0, -step)]
 
     def cost(self, linear: Linear, choice: Choice) -> Cost:
         """What the layer alone costs: its unit, which `match` tells, costs more."""
