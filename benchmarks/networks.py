@@ -1,20 +1,26 @@
 """What trained networks of other kinds lose at a budget of MACs, each in its own measure, on other inputs.
 
-    python -m benchmarks.networks FOLDER [--networks squeezenet,dncnn,style] [--seeds 0,1,2]
+    python -m benchmarks.networks FOLDER [--networks squeezenet,dncnn,style,…] [--seeds 0,1,2]
 
 FOLDER holds ``models/*.onnx`` and ``inputs/`` as the networks need them. SqueezeNet is fitted to half of the
 400 images, and its agreement with the original is measured on the other half. DnCNN is fitted to patches with
 noise, and its PSNR is measured on noisy Set12. The style network is fitted to 24 photographs, and its SQNR is
-measured on ten others. Exit status: 0 when every mean over the seeds is within its target, 1 when one is not.
+measured on ten others. The others are networks that people deploy: what they are fitted to, and what they
+lose on other inputs, is told by the scripts in FOLDER's ``evaluate/``, one for each task. Exit status: 0 when
+every mean over the seeds is within its target, 1 when one is not.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from pathlib import Path
+from runpy import run_path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +45,7 @@ class Network(NamedTuple):
         targets: by budget the figure to reach.
         least: whether the figure has to be at least the target, or else at most.
         inputs: from the folder and a seed the calibration inputs, and what the figure is measured on.
-        measure: from sessions of the original and of the result and the latter the figure.
+        measure: from the files of the original and of the result, and the latter, the figure.
     """
 
     model: str
@@ -47,7 +53,7 @@ class Network(NamedTuple):
     targets: dict[float, float]
     least: bool
     inputs: Callable[[Path, int], tuple[Images, Any]]
-    measure: Callable[[ort.InferenceSession, ort.InferenceSession, Any], float]
+    measure: Callable[[Path, Path, Any], float]
 
 
 def photograph(path: Path, size: int | None = None) -> Images:
@@ -76,10 +82,10 @@ def squeezenet_inputs(folder: Path, seed: int) -> tuple[Images, Images]:
     return images[order[:half]], images[order[half:]]
 
 
-def agreement(original: ort.InferenceSession, result: ort.InferenceSession, images: Images) -> float:
+def agreement(original: Path, result: Path, images: Images) -> float:
     """Percent of the images with the same first class."""
     ours, theirs = (
-        np.concatenate(outputs(running, images)).reshape(len(images), -1) for running in (original, result)
+        np.concatenate(outputs(session(path), images)).reshape(len(images), -1) for path in (original, result)
     )
     return float((ours.argmax(1) == theirs.argmax(1)).mean() * 100)
 
@@ -97,15 +103,15 @@ def dncnn_inputs(folder: Path, seed: int) -> tuple[Images, list[Images]]:
     return (patches + noise).astype(np.float32), clean
 
 
-def psnr_lost(original: ort.InferenceSession, result: ort.InferenceSession, clean: list[Images]) -> float:
+def psnr_lost(original: Path, result: Path, clean: list[Images]) -> float:
     """Mean PSNR in dB that the result loses on noisy images."""
     rng = np.random.default_rng(100)
     noisy = [(image + rng.normal(0, NOISE, image.shape)).astype(np.float32) for image in clean]
 
-    def psnr(running: ort.InferenceSession) -> float:
+    def psnr(path: Path) -> float:
         errors = [
             float(((np.clip(made[0], 0, 1) - image) ** 2).mean())
-            for made, image in zip(outputs(running, noisy), clean, strict=True)
+            for made, image in zip(outputs(session(path), noisy), clean, strict=True)
         ]
         return float(np.mean(-10 * np.log10(errors)))
 
@@ -127,13 +133,46 @@ def style_inputs(folder: Path, seed: int) -> tuple[Images, Images]:
     return np.stack([photograph(path, 720) for path in fitted]), np.stack(scaled)
 
 
-def sqnr(original: ort.InferenceSession, result: ort.InferenceSession, images: Images) -> float:
+def sqnr(original: Path, result: Path, images: Images) -> float:
     """10·log10(Σ y² / Σ (y − ŷ)²) over all images, in dB."""
     signal = noise = 0.0
-    for exact, made in zip(outputs(original, images), outputs(result, images), strict=True):
+    both = (outputs(session(path), images) for path in (original, result))
+    for exact, made in zip(*both, strict=True):
         signal += float((exact.astype(np.float64) ** 2).sum())
         noise += float(((exact.astype(np.float64) - made) ** 2).sum())
     return float(10 * np.log10(signal / noise))
+
+
+# ---------------------------------------------------------------- networks that people deploy
+
+
+def deployed(
+    name: str, script: str, key: str, unit: str, targets: dict[float, float], *, least: bool = True
+) -> Network:
+    """A network with a script for its task.
+
+    Args:
+        name: of the model.
+        script: of the folder ``evaluate``, without its ending.
+        key: of the figure in what the script prints.
+        unit: of the figure; one that begins with % is a hundred times what is printed.
+        targets: by budget the figure to reach.
+        least: whether the figure has to be at least the target, or else at most.
+    """
+
+    def inputs(folder: Path, seed: int) -> tuple[Images, Path]:
+        return run_path(str(folder / "evaluate" / "inputs.py"))["load"](name, "fit")[1], folder
+
+    def measure(original: Path, result: Path, folder: Path) -> float:
+        command = [sys.executable, f"{script}.py", str(original.resolve()), str(result.resolve())]
+        done = subprocess.run(
+            command, cwd=folder / "evaluate", capture_output=True, text=True, check=True
+        ).stdout
+        told = json.loads(done.splitlines()[-1])
+        figure = reduce(lambda found, part: found[part], key.split("."), told)
+        return float(figure) * (100 if unit.startswith("%") else 1)
+
+    return Network(f"{name}.onnx", unit, targets, least, inputs, measure)
 
 
 # ---------------------------------------------------------------- the table
@@ -146,6 +185,16 @@ NETWORKS = {
         "dncnn-gray25.onnx", "dB PSNR lost", {0.6: 0.15, 0.4: 0.3}, False, dncnn_inputs, psnr_lost
     ),
     "style": Network("style-candy-winml.onnx", "dB SQNR", {0.6: 20.0}, True, style_inputs, sqnr),
+    "yolov8n": deployed("yolov8n-320", "yolo", "recall", "% recall", {0.7: 97.0}),
+    "efficientnet": deployed(
+        "efficientnet-lite0-imagenet", "classification", "candidate_top1", "% top-1", {0.85: 84.0, 0.7: 75.5}
+    ),
+    "ppocrv4": deployed("ppocrv4-rec", "ctc", "equal", "% equal lines", {0.85: 99.0}),
+    "ppocrv6": deployed("ppocrv6-rec-small", "ctc", "equal", "% equal lines", {0.85: 99.0}),
+    "mobilefacenet": deployed(
+        "mobilefacenet", "embedding", "candidate_false_accepts", "% false accepts", {0.7: 2.4}, least=False
+    ),
+    "esrgan": deployed("esrgan-medium-x2", "superres", "lost_db", "dB PSNR lost", {0.6: 0.05}, least=False),
 }
 
 
@@ -163,7 +212,7 @@ def measured(network: Network, folder: Path, budget: float, seed: int, out: Path
     start = time.perf_counter()
     graphopt.optimize(path, {"macs": budget}, calibration, seed=seed).save(out)
     seconds = time.perf_counter() - start
-    return network.measure(session(path), session(out), others), seconds
+    return network.measure(path, out, others), seconds
 
 
 def table(folder: Path, names: Sequence[str], seeds: Sequence[int], out: Path) -> bool:
