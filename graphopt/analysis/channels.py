@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -30,19 +30,7 @@ _SECOND = (
     | {"GridSample", "MaxUnpool", "MaxRoiPool", "RoiAlign"}
 )
 """Operators whose channels are the second axis of what they make."""
-_LAST = frozenset(
-    {
-        "LSTM",
-        "GRU",
-        "RNN",
-        "MatMul",
-        "Gemm",
-        "MatMulInteger",
-        "QLinearMatMul",
-        "Attention",
-        "MultiHeadAttention",
-    }
-)
+_LAST = frozenset({"MatMul", "Gemm", "MatMulInteger", "QLinearMatMul", "LSTM", "GRU", "RNN", "Attention"})
 """Operators whose channels are its last."""
 _NAMED = frozenset({"LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "Hardmax"})
 """Operators that name the axis on which channels are worked on together."""
@@ -97,13 +85,10 @@ class Channels:
         model: the model; it is not changed.
         shape: tells the shape of a value, as far as it is known.
         content: tells what a value holds, where that is known.
-        given: axes that the user knows, by name of the value.
     """
 
-    def __init__(
-        self, model: ir.Model, shape: Shapes, content: Content, given: Mapping[str, int] | None = None
-    ) -> None:
-        self._shape, self._content, self._given = shape, content, given or {}
+    def __init__(self, model: ir.Model, shape: Shapes, content: Content) -> None:
+        self._shape, self._content = shape, content
         self._opset = default_opset(model)
         self._axes: dict[ir.Value, int] = {}
         for node in topological(model.graph):
@@ -120,9 +105,6 @@ class Channels:
         places than kinds of numbers as a rule.
         """
         shape = self._shape(value)
-        axis = self._given.get(value.name or "")
-        if axis is not None:
-            return axis if axis >= 0 or shape is None else axis + len(shape)
         if value in self._axes:
             return self._axes[value]
         if shape is None or len(shape) != 3:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.calibration import statistics
 from graphopt.calibration.inputs import Calibration, affordable
+from graphopt.numerics.spread import Spread
 from graphopt.runtime.limits.memory import chunks
 
 COPIES = 6
@@ -85,7 +85,7 @@ def layer_errors(
     # Those whose outputs, of both networks and with partners, fit into memory together.
     for chunk in chunks(layers, lambda layer: COPIES * sizes[layer.output], memory):
         names = sorted({n for layer in chunk for n in (layer.output, layer.partner) if n})
-        noise, spread = dict.fromkeys(chunk, 0.0), {layer: _Spread() for layer in chunk}
+        noise, spread = dict.fromkeys(chunk, 0.0), {layer: Spread(layer.axis) for layer in chunk}
         read = list(dict.fromkeys((*names, *decided)))
         told, exacts = itertools.tee(statistics.stream(original, read, calibration, samples))
         given = ({name: batch[name] for name in decided} for batch in told) if decided else ()
@@ -99,7 +99,7 @@ def layer_errors(
                     wanted += exact[layer.partner].astype(np.float64) - approximate[layer.partner]
                 gap = wanted - approximate[layer.output] if alike else wanted
                 noise[layer] += float(np.vdot(gap, gap))
-                spread[layer].add(np.moveaxis(wanted, layer.axis, -1))
+                spread[layer].add(wanted)
         for layer in chunk:
             errors[layer.name] = noise[layer] / spread[layer].total if spread[layer].total else 0.0
     return errors
@@ -110,26 +110,3 @@ def _bytes_of(model: ir.Model, names: Sequence[str], calibration: Calibration) -
     first = calibration.held_out[: calibration.batch if calibration.fixed else 1]
     (values,) = statistics.stream(model, sorted(set(names)), calibration, first)
     return {name: array.nbytes for name, array in values.items()}
-
-
-class _Spread:
-    """Σ (y − mean)² with one mean a channel, over batches."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._sum: npt.NDArray[np.float64] | None = None
-        self._squares = 0.0
-
-    def add(self, y: npt.NDArray[np.float64]) -> None:
-        """Takes in values whose last axis holds the channels."""
-        rows = y.reshape(-1, y.shape[-1])
-        total = rows.sum(axis=0)
-        self._sum = total if self._sum is None else self._sum + total
-        self._count += len(rows)
-        self._squares += float(np.vdot(rows, rows))
-
-    @property
-    def total(self) -> float:
-        if self._sum is None or not self._count:
-            return 0.0
-        return max(self._squares - float(np.vdot(self._sum, self._sum)) / self._count, 0.0)

@@ -97,6 +97,11 @@ class Spread:
         return self._count
 
     @property
+    def total(self) -> float:
+        """The sum of all squared distances from the means of the channels."""
+        return float(self._squares.sum())
+
+    @property
     def variances(self) -> Float64:
         """Of each channel, what its errors are in proportion to: its variance.
 

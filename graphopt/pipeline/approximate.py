@@ -10,7 +10,7 @@ import onnx_ir as ir
 from graphopt.errors import Named
 from graphopt.pipeline.changes import Changes, Proposals
 from graphopt.pipeline.journal import Journal
-from graphopt.pipeline.networks import Network, Networks, left_by
+from graphopt.pipeline.networks.network import Network, Networks, left_by
 from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.reporting import applied, point
 from graphopt.pipeline.workspace import Measures, Workspace

@@ -10,7 +10,7 @@ from graphopt.analysis import costs
 from graphopt.analysis.snapshot import Analysis
 from graphopt.pipeline.changes import Proposals
 from graphopt.pipeline.journal import Journal
-from graphopt.pipeline.networks import Network
+from graphopt.pipeline.networks.network import Network
 from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.scan import source_notes
 from graphopt.pipeline.workspace import Workspace

@@ -8,7 +8,7 @@ from graphopt import progress
 from graphopt.calibration.inputs import Given
 from graphopt.model.io import Source
 from graphopt.pipeline.approximate import reliable
-from graphopt.pipeline.networks import Network, Networks
+from graphopt.pipeline.networks.network import Network, Networks
 from graphopt.pipeline.optimize import Run
 from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.reporting import point

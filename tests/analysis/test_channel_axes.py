@@ -14,9 +14,9 @@ from tests.builders import model, node, weight
 CONV = node("Conv", "x w", "c", "conv", pads=[1, 1, 1, 1])
 
 
-def channels(proto: onnx.ModelProto, **given: int) -> tuple[Channels, ir.Value]:
+def channels(proto: onnx.ModelProto) -> tuple[Channels, ir.Value]:
     analysis = Analysis(ir.from_proto(proto))
-    found = Channels(analysis.model, analysis.shape, analysis.constant, given)
+    found = Channels(analysis.model, analysis.shape, analysis.constant)
     return found, analysis.model.graph.outputs[0]
 
 
@@ -69,13 +69,6 @@ def test_where_nothing_tells_there_are_fewer_channels_than_places(shape: list[in
         )
     )
     assert found.axis(output) == axis
-
-
-def test_the_user_knows_better() -> None:
-    proto = behind(node("Relu", "c", "y"))
-    for given, axis in ((2, 2), (-1, 3)):
-        found, output = channels(proto, y=given)
-        assert found.axis(output) == axis
 
 
 def detector(*, axis: int = 1) -> onnx.ModelProto:
