@@ -93,6 +93,7 @@ def refit(
     calibration: Calibration,
     samples: Samples,
     decided: Collection[str] = (),
+    along: Collection[Candidate] = (),
     *,
     seed: int,
     memory: int,
@@ -106,6 +107,8 @@ def refit(
         calibration: how to batch the inputs.
         samples: the inputs to fit on.
         decided: names of the values that are those of the original whatever was compressed, see `StagedRun`.
+        along: candidates at other operators, fitted only where those before changed what they have to make
+            up for.
         seed: of the positions that are sampled.
         memory: bytes to take; half of them hold values, and what is over lies in files meanwhile.
 
@@ -120,13 +123,16 @@ def refit(
     if not calibration.fixed:
         calibration = replace(calibration, batch=min(calibration.batch, -(-count // BATCHES)))
     batches = list(calibration.batches(samples))
-    places = {c: program.index[analysis.nodes[c.site.nodes[0]]] for c in chosen}
-    done: list[Refitted] = []
+    places = {c: program.index[analysis.nodes[c.site.nodes[0]]] for c in (*chosen, *along)}
+    wanted, done = frozenset(chosen), list[Refitted]()
     with Store(memory // 4) as ours, Store(memory // 4) as theirs, ThreadPoolExecutor(2) as pool:
         original = StagedRun(program, batches, ours)
         compressed = StagedRun(program, batches, theirs, original, decided)
-        ordered = progress.track(sorted(chosen, key=places.__getitem__), "layers", describe=_layer)
+        ordered = progress.track(sorted(places, key=places.__getitem__), "layers", describe=_layer)
         for number, candidate in enumerate(ordered):
+            follows = candidate not in wanted
+            if follows and not done:
+                continue
             linear = anchor(analysis, candidate)
             place = places[candidate]
             original.advance(place, decided)
@@ -135,13 +141,18 @@ def refit(
             keep = (linear.x, linear.y, partner)
             original.forget(keep)
             compressed.forget(keep)
+            moved = compressed.differs(linear.x) or bool(partner and compressed.differs(partner))
+            if follows and not moved:
+                continue
             original.advance(place + 1, keep)
             weighting = known(linear, analysis.statistics).weighting
             halves = _gather(linear, original, compressed, partner, seed + number, weighting, pool)
             if not halves:
+                original.forget()
+                if follows:
+                    continue
                 reason = "it reads rows that depend on content, and never as many as in the original"
                 raise SiteError(reason, candidate)
-            moved = compressed.differs(linear.x) or bool(partner)
             found = _fit(linear, weighting, candidate, fit, halves, count, pool, moved=moved)
             done.append(replace(found, partner=partner))
             compressed.replace(place, found.fitted.replacement)

@@ -174,6 +174,8 @@ def _unpredicted(network: Network) -> dict[Candidate, str]:
     planned = {candidate.site: candidate for candidate in network.plan.chosen}
     found = {}
     for name, fit in network.fits.items():
+        if fit.candidate.site not in planned:  # it came along: its error is that of the layers before it
+            continue
         predicted, measured = fit.candidate.error, network.errors[name]
         low, high = sorted((predicted, measured))
         if measured >= 1:

@@ -66,14 +66,16 @@ def applied(
     for candidate in chosen:
         name = candidate.site.nodes[0]
         fit, sensitivity = network.fits.get(name), sensitivities.get(name)
-        planned = next(c for c in network.plan.chosen if c.site == candidate.site)
+        planned = next((c for c in network.plan.chosen if c.site == candidate.site), None)
         rows.append(
             Applied(
                 candidate,
                 Exactness.APPROXIMATE,
                 network.errors.get(name) if measured else None,
                 sized,
-                None if sensitivity is None else sensitivity.damage(planned.error) / (candidate.error or 1.0),
+                None
+                if sensitivity is None or planned is None
+                else sensitivity.damage(planned.error) / (candidate.error or 1.0),
                 {} if fit is None else fit.fitted.spectra,
             )
         )

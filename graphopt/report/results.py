@@ -278,6 +278,11 @@ class Report:
         """The rewrites in the result whose error is measured at best, and never verified."""
         return tuple(item for item in self.applied if item.exactness is Exactness.APPROXIMATE)
 
+    @property
+    def along(self) -> tuple[Applied, ...]:
+        """Of these, those that cost what was there before: they came along with the others."""
+        return tuple(item for item in self.approximate if item.candidate.after == item.candidate.before)
+
 
 @dataclass(frozen=True, repr=False)
 class Result:

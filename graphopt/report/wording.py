@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from graphopt.analysis.linear import Linear
 from graphopt.model.io import Source
-from graphopt.report.results import Report
+from graphopt.report.results import Applied, Report
 from graphopt.types import Totals
 from graphopt.verification.verdict import Verdict
 
@@ -108,6 +108,13 @@ def not_verified(result: Report) -> str:
     layers = sum(item.measured for item in fitted)
     inputs = f"on {result.quality.samples} held-out inputs"
     return f"measured, not verified: {number} ({layers} alone, and all together, {inputs})"
+
+
+def followed(along: Sequence[Applied]) -> str:
+    """What came along with the rewrites that save: 3 layers behind them fitted anew, errors 0.01 to 0.2."""
+    errors = [item.error_measured for item in along if item.error_measured is not None]
+    shown = f", errors {small(min(errors))} to {small(max(errors))}" if errors else ""
+    return f"{numbered(len(along), 'layer')} behind them fitted anew{shown}"
 
 
 # ---------------------------------------------------------------- models and layers

@@ -79,6 +79,8 @@ class ApproximateRewrite(_Described):
 
     __slots__ = ()
     exactness: ClassVar[Exactness] = Exactness.APPROXIMATE
+    saves: ClassVar[bool] = True
+    """Whether a plan may choose it; else it comes along, behind the layers that a plan chose."""
 
     @property
     def fixed(self) -> bool:

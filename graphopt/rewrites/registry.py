@@ -28,6 +28,7 @@ from graphopt.rewrites.factoring.inverted_bottleneck import InvertedBottleneck
 from graphopt.rewrites.factoring.lossless_bottleneck import LosslessBottleneck
 from graphopt.rewrites.factoring.lossless_depthwise import LosslessDepthwise
 from graphopt.rewrites.factoring.lossless_separable import LosslessSeparable
+from graphopt.rewrites.factoring.refit_layer import RefitLayer
 from graphopt.rewrites.factoring.select_channels import SelectChannels
 from graphopt.rewrites.factoring.separable import Separable
 from graphopt.rewrites.folding.fold_affine import FoldAffine
@@ -94,6 +95,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     DepthwiseSeparable,
     InvertedBottleneck,
     SelectChannels,
+    RefitLayer,
 )
 """The rewrites that graphopt ships, in the order in which they are listed."""
 OURS = "graphopt"

@@ -230,8 +230,13 @@ EXAMPLES: dict[str, Example] = {
     "select_channels": Example(_unit, 24, {"select_channels.keep": 16}),
 }
 
-BUILTIN = {cls.name: cls for cls in catalogue.BUILTIN if cls.exactness is not Exactness.EXPANDING}
-"""Those that the contracts bind: an expanding rewrite raises the MACs, each time it runs, and runs alone."""
+BUILTIN = {
+    cls.name: cls
+    for cls in catalogue.BUILTIN
+    if cls.exactness is not Exactness.EXPANDING and getattr(cls, "saves", True)
+}
+"""Those that the contracts bind: an expanding rewrite raises the MACs, each time it runs, and runs alone; one
+that saves nothing comes along with others."""
 NAMES = sorted(BUILTIN.keys() & EXAMPLES.keys())
 
 

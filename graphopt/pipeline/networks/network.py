@@ -88,7 +88,9 @@ class Networks:
         self.most_lost = math.inf if options.force else MOST_LOST
         self._data = FitData(workspace, group, options, journal)
         self.model, self.analysis = workspace.model, self._data.analysis
-        self.candidates = self._watched(proposals.match(self.analysis, group), options)
+        planned, along = ([each for each in group if each.saves is kind] for kind in (True, False))
+        self.candidates = self._watched(proposals.match(self.analysis, planned), options)
+        self._along = self._watched(proposals.match(self.analysis, along), options)
         journal.decline(self._lossy())
         self._forms = Forms(self.analysis, {rewrite.name: rewrite for rewrite in group})
         self.damage = Damage(self._data, self.candidates, self._forms, options.memory, journal)
@@ -152,7 +154,7 @@ class Networks:
 
     def _made(self, chosen: Plan) -> Network:
         inputs = self._data.inputs
-        fits = self._refitted([c for c in chosen.chosen if self._in_order(c)])
+        fits = self._refitted([c for c in chosen.chosen if self._in_order(c)], self._beside(chosen))
         rest = [c for c in chosen.chosen if c.site.nodes[0] not in fits]
         changes = [Change(f.candidate, f.fitted.replacement) for f in fits.values()]
         changes += self._changes.build(self.analysis, rest, self._data.statistics)
@@ -171,6 +173,12 @@ class Networks:
                 errors = layer_errors.layer_errors(self.model, whole, layers, inputs, memory, macs, decided)
         metric = self._measures.metric(model)
         return Network(chosen, fits, tuple(changes), model, errors, self._measures.quality(model), metric)
+
+    def _beside(self, chosen: Plan) -> list[Candidate]:
+        """What comes along with a plan, at operators that it leaves as they are."""
+        taken = {candidate.site for candidate in chosen.chosen}
+        free = (each for each in self._along if each.site not in taken and self._journal.allows(each))
+        return [each for each in free if self._in_order(each)]
 
     def _finished(self, model: ir.Model, candidates: Sequence[Candidate]) -> ir.Model:
         """A model without what the candidates' layers leave unread."""
@@ -197,7 +205,7 @@ class Networks:
         node = self.analysis.nodes[candidate.site.nodes[0]]
         return self._given and self.analysis.is_outermost(node)
 
-    def _refitted(self, chosen: Sequence[Candidate]) -> dict[str, Refitted]:
+    def _refitted(self, chosen: Sequence[Candidate], along: Sequence[Candidate]) -> dict[str, Refitted]:
         inputs = self._data.inputs
         if not chosen or inputs is None:
             return {}
@@ -209,6 +217,7 @@ class Networks:
                 inputs,
                 inputs.fit,
                 self._data.decided,
+                along,
                 seed=self._seed,
                 memory=self._memory,
             )

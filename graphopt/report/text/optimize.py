@@ -20,7 +20,15 @@ from graphopt.report.text.common import (
     terminal,
     warnings,
 )
-from graphopt.report.wording import by_group, comparisons, count, decibels, not_verified, verified
+from graphopt.report.wording import (
+    by_group,
+    comparisons,
+    count,
+    decibels,
+    followed,
+    not_verified,
+    verified,
+)
 from graphopt.types import Exactness
 
 MOST_REASONS = 5
@@ -74,13 +82,16 @@ def _applied(console: Console, result: Report) -> None:
         found = Counter(item.candidate.rewrite for item in result.applied if item.exactness is exactness)
         if found:
             console.print(f"{title}: " + ", ".join(f"{number} {name}" for name, number in found.items()))
-    approximate = result.approximate
-    if not approximate:
+    along = result.along
+    if not result.approximate:
         return
     table = table_of("approximate", "form", ">MACs", ">to", ">predicted", ">error")
-    for item in approximate:
-        table.add_row(*_approximate_row(item))
+    for item in result.approximate:
+        if item not in along:
+            table.add_row(*_approximate_row(item))
     console.print(table)
+    if along:
+        console.print(escape(followed(along)))
 
 
 def _approximate_row(item: Applied) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ def refusal(linear: Linear) -> str:
         return linear.obstacle
     if linear.macs is None and not linear.depthwise:
         return "its size is unknown"
-    return unmixed(linear) or _unusable(linear)
+    return unmixed(linear) or unusable(linear)
 
 
 def unmixed(linear: Linear) -> str:
@@ -43,7 +43,7 @@ def lossless_refusal(linear: Linear) -> str:
         return linear.obstacle
     if linear.macs is None or linear.input_shape is None or None in linear.input_shape:
         return "its size is unknown"
-    return _unusable(linear)
+    return unusable(linear)
 
 
 class LosslessSplit(ExactRewrite):
@@ -82,7 +82,7 @@ def needs_positions(analysis: Analysis, linear: Linear) -> str:
     return "it may be fed a map without pixels, on which a kernel of one tap would not run" if empty else ""
 
 
-def _unusable(linear: Linear) -> str:
+def unusable(linear: Linear) -> str:
     """Why no rank of the weights can be told; "" where it can."""
     weight = _plain(linear.stored_weight().ravel())
     wide = weight.astype(np.float32) if weight.dtype == np.float16 else weight

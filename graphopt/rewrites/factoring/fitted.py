@@ -164,12 +164,8 @@ class Split(ApproximateRewrite):
         inside, out = ((n or 0) // linear.group for n in (linear.in_channels, linear.out_channels))
         if self.fewest(inside, out) < self.min_channels and max(linear.kernel, default=1) < LONG:
             return f"{inside}→{out} channels are fewer than {self.min_channels}, too few to reduce"
-        dimension = operator.dimension(linear)
-        if dimension > WIDEST:
-            size = f"{8 * dimension**2 / 1e9:.1f} GB"
-            return (
-                f"its patches have {dimension:,} numbers, whose covariance takes {size}: at most {WIDEST:,}"
-            )
+        if wide := too_wide(linear):
+            return wide
         seen = (analysis.statistics or {}).get(linear.name)
         if seen is not None and not all(math.isfinite(np.trace(each.covariance)) for each in seen.groups):
             return "on some inputs it reads numbers that are too large, or not finite"
@@ -230,27 +226,11 @@ class Split(ApproximateRewrite):
         ]
         if given.weighting:
             parts = [part.mixed(unrooted(root)) for root, part in zip(given.weighting, parts, strict=True)]
-        own = linear.bias()
-        biases, lost, total = [], 0.0, 0.0
-        for number, (weight, moments, part) in enumerate(zip(weights, given.groups, parts, strict=True)):
-            made = part.kernel.reshape(len(weight), -1) @ moments.mean
-            if given.targets:
-                target = given.targets[number]
-                biases.append(target.mean - made)
-                lost += tucker_fit.target_error(part.kernel, moments, target)
-                total += target.variance
-            else:
-                flat = weight.reshape(len(weight), -1)
-                rows = slice(number * len(weight), (number + 1) * len(weight))
-                biases.append(flat @ moments.mean - made + (0.0 if own is None else own[rows]))
-                more, variance = losses(weight, part.kernel, moments)
-                lost += more
-                total += variance
-        bias = np.concatenate(biases)
+        found = [part.kernel for part in parts]
+        bias, error = bias_and_error(linear, given, found)
         replacement = self.assemble(linear, choice, [part.factors for part in parts], bias)
         spectra = self.spectra(kernels[0], given.groups[0], choice) if refine else {}
-        error = lost / total if total > 0 else 0.0
-        return Fitted(replacement, np.concatenate([part.kernel for part in parts]), bias, error, spectra)
+        return Fitted(replacement, np.concatenate(found), bias, error, spectra)
 
     def draft(self, linear: Linear, candidate: Candidate) -> Replacement | None:
         """What a way of splitting an operator looks like, with weights that mean nothing."""
@@ -284,6 +264,50 @@ class Split(ApproximateRewrite):
             lost += variance * np.array(self.errors(kernel, moments, choices))
             total += variance
         return [float(part) for part in lost / (total or 1.0)]
+
+
+def bias_and_error(linear: Linear, given: Statistics, kernels: Sequence[Float64]) -> tuple[Float64, float]:
+    """The bias that makes up for the means where kernels take an operator's place, and what is lost then.
+
+    Args:
+        linear: the operator.
+        given: what is known of what it reads, and of what it should make.
+        kernels: of each group ``[out, in, *taps]``, what takes the place of its own.
+
+    Returns:
+        ``[out_channels]``, and E‖y − ŷ‖² / Var(y).
+    """
+    own, weights = linear.bias(), algebra.blocks(linear.weight(), linear.group)
+    biases, lost, total = [], 0.0, 0.0
+    for number, (weight, moments, kernel) in enumerate(zip(weights, given.groups, kernels, strict=True)):
+        made = kernel.reshape(len(weight), -1) @ moments.mean
+        if given.targets:
+            target = given.targets[number]
+            biases.append(target.mean - made)
+            lost += tucker_fit.target_error(kernel, moments, target)
+            total += target.variance
+        else:
+            flat = weight.reshape(len(weight), -1)
+            rows = slice(number * len(weight), (number + 1) * len(weight))
+            biases.append(flat @ moments.mean - made + (0.0 if own is None else own[rows]))
+            more, variance = losses(weight, kernel, moments)
+            lost += more
+            total += variance
+    return np.concatenate(biases), lost / total if total > 0 else 0.0
+
+
+def too_wide(linear: Linear) -> str:
+    """That an operator's patches have too many numbers for a covariance; "" where they don't."""
+    dimension = operator.dimension(linear)
+    if dimension <= WIDEST:
+        return ""
+    size = f"{8 * dimension**2 / 1e9:.1f} GB"
+    return f"its patches have {dimension:,} numbers, whose covariance takes {size}: at most {WIDEST:,}"
+
+
+def shared(analysis: Analysis, linear: Linear) -> bool:
+    """Whether other operators read an operator's weights, which then stay besides."""
+    return analysis.own_cost(linear).params < analysis.linear_cost(linear).params
 
 
 def _bottleneck(analysis: Analysis, linear: Linear) -> str:

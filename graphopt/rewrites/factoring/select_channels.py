@@ -236,7 +236,7 @@ def units_of(analysis: Analysis) -> dict[ir.Node, Unit]:
 def _shares(analysis: Analysis, node: ir.Node) -> bool:
     """Whether others read the weights of an operator, which then stay besides."""
     linear = analysis.linear(node)
-    return linear is not None and analysis.own_cost(linear).params < analysis.linear_cost(linear).params
+    return linear is not None and fitted.shared(analysis, linear)
 
 
 def _numbers(analysis: Analysis, node: ir.Node) -> int:
