@@ -28,7 +28,6 @@ from graphopt.rewrites.factoring.inverted_bottleneck import InvertedBottleneck
 from graphopt.rewrites.factoring.lossless_bottleneck import LosslessBottleneck
 from graphopt.rewrites.factoring.lossless_depthwise import LosslessDepthwise
 from graphopt.rewrites.factoring.lossless_separable import LosslessSeparable
-from graphopt.rewrites.factoring.refit_layer import RefitLayer
 from graphopt.rewrites.factoring.select_channels import SelectChannels
 from graphopt.rewrites.factoring.separable import Separable
 from graphopt.rewrites.folding.fold_affine import FoldAffine
@@ -48,6 +47,7 @@ from graphopt.rewrites.pruning.block_diagonal import BlockDiagonal
 from graphopt.rewrites.pruning.fold_constant_channels import FoldConstantChannels
 from graphopt.rewrites.pruning.prune_channels import PruneChannels
 from graphopt.rewrites.pruning.shrink_kernel import ShrinkKernel
+from graphopt.rewrites.refitting.refit_layer import RefitLayer
 from graphopt.rewrites.simplification.drop_ceil_mode import DropCeilMode
 from graphopt.rewrites.simplification.drop_zero_convolution import DropZeroConvolution
 from graphopt.rewrites.simplification.identity_convolution import IdentityConvolution

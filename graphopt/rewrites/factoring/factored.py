@@ -18,6 +18,7 @@ from graphopt.numerics.lowrank.tucker import Factors
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import site
+from graphopt.rewrites.patterns.fits import plain, unusable
 from graphopt.rewrites.patterns.least_sizes import LeastSizes
 from graphopt.types import Array, Candidate, Choice, Cost, Rejection, Replacement
 
@@ -82,20 +83,6 @@ def needs_positions(analysis: Analysis, linear: Linear) -> str:
     return "it may be fed a map without pixels, on which a kernel of one tap would not run" if empty else ""
 
 
-def unusable(linear: Linear) -> str:
-    """Why no rank of the weights can be told; "" where it can."""
-    weight = _plain(linear.stored_weight().ravel())
-    wide = weight.astype(np.float32) if weight.dtype == np.float16 else weight
-    with np.errstate(over="ignore", invalid="ignore"):
-        squared = np.dot(wide, wide)
-    return "" if np.isfinite(squared) else "its weights are not finite, or their squares are not"
-
-
-def _plain(weight: Array) -> Array:
-    """Weights in a type that NumPy computes with: it does not with bfloat16, which float32 holds."""
-    return weight.astype(np.float32) if weight.dtype.kind == "V" else weight
-
-
 def highest_rank(linear: Linear, matrices: Callable[[Array], Iterable[Array]], pays: int) -> int | None:
     """The highest numerical rank of some matrices of each group; None as soon as one does not pay.
 
@@ -110,7 +97,7 @@ def highest_rank(linear: Linear, matrices: Callable[[Array], Iterable[Array]], p
     if pays < 1:
         return None
     eps, highest = tucker.epsilon(linear.dtype), 1
-    for block in blocks(_plain(linear.stored_weight()), linear.group):
+    for block in blocks(plain(linear.stored_weight()), linear.group):
         for matrix in matrices(block):
             rank = exact.find_rank(matrix, eps, min(pays, min(matrix.shape)))
             if rank is None:

@@ -12,13 +12,13 @@ import numpy as np
 
 from graphopt.analysis import time_model
 from graphopt.analysis.input_statistics import counted, known
-from graphopt.analysis.linear import Linear, operator
+from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra
-from graphopt.numerics.lowrank import tucker_fit
-from graphopt.numerics.lowrank.moments import Moments, Statistics, losses, rooted, unrooted
+from graphopt.numerics.lowrank.moments import Moments, Statistics, rooted, unrooted
 from graphopt.rewrites.base import ApproximateRewrite
 from graphopt.rewrites.factoring import factored
+from graphopt.rewrites.patterns import fits
 from graphopt.rewrites.patterns.common import site
 from graphopt.types import Array, Candidate, Choice, Cost, Fitted, Float64, Rejection, Replacement
 
@@ -35,9 +35,6 @@ THREADS = 2
 LONG = 7
 """Taps on an axis from which a kernel is split however few its channels. Derived: the three channels of an
 image have 7 · 3 = 21 ranks then, over `RANK_STEPS`, and 15 with five taps, under it."""
-WIDEST = 10_240
-"""Numbers of a patch (channels of a group times taps) at most: derived, a covariance of so many takes 0.8
-GB."""
 
 
 class GroupFit(NamedTuple):
@@ -164,7 +161,7 @@ class Split(ApproximateRewrite):
         inside, out = ((n or 0) // linear.group for n in (linear.in_channels, linear.out_channels))
         if self.fewest(inside, out) < self.min_channels and max(linear.kernel, default=1) < LONG:
             return f"{inside}→{out} channels are fewer than {self.min_channels}, too few to reduce"
-        if wide := too_wide(linear):
+        if wide := fits.too_wide(linear):
             return wide
         seen = (analysis.statistics or {}).get(linear.name)
         if seen is not None and not all(math.isfinite(np.trace(each.covariance)) for each in seen.groups):
@@ -227,7 +224,7 @@ class Split(ApproximateRewrite):
         if given.weighting:
             parts = [part.mixed(unrooted(root)) for root, part in zip(given.weighting, parts, strict=True)]
         found = [part.kernel for part in parts]
-        bias, error = bias_and_error(linear, given, found)
+        bias, error = fits.bias_and_error(linear, given, found)
         replacement = self.assemble(linear, choice, [part.factors for part in parts], bias)
         spectra = self.spectra(kernels[0], given.groups[0], choice) if refine else {}
         return Fitted(replacement, np.concatenate(found), bias, error, spectra)
@@ -264,50 +261,6 @@ class Split(ApproximateRewrite):
             lost += variance * np.array(self.errors(kernel, moments, choices))
             total += variance
         return [float(part) for part in lost / (total or 1.0)]
-
-
-def bias_and_error(linear: Linear, given: Statistics, kernels: Sequence[Float64]) -> tuple[Float64, float]:
-    """The bias that makes up for the means where kernels take an operator's place, and what is lost then.
-
-    Args:
-        linear: the operator.
-        given: what is known of what it reads, and of what it should make.
-        kernels: of each group ``[out, in, *taps]``, what takes the place of its own.
-
-    Returns:
-        ``[out_channels]``, and E‖y − ŷ‖² / Var(y).
-    """
-    own, weights = linear.bias(), algebra.blocks(linear.weight(), linear.group)
-    biases, lost, total = [], 0.0, 0.0
-    for number, (weight, moments, kernel) in enumerate(zip(weights, given.groups, kernels, strict=True)):
-        made = kernel.reshape(len(weight), -1) @ moments.mean
-        if given.targets:
-            target = given.targets[number]
-            biases.append(target.mean - made)
-            lost += tucker_fit.target_error(kernel, moments, target)
-            total += target.variance
-        else:
-            flat = weight.reshape(len(weight), -1)
-            rows = slice(number * len(weight), (number + 1) * len(weight))
-            biases.append(flat @ moments.mean - made + (0.0 if own is None else own[rows]))
-            more, variance = losses(weight, kernel, moments)
-            lost += more
-            total += variance
-    return np.concatenate(biases), lost / total if total > 0 else 0.0
-
-
-def too_wide(linear: Linear) -> str:
-    """That an operator's patches have too many numbers for a covariance; "" where they don't."""
-    dimension = operator.dimension(linear)
-    if dimension <= WIDEST:
-        return ""
-    size = f"{8 * dimension**2 / 1e9:.1f} GB"
-    return f"its patches have {dimension:,} numbers, whose covariance takes {size}: at most {WIDEST:,}"
-
-
-def shared(analysis: Analysis, linear: Linear) -> bool:
-    """Whether other operators read an operator's weights, which then stay besides."""
-    return analysis.own_cost(linear).params < analysis.linear_cost(linear).params
 
 
 def _bottleneck(analysis: Analysis, linear: Linear) -> str:

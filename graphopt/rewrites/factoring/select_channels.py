@@ -48,6 +48,7 @@ from graphopt.numerics.lowrank.moments import Moments, rooted
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.factoring import fitted
 from graphopt.rewrites.factoring.fitted import GroupFit, Split
+from graphopt.rewrites.patterns import fits
 from graphopt.rewrites.patterns.channel_roles import Flat, Lin, Own, Roles
 from graphopt.rewrites.patterns.common import site
 from graphopt.types import Array, Candidate, Choice, Cost, Float64, Rejection, Replacement
@@ -236,7 +237,7 @@ def units_of(analysis: Analysis) -> dict[ir.Node, Unit]:
 def _shares(analysis: Analysis, node: ir.Node) -> bool:
     """Whether others read the weights of an operator, which then stay besides."""
     linear = analysis.linear(node)
-    return linear is not None and fitted.shared(analysis, linear)
+    return linear is not None and fits.shared(analysis, linear)
 
 
 def _numbers(analysis: Analysis, node: ir.Node) -> int:

@@ -44,7 +44,7 @@ from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.rewrites.base import ApproximateRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.factoring import factored, fitted
+from graphopt.rewrites.patterns import fits
 from graphopt.rewrites.patterns.common import site
 from graphopt.types import Candidate, Choice, Fitted, Rejection
 
@@ -91,13 +91,13 @@ class RefitLayer(ApproximateRewrite):
         given = known(linear, analysis.statistics if statistics is None else statistics)
         own = algebra.blocks(linear.weight(), linear.group)
         kernels = given.kernels or [block.astype(np.float64) for block in own]
-        bias, error = fitted.bias_and_error(linear, given, kernels)
+        bias, error = fits.bias_and_error(linear, given, kernels)
         builder, kernel = Builder(linear.dtype), np.concatenate(kernels)
         y = builder.linear(linear.form, linear.x, kernel, bias, rank=linear.rank)
         return Fitted(builder.replacement({linear.y: y}), kernel, bias, error, {})
 
 
 def _refusal(analysis: Analysis, linear: Linear) -> str:
-    """Why a layer stays as it is; "" where it can be fitted."""
-    reason = linear.obstacle or factored.unusable(linear) or fitted.too_wide(linear)
-    return reason or ("others read its weights too" if fitted.shared(analysis, linear) else "")
+    """Why a layer stays as it is; "" where it can be fits."""
+    reason = linear.obstacle or fits.unusable(linear) or fits.too_wide(linear)
+    return reason or ("others read its weights too" if fits.shared(analysis, linear) else "")

@@ -1,0 +1,1 @@
+"""Layers that keep their form, fitted anew to what stands before them."""
