@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,9 @@ for."""
 COVARIANCE_BYTES = 1 << 30
 """Covariances gathered in one pass over the inputs; what does not fit takes another pass, and no result
 depends on it."""
+VALUES_BYTES = 1 << 27
+"""Values held at once for statistics, about, where the model leaves the batch open: derived, an eighth of
+what the covariances may take."""
 THREADS = 2
 """Operators whose statistics are added to at once; no result depends on it."""
 
@@ -75,6 +79,25 @@ def stream(
             made = session.run(running, {**part, **exposure.fed(told)}, wanted)
             values.update(zip(wanted, made, strict=True))
         yield values
+
+
+def bytes_of(
+    model: ir.Model, names: Iterable[str], calibration: Calibration, samples: Samples
+) -> dict[str, int]:
+    """Bytes of values for one input; for a whole batch where its size is fixed.
+
+    Args:
+        model: the model.
+        names: the values, of the outermost graph.
+        calibration: how to batch.
+        samples: the inputs, of which the first is run.
+
+    Returns:
+        The bytes by name.
+    """
+    first = samples[: calibration.batch if calibration.fixed else 1]
+    (values,) = stream(model, sorted(set(names)), calibration, first)
+    return {name: array.nbytes for name, array in values.items()}
 
 
 def graphs_run(analysis: Analysis, calibration: Calibration, samples: Samples) -> set[ir.Graph]:
@@ -139,9 +162,15 @@ def statistics(
                 _Gatherer(linear, positions(linear, len(samples), PLANNED_ROWS), seed) for linear in chunk
             ]
             names = sorted({linear.x for linear in chunk})
+            if not calibration.fixed:
+                size = sum(bytes_of(analysis.model, names, calibration, samples).values())
+                batch = min(max(1, VALUES_BYTES // max(1, size)), calibration.batch)
+                calibration = replace(calibration, batch=batch)
             for values in stream(analysis.model, names, calibration, samples):
                 list(pool.map(lambda each, seen=values: each.add(seen[each.linear.x]), gatherers))
-            found.update({each.linear.name: each.result() for each in gatherers})
+            while gatherers:  # what a layer's totals take is free before the next result is made
+                each = gatherers.pop(0)
+                found[each.linear.name] = each.result()
     return found
 
 

@@ -76,7 +76,7 @@ def layer_errors(
         return {}
     count = affordable(ERROR_MACS, macs, 2, FEWEST_INPUTS, calibration.samples)
     samples = calibration.held_out[:count]
-    sizes = _bytes_of(original, [layer.output for layer in layers], calibration)
+    sizes = statistics.bytes_of(original, [layer.output for layer in layers], calibration, samples)
     if not calibration.fixed:  # fewer inputs at once, rather than the whole network again for some layers
         batch = int(memory / max(1, COPIES * sum(sizes.values())))
         calibration = replace(calibration, batch=min(max(batch, 1), calibration.batch))
@@ -103,10 +103,3 @@ def layer_errors(
         for layer in chunk:
             errors[layer.name] = noise[layer] / spread[layer].total if spread[layer].total else 0.0
     return errors
-
-
-def _bytes_of(model: ir.Model, names: Sequence[str], calibration: Calibration) -> dict[str, int]:
-    """Bytes of values for one input; for a whole batch where its size is fixed."""
-    first = calibration.held_out[: calibration.batch if calibration.fixed else 1]
-    (values,) = statistics.stream(model, sorted(set(names)), calibration, first)
-    return {name: array.nbytes for name, array in values.items()}
