@@ -24,11 +24,11 @@ from graphopt.model.inlining import inlined
 from graphopt.model.io import Source
 from graphopt.model.validation import validate
 from graphopt.pipeline.optimize import optimize as run_pipeline
-from graphopt.pipeline.options.checked import make_budget, make_options, make_sample_axis
+from graphopt.pipeline.options.checked import make_budget, make_confidence, make_options, make_sample_axis
 from graphopt.pipeline.options.table import SWEPT
 from graphopt.pipeline.scan import survey
 from graphopt.pipeline.sweep import sweep as run_sweep
-from graphopt.planning import gates, spending
+from graphopt.planning import CONFIDENCE, gates, spending
 from graphopt.planning.budget import Budget
 from graphopt.report.results import Result, Scan, Sweep
 from graphopt.rewrites import registry as catalogue
@@ -97,6 +97,7 @@ def optimize(
     gate: str | None = None,
     freeze_initializers: bool = False,
     metric: str | OwnMetric | TaskMetric | None = None,
+    confidence: float | None = CONFIDENCE,
     memory: int | None = None,
     force: bool = False,
     require: Iterable[str | gates.Gate] = (),
@@ -133,6 +134,8 @@ def optimize(
             inputs; its figures (``recall``) are budget keys. Or ``package.module:function``, the user's own:
             from the path of a model to a number, the larger the better. It is reported, and is the budget key
             ``metric``. A `verification.metrics.own.OwnMetric` says in which folder its module lies.
+        confidence: that a quality which a budget or a gate names holds for all inputs of the kind: the worse
+            end of its two-sided interval has to keep the limit. 0 or None goes by the figure alone.
         memory: bytes that activations may take while networks are fitted, a quarter of the machine's where
             not given; what is beyond lies in temporary files.
         force: take a network within the budget though its quality can't be measured, as where no output holds
@@ -166,6 +169,7 @@ def optimize(
         gate=gate,
         freeze_initializers=freeze_initializers,
         metric=metric,
+        confidence=confidence,
         memory=memory,
         force=force,
         require=require,
@@ -220,6 +224,7 @@ def sweep(
     sample_axis: SampleAxes | None = None,
     seed: int = 0,
     metric: str | OwnMetric | TaskMetric | None = None,
+    confidence: float | None = CONFIDENCE,
     memory: int | None = None,
 ) -> Sweep:
     """Makes networks for several MAC budgets in one run that shares all statistics, and measures each.
@@ -239,6 +244,7 @@ def sweep(
         sample_axis: along which axis of an input's calibration arrays samples lie, as for `optimize`.
         seed: of everything random.
         metric: a measure, as for `optimize`.
+        confidence: of the intervals that are told.
         memory: bytes that activations may take.
 
     Returns:
@@ -268,6 +274,7 @@ def sweep(
         sample_axis=sample_axis,
         seed=seed,
         metric=metric,
+        confidence=confidence,
         memory=memory,
     )
     if asked.metric is not None:
@@ -287,6 +294,7 @@ def verify(
     sample_axis: SampleAxes | None = None,
     seed: int = 0,
     freeze_initializers: bool = False,
+    confidence: float | None = CONFIDENCE,
 ) -> Verification:
     """Compares two models by running both in onnxruntime.
 
@@ -304,6 +312,7 @@ def verify(
         seed: of the random inputs.
         freeze_initializers: treat initializers that are graph inputs too as constants, which the rewritten
             model may lack among its inputs.
+        confidence: that a quality holds for all inputs of the kind, as for `optimize`.
 
     Returns:
         The comparisons; truthy when all passed.
@@ -311,7 +320,7 @@ def verify(
     Raises:
         InputError: a model or the inputs can't be used.
     """
-    limits = make_budget(budget)
+    limits, sure = make_budget(budget), make_confidence(confidence)
     axes = make_sample_axis(sample_axis, calibrated=calibration is not None)
     other = next((gate.key for gate in gates.of_budget(limits) if gate.key not in gates.MEASURED), None)
     if other is not None:
@@ -324,7 +333,7 @@ def verify(
         return Verification((different,))
     given = None if calibration is None else calibration_inputs.whole(calibration, original.model, axes)
     if limits.agreement is not None or limits.sqnr is not None:
-        return _verify_quality(original, rewritten, given, limits, counted)
+        return _verify_quality(original, rewritten, given, limits, counted, sure)
     if given is not None:
         compared = tuple(given.batches(given.held_out))
         original = faithful(original, compared)
@@ -346,6 +355,7 @@ def _verify_quality(
     given: calibration_inputs.Calibration | None,
     limits: Budget,
     outputs: tuple[str, ...],
+    confidence: float,
 ) -> Verification:
     if given is None:
         raise InputError(f"a quality is measured on inputs: give {Named('calibration')}")
@@ -353,17 +363,22 @@ def _verify_quality(
     if limits.agreement is not None:
         _require_scores(original, outputs, asked)
     counted = [v for v in original.model.graph.outputs if not outputs or v.name in outputs]
-    found = quality.measure(original.whole, rewritten.whole, given, given.held_out, outputs)
+    told = confidence or CONFIDENCE
+    found = quality.measure(original.whole, rewritten.whole, given, given.held_out, outputs, told)
     names, checks = ", ".join(str(v.name) for v in counted), []
-    for item in gates.judge(gates.of_budget(limits), spending.measured(found, None)):
+    judged = gates.judge(
+        gates.of_budget(limits), spending.measured(found, None), spending.known(found, None, confidence)
+    )
+    for item in judged:
         key, wanted = item.gate.key, item.gate.limit
         figure = "not measured"
         if item.measured is not None:
             figure = "of equal outputs" if item.measured == math.inf else f"{item.measured:.4f}"
-        note = f"{key} {figure} on {found.samples} inputs, at least {wanted:g} asked for"
+        note = f"{key} {figure}{item.range} on {found.samples} inputs, at least {wanted:g} asked for"
         gap = (math.nan, math.nan, math.nan if found.sqnr is None else found.sqnr)
         checks.append(Verdict(key, names, item.passed, *gap, wanted, found.samples, note, Rule.QUALITY))
-    return Verification(tuple(checks), found.notes)
+    few = gates.undecided(judged, confidence)
+    return Verification(tuple(checks), (*found.notes, *([few] if few else [])))
 
 
 def bench(

@@ -7,7 +7,6 @@ found on one snapshot of a model can be built on another, printed, compared and 
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
@@ -236,8 +235,8 @@ class Totals:
         return None if self.macs is None else 2 * self.macs
 
 
-NORMAL_95 = 1.959963984540054
-"""The normal distribution has 95 % of its mass within so many standard deviations: its definition."""
+Interval: TypeAlias = tuple[float, float]
+"""Where a figure lies for all inputs of a kind, with some confidence: its lower and its upper end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +256,9 @@ class Quality:
         unmeasured: why an output was not measured, or not all that it is made of, by its name.
         groups: the SQNR of each group of channels, by name, where there are several: outputs, parts that lie
             side by side in one (``output[0:4]``), and what a Softmax or Sigmoid at the end reads.
+        interval: of the agreement, on inputs of this kind; None without one.
+        sqnr_interval: of the SQNR, in dB; None without one.
+        confidence: of both intervals; 0 without.
     """
 
     agreement: float | None
@@ -265,6 +267,9 @@ class Quality:
     measured_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, float] = field(default_factory=dict)
+    interval: Interval | None = None
+    sqnr_interval: Interval | None = None
+    confidence: float = 0.0
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -286,17 +291,6 @@ class Quality:
             or "no output counts"
         )
 
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the agreement on inputs of this kind (Wilson 1927); None without agreement."""
-        if self.agreement is None:
-            return None
-        squared, count = NORMAL_95**2, self.samples
-        centre = (self.agreement + squared / (2 * count)) / (1 + squared / count)
-        spread = self.agreement * (1 - self.agreement) / count + squared / (4 * count**2)
-        half = NORMAL_95 * math.sqrt(spread) / (1 + squared / count)
-        return max(0.0, centre - half), min(1.0, centre + half)
-
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -308,6 +302,7 @@ class Figure:
         falling: whether it is the better the smaller.
         unit: "" for a part from 0 to 1, or ``dB``.
         needs: the measure's options without one of which there is no such figure.
+        counted: whether it is a part of the inputs, each of which is right or wrong.
     """
 
     key: str
@@ -315,6 +310,7 @@ class Figure:
     falling: bool = False
     unit: str = ""
     needs: tuple[str, ...] = ()
+    counted: bool = False
 
 
 class Score(float):
@@ -322,12 +318,22 @@ class Score(float):
 
     Attributes:
         figures: by key; NaN where one can't be told.
+        intervals: of the figures that can, by key, on inputs of this kind.
+        samples: number of inputs.
     """
 
     figures: Mapping[str, float]
+    intervals: Mapping[str, Interval]
+    samples: int
 
-    def __new__(cls, headline: float, figures: Mapping[str, float] | None = None) -> Score:
+    def __new__(
+        cls,
+        headline: float,
+        figures: Mapping[str, float] | None = None,
+        intervals: Mapping[str, Interval] | None = None,
+        samples: int = 0,
+    ) -> Score:
         """The headline, with the figures."""
         made = super().__new__(cls, headline)
-        made.figures = dict(figures or {})
+        made.figures, made.intervals, made.samples = dict(figures or {}), dict(intervals or {}), samples
         return made

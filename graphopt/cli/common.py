@@ -125,6 +125,20 @@ def sample_axis(given: list[str]) -> dict[str, int | str]:
     return {name: int(axis) if axis.isdecimal() else axis for name, axis in found.items()}
 
 
+def confidence(given: str) -> float:
+    """A confidence, from a number or none.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    try:
+        return 0.0 if given == "none" else float(given)
+    except ValueError:
+        part = percentage(given)
+        meant = "" if part is None else f"; did you mean {part:g}?"
+        raise InputError(f"--confidence {given}: expected a part such as 0.95, or none{meant}") from None
+
+
 def parts(budgets: str) -> list[float]:
     """Parts of the MACs, from 0.8,0.6."""
     try:
@@ -153,6 +167,7 @@ TYPED = {"--sample-axis": "NAME=AXIS"}
 READ: Mapping[str, Callable[[Any], Any]] = {
     "budget": limits,
     "budgets": parts,
+    "confidence": confidence,
     "memory": parse_size,
     "only": names,
     "options": lambda given: dict(pairs("--set", given)),

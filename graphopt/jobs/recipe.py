@@ -126,6 +126,7 @@ KINDS: Mapping[str, Kind] = {
     "freeze_initializers": Flag(),
     "external_data": Text(choices=TABLE["external_data"].choices),
     "metric": Text("a measure", pattern=f"^(({'|'.join(READY)})(:.*)?|[^:]+:.+)$", parse=_measure),
+    "confidence": Number(least=0, most=1),
     "memory": Text(
         "a size such as 4G", pattern=r"^[0-9]+(\.[0-9]+)?[kKmMgGtT]?[iI]?[bB]?$", parse=parse_size
     ),

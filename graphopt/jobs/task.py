@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from graphopt.errors import InputError, Named, Words
 from graphopt.files import check_output, data_path, kind_of, require_file, show
 from graphopt.pipeline.options.table import RUN, as_flag, as_key
+from graphopt.planning import CONFIDENCE
 from graphopt.report.faces import FACES
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Task:
     freeze_initializers: bool = False
     external_data: Literal["auto", "always", "never"] = "auto"
     metric: str | None = None
+    confidence: float = CONFIDENCE
     memory: int | None = None
     force: bool = False
     seed: int = 0

@@ -88,9 +88,17 @@ class Measure(ABC, Generic[L, A]):
     def read(self, outputs: Mapping[str, Numbers], layout: L) -> A:
         """What the outputs say for one input."""
 
+    def compared(self, row: Row, layout: L) -> Any:
+        """What one input says, of which figures are made: whatever takes time and is of this input alone."""
+        return row
+
     @abstractmethod
+    def combined(self, compared: Sequence[Any], layout: L) -> dict[str, float]:
+        """The figures of what inputs say, in any order; NaN where one can't be told."""
+
     def figures(self, rows: Iterable[Row], layout: L) -> dict[str, float]:
         """The figures over all inputs; NaN where one can't be told."""
+        return self.combined([self.compared(row, layout) for row in rows], layout)
 
     def labelled(self, labels: Numbers, count: int) -> Sequence[Any] | Numbers:
         """What is right for each of so many inputs, from the array of the file.

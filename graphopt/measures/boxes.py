@@ -89,6 +89,35 @@ def matched(truth: Numbers, found: Numbers, line: float) -> npt.NDArray[np.bool_
     return hit
 
 
+class Found(NamedTuple):
+    """Boxes of a class that were found in an image, best first.
+
+    Attributes:
+        scores: of each.
+        hits: whether each is a true one, a row for each of `THRESHOLDS`.
+        true: true boxes that there are.
+    """
+
+    scores: Numbers
+    hits: npt.NDArray[np.bool_]
+    true: int
+
+
+def found_of(truth: Boxes, found: Boxes) -> dict[int, Found]:
+    """How well the boxes of an image are found, by class.
+
+    Args:
+        truth: the true boxes.
+        found: those that were found, best first.
+    """
+    told = {}
+    for kind in np.union1d(truth.classes, found.classes).tolist():
+        true, boxes = truth.chosen(truth.classes == kind), found.chosen(found.classes == kind)
+        hits = np.array([matched(true.corners, boxes.corners, line) for line in THRESHOLDS])
+        told[kind] = Found(boxes.scores, hits, len(true.scores))
+    return told
+
+
 def average_precision(truth: Sequence[Boxes], found: Sequence[Boxes]) -> Numbers:
     """COCO's average precision at each of `THRESHOLDS`, mean over the classes that there are in truth.
 
@@ -99,22 +128,21 @@ def average_precision(truth: Sequence[Boxes], found: Sequence[Boxes]) -> Numbers
     Returns:
         A value for each threshold; NaN where there is no true box.
     """
-    kinds = np.unique(np.concatenate([boxes.classes for boxes in truth] or [NONE.classes]))
-    found_kinds = [_of_class(truth, found, kind) for kind in kinds]
-    return np.mean(found_kinds, axis=0) if found_kinds else np.full(len(THRESHOLDS), np.nan)
+    return precision_of([found_of(true, boxes) for true, boxes in zip(truth, found, strict=True)])
 
 
-def _of_class(truth: Sequence[Boxes], found: Sequence[Boxes], kind: int) -> Numbers:
-    hits: list[list[npt.NDArray[np.bool_]]] = [[] for _ in THRESHOLDS]
-    scores, count = [], 0
-    for true, boxes in zip(truth, found, strict=True):
-        true, boxes = true.chosen(true.classes == kind), boxes.chosen(boxes.classes == kind)
-        count += len(true.scores)
-        scores.append(boxes.scores)
-        for line, each in zip(THRESHOLDS, hits, strict=True):
-            each.append(matched(true.corners, boxes.corners, line))
-    order = np.argsort(-np.concatenate(scores), kind="stable")
-    return np.array([_area(np.concatenate(each)[order], count) for each in hits])
+def precision_of(images: Sequence[dict[int, Found]]) -> Numbers:
+    """The same of images each of whose boxes were looked at by themselves (`found_of`)."""
+    kinds = sorted({kind for image in images for kind, found in image.items() if found.true})
+    each = [_of_class([image[kind] for image in images if kind in image]) for kind in kinds]
+    return np.mean(each, axis=0) if each else np.full(len(THRESHOLDS), np.nan)
+
+
+def _of_class(images: Sequence[Found]) -> Numbers:
+    count = sum(image.true for image in images)
+    order = np.argsort(-np.concatenate([image.scores for image in images]), kind="stable")
+    hits = np.concatenate([image.hits for image in images], axis=1)
+    return np.array([_area(row[order], count) for row in hits])
 
 
 def _area(hits: npt.NDArray[np.bool_], count: int) -> float:

@@ -76,11 +76,9 @@ class Spread:
     def _place(self, batch: Array, samples: int) -> None:
         """Sum up what is at each place, while all inputs have the same and lie along the same axis.
 
-        That is one of the first two, of so many places, that does not hold the channels; a value of one input
-        may have none.
+        A value of one input may have none.
         """
-        sizes = enumerate(batch.shape[:2])
-        along = next((axis for axis, size in sizes if axis != self.axis and size == samples), None)
+        along = along_samples(batch, self.axis, samples)
         total = np.asarray(batch, np.float64) if along is None else batch.sum(axis=along, dtype=np.float64)
         same = self._places is None or (along == self._along and total.shape == self._places.shape)
         self._placed = self._placed and same and (along is not None or samples == 1)
@@ -130,11 +128,12 @@ class Spread:
             found = np.where(still, found[~still].mean(), found)
         return np.asarray(found)
 
-    def errors(self, squares: Float64) -> Float64:
+    def errors(self, squares: Float64, without: float = 0.0) -> Float64:
         """Errors of each channel over its variance.
 
         Args:
             squares: of the differences, summed up channel by channel (`squares_of`).
+            without: so many numbers of each channel are not in those sums.
 
         Returns:
             Relative errors; infinite where nothing varies and something differs.
@@ -143,8 +142,23 @@ class Spread:
             squares = np.array([squares.sum()])
         variances = self.variances
         with np.errstate(divide="ignore", invalid="ignore"):
-            found = squares / self._count / variances
+            found = squares / (self._count - without) / variances
         return np.where(squares > 0, found, 0.0)
+
+
+def along_samples(batch: Array, axis: int | None, samples: int) -> int | None:
+    """The axis along which the inputs of a batch lie in a value: of so many places, one of the first two.
+
+    Args:
+        batch: the value.
+        axis: that holds the channels, and is not meant; None for one channel.
+        samples: how many inputs.
+
+    Returns:
+        The axis; None where there is no such one.
+    """
+    sizes = enumerate(batch.shape[:2])
+    return next((place for place, size in sizes if place != axis and size == samples), None)
 
 
 def squares_of(gap: Array, axis: int | None) -> Float64:
@@ -155,6 +169,21 @@ def squares_of(gap: Array, axis: int | None) -> Float64:
         axis: that holds the channels; None for one channel.
     """
     return np.asarray(np.square(_by_channel(gap, axis)).sum(axis=0))
+
+
+def squares_by_sample(gap: Array, axis: int | None, samples: int) -> Float64:
+    """The sums of squares of each channel, a row for each input; one row where nothing tells inputs apart.
+
+    Args:
+        gap: differences of two values.
+        axis: that holds the channels; None for one channel.
+        samples: how many inputs.
+    """
+    along = along_samples(gap, axis, samples)
+    if along is None:
+        return squares_of(gap, axis)[None]
+    inner = None if axis is None else axis - (along < axis)
+    return np.array([squares_of(each, inner) for each in np.moveaxis(gap, along, 0)])
 
 
 def added(total: Float64, more: Float64) -> Float64:

@@ -203,7 +203,9 @@ def _cheapest(networks: Networks, measures: Measures, journal: Journal, budget: 
     high, low = measures.costs(networks.model).get("macs", 0.0), CHEAPEST
 
     def judged(network: Network) -> tuple[Judged, ...]:
-        return gates.judge(gates.of_budget(budget), spending.measured(network.quality, network.metric))
+        quality, metric = network.quality, network.metric
+        known = measures.known(quality, metric) if network.changes else None
+        return gates.judge(gates.of_budget(budget), spending.measured(quality, metric), known)
 
     if any(item.measured is None for item in judged(best)):  # nor will there be a figure of another network
         return best

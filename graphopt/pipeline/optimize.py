@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from graphopt.calibration.inputs import Given
+from graphopt.calibration.inputs import ONE_HELD_OUT_OF, Given
 from graphopt.errors import BudgetError, InputError, Named, VerificationError
 from graphopt.model.io import Source
 from graphopt.pipeline.approximate import approximate
@@ -17,11 +17,13 @@ from graphopt.pipeline.journal import Journal, Recorder
 from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.reporting import Figures, result_of
 from graphopt.pipeline.workspace import Measures, Workspace
-from graphopt.planning import gates
+from graphopt.planning import gates, intervals
 from graphopt.planning.gates import Gate
 from graphopt.report.results import Result
 from graphopt.types import Exactness, Quality
+from graphopt.verification import quality
 from graphopt.verification.background import Comparer
+from graphopt.verification.metrics.task import TaskMetric
 
 
 def optimize(source: Source, options: Options, calibration: Given | None = None) -> Result:
@@ -46,6 +48,7 @@ def optimize(source: Source, options: Options, calibration: Given | None = None)
     run = Run(source, options, calibration)
     workspace, proposals, changes, journal = run.workspace, run.proposals, run.changes, run.journal
     _check_gates(options.require, workspace)
+    _check_inputs(options, workspace)
     with run.reported():
         if proposals.expanding is not None:  # it runs alone
             expand(proposals.expanding, options.at, workspace, proposals, changes, run.comparer, journal)
@@ -99,29 +102,31 @@ class Run:
         if not any(check.scope.startswith("model") for check in self.journal.checks):
             _ = workspace.unloaded  # nothing has told yet whether onnxruntime takes the model
         self._recorder.record(model)  # before anything is measured: its bytes count too
-        quality, metric = measures.quality(model), measures.metric(model)
+        found, metric = measures.quality(model), measures.metric(model)
         fitted = any(item.exactness is Exactness.APPROXIMATE for item in self.journal.applied)
         timed = fitted or options.budget.latency is not None
         timed |= workspace.changed and any(gate.key == "latency" for gate in options.require)
         timing = measures.latency(model) if timed and not workspace.inputs.problem else None
-        figures = measures.figures(quality, metric, timing)
-        kept, passed = gates.judge(budget, figures), gates.judge(options.require, figures)
-        result = self._result(Figures(kept, passed, quality, timing, measures.compared(metric)))
+        figures = measures.figures(found, metric, timing)
+        known = measures.known(found, metric) if fitted else None
+        kept, passed = (gates.judge(asked, figures, known) for asked in (budget, options.require))
+        result = self._result(Figures(kept, passed, found, timing, measures.compared(metric)))
         reasons = [] if all(kept) else [f"the budget was not reached: {gates.missed(kept)}"]
-        unmeasured = "" if options.force or not budget else self._unmeasured(quality)
+        unmeasured = "" if options.force or not budget else self._unmeasured(found)
         if unmeasured and (fitted or not all(kept)):
             reasons.insert(0, unmeasured)
         if not all(passed):
             reasons.append(f"the result fails what is required: {gates.failed(passed)}")
+        few = gates.undecided((*kept, *passed), options.confidence, ONE_HELD_OUT_OF)
         if reasons:
-            raise BudgetError("; ".join(reasons), result)
+            raise BudgetError("; ".join([*reasons, *([few] if few else [])]), result)
         return result
 
-    def _unmeasured(self, quality: Quality | None) -> str:
+    def _unmeasured(self, found: Quality | None) -> str:
         """That the quality of what a budget asks for can't be measured, and what to do; "" where it can."""
         problem = self.measures.unmeasurable()
-        if not problem and quality is not None and self._options.metric is None:
-            problem = quality.problem
+        if not problem and found is not None and self._options.metric is None:
+            problem = found.problem
         if not problem:
             return ""
         return (
@@ -132,6 +137,36 @@ class Run:
     def _result(self, figures: Figures) -> Result:
         self._recorder.record(self.workspace.model)
         return result_of(self.workspace, self.proposals, self._options, self.journal, figures)
+
+
+def _check_inputs(options: Options, workspace: Workspace) -> None:
+    """Refuses a part of the inputs that a budget asks for where no network could be known to keep it.
+
+    Raises:
+        InputError: the held-out inputs are too few though all were right.
+    """
+    given, confidence = workspace.calibration, options.confidence
+    if given is None or not confidence or workspace.inputs.problem:
+        return
+    headline = options.metric.measure.FIGURES[0] if isinstance(options.metric, TaskMetric) else None
+    for gate in gates.of_budget(options.budget):
+        of = headline if gate.key == "metric" else gate.of
+        counted = of is not None and of.counted
+        if gate.key == "agreement":
+            counted = quality.counts_inputs(workspace.source.model, options.outputs)
+        needed = intervals.fewest(gate.limit, confidence) if counted else 0
+        if needed is not None and given.samples >= needed:
+            continue
+        asked = Named("budget", gate.limit, gate.key)
+        known = intervals.wilson(1.0, given.samples, confidence)[0]
+        advice = "ask for less"
+        if needed is not None:
+            advice = f"give {ONE_HELD_OUT_OF * needed}, {needed} of them held out"
+        raise InputError(
+            f"{asked}: were all {given.samples} held-out inputs right, {known:.3g} would be known with a "
+            f"confidence of {confidence:g}: {advice}, or go by the figure alone with "
+            f"{Named('confidence', 'none')}"
+        )
 
 
 def _check_gates(required: Sequence[Gate], workspace: Workspace) -> None:

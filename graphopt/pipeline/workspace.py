@@ -22,8 +22,9 @@ from graphopt.model.io import Source
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.pipeline.journal import Journal, Recorder
 from graphopt.pipeline.options.checked import Options
-from graphopt.planning import gates, spending
+from graphopt.planning import CONFIDENCE, gates, spending
 from graphopt.planning.budget import Budget
+from graphopt.planning.gates import Known
 from graphopt.planning.selection import Limit
 from graphopt.planning.spending import Spent
 from graphopt.report.results import Metric
@@ -307,7 +308,24 @@ class Measures:
         given, model = self.workspace.calibration, self.workspace.source.model
         if given is None or self.workspace.inputs.problem:
             return None
-        return Yardstick(model, given, given.held_out, self.options.outputs)
+        return Yardstick(model, given, given.held_out, self.options.outputs, self._told)
+
+    @property
+    def _told(self) -> float:
+        """The confidence of the intervals that are told."""
+        return self.options.confidence or CONFIDENCE
+
+    def known(self, quality: Quality | None, metric: float | None) -> Known | None:
+        """How far figures of a network with approximate rewrites hold, by which it is judged.
+
+        Args:
+            quality: on held-out inputs, where it was measured.
+            metric: what the measure that was named says, where there is one.
+
+        Returns:
+            Their intervals; None where the user wants figures to be judged by themselves.
+        """
+        return spending.known(quality, metric, self.options.confidence)
 
     def metric(self, model: ir.Model) -> float | None:
         """What the measure that was named says of a model; None without one."""
@@ -331,7 +349,7 @@ class Measures:
             raise InputError(f"{asked}: the model can't be run: {inputs.problem}")
         with self.journal.step("measure"):
             source = self.workspace.source.model
-            return Scorer(options.metric, source, given, options.outputs, options.asked_figures)
+            return Scorer(options.metric, source, given, options.outputs, options.asked_figures, self._told)
 
     def compared(self, metric: float | None) -> Metric | None:
         """What the measure that was named says of the finished model, beside what it says of the input."""

@@ -13,8 +13,9 @@ from dataclasses import dataclass, fields
 from numbers import Real
 
 from graphopt.errors import InputError, Named, hint, percentage
+from graphopt.planning import intervals
 from graphopt.planning.budget import Budget
-from graphopt.types import Figure
+from graphopt.types import Figure, Interval
 
 COSTS = ("macs", "params", "bytes", "latency")
 """Keys that are parts of the input's, and have to be at most the limit."""
@@ -52,11 +53,41 @@ class Gate:
         short = f"{self.limit:g}"
         return f"{self.key}{self.sign}{short if float(short) == self.limit else repr(float(self.limit))}"
 
-    def judge(self, measured: float | None) -> Judged:
-        """Whether a figure passes; one that could not be had does not."""
+    def judge(self, measured: float | None, interval: Interval | None = None, inputs: int = 0) -> Judged:
+        """Whether a figure passes; one that could not be had does not.
+
+        Args:
+            measured: the figure.
+            interval: where it lies for all inputs, whose worse end has to pass; None for a figure that does.
+            inputs: on so many it was measured.
+        """
         if measured is None or math.isnan(measured):
             return Judged(self, None, False)
-        return Judged(self, measured, measured <= self.limit if self.sign == "<=" else measured >= self.limit)
+        end = measured if interval is None else interval[self.sign == "<="]
+        passed, needed = self._keeps(end), None
+        undecided = self._keeps(measured) and not passed
+        if undecided:
+            part = not unit_of(self.key, self.of)
+            needed = intervals.needed(measured, end, self.limit, inputs, part=part)
+        return Judged(self, measured, passed, interval, needed, undecided)
+
+    def _keeps(self, figure: float) -> bool:
+        return figure <= self.limit if self.sign == "<=" else figure >= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of figures that were measured on some inputs, for all inputs of their kind.
+
+    Attributes:
+        intervals: of the figures, by key.
+        inputs: how many they were.
+        confidence: of the intervals.
+    """
+
+    intervals: Mapping[str, Interval]
+    inputs: int
+    confidence: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +97,18 @@ class Judged:
     Attributes:
         gate: what was asked for.
         measured: the result's figure, in the gate's unit; None where there is none.
-        passed: whether it is within the limit.
+        passed: whether it is within the limit, with the whole of its interval.
+        interval: where the figure lies for all inputs; None where it was judged by itself.
+        needed: inputs of which the interval would be narrow enough, about; None where nothing tells.
+        undecided: whether the figure is within the limit, and its interval is not.
     """
 
     gate: Gate
     measured: float | None
     passed: bool
+    interval: Interval | None = None
+    needed: int | None = None
+    undecided: bool = False
 
     def __bool__(self) -> bool:
         return self.passed
@@ -96,7 +133,22 @@ class Judged:
         if self.measured is not None and math.isfinite(self.measured):
             figure = f"{self.measured:.4f} of the input's" if cost else f"{self.measured:.4g}"
         bound = "" if cost else "at most " if self.gate.sign == "<=" else "at least "
-        return f"{self.gate.key} {figure}, {bound}{self.gate.limit:g} asked for"
+        return f"{self.gate.key} {figure}{self.range}, {bound}{self.gate.limit:g} asked for"
+
+    @property
+    def told(self) -> str:
+        """The figure as text, with its interval."""
+        return f"{self.figure}{self.range}"
+
+    @property
+    def range(self) -> str:
+        """The interval as text, in brackets, where the figure passes without it; "" elsewhere."""
+        if self.interval is None or not self.undecided:
+            return ""
+        low, high = self.interval
+        if not math.isfinite(low):
+            return " (one input tells no interval)"
+        return f" ({low:.4g} to {high:.4g})"
 
     def _written(self, form: str, digits: int) -> str:
         """The figure with so many digits, or with more where it would seem to be the limit itself."""
@@ -108,7 +160,7 @@ class Judged:
             digits += 1
 
     def __str__(self) -> str:
-        return f"{self.gate} ({self.figure})"
+        return f"{self.gate} ({self.figure}{self.range.replace(' (', ', ').removesuffix(')')})"
 
 
 def parse(given: Iterable[str | Gate], figures: Mapping[str, Figure] | None = None) -> tuple[Gate, ...]:
@@ -137,9 +189,42 @@ def of_budget(budget: Budget) -> tuple[Gate, ...]:
     return (*(Gate(key, limit) for key, limit in asked if limit is not None), *named)
 
 
-def judge(gates: Iterable[Gate], figures: Mapping[str, float | None]) -> tuple[Judged, ...]:
-    """Each gate with the figure of its key."""
-    return tuple(gate.judge(figures.get(gate.key)) for gate in gates)
+def judge(
+    gates: Iterable[Gate], figures: Mapping[str, float | None], known: Known | None = None
+) -> tuple[Judged, ...]:
+    """Each gate with the figure of its key.
+
+    Args:
+        gates: what is asked for.
+        figures: by key.
+        known: their intervals; None where they are judged by themselves.
+    """
+    if known is None:
+        return tuple(gate.judge(figures.get(gate.key)) for gate in gates)
+    found = known.intervals
+    return tuple(gate.judge(figures.get(gate.key), found.get(gate.key), known.inputs) for gate in gates)
+
+
+def undecided(judged: Iterable[Judged], confidence: float, given: int = 1) -> str:
+    """That figures are within their limits, and too few inputs were given to know; "" where none is.
+
+    Args:
+        judged: the gates.
+        confidence: of the intervals.
+        given: inputs that are given for each that is measured on.
+    """
+    found = [item for item in judged if item.undecided]
+    if not found:
+        return ""
+    needed = [item.needed for item in found if item.needed is not None]
+    advice = "give more of them, or ask for less"
+    if len(needed) == len(found):
+        held = f", {max(needed)} of them held out" if given > 1 else ""
+        advice = f"about {given * max(needed)} would do{held}"
+    return (
+        f"the inputs are too few to know with a confidence of {confidence:g}: {advice}; a confidence of none "
+        "goes by the figure alone"
+    )
 
 
 def missed(judged: Iterable[Judged]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,8 +10,9 @@ from typing import TypeAlias
 
 from graphopt.errors import InputError, Named
 from graphopt.planning.budget import Budget
+from graphopt.planning.gates import Known
 from graphopt.planning.selection import Limit
-from graphopt.types import Candidate, Quality, Score, Totals
+from graphopt.types import Candidate, Interval, Quality, Score, Totals
 
 NODE_BYTES = 400
 """What a new operator adds to a file besides its weights, at most about; measured by benchmarks.thresholds:
@@ -115,3 +117,30 @@ def measured(quality: Quality | None, metric: float | None) -> dict[str, float |
     found = {} if quality is None else {"agreement": quality.agreement, "sqnr": quality.sqnr}
     figures = metric.figures if isinstance(metric, Score) else {}
     return {**found, "metric": metric, **figures}
+
+
+def known(quality: Quality | None, metric: float | None, confidence: float) -> Known | None:
+    """How far what was measured of a model holds for all inputs of the kind.
+
+    Args:
+        quality: on some inputs, where it was measured.
+        metric: what the measure that was named says, where there is one.
+        confidence: of the intervals; 0 where figures are judged by themselves.
+
+    Returns:
+        The intervals by key of a budget; that of the user's own measure is not known. None where figures are
+        judged by themselves.
+    """
+    if not confidence:
+        return None
+    found: dict[str, Interval | None] = {}
+    inputs = 0
+    if quality is not None:
+        inputs = quality.samples
+        if quality.sqnr != math.inf:  # what is the same in every number is no chance
+            found = {"agreement": quality.interval, "sqnr": quality.sqnr_interval}
+    if isinstance(metric, Score):
+        inputs = inputs or metric.samples
+        found |= metric.intervals
+        found["metric"] = next(iter(metric.intervals.values()), None)
+    return Known({key: each for key, each in found.items() if each is not None}, inputs, confidence)

@@ -34,6 +34,10 @@ from graphopt.verification.verdict import Verification
 SCHEMA_VERSION = 1
 """Of the form of the JSON documents."""
 
+QUALITY = (
+    "agreement agreement_interval=interval sqnr sqnr_interval confidence samples measured_by unmeasured"
+    " groups"
+)
 LINEAR = (
     "name graph op kernel in_channels out_channels group form.strides form.pads form.dilations output_shape"
     " macs flops params"
@@ -50,15 +54,15 @@ KEYS: Mapping[type, str] = {
     Applied: APPLIED,
     Candidate: "rewrite site.nodes choice error_predicted=error",
     Checked: "path exit_code before after rewrites fixed note error",
-    Judged: "gate.key gate.limit measured passed",
+    Judged: "gate.key gate.limit measured interval passed",
     LayerChange: "change rewrites before after macs_before macs_after",
     LayerRow: "linear runs share linear.pointwise opportunities",
     Left: "rewrite site.nodes reason",
     Linear: LINEAR,
-    Metric: "name before after against figures",
+    Metric: "name before after against figures intervals",
     Outcome: "model out=written exit_code error seconds report",
     Point: "costs quality metric taken layers=chosen",
-    Quality: "agreement agreement_interval=interval sqnr samples measured_by unmeasured groups",
+    Quality: QUALITY,
     Report: REPORT,
     Scan: "model=source totals convs=rows uncounted_ops unknown_dims observed_shapes notes",
     Source: "path sha256 bytes opset",

@@ -158,7 +158,7 @@ def _judged(group: str, items: tuple[Judged, ...]) -> Iterator[_Case]:
         yield _Case(
             group,
             str(item.gate),
-            failure="" if item else f"{item.gate.key} is {item.figure}; asked for: {item.gate}",
+            failure="" if item else f"{item.gate.key} is {item.told}; asked for: {item.gate}",
         )
 
 

@@ -6,7 +6,6 @@ that they are escaped: none can end a cell, begin a link, or mention anyone or a
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from graphopt.report.wording import (
     model_name,
     not_verified,
     numbered,
+    ranges,
     ratio,
     shortened,
     small,
@@ -129,14 +129,17 @@ def _figures(result: Report) -> Lines:
     quality = result.kept
     if quality is not None:
         inputs = f"on {quality.samples} held-out inputs"
+        sure, (of_agreement, of_sqnr) = f"{100 * quality.confidence:g} %", ranges(quality)
         if quality.agreement is not None:
-            low, high = quality.interval or (math.nan, math.nan)
-            interval = f"{quality.agreement:.2%} (95 %: {low:.1%} to {high:.1%})"
-            rows.append((f"agreement {inputs}", "", interval, ""))
-        rows.append((f"SQNR {inputs}", "", decibels(quality.sqnr), ""))
+            span = f" ({sure}: {of_agreement})" if of_agreement else ""
+            rows.append((f"agreement {inputs}", "", f"{quality.agreement:.2%}{span}", ""))
+        span = f" ({sure}: {of_sqnr})" if of_sqnr else ""
+        rows.append((f"SQNR {inputs}", "", f"{decibels(quality.sqnr)}{span}", ""))
         rows += [(f"SQNR of {code(name)}", "", decibels(sqnr), "") for name, sqnr in quality.groups.items()]
     if result.metric is not None:
-        rows += [(code(name), before, after, "") for name, before, after in result.metric.shown]
+        rows += [
+            (code(name), before, f"{after}{span}", "") for name, before, after, span in result.metric.shown
+        ]
     return _table(("", ">before", ">after", ">ratio"), rows)
 
 

@@ -17,7 +17,7 @@ from graphopt.model import io
 from graphopt.model.io import Source
 from graphopt.planning.gates import Judged
 from graphopt.runtime.latency import Timing
-from graphopt.types import Candidate, Exactness, Quality, Score, Site, Totals
+from graphopt.types import Candidate, Exactness, Interval, Quality, Score, Site, Totals
 from graphopt.verification.verdict import Verdict, not_run, warnings
 
 
@@ -176,12 +176,22 @@ class Metric:
         return {key: {"before": old[key], "after": new[key]} for key in new}
 
     @property
-    def shown(self) -> list[tuple[str, str, str]]:
-        """Each figure that can be told: its name, before ("" where it is perfect), and after, as texts."""
+    def intervals(self) -> Mapping[str, Interval]:
+        """Of the figures of the result, by key, where a ready measure tells them."""
+        return self.after.intervals if isinstance(self.after, Score) else {}
+
+    @property
+    def shown(self) -> list[tuple[str, str, str, str]]:
+        """Each figure that can be told.
+
+        Returns:
+            As texts its name, before ("" where it is perfect), after, and the interval of that, in brackets.
+        """
+        spans = {f"{self.name} {key}": f" ({a:.4g} to {b:.4g})" for key, (a, b) in self.intervals.items()}
         pairs = {f"{self.name} {key}": (pair["before"], pair["after"]) for key, pair in self.figures.items()}
         pairs = pairs or {self.name: (self.before, self.after)}
         return [
-            (name, "" if self.against == "original" else f"{before:.4g}", f"{after:.4g}")
+            (name, "" if self.against == "original" else f"{before:.4g}", f"{after:.4g}", spans.get(name, ""))
             for name, (before, after) in pairs.items()
             if not math.isnan(after)
         ]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from graphopt.analysis.linear import Linear
 from graphopt.model.io import Source
 from graphopt.report.results import Applied, Report
-from graphopt.types import Totals
+from graphopt.types import Quality, Totals
 from graphopt.verification.verdict import Verdict
 
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -115,6 +115,23 @@ def followed(along: Sequence[Applied]) -> str:
     errors = [item.error_measured for item in along if item.error_measured is not None]
     shown = f", errors {small(min(errors))} to {small(max(errors))}" if errors else ""
     return f"{numbered(len(along), 'layer')} behind them fitted anew{shown}"
+
+
+def ranges(quality: Quality) -> tuple[str, str]:
+    """The intervals of agreement and SQNR; "" where there is none that tells something."""
+    agreed, sqnr = quality.interval, quality.sqnr_interval
+    finite = sqnr is not None and all(map(math.isfinite, sqnr))
+    return (
+        "" if agreed is None else f"{agreed[0]:.1%} to {agreed[1]:.1%}",
+        "" if sqnr is None or not finite else f"{sqnr[0]:.1f} to {sqnr[1]:.1f} dB",
+    )
+
+
+def spans(quality: Quality) -> list[str]:
+    """The intervals of agreement and SQNR, each with what it is of."""
+    pairs = zip(("agreement", "SQNR"), ranges(quality), strict=True)
+    sure = f"{100 * quality.confidence:g} % interval"
+    return [f"{sure} of the {of}: {span}" for of, span in pairs if span]
 
 
 # ---------------------------------------------------------------- models and layers

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.numerics.spread import Spread, added, squares_of
+from graphopt.numerics.spread import Spread, added, squares_by_sample
+from graphopt.planning.intervals import GROUPS
 from graphopt.types import Array, Float64
 
 Output: TypeAlias = Any
@@ -101,6 +102,7 @@ class Agreement:
         equal: rows that agree.
         rows: all rows that there are in one of the two; a row that the other does not have never agrees.
         other: whether something was no class scores.
+        inputs: inputs that were taken in, where that was said.
     """
 
     axis: int | None = None
@@ -108,16 +110,37 @@ class Agreement:
     equal: int = 0
     rows: int = 0
     other: bool = False
+    inputs: int = 0
+    _groups: dict[int, tuple[int, int]] = field(default_factory=dict)
 
-    def add(self, reference: Output, candidate: Output) -> None:
-        """Takes in one pair of outputs."""
+    def add(self, reference: Output, candidate: Output, samples: int = 0) -> None:
+        """Takes in one pair of outputs.
+
+        Args:
+            reference: what the original makes.
+            candidate: what the other makes.
+            samples: of so many inputs; 0 where that is not known.
+        """
         exact, found = self._rows(reference), self._rows(candidate)
         if exact is None or found is None:
             self.other = True
             return
-        self.rows += max(exact.size, found.size)
-        if reference.shape == candidate.shape:
-            self.equal += int((exact == found).sum())
+        same = exact == found if reference.shape == candidate.shape else np.zeros(max(exact.size, found.size))
+        self.rows += same.size
+        self.equal += int(same.sum())
+        parts = same if same.ndim and len(same) == samples else same[None]
+        for number, part in enumerate(parts, start=self.inputs):
+            equal, rows = self._groups.get(number % GROUPS, (0, 0))
+            self._groups[number % GROUPS] = equal + int(part.sum()), rows + part.size
+        self.inputs += samples
+
+    @property
+    def left_out(self) -> list[float]:
+        """The part that agrees without each group of inputs; none where each input is one row."""
+        if self.rows <= self.inputs:
+            return []
+        others = [(self.equal - equal, self.rows - rows) for equal, rows in self._groups.values()]
+        return [equal / rows for equal, rows in others if rows]
 
     @property
     def known(self) -> bool:
@@ -233,6 +256,8 @@ class ChannelError:
         self.group = group
         self._spread = Spread(group.axis, common=group.common)
         self._squares: Float64 | None = None
+        self._groups: dict[int, tuple[Float64, float]] = {}
+        self._seen = 0
         self._lost = False
 
     def add(self, reference: Output, candidate: Output, samples: int | None = None) -> None:
@@ -249,6 +274,7 @@ class ChannelError:
             return
         for exact, found in zip(ours, theirs, strict=True):
             self._add(exact, found, samples, sequence=isinstance(reference, list))
+        self._seen += samples or 1
 
     def _add(self, reference: Array, candidate: Array, samples: int | None, *, sequence: bool) -> None:
         if incomparable(reference, candidate):
@@ -262,8 +288,12 @@ class ChannelError:
             exact, gap = exact.reshape(-1), gap.reshape(-1)
             self._spread.axis = None
         self._spread.add(exact, samples)
-        more = squares_of(gap, self._spread.axis)
-        self._squares = more if self._squares is None else added(self._squares, more)
+        known = len(gap) if samples is None and gap.ndim else samples or 0
+        rows = squares_by_sample(gap, self._spread.axis, 0 if sequence else known)
+        for number, more in enumerate(rows, start=self._seen):
+            self._squares = more if self._squares is None else added(self._squares, more)
+            squares, numbers = self._groups.get(number % GROUPS, (np.zeros_like(more), 0.0))
+            self._groups[number % GROUPS] = added(squares, more), numbers + gap.size / len(rows)
 
     @property
     def error(self) -> float:
@@ -274,14 +304,31 @@ class ChannelError:
             return 0.0
         return float(np.mean(self._spread.errors(self._squares)))
 
+    def left_out(self) -> dict[int, float]:
+        """The error without each of the groups of inputs that there are, by their numbers."""
+        if self._lost or self._squares is None:
+            return {}
+        channels = len(self._spread.count)
+        return {
+            number: float(np.mean(self._spread.errors(added(self._squares, -squares), numbers / channels)))
+            for number, (squares, numbers) in self._groups.items()
+        }
+
 
 def worst(errors: Sequence[ChannelError]) -> dict[str, float]:
-    """The largest error of each group, by name."""
+    """The largest error of each group of channels, by name."""
     found: dict[str, float] = {}
     for each in errors:
         error = math.inf if math.isnan(each.error) else each.error
         found[each.group.name] = max(found.get(each.group.name, 0.0), error)
     return found
+
+
+def worst_left_out(errors: Sequence[ChannelError]) -> list[float]:
+    """The largest error of all without each group of inputs that the worst of them tells apart."""
+    parts = [(math.inf if math.isnan(each.error) else each.error, each.left_out()) for each in errors]
+    _, told = max(parts, key=lambda part: part[0], default=(0.0, {}))
+    return [max(left.get(number, error) for error, left in parts) for number in told]
 
 
 # ---------------------------------------------------------------- how much a value tells of the inputs

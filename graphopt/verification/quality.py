@@ -24,11 +24,20 @@ from graphopt.calibration.inputs import Calibration
 from graphopt.calibration.samples import Samples
 from graphopt.errors import InputError
 from graphopt.numerics.spread import decibels
+from graphopt.planning import CONFIDENCE, intervals
 from graphopt.runtime import exposure, session
 from graphopt.runtime.session import Feeds, Structure
-from graphopt.types import Quality
+from graphopt.types import Interval, Quality
 from graphopt.verification.counterparts import Counterparts
-from graphopt.verification.difference import Agreement, ChannelError, Group, Output, is_class_scores, worst
+from graphopt.verification.difference import (
+    Agreement,
+    ChannelError,
+    Group,
+    Output,
+    is_class_scores,
+    worst,
+    worst_left_out,
+)
 from graphopt.verification.heads import Heads, is_tensor
 
 
@@ -38,6 +47,7 @@ def measure(
     calibration: Calibration,
     samples: Samples,
     kept: Sequence[str] = (),
+    confidence: float = CONFIDENCE,
 ) -> Quality:
     """Measures the candidate against the reference, both as onnxruntime optimises them.
 
@@ -47,12 +57,13 @@ def measure(
         calibration: how to batch.
         samples: the inputs to measure on.
         kept: names of the outputs that count; all when empty.
+        confidence: of the intervals that are told.
 
     Returns:
         The lowest agreement, the lowest SQNR (dB) of any group of channels of an output that can be measured,
-        and the number of inputs.
+        their intervals, and the number of inputs.
     """
-    return Yardstick(reference, calibration, samples, kept).measure(candidate)
+    return Yardstick(reference, calibration, samples, kept, confidence).measure(candidate)
 
 
 class Yardstick:
@@ -63,11 +74,18 @@ class Yardstick:
         calibration: how to batch.
         samples: the inputs to measure on.
         kept: names of the outputs that count; all when empty.
+        confidence: of the intervals that are told.
     """
 
     def __init__(
-        self, reference: ir.Model, calibration: Calibration, samples: Samples, kept: Sequence[str] = ()
+        self,
+        reference: ir.Model,
+        calibration: Calibration,
+        samples: Samples,
+        kept: Sequence[str] = (),
+        confidence: float = CONFIDENCE,
     ) -> None:
+        self._confidence = confidence
         self._model, self._calibration, self._samples = reference, calibration, samples
         self._outputs = _counted(reference, kept)
         self._heads = Heads(reference, self._outputs)
@@ -92,15 +110,15 @@ class Yardstick:
                 for gap in gaps[value]:
                     gap.add(ours, theirs, size)
                 for each in ranked[value]:
-                    each.add(ours, theirs)
+                    each.add(ours, theirs, size)
         agreements = [each for ways in ranked.values() for each in ways]
         lost = {value: f"{value.name} is not in the result" for value in self._values if value not in pairs}
-        errors = worst([gap for groups in gaps.values() for gap in groups])
-        return self._quality(errors, agreements, lost, count)
+        channels = [gap for groups in gaps.values() for gap in groups]
+        return self._quality(channels, agreements, lost, count)
 
     def _quality(
         self,
-        errors: Mapping[str, float],
+        channels: Sequence[ChannelError],
         agreements: Sequence[Agreement],
         lost: Mapping[ir.Value, str],
         count: int,
@@ -110,10 +128,15 @@ class Yardstick:
         for output, values in self._measured.items():
             unmeasured.update((output.name or "", lost[value]) for value in values if value in lost)
         known = not lost and all(each.known for each in agreements)
-        agreeing = [each.part for each in agreements if each.part is not None]
+        errors, confidence = worst(channels), self._confidence
+        agreed: tuple[float | None, Interval | None] = (None, None)
+        for each in agreements if known else ():
+            if each.part is not None and (agreed[0] is None or each.part < agreed[0]):
+                agreed = each.part, intervals.of_part(each.part, count, each.left_out, confidence)
+        error = None if lost or not errors else max(errors.values())
         return Quality(
-            min(agreeing, default=None) if known else None,
-            None if lost or not errors else decibels(max(errors.values())),
+            agreed[0],
+            None if error is None else decibels(error),
             count,
             {
                 output.name or "": tuple(value.name or "" for value in values)
@@ -122,6 +145,9 @@ class Yardstick:
             },
             unmeasured,
             {} if lost or len(errors) < 2 else {name: decibels(error) for name, error in errors.items()},
+            agreed[1],
+            None if error is None else intervals.of_error(error, worst_left_out(channels), confidence),
+            confidence,
         )
 
     # ------------------------------------------------------------ what is measured
@@ -261,6 +287,22 @@ def may_agree(model: ir.Model, kept: Sequence[str] = ()) -> bool:
             if known is None or (is_class_scores(known) if axis is None else _chooses(known, axis)):
                 return True
     return False
+
+
+def counts_inputs(model: ir.Model, kept: Sequence[str] = ()) -> bool:
+    """Whether an agreement is one of inputs: each has one row of scores.
+
+    Args:
+        model: the model.
+        kept: names of the outputs that count; all when empty.
+    """
+    outputs = _counted(model, kept)
+    heads = Heads(model, outputs)
+    dtype, shape = told(model)
+    values = dict.fromkeys(value for output in outputs for value in heads.measured(output, dtype))
+    ranked = [value for value in values if value in outputs or heads.rankings(value)]
+    shapes = [_declared(value) if value in outputs else shape(value) for value in ranked]
+    return bool(shapes) and all(known is not None and is_class_scores(known) for known in shapes)
 
 
 def telling(model: ir.Model, kept: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:

@@ -72,6 +72,7 @@ sample_axis = { x = 0, rate = "constant" }
 aim = "macs"
 gate = "latency"
 force = true
+confidence = 0.9
 freeze_initializers = true
 external_data = "never"
 seed = 3
@@ -108,6 +109,7 @@ def test_every_key_reaches_its_task() -> None:
         aim="macs",
         gate="latency",
         force=True,
+        confidence=0.9,
         freeze_initializers=True,
         external_data="never",
         metric="measure:accuracy",

@@ -147,7 +147,13 @@ def test_gates_that_pass(scores: Path, inputs: Path, tmp_path: Path) -> None:
     assert judged(document, "bytes")["measured"] == out.stat().st_size / scores.stat().st_size
     assert judged(document, "agreement")["measured"] == document["quality"]["agreement"]
     sqnr = document["quality"]["sqnr"]
-    assert judged(document, "sqnr") == {"key": "sqnr", "limit": 1.0, "measured": sqnr, "passed": True}
+    assert judged(document, "sqnr") == {
+        "key": "sqnr",
+        "limit": 1.0,
+        "measured": sqnr,
+        "interval": document["quality"]["sqnr_interval"],
+        "passed": True,
+    }
     assert document["options"]["require"] == required
     assert done.out.count("passed") == 5
 

@@ -40,12 +40,13 @@ APPLIED |= all_of(float, "error_predicted error_measured sensitivity")
 APPLIED |= all_of({}, "choice spectra") | all_of(bool, "verified measured")
 LEFT = {"rewrite": str, "nodes": [str], "reason": str}
 QUALITY = {"agreement": float, "agreement_interval": [float], "sqnr": NUMBER, "samples": int}
+QUALITY |= {"sqnr_interval": [float], "confidence": float}
 QUALITY |= all_of({}, "measured_by unmeasured groups")
 LATENCY = all_of(float, "reference_ms candidate_ms speedup") | all_of(int, "threads repeat")
 LATENCY |= {"spread": [float], "provider": str}
 LAYER = {"rewrite": str, "nodes": [str], "choice": {}, "error_predicted": float}
 POINT = {"costs": {}, "quality": QUALITY, "metric": float, "taken": bool, "layers": [LAYER]}
-JUDGED = {"key": str, "limit": float, "measured": float, "passed": bool}
+JUDGED = {"key": str, "limit": float, "measured": float, "interval": [float], "passed": bool}
 REPORT = EVERY | {"exit_code": int, "quality": QUALITY} | all_of({}, "seconds options")
 REPORT |= all_of(TOTALS, "before after") | {"changed": bool, "applied": [APPLIED]}
 REPORT |= all_of([LEFT], "declined rejected") | {"verification": {"passed": bool, "checks": [VERDICT]}}
@@ -80,7 +81,7 @@ def assert_fits(document: Any, schema: Any, where: str = "document", nullable: b
 NULLABLE = {
     *("macs", "flops", "macs_before", "macs_after", "share", "output_shape", "in_channels", "out_channels"),
     *("max_abs", "max_rel", "sqnr", "allowed", "error_measured", "quality", "agreement", "path"),
-    *("latency", "metric", "sensitivity", "agreement_interval", "measured"),
+    *("latency", "metric", "sensitivity", "agreement_interval", "measured", "sqnr_interval", "interval"),
 }
 
 
@@ -157,7 +158,7 @@ def test_verify(folded: Path) -> None:
 
 
 def test_verify_of_a_quality(scores: Path, inputs: Path) -> None:
-    asked = ("--calibration", inputs, "--budget", "sqnr=9", "--budget", "agreement=1")
+    asked = ("--calibration", inputs, "--budget", "sqnr=9", "--budget", "agreement=1", "--confidence", "none")
     document = printed(VERIFY, "verify", scores, scores, *asked)
     assert [check["scope"] for check in document["checks"]] == ["agreement", "sqnr"]
     assert [check["feeds"] for check in document["checks"]] == [16, 16]

@@ -13,8 +13,8 @@ from graphopt.jobs.task import Task, check_files, given_inputs
 
 
 @common.takes(
-    "model calibration preprocess sample_axis budgets only skip options at keep outputs aim metric memory "
-    "html json quiet shapes seed"
+    "model calibration preprocess sample_axis budgets only skip options at keep outputs aim metric "
+    "confidence memory html json quiet shapes seed"
 )
 def sweep(
     *,

@@ -11,8 +11,8 @@ from graphopt.jobs.task import given_inputs
 
 
 @common.takes(
-    "reference candidate calibration preprocess sample_axis budget outputs freeze_initializers json quiet "
-    "shapes seed"
+    "reference candidate calibration preprocess sample_axis budget confidence outputs freeze_initializers "
+    "json quiet shapes seed"
 )
 def verify(
     *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +27,8 @@ class Classification(Measure[Scores, Numbers]):
     """The class of the highest score. An answer is the classes of the five highest scores, best first."""
 
     FIGURES = (
-        Figure("top1", "the best class is the right one"),
-        Figure("top5", "the right class is among the best five"),
+        Figure("top1", "the best class is the right one", counted=True),
+        Figure("top5", "the right class is among the best five", counted=True),
     )
     EXPECTS = "class scores [N, K] or [N, K, 1, 1]"
     LABELS = "the number of the right class for each input"
@@ -42,10 +42,14 @@ class Classification(Measure[Scores, Numbers]):
         """The best classes."""
         return np.argsort(-outputs[layout.output].reshape(-1), kind="stable")[:FEW]
 
-    def figures(self, rows: Iterable[Row], layout: Scores) -> dict[str, float]:
+    def compared(self, row: Row, layout: Scores) -> tuple[bool, bool]:
+        """Whether the class is the best, and among the best."""
+        hit = row.got == (row.wanted[0] if row.label is None else row.label)
+        return bool(hit[0]), bool(hit.any())
+
+    def combined(self, compared: Sequence[tuple[bool, bool]], layout: Scores) -> dict[str, float]:
         """How often the class is right."""
-        hits = [(row.got == (row.wanted[0] if row.label is None else row.label)) for row in rows]
-        top1, top5 = np.mean([(hit[0], hit.any()) for hit in hits], axis=0) if hits else (np.nan, np.nan)
+        top1, top5 = np.mean(compared, axis=0) if compared else (np.nan, np.nan)
         return {"top1": float(top1), "top5": float(top5)}
 
     def lacking(self, key: str, layout: Scores) -> str:

@@ -5,7 +5,7 @@ Decoded greedily: the best class of every step, repeats merged, blanks left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ class CTC(Measure[Steps, "tuple[int | str, ...]"]):
     blank: str = ""
 
     FIGURES = (
-        Figure("equal", "texts that are the same"),
+        Figure("equal", "texts that are the same", counted=True),
         Figure("characters", "characters that are the same: one less the edits by the length"),
     )
     EXPECTS = "scores of characters for every step, [N, T, K] or [T, N, K], of which one is the blank"
@@ -78,15 +78,17 @@ class CTC(Measure[Steps, "tuple[int | str, ...]"]):
             return tuple(kept)
         return tuple("".join(layout.characters[number] for number in kept))
 
-    def figures(self, rows: Iterable[Row], layout: Steps) -> dict[str, float]:
+    def compared(self, row: Row, layout: Steps) -> tuple[int, int]:
+        """Edits between the texts, and the length of the right one."""
+        truth = tuple(str(row.label)) if row.label is not None else row.wanted
+        return edit_distance(truth, row.got), len(truth)
+
+    def combined(self, compared: Sequence[tuple[int, int]], layout: Steps) -> dict[str, float]:
         """How often texts and characters are the same."""
-        same = edits = length = count = 0
-        for row in rows:
-            truth = tuple(str(row.label)) if row.label is not None else row.wanted
-            away = edit_distance(truth, row.got)
-            same, edits, length, count = same + (not away), edits + away, length + len(truth), count + 1
+        edits, length = (sum(each[side] for each in compared) for side in (0, 1))
+        same = sum(not away for away, _ in compared)
         return {
-            "equal": same / count if count else np.nan,
+            "equal": same / len(compared) if compared else np.nan,
             "characters": max(0.0, 1 - edits / length) if length else np.nan,
         }
 

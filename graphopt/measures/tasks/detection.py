@@ -6,14 +6,14 @@ that overlap the best is kept (non-maximum suppression), unless the network choo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from graphopt.measures.base import LayoutError, Measure, Numbers, Row, Sample
-from graphopt.measures.boxes import NONE, Boxes, average_precision, matched, suppressed
+from graphopt.measures.boxes import NONE, Boxes, Found, found_of, matched, precision_of, suppressed
 from graphopt.measures.detectors import Layout, found
 from graphopt.types import Figure
 
@@ -79,18 +79,18 @@ class Detection(Measure[Layout, Boxes]):
         boxes = boxes.chosen(slice(max(CANDIDATES, int((boxes.scores > self.confidence).sum()))))
         return suppressed(boxes, self.iou) if layout.suppress else boxes
 
-    def figures(self, rows: Iterable[Row], layout: Layout) -> dict[str, float]:
+    def compared(self, row: Row, layout: Layout) -> tuple[tuple[int, int, int], dict[int, Found]]:
+        """Objects that are found, that there are, and what is taken for one; and how well, by class."""
+        true = row.label if row.label is not None else self._confident(row.wanted)
+        seen = self._confident(row.got)
+        return (_found(true, seen), len(true.scores), len(seen.scores)), found_of(true, row.got)
+
+    def combined(
+        self, compared: Sequence[tuple[tuple[int, int, int], dict[int, Found]]], layout: Layout
+    ) -> dict[str, float]:
         """How well objects are found."""
-        truth, boxes = [], []
-        hits = objects = confident = 0
-        for row in rows:
-            true = row.label if row.label is not None else self._confident(row.wanted)
-            seen = self._confident(row.got)
-            truth.append(true)
-            boxes.append(row.got)
-            objects, confident = objects + len(true.scores), confident + len(seen.scores)
-            hits += _found(true, seen)
-        precision = average_precision(truth, boxes)
+        hits, objects, confident = (sum(counts[place] for counts, _ in compared) for place in range(3))
+        precision = precision_of([boxes for _, boxes in compared])
         return {
             "map": float(precision.mean()),
             "map50": float(precision[0]),

@@ -7,7 +7,7 @@ at a threshold is decided by the cosine as it is, as deployments do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ class Embedding(Measure[str, Numbers]):
     FIGURES = (
         Figure("cosine", "cosine with the original's vector, without the original's mean"),
         Figure("raw_cosine", "cosine with the original's vector as it is"),
-        Figure("neighbours", "inputs whose nearest neighbour is the original's"),
+        Figure("neighbours", "inputs whose nearest neighbour is the original's", counted=True),
         Figure(
             "false_accepts", "pairs accepted that should not be", falling=True, needs=("threshold", "labels")
         ),
@@ -57,15 +57,14 @@ class Embedding(Measure[str, Numbers]):
         """The vector."""
         return outputs[layout].reshape(-1).astype(np.float64)
 
-    def figures(self, rows: Iterable[Row], layout: str) -> dict[str, float]:
+    def combined(self, compared: Sequence[Row], layout: str) -> dict[str, float]:
         """How near the vectors are, and who is taken for the same."""
-        found = list(rows)
-        if len(found) < self.LEAST:
+        if len(compared) < self.LEAST:
             return {figure.key: np.nan for figure in self.FIGURES}
-        wanted, got = (np.stack([row[side] for row in found]) for side in (0, 1))
+        wanted, got = (np.stack([row[side] for row in compared]) for side in (0, 1))
         mean = wanted.mean(axis=0)
         near = [_nearest(vectors - vectors.mean(axis=0)) for vectors in (wanted, got)]
-        labels = None if found[0].label is None else [row.label for row in found]
+        labels = None if compared[0].label is None else [row.label for row in compared]
         accepts, rejects = self._mistaken(_unit(wanted), _unit(got), labels)
         return {
             "cosine": float((_unit(wanted - mean) * _unit(got - mean)).sum(axis=1).mean()),

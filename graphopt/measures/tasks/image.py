@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,13 +64,14 @@ class Image(Measure[Pixels, Numbers]):
         """The image."""
         return _scaled(outputs[layout.output][0], layout)
 
-    def figures(self, rows: Iterable[Row], layout: Pixels) -> dict[str, float]:
+    def compared(self, row: Row, layout: Pixels) -> tuple[float, float]:
+        """How near one image comes."""
+        truth = row.wanted if row.label is None else _scaled(np.asarray(row.label), layout)
+        return decibels(1.0, float(((truth - row.got) ** 2).mean())), ssim(truth, row.got)
+
+    def combined(self, compared: Sequence[tuple[float, float]], layout: Pixels) -> dict[str, float]:
         """How near the images come."""
-        found = []
-        for row in rows:
-            truth = row.wanted if row.label is None else _scaled(np.asarray(row.label), layout)
-            found.append((decibels(1.0, float(((truth - row.got) ** 2).mean())), ssim(truth, row.got)))
-        psnr, similarity = np.mean(found, axis=0) if found else (np.nan, np.nan)
+        psnr, similarity = np.mean(compared, axis=0) if compared else (np.nan, np.nan)
         return {"psnr": float(psnr), "ssim": float(similarity)}
 
 

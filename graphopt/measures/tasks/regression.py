@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,12 +41,12 @@ class Regression(Measure[str, Numbers]):
         """The numbers."""
         return outputs[layout].astype(np.float64)
 
-    def figures(self, rows: Iterable[Row], layout: str) -> dict[str, float]:
+    def combined(self, compared: Sequence[Row], layout: str) -> dict[str, float]:
         """How near the numbers come; those of one place of the output by their own variance over inputs."""
         count, error, low, high = 0, 0.0, np.inf, -np.inf
         sums: list[Numbers] = []
         alike = True
-        for row in rows:
+        for row in compared:
             truth, got = np.asarray(row.truth, np.float64), row.got
             truth = truth.reshape(got.shape)
             gap = (truth - got) ** 2

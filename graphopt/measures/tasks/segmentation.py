@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,18 +59,21 @@ class Segmentation(Measure[Maps, Numbers]):
         flat = array.squeeze(0 if len(array) == 1 else -1) if array.ndim == 3 else array
         return np.asarray(flat if layout.line is None else flat > layout.line, np.int64)
 
-    def figures(self, rows: Iterable[Row], layout: Maps) -> dict[str, float]:
+    def compared(self, row: Row, layout: Maps) -> dict[int, tuple[int, int]]:
+        """By class, the pixels that both have of it, and that either has."""
+        truth, got = np.asarray(row.truth).reshape(-1), row.got.reshape(-1)
+        if row.label is not None:
+            truth, got = truth[truth != IGNORED], got[truth != IGNORED]
+        areas = {number: (truth == number, got == number) for number in np.union1d(truth, got).tolist()}
+        return {number: (int((a & b).sum()), int((a | b).sum())) for number, (a, b) in areas.items()}
+
+    def combined(self, compared: Sequence[dict[int, tuple[int, int]]], layout: Maps) -> dict[str, float]:
         """How far areas overlap; classes that neither has at any pixel do not count."""
         both: dict[int, int] = {}
         either: dict[int, int] = {}
-        for row in rows:
-            truth, got = np.asarray(row.truth).reshape(-1), row.got.reshape(-1)
-            if row.label is not None:
-                truth, got = truth[truth != IGNORED], got[truth != IGNORED]
-            for number in np.union1d(truth, got).tolist():
-                wanted, found = truth == number, got == number
-                both[number] = both.get(number, 0) + int((wanted & found).sum())
-                either[number] = either.get(number, 0) + int((wanted | found).sum())
+        for number, (shared, all_of_it) in (item for areas in compared for item in areas.items()):
+            both[number] = both.get(number, 0) + shared
+            either[number] = either.get(number, 0) + all_of_it
         hits = sum(both.values())
         # A pixel that differs is in the union of two classes.
         count = (sum(either.values()) + hits) / 2

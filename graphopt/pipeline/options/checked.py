@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from graphopt.calibration.batch_axis import CONSTANT, SampleAxes, SampleAxis
@@ -12,7 +12,7 @@ from graphopt.errors import InputError, Named, hint
 from graphopt.measures import registry as measures
 from graphopt.measures.tasks import NAMES
 from graphopt.pipeline.options.table import RUN, TABLE
-from graphopt.planning import gates
+from graphopt.planning import CONFIDENCE, gates
 from graphopt.planning.budget import Budget
 from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExpandingRewrite, Rewrite
 from graphopt.rewrites.registry import BUILTIN, option_types, registry, select
@@ -43,6 +43,7 @@ class Options:
     gate: str | None = None
     freeze_initializers: bool = False
     force: bool = False
+    confidence: float = CONFIDENCE
 
     @property
     def relies_on_inputs(self) -> bool:
@@ -111,6 +112,7 @@ def make_options(
     metric: str | OwnMetric | TaskMetric | None = None,
     memory: int | None = None,
     require: Iterable[str | gates.Gate] = (),
+    confidence: float | None = CONFIDENCE,
     **others: Any,
 ) -> Options:
     """The options of a run, from what `graphopt.optimize` takes.
@@ -125,6 +127,7 @@ def make_options(
         metric: a measure; the user's own is not loaded yet.
         memory: bytes that activations may take.
         require: gates.
+        confidence: of a quality that is asked for; None or 0 for none.
         others: whatever else stands in `RUN`.
 
     Returns:
@@ -151,6 +154,7 @@ def make_options(
         metric=measure,
         memory=memory or default_bytes(),
         require=gates.parse(require, measures.all_figures()),
+        confidence=make_confidence(confidence),
         **plain,
     )
     if asked.gate not in (None, "latency"):
@@ -189,6 +193,22 @@ def make_sample_axis(given: SampleAxes | None, *, calibrated: bool) -> dict[str,
                 f"{CONSTANT} where all samples share the array"
             )
     return found
+
+
+def make_confidence(given: float | None) -> float:
+    """A confidence, 0 where figures are judged by themselves.
+
+    Raises:
+        InputError: it is no part from 0 to 1.
+    """
+    if given is None:
+        return 0.0
+    number = float(given) if isinstance(given, Real) and not isinstance(given, bool) else -1.0
+    if not 0 <= number < 1:
+        meant = f"; did you mean {number / 100:g}?" if 1 < number < 100 else ""
+        wanted = "a part under 1, such as 0.95, or 0 for none"
+        raise InputError(f"{Named('confidence', str(given))}: expected {wanted}{meant}")
+    return number
 
 
 def make_budget(

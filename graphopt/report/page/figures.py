@@ -8,7 +8,7 @@ from typing import NamedTuple
 from graphopt.calibration.inputs import ONE_HELD_OUT_OF, SMALL_SAMPLE
 from graphopt.report.page.common import Facts
 from graphopt.report.results import Report
-from graphopt.report.wording import bytes_, count, decibels, largest, numbered
+from graphopt.report.wording import bytes_, count, decibels, largest, numbered, spans
 from graphopt.runtime.latency import Timing
 from graphopt.types import Quality
 
@@ -40,7 +40,7 @@ def remarks(data: Report) -> list[str]:
 def judged(data: Report) -> list[Facts]:
     """The keys of the budget and the gates, with what the result has of each."""
     return [
-        {"kind": kind, "asked": str(item.gate), "figure": item.figure, "passed": item.passed}
+        {"kind": kind, "asked": str(item.gate), "figure": item.told, "passed": item.passed}
         for kind, items in (("budget", data.budget), ("gate", data.gates))
         for item in items
     ]
@@ -69,8 +69,8 @@ def cards(data: Report) -> list[Card]:
         cards.append(_quality(data.kept))
     if data.metric is not None:
         against = f"against the {data.metric.against}" if data.metric.against else "your own measure"
-        for name, old, new in data.metric.shown:
-            cards.append(Card(name, new, f"{old} → {new}" if old else "", against))
+        for name, old, new, span in data.metric.shown:
+            cards.append(Card(name, f"{new}{span}", f"{old} → {new}" if old else "", against))
     if data.checks:
         run = f"{numbered(len(data.checks), 'comparison')} in onnxruntime"
         what = "Verification, of the exact rewrites" if data.approximate else "Verification"
@@ -110,8 +110,8 @@ def _latency(timing: Timing | None) -> Card:
 def _quality(quality: Quality) -> Card:
     few = "; few, so uncertain" if quality.samples < SMALL_SAMPLE else ""
     inputs = f"on {quality.samples} held-out inputs (1 in {ONE_HELD_OUT_OF}){few}"
-    if quality.agreement is None or quality.interval is None:
-        return Card("Quality", decibels(quality.sqnr), "SQNR", inputs)
-    low, high = quality.interval
-    interval = f"95 % interval {low:.1%} to {high:.1%}; SQNR {decibels(quality.sqnr)}"
-    return Card("Quality", f"{quality.agreement:.2%} agreement", interval, inputs)
+    told = "; ".join(spans(quality))
+    if quality.agreement is None:
+        return Card("Quality", decibels(quality.sqnr), told or "SQNR", inputs)
+    about = f"SQNR {decibels(quality.sqnr)}{f'; {told}' if told else ''}"
+    return Card("Quality", f"{quality.agreement:.2%} agreement", about, inputs)

@@ -27,6 +27,7 @@ from graphopt.report.wording import (
     decibels,
     followed,
     not_verified,
+    spans,
     verified,
 )
 from graphopt.types import Exactness
@@ -73,7 +74,7 @@ def _gates(console: Console, result: Report) -> None:
         return
     table = table_of("gate", ">measured", "")
     for item in result.gates:
-        table.add_row(str(item.gate), item.figure, "passed" if item else "[bold red]failed[/]")
+        table.add_row(str(item.gate), item.told, "passed" if item else "[bold red]failed[/]")
     console.print(table)
 
 
@@ -130,15 +131,15 @@ def _quality(console: Console, result: Report) -> None:
         console.print(f"quality on {quality.samples} held-out inputs ({share}): {', '.join(parts)}")
         if quality.groups:
             console.print(escape(f"  {by_group(quality.groups)}"), style="dim")
+        for text in spans(quality):
+            console.print(f"  {text}", style="dim")
         if quality.interval is not None:
-            low, high = quality.interval
-            console.print(f"  95 % interval of the agreement: {low:.1%} to {high:.1%}", style="dim")
             console.print("  1 to 3 points too good if the network was trained on these inputs", style="dim")
         if quality.samples < SMALL_SAMPLE:
             console.print(f"  {quality.samples} inputs are few: the figures are uncertain", style="dim")
     if result.metric is not None:
-        for name, before, after in result.metric.shown:
-            console.print(escape(f"{name}: {f'{before} → ' if before else ''}{after}"))
+        for name, before, after, span in result.metric.shown:
+            console.print(escape(f"{name}: {f'{before} → ' if before else ''}{after}{span}"))
     if result.unmeasured:
         console.print(
             "[bold yellow]the error is unmeasured[/]: no calibration inputs were given, "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ from graphopt.calibration.inputs import Calibration
 from graphopt.errors import InputError, Named
 from graphopt.measures import registry
 from graphopt.measures.base import LayoutError, Numbers, Row, Sample
+from graphopt.planning import CONFIDENCE, intervals
 from graphopt.runtime import session
-from graphopt.types import Figure, Score
+from graphopt.types import Figure, Interval, Score
 from graphopt.verification.metrics.own import OwnMetric
 
 
@@ -78,6 +81,7 @@ class Scorer:
         calibration: the inputs.
         kept: names of the outputs that count; all when empty.
         asked: keys of the figures that are asked for.
+        confidence: of the intervals that are told.
 
     Raises:
         InputError: the original's outputs are not those of the task, labels do not fit, the inputs are too
@@ -91,7 +95,9 @@ class Scorer:
         calibration: Calibration,
         kept: Sequence[str] = (),
         asked: Sequence[str] = (),
+        confidence: float = CONFIDENCE,
     ) -> None:
+        self._confidence = confidence
         self._measure, self._name = metric.measure, metric.name
         self._model, self._calibration = reference, calibration
         self._places = [
@@ -114,10 +120,34 @@ class Scorer:
         """What the measure says of a model with the original's outputs."""
         got = self._wanted if model is self._model else self._answers(model)
         rows = [Row(*each) for each in zip(self._wanted, got, self._labels, strict=True)]
-        found = self._measure.figures(rows, self._layout)
+        compared = [self._measure.compared(row, self._layout) for row in rows]
+        found = self._measure.combined(compared, self._layout)
         lacking = {key for key in found if self._measure.lacking(key, self._layout)}
         figures = {key: value for key, value in found.items() if key not in lacking}
-        return Score(next(iter(found.values())), figures)
+        spans = self._intervals(figures, compared)
+        return Score(next(iter(found.values())), figures, spans, len(compared))
+
+    def _intervals(self, figures: Mapping[str, float], compared: Sequence[Any]) -> dict[str, Interval]:
+        """The intervals of the figures that can be told."""
+        groups, count, sure = min(intervals.GROUPS, len(compared)), len(compared), self._confidence
+        with warnings.catch_warnings(), np.errstate(all="ignore"):  # a part may hold too little for a figure
+            warnings.simplefilter("ignore", RuntimeWarning)
+            others = [
+                self._measure.combined(
+                    [each for number, each in enumerate(compared) if number % groups != left], self._layout
+                )
+                for left in range(groups)
+            ]
+        kinds, found = {figure.key: figure for figure in self._measure.FIGURES}, dict[str, Interval]()
+        for key, value in figures.items():
+            left_out = [] if kinds[key].counted else [other[key] for other in others]
+            if math.isnan(value):
+                continue
+            if kinds[key].unit:
+                found[key] = intervals.of_number(value, left_out, sure)
+            else:
+                found[key] = intervals.of_part(value, count, left_out, sure)
+        return found
 
     def _fit(self) -> Any:
         """How outputs are read, by those of the original for the first input."""
