@@ -178,6 +178,9 @@ def squares_by_sample(gap: Array, axis: int | None, samples: int) -> Float64:
         gap: differences of two values.
         axis: that holds the channels; None for one channel.
         samples: how many inputs.
+
+    Returns:
+        The sums [inputs, channels].
     """
     along = along_samples(gap, axis, samples)
     if along is None:

@@ -60,6 +60,9 @@ class Gate:
             measured: the figure.
             interval: where it lies for all inputs, whose worse end has to pass; None for a figure that does.
             inputs: on so many it was measured.
+
+        Returns:
+            The verdict.
         """
         if measured is None or math.isnan(measured):
             return Judged(self, None, False)
@@ -198,6 +201,9 @@ def judge(
         gates: what is asked for.
         figures: by key.
         known: their intervals; None where they are judged by themselves.
+
+    Returns:
+        Their verdicts, in order.
     """
     if known is None:
         return tuple(gate.judge(figures.get(gate.key)) for gate in gates)
@@ -206,12 +212,15 @@ def judge(
 
 
 def undecided(judged: Iterable[Judged], confidence: float, given: int = 1) -> str:
-    """That figures are within their limits, and too few inputs were given to know; "" where none is.
+    """Tell that figures are within their limits, and too few inputs were given to know.
 
     Args:
         judged: the gates.
         confidence: of the intervals.
         given: inputs that are given for each that is measured on.
+
+    Returns:
+        That, with the number that would do; "" where no figure is.
     """
     found = [item for item in judged if item.undecided]
     if not found:

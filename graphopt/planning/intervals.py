@@ -24,7 +24,16 @@ HALVINGS = 60
 
 
 def wilson(part: float, count: float, confidence: float) -> Interval:
-    """The interval of a part of so many that are right (Wilson 1927)."""
+    """The interval of a part of so many that are right (Wilson 1927).
+
+    Args:
+        part: the figure.
+        count: of so many.
+        confidence: that it lies inside.
+
+    Returns:
+        Both ends, from 0 to 1.
+    """
     squared = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
     centre = (part + squared / (2 * count)) / (1 + squared / count)
     spread = part * (1 - part) / count + squared / (4 * count**2)
@@ -44,6 +53,9 @@ def of_part(part: float, inputs: int, left_out: Sequence[float], confidence: flo
         inputs: on so many.
         left_out: the figure without each group of inputs.
         confidence: that it lies inside.
+
+    Returns:
+        Both ends.
     """
     if not 0 <= part <= 1:
         return of_number(part, left_out, confidence)
@@ -61,6 +73,9 @@ def of_number(value: float, left_out: Sequence[float], confidence: float) -> Int
         value: the figure.
         left_out: the figure without each group of inputs.
         confidence: that it lies inside.
+
+    Returns:
+        Both ends.
     """
     off = _off(left_out, confidence)
     return (value - off, value + off) if math.isfinite(value) else (value, value)
@@ -73,6 +88,9 @@ def of_error(error: float, left_out: Sequence[float], confidence: float) -> Inte
         error: a ratio of noise to signal.
         left_out: the error without each group of inputs.
         confidence: that it lies inside.
+
+    Returns:
+        Both ends.
     """
     if error == 0.0 or not math.isfinite(error):
         same = math.inf if error == 0.0 else -math.inf
