@@ -100,6 +100,7 @@ def optimize(
     confidence: float | None = CONFIDENCE,
     memory: int | None = None,
     force: bool = False,
+    floor: str | None = None,
     require: Iterable[str | gates.Gate] = (),
 ) -> Result:
     """Makes a model's convolutions cheaper and verifies the result.
@@ -139,7 +140,11 @@ def optimize(
         memory: bytes that activations may take while networks are fitted, a quarter of the machine's where
             not given; what is beyond lies in temporary files.
         force: take a network within the budget though its quality can't be measured, as where no output holds
-            numbers and nothing before them can be read. A quality that was asked for is missed all the same.
+            numbers and nothing before them can be read, or is below the floor. A quality that was asked for
+            is missed all the same.
+        floor: a quality without which no network is taken, such as ``agreement=0.8``, or ``off``. Where not
+            given, and no budget or gate names a quality, half of the classes have to be the original's, and
+            without classes no group of channels may lose all that varies in it.
         require: gates, such as ``["macs<=0.8", "agreement>=0.99"]``: what the finished result has to keep,
             whatever it was made for. Keys are those of a budget; costs are parts of the input's.
 
@@ -172,6 +177,7 @@ def optimize(
         confidence=confidence,
         memory=memory,
         force=force,
+        floor=floor,
         require=require,
     )
     if asked.metric is not None:
@@ -179,6 +185,8 @@ def optimize(
     source = _open(model)
     if asked.budget.agreement is not None:
         _require_scores(source, asked.outputs, Named("budget", key="agreement"))
+    if any(gate.key == "agreement" for gate in asked.floor or ()):
+        _require_scores(source, asked.outputs, Named("floor", "agreement"))
     if any(gate.key == "agreement" for gate in asked.require):
         _require_scores(source, asked.outputs, Named("require", "agreement"))
     return run_pipeline(source, asked, calibration)

@@ -67,6 +67,7 @@ class Task:
     confidence: float = CONFIDENCE
     memory: int | None = None
     force: bool = False
+    floor: str | None = None
     seed: int = 0
     report: Path | None = None
     html: Path | None = None

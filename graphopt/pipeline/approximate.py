@@ -105,7 +105,8 @@ def approximate(
     elif budget.asks_cost:
         network = reliable(networks, measures, journal, limits)
     else:
-        network = _cheapest(networks, measures, journal, budget)
+        network = _keeping(networks, measures, journal, budget)
+    network = _kept(network, networks, measures, journal)
     journal.decline(network.plan)
     found = None
     running = changes.running(networks.analysis, network.changes)
@@ -195,12 +196,11 @@ def _unpredicted(network: Network) -> dict[Candidate, str]:
 # ---------------------------------------------------------------- the cheapest that keeps a quality
 
 
-def _cheapest(networks: Networks, measures: Measures, journal: Journal, budget: Budget) -> Network:
-    """The cheapest network that keeps the quality, by bisection of its MACs."""
+def _keeping(networks: Networks, measures: Measures, journal: Journal, budget: Budget) -> Network:
+    """The cheapest network that keeps the quality of a budget."""
     measures.workspace.require_macs(Named("budget"))
     best = networks.network(Plan(()))
     journal.curve.append(point(best, measures.costs(best.model)))
-    high, low = measures.costs(networks.model).get("macs", 0.0), CHEAPEST
 
     def judged(network: Network) -> tuple[Judged, ...]:
         quality, metric = network.quality, network.metric
@@ -209,11 +209,51 @@ def _cheapest(networks: Networks, measures: Measures, journal: Journal, budget: 
 
     if any(item.measured is None for item in judged(best)):  # nor will there be a figure of another network
         return best
+    return _cheapest(best, networks, measures, journal, lambda network: all(judged(network)), CHEAPEST)
+
+
+def _kept(network: Network, networks: Networks, measures: Measures, journal: Journal) -> Network:
+    """The network, or where it is below the floor the cheapest that is not, which the verdict tells."""
+    if not network.changes:
+        return network
+    journal.below = measures.below(network.quality, network.metric)
+    low = measures.costs(network.model).get("macs")
+    if not journal.below or low is None:
+        return network
+
+    def keeps(network: Network) -> bool:
+        return not measures.below(network.quality, network.metric)
+
+    return _cheapest(networks.network(Plan(())), networks, measures, journal, keeps, low)
+
+
+def _cheapest(
+    best: Network,
+    networks: Networks,
+    measures: Measures,
+    journal: Journal,
+    keeps: Callable[[Network], bool],
+    low: float,
+) -> Network:
+    """The cheapest network that keeps something, by bisection of its MACs.
+
+    Args:
+        best: one that does.
+        networks: makes networks of plans.
+        measures: figures of models against the input's.
+        journal: where the networks' places on the curve are noted.
+        keeps: whether a network does.
+        low: the part of the MACs below which none is looked for.
+
+    Returns:
+        The network.
+    """
+    high = measures.costs(networks.model).get("macs", 0.0)
     while high - low > NARROW:
         middle = (low + high) / 2
         network = reliable(networks, measures, journal, measures.limits(Budget(macs=middle)))
         reached = measures.costs(network.model)["macs"]
-        if all(judged(network)):
+        if keeps(network):
             best, high = network, min(middle, reached)
         else:
             low = middle

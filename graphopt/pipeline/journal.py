@@ -38,6 +38,7 @@ class Journal:
         unrun: why no model was run as a whole; "" where models were.
         seconds: wall time by step.
         curve: the networks that a search tried.
+        below: what of the network that was asked for is below the floor; "" where nothing is.
     """
 
     applied: list[Applied] = field(default_factory=list)
@@ -46,6 +47,7 @@ class Journal:
     unrun: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     curve: list[Point] = field(default_factory=list)
+    below: str = ""
     _declined: dict[tuple[str, Site], str] = field(default_factory=dict)
     _rejected: dict[tuple[str, Site], str] = field(default_factory=dict)
     _banned: set[tuple[str, Site, str]] = field(default_factory=set)

@@ -115,12 +115,27 @@ class Run:
         unmeasured = "" if options.force or not budget else self._unmeasured(found)
         if unmeasured and (fitted or not all(kept)):
             reasons.insert(0, unmeasured)
+        if self.journal.below:
+            reasons.insert(0, self._below(figures.get("macs")))
         if not all(passed):
             reasons.append(f"the result fails what is required: {gates.failed(passed)}")
         few = gates.undecided((*kept, *passed), options.confidence, ONE_HELD_OUT_OF)
         if reasons:
             raise BudgetError("; ".join([*reasons, *([few] if few else [])]), result)
         return result
+
+    def _below(self, macs: float | None) -> str:
+        """That the network that was asked for is below the floor, which one is not, and what to do."""
+        if macs is None:  # by which a better one would have been looked for
+            found = "ask for less"
+        elif any(item.exactness is Exactness.APPROXIMATE for item in self.journal.applied):
+            found = f"the best network that keeps it has {macs:.3f} of the MACs"
+        else:
+            found = "no network that is fitted keeps it"
+        return (
+            f"the network that was asked for is below the floor: {self.journal.below}; {found}; "
+            f"{Named('force')} takes it all the same, {Named('floor', 'off')} sets none"
+        )
 
     def _unmeasured(self, found: Quality | None) -> str:
         """That the quality of what a budget asks for can't be measured, and what to do; "" where it can."""

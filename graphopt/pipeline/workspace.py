@@ -24,7 +24,7 @@ from graphopt.pipeline.journal import Journal, Recorder
 from graphopt.pipeline.options.checked import Options
 from graphopt.planning import CONFIDENCE, gates, spending
 from graphopt.planning.budget import Budget
-from graphopt.planning.gates import Known
+from graphopt.planning.gates import Gate, Known
 from graphopt.planning.selection import Limit
 from graphopt.planning.spending import Spent
 from graphopt.report.results import Metric
@@ -309,6 +309,24 @@ class Measures:
         if given is None or self.workspace.inputs.problem:
             return None
         return Yardstick(model, given, given.held_out, self.options.outputs, self._told)
+
+    def below(self, quality: Quality | None, metric: float | None) -> str:
+        """What of a network is below the floor, in words; "" where nothing is, or by force.
+
+        Where the user names no quality, the floor is that of class scores, or of what varies in the outputs.
+
+        Args:
+            quality: on held-out inputs, where it was measured.
+            metric: what the measure that was named says, where there is one.
+        """
+        options = self.options
+        if options.force or quality is None or (options.floor is None and options.names_quality):
+            return ""
+        scores = quality.agreement is not None
+        usual = (Gate("agreement", gates.SCORES) if scores else Gate("sqnr", gates.SIGNAL),)
+        floor = usual if options.floor is None else options.floor
+        figures = spending.measured(quality, metric)
+        return gates.failed(gates.below(floor, figures, self.known(quality, metric)))
 
     @property
     def _told(self) -> float:

@@ -23,6 +23,9 @@ MEASURED = ("agreement", "sqnr")
 """Keys that are measured on calibration inputs."""
 KEYS = tuple(f.name for f in fields(Budget) if f.name != "figures")
 """Keys that there are whatever is measured; a ready measure has its figures besides."""
+SCORES, SIGNAL = 0.5, 0.0
+"""Floors of agreement, and of an SQNR in dB: derived. Of class scores of which fewer than half name the
+original's class, more answers are another's; at 0 dB as much is lost as by the mean as the answer to all."""
 MOST = 10.0
 """Times the input's cost from which a limit is taken for a slip: derived, per cent in the place of a part, of
 0.1 and more."""
@@ -73,6 +76,12 @@ class Gate:
             part = not unit_of(self.key, self.of)
             needed = intervals.needed(measured, end, self.limit, inputs, part=part)
         return Judged(self, measured, passed, interval, needed, undecided)
+
+    def lost(self, measured: float | None, interval: Interval | None = None) -> bool:
+        """Whether a figure that could be had fails, with the whole of its interval where it has one."""
+        if measured is None or math.isnan(measured):
+            return False
+        return not self._keeps(measured if interval is None else interval[self.sign == ">="])
 
     def _keeps(self, figure: float) -> bool:
         return figure <= self.limit if self.sign == "<=" else figure >= self.limit
@@ -234,6 +243,24 @@ def undecided(judged: Iterable[Judged], confidence: float, given: int = 1) -> st
         f"the inputs are too few to know with a confidence of {confidence:g}: {advice}; a confidence of none "
         "goes by the figure alone"
     )
+
+
+def below(
+    floor: Iterable[Gate], figures: Mapping[str, float | None], known: Known | None = None
+) -> tuple[Judged, ...]:
+    """The gates of a floor that figures are below with the whole of their intervals: chance is no loss.
+
+    Args:
+        floor: what a network has to keep to be of use.
+        figures: by key.
+        known: their intervals; None where they are judged by themselves.
+
+    Returns:
+        The verdicts on those, which have not passed.
+    """
+    found: Mapping[str, Interval] = {} if known is None else known.intervals
+    lost = (gate for gate in floor if gate.lost(figures.get(gate.key), found.get(gate.key)))
+    return tuple(Judged(gate, figures[gate.key], False) for gate in lost)
 
 
 def missed(judged: Iterable[Judged]) -> str:

@@ -72,6 +72,7 @@ sample_axis = { x = 0, rate = "constant" }
 aim = "macs"
 gate = "latency"
 force = true
+floor = "off"
 confidence = 0.9
 freeze_initializers = true
 external_data = "never"
@@ -109,6 +110,7 @@ def test_every_key_reaches_its_task() -> None:
         aim="macs",
         gate="latency",
         force=True,
+        floor="off",
         confidence=0.9,
         freeze_initializers=True,
         external_data="never",

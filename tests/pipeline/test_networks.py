@@ -122,6 +122,41 @@ def test_an_agreement_that_so_few_inputs_cannot_show_is_refused(
         graphopt.optimize(RESNET, {"agreement": limit}, INPUTS, only=QUICK, **options)
 
 
+FLAT = {"macs": 0.06}
+"""A budget at which the sample network still answers, and its scores are far off."""
+
+
+def test_a_network_below_the_floor_ends_with_the_best_that_keeps_it() -> None:
+    with pytest.raises(BudgetError, match=r"below the floor: sqnr>=12 .* that keeps it has 0\.") as failure:
+        graphopt.optimize(RESNET, FLAT, INPUTS, only=QUICK, floor="sqnr=12")
+    assert "budget was not reached" in str(failure.value) and "force=… takes it" in str(failure.value)
+    report = failure.value.result.report
+    assert report.quality.sqnr > 10 and 0.06 < report.after.macs / report.before.macs < 0.2
+    (taken,) = [point for point in report.curve if point.taken]
+    assert all(p.quality.sqnr < taken.quality.sqnr for p in report.curve if p.costs["macs"] < 0.065)
+
+
+@pytest.mark.parametrize("options", [{}, {"floor": "off"}, {"floor": "sqnr=12", "force": True}])
+def test_a_network_above_the_floor_or_taken_by_force_is_the_one_asked_for(options: dict[str, Any]) -> None:
+    report = graphopt.optimize(RESNET, FLAT, INPUTS, only=QUICK, **options).report
+    assert report.after.macs is not None and report.before.macs is not None
+    assert report.after.macs <= 0.06 * report.before.macs
+
+
+@pytest.mark.parametrize(
+    ("floor", "said"),
+    [
+        ("macs=0.5", "expected a quality and its limit"),
+        ("agreement", "'' is no number"),
+        ("agreement=80", "did you mean agreement=0.8"),
+        ("top1=0.8", "needs metric='classification'"),
+    ],
+)
+def test_a_floor_that_is_none_is_refused(floor: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        graphopt.optimize(RESNET, FLAT, INPUTS, floor=floor)
+
+
 def test_what_is_only_rewritten_exactly_needs_no_interval() -> None:
     report = graphopt.optimize(classifier(), calibration=samples(16), require=["agreement>=1"]).report
     assert all(report.gates) and report.gates[0].interval is None

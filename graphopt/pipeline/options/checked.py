@@ -21,6 +21,9 @@ from graphopt.types import Exactness, Figure
 from graphopt.verification.metrics.own import OwnMetric
 from graphopt.verification.metrics.task import TaskMetric, named
 
+OFF = "off"
+"""The floor of whoever wants none."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -44,6 +47,7 @@ class Options:
     freeze_initializers: bool = False
     force: bool = False
     confidence: float = CONFIDENCE
+    floor: tuple[gates.Gate, ...] | None = None
 
     @property
     def relies_on_inputs(self) -> bool:
@@ -54,9 +58,15 @@ class Options:
         return fitted or measured or self.budget != Budget()
 
     @property
-    def asked_figures(self) -> tuple[str, ...]:
-        """The keys of a ready measure's figures that a budget or a gate names."""
+    def names_quality(self) -> bool:
+        """Whether a budget or a gate says which quality will do."""
         asked = (*gates.of_budget(self.budget), *self.require)
+        return any(gate.key not in gates.COSTS for gate in asked)
+
+    @property
+    def asked_figures(self) -> tuple[str, ...]:
+        """The keys of a ready measure's figures that a budget, a gate or the floor names."""
+        asked = (*gates.of_budget(self.budget), *self.require, *(self.floor or ()))
         return tuple(dict.fromkeys(gate.key for gate in asked if gate.of is not None))
 
     def recorded(self) -> dict[str, object]:
@@ -93,6 +103,8 @@ class Options:
             return None if self.metric is None else self.metric.name
         if name == "require":
             return [str(gate) for gate in self.require]
+        if name == "floor":
+            return None if self.floor is None else ", ".join(str(gate) for gate in self.floor) or OFF
         return dict(getattr(self, name)) if name in ("shapes", "sample_axis") else getattr(self, name)
 
 
@@ -113,6 +125,7 @@ def make_options(
     memory: int | None = None,
     require: Iterable[str | gates.Gate] = (),
     confidence: float | None = CONFIDENCE,
+    floor: str | None = None,
     **others: Any,
 ) -> Options:
     """The options of a run, from what `graphopt.optimize` takes.
@@ -128,6 +141,7 @@ def make_options(
         memory: bytes that activations may take.
         require: gates.
         confidence: of a quality that is asked for; None or 0 for none.
+        floor: a quality without which no network is taken.
         others: whatever else stands in `RUN`.
 
     Returns:
@@ -155,6 +169,7 @@ def make_options(
         memory=memory or default_bytes(),
         require=gates.parse(require, measures.all_figures()),
         confidence=make_confidence(confidence),
+        floor=make_floor(floor, figures),
         **plain,
     )
     if asked.gate not in (None, "latency"):
@@ -209,6 +224,43 @@ def make_confidence(given: float | None) -> float:
         wanted = "a part under 1, such as 0.95, or 0 for none"
         raise InputError(f"{Named('confidence', str(given))}: expected {wanted}{meant}")
     return number
+
+
+def make_floor(given: str | None, figures: Mapping[str, Figure]) -> tuple[gates.Gate, ...] | None:
+    """The floor of a quality; none where it is off, None where it depends on the kind of output.
+
+    Args:
+        given: ``off``, or a key and its limit, such as ``agreement=0.8``.
+        figures: those of the measure that was named.
+
+    Returns:
+        What every network has to keep.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if given is None:
+        return None
+    if given == OFF:
+        return ()
+    text = str(given)
+    key, _, limit = text.replace(">=", "=").replace("<=", "=").partition("=")
+    key = key.strip()
+    if key not in figures:
+        _require_measure(Named("floor", text), key)
+    if key not in (*gates.MEASURED, *figures):
+        raise InputError(
+            f"{Named('floor', text)}: expected a quality and its limit, such as agreement=0.8, or {OFF}; "
+            f"{hint(key, (*gates.MEASURED, *figures))}"
+        )
+    try:
+        number = float(limit)
+    except ValueError:
+        raise InputError(f"{Named('floor', text)}: {limit!r} is no number") from None
+    expected = gates.refused(key, number, 1.0, "=", figures.get(key))
+    if expected:
+        raise InputError(f"{Named('floor', text)}: {expected}")
+    return (gates.Gate(key, number, figures.get(key)),)
 
 
 def make_budget(
@@ -279,6 +331,7 @@ def _check_measures(asked: Options, *, calibrated: bool) -> None:
             _require_measure(Named("require", gate), gate.key)
     limits = [(gate.key, Named("budget", key=gate.key)) for gate in gates.of_budget(asked.budget)]
     limits += [(gate.key, Named("require", gate)) for gate in asked.require]
+    limits += [(gate.key, Named("floor", str(gate))) for gate in asked.floor or ()]
     for key, name in limits:
         if key in gates.MEASURED and not calibrated:
             raise InputError(f"{name}: a quality is measured on inputs: give {Named('calibration')}")

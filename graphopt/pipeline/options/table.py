@@ -110,8 +110,13 @@ RUN = (
     Option("memory", int, None, shown="BYTES", typed=str, recorded=False, described=False,
            help="for activations while fitting, such as 4G; more lies in files"),
     Option("force", bool, False, recorded=False,
-           help="whether a network whose quality can't be measured is taken all the same",
-           brief="Take a network whose quality can't be measured."),
+           help="whether a network whose quality can't be measured, or is below the floor, is taken all the "
+           "same",
+           brief="Take a network whose quality can't be measured or is below the floor."),
+    Option("floor", str, None, shown="KEY=VALUE|off", recorded=False,
+           help="a quality without which no network is taken, such as agreement=0.8, or off; where nothing "
+           "is said, half of the classes or 0 dB",
+           brief="A quality without which no network is taken, or off."),
     Option("require", TEXTS, (), shown="KEY<=VALUE", recorded=False,
            help="what the result has to keep, whatever it was made for, such as agreement>=0.98",
            brief="What the result has to keep, such as 'macs<=0.8' or 'agreement>=0.99'. Repeatable."),
