@@ -12,6 +12,9 @@ import pytest
 # Before NumPy is imported: its threads wait for each other when tests run side by side.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# Commands that tests start compile the package once, where a machine asks Python to keep nothing.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A shell has its background jobs ignore it, and what they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

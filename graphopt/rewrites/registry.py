@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import os
+import sys
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
@@ -144,13 +147,33 @@ def registry(extra: Iterable[Rewrite | type[Rewrite]] = ()) -> dict[str, AnyRewr
 
 def _installed() -> Iterator[tuple[object, str]]:
     """What installed packages add, with the package that each is of."""
-    for entry in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda e: (e.name, e.value)):
+    for entry in entry_points():
         package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an installed package"
         owner = f"{package} ({entry.value})"
         try:
             yield entry.load(), owner
         except Exception as error:  # whatever a third party's import does
             raise InputError(_unusable(owner, error)) from error
+
+
+def entry_points() -> Sequence[metadata.EntryPoint]:
+    """The entry points of rewrites, in order; they are looked for again when a folder of packages changed."""
+    return _found_in(tuple(map(_state, sys.path)))
+
+
+@lru_cache(maxsize=1)
+def _found_in(folders: tuple[tuple[str, int, int], ...]) -> Sequence[metadata.EntryPoint]:
+    """The entry points of rewrites in folders of a state; the files of every package are read."""
+    return sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: (entry.name, entry.value))
+
+
+def _state(folder: str) -> tuple[str, int, int]:
+    """What differs once a package was added to a folder or taken out of it."""
+    try:
+        found = os.stat(folder or os.curdir)
+    except OSError:  # it is not there, yet
+        return folder, 0, 0
+    return folder, found.st_ino, found.st_mtime_ns
 
 
 def _given(extra: Iterable[Rewrite | type[Rewrite]]) -> Iterator[tuple[object, str]]:

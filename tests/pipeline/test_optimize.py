@@ -209,7 +209,7 @@ def test_installed_packages_add_theirs(monkeypatch: pytest.MonkeyPatch, folded: 
         def load(self) -> type[Swap]:
             return Swap
 
-    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: [Entry()])
+    monkeypatch.setattr(registry, "entry_points", lambda: [Entry()])
     assert "swap" in {item["name"] for item in json.loads(cli("rewrites", "--json").out)}
     done = cli("optimize", folded, "--dry-run", "--json", "--only", "swap", "--set", "swap.op=Identity")
     assert "failed verification" in json.loads(done.out)["declined"][0]["reason"]

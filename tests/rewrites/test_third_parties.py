@@ -183,7 +183,7 @@ def test_packages_that_do_not_go(installed: Path, tmp_path: Path, packages: list
 def test_what_is_no_rewrite(value: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An attribute that isn't there, a function, a method, and a class that needs arguments."""
     entry = metadata.EntryPoint("theirs", value, "graphopt.rewrites")
-    monkeypatch.setattr(metadata, "entry_points", lambda group: [entry])
+    monkeypatch.setattr(registry, "entry_points", lambda: [entry])
     with pytest.raises(graphopt.InputError, match=says):
         registry.registry()
 
