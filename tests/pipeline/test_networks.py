@@ -348,12 +348,13 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_the_users_own_measure(measure: str) -> None:
     metric = f"{measure}:weights"
-    report = graphopt.optimize(RESNET, {"macs": 0.7}, INPUTS, only=QUICK, metric=metric).report
+    given = classifier(channels=32)
+    report = graphopt.optimize(given, {"macs": 0.7}, samples(64), only=QUICK, metric=metric).report
     assert report.metric is not None and report.metric.name == metric
     assert report.metric.before < report.metric.after < 0
     assert all(point.metric is not None for point in report.curve)
     with pytest.raises(BudgetError, match="metric -"):
-        graphopt.optimize(RESNET, {"macs": 0.9, "metric": 0.0}, INPUTS, only=QUICK, metric=metric)
+        graphopt.optimize(given, {"macs": 0.9, "metric": 0.0}, samples(64), only=QUICK, metric=metric)
 
 
 @pytest.mark.parametrize(
@@ -368,7 +369,7 @@ def test_the_users_own_measure(measure: str) -> None:
 )
 def test_measures_that_do_not_work(measure: str, name: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        graphopt.optimize(RESNET, {"macs": 0.9}, INPUTS, only=QUICK, metric=name)
+        graphopt.optimize(classifier(), {"macs": 0.9}, samples(16), only=QUICK, metric=name)
 
 
 # ---------------------------------------------------------------- sweep
@@ -384,8 +385,8 @@ def test_a_sweep(tmp_path: Path) -> None:
     assert all(point["costs"]["latency"] > 0 for point in points)
 
 
-def test_a_sweep_in_the_terminal() -> None:
-    done = cli("sweep", RESNET, "--calibration", INPUTS, "--budgets", "0.7", *ONLY).fine()
+def test_a_sweep_in_the_terminal(scores: Path, inputs: Path) -> None:
+    done = cli("sweep", scores, "--calibration", inputs, "--budgets", "0.7", *ONLY).fine()
     assert "SQNR (dB) over MACs" in done.out and done.out.count("●") == 2  # all agree
     assert max(len(line) for line in done.out.splitlines()) <= 80
 
@@ -498,15 +499,15 @@ def test_pointwise_operators_become_two_thinner_ones() -> None:
 
 
 def test_what_is_part_of_a_bottleneck_is_left_alone() -> None:
-    result = graphopt.optimize(RESNET, {"macs": 0.6}, INPUTS, only=["bottleneck"])
-    again = graphopt.optimize(result.model, {"macs": 0.9}, INPUTS, only=["bottleneck"])
+    result = graphopt.optimize(classifier(channels=32), {"macs": 0.6}, samples(64), only=["bottleneck"])
+    again = graphopt.optimize(result.model, {"macs": 0.9}, samples(64), only=["bottleneck"])
     reasons = [left.reason for left in again.report.rejected if left.rewrite == "bottleneck"]
     assert any("part of a bottleneck already" in reason for reason in reasons)
 
 
 def test_memory_only_decides_where_values_lie(tmp_path: Path) -> None:
     """Values in files give the same network as values in memory."""
-    given: tuple[Any, ...] = (RESNET, {"macs": 0.7}, INPUTS)
+    given: tuple[Any, ...] = (classifier(channels=32), {"macs": 0.7}, samples(64))
     found = [graphopt.optimize(*given, only=QUICK, memory=size) for size in (1 << 30, 1 << 16)]
     paths = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
     for result, path in zip(found, paths, strict=True):
