@@ -288,3 +288,44 @@ def test_the_plan_does_not_depend_on_the_order() -> None:
     sites = [[candidate(f"n{i}", macs=m, error=m / (40 + 9 * i)) for m in (5, 10, 20)] for i in range(4)]
     expected = set(selection.within(flat(sites), limits(macs=31)).chosen)
     assert set(selection.within(flat(sites)[::-1], limits(macs=31)).chosen) == expected
+
+
+# --- by time ------------------------------------------------------------------------------------------------
+
+
+def timed(node: str, macs: int, error: float, seconds: float) -> Candidate:
+    """A candidate of an operator of a second that takes so many."""
+    found = candidate(node, macs=macs, error=error)
+    before, after = (replace(c, seconds=s) for c, s in ((found.before, 1.0), (found.after, seconds)))
+    return replace(found, before=before, after=after)
+
+
+@pytest.mark.parametrize(("error", "faster"), [(0.0105, True), (0.013, False)])
+def test_of_plans_of_nearly_equal_damage_the_faster_one_is_taken(error: float, faster: bool) -> None:
+    slow, fast = timed("a", 500, 0.01, 1.2), timed("a", 500, error, 0.6)
+    wanted = limits(macs=500)
+    assert selection.within([slow, fast], wanted).chosen == (slow,)
+    assert selection.swift([slow, fast], wanted).chosen == ((fast,) if faster else (slow,))
+
+
+def test_a_plan_by_time_keeps_its_limits() -> None:
+    few = [timed(node, 300, 0.01, 0.2) for node in "ab"]
+    many = [timed(node, 600, 0.0101, 1.3) for node in "ab"]
+    wanted = limits(macs=900)
+    plan = selection.swift([*few, *many], wanted).chosen
+    assert kept(plan, wanted) and len(plan) == 2
+    assert sum(each.seconds_saved for each in plan) == pytest.approx(0.5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.floats(0.001, 0.4), st.floats(0.1, 2)), min_size=1, max_size=8)
+)
+def test_a_plan_by_time_is_hardly_more_damaging(
+    found: list[tuple[int, float, float]],
+) -> None:
+    every = [timed(f"n{i // 2}", 100 * macs, *rest) for i, (macs, *rest) in enumerate(found)]
+    wanted = limits(macs=0.4 * sum(each.macs_saved for each in every))
+    plain, swift = (plan(every, wanted).chosen for plan in (selection.within, selection.swift))
+    assert damage(swift) <= selection.ALIKE * damage(plain) + 1e-12
+    assert kept(swift, wanted) == kept(plain, wanted)

@@ -83,7 +83,7 @@ class Networks:
     ) -> None:
         self._changes, self._measures, self._journal = changes, measures, journal
         self._workspace, self._proposals = workspace, proposals
-        self._seed, self._memory = options.seed, options.memory
+        self._seed, self._memory, self._aim = options.seed, options.memory, options.aim
         self._given = workspace.calibration is not None
         self.most_lost = math.inf if options.force else MOST_LOST
         self._data = FitData(workspace, group, options, journal)
@@ -140,7 +140,8 @@ class Networks:
             timed = any(limit.key == "latency" for limit in limits)
             if timed:
                 allowed = self.clock.in_blocks(allowed)
-            found = selection.within(allowed, limits, self.damage.of)
+            plan = selection.within if timed or self._aim == "macs" else selection.swift
+            found = plan(allowed, limits, self.damage.of)
         if timed:
             self.clock.save()
         return found
