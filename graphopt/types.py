@@ -275,6 +275,7 @@ class Quality:
     interval: Interval | None = None
     sqnr_interval: Interval | None = None
     confidence: float = 0.0
+    ranked: int | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -284,7 +285,9 @@ class Quality:
             for name, values in self.measured_by.items()
         )
         left = (f"quality: output {name!r} is not measured: {why}" for name, why in self.unmeasured.items())
-        return (*instead, *left)
+        few = self.ranked is not None and self.ranked < self.samples
+        rows = (f"quality: the agreement is that of {self.ranked} rankings, on {self.samples} inputs",)
+        return (*instead, *left, *(rows if few else ()))
 
     @property
     def problem(self) -> str:

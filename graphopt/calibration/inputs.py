@@ -98,6 +98,12 @@ class Calibration:
                 samples.append(digest.digest())
         return hashlib.sha256(b"".join(sorted(samples))).hexdigest()
 
+    @property
+    def one_by_one(self) -> Calibration:
+        """The same inputs, each of which is run by itself."""
+        fit, held_out = self.fit.one_by_one, self.held_out.one_by_one
+        return replace(self, fit=fit, held_out=held_out, batch=1, fixed=True)
+
     def parts(self, samples: Samples) -> Iterator[Samples]:
         """The samples, as many at once as the model takes."""
         for part in samples.cut(self.batch):
@@ -271,7 +277,7 @@ def read(
         raise InputError(f"{where}: the model takes {most} samples at once, and these are {what}")
     if batches == {None} and samples.alike and samples.axes is not None:
         return samples, None
-    return (samples, most) if most > 1 else (replace(samples, axes=None), 1)
+    return (samples, most) if most > 1 else (samples.one_by_one, 1)
 
 
 def _fed(model: ir.Model) -> dict[str, ir.Value]:

@@ -36,6 +36,11 @@ class Samples:
         """Those of these numbers, in this order."""
         return Samples(tuple(self.feeds[number] for number in which), self.axes)
 
+    @property
+    def one_by_one(self) -> Samples:
+        """The same, each of which is run by itself."""
+        return Samples(self.feeds, None)
+
     def arrays(self, name: str) -> list[npt.NDArray[Any]]:
         """What the samples have for one input."""
         return [feed[name] for feed in self.feeds]

@@ -269,7 +269,8 @@ def _scales(
         return {}
     running = session.session(program.piece(program.nodes, samples.kinds, names), optimised=True)
     spreads = [Spread(signal.axis, common=signal.common) for signal in watched]
-    for part in calibration.parts(samples):
+    parts = list(calibration.parts(samples))
+    for part in parts:
         values = session.run(running, part.joined(), names)
         for spread, value in zip(spreads, values, strict=True):
             spread.add(value, len(part))
@@ -279,7 +280,9 @@ def _scales(
         counts = (deviations > SMALLEST) & (deviations < LARGEST)
         if not counts.any():
             continue
-        scale = np.where(counts, 1 / np.where(counts, deviations, 1.0), 0.0) / math.sqrt(value.size)
+        scale = np.where(counts, 1 / np.where(counts, deviations, 1.0), 0.0) / math.sqrt(
+            spread.count.sum() / len(parts)
+        )
         if signal.axis is not None and len(scale) > 1:
             scale = scale.reshape(-1, *(1,) * (value.ndim - 1 - signal.axis))
         found[signal.name] = scale.astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -119,6 +120,9 @@ class Workspace:
         empty, doubts = self.calibration.empty, list(self.calibration.doubts)
         if not empty and not self.inputs.problem:
             kept = self._options.outputs
+            with suppress(InputError):  # a model that can't be run is told where it is run
+                given = self.calibration
+                self.calibration, _ = quality.separated(self.source.model, given, given.held_out, kept)
             telling = quality.telling(self.source.model, kept)
             empty, odd = responses.judged(self.source.model, self.calibration, kept, telling)
             doubts += odd

@@ -39,6 +39,7 @@ from graphopt.verification.difference import (
     worst_left_out,
 )
 from graphopt.verification.heads import Heads, is_tensor
+from graphopt.verification.rows import by_sample
 
 
 def measure(
@@ -63,7 +64,45 @@ def measure(
         The lowest agreement, the lowest SQNR (dB) of any group of channels of an output that can be measured,
         their intervals, and the number of inputs.
     """
+    calibration, samples = separated(reference, calibration, samples, kept)
     return Yardstick(reference, calibration, samples, kept, confidence).measure(candidate)
+
+
+def separated(
+    model: ir.Model, calibration: Calibration, samples: Samples, kept: Sequence[str] = ()
+) -> tuple[Calibration, Samples]:
+    """How inputs are run: one by one where what is measured has no row for each of several at once.
+
+    Args:
+        model: the original.
+        calibration: how to batch.
+        samples: the inputs to measure on.
+        kept: names of the outputs that count; all when empty.
+
+    Returns:
+        The calibration and the samples, as they are or one by one.
+
+    Raises:
+        InputError: onnxruntime can't load or run the model.
+    """
+    first = next(calibration.parts(samples))
+    if calibration.fixed or samples.axes is None or len(first) < 2:
+        return calibration, samples
+    parts, heads = session.structure(model), Heads(model, _counted(model, kept))
+    dtype, _ = told(model)
+    values = dict.fromkeys(v for output in heads.outputs for v in heads.measured(output, dtype))
+    usable = with_numbers(parts, (value for value in values if heads.told(value)), calibration, samples)
+    ranked = {
+        value.name or "": {axis for axis, _ in _rankings(heads, value)} for value in values if value in usable
+    }
+    if not ranked or by_sample(parts, ranked, first):
+        return calibration, samples
+    return calibration.one_by_one, samples.one_by_one
+
+
+def _rankings(heads: Heads, value: ir.Value) -> set[tuple[int | None, bool]]:
+    """How a value is ranked: as the operators do that read it; an output, if by none, by its shape."""
+    return heads.rankings(value) or ({(None, False)} if value in heads.outputs else set())
 
 
 class Yardstick:
@@ -102,7 +141,7 @@ class Yardstick:
         pairs, decisions = self._pairs(candidate)
         names = [value.name or "" for value in pairs]
         gaps = {value: [ChannelError(group) for group in self._groups(value)] for value in pairs}
-        ranked = {value: [Agreement(*way) for way in self._rankings(value)] for value in pairs}
+        ranked = {value: [Agreement(*way) for way in _rankings(self._heads, value)] for value in pairs}
         count = 0
         for size, exact, found in self._runs(candidate, names, list(pairs.values()), decisions):
             count += size
@@ -129,10 +168,11 @@ class Yardstick:
             unmeasured.update((output.name or "", lost[value]) for value in values if value in lost)
         known = not lost and all(each.known for each in agreements)
         errors, confidence = worst(channels), self._confidence
-        agreed: tuple[float | None, Interval | None] = (None, None)
+        agreed: tuple[float | None, Interval | None, int | None] = (None, None, None)
         for each in agreements if known else ():
             if each.part is not None and (agreed[0] is None or each.part < agreed[0]):
-                agreed = each.part, intervals.of_part(each.part, count, each.left_out, confidence)
+                told = min(count, each.rows or count)
+                agreed = each.part, intervals.of_part(each.part, told, each.left_out, confidence), each.rows
         error = None if lost or not errors else max(errors.values())
         return Quality(
             agreed[0],
@@ -148,6 +188,7 @@ class Yardstick:
             agreed[1],
             None if error is None else intervals.of_error(error, worst_left_out(channels), confidence),
             confidence,
+            agreed[2],
         )
 
     # ------------------------------------------------------------ what is measured
@@ -212,10 +253,6 @@ class Yardstick:
                     found[before] = None
         usable = with_numbers(self._parts, found, self._calibration, self._samples) if found else set()
         return {value: None for value in found if value in usable}
-
-    def _rankings(self, value: ir.Value) -> set[tuple[int | None, bool]]:
-        """How the value is ranked: as the operators do that read it; an output, if by none, by its shape."""
-        return self._heads.rankings(value) or ({(None, False)} if value in self._outputs else set())
 
     # ------------------------------------------------------------ runs
 
@@ -283,7 +320,7 @@ def may_agree(model: ir.Model, kept: Sequence[str] = ()) -> bool:
     dtype, shape = told(model)
     for value in dict.fromkeys(value for output in outputs for value in heads.measured(output, dtype)):
         known = _declared(value) if value in outputs else shape(value)
-        for axis, _ in heads.rankings(value) or ({(None, False)} if value in outputs else set()):
+        for axis, _ in _rankings(heads, value):
             if known is None or (is_class_scores(known) if axis is None else _chooses(known, axis)):
                 return True
     return False

@@ -243,13 +243,13 @@ def test_other_rows_than_in_the_original_are_nothing_in_common() -> None:
     """Of an output as of what it is made of, in some batches or in all."""
     lines = (*SCORES, "y = Slice (scores, none, rows)")
     ends = [{"none": np.array([0]), "rows": np.array([count])} for count in (20, 4, 0)]
-    one, other, empty = (network(*lines, outputs={"y": ["k", 6]}, weights=end, batch="n") for end in ends)
+    one, other, empty = (network(*lines, outputs={"y": ["k", 6]}, weights=end, batch=24) for end in ends)
     for candidate in (other, empty):
         found = measured(one, candidate)
         assert found.sqnr == -np.inf and found.agreement is not None and found.agreement < 0.9
     assert measured(one, empty).agreement == 0
     same = measured(one, one)
-    assert (same.agreement, same.sqnr, same.samples) == (1.0, np.inf, 24)
+    assert (same.agreement, same.sqnr, same.samples, same.ranked) == (1.0, np.inf, 24, 20)
 
 
 def test_an_output_without_rows_on_all_inputs_is_not_kept() -> None:
@@ -270,21 +270,20 @@ def test_an_output_without_rows_on_all_inputs_is_not_kept() -> None:
 @pytest.mark.parametrize("axis", [0, -2, 1, -1])
 @pytest.mark.parametrize("op", ["ArgMax", "ArgMin", "TopK", "Hardmax"])
 def test_the_agreement_is_that_along_the_axis_of_the_ranking(op: str, axis: int) -> None:
-    """Of scores that stand in columns, and whose largest of a row is that of all."""
+    """Of scores that stand in columns; of those of a row where the model takes all samples at once."""
     ranked = f"y = {op} <axis={axis}> (t)" if op != "TopK" else f"v, y = TopK <axis={axis}> (t, once)"
     lines = (*SCORES, "t = Transpose <perm=[1, 0]> (scores)", ranked)
     extra = {"once": np.array([1])}
     out = info("y", None, np.float32 if op == "Hardmax" else np.int64)
-    proto = network(*lines, outputs=[out], weights=extra, batch="n")
+    columns = axis in (0, -2)
+    proto = network(*lines, outputs=[out], weights=extra, batch="n" if columns else 24)
     other = off(proto, "wg", 0.5)
     first, second = (run(each, "scores") for each in (proto, other))
     best = np.argmin if op == "ArgMin" else np.argmax
-    places = 1 if axis in (0, -2) else 0
-    batch = calibration_inputs.whole(INPUTS, io.load(proto).model).batch
-    parts = [slice(i, i + batch) for i in range(0, 24, batch)]
-    same = [best(first[p], axis=places) == best(second[p], axis=places) for p in parts]
+    places = 1 if columns else 0
+    same = best(first, axis=places) == best(second, axis=places)
     found = measured(proto, other)
-    assert found.agreement == pytest.approx(float(np.concatenate(same).mean()))
+    assert found.agreement == pytest.approx(float(same.mean())) and found.ranked == (24 if columns else 6)
     assert quality.may_agree(io.load(proto).model)
 
 
