@@ -45,6 +45,7 @@ class Slot:
         axis: of the samples; None where there is none.
         sure: whether the model, or the user, tells that axis.
         said: what the user says of it; None where nothing.
+        own: the axis that the model tells for sure, whatever the user says; None where none.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Slot:
     axis: int | None
     sure: bool = True
     said: SampleAxis | None = None
+    own: int | None = None
 
     @property
     def declared(self) -> tuple[int | None, ...] | None:
@@ -94,7 +96,23 @@ class Slot:
         along = f"[{', '.join('N' if axis == self.axis else word for axis, word in enumerate(self.words))}]"
         if self.dims is None:
             along = "[N, …]"
-        return f"{along} for N samples" if self.axis == 0 else f"{along} or {each} for N samples{beside}"
+        if self.axis == 0:
+            runs = f", {self.at_once} at once, or {each} for N runs" if (self.at_once or 1) > 1 else ""
+            return f"{along} for N samples{runs}"
+        return f"{along} or {each} for N samples{beside}"
+
+    def contradicts(self, shape: Sequence[int], axis: int) -> bool:
+        """Whether samples on another axis than the model's would cut what it declares to be of a fixed size.
+
+        Args:
+            shape: of an array with as many axes as the model takes.
+            axis: on which its samples would lie.
+        """
+        size = None if self.declared is None else self.declared[axis]
+        if size is None or self.declared is None or axis == self.own:
+            return False
+        open_own = self.own is not None and self.declared[self.own] is None
+        return open_own or shape[axis] % size != 0
 
     def ambiguous(self, shape: Sequence[int], count: int) -> int | None:
         """The axis on which an array that all samples would share may be meant to have so many of them."""
@@ -136,14 +154,14 @@ def slots(
     found = []
     for name, shape in dims.items():
         asked = told.get(name)
-        if asked is None:
-            axis, sure = (0, len(dims) < 2) if shape is None else model.axis(shape)
-        else:
+        axis, sure = (0, len(dims) < 2) if shape is None else model.axis(shape)
+        own = axis if sure else None
+        if asked is not None:
             axis, sure = None if asked == CONSTANT else asked, True
             if shape is not None and axis is not None:
                 _require_axis(name, shape, axis)
                 axis = axis if axis < len(shape) else None  # beyond: one more than the model takes
-        found.append(Slot(name, shape, axis, sure, asked))
+        found.append(Slot(name, shape, axis, sure, asked, own))
     return found
 
 
@@ -218,14 +236,18 @@ class _Model:
 
     @property
     def _size(self) -> int | None:
-        """How many samples a model of a fixed batch takes at once; None where that is open."""
+        """How many samples a model of a fixed batch takes at once; None where that is open.
+
+        Outputs have so many rows, or so many times some.
+        """
         firsts = [shape[0] for shape in self._inputs if shape]
         if self._symbols or any(not isinstance(first, int) and not _is_place(first) for first in firsts):
             return None
-        sizes = [first for first in firsts if isinstance(first, int)]
-        made = [shape[0] for shape in self._outputs if shape[0] in sizes]
-        size = next(iter((*made, *sizes)), None)
-        return size if isinstance(size, int) else None
+        sizes = [first for first in firsts if isinstance(first, int) and first]
+        made = [shape[0] for shape in self._outputs]
+        kept = [size for size in sizes if size in made]
+        whole = [n for n in sizes if not made or any(not isinstance(m, int) or m % n == 0 for m in made)]
+        return next(iter((*kept, *whole)), None)
 
     def _as_outputs(self, shape: Dims) -> bool:
         """Whether the batch may as well be the second axis, as outputs have both where the input has them."""

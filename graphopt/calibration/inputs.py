@@ -184,13 +184,16 @@ def load(
         held = max(held // batch, 1) * batch
     fewest = max(batch or 1, FEWEST_TO_FIT)
     if count - held < fewest:
-        few = f"{count} inputs" if count == given_count else f"{count} different inputs, of {given_count},"
+        few = _counted(count, "" if count == given_count else "different ")
+        few += "" if count == given_count else f", of {given_count},"
+        forms = _said(sample_axis) if given_count > 1 else ""
+        if not forms and given_count == (batch or 1):
+            forms = _other_forms(model, samples, sample_axis)
         raise InputError(
-            f"calibration: {few} are too few to fit on some and hold others out: "
+            f"calibration: {few} {'is' if count == 1 else 'are'} too few to fit on some and hold others out: "
             f"{fewest + (batch or 1)} different ones are the least"
             f"{f', as the model takes {batch} at once' if (batch or 1) > 1 else ''}"
-            f"{_said(sample_axis) if given_count > 1 else ''}"
-            f"{_other_forms(model, samples, sample_axis) if given_count == 1 else ''}"
+            f"{forms}"
         )
     order = np.random.default_rng(seed).permutation(count)
     fit, held_out = order[held:], np.sort(order[:held])  # any part of those to fit on is a fair sample
@@ -223,7 +226,8 @@ def whole(given: Given, model: ir.Model, sample_axis: Mapping[str, SampleAxis] |
     """
     samples, batch = read(given, model, sample_axis)
     if batch is not None and len(samples) < batch:
-        raise InputError(f"calibration: {len(samples)} inputs are too few: the model takes {batch} at once")
+        few = f"{_counted(len(samples))} {'is' if len(samples) == 1 else 'are'} too few"
+        raise InputError(f"calibration: {few}: the model takes {batch} at once")
     count = len(samples)
     return Calibration(
         samples, samples, batch or BATCH, batch is not None, given=count, numbers=tuple(range(count))
@@ -289,6 +293,11 @@ def _all_same(arrays: Sequence[npt.NDArray[Any]]) -> bool:
     return all(array is arrays[0] or np.array_equal(array, arrays[0]) for array in arrays)
 
 
+def _counted(count: int, kind: str = "") -> str:
+    """So many inputs, in words."""
+    return f"{count} {kind}{'input' if count == 1 else 'inputs'}"
+
+
 def _said(sample_axis: Mapping[str, SampleAxis] | None) -> str:
     """Where the samples lie as the user says, which may be what is wrong."""
     said = [str(Named("sample_axis", str(a), n)) for n, a in (sample_axis or {}).items() if a != CONSTANT]
@@ -298,9 +307,10 @@ def _said(sample_axis: Mapping[str, SampleAxis] | None) -> str:
 def _other_forms(model: ir.Model, samples: Samples, sample_axis: Mapping[str, SampleAxis] | None) -> str:
     """What to give where all that was given is taken as one sample."""
     places = slots(_fed(model), model.graph.outputs, sample_axis)
-    taken = [slot for slot in places if slot.said != CONSTANT and samples.feeds[0][slot.name].ndim]
+    run, one = samples.joined(), "one" if len(samples) == 1 else "one run"
+    taken = [slot for slot in places if slot.said != CONSTANT and run[slot.name].ndim]
     told = [
-        f"{slot.name!r} of {list(samples.feeds[0][slot.name].shape)} is taken as one: give {slot.forms}"
+        f"{slot.name!r} of {list(run[slot.name].shape)} is taken as {one}: give {slot.forms}"
         for slot in taken
     ]
     if not told:

@@ -11,8 +11,8 @@ of them, or on which it takes so many at once; else they are run one by one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from graphopt.calibration.batch_axis import CONSTANT, Slot
 from graphopt.calibration.samples import Samples
 from graphopt.errors import InputError, Named
 from graphopt.runtime.session import Feeds
+
+_Size = TypeVar("_Size", int, "int | None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +142,22 @@ def _given(where: str, slot: Slot, array: npt.NDArray[Any]) -> Given:
     """
     if not array.size and 0 not in (slot.declared or ()):
         raise InputError(f"{where}: array for input {slot.name!r} holds no samples")
+    has = (
+        f"{where}: array for input {slot.name!r} has shape {list(array.shape)}, the model takes {slot.shown}"
+    )
+    own = replace(slot, axis=slot.own, said=None) if slot.own is not None else slot
+    turned = _turned(own, array)
+    if isinstance(slot.said, int) and array.ndim == len(slot.dims or ()) > slot.said:
+        said = Named("sample_axis", str(slot.said), slot.name)
+        if slot.contradicts(array.shape, slot.said):
+            raise InputError(
+                f"{has}, and {said} would cut an axis of a fixed size: {turned or f'give {own.forms}'}"
+            )
     found = _placed(slot, array)
     if found is None:
-        fitting = _axes_that_fit(slot, array)
-        said = Named("sample_axis", str(fitting[0]), slot.name) if fitting else ""
-        raise InputError(
-            f"{where}: array for input {slot.name!r} has shape {list(array.shape)}, the model takes "
-            f"{slot.shown}: give {slot.forms}{f'; or say {said}' if said else ''}"
-        )
+        fitting = [] if turned else _axes_that_fit(slot, array)
+        other = f"; or say {Named('sample_axis', str(fitting[0]), slot.name)}" if fitting else ""
+        raise InputError(f"{has}: {turned or f'give {slot.forms}'}{other}")
     return found
 
 
@@ -175,15 +185,53 @@ def _axes_that_fit(slot: Slot, array: npt.NDArray[Any]) -> list[int]:
         return []
     if len(shape) == len(declared) + 1:
         return [axis for axis in range(len(shape)) if _fits(_without(shape, axis), declared)]
-    return [axis for axis in range(len(declared)) if _fits(shape, _opened(declared, axis))]
+    return [
+        axis
+        for axis in range(len(declared))
+        if _fits(shape, _opened(declared, axis)) and not slot.contradicts(shape, axis)
+    ]
 
 
-def _without(shape: Sequence[int], axis: int) -> list[int]:
+def _turned(slot: Slot, array: npt.NDArray[Any]) -> str:
+    """What to give of an array that has its channels first where the model has them last, or the other way.
+
+    Returns:
+        The transpose in words, with all that is to be given; "" where none fits.
+    """
+    declared, shape = slot.declared, array.shape
+    if declared is None or slot.said is not None:
+        return ""
+    if len(shape) == len(declared) + 1:
+        wanted, samples = [None, *declared], [0]
+    elif len(shape) == len(declared):
+        samples = [] if slot.axis is None else [slot.axis]
+        wanted = _opened(declared, *samples)
+    elif len(shape) == len(declared) - 1 and slot.axis is not None:
+        wanted, samples = _without(declared, slot.axis), []
+    else:
+        return ""
+    if _fits(shape, wanted):
+        return ""
+    others = [axis for axis in range(len(shape)) if axis not in samples]
+    for start, stop in ((others[-1], others[0]), (others[0], others[-1])) if len(others) > 1 else ():
+        order = [axis for axis in others if axis != start]
+        order.insert(0 if stop == others[0] else len(order), start)
+        for axis in samples:
+            order.insert(axis, axis)
+        if wanted[stop] is not None and _fits([shape[axis] for axis in order], wanted):
+            name = slot.name if slot.name.isidentifier() else "array"
+            turned = f"{name}.transpose({', '.join(map(str, order))})"
+            single = f", and {slot.forms}" if len(shape) < len(declared) else ""
+            return f"give {turned}{single}, as its channels lie on another axis"
+    return ""
+
+
+def _without(shape: Sequence[_Size], axis: int) -> list[_Size]:
     return [size for other, size in enumerate(shape) if other != axis]
 
 
-def _opened(declared: Sequence[int | None], axis: int) -> list[int | None]:
-    return [None if other == axis else size for other, size in enumerate(declared)]
+def _opened(declared: Sequence[int | None], *axes: int) -> list[int | None]:
+    return [None if axis in axes else size for axis, size in enumerate(declared)]
 
 
 # ---------------------------------------------------------------- samples

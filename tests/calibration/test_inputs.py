@@ -444,5 +444,5 @@ def test_too_few_inputs_are_refused_with_how_many_would_do(batch: int | None, le
 
 def test_where_too_few_were_counted_by_the_axis_that_was_said_the_message_names_it() -> None:
     with pytest.raises(InputError, match=r"sample_axis=\{'x': .?1.?\} says"):
-        network = loaded(classifier())
-        calibration_inputs.load(samples(32, 8, 8, 8), network, seed=0, sample_axis={"x": 1})
+        network = loaded(conv_bn(inputs={"x": [8, 8, 8, 8]}))
+        calibration_inputs.load(samples(8, 8, 8, 8), network, seed=0, sample_axis={"x": 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -316,7 +317,83 @@ def test_one_sequence_is_too_few_and_how_to_give_several_is_told() -> None:
 def test_arrays_that_fit_along_another_axis_are_told_so() -> None:
     with pytest.raises(InputError) as failure:
         read({"x": samples(3, 12, 8)}, shaped({"x": [3, 1, 8]}))
-    assert "give [N, 1, 8] for N samples; or say sample_axis={'x': 1}" in str(failure.value)
+    forms = "give [N, 1, 8] for N samples, 3 at once, or [N, 3, 1, 8] for N runs"
+    assert f"{forms}; or say sample_axis={{'x': 1}}" in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "says"),
+    [
+        (["n", 3, "h", "w"], (12, 8, 9, 3), "give x.transpose(0, 3, 1, 2), as its channels"),
+        (["n", "h", "w", 3], (12, 3, 8, 9), "give x.transpose(0, 2, 3, 1), as its channels"),
+        ([None, 3, 8, 8], (12, 8, 8, 3), "give x.transpose(0, 3, 1, 2), as its channels"),
+        ([4, 3, 8, 8], (12, 8, 8, 3), "give x.transpose(0, 3, 1, 2), as its channels"),
+        (["n", 3, "d", "h", "w"], (12, 6, 8, 9, 3), "give x.transpose(0, 4, 1, 2, 3), as its channels"),
+        (["n", 3, "t"], (12, 40, 3), "give x.transpose(0, 2, 1), as its channels"),
+        (["t", "n", 3], (40, 3, 12), "give [t, N, 3]"),
+        (["n", 3, "h", "w"], (8, 9, 3), "give x.transpose(2, 0, 1), and [N, 3, h, w] for N samples, as"),
+        ([3, "h", "w"], (12, 8, 9, 3), "give x.transpose(0, 3, 1, 2), as its channels"),
+        ([3, "h", "w"], (8, 9, 3), "give x.transpose(2, 0, 1), as its channels"),
+        (["n", 3, "h", "w"], (12, 8, 9, 1), "give [N, 3, h, w] for N samples"),
+    ],
+)
+def test_channels_on_another_axis_are_told_with_the_transpose(
+    declared: list[Any], given: tuple[int, ...], says: str
+) -> None:
+    proto = shaped({"x": declared}, {"yx": [5, *declared[1:]]} if declared[0] == 3 else None)
+    with pytest.raises(InputError) as failure:
+        read({"x": samples(*given)}, proto)
+    assert says in str(failure.value) and "sample_axis" not in str(failure.value)
+    order = [int(a) for a in re.findall(r"\d+", says.partition("transpose(")[2].partition(")")[0])]
+    if order:
+        fitting = samples(*given).transpose(order)
+        read({"x": fitting if len(given) != len(declared) - 1 else fitting[None]}, proto)
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "axis", "says"),
+    [
+        (["n", 3, 8, 8], (12, 8, 8, 3), 1, "give x.transpose(0, 3, 1, 2)"),
+        (["n", 3, 8, 8], (12, 6, 8, 8), 1, "give [N, 3, 8, 8] for N samples"),
+        ([None, 1, 8, 8], (12, 8, 8, 1), 1, "give x.transpose(0, 3, 1, 2)"),
+        ([4, "t"], (10, 7), 0, ""),
+        ([3, 8, 8], (3, 8, 12), 2, "give [N, 8, 8]"),
+    ],
+)
+def test_an_axis_of_a_fixed_size_is_not_cut_where_the_model_has_its_samples_elsewhere(
+    declared: list[Any], given: tuple[int, ...], axis: int, says: str
+) -> None:
+    if not says:
+        assert len(read(samples(*given), shaped({"x": declared}), {"x": axis})[0]) == 10
+        return
+    with pytest.raises(InputError, match=f"'x': {axis}}} would cut an axis of a fixed size") as failure:
+        read(samples(*given), shaped({"x": declared}), {"x": axis})
+    assert says in str(failure.value)
+
+
+def test_a_picture_without_a_batch_is_no_batch_of_its_channels() -> None:
+    """Outputs of a batch have its rows, or so many times some."""
+    proto = shaped({"x": [3, "h", "w"]}, {"yx": [5, "h", "w"]})
+    found, at_once = read({"x": samples(12, 3, 8, 8)}, proto)
+    assert (len(found), at_once, found.feeds[0]["x"].shape) == (12, 1, (3, 8, 8))
+    for given, says in (
+        (samples(3, 8, 8), "1 input is too few to fit"),
+        (samples(12, 1, 3, 8, 8), "has shape [12, 1, 3, 8, 8]"),
+    ):
+        with pytest.raises(InputError) as failure:
+            calibration_inputs.load({"x": given}, ir.from_proto(proto), 0)
+        assert says in str(failure.value) and "give [N, 3, h, w] for N samples" in str(failure.value)
+    boxes, _ = read(samples(8, 6), shaped({"x": [4, 6]}, {"yx": [400, 6]}))
+    assert len(boxes) == 8
+
+
+def test_a_single_run_of_several_samples_is_too_few_and_how_to_give_more_is_told() -> None:
+    with pytest.raises(InputError) as failure:
+        calibration_inputs.load({"x": samples(3, 8, 8)}, ir.from_proto(shaped({"x": [3, "h", "w"]})), 0)
+    assert "'x' of [3, 8, 8] is taken as one run: give [N, h, w] for N samples, 3 at once" in str(
+        failure.value
+    )
+    assert "or [N, 3, h, w] for N runs" in str(failure.value)
 
 
 # --- texts and whole numbers --------------------------------------------------------------------------------
