@@ -179,6 +179,14 @@ def load(
         doubts.append(f"{count - len(different)} of {count} inputs repeat others, and are left out")
         samples, numbers = samples.chosen(different), np.asarray(different)
         count = len(different)
+    shown = count if empty else inspection.pictures(samples)
+    if shown < 2 <= count:
+        empty = f"the {count} different inputs are one picture over and over, in other scales and offsets"
+    elif shown < count:
+        doubts.append(
+            f"{count - shown} of {count} inputs are others in another scale and offset, so that figures of "
+            "quality are too good"
+        )
     held = max(count // ONE_HELD_OUT_OF, 1)
     if batch is not None:
         held = max(held // batch, 1) * batch
@@ -327,6 +335,11 @@ def _named(where: str, arrays: Arrays, inputs: Mapping[str, ir.Value]) -> Feeds:
     """
     if len(arrays) == 1 and len(inputs) == 1:
         arrays = {next(iter(inputs)): next(iter(arrays.values()))}
+    if "" in arrays and len(inputs) > 1:
+        raise InputError(
+            f"{where}: an array without a name, and the model has the inputs {_listed(inputs)}: give an .npz "
+            "file, or a mapping, with an array by each name"
+        )
     for name in inputs:
         if name not in arrays:
             raise InputError(f"{where}: no array for the model's input {name!r}; it holds {_listed(arrays)}")
@@ -337,7 +350,7 @@ def _named(where: str, arrays: Arrays, inputs: Mapping[str, ir.Value]) -> Feeds:
 
 
 def _listed(names: Mapping[str, object]) -> str:
-    return ", ".join(repr(name) for name in names) or "nothing"
+    return ", ".join(repr(name) if name else "an array without a name" for name in names) or "nothing"
 
 
 def _several_sizes(samples: Samples) -> str:
@@ -347,7 +360,7 @@ def _several_sizes(samples: Samples) -> str:
 
 
 def _with_batch(array: npt.NDArray[Any], slot: Slot) -> npt.NDArray[Any]:
-    """An array of a list as the model takes it: a sample that comes without the axis of samples gets it."""
+    """An array of a list or folder as the model takes it: a sample without the axis of samples gets it."""
     if slot.dims is None or slot.axis is None or array.ndim != len(slot.dims) - 1:
         return array
     return np.expand_dims(array, slot.axis)
@@ -387,9 +400,12 @@ def _parts(given: Given, model: ir.Model, places: Sequence[Slot]) -> tuple[str, 
         raise InputError(f"{path}: the folder holds no .npy or .npz file")
     parts: list[tuple[str, Arrays]] = [(str(file), _read_file(file)) for file in files]
     keys = set(parts[0][1])
+    if len(places) == 1 and all(len(part) == 1 for _, part in parts):  # names do not matter
+        arrays = ((file, next(iter(part.values()))) for file, part in parts)
+        return str(path), [(file, {"": _with_batch(array, places[0])}) for file, array in arrays]
     odd = next((file for file, part in parts if set(part) != keys), None)
     if odd is not None:
-        raise InputError(f"{odd}: its arrays are not those of {files[0].name}: {_listed(parts[0][1])}")
+        raise InputError(f"{odd}: its arrays are not those of {files[0].name}, with {_listed(parts[0][1])}")
     return str(path), parts
 
 
@@ -433,10 +449,18 @@ def _cast(name: str, value: ir.Value, array: npt.NDArray[Any]) -> npt.NDArray[An
         raise InputError(
             f"{name} is {array.dtype}, the model takes {wanted}: give inputs that are preprocessed already"
         )
-    if wanted.kind not in "fV" and array.dtype.kind != wanted.kind:
+    if array.dtype.kind not in "fiub":
         raise InputError(f"{name} is {array.dtype}, the model takes {wanted}")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         cast = array.astype(wanted, copy=False)
+    if wanted.kind in "iub" and not np.array_equal(cast, array):
+        ends = (
+            "0 to 1" if wanted.kind == "b" else f"{np.iinfo(str(wanted)).min} to {np.iinfo(str(wanted)).max}"
+        )
+        raise InputError(
+            f"{name} is {array.dtype} with a value of {array[array != cast].flat[0]:g}, the model takes "
+            f"{wanted}: give whole numbers from {ends}, as before any preprocessing"
+        )
     if wanted.kind == "f" and np.isinf(cast).any() and not np.isinf(array).any():
         raise InputError(f"{name} has values that {wanted} can't hold")
     return cast

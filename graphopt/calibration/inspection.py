@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +23,26 @@ LOOKED_AT = 16
 """Values of a sample that are compared before all are: derived, two samples that differ in every other one
 pass with a chance of 2⁻¹⁶."""
 
+ROUNDED = 1 / 16
+"""The same, of pictures of whole numbers that are stretched to reach from 0 to 1. Derived: a value and both
+ends are off by half a step in each of two pictures, together 3 steps of the 48 that are asked for, as pixels
+of 8 bits have them that are dimmed to a fifth."""
+
+
+_Alike: TypeAlias = "Callable[[Feeds, Feeds], bool]"
+"""Whether two samples are the same."""
+
 
 def distinct(samples: Samples) -> list[int]:
     """The samples without those that repeat an earlier one, but for noise, by number."""
+    return _distinct(samples, dict, FINE, _repeats)
+
+
+def _distinct(samples: Samples, seen: Callable[[Feeds], Feeds], fine: float, alike: _Alike) -> list[int]:
+    """The same by what is seen of each, which differs by no more than that part of its reach."""
     first: dict[bytes, int] = {}
-    for number, feed in enumerate(samples.feeds):
+    for number, each in enumerate(samples.feeds):
+        feed = seen(each)
         digest = hashlib.blake2b(digest_size=16)
         for array in feed.values():
             digest.update(f"{array.shape}".encode())
@@ -35,11 +51,11 @@ def distinct(samples: Samples) -> list[int]:
     kept: list[int] = []
     looks = np.empty((len(first), len(samples.names) * LOOKED_AT))
     for number in first.values():
-        feed = samples.feeds[number]
+        feed = seen(samples.feeds[number])
         look = np.concatenate([_some(array) for array in feed.values()])
         reach = np.repeat([_reach(array) for array in feed.values()], LOOKED_AT)
-        near = np.nonzero((np.abs(looks[: len(kept)] - look) <= FINE * reach).all(axis=1))[0]
-        if not any(_repeats(feed, samples.feeds[kept[place]]) for place in near):
+        near = np.nonzero((np.abs(looks[: len(kept)] - look) <= fine * reach).all(axis=1))[0]
+        if not any(alike(feed, seen(samples.feeds[kept[place]])) for place in near):
             looks[len(kept)] = look
             kept.append(number)
     return kept
@@ -83,6 +99,64 @@ def _places(array: npt.NDArray[Any]) -> list[tuple[int, ...]]:
     """The axes of the places of a sample, as channels come first or last, where there are several places."""
     layouts = tuple(range(2, array.ndim)), tuple(range(1, array.ndim - 1))
     return [places for places in layouts if math.prod(array.shape[axis] for axis in places) > 1]
+
+
+def pictures(samples: Samples) -> int:
+    """How many samples differ in more than brightness and contrast, each channel's scale and offset.
+
+    Those of the layout of channels that tells the fewest; only maps of at least `LOOKED_AT` places have a
+    picture.
+    """
+    found = len(samples)
+    for last in (False, True):
+        maps = {name for name in samples.names if all(_is_map(a, last=last) for a in samples.arrays(name))}
+        fine = ROUNDED if all(samples.kinds[name].kind in "iu" for name in maps) else FINE
+        if maps:
+            seen = partial(_normalised, maps=maps, last=last)
+            found = min(found, len(_distinct(samples, seen, fine, partial(_near, fine=fine))))
+    return found
+
+
+def _near(feed: Feeds, other: Feeds, fine: float) -> bool:
+    """Whether two samples that were stretched are the same, but for so much."""
+    pairs = zip(feed.values(), other.values(), strict=True)
+    return all(
+        one.shape == two.shape
+        and (bool((np.abs(one - two) <= fine).all()) if one.dtype.kind == "f" else np.array_equal(one, two))
+        for one, two in pairs
+    )
+
+
+def _is_map(array: npt.NDArray[Any], *, last: bool) -> bool:
+    """Whether a sample has a picture in each channel; one of whole numbers needs levels to tell it by."""
+    places = _layout(array, last=last)
+    if (
+        array.ndim < 3
+        or array.dtype.kind not in "fiu"
+        or math.prod(array.shape[a] for a in places) < LOOKED_AT
+    ):
+        return False
+    if array.dtype.kind == "f":
+        return True
+    spans = array.max(places).astype(np.int64) - array.min(places)
+    return bool((spans * ROUNDED >= 3).all())
+
+
+def _layout(array: npt.NDArray[Any], *, last: bool) -> tuple[int, ...]:
+    """The axes of the places of a sample whose channels come first, or last."""
+    return tuple(range(1, array.ndim - 1) if last else range(2, array.ndim))
+
+
+def _normalised(feed: Feeds, maps: Collection[str], *, last: bool) -> Feeds:
+    """A sample whose maps reach from 0 to 1 in each channel, or are 0 where a channel is flat."""
+    found = dict(feed)
+    for name in maps:
+        wide = feed[name].astype(np.float64)
+        places = _layout(wide, last=last)
+        low, high = wide.min(places, keepdims=True), wide.max(places, keepdims=True)
+        still = _still(low, high)
+        found[name] = np.where(still, 0.0, (wide - low) / np.where(still, 1.0, high - low))
+    return found
 
 
 def emptiness(samples: Samples) -> str:

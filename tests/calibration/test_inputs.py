@@ -153,15 +153,49 @@ def test_what_half_precision_can_not_hold_is_refused() -> None:
         calibration_inputs.read(np.full((4, 8, 8, 8), 1e5, np.float32), network)
 
 
-def test_integer_inputs_take_integers_alone() -> None:
+def test_integer_inputs_take_whole_numbers_of_any_type_in_their_range() -> None:
     proto = model(
         [node("Gather", "table x", "y")], {"table": weight(9, 4)}, inputs={"x": ["N", 3]}, dtype=np.int64
     )
     proto.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    feeds, _ = calibration_inputs.read(np.ones((4, 3), np.int32), loaded(proto))
-    assert feeds.kinds["x"] == np.int64
+    for kind in (np.int32, np.uint8, np.float32, np.bool_):
+        feeds, _ = calibration_inputs.read(np.ones((4, 3), kind), loaded(proto))
+        assert feeds.kinds["x"] == np.int64
+    for value, shown in ((0.5, "0.5"), (1e300, "1e\\+300"), (np.nan, "nan")):
+        with pytest.raises(InputError, match=f"with a value of {shown}, the model takes int64: give whole"):
+            calibration_inputs.read(np.full((4, 3), value), loaded(proto))
     with pytest.raises(InputError, match="the model takes int64"):
-        calibration_inputs.read(np.ones((4, 3), np.float32), loaded(proto))
+        calibration_inputs.read(np.full((4, 3), "a"), loaded(proto))
+
+
+@pytest.mark.parametrize(("kind", "value"), [(np.uint8, 256), (np.uint8, -1), (np.int8, 128), (np.bool_, 2)])
+def test_whole_numbers_out_of_the_range_of_the_input_are_refused_with_that_range(
+    kind: Any, value: int
+) -> None:
+    proto = model([node("Cast", "x", "y", to=1)], inputs={"x": ["N", 3]}, dtype=kind)
+    proto.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    ends = "0 to 1" if kind is np.bool_ else f"{np.iinfo(kind).min} to {np.iinfo(kind).max}"
+    with pytest.raises(InputError, match=f"with a value of {value}, .*: give whole numbers from {ends}, as"):
+        calibration_inputs.read(np.full((4, 3), value), loaded(proto))
+
+
+def test_a_folder_of_one_array_a_file_needs_no_names_nor_the_axis_of_samples(tmp_path: Path) -> None:
+    x = numbered(9)
+    np.save(tmp_path / "a.npy", x[0])
+    np.save(tmp_path / "b.npy", x[1:4])
+    np.savez(tmp_path / "c.npz", x=x[4:])
+    feeds, _ = calibration_inputs.read(tmp_path, loaded(classifier()))
+    assert numbers(feeds) == list(range(9))
+
+
+def test_arrays_without_a_name_are_told_where_the_model_has_several_inputs(tmp_path: Path) -> None:
+    proto = model([node("Add", "a b", "y")], inputs={"a": ["N", 3], "b": ["N", 3]})
+    np.save(tmp_path / "0.npy", samples(4, 3))
+    with pytest.raises(InputError, match=r"0\.npy: an array without a name, .* give an \.npz file"):
+        calibration_inputs.read(tmp_path, loaded(proto))
+    np.savez(tmp_path / "1.npz", a=samples(4, 3), b=samples(4, 3))
+    with pytest.raises(InputError, match=r"1\.npz: .* of 0\.npy, with an array without a name"):
+        calibration_inputs.read(tmp_path, loaded(proto))
 
 
 def test_a_half_precision_model_is_optimised_with_single_precision_inputs() -> None:

@@ -86,6 +86,48 @@ def test_repeats_are_told_from_what_differs_by_a_step_of_8_bits(shape):
     assert inspection.distinct(rows({"x": repeated})) == list(range(8))
 
 
+LIGHT = np.random.default_rng(0).uniform(0.5, 1.0, (16, 3, 1, 1)).astype(np.float32)
+PIXELS = np.random.default_rng(1).integers(0, 256, (1, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        samples(1, 3, 8, 8) * LIGHT[:, :1],
+        samples(1, 3, 8, 8) * LIGHT + LIGHT[::-1],
+        (samples(1, 3, 8, 8) * LIGHT).transpose(0, 2, 3, 1),
+        np.rint(PIXELS * LIGHT[:, :1]).astype(np.uint8),
+    ],
+    ids=["brightness", "channels", "channels last", "pixels"],
+)
+def test_one_picture_in_other_scales_and_offsets_is_one(given):
+    assert len(inspection.distinct(rows({"x": given}))) == 16
+    assert inspection.pictures(rows({"x": given})) == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        samples(16, 3, 8, 8),
+        samples(16, 1, 1, 3),
+        samples(16, 64),
+        np.random.default_rng(2).integers(0, 2, (16, 3, 8, 8)),
+        samples(1, 3, 8, 8) * LIGHT + samples(16, 3, 8, 8, seed=4) / 255,
+    ],
+    ids=["pictures", "few places", "vectors", "masks", "noise of 8 bits"],
+)
+def test_what_differs_in_more_than_scale_and_offset_is_no_repeat(given):
+    assert inspection.pictures(rows({"x": given})) == 16
+
+
+def test_one_picture_over_and_over_is_refused_and_some_of_several_are_named():
+    with pytest.raises(graphopt.InputError, match="16 different inputs are one picture over and over"):
+        graphopt.optimize(network(), BUDGET, samples(1, 3, 8, 8) * LIGHT)
+    several = samples(4, 3, 8, 8).repeat(4, axis=0) * LIGHT
+    notes = graphopt.optimize(network(), None, several).report.notes
+    assert any("12 of 16 inputs are others in another scale and offset" in note for note in notes)
+
+
 def test_vectors_whose_numbers_have_large_offsets_are_no_repeats():
     measured = np.array([293.15, 101325.0], np.float32) + np.arange(8, dtype=np.float32)[:, None] / 32
     assert inspection.distinct(rows({"x": measured})) == list(range(8))

@@ -106,9 +106,9 @@ class Scorer:
             if not kept or value.name in kept
         ]
         if calibration.samples < self._measure.LEAST:
-            raise self._refused(
-                f"{calibration.samples} held-out inputs are too few: it takes {self._measure.LEAST}"
-            )
+            count = calibration.samples
+            few = "1 held-out input is" if count == 1 else f"{count} held-out inputs are"
+            raise self._refused(f"{few} too few: it takes {self._measure.LEAST}")
         self._labels = self._held_out(metric.load())
         self._layout = self._fit()
         for key in asked:

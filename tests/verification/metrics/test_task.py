@@ -122,7 +122,7 @@ def test_without_inputs_there_is_nothing_to_measure_on(tmp_path: Path) -> None:
 
 
 def test_too_few_inputs_are_refused() -> None:
-    with pytest.raises(graphopt.InputError, match="1 held-out inputs are too few: it takes 3"):
+    with pytest.raises(graphopt.InputError, match="1 held-out input is too few: it takes 3"):
         graphopt.optimize(classifier(), calibration=samples(6), metric="embedding", outputs=["scores"])
 
 
