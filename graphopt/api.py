@@ -17,7 +17,7 @@ from graphopt.calibration import inputs as calibration_inputs
 from graphopt.calibration.batch_axis import SampleAxes
 from graphopt.calibration.inputs import Given
 from graphopt.calibration.test_inputs import choice
-from graphopt.errors import InputError, Named
+from graphopt.errors import InputError, Named, located
 from graphopt.files import PathLike
 from graphopt.model import io
 from graphopt.model.inlining import inlined
@@ -72,7 +72,8 @@ def scan(
     if source.uninlined is not None:
         source, _ = confirmed(source, partial(choice.choose, shapes=shapes, seed=seed))
     known: dict[str, Shape] = {}
-    analysis = snapshot(source.model, bindings=dict(shapes or {}), known=known, seed=seed)
+    with located(source.path):
+        analysis = snapshot(source.model, bindings=dict(shapes or {}), known=known, seed=seed)
     unloaded = "" if known else session.unloaded(source)
     found = survey(source, analysis, catalogue.registry(rewrites).values(), known)
     return replace(found, notes=(unloaded, *found.notes)) if unloaded else found

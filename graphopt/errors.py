@@ -101,6 +101,10 @@ class InputError(GraphOptError):
     exit_code = 2
 
 
+class MisfitError(InputError):
+    """An operator of a model does not fit what it reads."""
+
+
 class TooLongError(InputError):
     """A run of a model took longer than is waited for; it may have no end."""
 
@@ -249,6 +253,21 @@ def blaming(rewrite: str, doing: str, candidate: Any = None) -> Iterator[None]:
         if os.environ.get("GRAPHOPT_TRACEBACK"):  # whoever looks for the bug wants no run that goes on
             raise
         raise RewriteError(rewrite, doing, bug(error), candidate) from error
+
+
+@contextmanager
+def located(file: object) -> Iterator[None]:
+    """Within, an operator that does not fit is told with the model's file, where it has one.
+
+    Raises:
+        InputError: with the file's name.
+    """
+    try:
+        yield
+    except MisfitError as error:
+        if file is None:
+            raise
+        raise InputError(f"{file}: {error.args[0]}") from error
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 import pytest
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
+import graphopt
 from graphopt.errors import InputError
 from graphopt.model import io
 from graphopt.model.validation import validate
@@ -359,6 +360,17 @@ def test_a_bad_onnx_ir_model_is_refused(case: str) -> None:
     with pytest.raises(InputError) as caught:
         validate(io.load(ir.from_proto(proto)).model, None)
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("call", [graphopt.scan, graphopt.optimize])
+def test_an_operator_that_does_not_fit_its_inputs_is_told_with_the_file(
+    call: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    proto = build([node("MatMul", "x w", "y")], [weight("w", 5, 3)])
+    proto.graph.input[0].CopyFrom(info("x", [2, 4]))
+    onnx.save(proto, tmp_path / "odd.onnx")
+    with pytest.raises(InputError, match=r"odd\.onnx: matmul_y \(MatMul\): .*check the model, or the sizes"):
+        call(tmp_path / "odd.onnx")
 
 
 def test_the_cycle_is_spelled_out(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from graphopt.calibration import inputs as calibration_inputs
 from graphopt.calibration import responses
 from graphopt.calibration.inputs import Calibration, Given
 from graphopt.calibration.test_inputs import choice
-from graphopt.errors import InputError, Named
+from graphopt.errors import InputError, Named, located
 from graphopt.model import edit, io
 from graphopt.model.defaults import forced, overridable
 from graphopt.model.io import Source
@@ -69,7 +69,8 @@ class Workspace:
                 )
         with journal.step("analyse"):
             # Refuses shapes that do not fit, before anything is run.
-            Analysis(source.model, bindings=options.shapes, frozen=options.freeze_initializers)
+            with located(source.path):
+                Analysis(source.model, bindings=options.shapes, frozen=options.freeze_initializers)
             self._disclaim(source.model)
             choose = partial(
                 choice.choose,

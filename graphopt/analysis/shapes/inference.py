@@ -39,7 +39,7 @@ from graphopt.analysis.shapes.tensor_types import (
     tensor_shape,
     tensor_type,
 )
-from graphopt.errors import InputError
+from graphopt.errors import InputError, MisfitError
 from graphopt.model.traversal import label, reads, subgraphs, topological
 from graphopt.types import Dims, Shape
 
@@ -461,7 +461,7 @@ class _Inference:
         given = [value for value in node.inputs if value is not None]
         shapes = ", ".join(f"{value.name} {format_shape(self._shape(value))}" for value in given)
         advice = "check the model, or the sizes given for its inputs"
-        raise InputError(f"{label(node)} ({node.op_type}): {reason} (inputs: {shapes}); {advice}") from cause
+        raise MisfitError(f"{label(node)} ({node.op_type}): {reason} (inputs: {shapes}); {advice}") from cause
 
     # --- control flow ---
 
