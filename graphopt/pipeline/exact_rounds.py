@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
+from graphopt.analysis.fusions.fused import Fusions
 from graphopt.analysis.snapshot import Analysis
 from graphopt.analysis.time_model import SECONDS_PER_CALL
 from graphopt.errors import VerificationError
@@ -18,6 +19,7 @@ from graphopt.pipeline.journal import Journal, worst
 from graphopt.pipeline.workspace import Workspace
 from graphopt.planning import selection
 from graphopt.planning.selection import Plan, Terms
+from graphopt.report.wording import numbered
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.types import Candidate, Change
 from graphopt.verification.background import Comparer
@@ -93,7 +95,9 @@ class ExactRounds:
         """The verified changes of one round; a change that fails is dropped, and the plan made again."""
         costly: dict[Candidate, str] = {}
         while True:
-            candidates = [c for c in self.proposals.match(analysis, group) if c not in costly]
+            found = self.proposals.match(analysis, group)
+            costly |= self._unfusing(analysis, found)
+            candidates = [c for c in found if c not in costly]
             chosen = selection.exact(candidates, self._terms(analysis))
             self.journal.decline(Plan(chosen.chosen, (*costly.items(), *chosen.declined)))
             if chosen.chosen:
@@ -107,6 +111,21 @@ class ExactRounds:
                 continue
             if not self.changes.failing(analysis, changes):
                 return changes
+
+    def _unfusing(self, analysis: Analysis, candidates: Sequence[Candidate]) -> dict[Candidate, str]:
+        """The candidates that take away a part of what onnxruntime runs as one kernel, with the reason."""
+        if not self.by_time:
+            return {}
+        fusions, found = analysis.cached(Fusions), dict[Candidate, str]()
+        for candidate in candidates:
+            fused = fusions.broken(analysis.nodes[name] for name in candidate.site.nodes)
+            if fused is not None:
+                others = numbered(len(fused.nodes) - 1, "other operator")
+                found[candidate] = (
+                    f"onnxruntime runs {analysis.name(fused.nodes[0])} and {others} as one kernel "
+                    f"({fused.kernel}), which it would break: the aim macs takes it"
+                )
+        return found
 
     def _slower(self, analysis: Analysis, changes: Sequence[Change]) -> dict[Candidate, str]:
         """The changes whose operators take longer to call than what they replace takes, with the reason."""
