@@ -44,7 +44,8 @@ class Proposals:
     @property
     def exact(self) -> list[ExactRewrite]:
         """The exact rewrites that take part."""
-        return [rewrite for rewrite in self.options.rewrites if isinstance(rewrite, ExactRewrite)]
+        exact = (rewrite for rewrite in self.options.rewrites if isinstance(rewrite, ExactRewrite))
+        return [rewrite for rewrite in exact if self.options.aim == "time" or not rewrite.time_alone]
 
     @property
     def approximate(self) -> list[ApproximateRewrite]:

@@ -131,7 +131,11 @@ class ExactRounds:
         """The changes whose operators take longer to call than what they replace takes, with the reason."""
         if not self.by_time:
             return {}
+        fused = {
+            rewrite.name for rewrite in self.proposals.exact if rewrite.time_alone
+        }  # fewer calls than nodes
         timed = (change for change in changes if change.candidate.before.seconds)  # others tell no times
+        timed = (change for change in timed if change.candidate.rewrite not in fused)
         called = {change.candidate: SECONDS_PER_CALL * _calls(analysis, change) for change in timed}
         return {
             candidate: selection.slower(candidate, seconds)

@@ -63,6 +63,8 @@ class ExactRewrite(_Described):
     __slots__ = ()
     exactness: ClassVar[Exactness] = Exactness.EXACT
     stage: ClassVar[Stage] = Stage.CHEAP
+    time_alone: ClassVar[bool] = False
+    """Whether it saves time and nothing else, so that it takes no part where the aim is MACs."""
 
     @abstractmethod
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:

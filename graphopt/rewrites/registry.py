@@ -56,6 +56,7 @@ from graphopt.rewrites.simplification.drop_zero_convolution import DropZeroConvo
 from graphopt.rewrites.simplification.identity_convolution import IdentityConvolution
 from graphopt.rewrites.simplification.remove_duplicates import RemoveDuplicates
 from graphopt.rewrites.simplification.remove_identity import RemoveIdentity
+from graphopt.rewrites.spelling.spell_gelu import SpellGelu
 from graphopt.types import Exactness
 
 BUILTIN: tuple[type[AnyRewrite], ...] = (
@@ -90,6 +91,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     IdentityConvolution,
     DropZeroConvolution,
     DropCeilMode,
+    SpellGelu,
     LosslessSeparable,
     LosslessDepthwise,
     InsertPointwise,

@@ -1,0 +1,1 @@
+"""Functions in the spelling that onnxruntime runs fastest; equal in real arithmetic."""
