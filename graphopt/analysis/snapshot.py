@@ -249,7 +249,9 @@ class Analysis:
         size = math.prod(n or 0 for n in shape) if shape is not None else 0
         params = sum(self.constants.size(value) or 0 for value in node.inputs if value is not None)
         moved = 4 * size
-        return Cost(0, params, 4 * params, moved, time_model.seconds(0, 1, 1, 1, 2 * moved))
+        seconds = time_model.seconds(0, 1, 1, 1, 2 * moved)
+        seconds += size * time_model.PRELU_SECONDS * (node.op_type == "PRelu")
+        return Cost(0, params, 4 * params, moved, seconds)
 
     def _body_runs(self, node: ir.Node) -> Mapping[ir.Graph, int | None]:
         return costs.body_runs(node, self.shape, self.content)

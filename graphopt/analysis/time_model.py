@@ -25,6 +25,9 @@ COLUMN_BYTES_PER_SECOND = 12e9
 """Of the matrix of columns, written and read again, measured by the same."""
 INTERLEAVED_BYTES_PER_SECOND = 4.5e9
 """Of reading and writing in DepthToSpace, which moves single elements, measured by benchmarks/aim_time.py."""
+PRELU_SECONDS = 4.2e-9
+"""Of an element in PRelu, which has no vectors: measured by benchmarks/aim_time.py, 4.1 to 4.6 between two
+convolutions of 16 to 256 channels."""
 SECONDS_PER_CALL = 2e-6
 """Overhead of one operator, measured by the same."""
 
@@ -53,7 +56,7 @@ def seconds(
     Returns:
         Seconds on the processor that the constants were measured on.
     """
-    if not planar or not _blocked(out_channels, in_channels_per_group, group):
+    if not planar or not blocked(out_channels, in_channels_per_group, group):
         arithmetic = macs / DENSE_MACS_PER_SECOND + column_bytes / COLUMN_BYTES_PER_SECOND
         arithmetic += planar * moved_bytes / BYTES_PER_SECOND
     elif group > 1 and in_channels_per_group == 1:
@@ -66,8 +69,17 @@ def seconds(
     return max(arithmetic, moved_bytes / BYTES_PER_SECOND) + SECONDS_PER_CALL
 
 
-def _blocked(out_channels: int, in_channels_per_group: int, group: int) -> bool:
-    """Whether onnxruntime has a blocked kernel for these channels."""
+def blocked(out_channels: int, in_channels_per_group: int, group: int) -> bool:
+    """Whether onnxruntime has a blocked kernel for these channels.
+
+    Args:
+        out_channels: output channels.
+        in_channels_per_group: input channels that one output channel reads.
+        group: number of groups.
+
+    Returns:
+        Whether it has.
+    """
     if group == 1:
         return in_channels_per_group < BLOCK or in_channels_per_group % ALIGNMENT == 0
     if in_channels_per_group == 1 and out_channels == group:

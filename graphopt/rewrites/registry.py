@@ -57,6 +57,7 @@ from graphopt.rewrites.simplification.identity_convolution import IdentityConvol
 from graphopt.rewrites.simplification.remove_duplicates import RemoveDuplicates
 from graphopt.rewrites.simplification.remove_identity import RemoveIdentity
 from graphopt.rewrites.spelling.spell_gelu import SpellGelu
+from graphopt.rewrites.spelling.split_prelu import SplitPRelu
 from graphopt.types import Exactness
 
 BUILTIN: tuple[type[AnyRewrite], ...] = (
@@ -92,6 +93,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     DropZeroConvolution,
     DropCeilMode,
     SpellGelu,
+    SplitPRelu,
     LosslessSeparable,
     LosslessDepthwise,
     InsertPointwise,

@@ -203,6 +203,7 @@ EXAMPLES: dict[str, Example] = {
     "drop_zero_convolution": Example(_zeros, 4),
     "drop_ceil_mode": Example(_rounded_up, 4),
     "spell_gelu": Example(_gelu, 4),
+    "split_prelu": Example(lambda net, x: net.op("PRelu", x, net.const(np.float32([0.3]))), 4),
     "fold_permutation": Example(
         lambda net, x: net.conv(net.op("Gather", x, net.const(np.array([2, 0, 3, 1])), axis=1), 6), 4
     ),
