@@ -459,6 +459,46 @@ def drop_zero_convolution(g: Draft, x: str) -> str:
     return some(g, y, activation, affine, conv, most=2)
 
 
+# ---------------------------------------------------------------- spelling
+
+
+def spell_gelu(g: Draft, x: str) -> str:
+    """GELU by erf or tanh in some order, some of them not quite; and something behind it."""
+    x = g.pick(pointwise, same, activation)(g, x)
+
+    def times(value: str, number: float) -> str:
+        number *= 1 if g.chance(0.95) else 1.01
+        if g.chance(0.3):
+            return g.op("Div", value, g.held(1 / number))
+        return g.op("Mul", *g.dice.sample([value, g.held(number)], 2))
+
+    if g.chance(0.6):
+        inner = g.op("Erf", times(x, 2**-0.5))
+    else:
+        cube = g.op("Pow", x, g.held(3.0)) if g.chance(0.5) else g.op("Mul", g.op("Mul", x, x), x)
+        inner = g.op("Tanh", times(g.op("Add", x, times(cube, 0.044715)), (2 / math.pi) ** 0.5))
+    plus = g.op("Add", *g.dice.sample([inner, g.held(1.0)], 2))
+    factors = [plus, x if g.chance(0.95) else activation(g, x)]
+    place = g.between(0, 2)
+    if place < 2:
+        factors[place] = times(factors[place], 0.5)
+    y = g.op("Mul", *g.dice.sample(factors, 2))
+    y = times(y, 0.5) if place == 2 else y
+    y = g.op("Add", y, plus) if g.chance(0.1) else y
+    return g.pick(pointwise, same, affine)(g, y)
+
+
+def split_prelu(g: Draft, x: str) -> str:
+    """PRelu by slopes of every shape, around it convolutions or not."""
+    y = g.pick(pointwise, same, affine)(g, x)
+    axes, inside = len(g.spatial(y)), g.shape(y)[1]
+    shape = g.pick((inside, *[1] * axes), (inside, *[1] * axes), (1, inside, *[1] * axes), (1,), [1] * axes)
+    slopes = np.array([g.pick(0.1, 0.25, -0.5, 1.0, 2.0) for _ in range(int(np.prod(shape)))])
+    slopes = np.full_like(slopes, slopes[0]) if g.chance(0.2) else slopes
+    y = g.op("PRelu", y, g.held(slopes.reshape(shape)))
+    return g.pick(pointwise, same, affine)(g, y)
+
+
 PATTERNS: dict[str, Callable[[Draft, str], str]] = {
     step.__name__: step
     for step in (
@@ -476,6 +516,7 @@ PATTERNS: dict[str, Callable[[Draft, str], str]] = {
         *(shrink_kernel, prune_channels, fold_constant_channels, block_diagonal),
         *(cancel_transpose, fold_permutation, transpose_to_conv, conv_to_gemm),
         *(remove_identity, identity_convolution, drop_zero_convolution),
+        *(spell_gelu, split_prelu),
     )
 }
 """By the name of the rewrite, `lossless` standing for three of them."""
