@@ -3,6 +3,9 @@
 All kernels are of one group, ``[out_channels o, in_channels i, *taps]``, and results are in float64. What has
 the rank that the caller names comes back without loss up to rounding; a higher one is cut to the best
 approximation of that rank.
+
+Ranks are found of kernels whose channels are `balance.balanced`, and what is cut is below the rounding of
+each output channel: beside one a thousand times as large, another would pass for the rounding of float16.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.numerics.lowrank.tucker import FLOAT32_EPS, numerical_rank, rounding_norm
+from graphopt.numerics.lowrank.tucker import FLOAT32_EPS, numerical_rank, rank_by_output, rounding_norm
 from graphopt.types import Array
 
 Float64 = npt.NDArray[np.float64]
@@ -114,7 +117,7 @@ def _product(matrix: Array, rank: int) -> tuple[Float64, Float64]:
 # ---------------------------------------------------------------- large matrices
 
 
-def find_rank(matrix: Array, eps: float, pays: int) -> int | None:
+def find_rank(matrix: Array, eps: float, pays: int, levels: Float64 | None = None) -> int | None:
     """Return the numerical rank, at least 1, if it is at most `pays`, else None.
 
     Of a matrix with more than `LARGE` rows and columns only ranks up to `LARGEST_SEARCH` are found. Whether
@@ -124,6 +127,7 @@ def find_rank(matrix: Array, eps: float, pays: int) -> int | None:
         matrix: the weights, ``[m, n]``.
         eps: machine epsilon of the type that they were stored in.
         pays: the highest rank that is of use.
+        levels: of its output channels, see `numerical_rank`.
 
     Returns:
         The rank, or None where it is higher or was not found.
@@ -131,13 +135,13 @@ def find_rank(matrix: Array, eps: float, pays: int) -> int | None:
     if pays < 1:
         return None
     if min(matrix.shape) <= LARGE:
-        rank = numerical_rank(matrix, eps, stop=pays + 1)
+        rank = numerical_rank(matrix, eps, stop=pays + 1, levels=levels)
         return max(rank, 1) if rank <= pays else None
     limit = min(pays, LARGEST_SEARCH)
     some = matrix[np.ix_(_spread(matrix.shape[0], limit + 1), _spread(matrix.shape[1], 2 * (limit + 1)))]
     if _exceeds(some, eps, limit, matrix.shape):
         return None
-    found = _range(matrix, eps, limit)
+    found = _range(matrix, eps, limit, levels)
     return None if found is None else max(found[0].shape[1], 1)
 
 
@@ -160,13 +164,16 @@ def _exceeds(some: Array, eps: float, limit: int, whole: tuple[int, ...]) -> boo
     return limit < len(gram)
 
 
-def thin_factors(matrix: Array, eps: float, rank: int) -> tuple[Float64, Float64]:
+def thin_factors(
+    matrix: Array, eps: float, rank: int, levels: Float64 | None = None
+) -> tuple[Float64, Float64]:
     """Return factors ``[m, rank]`` and ``[rank, n]`` of a matrix of that numerical rank.
 
     Args:
         matrix: the weights, ``[m, n]``.
         eps: machine epsilon of the type that they were stored in.
         rank: what `find_rank` found.
+        levels: what it was given.
 
     Returns:
         Two factors whose product is the matrix up to rounding.
@@ -176,13 +183,13 @@ def thin_factors(matrix: Array, eps: float, rank: int) -> tuple[Float64, Float64
     """
     if min(matrix.shape) <= LARGE:
         return _product(matrix, rank)
-    found = _range(matrix, eps, rank)
+    found = _range(matrix, eps, rank, levels)
     if found is None:
         raise ValueError(f"a matrix of shape {matrix.shape} has no numerical rank of {rank}")
     return found
 
 
-def _range(matrix: Array, eps: float, limit: int) -> tuple[Float64, Float64] | None:
+def _range(matrix: Array, eps: float, limit: int, levels: Float64 | None) -> tuple[Float64, Float64] | None:
     """Factors of a large matrix of low rank, by a randomised range finder; None above the limit.
 
     Products with random vectors span the range of a matrix of low rank; as many as needed are found by
@@ -197,8 +204,10 @@ def _range(matrix: Array, eps: float, limit: int) -> tuple[Float64, Float64] | N
         seen = _times(matrix, random.standard_normal((columns, size + PROBES)))
         basis = np.linalg.qr(seen[:, :size]).Q
         probes = seen[:, size:]
-        missed = np.linalg.norm(probes - basis @ (basis.T @ probes))
-        if missed <= 8 * (eps + min(eps, FLOAT32_EPS)) * np.linalg.norm(probes):
+        missed = probes - basis @ (basis.T @ probes)
+        rounding = eps + min(eps, FLOAT32_EPS)
+        near = np.linalg.norm(missed) <= 8 * rounding * np.linalg.norm(probes)
+        if near and _near_by_output(missed, rounding, levels, columns):
             break
         if size == limit + PROBES:
             return None
@@ -209,11 +218,25 @@ def _range(matrix: Array, eps: float, limit: int) -> tuple[Float64, Float64] | N
     u, s, vt = np.linalg.svd(core, full_matrices=False)
     rms = float(np.linalg.norm(s)) / math.sqrt(matrix.size)
     noise = 2 * (eps + min(eps, FLOAT32_EPS)) * rms * (math.sqrt(len(matrix)) + math.sqrt(columns))
-    rank = max(int(np.count_nonzero(s > noise)), 1)
+    rank = int(np.count_nonzero(s > noise))
+    if levels is not None:
+        rank = rank_by_output((basis @ u) * s, columns, eps, levels, rank)
+    rank = max(rank, 1)
     if rank > limit:
         return None
     root = np.sqrt(s[:rank])
     return (basis @ u[:, :rank]) * root, root[:, None] * vt[:rank]
+
+
+def _near_by_output(missed: Float64, rounding: float, levels: Float64 | None, columns: int) -> bool:
+    """Whether what a range misses is the rounding of each output channel, as seen in the probes."""
+    if levels is None:
+        return True
+    lost = np.linalg.norm(missed.reshape(len(levels), -1), axis=1)
+    size = (
+        missed.size // len(levels) * columns
+    )  # of random numbers, a product with each has the norm of a row
+    return bool((lost <= 8 * rounding * levels * math.sqrt(size)).all())
 
 
 def _times(matrix: Array, vectors: Float64) -> Float64:

@@ -121,7 +121,7 @@ def rounding_norm(matrix: Array, eps: float) -> float:
     return eps * rms * (math.sqrt(rows) + math.sqrt(columns))
 
 
-def numerical_rank(matrix: Array, eps: float, stop: int | None = None) -> int:
+def numerical_rank(matrix: Array, eps: float, stop: int | None = None, levels: Float64 | None = None) -> int:
     """Return the number of singular values above the rounding noise, with a margin.
 
     Noise comes from storing the weights, from the product that they may have been computed by, in float32 at
@@ -133,6 +133,8 @@ def numerical_rank(matrix: Array, eps: float, stop: int | None = None) -> int:
         eps: machine epsilon of the type that they were stored in.
         stop: the rank from which the caller no longer cares. Where that many are there, which is mostly
             certified without a singular value decomposition, `stop` is returned.
+        levels: root mean square weight of each output channel, whose rows follow each other in the matrix, as
+            many for each; what is cut is then below the rounding of each of them too.
 
     Returns:
         The rank, `stop` at the most.
@@ -149,9 +151,35 @@ def numerical_rank(matrix: Array, eps: float, stop: int | None = None) -> int:
     full = min(matrix.shape)
     if stop is not None and stop <= full and _has_rank(matrix, stop, noise):
         return stop
-    values = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
-    rank = int(np.count_nonzero(values > noise))
+    wide = matrix.astype(np.float64)
+    rank = int(np.count_nonzero(np.linalg.svd(wide, compute_uv=False) > noise))
+    if levels is not None and (stop is None or rank < stop):
+        u, s, _ = np.linalg.svd(wide, full_matrices=False)
+        rank = rank_by_output(u * s, matrix.shape[1], eps, levels, rank)
     return rank if stop is None else min(rank, stop)
+
+
+def rank_by_output(directions: Float64, columns: int, eps: float, levels: Float64, least: int) -> int:
+    """Return the rank from which on what is cut of each output channel is below twice its rounding.
+
+    Args:
+        directions: left singular vectors times singular values, ``[m, r]``.
+        columns: n, of the matrix.
+        eps: machine epsilon of the type that its weights were stored in.
+        levels: root mean square weight of each output channel, see `numerical_rank`.
+        least: the lowest rank that comes into question.
+
+    Returns:
+        The rank, r at the most.
+    """
+    squares = np.add.reduceat(
+        directions**2, np.arange(len(levels)) * (len(directions) // len(levels)), axis=0
+    )
+    left = np.cumsum(squares[:, ::-1], axis=1)[:, ::-1]  # of each channel, what is cut from each rank on
+    size = len(directions) // len(levels) * columns
+    allowed = (2 * (eps + min(eps, FLOAT32_EPS)) * levels) ** 2 * size
+    full = directions.shape[1]
+    return next((rank for rank in range(least, full) if np.all(left[:, rank] <= allowed)), full)
 
 
 def _norm(matrix: Array) -> float:

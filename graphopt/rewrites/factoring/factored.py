@@ -14,13 +14,14 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.algebra import blocks
 from graphopt.numerics.lowrank import exact_factors as exact
 from graphopt.numerics.lowrank import tucker
+from graphopt.numerics.lowrank.balance import balanced
 from graphopt.numerics.lowrank.tucker import Factors
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.patterns.fits import plain, unusable
 from graphopt.rewrites.patterns.least_sizes import LeastSizes
-from graphopt.types import Array, Candidate, Choice, Cost, Rejection, Replacement
+from graphopt.types import Array, Candidate, Choice, Cost, Float64, Rejection, Replacement
 
 
 def refusal(linear: Linear) -> str:
@@ -83,12 +84,15 @@ def needs_positions(analysis: Analysis, linear: Linear) -> str:
     return "it may be fed a map without pixels, on which a kernel of one tap would not run" if empty else ""
 
 
-def highest_rank(linear: Linear, matrices: Callable[[Array], Iterable[Array]], pays: int) -> int | None:
+def highest_rank(
+    linear: Linear, matrices: Callable[[Array, Float64], Iterable[tuple[Array, Float64]]], pays: int
+) -> int | None:
     """The highest numerical rank of some matrices of each group; None as soon as one does not pay.
 
     Args:
         linear: the operator.
-        matrices: those of one group, from its weights.
+        matrices: those of one group, from its balanced weights and the levels of their outputs, each with the
+            levels of the outputs that its rows are of.
         pays: the largest rank at which the factors are cheaper.
 
     Returns:
@@ -98,8 +102,9 @@ def highest_rank(linear: Linear, matrices: Callable[[Array], Iterable[Array]], p
         return None
     eps, highest = tucker.epsilon(linear.dtype), 1
     for block in blocks(plain(linear.stored_weight()), linear.group):
-        for matrix in matrices(block):
-            rank = exact.find_rank(matrix, eps, min(pays, min(matrix.shape)))
+        whole = balanced(block)
+        for matrix, levels in matrices(whole.kernel, whole.levels):
+            rank = exact.find_rank(matrix, eps, min(pays, min(matrix.shape)), levels)
             if rank is None:
                 return None
             highest = max(highest, rank)

@@ -16,7 +16,8 @@ When it applies
     2. The highest numerical rank of those matrices is low enough for the two to have fewer MACs.
 
 Exactness
-    Exact: what is cut is below the rounding of the weights.
+    Exact: what is cut is below the rounding of the weights of each output channel, as small as they may be
+    beside others.
 
 Cost
     3x3, 64→64 at m = 1: 36,864 → 4,672 MACs an output pixel.
@@ -28,6 +29,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,9 +37,10 @@ from graphopt.analysis.linear import Linear
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import algebra
 from graphopt.numerics.lowrank import exact_factors
+from graphopt.numerics.lowrank.balance import balanced
 from graphopt.rewrites.factoring import deepened, factored
 from graphopt.rewrites.factoring.factored import LosslessSplit
-from graphopt.types import Candidate, Choice, Cost, Replacement
+from graphopt.types import Array, Candidate, Choice, Cost, Float64, Replacement
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,9 @@ class LosslessDepthwise(LosslessSplit):
         linear = anchor(analysis, candidate)
         multiplier, last = int(candidate.choice["multiplier"]), candidate.choice["pointwise"] == "last"
         split = exact_factors.depthwise_then_pointwise if last else exact_factors.pointwise_then_depthwise
-        pairs = [split(block, multiplier) for block in algebra.blocks(linear.weight(), linear.group)]
+        wholes = map(balanced, algebra.blocks(linear.weight(), linear.group))
+        parts = ((whole, split(whole.kernel, multiplier)) for whole in wholes)
+        pairs = [(whole.first(a, 0 if last else 1), whole.last(b)) for whole, (a, b) in parts]
         return deepened.replacement(linear, pairs, linear.bias(), last=last)
 
 
@@ -80,4 +85,9 @@ def _multiplier(linear: Linear, last: bool) -> int | None:
     unit = deepened.cost(linear, 1, last=last).macs
     assert unit is not None and linear.macs is not None  # MACs are proportional to the multiplier
     pays = (linear.macs - 1) // max(unit, 1)
-    return factored.highest_rank(linear, lambda block: exact_factors.depthwise_slices(block, last=last), pays)
+
+    def matrices(block: Array, levels: Float64) -> Iterator[tuple[Array, Float64]]:
+        for index, matrix in enumerate(exact_factors.depthwise_slices(block, last=last)):
+            yield matrix, levels if last else levels[index : index + 1]
+
+    return factored.highest_rank(linear, matrices, pays)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from graphopt.numerics.lowrank import exact_factors
-from tests.builders import Array, Net, alone, check, low_rank
+from tests.builders import Array, Net, alone, check, low_rank, make_feeds, run
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -178,3 +178,45 @@ def test_large_matrices_are_searched_quickly() -> None:
     left, right = exact_factors.thin_factors(low, EPS, 20)
     assert np.abs(left @ right - low).max() < 1e-5 * np.abs(low).max()
     assert exact_factors.find_rank(low + 1e-3 * full, EPS, 900) is None
+
+
+# ---------------------------------------------------------------- channels of several scales
+
+
+LOSSLESS = ("lossless_bottleneck", "lossless_separable", "lossless_depthwise")
+
+
+@pytest.mark.parametrize("form", ["plain", "transposed"])
+@pytest.mark.parametrize(("dtype", "factor"), [(np.float16, 1000), (np.float16, 4000), (np.float32, 1e8)])
+def test_channels_beside_a_large_one_are_no_rounding(dtype: npt.DTypeLike, factor: float, form: str) -> None:
+    net = Net(dtype=dtype)
+    weight = net.weights(16, 8, 3, 3)
+    weight[3] *= factor
+    y = convolution(net, weight, form, bias=False)
+    check(net.model(y), only=LOSSLESS, applied={}, compare=False)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_inputs_beside_those_of_large_weights_are_no_rounding(dtype: npt.DTypeLike) -> None:
+    net = Net(dtype=dtype)
+    weight = net.weights(16, 8, 3, 3)
+    weight[:, 3] *= 1000 if dtype is np.float16 else 1e8
+    check(net.model(convolution(net, weight, "plain")), only=LOSSLESS, applied={}, compare=False)
+
+
+@pytest.mark.parametrize("form", ["plain", "transposed"])
+@pytest.mark.parametrize("rewrite", LOSSLESS)
+def test_factors_of_channels_of_several_scales_keep_each(rewrite: str, form: str) -> None:
+    net = Net()
+    weight = {
+        "lossless_bottleneck": lambda: low_rank(net, 16, 12, (3, 3), rank_in=3, rank_out=3),
+        "lossless_separable": lambda: separable(net, 16, 12, (3, 3), 3),
+        "lossless_depthwise": lambda: decoupled(net, 16, 12, (3, 3), 1, last=True),
+    }[rewrite]()
+    scales = 10.0 ** np.random.default_rng(0).uniform(-4, 4, (16, 1, 1, 1))
+    model = net.model(convolution(net, (scales * weight).astype(np.float32), form, bias=False))
+    result = check(model, only=[rewrite], applied={rewrite: 1}, compare=False)
+    feeds = make_feeds(model)
+    one, other = (run(each, feeds)[0].astype(np.float64) for each in (model, result.after))
+    axes = (0, 2, 3)
+    assert (np.abs(one - other).max(axes) / np.abs(one).max(axes)).max() < 2e-6
