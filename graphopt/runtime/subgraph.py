@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.snapshot import Analysis
 from graphopt.model.serde import new_proto
+from graphopt.numerics.channel_gap import rounded
 from graphopt.runtime import session
 from graphopt.runtime.session import Feeds, Structure, random_array
 from graphopt.types import Candidate, Replacement
@@ -79,6 +80,15 @@ class SubgraphPair:
         contents = {name: values[source] for name, source in self.sources.items()}
         inputs = {n: (contents[n].shape, kind) for n, (_, kind) in self.inputs.items()}
         return replace(self, inputs=inputs, contents=contents)
+
+    def rounded(self, rounding: float, rng: np.random.Generator) -> SubgraphPair:
+        """The same region with other roundings of biases, scales and means.
+
+        A kernel is left as it is: its products move with the inputs.
+        """
+        vectors = {name: a for name, a in self.constants.items() if a.size == max(a.shape, default=1)}
+        moved = {name: rounded(array, rounding, rng) for name, array in vectors.items()}
+        return replace(self, constants={**self.constants, **moved})
 
     def shrunk(self) -> SubgraphPair:
         """The same region on small maps."""

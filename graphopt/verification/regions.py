@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeAlias
@@ -15,6 +15,7 @@ from graphopt import progress
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.test_inputs.other_inputs import scaled
 from graphopt.errors import InputError
+from graphopt.numerics.channel_gap import DRAWS, ChannelGap, rounded
 from graphopt.runtime import session
 from graphopt.runtime.exposure import exposed
 from graphopt.runtime.limits.memory import chunks
@@ -38,6 +39,9 @@ depends on it."""
 REGIONS_AT_ONCE = 128
 """And up to so many of them: the time to make a session grows faster than the model; no result depends on
 it."""
+
+CHANNELS = 1
+"""The axis of an output of a region that is taken for its channels: that of maps."""
 
 BEYOND = (100.0, -100.0)
 """Factors of the inputs on which a region is looked at that is judged by the values of the model. Derived:
@@ -170,16 +174,55 @@ def _check_chunk(
         ]
     verdicts = []
     for item in chunk:
+        errors = _by_channel(model, item, feeds, results)
         for name, old, new in item.outputs:
             gap = gaps[old]
             gap.add(results[old], results[new])
             limit = verdict.bound(results[old], REGION_BOUND)
             found = verdict.verdict(_scope(item), name, gap, limit)
+            if found and errors.get(old, 0.0) > limit:
+                note = f"a channel differs by {errors[old]:.1e} of its own scale, allowed {limit:.1e}"
+                found = replace(found, passed=False, note=note)
             if telling and not _tells(results[old]):
                 note = "nothing can be told by values that are the same everywhere"
                 found = replace(found, passed=False, note=note, informative=False)
             verdicts.append((item.candidate, found))
     return verdicts
+
+
+def _by_channel(
+    model: ir.Model, item: SubgraphPair, feeds: Feeds, results: Mapping[str, Output]
+) -> dict[str, float]:
+    """The largest difference of a channel over its own scale, by the outputs in which it exceeds the bound.
+
+    Args:
+        model: that the region is of.
+        item: the region.
+        feeds: what it was run on.
+        results: what it made.
+    """
+    found: dict[str, tuple[ChannelGap, float]] = {}
+    for _, old, new in item.outputs:
+        reference, other = results[old], results[new]
+        if isinstance(reference, list) or reference.dtype.kind != "f" or reference.ndim < 2:
+            continue
+        gap, limit = ChannelGap(CHANNELS), verdict.bound(reference, REGION_BOUND)
+        gap.add(reference, other)
+        if gap.error > limit:
+            found[old] = gap, limit
+    if not found:
+        return {}
+    rng, given = np.random.default_rng(0), {name: feeds[name] for name in item.inputs}
+    rounding = max(float(np.finfo(results[old].dtype).eps) for old in found)
+    with suppress(InputError):  # then each is judged as it was seen
+        for _ in range(DRAWS):
+            moved = item.forms()[0].rounded(rounding, rng)
+            parts = assemble(model, [moved])
+            made = session.Interpreter(parts).run({n: rounded(a, rounding, rng) for n, a in given.items()})
+            for name, array in zip(output_names([moved]), made, strict=True):
+                if name in found:
+                    found[name][0].move(results[name], array, rounding)
+    return {name: gap.error for name, (gap, limit) in found.items() if gap.error > limit}
 
 
 def _tells(output: Output) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import pytest
@@ -153,3 +154,38 @@ def test_what_holds_on_the_test_inputs_by_chance_does_not_pass() -> None:
         [node("Add", "x five", "p", "add"), node("Relu", "p", "y", "relu")], {"five": np.float32(5)}
     )
     assert not passes(proto, "relu", NewNode("Identity", ("p",), ("%y",)), np.clip(samples(1), -4, 4))
+
+
+# ---------------------------------------------------------------- channels of several scales
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor"), [(np.float16, 300.0), (np.float16, 1000.0), (np.float32, 1e6), (np.float32, 1e12)]
+)
+def test_a_channel_that_is_lost_beside_a_large_one_fails(dtype: npt.DTypeLike, factor: float) -> None:
+    weights = weight(8, 8, 3, 3)
+    weights[3] *= factor
+    kernel = weights.astype(dtype)
+    proto = model([node("Conv", "x w", "y", "conv")], {"w": kernel}, dtype=dtype)
+    for lost, right in ((kernel[:1] * 0, False), (kernel[:1], True)):
+        made = np.concatenate([lost, kernel[1:]])
+        analysis = Analysis(ir.from_proto(proto))
+        change = Replacement((NewNode("Conv", ("x", "%w"), ("%y",)),), {"%w": made}, {"y": "%y"})
+        change_of = Change(Candidate("r", Site("main", ("conv",)), Cost(0), Cost(0)), change)
+        ((_, verdict),) = verify_regions(analysis, [change_of], 0)
+        assert bool(verdict) is right
+        assert ("of its own scale" in verdict.why) is not right
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_channel_that_is_the_small_difference_of_large_terms_has_their_rounding(
+    dtype: npt.DTypeLike,
+) -> None:
+    """A mean takes away what a bias adds."""
+    kernel, bias, ones = weight(8, 8, 3, 3), weight(8), np.ones(8, dtype)
+    kernel[0], bias[5] = 100 * kernel[0], 300.0
+    weights = {"w": kernel, "b": bias, "m": bias, "s": ones, "z": ones * 0}
+    nodes = [node("Conv", "x w b", "c"), node("BatchNormalization", "c s z m s", "y")]
+    proto = model(nodes, {name: array.astype(dtype) for name, array in weights.items()}, dtype=dtype)
+    result = graphopt.optimize(proto, only=["fold_affine"])
+    assert [item.candidate.rewrite for item in result.report.applied] == ["fold_affine"]
