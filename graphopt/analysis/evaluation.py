@@ -47,6 +47,9 @@ WEIGHT_OPS = (
     | {"CastLike", "Clip", "Concat", "ConstantOfShape", "MatMul", "Pow", "Shape", "Split", "Sum", "Where"}
     | {"Max", "Mean", "Min", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"}
     | {"ReduceSum", "ReduceSumSquare", "BatchNormalization", "InstanceNormalization", "LpNormalization"}
+    | {"And", "DepthToSpace", "Equal", "GatherND", "Gemm", "Greater", "GreaterOrEqual", "LayerNormalization"}
+    | {"Less", "LessOrEqual", "Not", "Or", "Pad", "ReduceLogSum", "ReduceLogSumExp", "ScatterElements"}
+    | {"ScatterND", "Softmax", "SpaceToDepth", "Trilu"}
 )
 """What weights are computed by, such as normalised or standardised ones, whatever their size: operators of
 whose output a bound is known before it is made."""
@@ -159,6 +162,24 @@ def _output_size(node: ir.Node, inputs: Sequence[AnyArray | None]) -> int:
         start, limit, delta = (float(array) for array in arrays)
         return max(0, math.ceil((limit - start) / delta))
     if node.op_type == "Gather":
+        return arrays[0].size * max(1, arrays[1].size)
+    if node.op_type == "Gemm":
+        first, second = (array.shape for array in arrays[:2])
+        rows, columns = (node.attributes.get_int(name, 0) for name in ("transA", "transB"))
+        return int(first[1 if rows else 0] * second[0 if columns else 1])
+    if node.op_type == "Pad":
+        added = _ints(node, "pads", inputs[1] if len(inputs) > 1 else None) or ()
+        rank = arrays[0].ndim
+        axes = _ints(node, "axes", inputs[3] if len(inputs) > 3 else None) or range(rank)
+        widths = dict(
+            zip(
+                (a % rank for a in axes),
+                zip(added[: len(axes)], added[len(axes) :], strict=True),
+                strict=True,
+            )
+        )
+        return math.prod(max(n, n + sum(widths.get(a, (0, 0)))) for a, n in enumerate(arrays[0].shape))
+    if node.op_type == "GatherND":
         return arrays[0].size * max(1, arrays[1].size)
     if node.op_type == "Concat":
         return sum(array.size for array in arrays)

@@ -37,6 +37,7 @@ from graphopt.rewrites.folding.fold_affine import FoldAffine
 from graphopt.rewrites.folding.fold_affine_before import FoldAffineBefore
 from graphopt.rewrites.folding.fold_constant import FoldConstant
 from graphopt.rewrites.folding.fold_pad import FoldPad
+from graphopt.rewrites.folding.fold_weights import FoldWeights
 from graphopt.rewrites.merging.join_split_branches import JoinSplitBranches
 from graphopt.rewrites.merging.merge_branches import MergeBranches
 from graphopt.rewrites.merging.merge_siblings import MergeSiblings
@@ -69,6 +70,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     RemoveDuplicates,
     MergeSiblings,
     FoldConstant,
+    FoldWeights,
     Collapse,
     CollapseConcat,
     CollapseFanout,

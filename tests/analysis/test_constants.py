@@ -280,6 +280,28 @@ def test_long_chains_need_no_recursion():
 # --- what weights are computed by, against onnxruntime ------------------------------------------------------
 
 WEIGHT_FORMS = {
+    "And": ["And (flag, flag)"],
+    "DepthToSpace": [f'DepthToSpace <blocksize = 2, mode = "{m}"> (blocks)' for m in ("DCR", "CRD")],
+    "GatherND": ["GatherND (w, pairs)"],
+    "Gemm": ["Gemm <alpha = 0.5, transB = 1> (rows, rows)", "Gemm <transA = 1> (rows, rows, low)"],
+    "LayerNormalization": ["LayerNormalization <axis = 1> (rows, c, c)", "LayerNormalization (rows, c)"],
+    "Not": ["Not (flag)"],
+    "Or": ["Or (flag, flag)"],
+    "Pad": [
+        "Pad (w, pads)",
+        "Pad (w, pads, low)",
+        'Pad <mode = "reflect"> (w, pads)',
+        'Pad <mode = "edge"> (w, pads)',
+    ],
+    "ScatterElements": ["ScatterElements <axis = 1> (w, places, one)"],
+    "ScatterND": ["ScatterND (rows, pairs, updates)"],
+    "SpaceToDepth": ["SpaceToDepth <blocksize = 2> (even)"],
+    "Trilu": ["Trilu (w)", "Trilu <upper = 0> (w)"],
+    **{
+        op: [f"{op} (w, v)", f"{op} (w, low)"]
+        for op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+    },
+    **{op: [f"{op} <axis = {a}> (w)" for a in (0, 1, -1)] for op in ("Softmax",)},
     "BatchNormalization": ["BatchNormalization <epsilon = 0.1> (w, c, c, c, c)"],
     "Cast": ["Cast <to = 10> (w)", "Cast <to = 7> (w)"],
     "CastLike": ["CastLike (w, n)"],
@@ -345,6 +367,14 @@ def held_for(w):
         "c": np.array([0.5, 2, 1, 3, 1.5, 0.2], w.dtype),
         "m": w[0, 0],
         "one": w[:1],
+        "rows": w[:, :, 0, 0].copy(),
+        "blocks": w[:, :4].copy(),
+        "even": w[:, :, :2, :2].copy(),
+        "updates": w[0, :2, 0, 0].copy(),
+        "places": np.random.default_rng(0).permutation(6)[None, :, None, None]
+        * np.ones((1, 1, 3, 3), np.int64),
+        "pairs": np.array([[0, 1], [2, 3]]),
+        "pads": np.array([0, 0, 1, 2, 0, 0, 0, 1]),
         "low": w.dtype.type(-0.5),
         "high": w.dtype.type(0.5),
         "two": w.dtype.type(2),

@@ -99,6 +99,14 @@ def _constant(net: Net, x: str) -> str:
     return net.op("Add", net.op("Relu", x), net.conv(fixed, 4, pads=[1] * 4))
 
 
+def _normalised(net: Net, x: str) -> str:
+    flat = net.op("Reshape", net.const(net.weights(6, 4, 3, 3)), net.const(np.array([6, 36])))
+    unit = net.op("Reshape", net.op("LpNormalization", flat), net.const(np.array([6, 4, 3, 3])))
+    return net.op(
+        "Conv", net.op("Relu", x), net.op("Mul", unit, net.const(net.weights(6, 1, 1, 1))), channels=6
+    )
+
+
 def _dirac(net: Net, x: str) -> str:
     channels = net.channels[x]
     y = net.conv(net.op("Relu", x), channels, weight=np.eye(channels)[:, :, None, None], bias=False)
@@ -214,6 +222,7 @@ EXAMPLES: dict[str, Example] = {
     "collapse_fanout": Example(_fanout, 4),
     "collapse_layout": Example(_shuffle, 4),
     "fold_constant": Example(_constant, 4),
+    "fold_weights": Example(_normalised, 4),
     "identity_convolution": Example(_dirac, 4),
     "pool_first": Example(
         lambda net, x: net.op("GlobalAveragePool", net.conv(net.op("Relu", x), 6, (1, 1))), 4

@@ -89,9 +89,9 @@ class Linear:
 
     @property
     def channel_axis(self) -> int | None:
-        """The axis of the output that holds the channels, counted from the front; None where unknown."""
+        """The axis of the output that holds the channels, from the front; None where unknown, or a number."""
         if self.op == "MatMul":
-            return None if self.rank is None else self.rank - 1
+            return self.rank - 1 if self.rank else None
         return 1
 
     @property
