@@ -105,6 +105,7 @@ class Builder:
         *,
         rank: int | None = None,
         name: str = "",
+        attributes: Mapping[str, AttributeValue] | None = None,
     ) -> str:
         """Adds a linear operator with weights [out, in/group, *kernel] and bias [out].
 
@@ -115,6 +116,7 @@ class Builder:
             bias: the bias; None or all zero adds none.
             rank: rank of the output, which decides what carries the bias of a MatMul.
             name: suffix of the node's name.
+            attributes: of the node, where its pads follow from them and are not those of the form.
 
         Returns:
             The output's local name.
@@ -130,7 +132,7 @@ class Builder:
         inputs: list[str | None] = [x, self.constant(weight, _WEIGHT)]
         if bias is not None:
             inputs.append(self.constant(bias, "bias"))
-        return self.node(form.op, inputs, _attributes(form, weight.shape[2:]), name)
+        return self.node(form.op, inputs, attributes or _attributes(form, weight.shape[2:]), name)
 
     def like(
         self, linear: Linear, form: Form, x: str, *, bias: bool = True, weight: str | None = None

@@ -34,6 +34,7 @@ class Linear:
         macs: multiply-accumulates; None where a size is unknown.
         blocked: why no rewrite may touch it or move it; "" when they may.
         obstacle: why its weights may not be read and replaced; "" when they may.
+        fixed: why not even channels may be scaled, which no pads matter to; "" when they may.
         node: the operator itself.
     """
 
@@ -52,6 +53,7 @@ class Linear:
     macs: int | None
     blocked: str
     obstacle: str
+    fixed: str
     node: ir.Node = field(repr=False)
     constants: Constants = field(repr=False)
 

@@ -53,7 +53,9 @@ def view(
     kernel, in_channels, out_channels = _channels(node, input_shape, weight_shape)
     input_shape = _with_channels(node, input_shape, in_channels)
     form, problem = _form(node, kernel, input_shape, fixed_shape)
-    blocked = _blocked(node, quantised) or problem or _too_large(input_shape, output_shape)
+    untouchable, too_large = _blocked(node, quantised), _too_large(input_shape, output_shape)
+    unreadable = _obstacle(node, constants, weight_shape, out_channels)
+    blocked = untouchable or problem or too_large
     x, y = node.inputs[0], node.outputs[0]
     return Linear(
         name=name,
@@ -70,7 +72,8 @@ def view(
         bias_elements=_bias_elements(node, constants),
         macs=macs,
         blocked=blocked,
-        obstacle=blocked or _obstacle(node, constants, weight_shape, out_channels),
+        obstacle=blocked or unreadable,
+        fixed=untouchable or too_large or unreadable,
         node=node,
         constants=constants,
     )

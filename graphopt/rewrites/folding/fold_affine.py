@@ -68,7 +68,7 @@ class FoldAffine(ExactRewrite):
                     yield Rejection(self.name, site(analysis, [linear.node]), reason)
                 continue
             nodes = [linear.node, *chain]
-            reason, kept = linear.obstacle, []
+            reason, kept = linear.fixed, []
             if not reason:
                 kept = _carriers(analysis, linear, chain)
                 if _operators(linear, _compose(analysis, linear, chain)[1]) + len(kept) >= len(nodes):
@@ -92,6 +92,7 @@ class FoldAffine(ExactRewrite):
             algebra.scale_outputs(linear.stored_weight(), linear.alpha * scale, wide),
             shift if bias is None else scale * bias + shift,
             rank=linear.rank,
+            attributes=attributes_of(linear.node) if linear.obstacle else None,
         )
         for node in _carriers(analysis, linear, chain):
             others = [None if value is None else value.name for value in node.inputs[1:]]

@@ -162,6 +162,7 @@ class FoldAffineBefore(ExactRewrite):
                 bias,
                 rank=linear.rank,
                 name="" if not outputs else f"/{linear.name}",
+                attributes=attributes_of(linear.node) if linear.obstacle else None,
             )
         return builder.replacement(outputs)
 
@@ -250,8 +251,9 @@ def _reach(analysis: Analysis, value: ir.Value, whole: Affine) -> _Reach:
 
 def _taken_up(linear: Linear, whole: Affine) -> tuple[Array, Array] | str:
     """Scale and shift of each input channel, where the linear operator can take them up."""
-    if linear.obstacle or linear.in_channels is None:
-        return linear.obstacle or "its input channels are unknown"
+    problem = linear.obstacle if whole.shifts else linear.fixed
+    if problem or linear.in_channels is None:
+        return problem or "its input channels are unknown"
     axis = whole.scale.ndim - 1 if linear.op == "MatMul" else 1
     if whole.scale.ndim <= axis:
         return f"its input has rank {whole.scale.ndim}"

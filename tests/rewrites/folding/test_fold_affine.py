@@ -647,3 +647,43 @@ def test_a_bn_before_a_lossless_bottleneck() -> None:
     y = net.bn(net.conv(x, 32, weight=low_rank(net, 32, 32, (3, 3), rank_in=4), pads=[1, 1, 1, 1]))
     both = {"fold_affine": 1, "lossless_bottleneck": 1}
     assert checked(net, y, applied=both, only=list(both)).ops == {"Conv": 2}
+
+
+# ---------------------------------------------------------------- pads that follow from sizes
+
+
+PADS_BY_SIZE: list[dict[str, Any]] = [
+    {"output_shape": [20, 22]},
+    {"output_shape": [20, 22], "auto_pad": "SAME_UPPER"},
+    {"output_shape": [21, 23], "output_padding": [1, 1]},
+    {"auto_pad": "SAME_UPPER"},
+    {"auto_pad": "SAME_LOWER"},
+]
+
+
+@pytest.mark.parametrize("attributes", PADS_BY_SIZE, ids=str)
+def test_channels_of_a_transposed_convolution_are_scaled_whatever_its_pads(
+    attributes: dict[str, Any],
+) -> None:
+    """Behind it with a shift, and in front of it without."""
+    attributes = {"strides": [2, 2], "channels": 6, **attributes}
+
+    def inputs(net: Net) -> list[str]:
+        x = net.op("Relu", net.input(["N", 8, 9, 10]))
+        return [x, net.const(net.weights(8, 6, 4, 4)), net.const(net.normal(6))]
+
+    net = Net()
+    y = net.op("ConvTranspose", *inputs(net), **attributes)
+    result = alone("fold_affine", net, net.op("Relu", net.bn(y)))
+    (node,) = [node for node in result.after.graph.node if node.op_type == "ConvTranspose"]
+    kept = {each.name for each in node.attribute}
+    assert attributes.keys() - {"channels"} <= kept and "pads" not in kept
+
+    net = Net()
+    x, *weights = inputs(net)
+    y = net.op("ConvTranspose", net.affine("Mul", x, net.per_channel(8)), *weights, **attributes)
+    alone("fold_affine_before", net, y)
+    net = Net()
+    x, *weights = inputs(net)
+    y = net.op("ConvTranspose", net.affine("Add", x, net.per_channel(8)), *weights, **attributes)
+    alone("fold_affine_before", net, y, number=0)
