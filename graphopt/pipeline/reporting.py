@@ -146,7 +146,7 @@ def result_of(
         uncounted_ops=before.uncounted_ops,
         unknown_dims=workspace.unknown_dims,
         observed_shapes=tuple(workspace.known),
-        unloaded="" if workspace.changed else workspace.unloaded,
+        unloaded="" if workspace.changed else workspace.unloaded or workspace.failing,
         seconds=dict(journal.seconds),
         options=options.described(),
     )

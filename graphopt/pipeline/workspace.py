@@ -158,6 +158,19 @@ class Workspace:
             return "" if given is None else session.unloaded(io.load(given))
         return "" if self.inputs.ran else session.unloaded(self.source)
 
+    @cached_property
+    def failing(self) -> str:
+        """Why onnxruntime can't run the input, though it loads it; "" where it can, or none can be made."""
+        if self.inputs.ran or self.inputs.failed:
+            return "" if self.inputs.ran else self.inputs.problem
+        if not self.inputs.feeds:
+            return ""
+        try:
+            session.Interpreter(session.structure(self.source.model)).run(self.inputs.feeds[0])
+        except InputError as error:
+            return str(error)
+        return ""
+
     @property
     def frozen(self) -> bool:
         """Whether initializers are constants, also those that are inputs.

@@ -222,7 +222,7 @@ class Report:
         uncounted_ops: operators that do work and whose MACs are not counted.
         unknown_dims: sizes that nothing told.
         observed_shapes: values whose shape was seen by running the model.
-        unloaded: why onnxruntime can't load the model, where nothing was changed; "" where it can.
+        unloaded: why onnxruntime can't load or run the model, where nothing was changed; "" where it can.
         seconds: wall time by step.
         options: the options of the run.
     """

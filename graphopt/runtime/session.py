@@ -162,7 +162,7 @@ def _not_loaded(error: Exception) -> InputError:
 
     state = ort.capi.onnxruntime_pybind11_state
     text = _PLACE.sub("", one_line(error))
-    said = isinstance(error, (state.Fail, state.InvalidGraph, state.InvalidProtobuf))
+    said = isinstance(error, (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.InvalidArgument))
     kind = RefusedError if said and not _LACKS.search(text) else InputError
     return kind(f"onnxruntime can't load the model: {text}")
 

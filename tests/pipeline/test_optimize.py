@@ -163,6 +163,33 @@ def test_nothing_done_to_a_model_that_onnxruntime_has_no_operator_for_is_told_fi
     assert "nothing to do" not in checked.out and checked.out.endswith("1 model: 1 can't be run\n")
 
 
+@pytest.mark.parametrize("size", [8, "S"])
+def test_nothing_done_to_a_model_that_fails_at_every_size_is_told_first(
+    size: int | str, tmp_path: Path
+) -> None:
+    shape = ["N", 8, size, size]
+    proto = nothing_to_do(inputs={"x": shape}, outputs={"y": None})
+    then(proto, node("Gather", "r i", "y", "pick", axis=1))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([99]), "i"))
+    result = graphopt.optimize(proto)
+    assert not result
+    warning = result.report.warnings[0]
+    assert "onnxruntime can't run the model" in warning and "out of data bounds" in warning
+    assert result.report.unchanged == "not verified, as it can't be run: the model is as it was"
+    done = cli("optimize", saved(proto, tmp_path / "m.onnx"), "-o", tmp_path / "out.onnx").fine()
+    assert done.out.startswith("warning: onnxruntime can't run the model") and "nothing to do" not in done.out
+
+
+def test_a_function_that_hands_its_input_through_is_refused_as_onnxruntime_does(tmp_path: Path) -> None:
+    proto = nothing_to_do(domains=["own"], outputs={"y": None})
+    then(proto, node("Through", "r", "y unread", "through", domain="own"))
+    inner = [node("Sigmoid", "a", "b")]
+    opsets = [helper.make_opsetid("", 17)]
+    proto.functions.append(helper.make_function("own", "Through", ["a"], ["b", "a"], inner, opsets))
+    with pytest.raises(InputError, match=r"onnxruntime can't load the model.*; repair it"):
+        graphopt.optimize(saved(proto, tmp_path / "m.onnx"))
+
+
 # --- rewrites of third parties ------------------------------------------------------------------------------
 
 

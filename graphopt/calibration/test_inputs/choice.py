@@ -45,6 +45,7 @@ class TestInputs:
         usual: the shape of every input that time is judged at where sizes are guessed, when MACs are no fact:
             larger than those that models are compared on.
         ran: whether the model was run on them, to find sizes at which it runs.
+        failed: whether it was run at several sizes, and failed at each.
     """
 
     feeds: tuple[Feeds, ...]
@@ -53,6 +54,7 @@ class TestInputs:
     problem: str = ""
     usual: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ran: bool = False
+    failed: bool = False
 
 
 def choose(
@@ -120,9 +122,10 @@ def choose(
         feeds += extremes(feeder, sizes, found, seed + len(feeds))
         usual = _usual(model, given, wishes, bound, search) if guessed else {}
         return TestInputs((*_real(calibration), *feeds), sizes, guessed, usual=usual, ran=True)
+    failed = bool(problem)
     if guessed:
         problem = f"{problem}; {_asked(model, given)}"
-    return TestInputs((), _consistent(model, given, wishes), guessed, problem)
+    return TestInputs((), _consistent(model, given, wishes), guessed, problem, failed=failed)
 
 
 def _candidates(
