@@ -84,6 +84,33 @@ def fold_affine_before(g: Draft, x: str) -> str:
     return joined(g, z, linear(g, y)) if g.chance(0.3) else z
 
 
+def fold_weights(g: Draft, x: str) -> str:
+    """A convolution whose weights, or bias, the model computes of constants."""
+    axes, inside, out = len(g.spatial(x)), g.shape(x)[1], g.pick(2, 4, 6)
+    taps = window(g, axes)
+    shape = (out, inside, *taps)
+    kind = g.pick("normalised", "scaled", "split", "turned", "spectral")
+    if kind == "normalised":
+        flat = g.op("LpNormalization", g.held(g.normal(out, math.prod(shape[1:]))), axis=1, p=g.pick(1, 2))
+        w = g.op("Reshape", flat, g.const(np.array(shape, np.int64)))
+    elif kind == "scaled":
+        w = g.op(
+            g.pick("Mul", "Div"),
+            g.held(g.normal(*shape)),
+            g.held(1 + np.abs(g.normal(out, *[1] * (axes + 1)))),
+        )
+    elif kind == "split":
+        w = g.op("Split", g.held(g.normal(2 * out, *shape[1:])), outputs=2, axis=0)
+    elif kind == "turned":
+        w = g.op("Transpose", g.held(g.normal(inside, out, *taps)), perm=[1, 0, *range(2, axes + 2)])
+    else:
+        largest = g.op("MatMul", g.held(g.normal(out)), g.held(g.normal(out)))
+        w = g.op("Div", g.held(g.normal(*shape)), largest)
+    attrs = {"bias": g.op("Neg", g.held(g.normal(out)))} if g.chance(0.3) else {}
+    y = conv(g, x, out, taps, weight=w, group=1, **attrs)
+    return some(g, y, affine, activation, most=2)
+
+
 def fold_constant(g: Draft, x: str) -> str:
     shape = (g.pick(1, 1, g.shape(x)[0]), *g.shape(x)[1:])
     y = some(g, g.held(g.normal(*shape)), affine, activation, idle)
@@ -502,7 +529,7 @@ def split_prelu(g: Draft, x: str) -> str:
 PATTERNS: dict[str, Callable[[Draft, str], str]] = {
     step.__name__: step
     for step in (
-        *(fold_pad, fold_affine, fold_affine_before, fold_constant),
+        *(fold_pad, fold_affine, fold_affine_before, fold_constant, fold_weights),
         *(collapse, collapse_concat, collapse_fanout, collapse_layout, lossless),
         *(merge_branches, sum_first, merge_siblings, join_split_branches, remove_duplicates),
         *(
