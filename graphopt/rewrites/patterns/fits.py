@@ -21,6 +21,8 @@ GB."""
 def unusable(linear: Linear) -> str:
     """Why no rank of the weights can be told; "" where it can."""
     weight = plain(linear.stored_weight().ravel())
+    if not weight.any():
+        return "its weights are 0"
     wide = weight.astype(np.float32) if weight.dtype == np.float16 else weight
     with np.errstate(over="ignore", invalid="ignore"):
         squared = np.dot(wide, wide)

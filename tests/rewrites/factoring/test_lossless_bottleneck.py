@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from onnx import numpy_helper
 
+import graphopt
 from tests.builders import NEWEST_OPSET, Checked, Net, alone, low_rank
 
 OPSETS = (7, 9, 11, 13, 17, 18, NEWEST_OPSET)
@@ -112,10 +113,13 @@ def test_the_larger_of_two_savings_is_taken() -> None:
     split(net, y, operators=3, macs_after=min(both, out_only))
 
 
-def test_weights_of_zero() -> None:
+def test_weights_of_zero_are_left_to_what_drops_the_operator() -> None:
     net = Net()
-    result = split(net, net.conv(net.input([1, 8, 6, 6]), 8, weight=np.zeros((8, 8, 3, 3))), operators=3)
-    assert result.report.applied[0].candidate.choice == {"rank_in": 1, "rank_out": 1}
+    model = net.model(net.conv(net.input([1, 8, 6, 6]), 8, weight=np.zeros((8, 8, 3, 3))))
+    alone = graphopt.optimize(model, only=["lossless_bottleneck"]).report
+    assert not alone.applied and alone.rejected[0].reason.endswith("its weights are 0")
+    (applied,) = graphopt.optimize(model).report.applied
+    assert applied.candidate.rewrite == "drop_zero_convolution" and applied.candidate.after.macs == 0
 
 
 def test_shared_weights_and_weights_behind_operators() -> None:
