@@ -37,7 +37,7 @@ from graphopt.runtime import latency, session
 from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import PROVIDER, THREADS
 from graphopt.types import Shape
-from graphopt.verification import equivalence, interface, quality
+from graphopt.verification import class_scores, equivalence, interface, quality
 from graphopt.verification.metrics.own import OwnMetric
 from graphopt.verification.metrics.task import TaskMetric
 from graphopt.verification.reference import Reference, confirmed, faithful
@@ -209,7 +209,7 @@ def _open(model: AnyModel) -> Source:
 
 
 def _require_scores(source: Source, outputs: tuple[str, ...], asked: Named) -> None:
-    if not quality.may_agree(source.model, outputs):
+    if not class_scores.may_agree(source.model, outputs):
         raise _no_scores(asked)
 
 
@@ -373,7 +373,15 @@ def _verify_quality(
         _require_scores(original, outputs, asked)
     counted = [v for v in original.model.graph.outputs if not outputs or v.name in outputs]
     told = confidence or CONFIDENCE
-    found = quality.measure(original.whole, rewritten.whole, given, given.held_out, outputs, told)
+    found = quality.measure(
+        original.whole,
+        rewritten.whole,
+        given,
+        given.held_out,
+        outputs,
+        told,
+        scores=limits.agreement is not None,
+    )
     names, checks = ", ".join(str(v.name) for v in counted), []
     judged = gates.judge(
         gates.of_budget(limits), spending.measured(found, None), spending.known(found, None, confidence)

@@ -264,6 +264,9 @@ class Quality:
         interval: of the agreement, on inputs of this kind; None without one.
         sqnr_interval: of the SQNR, in dB; None without one.
         confidence: of both intervals; 0 without.
+        taken: names of the outputs that are taken as class scores since somebody asked for their agreement;
+            nothing in the model says so.
+        untold: names of those that have the shape of class scores, and nobody says that they are.
     """
 
     agreement: float | None
@@ -276,6 +279,8 @@ class Quality:
     sqnr_interval: Interval | None = None
     confidence: float = 0.0
     ranked: int | None = None
+    taken: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -287,7 +292,16 @@ class Quality:
         left = (f"quality: output {name!r} is not measured: {why}" for name, why in self.unmeasured.items())
         few = self.ranked is not None and self.ranked < self.samples
         rows = (f"quality: the agreement is that of {self.ranked} rankings, on {self.samples} inputs",)
-        return (*instead, *left, *(rows if few else ()))
+        taken = (
+            f"quality: output {name!r} is taken as class scores; nothing in the model says that it holds them"
+            for name in self.taken
+        )
+        untold = (
+            f'quality: if output {name!r} holds class scores, ask for that: "metric" classification, or a '
+            "gate such as agreement>=0.98, tells how often the best class stays"
+            for name in self.untold
+        )
+        return (*instead, *left, *(rows if few else ()), *taken, *untold)
 
     @property
     def problem(self) -> str:

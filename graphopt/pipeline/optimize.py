@@ -21,7 +21,7 @@ from graphopt.planning import gates, intervals
 from graphopt.planning.gates import Gate
 from graphopt.report.results import Result
 from graphopt.types import Exactness, Quality
-from graphopt.verification import quality
+from graphopt.verification import class_scores
 from graphopt.verification.background import Comparer
 from graphopt.verification.metrics.task import TaskMetric
 
@@ -168,7 +168,7 @@ def _check_inputs(options: Options, workspace: Workspace) -> None:
         of = headline if gate.key == "metric" else gate.of
         counted = of is not None and of.counted
         if gate.key == "agreement":
-            counted = quality.counts_inputs(workspace.source.model, options.outputs)
+            counted = class_scores.counts_inputs(workspace.source.model, options.outputs)
         needed = intervals.fewest(gate.limit, confidence) if counted else 0
         if needed is not None and given.samples >= needed:
             continue

@@ -326,7 +326,14 @@ class Measures:
         given, model = self.workspace.calibration, self.workspace.source.model
         if given is None or self.workspace.inputs.problem:
             return None
-        return Yardstick(model, given, given.held_out, self.options.outputs, self._told)
+        return Yardstick(
+            model,
+            given,
+            given.held_out,
+            self.options.outputs,
+            self._told,
+            scores=self.options.takes_class_scores,
+        )
 
     def below(self, quality: Quality | None, metric: float | None) -> str:
         """What of a network is below the floor, in words; "" where nothing is, or by force.

@@ -6,7 +6,8 @@ little of what they read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import onnx_ir as ir
 
@@ -20,8 +21,13 @@ from graphopt.analysis.operators import (
     VIEWS,
     is_standard,
 )
+from graphopt.analysis.shapes.inference import infer
+from graphopt.errors import InputError
 from graphopt.model.traversal import subgraphs, topological
+from graphopt.types import Shape
 
+Told: TypeAlias = tuple[Callable[[ir.Value], "ir.DataType | None"], Callable[[ir.Value], "Shape | None"]]
+"""What tells the type of a value, and what its shape."""
 MOVES = VIEWS | {"Transpose", "Identity"}
 """Operators that leave the elements of what they read as they are."""
 
@@ -215,6 +221,27 @@ class Heads:
             if not is_layer(node) and any(value in steering for value in node.outputs):
                 steering.update(self.read(node))
         return needed, summed, steering
+
+
+def counted(model: ir.Model, kept: Sequence[str]) -> list[ir.Value]:
+    """A model's outputs that count: those of these names, all when empty."""
+    return [value for value in model.graph.outputs if not kept or value.name in kept]
+
+
+def told(model: ir.Model) -> Told:
+    """Tell the types and the shapes of a model's values, as far as they are declared or follow."""
+    try:
+        found = infer(model, Constants(model), assume_batch=None)
+    except InputError:  # what onnx's rules refuse may run
+        return lambda value: value.dtype, declared
+    return found.dtype, found.get
+
+
+def declared(value: ir.Value) -> Shape | None:
+    """The shape that a value declares; None for none, and for sizes that are open."""
+    if value.shape is None:
+        return None
+    return tuple(size if isinstance(size, int) else None for size in value.shape)
 
 
 def is_tensor(value: ir.Value) -> bool:

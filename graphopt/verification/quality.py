@@ -8,7 +8,7 @@ what was decided, as in a detector of two stages, the model is given what the or
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,6 @@ import onnx_ir as ir
 from graphopt import progress
 from graphopt.analysis.channels import Channels
 from graphopt.analysis.constants import Constants
-from graphopt.analysis.shapes.inference import infer
 from graphopt.calibration.inputs import Calibration
 from graphopt.calibration.samples import Samples
 from graphopt.errors import InputError
@@ -28,17 +27,17 @@ from graphopt.planning import CONFIDENCE, intervals
 from graphopt.runtime import exposure, session
 from graphopt.runtime.session import Feeds, Structure
 from graphopt.types import Interval, Quality
+from graphopt.verification.class_scores import ClassScores
 from graphopt.verification.counterparts import Counterparts
 from graphopt.verification.difference import (
     Agreement,
     ChannelError,
     Group,
     Output,
-    is_class_scores,
     worst,
     worst_left_out,
 )
-from graphopt.verification.heads import Heads, is_tensor
+from graphopt.verification.heads import Heads, Told, counted, is_tensor, told
 from graphopt.verification.rows import by_sample
 
 
@@ -49,6 +48,8 @@ def measure(
     samples: Samples,
     kept: Sequence[str] = (),
     confidence: float = CONFIDENCE,
+    *,
+    scores: bool = False,
 ) -> Quality:
     """Measures the candidate against the reference, both as onnxruntime optimises them.
 
@@ -59,13 +60,14 @@ def measure(
         samples: the inputs to measure on.
         kept: names of the outputs that count; all when empty.
         confidence: of the intervals that are told.
+        scores: whether outputs of the shape of class scores are taken as such where nothing else tells.
 
     Returns:
         The lowest agreement, the lowest SQNR (dB) of any group of channels of an output that can be measured,
         their intervals, and the number of inputs.
     """
     calibration, samples = separated(reference, calibration, samples, kept)
-    return Yardstick(reference, calibration, samples, kept, confidence).measure(candidate)
+    return Yardstick(reference, calibration, samples, kept, confidence, scores=scores).measure(candidate)
 
 
 def separated(
@@ -88,7 +90,7 @@ def separated(
     first = next(calibration.parts(samples))
     if calibration.fixed or samples.axes is None or len(first) < 2:
         return calibration, samples
-    parts, heads = session.structure(model), Heads(model, _counted(model, kept))
+    parts, heads = session.structure(model), Heads(model, counted(model, kept))
     dtype, _ = told(model)
     values = dict.fromkeys(v for output in heads.outputs for v in heads.measured(output, dtype))
     usable = with_numbers(parts, (value for value in values if heads.told(value)), calibration, samples)
@@ -114,6 +116,7 @@ class Yardstick:
         samples: the inputs to measure on.
         kept: names of the outputs that count; all when empty.
         confidence: of the intervals that are told.
+        scores: whether outputs of the shape of class scores are taken as such where nothing else tells.
     """
 
     def __init__(
@@ -123,10 +126,12 @@ class Yardstick:
         samples: Samples,
         kept: Sequence[str] = (),
         confidence: float = CONFIDENCE,
+        *,
+        scores: bool = False,
     ) -> None:
-        self._confidence = confidence
+        self._confidence, self._asked = confidence, scores
         self._model, self._calibration, self._samples = reference, calibration, samples
-        self._outputs = _counted(reference, kept)
+        self._outputs = counted(reference, kept)
         self._heads = Heads(reference, self._outputs)
         self._parts = session.structure(reference)
 
@@ -141,7 +146,7 @@ class Yardstick:
         pairs, decisions = self._pairs(candidate)
         names = [value.name or "" for value in pairs]
         gaps = {value: [ChannelError(group) for group in self._groups(value)] for value in pairs}
-        ranked = {value: [Agreement(*way) for way in _rankings(self._heads, value)] for value in pairs}
+        ranked = {value: [Agreement(*way) for way in self._scores.ranked.get(value, ())] for value in pairs}
         count = 0
         for size, exact, found in self._runs(candidate, names, list(pairs.values()), decisions):
             count += size
@@ -189,6 +194,8 @@ class Yardstick:
             None if error is None else intervals.of_error(error, worst_left_out(channels), confidence),
             confidence,
             agreed[2],
+            () if agreed[0] is None else self._scores.taken,
+            self._scores.untold,
         )
 
     # ------------------------------------------------------------ what is measured
@@ -196,7 +203,7 @@ class Yardstick:
     @cached_property
     def _found(self) -> dict[ir.Value, tuple[ir.Value, ...]]:
         """By output, what tells how near another model comes to it."""
-        dtype, _ = told(self._model)
+        dtype, _ = self._told
         return {output: self._heads.measured(output, dtype) for output in self._outputs}
 
     @cached_property
@@ -238,7 +245,7 @@ class Yardstick:
 
     @cached_property
     def _channels(self) -> Channels:
-        _, shape = told(self._model)
+        _, shape = self._told
         constants = Constants(self._model)
         return Channels(self._model, shape, lambda value: None if value is None else constants.array(value))
 
@@ -253,6 +260,17 @@ class Yardstick:
                     found[before] = None
         usable = with_numbers(self._parts, found, self._calibration, self._samples) if found else set()
         return {value: None for value in found if value in usable}
+
+    @cached_property
+    def _scores(self) -> ClassScores:
+        """Which of what is measured holds class scores."""
+        values = dict.fromkeys(value for values in self._found.values() for value in values)
+        _, shape = self._told
+        return ClassScores(self._model, self._heads, values, shape, asked=self._asked)
+
+    @cached_property
+    def _told(self) -> Told:
+        return told(self._model)
 
     # ------------------------------------------------------------ runs
 
@@ -308,40 +326,6 @@ class Yardstick:
             yield len(batch), list(exact[: len(names)]), list(found)
 
 
-def may_agree(model: ir.Model, kept: Sequence[str] = ()) -> bool:
-    """Whether an output that counts may hold class scores, or is made of what may.
-
-    Args:
-        model: the model.
-        kept: names of the outputs that count; all when empty.
-    """
-    outputs = _counted(model, kept)
-    heads = Heads(model, outputs)
-    dtype, shape = told(model)
-    for value in dict.fromkeys(value for output in outputs for value in heads.measured(output, dtype)):
-        known = _declared(value) if value in outputs else shape(value)
-        for axis, _ in _rankings(heads, value):
-            if known is None or (is_class_scores(known) if axis is None else _chooses(known, axis)):
-                return True
-    return False
-
-
-def counts_inputs(model: ir.Model, kept: Sequence[str] = ()) -> bool:
-    """Whether an agreement is one of inputs: each has one row of scores.
-
-    Args:
-        model: the model.
-        kept: names of the outputs that count; all when empty.
-    """
-    outputs = _counted(model, kept)
-    heads = Heads(model, outputs)
-    dtype, shape = told(model)
-    values = dict.fromkeys(value for output in outputs for value in heads.measured(output, dtype))
-    ranked = [value for value in values if value in outputs or heads.rankings(value)]
-    shapes = [_declared(value) if value in outputs else shape(value) for value in ranked]
-    return bool(shapes) and all(known is not None and is_class_scores(known) for known in shapes)
-
-
 def telling(model: ir.Model, kept: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
     """What is measured for each output that counts and depends on what inputs hold, by names.
 
@@ -349,22 +333,11 @@ def telling(model: ir.Model, kept: Sequence[str] = ()) -> dict[str, tuple[str, .
         model: the model.
         kept: names of the outputs that count; all when empty.
     """
-    heads = Heads(model, _counted(model, kept))
+    heads = Heads(model, counted(model, kept))
     dtype, _ = told(model)
     outputs = [output for output in heads.outputs if heads.told(output) or not is_tensor(output)]
     measured = {output.name or "": heads.measured(output, dtype) for output in outputs or heads.outputs}
     return {name: tuple(value.name or "" for value in values) for name, values in measured.items()}
-
-
-def told(
-    model: ir.Model,
-) -> tuple[Callable[[ir.Value], ir.DataType | None], Callable[[ir.Value], tuple[int | None, ...] | None]]:
-    """Tell the types and the shapes of a model's values, as far as they are declared or follow."""
-    try:
-        found = infer(model, Constants(model), assume_batch=None)
-    except InputError:  # what onnx's rules refuse may run
-        return lambda value: value.dtype, _declared
-    return found.dtype, found.get
 
 
 def with_numbers(
@@ -410,21 +383,6 @@ def _reads(parts: Structure, name: str, feeds: Feeds) -> bool:
     except InputError:
         return False
     return True
-
-
-def _chooses(shape: tuple[int | None, ...], axis: int) -> bool:
-    """Whether there is something to choose from along an axis, as far as is known."""
-    return -len(shape) <= axis < len(shape) and shape[axis] != 1
-
-
-def _declared(value: ir.Value) -> tuple[int | None, ...] | None:
-    if value.shape is None:
-        return None
-    return tuple(size if isinstance(size, int) else None for size in value.shape)
-
-
-def _counted(model: ir.Model, kept: Sequence[str]) -> list[ir.Value]:
-    return [value for value in model.graph.outputs if not kept or value.name in kept]
 
 
 def _is_number(output: Any) -> bool:

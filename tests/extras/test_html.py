@@ -46,7 +46,8 @@ def browser() -> Iterator[Chrome]:
 def result() -> Result:
     """Applied and rejected rewrites, an approximate one with spectra among them, and what a run measures."""
     inputs = np.random.default_rng(0).standard_normal((128, 8, 8, 8)).astype(np.float32)
-    found = graphopt.optimize(classifier(), {"macs": 0.5}, calibration=inputs, force=True)
+    asked = {"budget": {"macs": 0.5}, "metric": "classification"}
+    found = graphopt.optimize(classifier(), calibration=inputs, force=True, **asked)
     assert found.report.quality is not None and found.report.latency is not None
     assert found.report.applied and found.report.rejected
     declined = Left("merge_siblings", Site("main", ("conv1", "conv2")), "expected to be slower (80 → 101 µs)")

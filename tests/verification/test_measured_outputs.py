@@ -17,7 +17,7 @@ from graphopt.model import io
 from graphopt.report.results import Report
 from graphopt.runtime import session
 from graphopt.types import Quality
-from graphopt.verification import quality
+from graphopt.verification import class_scores, quality
 from tests.builders import Array, info, model, parsed, samples, weight
 
 LAYERS = (
@@ -70,10 +70,10 @@ def off(proto: onnx.ModelProto, name: str = "w2", part: float = 0.05) -> onnx.Mo
     return found
 
 
-def measured(one: onnx.ModelProto, other: onnx.ModelProto) -> Quality:
+def measured(one: onnx.ModelProto, other: onnx.ModelProto, *, scores: bool = False) -> Quality:
     first, second = (io.load(proto).model for proto in (one, other))
     given = calibration_inputs.whole(INPUTS, first)
-    return quality.measure(first, second, given, given.held_out)
+    return quality.measure(first, second, given, given.held_out, scores=scores)
 
 
 PICKED = {
@@ -245,10 +245,10 @@ def test_other_rows_than_in_the_original_are_nothing_in_common() -> None:
     ends = [{"none": np.array([0]), "rows": np.array([count])} for count in (20, 4, 0)]
     one, other, empty = (network(*lines, outputs={"y": ["k", 6]}, weights=end, batch=24) for end in ends)
     for candidate in (other, empty):
-        found = measured(one, candidate)
+        found = measured(one, candidate, scores=True)
         assert found.sqnr == -np.inf and found.agreement is not None and found.agreement < 0.9
-    assert measured(one, empty).agreement == 0
-    same = measured(one, one)
+    assert measured(one, empty, scores=True).agreement == 0
+    same = measured(one, one, scores=True)
     assert (same.agreement, same.sqnr, same.samples, same.ranked) == (1.0, np.inf, 24, 20)
 
 
@@ -284,7 +284,7 @@ def test_the_agreement_is_that_along_the_axis_of_the_ranking(op: str, axis: int)
     same = best(first, axis=places) == best(second, axis=places)
     found = measured(proto, other)
     assert found.agreement == pytest.approx(float(same.mean())) and found.ranked == (24 if columns else 6)
-    assert quality.may_agree(io.load(proto).model)
+    assert class_scores.may_agree(io.load(proto).model)
 
 
 def run(proto: onnx.ModelProto, name: str) -> Array:
@@ -345,7 +345,7 @@ def test_the_scores_stand_for_a_map_of_them(names: dict[str, Any]) -> None:
     found = measured(proto, off(proto))
     assert found.measured_by == {"y": ("scores",)} and found.agreement is not None
     assert found.sqnr is not None and 10 < found.sqnr < 60
-    assert quality.may_agree(io.load(proto).model)
+    assert class_scores.may_agree(io.load(proto).model)
 
 
 def test_the_agreement_of_classes_is_asked_for_where_only_they_are_an_output() -> None:

@@ -21,6 +21,8 @@ from graphopt.types import Exactness, Figure
 from graphopt.verification.metrics.own import OwnMetric
 from graphopt.verification.metrics.task import TaskMetric, named
 
+CLASSES = "classification"
+"""The measure of whoever has class scores."""
 OFF = "off"
 """The floor of whoever wants none."""
 
@@ -62,6 +64,13 @@ class Options:
         """Whether a budget or a gate says which quality will do."""
         asked = (*gates.of_budget(self.budget), *self.require)
         return any(gate.key not in gates.COSTS for gate in asked)
+
+    @property
+    def takes_class_scores(self) -> bool:
+        """Whether outputs are said to be class scores: by their measure, or as an agreement is asked for."""
+        asked = (*gates.of_budget(self.budget), *self.require, *(self.floor or ()))
+        named = isinstance(self.metric, TaskMetric) and self.metric.task == CLASSES
+        return named or any(gate.key == "agreement" for gate in asked)
 
     @property
     def asked_figures(self) -> tuple[str, ...]:

@@ -40,6 +40,11 @@ class TaskMetric:
         self.name, self.measure = name, registry.parse(name, folder)
 
     @property
+    def task(self) -> str:
+        """The measure's name without its options."""
+        return self.name.partition(":")[0]
+
+    @property
     def figures(self) -> dict[str, Figure]:
         """What it tells, by key."""
         return {figure.key: figure for figure in self.measure.FIGURES}
