@@ -145,7 +145,7 @@ def optimize(
             is missed all the same.
         floor: a quality without which no network is taken, such as ``agreement=0.8``, or ``off``. Where not
             given, and no budget or gate names a quality, half of the classes have to be the original's, and
-            without classes no group of channels may lose all that varies in it.
+            without classes no group of channels may lose more than half of what varies in it (3 dB).
         require: gates, such as ``["macs<=0.8", "agreement>=0.99"]``: what the finished result has to keep,
             whatever it was made for. Keys are those of a budget; costs are parts of the input's.
 

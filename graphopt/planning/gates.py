@@ -23,9 +23,9 @@ MEASURED = ("agreement", "sqnr")
 """Keys that are measured on calibration inputs."""
 KEYS = tuple(f.name for f in fields(Budget) if f.name != "figures")
 """Keys that there are whatever is measured; a ready measure has its figures besides."""
-SCORES, SIGNAL = 0.5, 0.0
+SCORES, SIGNAL = 0.5, 3.0
 """Floors of agreement, and of an SQNR in dB: derived. Of class scores of which fewer than half name the
-original's class, more answers are another's; at 0 dB as much is lost as by the mean as the answer to all."""
+original's class, more answers are another's; at 3 dB, which is 10 log10 2, half of what varies is lost."""
 MOST = 10.0
 """Times the input's cost from which a limit is taken for a slip: derived, per cent in the place of a part, of
 0.1 and more."""

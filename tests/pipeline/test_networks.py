@@ -143,6 +143,19 @@ def test_a_network_above_the_floor_or_taken_by_force_is_the_one_asked_for(option
     assert report.after.macs <= 0.06 * report.before.macs
 
 
+def test_without_classes_half_of_what_varies_has_to_be_kept() -> None:
+    """Each layer loses less than half, and the maps that all of them make more."""
+    net = Net()
+    x = net.input([None, 16, 6, 6])
+    for _ in range(2):
+        x = net.op("Relu", net.conv(x, 16, pads=[1] * 4))
+    given = (net.model(net.conv(x, 16, pads=[1] * 4)), {"macs": 0.3}, samples(64, 16, 6, 6))
+    lost = graphopt.optimize(*given, only=QUICK, floor="off").report.quality
+    assert lost is not None and lost.sqnr is not None and 1 < lost.sqnr < 3
+    with pytest.raises(BudgetError, match=rf"below the floor: sqnr>=3 \({lost.sqnr:.2f} dB\); the best"):
+        graphopt.optimize(*given, only=QUICK)
+
+
 @pytest.mark.parametrize(
     ("floor", "said"),
     [

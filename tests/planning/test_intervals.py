@@ -96,4 +96,4 @@ def test_what_may_be_chance_is_not_below_a_floor() -> None:
     few = Known({"agreement": (0.2, 0.6), "sqnr": (-2.0, -0.1)}, 10, 0.95)
     assert [item.gate.key for item in gates.below(floor, figures, few)] == ["sqnr"]
     assert [item.gate.key for item in gates.below(floor, figures)] == ["agreement", "sqnr"]
-    assert not gates.below(floor, {"agreement": None, "sqnr": 0.0})
+    assert not gates.below(floor, {"agreement": None, "sqnr": 3.0})

@@ -115,7 +115,7 @@ RUN = (
            brief="Take a network whose quality can't be measured or is below the floor."),
     Option("floor", str, None, shown="KEY=VALUE|off", recorded=False,
            help="a quality without which no network is taken, such as agreement=0.8, or off; where nothing "
-           "is said, half of the classes or 0 dB",
+           "is said, half of the classes or 3 dB",
            brief="A quality without which no network is taken, or off."),
     Option("require", TEXTS, (), shown="KEY<=VALUE", recorded=False,
            help="what the result has to keep, whatever it was made for, such as agreement>=0.98",
