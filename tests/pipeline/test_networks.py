@@ -427,7 +427,8 @@ def test_a_layer_with_fewer_rows_than_dimensions_is_not_free() -> None:
     total = net.op("Add", x, net.conv(inner, 256, weight=net.weights(256, 64, 1, 1)))
     flat = net.op("Flatten", net.op("GlobalAveragePool", total))
     report = graphopt.optimize(net.model(net.gemm(flat, 128)), {"macs": 0.9}, samples(24, 256, 4, 4)).report
-    cut = [a.candidate for a in report.applied if a.exactness is graphopt.Exactness.APPROXIMATE]
+    fitted = [a.candidate for a in report.applied if a.exactness is graphopt.Exactness.APPROXIMATE]
+    cut = [each for each in fitted if each.after.macs < each.before.macs]
     assert cut and not any(name.startswith("Gemm") for each in cut for name in each.site.nodes)
     gemm = [d.reason for d in report.declined if d.site.nodes[0].startswith("Gemm")]
     assert any("less damage elsewhere" in reason or "more than 50%" in reason for reason in gemm)
@@ -471,7 +472,7 @@ def test_forms_are_fitted_as_predicted(site: str, way: str) -> None:
     proto = two_layers(**SITES[site])
     options = {f"{way}.{key}": value for key, value in WAYS[way].items()}
     x = smooth(200)
-    result = graphopt.optimize(proto, None, x, only=[way], options=options)
+    result = graphopt.optimize(proto, None, x, only=[way], options=options, floor="off")
     fitted = [a for a in result.report.applied if a.error_measured is not None]
     assert len(fitted) == 2 - ((site, way) == ("transposed", "depthwise_separable"))  # which would cost more
     for item in fitted:
