@@ -86,6 +86,14 @@ def test_what_a_run_records(scores: Path, tmp_path: Path, inputs: Path) -> None:
     assert fitted.choices[0].keys() == {"rank_in", "rank_out"}
 
 
+@pytest.mark.parametrize(("said", "noted"), [("none", 0.0), ("0.99", 0.99), ("0.95", None)])
+def test_a_confidence_is_recorded_where_it_is_not_the_usual_one(
+    said: str, noted: float | None, folded: Path, tmp_path: Path
+) -> None:
+    (record,) = provenance.read(optimized(folded, tmp_path / "out.onnx", "--confidence", said))
+    assert record.options.get("confidence") == noted
+
+
 def test_a_record_names_no_path(scores: Path, tmp_path: Path, inputs: Path) -> None:
     options = ("--budget", "macs=0.6", "--calibration", inputs, "--report", tmp_path / "report.json")
     found = optimized(scores, tmp_path / "out.onnx", *options)

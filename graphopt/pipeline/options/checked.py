@@ -91,7 +91,10 @@ class Options:
         asked["others"] = sorted(rewrite.name for rewrite in self.rewrites if rewrite.name not in builtin)
         asked["budget"] = {key: float(limit) for key, limit in _limits(self.budget).items()}
         asked["shapes"] = {name: [int(size) for size in shape] for name, shape in self.shapes.items()}
+        confidence = asked.pop("confidence")  # of which 0 is no default
         spelled = {name: sorted(set(v)) if isinstance(v, tuple) else v for name, v in asked.items() if v}
+        if confidence != CONFIDENCE:
+            spelled["confidence"] = confidence
         return {**spelled, "seed": int(self.seed)}
 
     def described(self) -> dict[str, object]:
