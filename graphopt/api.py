@@ -37,9 +37,10 @@ from graphopt.runtime import latency, session
 from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import PROVIDER, THREADS
 from graphopt.types import Shape
-from graphopt.verification import class_scores, equivalence, interface, quality
+from graphopt.verification import equivalence, interface, quality
 from graphopt.verification.metrics.own import OwnMetric
 from graphopt.verification.metrics.task import TaskMetric
+from graphopt.verification.outputs import class_scores
 from graphopt.verification.reference import Reference, confirmed, faithful
 from graphopt.verification.verdict import Rule, Verdict, Verification
 

@@ -76,6 +76,9 @@ def rounded(array: Array, rounding: float, rng: np.random.Generator) -> Array:
         array: any array.
         rounding: as a part of the number; that of the array's own type, if it is coarser.
         rng: draws the signs.
+
+    Returns:
+        An array of the same shape and type.
     """
     if array.dtype.kind != "f":
         return array

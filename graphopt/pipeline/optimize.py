@@ -21,9 +21,9 @@ from graphopt.planning import gates, intervals
 from graphopt.planning.gates import Gate
 from graphopt.report.results import Result
 from graphopt.types import Exactness, Quality
-from graphopt.verification import class_scores
 from graphopt.verification.background import Comparer
 from graphopt.verification.metrics.task import TaskMetric
+from graphopt.verification.outputs import class_scores
 
 
 def optimize(source: Source, options: Options, calibration: Given | None = None) -> Result:

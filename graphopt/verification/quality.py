@@ -27,7 +27,6 @@ from graphopt.planning import CONFIDENCE, intervals
 from graphopt.runtime import exposure, session
 from graphopt.runtime.session import Feeds, Structure
 from graphopt.types import Interval, Quality
-from graphopt.verification.class_scores import ClassScores
 from graphopt.verification.counterparts import Counterparts
 from graphopt.verification.difference import (
     Agreement,
@@ -38,7 +37,8 @@ from graphopt.verification.difference import (
     worst_left_out,
 )
 from graphopt.verification.heads import Heads, Told, counted, is_tensor, told
-from graphopt.verification.rows import by_sample
+from graphopt.verification.outputs.class_scores import ClassScores
+from graphopt.verification.outputs.rows import by_sample
 
 
 def measure(

@@ -17,7 +17,8 @@ from graphopt.model import io
 from graphopt.report.results import Report
 from graphopt.runtime import session
 from graphopt.types import Quality
-from graphopt.verification import class_scores, quality
+from graphopt.verification import quality
+from graphopt.verification.outputs import class_scores
 from tests.builders import Array, info, model, parsed, samples, weight
 
 LAYERS = (
