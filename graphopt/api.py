@@ -34,6 +34,7 @@ from graphopt.report.results import Result, Scan, Sweep
 from graphopt.rewrites import registry as catalogue
 from graphopt.rewrites.base import Rewrite
 from graphopt.runtime import latency, session
+from graphopt.runtime.limits import threads
 from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import PROVIDER, THREADS
 from graphopt.types import Shape
@@ -191,7 +192,8 @@ def optimize(
         _require_scores(source, asked.outputs, Named("floor", "agreement"))
     if any(gate.key == "agreement" for gate in asked.require):
         _require_scores(source, asked.outputs, Named("require", "agreement"))
-    return run_pipeline(source, asked, calibration)
+    with threads.single():
+        return run_pipeline(source, asked, calibration)
 
 
 def _open(model: AnyModel) -> Source:
@@ -290,7 +292,8 @@ def sweep(
     if asked.metric is not None:
         asked.metric.load()
     alone = replace(asked, budget=Budget())  # it comes with each part
-    return run_sweep(_open(model), alone, calibration, sorted(set(budgets), reverse=True))
+    with threads.single():
+        return run_sweep(_open(model), alone, calibration, sorted(set(budgets), reverse=True))
 
 
 def verify(
