@@ -352,9 +352,8 @@ def test_the_scores_stand_for_a_map_of_them(names: dict[str, Any]) -> None:
 def test_the_agreement_of_classes_is_asked_for_where_only_they_are_an_output() -> None:
     lines = (*SCORES, "y = ArgMax <axis=1, keepdims=0> (scores)")
     proto = network(*lines, outputs=[info("y", ["n"], np.int64)], batch="n")
-    found = graphopt.optimize(
-        proto, {"macs": 0.9, "agreement": 0.5}, INPUTS, only=["bottleneck"], confidence=0
-    ).report
+    asked = {"macs": 0.9, "agreement": 0.5}
+    found = graphopt.optimize(proto, asked, INPUTS, only=["bottleneck"], confidence=0).report
     assert found.quality is not None and (found.quality.agreement or 0) >= 0.5
     with pytest.raises(InputError, match="no output holds class scores"):
         graphopt.optimize(network(*MAP, "y = Greater (s, limit)", outputs=[info("y", None, np.bool_)]),
