@@ -18,13 +18,19 @@ from graphopt.calibration.batch_axis import SampleAxes
 from graphopt.calibration.inputs import Given
 from graphopt.calibration.test_inputs import choice
 from graphopt.errors import InputError, Named, located
-from graphopt.files import PathLike
-from graphopt.model import io
+from graphopt.files import PathLike, show
+from graphopt.model import edit, io
 from graphopt.model.inlining import inlined
 from graphopt.model.io import Source
 from graphopt.model.validation import validate
 from graphopt.pipeline.optimize import optimize as run_pipeline
-from graphopt.pipeline.options.checked import make_budget, make_confidence, make_options, make_sample_axis
+from graphopt.pipeline.options.checked import (
+    Options,
+    make_budget,
+    make_confidence,
+    make_options,
+    make_sample_axis,
+)
 from graphopt.pipeline.options.table import SWEPT
 from graphopt.pipeline.scan import survey
 from graphopt.pipeline.sweep import sweep as run_sweep
@@ -37,7 +43,7 @@ from graphopt.runtime import latency, session
 from graphopt.runtime.limits import threads
 from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import PROVIDER, THREADS
-from graphopt.types import Shape
+from graphopt.types import Counted, Shape
 from graphopt.verification import equivalence, interface, quality
 from graphopt.verification.metrics.own import OwnMetric
 from graphopt.verification.metrics.task import TaskMetric
@@ -125,7 +131,8 @@ def optimize(
         skip: names of rewrites that do not take part.
         at: patterns of node names; rewrites apply only where one of their nodes matches.
         keep: patterns of node names that no rewrite may touch.
-        outputs: names of the outputs that count; all when empty.
+        outputs: names of the values that count, outputs or inner ones; all outputs when empty. ``boxes:1``
+            says which axis holds the channels, where that is known better.
         options: options of rewrites, such as ``{"bottleneck.rank_in": 16}``.
         shapes: sizes of inputs whose shape leaves some open, by input name.
         sample_axis: along which axis of an input's calibration arrays samples lie, where shapes and names do
@@ -185,7 +192,7 @@ def optimize(
     )
     if asked.metric is not None:
         asked.metric.load()
-    source = _open(model)
+    source, asked = _counting(_open(model), asked)
     if asked.budget.agreement is not None:
         _require_scores(source, asked.outputs, Named("budget", key="agreement"))
     if any(gate.key == "agreement" for gate in asked.floor or ()):
@@ -209,6 +216,36 @@ def _open(model: AnyModel) -> Source:
     if found.model is source.model:
         return replace(source, left=found.left)
     return replace(source, model=found.model, left=found.left, uninlined=source.model)
+
+
+def _counting(source: Source, asked: Options) -> tuple[Source, Options]:
+    """A model and options that know of each other which values count: inner ones are outputs meanwhile."""
+    found = interface.counted(source.model, asked.outputs)
+    return _exposed(source, found.inner), replace(asked, outputs=found)
+
+
+def _exposed(source: Source, names: Sequence[str]) -> Source:
+    """A model with inner values among its outputs."""
+    if not names:
+        return source
+    whole = source.uninlined
+    if whole is not None:
+        made = {value.name for node in whole.graph for value in node.outputs}
+        whole = edit.exposed(whole, [name for name in names if name in made])
+    return replace(source, model=edit.exposed(source.model, names), uninlined=whole)
+
+
+def _require_values(source: Source, names: Iterable[str]) -> None:
+    """Refuses a model that lacks inner values that count.
+
+    Raises:
+        InputError: it lacks one.
+    """
+    made = {value.name for node in source.model.graph for value in node.outputs}
+    for name in names:
+        if name not in made:
+            where = "the rewritten model" if source.path is None else show(source.path)
+            raise InputError(f"{Named('outputs', name)}: {where} has no value of this name")
 
 
 def _require_scores(source: Source, outputs: tuple[str, ...], asked: Named) -> None:
@@ -250,7 +287,7 @@ def sweep(
         skip: names of rewrites that do not take part.
         at: patterns of node names; rewrites apply only where one of their nodes matches.
         keep: patterns of node names that no rewrite may touch.
-        outputs: names of the outputs that count; all when empty.
+        outputs: names of the values that count, as for `optimize`; all outputs when empty.
         options: options of rewrites.
         shapes: sizes of inputs whose shape leaves some open, by input name.
         sample_axis: along which axis of an input's calibration arrays samples lie, as for `optimize`.
@@ -292,8 +329,9 @@ def sweep(
     if asked.metric is not None:
         asked.metric.load()
     alone = replace(asked, budget=Budget())  # it comes with each part
+    source, alone = _counting(_open(model), alone)
     with threads.single():
-        return run_sweep(_open(model), alone, calibration, sorted(set(budgets), reverse=True))
+        return run_sweep(source, alone, calibration, sorted(set(budgets), reverse=True))
 
 
 def verify(
@@ -319,7 +357,7 @@ def verify(
         candidate: the rewritten model.
         calibration: inputs to compare on; seeded random ones where there are none.
         budget: the quality to keep.
-        outputs: names of the outputs that count; all when empty.
+        outputs: names of the values that count, as for `optimize`; all outputs when empty.
         shapes: sizes of inputs whose shape leaves some open, by input name.
         sample_axis: along which axis of an input's arrays samples lie, as for `optimize`.
         seed: of the random inputs.
@@ -339,14 +377,15 @@ def verify(
     if other is not None:
         raise InputError(f"{Named('budget', key=other)}: verify measures agreement and sqnr")
     original, rewritten = _open(reference), _open(candidate)
-    counted = tuple(outputs)
-    interface.require_outputs(original.model, counted)
+    found = interface.counted(original.model, outputs)
     different = interface.interface(original.model, rewritten.model, frozen=freeze_initializers)
     if different is not None:
         return Verification((different,))
+    _require_values(rewritten, found.inner)
+    original, rewritten = (_exposed(each, found.inner) for each in (original, rewritten))
     given = None if calibration is None else calibration_inputs.whole(calibration, original.model, axes)
     if limits.agreement is not None or limits.sqnr is not None:
-        return _verify_quality(original, rewritten, given, limits, counted, sure)
+        return _verify_quality(original, rewritten, given, limits, found, sure)
     if given is not None:
         compared = tuple(given.batches(given.held_out))
         original = faithful(original, compared)
@@ -358,7 +397,7 @@ def verify(
         compared = inputs.feeds
     with progress.step("verify"):
         rewritten = faithful(rewritten, compared)
-        expected = Reference(original.model, compared, counted, frozen=freeze_initializers)
+        expected = Reference(original.model, compared, found, frozen=freeze_initializers)
         return equivalence.verify(expected, rewritten.model)
 
 
@@ -367,26 +406,27 @@ def _verify_quality(
     rewritten: Source,
     given: calibration_inputs.Calibration | None,
     limits: Budget,
-    outputs: tuple[str, ...],
+    counts: Counted,
     confidence: float,
 ) -> Verification:
     if given is None:
         raise InputError(f"a quality is measured on inputs: give {Named('calibration')}")
     asked = Named("budget", key="agreement")
     if limits.agreement is not None:
-        _require_scores(original, outputs, asked)
-    counted = [v for v in original.model.graph.outputs if not outputs or v.name in outputs]
+        _require_scores(original, counts, asked)
     told = confidence or CONFIDENCE
     found = quality.measure(
         original.whole,
         rewritten.whole,
         given,
         given.held_out,
-        outputs,
+        counts,
         told,
         scores=limits.agreement is not None,
+        axes=counts.axes,
     )
-    names, checks = ", ".join(str(v.name) for v in counted), []
+    names = ", ".join(counts or [str(value.name) for value in original.model.graph.outputs])
+    checks = []
     judged = gates.judge(
         gates.of_budget(limits), spending.measured(found, None), spending.known(found, None, confidence)
     )

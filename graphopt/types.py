@@ -7,7 +7,7 @@ found on one snapshot of a model can be built on another, printed, compared and 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -333,6 +333,29 @@ class Figure:
     unit: str = ""
     needs: tuple[str, ...] = ()
     counted: bool = False
+
+
+class Counted(tuple[str, ...]):
+    """The names of a model's values that count, without what was said besides; all outputs where empty.
+
+    Attributes:
+        axes: those that hold the channels of values, by name, where that was said.
+        inner: the names of those that are no outputs of the model.
+    """
+
+    axes: Mapping[str, int]
+    inner: tuple[str, ...]
+
+    def __new__(
+        cls,
+        names: Iterable[str] = (),
+        axes: Mapping[str, int] | None = None,
+        inner: Iterable[str] = (),
+    ) -> Counted:
+        """The names, each once."""
+        made = super().__new__(cls, dict.fromkeys(names))
+        made.axes, made.inner = dict(axes or {}), tuple(dict.fromkeys(inner))
+        return made
 
 
 class Score(float):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeAlias
 
 import onnx_ir as ir
@@ -85,9 +86,16 @@ class Channels:
         model: the model; it is not changed.
         shape: tells the shape of a value, as far as it is known.
         content: tells what a value holds, where that is known.
+        axes: of outputs, by name, where somebody knows better.
     """
 
-    def __init__(self, model: ir.Model, shape: Shapes, content: Content) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        shape: Shapes,
+        content: Content,
+        axes: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self._shape, self._content = shape, content
         self._opset = default_opset(model)
         self._axes: dict[ir.Value, int] = {}
@@ -97,6 +105,12 @@ class Channels:
             axis = self._made(node)
             if axis is not None:
                 self._axes.update((value, axis) for value in node.outputs if self._fits(value, axis))
+        for output in model.graph.outputs:
+            axis = axes.get(output.name or "")
+            if axis is not None:
+                before = self.before_bounded(output)
+                alike = shape(output) is not None and shape(before) == shape(output)
+                self._axes.update(dict.fromkeys((output, before) if alike else (output,), axis))
 
     def axis(self, value: ir.Value) -> int | None:
         """The axis that holds the channels, counted from the front; None where there is no such axis.

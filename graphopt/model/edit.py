@@ -55,6 +55,27 @@ def freeze(model: ir.Model) -> ir.Model:
     return clone
 
 
+def exposed(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """A copy with values of the outermost graph as outputs, behind its own."""
+    clone = model.clone()
+    made = {value.name: value for node in clone.graph for value in node.outputs}
+    clone.graph.outputs.extend(made[name] for name in names)
+    return clone
+
+
+def concealed(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """A copy in which these are no outputs any more, without what only they needed."""
+    clone = model.clone()
+    hidden = [value for value in clone.graph.outputs if value.name in names]
+    kept = [value for value in clone.graph.outputs if value.name not in names]
+    clone.graph.outputs.clear()
+    clone.graph.outputs.extend(kept)
+    editor = _Editor(clone)
+    editor.prune(hidden)
+    editor.finish()
+    return clone
+
+
 def become(model: ir.Model, rewritten: ir.Model, loaded: ir.Model) -> None:
     """Gives a model the content of another one, in place; model and graph stay the same objects.
 
@@ -241,6 +262,10 @@ class _Editor:
             node.graph.remove(node, safe=True)
             self._loose.update(inputs)
             pending.extend(producer for value in inputs if (producer := value.producer()) is not None)
+
+    def prune(self, values: Iterable[ir.Value]) -> None:
+        """Removes what makes these values, where nothing needs it."""
+        self._remove_dead(node for value in values if (node := value.producer()) is not None)
 
     def finish(self) -> None:
         """Removes operators and initializers that nothing reads any more, and sorts graphs that need it."""

@@ -150,7 +150,8 @@ def result_of(
         seconds=dict(journal.seconds),
         options=options.described(),
     )
-    return Result(workspace.model if workspace.changed else workspace.source.whole, report, before, after)
+    model = workspace.model if workspace.changed else workspace.source.whole
+    return Result(workspace.plain(model), report, before, after)
 
 
 def _ordered(left: Sequence[Left], proposals: Proposals, figures: Figures) -> tuple[Left, ...]:

@@ -62,7 +62,6 @@ class Workspace:
         self._empty = ""
         self._disclaimed: tuple[str, ...] = ()
         with journal.step("load"):
-            interface.require_outputs(source.model, options.outputs)
             if given is not None:
                 self.calibration = calibration_inputs.load(
                     given, source.model, options.seed, options.sample_axis
@@ -82,6 +81,7 @@ class Workspace:
             self.source, self.inputs = reference.confirmed(source, choose)
             self.model = self.source.model
             if self.source is not source:
+                interface.counted(self.model, options.outputs)  # a call may hide what its body held
                 self._disclaim(self.model)
             self.original = self.analysis(self.model)
             self._look_at_inputs(journal)
@@ -140,6 +140,11 @@ class Workspace:
         """
         if self._empty:
             raise InputError(f"calibration: {self._empty}; give inputs as the network gets them in use")
+
+    def plain(self, model: ir.Model) -> ir.Model:
+        """A model with the outputs that were asked for alone, without inner values that count."""
+        inner = self._options.outputs.inner
+        return edit.concealed(model, inner) if inner else model
 
     @property
     def changed(self) -> bool:
@@ -295,7 +300,11 @@ class Measures:
         figures = {**spending.costs(self.before, after), **spending.measured(quality, metric)}
         if any(gate.key == "bytes" for gate in asked):
             source = workspace.source
-            written = io.written_bytes(workspace.model, source) if workspace.changed else source.bytes
+            written = (
+                io.written_bytes(workspace.plain(workspace.model), source)
+                if workspace.changed
+                else source.bytes
+            )
             figures["bytes"] = written / source.bytes
         if timing is not None:
             figures["latency"] = timing.ratio
@@ -333,6 +342,7 @@ class Measures:
             self.options.outputs,
             self._told,
             scores=self.options.takes_class_scores,
+            axes=self.options.outputs.axes,
         )
 
     def below(self, quality: Quality | None, metric: float | None) -> str:
@@ -375,7 +385,8 @@ class Measures:
         if self.measure is None:
             return None
         with self.journal.step("measure"):
-            return self.measure(model)
+            named = isinstance(self.options.metric, TaskMetric)
+            return self.measure(model if named else self.workspace.plain(model))
 
     @cached_property
     def measure(self) -> Callable[[ir.Model], float] | None:
@@ -409,7 +420,8 @@ class Measures:
             InputError: the model can't be run.
         """
         with self.journal.step("time"):
-            return latency.time_pair(self.workspace.source.model, model, self.timed_feed)
+            plain = self.workspace.plain
+            return latency.time_pair(plain(self.workspace.source.model), plain(model), self.timed_feed)
 
     @cached_property
     def timed_feed(self) -> Feeds:

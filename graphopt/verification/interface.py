@@ -1,7 +1,8 @@
-"""Whether two models have the same inputs and outputs."""
+"""Whether two models have the same inputs and outputs, and which of their values count."""
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
@@ -11,7 +12,13 @@ import onnx_ir as ir
 from graphopt.analysis.shapes.inputs import fixed
 from graphopt.errors import InputError, Named
 from graphopt.model.defaults import overridable
+from graphopt.model.traversal import nested
+from graphopt.types import Counted
+from graphopt.verification.heads import Heads, Told, is_tensor, told
 from graphopt.verification.verdict import Rule, Verdict
+
+CLOSE = 0.6
+"""How near a name has to be to be what was meant: derived, the default of difflib, by whose ratio it is."""
 
 
 def interface(reference: ir.Model, candidate: ir.Model, *, frozen: bool = False) -> Verdict | None:
@@ -81,15 +88,94 @@ def _port(value: ir.Value) -> str:
     return f"{value.name} {value.dtype.name if value.dtype is not None else '?'}{shape}"
 
 
-def require_outputs(model: ir.Model, names: Iterable[str]) -> None:
-    """Refuses names of outputs that the model does not have.
+def counted(model: ir.Model, asked: Iterable[str]) -> Counted:
+    """What counts, by names of values, each with the axis of its channels where ``:AXIS`` says it.
+
+    Args:
+        model: the model.
+        asked: names as given. One that there is stays whole, whatever stands behind a colon in it.
 
     Raises:
-        InputError: one is no output.
+        InputError: there is no such value, it can't be measured, or it has no such axis.
     """
-    present = [value.name for value in model.graph.outputs]
-    for name in names:
-        if name not in present:
-            raise InputError(
-                f"{Named('outputs', name)}: the model's outputs are {', '.join(str(p) for p in present)}"
-            )
+    given = list(asked)
+    if not given:
+        return Counted()
+    outputs = {value.name or "": value for value in model.graph.outputs}
+    made = {value.name or "": value for node in model.graph for value in node.outputs if value.name}
+    known, kinds = {**made, **outputs}, told(model)
+    names, axes, inner = list[str](), dict[str, int](), list[str]()
+    for text in given:
+        name, colon, axis = (text, "", "") if text in known else text.rpartition(":")
+        if not colon:
+            name = text
+        if name not in known:
+            raise InputError(f"{Named('outputs', text)}: {_unknown(model, name, known)}")
+        if name not in outputs:
+            _require_numbers(text, known[name], kinds)
+            inner.append(name)
+        if colon:
+            axes[name] = _axis(model, text, axis, known[name], kinds)
+        names.append(name)
+    return Counted(names, axes, inner)
+
+
+def _unknown(model: ir.Model, name: str, known: Iterable[str]) -> str:
+    """Why a name is none of a value that could count."""
+    if any(value.name == name for value in (*model.graph.inputs, *model.graph.initializers.values())):
+        return "is given to the model, and the same in every network"
+    for node in (node for graph in nested(model.graph) if graph is not model.graph for node in graph):
+        if any(value.name == name for value in node.outputs):
+            return "stands in the body of a branch or loop: name a value outside of it"
+    near = difflib.get_close_matches(name, list(known), 1, CLOSE)
+    present = ", ".join(str(value.name) for value in model.graph.outputs)
+    return f"the model's outputs are {present}{f'; did you mean {near[0]}?' if near else ''}"
+
+
+def _require_numbers(text: str, value: ir.Value, kinds: Told) -> None:
+    """Refuses an inner value of which nothing could be measured.
+
+    Raises:
+        InputError: it is no tensor of numbers.
+    """
+    kind = kinds[0](value)
+    if kind is ir.DataType.STRING:
+        raise InputError(
+            f"{Named('outputs', text)}: holds texts: name a value of numbers that they are made of"
+        )
+    if not is_tensor(value):
+        raise InputError(
+            f"{Named('outputs', text)}: is a sequence or a map: name a tensor that it is made of"
+        )
+
+
+def _axis(model: ir.Model, text: str, axis: str, value: ir.Value, kinds: Told) -> int:
+    """The axis that a text names, counted from the front.
+
+    Raises:
+        InputError: it is none of the value.
+    """
+    asked, shape = Named("outputs", text), kinds[1](value)
+    try:
+        number = int(axis)
+    except ValueError:
+        raise InputError(
+            f"{asked}: {axis!r} is no number of an axis: expected NAME:AXIS, such as boxes:1"
+        ) from None
+    _require_numbers(text, value, kinds)
+    instead = [each.name for each in Heads(model, [value]).measured(value, kinds[0])]
+    if instead != [value.name]:
+        made = ", ".join(map(str, instead)) or "nothing that can be"
+        raise InputError(
+            f"{asked}: {value.name} is measured by what it is made of, {made}: name that, and its axis"
+        )
+    if shape is None:
+        if number < 0:
+            raise InputError(f"{asked}: how many axes it has is not known: count them from 0 on")
+        return number
+    if not -len(shape) <= number < len(shape):
+        sizes = ", ".join("?" if size is None else str(size) for size in shape)
+        raise InputError(
+            f"{asked}: there is no such axis: its shape is [{sizes}], and axes are counted from 0 on"
+        )
+    return number % len(shape)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,9 @@ from graphopt.verification.heads import Heads, Told, counted, is_tensor, told
 from graphopt.verification.outputs.class_scores import ClassScores
 from graphopt.verification.outputs.rows import by_sample
 
+NONE: Mapping[str, int] = MappingProxyType({})
+"""Axes of whoever knows none."""
+
 
 def measure(
     reference: ir.Model,
@@ -50,6 +54,7 @@ def measure(
     confidence: float = CONFIDENCE,
     *,
     scores: bool = False,
+    axes: Mapping[str, int] = NONE,
 ) -> Quality:
     """Measures the candidate against the reference, both as onnxruntime optimises them.
 
@@ -61,13 +66,16 @@ def measure(
         kept: names of the outputs that count; all when empty.
         confidence: of the intervals that are told.
         scores: whether outputs of the shape of class scores are taken as such where nothing else tells.
+        axes: of the channels of outputs, by name, where somebody knows better.
 
     Returns:
         The lowest agreement, the lowest SQNR (dB) of any group of channels of an output that can be measured,
         their intervals, and the number of inputs.
     """
     calibration, samples = separated(reference, calibration, samples, kept)
-    return Yardstick(reference, calibration, samples, kept, confidence, scores=scores).measure(candidate)
+    return Yardstick(reference, calibration, samples, kept, confidence, scores=scores, axes=axes).measure(
+        candidate
+    )
 
 
 def separated(
@@ -117,6 +125,7 @@ class Yardstick:
         kept: names of the outputs that count; all when empty.
         confidence: of the intervals that are told.
         scores: whether outputs of the shape of class scores are taken as such where nothing else tells.
+        axes: of the channels of outputs, by name, where somebody knows better.
     """
 
     def __init__(
@@ -128,8 +137,9 @@ class Yardstick:
         confidence: float = CONFIDENCE,
         *,
         scores: bool = False,
+        axes: Mapping[str, int] = NONE,
     ) -> None:
-        self._confidence, self._asked = confidence, scores
+        self._confidence, self._asked, self._axes = confidence, scores, axes
         self._model, self._calibration, self._samples = reference, calibration, samples
         self._outputs = counted(reference, kept)
         self._heads = Heads(reference, self._outputs)
@@ -247,7 +257,9 @@ class Yardstick:
     def _channels(self) -> Channels:
         _, shape = self._told
         constants = Constants(self._model)
-        return Channels(self._model, shape, lambda value: None if value is None else constants.array(value))
+        return Channels(
+            self._model, shape, lambda value: None if value is None else constants.array(value), self._axes
+        )
 
     @cached_property
     def _before(self) -> dict[ir.Value, None]:

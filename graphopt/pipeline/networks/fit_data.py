@@ -73,7 +73,7 @@ class FitData:
     def watched(self) -> list[Signal]:
         """The values that stand for the outputs that count; none where none of them holds numbers."""
         analysis = self.analysis
-        channels = Channels(analysis.model, analysis.shape, analysis.constant)
+        channels = Channels(analysis.model, analysis.shape, analysis.constant, self._options.outputs.axes)
         signals = (signal for value in self._measured for signal in channels.signals(value))
         return list(dict.fromkeys(signals))
 
@@ -91,7 +91,12 @@ class FitData:
         if node in self._seen:
             return ""
         name = next((name for name, nodes in self._leading.items() if node in nodes), None)
-        return "" if name is None else f"an error in it is not measured, as output {name!r} is not"
+        if name is not None:
+            return f"an error in it is not measured, as output {name!r} is not"
+        behind = (
+            self._options.outputs.inner
+        )  # an output that does not count is given away, what follows on a value not
+        return "an error in it is not measured, as it leads to no value that counts" if behind else ""
 
     def idle(self, candidate: Candidate) -> str:
         """Why nothing would be measured of a candidate in a body, since no input is known to run it."""

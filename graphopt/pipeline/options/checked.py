@@ -17,7 +17,7 @@ from graphopt.planning.budget import Budget
 from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExpandingRewrite, Rewrite
 from graphopt.rewrites.registry import BUILTIN, option_types, registry, select
 from graphopt.runtime.limits.memory import default_bytes
-from graphopt.types import Exactness, Figure
+from graphopt.types import Counted, Exactness, Figure
 from graphopt.verification.metrics.own import OwnMetric
 from graphopt.verification.metrics.task import TaskMetric, named
 
@@ -36,12 +36,12 @@ class Options:
     metric: OwnMetric | TaskMetric | None
     memory: int
     require: tuple[gates.Gate, ...]
+    outputs: Counted
     aim: str = "time"
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     at: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sample_axis: Mapping[str, SampleAxis] = field(default_factory=dict)
     seed: int = 0
@@ -107,6 +107,9 @@ class Options:
 
     def _plain(self, name: str) -> object:
         """What an option holds, without objects of ours."""
+        if name == "outputs":
+            axes = self.outputs.axes
+            return tuple(f"{each}:{axes[each]}" if each in axes else each for each in self.outputs)
         if name == "budget":
             return _limits(self.budget)
         if name == "options":
@@ -133,6 +136,7 @@ def make_options(
     options: Mapping[str, object] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     sample_axis: SampleAxes | None = None,
+    outputs: Iterable[str] = (),
     metric: str | OwnMetric | TaskMetric | None = None,
     memory: int | None = None,
     require: Iterable[str | gates.Gate] = (),
@@ -149,6 +153,7 @@ def make_options(
         options: options of rewrites.
         shapes: sizes of inputs, by input name.
         sample_axis: along which axis of an input's calibration arrays samples lie.
+        outputs: what counts, as it was asked; which values that are is not known yet.
         metric: a measure; the user's own is not loaded yet.
         memory: bytes that activations may take.
         require: gates.
@@ -177,6 +182,7 @@ def make_options(
         shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
         sample_axis=make_sample_axis(sample_axis, calibrated=calibrated),
         rewrites=(),
+        outputs=Counted(outputs),
         metric=measure,
         memory=memory or default_bytes(),
         require=gates.parse(require, measures.all_figures()),

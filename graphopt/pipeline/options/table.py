@@ -86,8 +86,10 @@ RUN = (
            help="rewrite only nodes whose names match one of these patterns"),
     Option("keep", TEXTS, (), shown="NODE_GLOB", brief="Never rewrite these nodes. Repeatable.",
            help="never rewrite nodes whose names match one of these patterns"),
-    Option("outputs", TEXTS, (), shown="NAME", flag="--output", help="the model's outputs that count",
-           brief="An output that counts. Repeatable."),
+    Option("outputs", TEXTS, (), shown="NAME[:AXIS]", flag="--output",
+           help="the values of the model that count, outputs or inner ones, such as boxes, or boxes:1 where "
+           "the axis of its channels is known better",
+           brief="An output that counts, or an inner value, with the axis of its channels. Repeatable."),
     Option("shapes", dict[str, list[int]], None, shown="NAME=1x3x224x224", typed=TEXTS, flag="--shape",
            help="sizes of inputs, such as { image = [1, 3, 224, 224] }",
            brief="Size of an input. Repeatable."),
