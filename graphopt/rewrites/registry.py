@@ -57,6 +57,7 @@ from graphopt.rewrites.simplification.drop_zero_convolution import DropZeroConvo
 from graphopt.rewrites.simplification.identity_convolution import IdentityConvolution
 from graphopt.rewrites.simplification.remove_duplicates import RemoveDuplicates
 from graphopt.rewrites.simplification.remove_identity import RemoveIdentity
+from graphopt.rewrites.spelling.spell_clip import SpellClip
 from graphopt.rewrites.spelling.spell_gelu import SpellGelu
 from graphopt.rewrites.spelling.split_prelu import SplitPRelu
 from graphopt.types import Exactness
@@ -94,6 +95,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     IdentityConvolution,
     DropZeroConvolution,
     DropCeilMode,
+    SpellClip,
     SpellGelu,
     SplitPRelu,
     LosslessSeparable,

@@ -489,6 +489,27 @@ def drop_zero_convolution(g: Draft, x: str) -> str:
 # ---------------------------------------------------------------- spelling
 
 
+def spell_clip(g: Draft, x: str) -> str:
+    """Max and Min by numbers, with Relu and Clip among them, and those of s·x; some of them not quite."""
+    y = g.pick(pointwise, same, affine)(g, x)
+
+    def number() -> str:
+        value = g.held(np.full((1,) * g.between(0, g.rank(y)), g.pick(-1.0, -0.3, 0.0, 0.4, 2.0)))
+        return value if g.chance(0.95) else g.op("Sigmoid", y)
+
+    if g.chance(0.3):
+        slope = g.held(g.pick(0.0, 0.1, 0.5, 1.0, 2.0, -0.5))
+        scaled = g.op("Mul", *g.dice.sample([y if g.chance(0.95) else activation(g, y), slope], 2))
+        z = g.op(g.pick("Max", "Min"), *g.dice.sample([y, scaled], 2))
+        y = g.op("Add", z, scaled) if g.chance(0.1) else z
+    else:
+        for _ in range(g.between(1, 3)):
+            kind = g.pick("Max", "Min", "Max", "Min", "Relu")
+            z = g.op("Relu", y) if kind == "Relu" else g.op(kind, *g.dice.sample([y, number()], 2))
+            y = g.op("Add", z, y) if g.chance(0.1) else z
+    return g.pick(pointwise, same, affine)(g, y)
+
+
 def spell_gelu(g: Draft, x: str) -> str:
     """GELU by erf or tanh in some order, some of them not quite; and something behind it."""
     x = g.pick(pointwise, same, activation)(g, x)
@@ -543,7 +564,7 @@ PATTERNS: dict[str, Callable[[Draft, str], str]] = {
         *(shrink_kernel, prune_channels, fold_constant_channels, block_diagonal),
         *(cancel_transpose, fold_permutation, transpose_to_conv, conv_to_gemm),
         *(remove_identity, identity_convolution, drop_zero_convolution),
-        *(spell_gelu, split_prelu),
+        *(spell_clip, spell_gelu, split_prelu),
     )
 }
 """By the name of the rewrite, `lossless` standing for three of them."""

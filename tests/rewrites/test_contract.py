@@ -210,6 +210,7 @@ EXAMPLES: dict[str, Example] = {
     "fold_constant_channels": Example(_constant_channels, 4),
     "drop_zero_convolution": Example(_zeros, 4),
     "drop_ceil_mode": Example(_rounded_up, 4),
+    "spell_clip": Example(lambda net, x: net.op("Max", x, net.const(np.float32(-0.4))), 4),
     "spell_gelu": Example(_gelu, 4),
     "split_prelu": Example(lambda net, x: net.op("PRelu", x, net.const(np.float32([0.3]))), 4),
     "fold_permutation": Example(

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -41,7 +41,9 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import site
-from graphopt.rewrites.spelling.products import is_near, near, product, scalar
+from graphopt.rewrites.spelling.numbers import float_type, is_near, near, scalar
+from graphopt.rewrites.spelling.products import product
+from graphopt.rewrites.spelling.sites import costs, replaceable
 from graphopt.types import Candidate, Rejection, Replacement
 
 SCALE = math.sqrt(2 / math.pi)
@@ -73,17 +75,15 @@ class SpellGelu(ExactRewrite):
         for node in analysis.nodes.values():
             found = _find(analysis, node)
             if found is not None:
-                before = analysis.cost(found.nodes)
-                after = replace(analysis.cost([]), params=before.params, weight_bytes=before.weight_bytes)
-                one = analysis.cost([found.nodes[0]])
-                after = replace(after, seconds=one.seconds, activation_bytes=one.activation_bytes)
-                yield Candidate(self.name, site(analysis, found.nodes), before, after)
+                yield Candidate(self.name, site(analysis, found.nodes), *costs(analysis, found.nodes))
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The same in the order that is fused."""
         found = _find(analysis, analysis.nodes[candidate.site.nodes[0]])
         assert found is not None
-        builder, x = Builder(_dtype(analysis, found)), found.x.name or ""
+        dtype = float_type(analysis, found.nodes)
+        assert dtype is not None
+        builder, x = Builder(dtype), found.x.name or ""
 
         def number(value: float, hint: str) -> str:
             return builder.constant(np.array(float(value)), hint)
@@ -107,11 +107,6 @@ class SpellGelu(ExactRewrite):
         return builder.replacement({found.y.name or "": y})
 
 
-def _dtype(analysis: Analysis, found: _Found) -> np.dtype[np.floating]:
-    numbers = (analysis.constant(value) for node in found.nodes for value in node.inputs)
-    return np.dtype(next(array.dtype.name for array in numbers if array is not None))
-
-
 def _find(analysis: Analysis, node: ir.Node) -> _Found | None:
     """The GELU around an Erf or a Tanh that is not in the order that is fused."""
     if node.op_type not in ("Erf", "Tanh") or not is_standard(node):
@@ -127,7 +122,8 @@ def _find(analysis: Analysis, node: ir.Node) -> _Found | None:
     outer = product(analysis, plus, x)
     if outer.times != 1 or not near(analysis, beside(plus, node.outputs[0]), outer.factor, 0.5):
         return None
-    return _Found(x, [node, *before, plus, *outer.nodes], outer.nodes[-1].outputs[0])
+    nodes = [node, *before, plus, *outer.nodes]
+    return _Found(x, nodes, nodes[-1].outputs[0]) if replaceable(analysis, nodes, x) else None
 
 
 def _scaled(analysis: Analysis, erf: ir.Node) -> tuple[ir.Value, list[ir.Node]] | None:
