@@ -59,6 +59,7 @@ from graphopt.rewrites.simplification.remove_duplicates import RemoveDuplicates
 from graphopt.rewrites.simplification.remove_identity import RemoveIdentity
 from graphopt.rewrites.spelling.spell_clip import SpellClip
 from graphopt.rewrites.spelling.spell_gelu import SpellGelu
+from graphopt.rewrites.spelling.spell_hard_swish import SpellHardSwish
 from graphopt.rewrites.spelling.split_prelu import SplitPRelu
 from graphopt.types import Exactness
 
@@ -97,6 +98,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     DropCeilMode,
     SpellClip,
     SpellGelu,
+    SpellHardSwish,
     SplitPRelu,
     LosslessSeparable,
     LosslessDepthwise,

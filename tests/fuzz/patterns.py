@@ -536,6 +536,47 @@ def spell_gelu(g: Draft, x: str) -> str:
     return g.pick(pointwise, same, affine)(g, y)
 
 
+def spell_hard_swish(g: Draft, x: str) -> str:
+    """Hard swish and hard sigmoid in some order, some of them not quite."""
+    x = g.pick(pointwise, same, affine)(g, x)
+    slope, shift, high = g.pick((1.0, 3.0, 6.0), (1.0, 3.0, 6.0), (0.2, 0.5, 1.0), (1.0, 0.0, 6.0))
+    high *= 1 if g.chance(0.95) else 1.01
+
+    def times(value: str, number: float) -> str:
+        if number == 1 and g.chance(0.8):
+            return value
+        if g.chance(0.5):
+            return g.op("Div", value, g.held(1 / number))
+        return g.op("Mul", *g.dice.sample([value, g.held(number)], 2))
+
+    y = times(x, slope)
+    y = (
+        g.op("Add", *g.dice.sample([y, g.held(shift)], 2))
+        if g.chance(0.8)
+        else g.op("Sub", y, g.held(-shift))
+    )
+    if g.chance(0.5):
+        y = clipped(g, y, 0.0, high)
+    else:
+        y = g.op("Relu", y) if g.chance(0.5) else g.op("Max", y, g.held(0.0))
+        y = g.op("Min", y, g.held(high))
+    factors = [y, x if g.chance(0.95) else activation(g, x)][: g.between(1, 2)]
+    place = g.between(0, len(factors))
+    if place < len(factors):
+        factors[place] = times(factors[place], 1 / high)
+    z = factors[0] if len(factors) == 1 else g.op("Mul", *g.dice.sample(factors, 2))
+    z = times(z, 1 / high) if place == len(factors) else z
+    z = g.op("Add", z, y) if g.chance(0.1) else z
+    return g.pick(pointwise, same, affine)(g, z)
+
+
+def clipped(g: Draft, x: str, low: float, high: float) -> str:
+    """Clip in the form of the opset."""
+    if g.opset < 11:
+        return g.op("Clip", x, min=low, max=high)
+    return g.op("Clip", x, g.held(low), g.held(high))
+
+
 def split_prelu(g: Draft, x: str) -> str:
     """PRelu by slopes of every shape, around it convolutions or not."""
     y = g.pick(pointwise, same, affine)(g, x)
@@ -564,7 +605,7 @@ PATTERNS: dict[str, Callable[[Draft, str], str]] = {
         *(shrink_kernel, prune_channels, fold_constant_channels, block_diagonal),
         *(cancel_transpose, fold_permutation, transpose_to_conv, conv_to_gemm),
         *(remove_identity, identity_convolution, drop_zero_convolution),
-        *(spell_clip, spell_gelu, split_prelu),
+        *(spell_clip, spell_gelu, spell_hard_swish, split_prelu),
     )
 }
 """By the name of the rewrite, `lossless` standing for three of them."""

@@ -195,6 +195,12 @@ def _gelu(net: Net, x: str) -> str:
     return net.op("Mul", x, net.op("Mul", plus, net.const(np.float32(0.5))))
 
 
+def _hard_swish(net: Net, x: str) -> str:
+    low, shift, high = (net.const(np.float32(number)) for number in (0, 3, 6))
+    clip = net.op("Clip", net.op("Add", x, shift), low, high)
+    return net.op("Div", net.op("Mul", x, clip), high)
+
+
 EXAMPLES: dict[str, Example] = {
     "fold_pad": Example(lambda net, x: net.conv(net.pad(x, (0, 0, 1, 2, 0, 0, 0, 1)), 6), 4),
     "fold_affine": Example(lambda net, x: net.affine("Mul", net.bn(net.conv(x, 6)), net.per_channel(6)), 4),
@@ -212,6 +218,7 @@ EXAMPLES: dict[str, Example] = {
     "drop_ceil_mode": Example(_rounded_up, 4),
     "spell_clip": Example(lambda net, x: net.op("Max", x, net.const(np.float32(-0.4))), 4),
     "spell_gelu": Example(_gelu, 4),
+    "spell_hard_swish": Example(_hard_swish, 4),
     "split_prelu": Example(lambda net, x: net.op("PRelu", x, net.const(np.float32([0.3]))), 4),
     "fold_permutation": Example(
         lambda net, x: net.conv(net.op("Gather", x, net.const(np.array([2, 0, 3, 1])), axis=1), 6), 4

@@ -12,6 +12,8 @@ from graphopt.analysis.snapshot import Analysis
 EXACT = 4.0
 """Times a type's rounding that a constant may differ from the number that a spelling names: derived, it may
 be a quotient of two that were rounded, one of them a root."""
+SINGLE = (np.float16, np.float32)
+"""The types for which onnxruntime has all activations."""
 
 
 def is_near(analysis: Analysis, value: ir.Value | None, number: float) -> bool:
@@ -25,25 +27,22 @@ def is_near(analysis: Analysis, value: ir.Value | None, number: float) -> bool:
     Returns:
         Whether it is, but for its type's rounding.
     """
-    found = scalar(analysis, value)
-    return found is not None and near(analysis, value, found, number)
+    found, array = scalar(analysis, value), analysis.constant(value)
+    return found is not None and array is not None and near(np.dtype(array.dtype.name), found, number)
 
 
-def near(analysis: Analysis, value: ir.Value | None, found: float, number: float) -> bool:
-    """Whether a number that was computed in a value's type is another.
+def near(dtype: np.dtype[np.floating], found: float, number: float) -> bool:
+    """Whether a number that was computed in a type is another.
 
     Args:
-        analysis: the snapshot.
-        value: of the type.
+        dtype: the type.
         found: the number.
         number: what it should be.
 
     Returns:
         Whether it is, but for the type's rounding.
     """
-    array = analysis.constant(value)
-    eps = np.finfo(np.float32 if array is None else array.dtype.name).eps
-    return bool(abs(found - number) <= EXACT * float(eps) * abs(number))
+    return bool(abs(found - number) <= EXACT * float(np.finfo(dtype).eps) * abs(number))
 
 
 def scalar(analysis: Analysis, value: ir.Value | None) -> float | None:

@@ -41,14 +41,12 @@ from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.spelling.clamps import Clamp, clamp
-from graphopt.rewrites.spelling.numbers import float_type, scalar
+from graphopt.rewrites.spelling.numbers import SINGLE, float_type, scalar
 from graphopt.rewrites.spelling.sites import costs, replaceable
 from graphopt.types import Candidate, Rejection, Replacement
 
 CLIP_BY_INPUTS = 11
 """The opset from which the bounds of a Clip are inputs."""
-KINDS = (np.float16, np.float32)
-"""The types for which onnxruntime has all of these operators."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,7 @@ def _clip(builder: Builder, x: str, found: Clamp, opset: int) -> str:
 def _find(analysis: Analysis, node: ir.Node) -> Clamp | _Leaky | None:
     """What bounds a value up to a node, if a Max or Min takes part and no more follows."""
     found = _leaky(analysis, node) or clamp(analysis, node)
-    if found is None or float_type(analysis, found.nodes) not in KINDS:
+    if found is None or float_type(analysis, found.nodes) not in SINGLE:
         return None
     if isinstance(found, Clamp):
         bounded = any(math.isfinite(number) for number in (found.low, found.high))

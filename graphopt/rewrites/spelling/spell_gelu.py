@@ -120,9 +120,10 @@ def _find(analysis: Analysis, node: ir.Node) -> _Found | None:
         return None
     x, before = inner
     outer = product(analysis, plus, x)
-    if outer.times != 1 or not near(analysis, beside(plus, node.outputs[0]), outer.factor, 0.5):
-        return None
     nodes = [node, *before, plus, *outer.nodes]
+    dtype = float_type(analysis, nodes)
+    if dtype is None or outer.times != 1 or not near(dtype, outer.factor, 0.5):
+        return None
     return _Found(x, nodes, nodes[-1].outputs[0]) if replaceable(analysis, nodes, x) else None
 
 
