@@ -167,10 +167,6 @@ def test_who_asks_for_an_agreement_says_that_outputs_are_class_scores(name: str 
 def test_the_floor_of_rows_that_nobody_calls_class_scores_is_in_decibels() -> None:
     """Though most of them have the same best."""
     options: dict[str, Any] = {"calibration": samples(16), "seed": 2}
-<<<<<<< HEAD:tests/verification/outputs/test_class_scores.py
     with pytest.raises(graphopt.BudgetError, match="below the floor: sqnr>=3"):
-=======
-    with pytest.raises(graphopt.BudgetError, match="below the floor: sqnr>="):
->>>>>>> a6f0a2c (Inner values count like outputs, and who knows the axis of channels says it):tests/verification/test_class_scores.py
         graphopt.optimize(classifier(), {"macs": 0.5}, **options)
     assert graphopt.optimize(classifier(), {"macs": 0.5}, metric="classification", **options)
