@@ -400,7 +400,8 @@ def _parts(given: Given, model: ir.Model, places: Sequence[Slot]) -> tuple[str, 
         raise InputError(f"{path}: the folder holds no .npy or .npz file")
     parts: list[tuple[str, Arrays]] = [(str(file), _read_file(file)) for file in files]
     keys = set(parts[0][1])
-    if len(places) == 1 and all(len(part) == 1 for _, part in parts):  # names do not matter
+    named = {name for _, part in parts for name in part if name}
+    if len(places) == 1 and len(named) < 2 and all(len(part) == 1 for _, part in parts):  # .npy has no names
         arrays = ((file, next(iter(part.values()))) for file, part in parts)
         return str(path), [(file, {"": _with_batch(array, places[0])}) for file, array in arrays]
     odd = next((file for file, part in parts if set(part) != keys), None)

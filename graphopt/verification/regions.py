@@ -41,7 +41,7 @@ REGIONS_AT_ONCE = 128
 it."""
 
 CHANNELS = 1
-"""The axis of an output of a region that is taken for its channels: that of maps."""
+"""The axis of an output of a region that is taken for its channels: derived, that of maps."""
 
 BEYOND = (100.0, -100.0)
 """Factors of the inputs on which a region is looked at that is judged by the values of the model. Derived:

@@ -422,7 +422,18 @@ def test_external_data_is_not_written_over(written: str, tmp_path: Path) -> None
 def test_a_budget_out_of_reach(scores: Path, inputs: Path, tmp_path: Path) -> None:
     out, report = tmp_path / "out.onnx", tmp_path / "report.json"
     out.write_bytes(b"older")
-    arguments = ("optimize", scores, "-o", out, "--budget", "macs=0.001", "--report", report)
+    arguments = (
+        "optimize",
+        scores,
+        "-o",
+        out,
+        "--budget",
+        "macs=0.001",
+        "--floor",
+        "off",
+        "--report",
+        report,
+    )
     done = cli(*arguments, "--calibration", inputs)
     assert done.code == 3
     done.one_line("0.001 asked for")

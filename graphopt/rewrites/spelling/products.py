@@ -50,7 +50,7 @@ def products(analysis: Analysis, node: ir.Node, x: ir.Value) -> Iterator[Product
         node: makes the first factor.
         x: may be among the factors, once.
 
-    Yields:
+    Returns:
         The operators behind the node, all read by the next one alone, one or more further each time.
     """
     found = Product()

@@ -47,6 +47,7 @@ from graphopt.rewrites.spelling.sites import costs, replaceable
 from graphopt.types import Candidate, Rejection, Replacement
 
 SCALE = math.sqrt(2 / math.pi)
+"""Of what the tanh is of (Hendrycks and Gimpel 2016)."""
 
 
 class _Found(NamedTuple):
