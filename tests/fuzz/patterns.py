@@ -577,6 +577,27 @@ def clipped(g: Draft, x: str, low: float, high: float) -> str:
     return g.op("Clip", x, g.held(low), g.held(high))
 
 
+def spell_silu(g: Draft, x: str) -> str:
+    """The logistic function by exp, alone or as a factor, some of them not quite."""
+    x = g.pick(pointwise, same, affine)(g, x)
+    kind = g.pick("Neg", "Neg", "Mul", "Div", "")
+    if kind == "Neg":
+        y = g.op("Neg", x)
+    elif kind:
+        number = g.held(g.pick(-1.0, -1.702, 0.5))
+        y = g.op("Div", x, number) if kind == "Div" else g.op("Mul", *g.dice.sample([x, number], 2))
+    else:
+        y = x
+    plus = g.op("Add", *g.dice.sample([g.op("Exp", y), g.held(1.0 if g.chance(0.95) else 1.1)], 2))
+    if g.chance(0.2):
+        z = g.op("Reciprocal", plus)
+    else:
+        z = g.op("Div", g.pick(x, x, g.held(1.0), g.held(2.0), y), plus)
+    z = g.op("Add", z, plus) if g.chance(0.1) else z
+    z = g.op("Log", z) if g.chance(0.05) else z
+    return g.pick(pointwise, same, affine)(g, z)
+
+
 def split_prelu(g: Draft, x: str) -> str:
     """PRelu by slopes of every shape, around it convolutions or not."""
     y = g.pick(pointwise, same, affine)(g, x)
@@ -605,7 +626,7 @@ PATTERNS: dict[str, Callable[[Draft, str], str]] = {
         *(shrink_kernel, prune_channels, fold_constant_channels, block_diagonal),
         *(cancel_transpose, fold_permutation, transpose_to_conv, conv_to_gemm),
         *(remove_identity, identity_convolution, drop_zero_convolution),
-        *(spell_clip, spell_gelu, spell_hard_swish, split_prelu),
+        *(spell_clip, spell_gelu, spell_hard_swish, spell_silu, split_prelu),
     )
 }
 """By the name of the rewrite, `lossless` standing for three of them."""

@@ -201,6 +201,11 @@ def _hard_swish(net: Net, x: str) -> str:
     return net.op("Div", net.op("Mul", x, clip), high)
 
 
+def _silu(net: Net, x: str) -> str:
+    plus = net.op("Add", net.op("Exp", net.op("Neg", x)), net.const(np.float32(1)))
+    return net.op("Div", x, plus)
+
+
 EXAMPLES: dict[str, Example] = {
     "fold_pad": Example(lambda net, x: net.conv(net.pad(x, (0, 0, 1, 2, 0, 0, 0, 1)), 6), 4),
     "fold_affine": Example(lambda net, x: net.affine("Mul", net.bn(net.conv(x, 6)), net.per_channel(6)), 4),
@@ -219,6 +224,7 @@ EXAMPLES: dict[str, Example] = {
     "spell_clip": Example(lambda net, x: net.op("Max", x, net.const(np.float32(-0.4))), 4),
     "spell_gelu": Example(_gelu, 4),
     "spell_hard_swish": Example(_hard_swish, 4),
+    "spell_silu": Example(_silu, 4),
     "split_prelu": Example(lambda net, x: net.op("PRelu", x, net.const(np.float32([0.3]))), 4),
     "fold_permutation": Example(
         lambda net, x: net.conv(net.op("Gather", x, net.const(np.array([2, 0, 3, 1])), axis=1), 6), 4

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from graphopt.analysis.fusions.matching import beside, read_by
+from graphopt.analysis.fusions.matching import beside, made_by, read_by
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.spelling.numbers import scalar
 
@@ -89,3 +89,24 @@ def _factors(analysis: Analysis, value: ir.Value, x: ir.Value, reader: ir.Node) 
     if first is not x or not number:
         return None
     return Product([node], 1 / number if node.op_type == "Div" else number, 1)
+
+
+def multiple(analysis: Analysis, value: ir.Value) -> tuple[ir.Value, float, tuple[ir.Node, ...]] | None:
+    """What a Mul or Div by a number makes a value of, with the number and the operator.
+
+    Args:
+        analysis: the snapshot.
+        value: the value.
+
+    Returns:
+        x, s and the operator that makes s·x; None where no such operator makes the value.
+    """
+    if (node := made_by(value, "Mul")) is not None:
+        for x, number in (node.inputs, reversed(node.inputs)):
+            factor = scalar(analysis, number)
+            if x is not None and factor is not None:
+                return x, factor, (node,)
+    if (node := made_by(value, "Div")) is not None:
+        divisor, x = scalar(analysis, node.inputs[1]), node.inputs[0]
+        return (x, 1 / divisor, (node,)) if divisor and x is not None else None
+    return None

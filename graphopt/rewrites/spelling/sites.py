@@ -31,6 +31,21 @@ def replaceable(analysis: Analysis, nodes: Sequence[ir.Node], x: ir.Value) -> bo
     return all(node.graph is nodes[0].graph for node in nodes)
 
 
+def relative(analysis: Analysis, value: ir.Value) -> bool:
+    """Whether an operator that reads a value may make much of a small change near 0, as its inverse does.
+
+    Args:
+        analysis: the snapshot.
+        value: the value.
+    """
+    for node in analysis.consumers(value):
+        if node.op_type in ("Log", "Pow", "Reciprocal", "Sqrt"):
+            return True
+        if node.op_type == "Div" and node.inputs[1] is value:
+            return True
+    return False
+
+
 def costs(analysis: Analysis, nodes: Sequence[ir.Node], passes: int = 1) -> tuple[Cost, Cost]:
     """What operators that pass over a map cost, and other passes in their place.
 

@@ -34,14 +34,14 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.fusions.matching import made_by
 from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.spelling.clamps import Clamp, clamp
-from graphopt.rewrites.spelling.numbers import SINGLE, float_type, scalar
+from graphopt.rewrites.spelling.numbers import SINGLE, float_type
+from graphopt.rewrites.spelling.products import multiple
 from graphopt.rewrites.spelling.sites import costs, replaceable
 from graphopt.types import Candidate, Rejection, Replacement
 
@@ -128,22 +128,10 @@ def _leaky(analysis: Analysis, node: ir.Node) -> _Leaky | None:
     for x, scaled in (node.inputs, reversed(node.inputs)):
         if x is None or scaled is None or analysis.sole_consumer(scaled) is not node:
             continue
-        slope = _slope(analysis, scaled, x)
-        if slope is not None and (0 <= slope <= 1 if node.op_type == "Max" else 1 <= slope < math.inf):
-            maker = scaled.producer()
-            assert maker is not None
-            return _Leaky(x, (node, maker), slope)
-    return None
-
-
-def _slope(analysis: Analysis, scaled: ir.Value, x: ir.Value) -> float | None:
-    """S of s·x."""
-    by_mul, by_div = made_by(scaled, "Mul"), made_by(scaled, "Div")
-    if by_mul is not None:
-        for other, number in (by_mul.inputs, reversed(by_mul.inputs)):
-            if other is x:
-                return scalar(analysis, number)
-    if by_div is not None and by_div.inputs[0] is x:
-        divisor = scalar(analysis, by_div.inputs[1])
-        return 1 / divisor if divisor else None
+        found = multiple(analysis, scaled)
+        if found is None or found[0] is not x:
+            continue
+        _, slope, by = found
+        if 0 <= slope <= 1 if node.op_type == "Max" else 1 <= slope < math.inf:
+            return _Leaky(x, (node, *by), slope)
     return None

@@ -45,7 +45,7 @@ from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.spelling.clamps import clamp
 from graphopt.rewrites.spelling.numbers import SINGLE, float_type, near, scalar
-from graphopt.rewrites.spelling.products import products
+from graphopt.rewrites.spelling.products import multiple, products
 from graphopt.rewrites.spelling.sites import costs, replaceable
 from graphopt.types import Candidate, Rejection, Replacement
 
@@ -153,9 +153,10 @@ def _lines(analysis: Analysis, value: ir.Value, reader: ir.Node) -> Iterator[_Li
         line = shifted
         yield line
     reader = line.nodes[-1] if line.nodes else reader
-    scaled = _scaled(analysis, line.x) if analysis.sole_consumer(line.x) is reader else None
+    scaled = multiple(analysis, line.x) if analysis.sole_consumer(line.x) is reader else None
     if scaled is not None:
-        yield _Line(scaled.x, scaled.slope, line.shift, (*line.nodes, *scaled.nodes))
+        x, slope, nodes = scaled
+        yield _Line(x, slope, line.shift, (*line.nodes, *nodes))
 
 
 def _shifted(analysis: Analysis, value: ir.Value) -> _Line | None:
@@ -168,17 +169,4 @@ def _shifted(analysis: Analysis, value: ir.Value) -> _Line | None:
     if (node := made_by(value, "Sub")) is not None:
         shift, x = scalar(analysis, node.inputs[1]), node.inputs[0]
         return None if shift is None or x is None else _Line(x, 1.0, -shift, (node,))
-    return None
-
-
-def _scaled(analysis: Analysis, value: ir.Value) -> _Line | None:
-    """Value = x·number, or x/number."""
-    if (node := made_by(value, "Mul")) is not None:
-        for x, number in (node.inputs, reversed(node.inputs)):
-            slope = scalar(analysis, number)
-            if x is not None and slope is not None:
-                return _Line(x, slope, 0.0, (node,))
-    if (node := made_by(value, "Div")) is not None:
-        divisor, x = scalar(analysis, node.inputs[1]), node.inputs[0]
-        return _Line(x, 1 / divisor, 0.0, (node,)) if divisor and x is not None else None
     return None
