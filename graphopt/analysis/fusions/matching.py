@@ -22,10 +22,13 @@ def is_number(analysis: Analysis, value: ir.Value | None, number: float) -> bool
         number: the number.
 
     Returns:
-        Whether it is, but for `NEAR`.
+        Whether it is, but for `NEAR` and its type's rounding.
     """
     array = analysis.constant(value)
-    return array is not None and array.size == 1 and bool(np.isclose(float(array.item()), number, rtol=NEAR))
+    if array is None or array.size != 1:
+        return False
+    rounding = float(np.finfo(array.dtype.name).eps) if array.dtype.kind == "f" else 0.0
+    return bool(np.isclose(float(array.item()), number, rtol=max(NEAR, rounding)))
 
 
 def made_by(value: ir.Value | None, op: str) -> ir.Node | None:

@@ -11,7 +11,7 @@ import pytest
 
 import graphopt
 from tests.builders import Net, assert_same, make_feeds, run
-from tests.rewrites.spelling.spelled import between, kernels
+from tests.rewrites.spelling.spelled import between, kernels, kinds, respelled
 
 ROOT, TANH = 2**0.5, (2 / np.pi) ** 0.5
 
@@ -58,6 +58,12 @@ def test_every_order_becomes_one_kernel(write: Any) -> None:
     feeds = make_feeds(before, {"N": 3})
     assert_same(run(before, feeds), run(after, feeds))
     assert not graphopt.optimize(after).report.changed
+
+
+@pytest.mark.parametrize("write", SPELLINGS)
+def test_in_float16_too_a_second_run_finds_nothing(write: Any) -> None:
+    after = respelled("spell_gelu", between(write, np.float16))
+    assert kinds(after)[-1] == "Mul"
 
 
 @pytest.mark.parametrize("write", SPELLINGS)
