@@ -194,7 +194,7 @@ def test_a_function_that_hands_its_input_through_is_refused_as_onnxruntime_does(
 
 
 def test_a_third_party_rewrite_takes_part() -> None:
-    result = graphopt.optimize(conv_bn(), rewrites=[Swap("Max")])
+    result = graphopt.optimize(conv_bn(), rewrites=[Swap("Max")], skip=["spell_clip"])
     assert ops(result) == ["Conv", "Max"]
     applied = {a.candidate.rewrite: a for a in result.report.applied}
     assert set(applied) == {"fold_affine", "swap"}
@@ -351,7 +351,8 @@ def test_a_rewrite_that_raises_costs_its_site_alone(rewrite: Failing, reason: st
 def test_a_rewrite_that_raises_at_one_site_is_applied_at_others(in_match: bool) -> None:
     nodes = [node("Relu", "x", "a", "first"), node("Neg", "a", "b"), node("Relu", "b", "c", "second")]
     proto = model([*nodes, node("Neg", "c", "d"), node("Relu", "d", "y", "third")])
-    result = graphopt.optimize(proto, rewrites=[Failing(at="second", in_match=in_match)])
+    failing = Failing(at="second", in_match=in_match)
+    result = graphopt.optimize(proto, rewrites=[failing], skip=["spell_clip"])
     assert [item.candidate.site.nodes for item in result.report.applied] == [("first",), ("third",)]
 
 
