@@ -14,7 +14,7 @@ import pytest
 import graphopt
 from graphopt import progress
 from tests.builders import classifier, samples
-from tests.command import COMMAND, Recorder, at_terminal
+from tests.command import Recorder, at_terminal
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 
@@ -105,14 +105,29 @@ def left_behind(terminal: str) -> str:
     return "\n".join(lines).strip()
 
 
+SLOW = """
+import time
+from unittest import mock
+from graphopt import __main__
+from graphopt.runtime import latency
+
+def unhurried(sessions, feed, turns, in_turn=latency.in_turn):
+    return in_turn(sessions, feed, (turn for turn in turns if not time.sleep(0.02)))
+
+with mock.patch.object(latency, "in_turn", unhurried):
+    __main__.run()
+"""
+"""The command with pauses between pairs of runs: some seconds, and little of the processor's time."""
+
+
 @pytest.fixture
-def slow(scores: Path) -> tuple[object, ...]:
+def slow(scores: Path) -> tuple[str, ...]:
     """A command that takes some seconds, whatever the machine."""
-    return ("bench", scores, scores, "--shape", "x=64x8x8x8", "--repeat", "10000")
+    return (sys.executable, "-c", SLOW, "bench", str(scores), str(scores), "--repeat", "125")
 
 
-def test_slow_work_is_shown_in_80_columns_and_leaves_no_trace(slow: tuple[object, ...]) -> None:
-    seen = at_terminal(*slow)
+def test_slow_work_is_shown_in_80_columns_and_leaves_no_trace(slow: tuple[str, ...]) -> None:
+    seen = at_terminal(program=slow)
     assert seen.code == 0
     assert "pairs of runs" in seen.err
     assert re.search(r"\d:\d\d", seen.err), "the time left is shown"
@@ -123,8 +138,8 @@ def test_slow_work_is_shown_in_80_columns_and_leaves_no_trace(slow: tuple[object
     assert "times as fast" in seen.out and "\x1b" not in seen.out
 
 
-def test_ctrl_c_leaves_one_line_and_the_cursor(slow: tuple[object, ...]) -> None:
-    seen = at_terminal(*slow, interrupt_at=b"pairs of runs")
+def test_ctrl_c_leaves_one_line_and_the_cursor(slow: tuple[str, ...]) -> None:
+    seen = at_terminal(program=slow, interrupt_at=b"pairs of runs")
     assert seen.code == 130
     assert seen.err.count(HIDE) == seen.err.count(SHOW) == 1
     assert left_behind(seen.err) == "graphopt: interrupted; nothing was written"
@@ -155,8 +170,8 @@ def test_an_error_leaves_one_line_and_the_cursor() -> None:
 
 
 @pytest.mark.parametrize("silent", ["--quiet", "-q", "--json"])
-def test_silent_when_asked(slow: tuple[object, ...], silent: str) -> None:
-    seen = at_terminal(*slow, silent)
+def test_silent_when_asked(slow: tuple[str, ...], silent: str) -> None:
+    seen = at_terminal(silent, program=slow)
     assert seen.err == ""
     assert seen.code == 0 and seen.out
 
@@ -168,7 +183,7 @@ def test_quick_work_shows_nothing(tmp_path: Path) -> None:
     assert left_behind(seen.err).startswith("graphopt: ") and HIDE not in seen.err
 
 
-def test_silent_when_standard_error_is_no_terminal(slow: tuple[object, ...]) -> None:
+def test_silent_when_standard_error_is_no_terminal(slow: tuple[str, ...]) -> None:
     environment = {**os.environ, "FORCE_COLOR": "1"}
-    done = subprocess.run([*COMMAND, *map(str, slow)], capture_output=True, text=True, env=environment)
+    done = subprocess.run(slow, capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and done.stderr == ""
