@@ -178,4 +178,6 @@ def _axis(model: ir.Model, text: str, axis: str, value: ir.Value, kinds: Told) -
         raise InputError(
             f"{asked}: there is no such axis: its shape is [{sizes}], and axes are counted from 0 on"
         )
+    if number % len(shape) == 0 and shape[0] is None and len(shape) > 1:
+        raise InputError(f"{asked}: its axis 0 has an open size, as samples have, and channels have not")
     return number % len(shape)

@@ -182,6 +182,8 @@ REFUSED = {
     "inside": "stands in the body of a branch or loop",
     "y:4": r"there is no such axis: its shape is \[\?, 8, 8, 7\]",
     "y:-5": "there is no such axis",
+    "y:0": "axis 0 has an open size, as samples have",
+    "h:-4": "axis 0 has an open size, as samples have",
     "y:": "'' is no number of an axis",
     "h:channels": "'channels' is no number of an axis",
     "i:1": "is measured by what it is made of, h: name that",
