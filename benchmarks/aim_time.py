@@ -254,6 +254,50 @@ def cropped(channels: int, size: int) -> onnx.ModelProto:
     return g.model(g.relu(g.filter("x", weight)))
 
 
+def activated(spelling: str, channels: int, size: int) -> onnx.ModelProto:
+    """An activation in the pieces that exporters write, between two 1x1."""
+    g = Net(channels, size)
+    x = g.conv("x", channels, bias=True)
+    y = SPELLINGS[spelling](g, x)
+    g.channels[y] = channels
+    return g.model(g.conv(y, channels, bias=True))
+
+
+def gelu(g: Net, x: str) -> str:
+    """x·(½·(1 + erf(√½·x)))."""
+    scaled = g.op("Mul", [x, g.weight(np.array(0.5**0.5))])
+    plus = g.op("Add", [g.op("Erf", [scaled]), g.weight(np.array(1.0))])
+    return g.op("Mul", [x, g.op("Mul", [plus, g.weight(np.array(0.5))])])
+
+
+def hard_swish(g: Net, x: str) -> str:
+    """x·clip(x + 3, 0, 6)/6."""
+    low, shift, high = (g.weight(np.array(number)) for number in (0.0, 3.0, 6.0))
+    clip = g.op("Clip", [g.op("Add", [x, shift]), low, high])
+    return g.op("Div", [g.op("Mul", [x, clip]), high])
+
+
+def prelu(g: Net, x: str) -> str:
+    """A slope a channel."""
+    return g.op("PRelu", [x, g.weight(np.linspace(0.1, 0.4, g.channels[x])[:, None, None])])
+
+
+def silu(g: Net, x: str) -> str:
+    """x/(1 + exp(−x))."""
+    plus = g.op("Add", [g.op("Exp", [g.op("Neg", [x])]), g.weight(np.array(1.0))])
+    return g.op("Div", [x, plus])
+
+
+def within(g: Net, x: str) -> str:
+    """min(max(x, −1), 1)."""
+    return g.op("Min", [g.op("Max", [x, g.weight(np.array(-1.0))]), g.weight(np.array(1.0))])
+
+
+SPELLINGS: dict[str, Callable[[Net, str], str]] = {
+    build.__name__: build for build in (gelu, hard_swish, prelu, silu, within)
+}
+
+
 def case(build: Callable[..., onnx.ModelProto], *sizes: object, **more: object) -> tuple[str, Builder]:
     """The name of a case and what builds it."""
     words = [str(s) for s in sizes] + [f"{key}={value}" for key, value in more.items()]
@@ -344,6 +388,7 @@ CASES: dict[str, Builder] = dict(
         case(split, 128, 28, 4, kernel=1),
         case(split, 32, 56, 4, kernel=1),
         case(cropped, 64, 28),
+        *(case(activated, spelling, 64, 56) for spelling in SPELLINGS),
     )
 )
 
