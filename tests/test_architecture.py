@@ -344,7 +344,11 @@ def hooks() -> list[tuple[str, str, list[str]]]:
     classes = [
         node for path in MODULES for node in ast.walk(tree(label(path))) if isinstance(node, ast.ClassDef)
     ]
-    bases = {ast.unparse(base).rpartition(".")[2] for each in classes for base in each.bases}
+    derived = (base for each in classes for base in each.bases)
+    plain = (
+        base.value if isinstance(base, ast.Subscript) else base for base in derived
+    )  # of what is generic
+    bases = {ast.unparse(base).rpartition(".")[2] for base in plain}
     return [
         (each.name, node.name, parameters(node))
         for each in classes

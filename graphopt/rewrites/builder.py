@@ -25,7 +25,7 @@ class Builder:
     """
 
     def __init__(self, dtype: np.dtype[np.floating]) -> None:
-        self._dtype = dtype
+        self.dtype = dtype
         self._nodes: list[NewNode] = []
         self._constants: dict[str, npt.NDArray[np.generic]] = {}
 
@@ -44,7 +44,7 @@ class Builder:
             PrecisionError: its numbers leave the range of float16.
         """
         name = f"%{hint}{len(self._constants)}"
-        kind = self._dtype if array.dtype.kind == "f" and not keep_type else array.dtype
+        kind = self.dtype if array.dtype.kind == "f" and not keep_type else array.dtype
         with np.errstate(over="ignore"):  # which is looked at next
             made = np.asarray(array, dtype=kind, order="C")
         if kind == np.float16 and array.dtype != kind:

@@ -27,7 +27,6 @@ Cost
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,66 +35,64 @@ import onnx_ir as ir
 
 from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
-from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import site
-from graphopt.rewrites.spelling.clamps import Clamp, clamp
+from graphopt.rewrites.spelling.clamps import clamp
 from graphopt.rewrites.spelling.numbers import SINGLE, float_type
 from graphopt.rewrites.spelling.products import multiple
-from graphopt.rewrites.spelling.sites import costs, replaceable
-from graphopt.types import Candidate, Rejection, Replacement
+from graphopt.rewrites.spelling.spelled import Pieces, Spelling, replaceable
 
 CLIP_BY_INPUTS = 11
 """The opset from which the bounds of a Clip are inputs."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Leaky:
+class _Bounded(Pieces):
+    """What is kept between two numbers.
+
+    Attributes:
+        low: the lower one; −∞ where there is none.
+        high: the upper one; ∞ where there is none.
+    """
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaky(Pieces):
     """The larger, or the smaller, of x and s·x.
 
     Attributes:
-        x: the value.
-        nodes: the Max or Min, and what multiplies.
         slope: of negative numbers.
     """
 
-    x: ir.Value
-    nodes: tuple[ir.Node, ...]
     slope: float
 
 
 @dataclass(frozen=True)
-class SpellClip(ExactRewrite):
+class SpellClip(Spelling["_Bounded | _Leaky"]):
     """Writes Max and Min as Clip, Relu or LeakyRelu."""
 
     name: ClassVar[str] = "spell_clip"
-    time_alone: ClassVar[bool] = True
 
-    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
-        """One candidate for each value that Max or Min bound."""
-        for node in analysis.nodes.values():
-            found = _find(analysis, node)
-            if found is not None:
-                yield Candidate(self.name, site(analysis, found.nodes), *costs(analysis, found.nodes))
+    def find(self, analysis: Analysis, node: ir.Node) -> _Bounded | _Leaky | None:
+        """What bounds a value up to a node, if a Max or Min takes part and no more follows."""
+        found = _leaky(analysis, node) or _bounded(analysis, node)
+        if found is None or float_type(analysis, found.nodes) not in SINGLE:
+            return None
+        return found if replaceable(analysis, found.nodes, found.x) else None
 
-    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
+    def write(self, builder: Builder, found: _Bounded | _Leaky, opset: int) -> str:
         """The Clip, Relu or LeakyRelu."""
-        node = analysis.nodes[candidate.site.nodes[0]]
-        found = _find(analysis, node)
-        assert found is not None
-        dtype = float_type(analysis, found.nodes)
-        assert dtype is not None
-        builder, x = Builder(dtype), found.x.name or ""
+        x = found.x.name or ""
         if isinstance(found, _Leaky):
-            y = builder.node("LeakyRelu", [x], {"alpha": found.slope})
-        elif (found.low, found.high) == (0, math.inf):
-            y = builder.node("Relu", [x])
-        else:
-            y = _clip(builder, x, found, analysis.opset)
-        return builder.replacement({node.outputs[0].name or "": y})
+            return builder.node("LeakyRelu", [x], {"alpha": found.slope})
+        if (found.low, found.high) == (0, math.inf):
+            return builder.node("Relu", [x])
+        return _clip(builder, x, found, opset)
 
 
-def _clip(builder: Builder, x: str, found: Clamp, opset: int) -> str:
+def _clip(builder: Builder, x: str, found: _Bounded, opset: int) -> str:
     bounds = {"min": found.low, "max": found.high}
     given = {name: number for name, number in bounds.items() if math.isfinite(number)}
     if opset < CLIP_BY_INPUTS:
@@ -106,20 +103,17 @@ def _clip(builder: Builder, x: str, found: Clamp, opset: int) -> str:
     return builder.node("Clip", [x, *(inputs if "max" in given else inputs[:1])])
 
 
-def _find(analysis: Analysis, node: ir.Node) -> Clamp | _Leaky | None:
-    """What bounds a value up to a node, if a Max or Min takes part and no more follows."""
-    found = _leaky(analysis, node) or clamp(analysis, node)
-    if found is None or float_type(analysis, found.nodes) not in SINGLE:
+def _bounded(analysis: Analysis, node: ir.Node) -> _Bounded | None:
+    found = clamp(analysis, node)
+    if found is None or not any(math.isfinite(number) for number in (found.low, found.high)):
         return None
-    if isinstance(found, Clamp):
-        bounded = any(math.isfinite(number) for number in (found.low, found.high))
-        if not bounded or not any(each.op_type in ("Max", "Min") for each in found.nodes):
-            return None
-        reader = analysis.sole_consumer(node.outputs[0])
-        further = None if reader is None else clamp(analysis, reader)
-        if further is not None and node in further.nodes:
-            return None
-    return found if replaceable(analysis, found.nodes, found.x) else None
+    if not any(each.op_type in ("Max", "Min") for each in found.nodes):
+        return None
+    reader = analysis.sole_consumer(node.outputs[0])
+    further = None if reader is None else clamp(analysis, reader)
+    if further is not None and node in further.nodes:
+        return None
+    return _Bounded(found.x, found.nodes, node.outputs[0], found.low, found.high)
 
 
 def _leaky(analysis: Analysis, node: ir.Node) -> _Leaky | None:
@@ -133,5 +127,5 @@ def _leaky(analysis: Analysis, node: ir.Node) -> _Leaky | None:
             continue
         _, slope, by = found
         if 0 <= slope <= 1 if node.op_type == "Max" else 1 <= slope < math.inf:
-            return _Leaky(x, (node, *by), slope)
+            return _Leaky(x, (node, *by), node.outputs[0], slope)
     return None

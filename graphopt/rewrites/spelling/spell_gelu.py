@@ -27,9 +27,8 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -38,94 +37,60 @@ from graphopt.analysis.fusions import activations
 from graphopt.analysis.fusions.matching import beside, made_by, read_by
 from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
-from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.spelling.numbers import float_type, is_near, near, scalar
 from graphopt.rewrites.spelling.products import product
-from graphopt.rewrites.spelling.sites import costs, replaceable
-from graphopt.types import Candidate, Rejection, Replacement
+from graphopt.rewrites.spelling.spelled import Pieces, Spelling, replaceable
 
 SCALE = math.sqrt(2 / math.pi)
 """Of what the tanh is of (Hendrycks and Gimpel 2016)."""
 
 
-class _Found(NamedTuple):
-    """A GELU in pieces.
-
-    Attributes:
-        x: what it works on.
-        nodes: its operators, the Erf or Tanh first.
-        y: what it makes.
-    """
-
-    x: ir.Value
-    nodes: list[ir.Node]
-    y: ir.Value
-
-
 @dataclass(frozen=True)
-class SpellGelu(ExactRewrite):
+class SpellGelu(Spelling[Pieces]):
     """Writes GELUs in the order that onnxruntime runs as one kernel."""
 
     name: ClassVar[str] = "spell_gelu"
-    time_alone: ClassVar[bool] = True
 
-    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
-        """One candidate for each GELU in another order."""
-        for node in analysis.nodes.values():
-            found = _find(analysis, node)
-            if found is not None:
-                yield Candidate(self.name, site(analysis, found.nodes), *costs(analysis, found.nodes))
+    def find(self, analysis: Analysis, node: ir.Node) -> Pieces | None:
+        """The GELU around an Erf or a Tanh that is not in the order that is fused."""
+        if node.op_type not in ("Erf", "Tanh") or not is_standard(node):
+            return None
+        by_erf = node.op_type == "Erf"
+        if activations.gelu(analysis, node) if by_erf else activations.fast_gelu(analysis, node):
+            return None
+        inner = _scaled(analysis, node) if by_erf else _cubic(analysis, node)
+        plus = read_by(analysis, node, "Add")
+        if inner is None or plus is None or not is_near(analysis, beside(plus, node.outputs[0]), 1):
+            return None
+        x, before = inner
+        outer = product(analysis, plus, x)
+        nodes = (node, *before, plus, *outer.nodes)
+        dtype = float_type(analysis, nodes)
+        if dtype is None or outer.times != 1 or not near(dtype, outer.factor, 0.5):
+            return None
+        return Pieces(x, nodes, nodes[-1].outputs[0]) if replaceable(analysis, nodes, x) else None
 
-    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
-        """The same in the order that is fused."""
-        found = _find(analysis, analysis.nodes[candidate.site.nodes[0]])
-        assert found is not None
-        dtype = float_type(analysis, found.nodes)
-        assert dtype is not None
-        builder, x = Builder(dtype), found.x.name or ""
+    def write(self, builder: Builder, found: Pieces, opset: int) -> str:
+        """The order that is fused."""
+        x = found.x.name or ""
 
         def number(value: float, hint: str) -> str:
             return builder.constant(np.array(float(value)), hint)
 
-        def node(op: str, *inputs: str) -> str:
-            return builder.node(op, inputs, {}, f"/{op}")
+        def node(op: str, *inputs: str, name: str = "") -> str:
+            return builder.node(op, inputs, {}, f"/{name or op}")
 
+        one, half = number(1, "one"), number(0.5, "half")
         if found.nodes[0].op_type == "Erf":
             erf = node("Erf", node("Div", x, number(math.sqrt(2), "root")))
-            plus = node("Add", erf, number(1, "one"))
-            y = builder.node("Mul", [node("Mul", x, plus), number(0.5, "half")], {}, "/half")
-        else:
-            cubic = builder.node(
-                "Mul", [node("Pow", x, number(3, "three")), number(activations.CUBIC, "cubic")], {}, "/cubic"
-            )
-            total = builder.node("Add", [x, cubic], {}, "/total")
-            inner = builder.node("Mul", [total, number(SCALE, "scale")], {}, "/scale")
-            plus = node("Add", node("Tanh", inner), number(1, "one"))
-            half = builder.node("Mul", [x, number(0.5, "half")], {}, "/half")
-            y = node("Mul", half, plus)
-        return builder.replacement({found.y.name or "": y})
-
-
-def _find(analysis: Analysis, node: ir.Node) -> _Found | None:
-    """The GELU around an Erf or a Tanh that is not in the order that is fused."""
-    if node.op_type not in ("Erf", "Tanh") or not is_standard(node):
-        return None
-    by_erf = node.op_type == "Erf"
-    if activations.gelu(analysis, node) if by_erf else activations.fast_gelu(analysis, node):
-        return None
-    inner = _scaled(analysis, node) if by_erf else _cubic(analysis, node)
-    plus = read_by(analysis, node, "Add")
-    if inner is None or plus is None or not is_near(analysis, beside(plus, node.outputs[0]), 1):
-        return None
-    x, before = inner
-    outer = product(analysis, plus, x)
-    nodes = [node, *before, plus, *outer.nodes]
-    dtype = float_type(analysis, nodes)
-    if dtype is None or outer.times != 1 or not near(dtype, outer.factor, 0.5):
-        return None
-    return _Found(x, nodes, nodes[-1].outputs[0]) if replaceable(analysis, nodes, x) else None
+            return node("Mul", node("Mul", x, node("Add", erf, one)), half, name="half")
+        cubic = node(
+            "Mul", node("Pow", x, number(3, "three")), number(activations.CUBIC, "cubic"), name="cubic"
+        )
+        inner = node("Mul", node("Add", x, cubic, name="total"), number(SCALE, "scale"), name="scale")
+        plus = node("Add", node("Tanh", inner), one)
+        return node("Mul", node("Mul", x, half, name="half"), plus)
 
 
 def _scaled(analysis: Analysis, erf: ir.Node) -> tuple[ir.Value, list[ir.Node]] | None:

@@ -40,14 +40,11 @@ import onnx_ir as ir
 
 from graphopt.analysis.fusions.matching import made_by
 from graphopt.analysis.snapshot import Analysis
-from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.spelling.clamps import clamp
 from graphopt.rewrites.spelling.numbers import SINGLE, float_type, near, scalar
 from graphopt.rewrites.spelling.products import multiple, products
-from graphopt.rewrites.spelling.sites import costs, replaceable
-from graphopt.types import Candidate, Rejection, Replacement
+from graphopt.rewrites.spelling.spelled import Pieces, Spelling, replaceable
 
 HARD_SWISH = 14
 """The first opset that has HardSwish."""
@@ -69,79 +66,63 @@ class _Line(NamedTuple):
     nodes: tuple[ir.Node, ...]
 
 
-class _Found(NamedTuple):
-    """A hard sigmoid in pieces.
+@dataclass(frozen=True, slots=True)
+class _Hard(Pieces):
+    """A hard sigmoid in pieces, told by its upper or lower bound.
 
     Attributes:
-        x: what it works on.
-        alpha: what multiplies it.
+        alpha: what multiplies x.
         beta: what is added.
         times: whether x multiplies the result.
-        nodes: its operators, that of the upper or lower bound first.
-        y: what it makes.
     """
 
-    x: ir.Value
     alpha: float
     beta: float
     times: bool
-    nodes: tuple[ir.Node, ...]
-    y: ir.Value
+
+    @property
+    def passes(self) -> int:
+        """HardSigmoid, and the product."""
+        return 1 + self.times
 
 
 @dataclass(frozen=True)
-class SpellHardSwish(ExactRewrite):
+class SpellHardSwish(Spelling[_Hard]):
     """Writes hard swish and hard sigmoid as the operators of these names."""
 
     name: ClassVar[str] = "spell_hard_swish"
-    time_alone: ClassVar[bool] = True
 
-    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
-        """One candidate for each of them in pieces."""
-        for node in analysis.nodes.values():
-            found = _find(analysis, node)
-            if found is not None:
-                before, after = costs(analysis, found.nodes, 1 + found.times)
-                yield Candidate(self.name, site(analysis, found.nodes), before, after)
+    def find(self, analysis: Analysis, node: ir.Node) -> _Hard | None:
+        """The hard swish or hard sigmoid around what bounds a value; the one of most operators."""
+        bounded = clamp(analysis, node)
+        if bounded is None or bounded.low != 0:
+            return None
+        best = None
+        for line in _lines(analysis, bounded.x, bounded.nodes[-1]):
+            for outer in products(analysis, node, line.x):
+                nodes = (*bounded.nodes, *line.nodes, *outer.nodes)
+                dtype = float_type(analysis, nodes)
+                if dtype not in SINGLE or not near(dtype, bounded.high * outer.factor, 1):
+                    continue
+                others = len(nodes) - len(bounded.nodes) - outer.times
+                if not others or not replaceable(analysis, nodes, line.x):
+                    continue
+                alpha, beta = line.slope / bounded.high, line.shift / bounded.high
+                y = (outer.nodes or [node])[-1].outputs[0]
+                found = _Hard(line.x, nodes, y, alpha, beta, bool(outer.times))
+                if best is None or (found.times, len(nodes)) > (best.times, len(best.nodes)):
+                    best = found
+        return best
 
-    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
+    def write(self, builder: Builder, found: _Hard, opset: int) -> str:
         """The operator, or x times it."""
-        found = _find(analysis, analysis.nodes[candidate.site.nodes[0]])
-        assert found is not None
-        dtype = float_type(analysis, found.nodes)
-        assert dtype is not None
-        builder, x = Builder(dtype), found.x.name or ""
+        x, dtype = found.x.name or "", builder.dtype
         exact = near(dtype, found.alpha, 1 / 6) and near(dtype, found.beta, 1 / 2)
-        if found.times and exact and analysis.opset >= HARD_SWISH:
-            y = builder.node("HardSwish", [x])
-        else:
-            numbers = (1 / 6, 0.5) if exact else (found.alpha, found.beta)
-            y = builder.node("HardSigmoid", [x], dict(zip(("alpha", "beta"), numbers, strict=True)))
-            y = builder.node("Mul", [x, y], {}, "/times") if found.times else y
-        return builder.replacement({found.y.name or "": y})
-
-
-def _find(analysis: Analysis, node: ir.Node) -> _Found | None:
-    """The hard swish or hard sigmoid around what bounds a value; the one of most operators."""
-    bounded = clamp(analysis, node)
-    if bounded is None or bounded.low != 0:
-        return None
-    best = None
-    for line in _lines(analysis, bounded.x, bounded.nodes[-1]):
-        for outer in products(analysis, node, line.x):
-            nodes = (*bounded.nodes, *line.nodes, *outer.nodes)
-            dtype = float_type(analysis, nodes)
-            if dtype not in SINGLE or not near(dtype, bounded.high * outer.factor, 1):
-                continue
-            others = len(nodes) - len(bounded.nodes) - outer.times
-            if not others or not replaceable(analysis, nodes, line.x):
-                continue
-            alpha, beta = line.slope / bounded.high, line.shift / bounded.high
-            y = (outer.nodes or [node])[-1].outputs[0]
-            found = _Found(line.x, alpha, beta, bool(outer.times), nodes, y)
-            if best is None or (found.times, len(nodes)) > (best.times, len(best.nodes)):
-                best = found
-    return best
+        if found.times and exact and opset >= HARD_SWISH:
+            return builder.node("HardSwish", [x])
+        numbers = (1 / 6, 0.5) if exact else (found.alpha, found.beta)
+        y = builder.node("HardSigmoid", [x], dict(zip(("alpha", "beta"), numbers, strict=True)))
+        return builder.node("Mul", [x, y], {}, "/times") if found.times else y
 
 
 def _lines(analysis: Analysis, value: ir.Value, reader: ir.Node) -> Iterator[_Line]:

@@ -29,9 +29,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -39,87 +38,63 @@ import onnx_ir as ir
 from graphopt.analysis.fusions.matching import beside, made_by, read_by
 from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
-from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.spelling.numbers import SINGLE, float_type, is_near, scalar
 from graphopt.rewrites.spelling.products import multiple
-from graphopt.rewrites.spelling.sites import costs, relative, replaceable
-from graphopt.types import Candidate, Rejection, Replacement
+from graphopt.rewrites.spelling.spelled import Pieces, Spelling, relative, replaceable
 
 
-class _Found(NamedTuple):
-    """z/(1 + exp(−factor·x)).
+@dataclass(frozen=True, slots=True)
+class _Logistic(Pieces):
+    """z/(1 + exp(−factor·x)), told by its Exp.
 
     Attributes:
-        x: what the exponential is of.
-        factor: what multiplies it.
+        factor: what multiplies x.
         z: what is divided; None where that is 1.
-        nodes: the operators, the Exp first.
-        y: what they make.
     """
 
-    x: ir.Value
     factor: float
     z: ir.Value | None
-    nodes: tuple[ir.Node, ...]
-    y: ir.Value
 
     @property
     def passes(self) -> int:
-        """The operators that take their place."""
+        """Sigmoid, what it is of, and the product."""
         return 1 + (self.factor != 1) + (self.z is not None)
 
 
 @dataclass(frozen=True)
-class SpellSilu(ExactRewrite):
+class SpellSilu(Spelling[_Logistic]):
     """Writes the logistic function by exp as Sigmoid."""
 
     name: ClassVar[str] = "spell_silu"
-    time_alone: ClassVar[bool] = True
 
-    def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
-        """One candidate for each of them."""
-        for node in analysis.nodes.values():
-            found = _find(analysis, node)
-            if found is not None:
-                before, after = costs(analysis, found.nodes, found.passes)
-                yield Candidate(self.name, site(analysis, found.nodes), before, after)
+    def find(self, analysis: Analysis, node: ir.Node) -> _Logistic | None:
+        """The logistic function around an Exp."""
+        value = node.inputs[0] if node.op_type == "Exp" and is_standard(node) else None
+        plus = None if value is None else read_by(analysis, node, "Add")
+        if value is None or plus is None or not is_near(analysis, beside(plus, node.outputs[0]), 1):
+            return None
+        if (last := read_by(analysis, plus, "Reciprocal")) is not None:
+            z = None
+        elif (last := read_by(analysis, plus, "Div")) is not None and last.inputs[1] is plus.outputs[0]:
+            z = None if scalar(analysis, last.inputs[0]) == 1 else last.inputs[0]
+        else:
+            return None
+        x, factor, before = _exponent(analysis, node, value)
+        found = _Logistic(x, (node, plus, last, *before), last.outputs[0], -factor, z)
+        if float_type(analysis, [plus]) not in SINGLE or len(found.nodes) <= found.passes:
+            return None
+        return found if replaceable(analysis, found.nodes, x) and not relative(analysis, found.y) else None
 
-    def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
+    def write(self, builder: Builder, found: _Logistic, opset: int) -> str:
         """The Sigmoid, what it is of, and what it multiplies."""
-        found = _find(analysis, analysis.nodes[candidate.site.nodes[0]])
-        assert found is not None
-        dtype = float_type(analysis, found.nodes)
-        assert dtype is not None
-        builder, y = Builder(dtype), found.x.name or ""
+        y = found.x.name or ""
         if found.factor == -1:
             y = builder.node("Neg", [y])
         elif found.factor != 1:
             y = builder.node("Mul", [y, builder.constant(np.array(found.factor), "factor")], {}, "/factor")
         y = builder.node("Sigmoid", [y])
-        if found.z is not None:
-            y = builder.node("Mul", [found.z.name or "", y], {}, "/times")
-        return builder.replacement({found.y.name or "": y})
-
-
-def _find(analysis: Analysis, node: ir.Node) -> _Found | None:
-    """The logistic function around an Exp."""
-    value = node.inputs[0] if node.op_type == "Exp" and is_standard(node) else None
-    plus = None if value is None else read_by(analysis, node, "Add")
-    if value is None or plus is None or not is_near(analysis, beside(plus, node.outputs[0]), 1):
-        return None
-    if (last := read_by(analysis, plus, "Reciprocal")) is not None:
-        z = None
-    elif (last := read_by(analysis, plus, "Div")) is not None and last.inputs[1] is plus.outputs[0]:
-        z = None if scalar(analysis, last.inputs[0]) == 1 else last.inputs[0]
-    else:
-        return None
-    x, factor, before = _exponent(analysis, node, value)
-    found = _Found(x, -factor, z, (node, plus, last, *before), last.outputs[0])
-    if float_type(analysis, [plus]) not in SINGLE or len(found.nodes) <= found.passes:
-        return None
-    return found if replaceable(analysis, found.nodes, x) and not relative(analysis, found.y) else None
+        return y if found.z is None else builder.node("Mul", [found.z.name or "", y], {}, "/times")
 
 
 def _exponent(
