@@ -216,9 +216,12 @@ def _kept(network: Network, networks: Networks, measures: Measures, journal: Jou
     """The network, or where it is below the floor the cheapest that is not, which the verdict tells."""
     if not network.changes:
         return network
-    journal.below = measures.below(network.quality, network.metric)
-    low = measures.costs(network.model).get("macs")
-    if not journal.below or low is None:
+    below, low = measures.below(network.quality, network.metric), measures.costs(network.model).get("macs")
+    if below and measures.options.force:
+        journal.notes.append(f"below the floor, and taken all the same by force: {below}")
+        return network
+    journal.below = below
+    if not below or low is None:
         return network
 
     def keeps(network: Network) -> bool:

@@ -346,22 +346,24 @@ class Measures:
         )
 
     def below(self, quality: Quality | None, metric: float | None) -> str:
-        """What of a network is below the floor, in words; "" where nothing is, or by force.
+        """What of a network is below the floor, in words; "" where nothing is.
 
         Where the user names no quality, the floor is that of class scores, or of what varies in the outputs.
+        A figure that can't be had is below the floor that the user names.
 
         Args:
             quality: on held-out inputs, where it was measured.
             metric: what the measure that was named says, where there is one.
         """
         options = self.options
-        if options.force or quality is None or (options.floor is None and options.names_quality):
+        if quality is None or (options.floor is None and options.names_quality):
             return ""
-        scores = quality.agreement is not None
-        usual = (Gate("agreement", gates.SCORES) if scores else Gate("sqnr", gates.SIGNAL),)
-        floor = usual if options.floor is None else options.floor
-        figures = spending.measured(quality, metric)
-        return gates.failed(gates.below(floor, figures, self.known(quality, metric)))
+        floor = options.floor
+        if floor is None:
+            scores = quality.agreement is not None
+            floor = (Gate("agreement", gates.SCORES) if scores else Gate("sqnr", gates.SIGNAL),)
+            floor = floor if scores or quality.sqnr is not None else ()
+        return gates.failed(gates.judge(floor, spending.measured(quality, metric)))
 
     @property
     def _told(self) -> float:

@@ -77,12 +77,6 @@ class Gate:
             needed = intervals.needed(measured, end, self.limit, inputs, part=part)
         return Judged(self, measured, passed, interval, needed, undecided)
 
-    def lost(self, measured: float | None, interval: Interval | None = None) -> bool:
-        """Whether a figure that could be had fails, with the whole of its interval where it has one."""
-        if measured is None or math.isnan(measured):
-            return False
-        return not self._keeps(measured if interval is None else interval[self.sign == ">="])
-
     def _keeps(self, figure: float) -> bool:
         return figure <= self.limit if self.sign == "<=" else figure >= self.limit
 
@@ -243,24 +237,6 @@ def undecided(judged: Iterable[Judged], confidence: float, given: int = 1) -> st
         f"the inputs are too few to know with a confidence of {confidence:g}: {advice}; a confidence of none "
         "goes by the figure alone"
     )
-
-
-def below(
-    floor: Iterable[Gate], figures: Mapping[str, float | None], known: Known | None = None
-) -> tuple[Judged, ...]:
-    """The gates of a floor that figures are below with the whole of their intervals: chance is no loss.
-
-    Args:
-        floor: what a network has to keep to be of use.
-        figures: by key.
-        known: their intervals; None where they are judged by themselves.
-
-    Returns:
-        The verdicts on those, which have not passed.
-    """
-    found: Mapping[str, Interval] = {} if known is None else known.intervals
-    lost = (gate for gate in floor if gate.lost(figures.get(gate.key), found.get(gate.key)))
-    return tuple(Judged(gate, figures[gate.key], False) for gate in lost)
 
 
 def missed(judged: Iterable[Judged]) -> str:

@@ -131,7 +131,7 @@ def test_a_network_below_the_floor_ends_with_the_best_that_keeps_it() -> None:
         graphopt.optimize(RESNET, FLAT, INPUTS, only=QUICK, floor="sqnr=12")
     assert "budget was not reached" in str(failure.value) and "force=… takes it" in str(failure.value)
     report = failure.value.result.report
-    assert report.quality.sqnr > 10 and 0.06 < report.after.macs / report.before.macs < 0.2
+    assert report.quality.sqnr >= 12 and 0.06 < report.after.macs / report.before.macs < 0.2
     (taken,) = [point for point in report.curve if point.taken]
     assert all(p.quality.sqnr < taken.quality.sqnr for p in report.curve if p.costs["macs"] < 0.065)
 
@@ -141,6 +141,18 @@ def test_a_network_above_the_floor_or_taken_by_force_is_the_one_asked_for(option
     report = graphopt.optimize(RESNET, FLAT, INPUTS, only=QUICK, **options).report
     assert report.after.macs is not None and report.before.macs is not None
     assert report.after.macs <= 0.06 * report.before.macs
+    said = [note for note in report.notes if note.startswith("below the floor, and taken all the same")]
+    assert len(said) == ("force" in options) and all("sqnr>=12 (" in note for note in said)
+
+
+def test_few_inputs_are_no_excuse_for_a_network_below_the_floor() -> None:
+    """The figure counts, however wide its interval."""
+    given = (classifier(), {"macs": 0.7}, samples(8))
+    lost = graphopt.optimize(*given, only=QUICK, floor="off").report.quality
+    assert lost is not None and lost.sqnr is not None and lost.sqnr_interval is not None
+    assert lost.sqnr < 0 < 10 < lost.sqnr_interval[1]
+    with pytest.raises(BudgetError, match="below the floor: sqnr>=3"):
+        graphopt.optimize(*given, only=QUICK)
 
 
 def test_without_classes_half_of_what_varies_has_to_be_kept() -> None:

@@ -88,12 +88,3 @@ def test_the_worse_end_decides() -> None:
     assert "give more of them, or ask for less" in gates.undecided((few, unknown), 0.95)
     assert not gates.undecided((kept, cost), 0.95)
     assert all(gates.judge(asked, figures))  # by the figures alone
-
-
-def test_what_may_be_chance_is_not_below_a_floor() -> None:
-    floor = (Gate("agreement", gates.SCORES), Gate("sqnr", gates.SIGNAL))
-    figures = {"agreement": 0.4, "sqnr": -1.0}
-    few = Known({"agreement": (0.2, 0.6), "sqnr": (-2.0, -0.1)}, 10, 0.95)
-    assert [item.gate.key for item in gates.below(floor, figures, few)] == ["sqnr"]
-    assert [item.gate.key for item in gates.below(floor, figures)] == ["agreement", "sqnr"]
-    assert not gates.below(floor, {"agreement": None, "sqnr": 3.0})
