@@ -66,10 +66,13 @@ class Program:
             name: array for name, array in self._weights.items() if name in read and name not in inputs
         }
         kinds = {name: onnx.helper.np_dtype_to_tensor_dtype(kind) for name, kind in inputs.items()}
+        fed = {name: onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()}
+        optional = (value for value in self._proto.graph.input if value.type.HasField("optional_type"))
+        fed.update((value.name, value) for value in optional if value.name in fed)
         graph = onnx.helper.make_graph(
             nodes,
             "piece",
-            [onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
+            list(fed.values()),
             [onnx.ValueInfoProto(name=name) for name in outputs],
             [*initializers, *made],
         )

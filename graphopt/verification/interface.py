@@ -178,6 +178,7 @@ def _axis(model: ir.Model, text: str, axis: str, value: ir.Value, kinds: Told) -
         raise InputError(
             f"{asked}: there is no such axis: its shape is [{sizes}], and axes are counted from 0 on"
         )
-    if number % len(shape) == 0 and shape[0] is None and len(shape) > 1:
-        raise InputError(f"{asked}: its axis 0 has an open size, as samples have, and channels have not")
+    if number % len(shape) == 0 and shape[0] in (None, 1) and len(shape) > 1:
+        size = "an open size" if shape[0] is None else "the size 1"
+        raise InputError(f"{asked}: its axis 0 has {size}, as that of samples has: name that of the channels")
     return number % len(shape)

@@ -47,6 +47,23 @@ def test_an_optional_tensor_is_fed() -> None:
     assert graphopt.verify(proto, result.model)
 
 
+@pytest.mark.parametrize("opset", [15, 17, 18])
+@pytest.mark.parametrize("shape", [["n", 16, 8, 8], ["n", 16, "h", "v"]])
+def test_an_optional_tensor_of_open_sizes_is_rewritten_and_fitted(opset: int, shape: list[int | str]) -> None:
+    nodes = [node("OptionalGetElement", "o", "x"), node("Conv", "x w", "c", "conv", pads=[1, 1, 1, 1])]
+    weights = {"w": weight(16, 16, 3, 3), "s": weight(16, 1, 1)}
+    proto = model([*nodes, node("Mul", "c s", "y")], weights, inputs={}, outputs={"y": None}, opset=opset)
+    kind = helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, shape))
+    proto = with_input(proto, "o", kind)
+    result = graphopt.optimize(proto)
+    assert applied(result) == ["fold_affine"]
+    assert graphopt.verify(proto, result.model)
+    given = {"o": samples(32, 16, 8, 8)}
+    cut = graphopt.optimize(proto, {"macs": 0.7}, given, only=["bottleneck"], force=True)
+    assert cut.report.after.macs is not None and cut.report.before.macs is not None
+    assert cut.report.after.macs <= 0.7 * cut.report.before.macs
+
+
 @pytest.mark.parametrize("optional", [False, True])
 def test_a_sequence_is_left_unfed(optional: bool) -> None:
     steps = [node("OptionalGetElement", "o", "q")] if optional else [node("Identity", "o", "q")]

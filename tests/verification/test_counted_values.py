@@ -182,8 +182,8 @@ REFUSED = {
     "inside": "stands in the body of a branch or loop",
     "y:4": r"there is no such axis: its shape is \[\?, 8, 8, 7\]",
     "y:-5": "there is no such axis",
-    "y:0": "axis 0 has an open size, as samples have",
-    "h:-4": "axis 0 has an open size, as samples have",
+    "y:0": "axis 0 has an open size, as that of samples has",
+    "h:-4": "axis 0 has an open size, as that of samples has",
     "y:": "'' is no number of an axis",
     "h:channels": "'channels' is no number of an axis",
     "i:1": "is measured by what it is made of, h: name that",
@@ -195,6 +195,13 @@ def test_what_can_not_count_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=REFUSED[name]) as failure:
         graphopt.optimize(odd(), outputs=[name])
     assert "\n" not in str(failure.value)
+
+
+def test_a_batch_of_one_sample_is_no_axis_of_channels() -> None:
+    proto = network("y = Conv (r2, wd)", outputs={"y": [1, 7, 8, 8]},
+                    weights={"wd": weight(7, 24, 1, 1, seed=5)}, batch=1)  # fmt: skip
+    with pytest.raises(InputError, match="axis 0 has the size 1, as that of samples has"):
+        interface.counted(io.load(proto).model, ["y:0"])
 
 
 def test_every_way_to_ask_takes_the_same(tmp_path: Path) -> None:

@@ -185,7 +185,13 @@ class _Inference:
         for value, shape in self.bound.shapes.items():
             self._settle(value, None, shape)
             if shape is not None:
-                self._name(value, named(shape, names_of(value, len(shape))))
+                dims = named(shape, names_of(value, len(shape)))
+                kind = self._types[value]
+                if kind.HasField("optional_type"):  # what it holds is fed
+                    inner = kind.optional_type.elem_type
+                    inner.CopyFrom(tensor_type(inner.tensor_type.elem_type, dims))
+                else:
+                    self._name(value, dims)
             if shape is None or None in shape:
                 self.varying.add(value)
         self._run(self._model.graph)
