@@ -116,7 +116,7 @@ def test_verify_of_models_with_another_interface(folded: Path, scores: Path) -> 
 
 def test_verify_of_a_quality_that_is_not_kept(scores: Path, inputs: Path, tmp_path: Path) -> None:
     worse = tmp_path / "worse.onnx"
-    budget = ("--budget", "macs=0.5", "--calibration", inputs)
+    budget = ("--budget", "macs=0.5", "--floor", "off", "--calibration", inputs)
     assert cli("optimize", scores, "-o", worse, *budget).code == 0
     for wanted, code in (("sqnr=1", 0), ("sqnr=90", 1), ("agreement=0.01", 0)):
         done = cli("verify", scores, worse, "--calibration", inputs, "--budget", wanted)
@@ -674,6 +674,6 @@ def test_shape_gives_open_sizes(tmp_path: Path) -> None:
 
 def test_another_seed_gives_another_split(scores: Path, inputs: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
-        budget = ("--budget", "macs=0.5", "--calibration", inputs, "--seed", seed)
+        budget = ("--budget", "macs=0.5", "--floor", "off", "--calibration", inputs, "--seed", seed)
         assert cli("optimize", scores, "-o", tmp_path / f"{seed}.onnx", *budget).code == 0
     assert (tmp_path / "0.onnx").read_bytes() != (tmp_path / "1.onnx").read_bytes()

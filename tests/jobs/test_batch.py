@@ -128,10 +128,11 @@ def test_models_on_the_command_line() -> None:
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_the_options_reach_every_model(way: Sequence[object]) -> None:
     """What comes out is what optimize makes with the same options."""
-    options = ("--calibration", "inputs.npy", "--budget", "macs=0.6", "--require", "macs<=0.7", "--seed", 3)
+    options = ("--calibration", "inputs.npy", "--budget", "macs=0.6", "--floor", "off")
+    options = (*options, "--require", "macs<=0.7", "--seed", 3)
     assert cli("optimize", "scores.onnx", "-o", "alone.onnx", *options, "--report", "alone.json").code == 0
     lines = 'model = "scores.onnx"\nout = "a.onnx"\nreport = "a.json"\nmarkdown = "a.md"\njunit = "a.xml"\n'
-    said = 'calibration = "inputs.npy"\nbudget.macs = 0.6\nrequire = ["macs<=0.7"]\nseed = 3'
+    said = 'calibration = "inputs.npy"\nbudget.macs = 0.6\nfloor = "off"\nrequire = ["macs<=0.7"]\nseed = 3'
     cli(*way, recipe(lines, lines.replace('"a.', '"b.'), defaults=said)).fine()
     for name in ("a", "b"):
         assert Path(f"{name}.onnx").read_bytes() == Path("alone.onnx").read_bytes()
@@ -144,7 +145,8 @@ def test_the_options_reach_every_model(way: Sequence[object]) -> None:
 
 
 def test_models_with_options_on_the_command_line() -> None:
-    shared = ("--calibration", "inputs.npy", "--budget", "macs=0.6", "--skip", "separable", "--seed", 3)
+    shared = ("--calibration", "inputs.npy", "--budget", "macs=0.6", "--floor", "off", "--seed", 3)
+    shared = (*shared, "--skip", "separable")
     assert cli("optimize", "scores.onnx", "-o", "alone.onnx", *shared).code == 0
     assert cli("batch", "scores.onnx", "--out-dir", "a/b", *shared).code == 0
     assert Path("a/b/scores.onnx").read_bytes() == Path("alone.onnx").read_bytes()

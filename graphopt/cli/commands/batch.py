@@ -15,8 +15,8 @@ from graphopt.jobs.task import Task
 
 
 @common.takes(
-    "models out_dir jobs calibration preprocess budget require force only skip dry_run report markdown junit "
-    "json quiet seed"
+    "models out_dir jobs calibration preprocess budget require force floor only skip dry_run report markdown "
+    "junit json quiet seed"
 )
 def batch(
     *,
