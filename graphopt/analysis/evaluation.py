@@ -47,9 +47,9 @@ WEIGHT_OPS = (
     | {"CastLike", "Clip", "Concat", "ConstantOfShape", "MatMul", "Pow", "Shape", "Split", "Sum", "Where"}
     | {"Max", "Mean", "Min", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd"}
     | {"ReduceSum", "ReduceSumSquare", "BatchNormalization", "InstanceNormalization", "LpNormalization"}
-    | {"And", "DepthToSpace", "Equal", "GatherND", "Gemm", "Greater", "GreaterOrEqual", "LayerNormalization"}
-    | {"Less", "LessOrEqual", "Not", "Or", "Pad", "ReduceLogSum", "ReduceLogSumExp", "ScatterElements"}
-    | {"ScatterND", "Softmax", "SpaceToDepth", "Trilu"}
+    | {"And", "DepthToSpace", "Einsum", "Equal", "GatherND", "Gemm", "Greater", "GreaterOrEqual"}
+    | {"LayerNormalization", "Less", "LessOrEqual", "Not", "Or", "Pad", "ReduceLogSum"}
+    | {"ReduceLogSumExp", "ScatterElements", "ScatterND", "Softmax", "SpaceToDepth", "Trilu"}
 )
 """What weights are computed by, such as normalised or standardised ones, whatever their size: operators of
 whose output a bound is known before it is made."""
@@ -162,7 +162,8 @@ def _output_size(node: ir.Node, inputs: Sequence[AnyArray | None]) -> int:
         start, limit, delta = (float(array) for array in arrays)
         return max(0, math.ceil((limit - start) / delta))
     if node.op_type == "Gather":
-        return arrays[0].size * max(1, arrays[1].size)
+        axis = node.attributes.get_int("axis", 0)
+        return int(arrays[1].size * (arrays[0].size // max(1, arrays[0].shape[axis])))
     if node.op_type == "Gemm":
         first, second = (array.shape for array in arrays[:2])
         rows, columns = (node.attributes.get_int(name, 0) for name in ("transA", "transB"))
@@ -180,12 +181,32 @@ def _output_size(node: ir.Node, inputs: Sequence[AnyArray | None]) -> int:
         )
         return math.prod(max(n, n + sum(widths.get(a, (0, 0)))) for a, n in enumerate(arrays[0].shape))
     if node.op_type == "GatherND":
-        return arrays[0].size * max(1, arrays[1].size)
+        chosen = arrays[1].shape[-1] + node.attributes.get_int("batch_dims", 0)
+        return int(arrays[1].size // max(1, arrays[1].shape[-1])) * math.prod(arrays[0].shape[chosen:])
+    if node.op_type == "Einsum":
+        return _einsum_size(node.attributes.get_string("equation", ""), arrays)
     if node.op_type == "Concat":
         return sum(array.size for array in arrays)
     if node.op_type in ELEMENTWISE_OPS or node.op_type in BROADCASTING:
         return math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
     return max(array.size for array in arrays)
+
+
+def _einsum_size(equation: str, arrays: Sequence[AnyArray]) -> int:
+    """The elements of a sum of products of arrays, or of the largest MatMul that takes as many steps."""
+    given, arrow, made = equation.replace(" ", "").partition("->")
+    sizes: dict[str, int] = {}
+    rests: list[tuple[int, ...]] = []
+    for term, array in zip(given.split(","), arrays, strict=True):
+        before, ellipsis, after = term.partition("...")
+        rests.append(array.shape[len(before) : array.ndim - len(after)] if ellipsis else ())
+        named = [*zip(before, array.shape, strict=False)]
+        named += zip(reversed(after), reversed(array.shape), strict=False)
+        sizes.update({label: max(size, sizes.get(label, 1)) for label, size in named})
+    sizes["..."] = math.prod(np.broadcast_shapes(*rests))
+    kept = [label for label in sizes if label in made or (not arrow and given.count(label) == 1)]
+    steps = math.prod(sizes.values())
+    return max(math.prod(sizes[label] for label in kept), math.ceil(math.pow(steps, 2 / 3)))
 
 
 def _by_reference(node: ir.Node, inputs: Sequence[AnyArray | None], opset: int, output: int) -> AnyArray:

@@ -281,8 +281,13 @@ def test_long_chains_need_no_recursion():
 
 WEIGHT_FORMS = {
     "And": ["And (flag, flag)"],
+    "Einsum": [
+        'Einsum <equation = "ab,cbij->caij"> (mixing, w)',
+        'Einsum <equation = "... k, b -> ..."> (w, c)',
+        'Einsum <equation = "abij,cb"> (w, rows)',
+    ],
     "DepthToSpace": [f'DepthToSpace <blocksize = 2, mode = "{m}"> (blocks)' for m in ("DCR", "CRD")],
-    "GatherND": ["GatherND (w, pairs)"],
+    "GatherND": ["GatherND (w, pairs)", "GatherND <batch_dims = 1> (w, rows1)", "GatherND (w, last)"],
     "Gemm": ["Gemm <alpha = 0.5, transB = 1> (rows, rows)", "Gemm <transA = 1> (rows, rows, low)"],
     "LayerNormalization": ["LayerNormalization <axis = 1> (rows, c, c)", "LayerNormalization (rows, c)"],
     "Not": ["Not (flag)"],
@@ -375,6 +380,9 @@ def held_for(w):
         * np.ones((1, 1, 3, 3), np.int64),
         "pairs": np.array([[0, 1], [2, 3]]),
         "pads": np.array([0, 0, 1, 2, 0, 0, 0, 1]),
+        "mixing": w[:, :, 0, 1].copy(),
+        "rows1": np.array([[0], [5], [-1], [2]]),
+        "last": np.array([[-1], [0]]),
         "low": w.dtype.type(-0.5),
         "high": w.dtype.type(0.5),
         "two": w.dtype.type(2),
