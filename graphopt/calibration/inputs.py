@@ -265,7 +265,10 @@ def read(
     where, parts = _parts(given, model, places)
     for name, value in inputs.items():
         if not takes_array(value):
-            raise InputError(f"{where}: the model's input {name!r} takes {value.type}, and no array")
+            raise InputError(
+                f"{where}: the model's input {name!r} takes {value.type}, and calibration inputs are arrays; "
+                "exact rewrites need none"
+            )
     found, runs, batches = list[Samples](), list[Feeds](), set[int | None]()
     for place, arrays in parts:
         feeds = _named(place, arrays, inputs)
