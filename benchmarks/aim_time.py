@@ -277,6 +277,17 @@ def hard_swish(g: Net, x: str) -> str:
     return g.op("Div", [g.op("Mul", [x, clip]), high])
 
 
+def mish(g: Net, x: str) -> str:
+    """x·tanh(softplus(x))."""
+    return g.op("Mul", [x, g.op("Tanh", [g.op("Softplus", [x])])])
+
+
+def mish_by_log(g: Net, x: str) -> str:
+    """x·tanh(log(1 + exp(x)))."""
+    plus = g.op("Add", [g.op("Exp", [x]), g.weight(np.array(1.0))])
+    return g.op("Mul", [x, g.op("Tanh", [g.op("Log", [plus])])])
+
+
 def prelu(g: Net, x: str) -> str:
     """A slope a channel."""
     return g.op("PRelu", [x, g.weight(np.linspace(0.1, 0.4, g.channels[x])[:, None, None])])
@@ -294,7 +305,7 @@ def within(g: Net, x: str) -> str:
 
 
 SPELLINGS: dict[str, Callable[[Net, str], str]] = {
-    build.__name__: build for build in (gelu, hard_swish, prelu, silu, within)
+    build.__name__: build for build in (gelu, hard_swish, mish, mish_by_log, prelu, silu, within)
 }
 
 

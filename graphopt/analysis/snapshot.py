@@ -250,7 +250,7 @@ class Analysis:
         params = sum(self.constants.size(value) or 0 for value in node.inputs if value is not None)
         moved = 4 * size
         seconds = time_model.seconds(0, 1, 1, 1, 2 * moved)
-        seconds += size * time_model.PRELU_SECONDS * (node.op_type == "PRelu")
+        seconds += size * time_model.SLOW_SECONDS.get(node.op_type, 0.0)
         return Cost(0, params, 4 * params, moved, seconds)
 
     def _body_runs(self, node: ir.Node) -> Mapping[ir.Graph, int | None]:

@@ -25,9 +25,10 @@ COLUMN_BYTES_PER_SECOND = 12e9
 """Of the matrix of columns, written and read again, measured by the same."""
 INTERLEAVED_BYTES_PER_SECOND = 4.5e9
 """Of reading and writing in DepthToSpace, which moves single elements, measured by benchmarks/aim_time.py."""
-PRELU_SECONDS = 4.2e-9
-"""Of an element in PRelu, which has no vectors: measured by benchmarks/aim_time.py, 4.1 to 4.6 between two
-convolutions of 16 to 256 channels."""
+SLOW_SECONDS = {"Log": 2.5e-9, "Mish": 15e-9, "PRelu": 4.2e-9, "Softplus": 14e-9}
+"""Of an element in operators whose kernels have no vectors, beside the passes: measured by
+benchmarks/aim_time.py, PRelu 4.1 to 4.6, Softplus 14 to 15 between two convolutions of 16 to 256 channels;
+onnxruntime runs Mish as Softplus, Tanh and Mul."""
 SECONDS_PER_CALL = 2e-6
 """Overhead of one operator, measured by the same."""
 

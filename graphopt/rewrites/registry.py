@@ -60,6 +60,7 @@ from graphopt.rewrites.simplification.remove_identity import RemoveIdentity
 from graphopt.rewrites.spelling.spell_clip import SpellClip
 from graphopt.rewrites.spelling.spell_gelu import SpellGelu
 from graphopt.rewrites.spelling.spell_hard_swish import SpellHardSwish
+from graphopt.rewrites.spelling.spell_mish import SpellMish
 from graphopt.rewrites.spelling.spell_silu import SpellSilu
 from graphopt.rewrites.spelling.split_prelu import SplitPRelu
 from graphopt.types import Exactness
@@ -100,6 +101,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     SpellClip,
     SpellGelu,
     SpellHardSwish,
+    SpellMish,
     SpellSilu,
     SplitPRelu,
     LosslessSeparable,

@@ -577,6 +577,21 @@ def clipped(g: Draft, x: str, low: float, high: float) -> str:
     return g.op("Clip", x, g.held(low), g.held(high))
 
 
+def spell_mish(g: Draft, x: str) -> str:
+    """Mish in every spelling, some of them not quite."""
+    x = g.pick(pointwise, same, affine)(g, x)
+    if g.opset >= 18 and g.chance(0.3):
+        return g.pick(pointwise, same, affine)(g, g.op("Mish", x))
+    if g.chance(0.5):
+        soft = g.op("Softplus", x)
+    else:
+        soft = g.op("Log", g.op("Add", *g.dice.sample([g.op("Exp", x), g.held(g.pick(1.0, 1.0, 1.1))], 2)))
+    tanh = g.op("Tanh", soft)
+    z = g.op("Mul", *g.dice.sample([g.pick(x, x, x, soft), tanh], 2))
+    z = g.op("Add", z, g.pick(soft, tanh)) if g.chance(0.1) else z
+    return g.pick(pointwise, same, affine)(g, z)
+
+
 def spell_silu(g: Draft, x: str) -> str:
     """The logistic function by exp, alone or as a factor, some of them not quite."""
     x = g.pick(pointwise, same, affine)(g, x)
@@ -626,7 +641,7 @@ PATTERNS: dict[str, Callable[[Draft, str], str]] = {
         *(shrink_kernel, prune_channels, fold_constant_channels, block_diagonal),
         *(cancel_transpose, fold_permutation, transpose_to_conv, conv_to_gemm),
         *(remove_identity, identity_convolution, drop_zero_convolution),
-        *(spell_clip, spell_gelu, spell_hard_swish, spell_silu, split_prelu),
+        *(spell_clip, spell_gelu, spell_hard_swish, spell_mish, spell_silu, split_prelu),
     )
 }
 """By the name of the rewrite, `lossless` standing for three of them."""

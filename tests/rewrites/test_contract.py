@@ -224,6 +224,7 @@ EXAMPLES: dict[str, Example] = {
     "spell_clip": Example(lambda net, x: net.op("Max", x, net.const(np.float32(-0.4))), 4),
     "spell_gelu": Example(_gelu, 4),
     "spell_hard_swish": Example(_hard_swish, 4),
+    "spell_mish": Example(lambda net, x: net.op("Mul", x, net.op("Tanh", net.op("Softplus", x))), 24),
     "spell_silu": Example(_silu, 4),
     "split_prelu": Example(lambda net, x: net.op("PRelu", x, net.const(np.float32([0.3]))), 4),
     "fold_permutation": Example(

@@ -56,3 +56,9 @@ def float_type(analysis: Analysis, nodes: Iterable[ir.Node]) -> np.dtype[np.floa
     numbers = (analysis.constant(value) for node in nodes for value in node.inputs)
     kinds = (np.dtype(array.dtype.name) for array in numbers if array is not None and array.dtype.kind == "f")
     return next(kinds, None)
+
+
+def type_of(analysis: Analysis, value: ir.Value) -> np.dtype[np.floating] | None:
+    """The type of a value's numbers, declared or inferred; None where nothing tells."""
+    kind = analysis.sizes.dtype(value)
+    return None if kind is None else np.dtype(kind.numpy())

@@ -14,7 +14,7 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import site
-from graphopt.rewrites.spelling.numbers import float_type
+from graphopt.rewrites.spelling.numbers import float_type, type_of
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 
@@ -75,7 +75,7 @@ class Spelling(ExactRewrite, Generic[Found]):
         """The function in the other spelling."""
         found = self.find(analysis, analysis.nodes[candidate.site.nodes[0]])
         assert found is not None
-        dtype = float_type(analysis, found.nodes)
+        dtype = float_type(analysis, found.nodes) or type_of(analysis, found.x)
         assert dtype is not None
         builder = Builder(dtype)
         y = self.write(builder, found, analysis.opset)

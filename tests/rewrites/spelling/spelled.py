@@ -20,10 +20,10 @@ Number: TypeAlias = Callable[[npt.ArrayLike], str]
 Write: TypeAlias = Callable[[Net, str, Number], str]
 
 
-def between(write: Write, dtype: Any = np.float32, opset: int = 17) -> onnx.ModelProto:
-    """What is written, between two 1x1 convolutions."""
+def between(write: Write, dtype: Any = np.float32, opset: int = 17, size: int = 6) -> onnx.ModelProto:
+    """What is written, between two 1x1 convolutions, of 16 channels of this size."""
     net = Net(opset, dtype)
-    x = net.conv(net.input(["N", 8, 6, 6]), 16, (1, 1))
+    x = net.conv(net.input(["N", 8, size, size]), 16, (1, 1))
     y = write(net, x, lambda value: net.const(np.asarray(value, dtype)))
     net.channels[y] = 16
     return net.model(net.conv(y, 4, (1, 1)))
