@@ -293,6 +293,11 @@ def prelu(g: Net, x: str) -> str:
     return g.op("PRelu", [x, g.weight(np.linspace(0.1, 0.4, g.channels[x])[:, None, None])])
 
 
+def repeated(g: Net, x: str) -> str:
+    """Twice as many pixels a side, each the nearest by half pixels."""
+    return g.op("Resize", [x, "", g.weight(np.array([1, 1, 2, 2], np.float32))], mode="nearest")
+
+
 def silu(g: Net, x: str) -> str:
     """x/(1 + exp(−x))."""
     plus = g.op("Add", [g.op("Exp", [g.op("Neg", [x])]), g.weight(np.array(1.0))])
@@ -305,7 +310,7 @@ def within(g: Net, x: str) -> str:
 
 
 SPELLINGS: dict[str, Callable[[Net, str], str]] = {
-    build.__name__: build for build in (gelu, hard_swish, mish, mish_by_log, prelu, silu, within)
+    build.__name__: build for build in (gelu, hard_swish, mish, mish_by_log, prelu, repeated, silu, within)
 }
 
 

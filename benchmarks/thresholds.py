@@ -98,7 +98,7 @@ EXACT: dict[str, Values] = {
     "planning.selection.MUCH": (0.005, 0.5),
     "runtime.subgraph.SMALL_MAP": (16, 1000),
     "analysis.evaluation.SMALL_SIZE": (16, 1_000_000),
-    "rewrites.moving.resized.MIXING_PASSES": (1, 64),
+    "rewrites.patterns.resized.MIXING_PASSES": (1, 64),
 }
 """Constants that decide what exact rewrites do."""
 

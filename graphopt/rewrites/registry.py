@@ -61,6 +61,7 @@ from graphopt.rewrites.spelling.spell_clip import SpellClip
 from graphopt.rewrites.spelling.spell_gelu import SpellGelu
 from graphopt.rewrites.spelling.spell_hard_swish import SpellHardSwish
 from graphopt.rewrites.spelling.spell_mish import SpellMish
+from graphopt.rewrites.spelling.spell_resize import SpellResize
 from graphopt.rewrites.spelling.spell_silu import SpellSilu
 from graphopt.rewrites.spelling.split_prelu import SplitPRelu
 from graphopt.types import Exactness
@@ -102,6 +103,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     SpellGelu,
     SpellHardSwish,
     SpellMish,
+    SpellResize,
     SpellSilu,
     SplitPRelu,
     LosslessSeparable,

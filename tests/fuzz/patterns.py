@@ -592,6 +592,13 @@ def spell_mish(g: Draft, x: str) -> str:
     return g.pick(pointwise, same, affine)(g, z)
 
 
+def spell_resize(g: Draft, x: str) -> str:
+    """A nearest Resize, most of them by a whole factor, between what may be blocked or not."""
+    x = g.pick(pointwise, same, affine)(g, x)
+    x = resize(g, x, g.pick(2, 2, 3, 1.5), "nearest")
+    return g.pick(pointwise, same, affine)(g, x)
+
+
 def spell_silu(g: Draft, x: str) -> str:
     """The logistic function by exp, alone or as a factor, some of them not quite."""
     x = g.pick(pointwise, same, affine)(g, x)
@@ -641,7 +648,8 @@ PATTERNS: dict[str, Callable[[Draft, str], str]] = {
         *(shrink_kernel, prune_channels, fold_constant_channels, block_diagonal),
         *(cancel_transpose, fold_permutation, transpose_to_conv, conv_to_gemm),
         *(remove_identity, identity_convolution, drop_zero_convolution),
-        *(spell_clip, spell_gelu, spell_hard_swish, spell_mish, spell_silu, split_prelu),
+        *(spell_clip, spell_gelu, spell_hard_swish, spell_mish, spell_resize),
+        *(spell_silu, split_prelu),
     )
 }
 """By the name of the rewrite, `lossless` standing for three of them."""

@@ -225,6 +225,7 @@ EXAMPLES: dict[str, Example] = {
     "spell_gelu": Example(_gelu, 4),
     "spell_hard_swish": Example(_hard_swish, 4),
     "spell_mish": Example(lambda net, x: net.op("Mul", x, net.op("Tanh", net.op("Softplus", x))), 24),
+    "spell_resize": Example(lambda net, x: net.resize(x, (2, 2), mode="nearest"), 4),
     "spell_silu": Example(_silu, 4),
     "split_prelu": Example(lambda net, x: net.op("PRelu", x, net.const(np.float32([0.3]))), 4),
     "fold_permutation": Example(

@@ -40,10 +40,10 @@ from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.moving.resized import Resize, elements, resized
 from graphopt.rewrites.moving.resized_parts import ResizedInput, reading
 from graphopt.rewrites.patterns.common import cheaper, propose
 from graphopt.rewrites.patterns.pixelwise import pass_cost
+from graphopt.rewrites.patterns.resized import Resize, elements, resized
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 

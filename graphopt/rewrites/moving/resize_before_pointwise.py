@@ -37,10 +37,10 @@ from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.moving.resized import Resize, elements, resize_cost, resize_of, resized
 from graphopt.rewrites.patterns.common import site
 from graphopt.rewrites.patterns.least_sizes import MAY_BE_EMPTY, LeastSizes
 from graphopt.rewrites.patterns.pixelwise import dying, operators_before, pass_cost, replay, subsampled
+from graphopt.rewrites.patterns.resized import Resize, elements, resize_cost, resize_of, resized
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 

@@ -57,10 +57,10 @@ from graphopt.analysis.snapshot import Analysis, anchor
 from graphopt.numerics.kernels import phases
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.moving.resized import Resize, elements
 from graphopt.rewrites.moving.resized_parts import ChannelRange, ResizedInput, reading
 from graphopt.rewrites.patterns.common import cheaper, propose
 from graphopt.rewrites.patterns.pixelwise import pass_cost
+from graphopt.rewrites.patterns.resized import Resize, elements
 from graphopt.rewrites.patterns.slicing import add_slice
 from graphopt.types import Array, Candidate, Cost, Rejection, Replacement, Shape
 

@@ -13,9 +13,9 @@ from graphopt.analysis.linear import Linear
 from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.moving.resized import Resize, resize_cost, resize_of
 from graphopt.rewrites.patterns.common import is_passthrough
 from graphopt.rewrites.patterns.pixelwise import dying, is_unary, operators_before, replay
+from graphopt.rewrites.patterns.resized import Resize, resize_cost, resize_of
 from graphopt.types import Cost, Shape
 
 Wanted: TypeAlias = Callable[[Resize, ir.Value], str]
