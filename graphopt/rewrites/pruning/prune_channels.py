@@ -67,7 +67,8 @@ class PruneChannels(ExactRewrite):
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each connected region with fewer channels."""
         found = analysis.cached(Liveness)
-        for nodes in _regions(found):
+        regions = analysis.cached(_regions)
+        for nodes in (region for first, region in regions.items() if region[0] is first):
             anchor = next((node for node in nodes if analysis.linear(node) is not None), nodes[0])
             region = NarrowedRegion(analysis, found, nodes, None)
             before, after = analysis.cost(nodes), region.cost
@@ -81,7 +82,7 @@ class PruneChannels(ExactRewrite):
         """The region with the channels that stay."""
         found = analysis.cached(Liveness)
         anchor = analysis.nodes[candidate.site.nodes[0]]
-        nodes = next(nodes for nodes in _regions(found) if anchor in nodes)
+        nodes = analysis.cached(_regions)[anchor]
         kinds = (linear.dtype for node in nodes if (linear := analysis.linear(node)) is not None)
         region = NarrowedRegion(analysis, found, nodes, next(kinds, np.dtype(np.float32)))
         return region.replacement()
@@ -105,7 +106,8 @@ def _changed(found: Liveness, node: ir.Node) -> bool:
     return len(found.columns(node)) < role.linear.in_channels  # type: ignore[operator]
 
 
-def _regions(found: Liveness) -> list[list[ir.Node]]:
-    """The changed operators, those that share a map with fewer channels together, in the graph's order."""
+def _regions(analysis: Analysis) -> dict[ir.Node, list[ir.Node]]:
+    """By each changed operator those that share a map with fewer channels with it, in the graph's order."""
+    found = analysis.cached(Liveness)
     changed = [node for node in found.order if _changed(found, node)]
-    return joined(changed, found.keep)
+    return {node: nodes for nodes in joined(changed, found.keep) for node in nodes}

@@ -54,7 +54,9 @@ class RemoveDuplicates(ExactRewrite):
 
     def match(self, analysis: Analysis) -> Iterator[Candidate | Rejection]:
         """One candidate for each set of duplicates that hang together."""
-        first = _first_of(analysis)
+        held = set(analysis.nodes.values())
+        pairs = analysis.cached(_first_of).items()
+        first = {node: original for node, original in pairs if held >= {node, original}}
         for cluster in _connected(first):
             nodes = [node for pair in ((first[node], node) for node in cluster) for node in pair]
             place = site(analysis, list(dict.fromkeys(nodes)))
@@ -63,7 +65,7 @@ class RemoveDuplicates(ExactRewrite):
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """No new operator: what read a duplicate reads the one that is kept."""
         nodes = [analysis.nodes[name] for name in candidate.site.nodes]
-        first = _first_of(analysis)
+        first = analysis.cached(_first_of)
         outputs = {
             ours.name or "": theirs.name or ""
             for node in nodes
