@@ -10,7 +10,10 @@ from typing import ClassVar, Generic, TypeVar
 import onnx_ir as ir
 
 from graphopt.analysis import time_model
+from graphopt.analysis.channels import SOFTMAXES
+from graphopt.analysis.operators import SUMS, is_standard
 from graphopt.analysis.snapshot import Analysis
+from graphopt.model.traversal import subgraphs
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import site
@@ -38,6 +41,10 @@ class Pieces:
         return 1
 
 
+STEEP = frozenset({"Log", "Pow", "Reciprocal", "Sqrt"})
+"""Operators that may make much of a small change near 0."""
+NORMALISED = SOFTMAXES | {"BatchNormalization", "InstanceNormalization", "LayerNormalization"}
+"""Operators of which a small change of a few elements changes little."""
 Found = TypeVar("Found", bound=Pieces)
 
 
@@ -102,17 +109,25 @@ def replaceable(analysis: Analysis, nodes: Sequence[ir.Node], x: ir.Value) -> bo
 
 
 def relative(analysis: Analysis, value: ir.Value) -> bool:
-    """Whether an operator that reads a value may make much of a small change near 0, as its inverse does.
+    """Whether an operator may make much of a small change near 0 of a value, or of what is made of it.
 
     Args:
         analysis: the snapshot.
         value: the value.
+
+    Returns:
+        Whether there is one, before what is near to 0 is summed up with other things.
     """
-    for node in analysis.consumers(value):
-        if node.op_type in ("Log", "Pow", "Reciprocal", "Sqrt"):
-            return True
-        if node.op_type == "Div" and node.inputs[1] is value:
-            return True
+    seen, pending = {value}, [value]
+    while pending:
+        near = pending.pop()
+        for node in analysis.consumers(near):
+            divides = node.op_type == "Div" and node.inputs[1] is near
+            if divides or node.op_type in STEEP or not is_standard(node) or any(subgraphs(node)):
+                return True
+            made = () if node.op_type in SUMS | NORMALISED else node.outputs
+            pending += [each for each in made if each not in seen]
+            seen.update(made)
     return False
 
 

@@ -4,11 +4,11 @@ What
     onnxruntime computes PRelu element by element, outside of its blocks of channels. With one slope it is
     LeakyRelu; with a slope a channel it is a sum of two depthwise 1x1, whose Add goes into the second.
 
-        x ─ PRelu(s) ─ y        x ─ depthwise 1x1 (s) ──────────── Add ─ y
-                                x ─ Relu ─ depthwise 1x1 (1 − s) ──┘
+        x ─ PRelu(s) ─ y        x ─ Relu ────────────────────────────────────────── Add ─ y
+                                x ─ depthwise 1x1 (−1) ─ Relu ─ depthwise 1x1 (−s) ──┘
 
 Maths
-    PRelu(x) = s·x + (1 − s)·max(x, 0).
+    PRelu(x) = max(x, 0) − s·max(−x, 0), one of which is 0.
 
 When it applies
     1. The slopes are constant, and finite.
@@ -16,7 +16,7 @@ When it applies
        channels have a blocked kernel.
 
 Exactness
-    Exact; for positive x two products are summed instead of none.
+    Exact, to the bit.
 
 Cost
     Two MACs an element more, and a fraction of the time.
@@ -73,10 +73,10 @@ class SplitPRelu(ExactRewrite):
             y = builder.node("LeakyRelu", [x], {"alpha": float(slopes[0])})
         else:
             form, kernels = _form(len(slopes)), slopes.astype(np.float64).reshape(-1, 1, 1, 1)
-            straight = builder.linear(form, x, kernels, None, name="/slope")
-            positive = builder.node("Relu", [x], {}, "/relu")
-            bent = builder.linear(form, positive, 1 - kernels, None, name="/rest")
-            y = builder.node("Add", [straight, bent], {}, "/sum")
+            negative = builder.linear(form, x, -np.ones_like(kernels), None, name="/negative")
+            below = builder.node("Relu", [negative], {}, "/below")
+            bent = builder.linear(form, below, -kernels, None, name="/slope")
+            y = builder.node("Add", [builder.node("Relu", [x], {}, "/relu"), bent], {}, "/sum")
         return builder.replacement({node.outputs[0].name or "": y})
 
 

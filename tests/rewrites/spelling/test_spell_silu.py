@@ -75,8 +75,16 @@ def read_in_between(net: Net, x: str, n: Number) -> str:
     return net.op("Add", net.op("Div", x, below), below)
 
 
-def under(kind: str) -> Write:
-    return lambda net, x, n: net.op(kind, net.op("Div", n(1), plus(net, x, n)))
+def under(*kinds: str) -> Write:
+    """An operator, or several one behind the other, of the logistic function."""
+
+    def write(net: Net, x: str, n: Number) -> str:
+        y = net.op("Div", n(1), plus(net, x, n))
+        for kind in kinds:
+            y = net.op(kind, y, n(0.5)) if kind in ("Mul", "Add") else net.op(kind, y)
+        return y
+
+    return write
 
 
 STAYING: dict[str, Write] = {
@@ -85,6 +93,9 @@ STAYING: dict[str, Write] = {
     "the other way round": lambda net, x, n: net.op("Div", plus(net, x, n), x),
     "no operator less": lambda net, x, n: net.op("Div", x, plus(net, x, n, 1)),
     "its logarithm": under("Log"),
+    "the logarithm of half of it": under("Mul", "Log"),
+    "the root of it and more": under("Add", "Abs", "Sqrt"),
+    "the inverse, laid out anew": under("Transpose", "Reciprocal", "Transpose"),
     "its root": under("Sqrt"),
     "its inverse": under("Reciprocal"),
     "over it": lambda net, x, n: net.op("Div", x, net.op("Div", n(1), plus(net, x, n))),

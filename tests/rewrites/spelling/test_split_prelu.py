@@ -38,10 +38,23 @@ def optimized(before: onnx.ModelProto, **options: Any) -> tuple[graphopt.Result,
 @pytest.mark.parametrize("shape", [(16, 1, 1), (1, 16, 1, 1)])
 def test_slopes_of_channels_become_two_depthwise_convolutions(shape: tuple[int, ...]) -> None:
     result, after = optimized(activated(SLOPES.reshape(shape)))
-    assert kinds(after) == ["Conv", "Conv", "Relu", "Conv", "Add", "Conv"]
+    assert kinds(after) == ["Conv", "Conv", "Relu", "Conv", "Relu", "Add", "Conv"]
     assert result.report.after.macs == counted_macs(after, make_feeds(after))
     assert result.report.after.macs == (result.report.before.macs or 0) + 2 * 16 * 20 * 20
     assert not graphopt.optimize(after).report.changed
+
+
+def test_whatever_the_slope_it_is_the_same_to_the_bit() -> None:
+    """Where s·x + (1 − s)·max(x, 0) would cancel."""
+    net = Net()
+    x = net.input([1, 16, 20, 20])
+    slopes = np.where(np.arange(16) == 3, -1e6, SLOPES).reshape(16, 1, 1)
+    y = net.op("PRelu", net.conv(x, 16, (1, 1)), net.const(slopes.astype(np.float32)))
+    before = net.model(y)
+    result = graphopt.optimize(before, only=["split_prelu"])
+    assert result.report.changed
+    feeds = make_feeds(before)
+    np.testing.assert_array_equal(run(before, feeds)[0], run(ir.to_proto(result.model), feeds)[0])
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1)])
