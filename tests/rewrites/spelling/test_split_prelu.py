@@ -49,7 +49,7 @@ def test_whatever_the_slope_it_is_the_same_to_the_bit() -> None:
     net = Net()
     x = net.input([1, 16, 20, 20])
     slopes = np.where(np.arange(16) == 3, -1e6, SLOPES).reshape(16, 1, 1)
-    y = net.op("PRelu", net.conv(x, 16, (1, 1)), net.const(slopes.astype(np.float32)))
+    y = net.op("PRelu", net.conv(x, 16, pads=[1] * 4), net.const(slopes.astype(np.float32)))
     before = net.model(y)
     result = graphopt.optimize(before, only=["split_prelu"])
     assert result.report.changed
