@@ -244,6 +244,13 @@ Interval: TypeAlias = tuple[float, float]
 """Where a figure lies for all inputs of a kind, with some confidence: its lower and its upper end."""
 
 
+ONE_CLASS = (
+    "the original ranks the same class first for all inputs, so that it tells nothing to agree on them; give "
+    "inputs of several classes"
+)
+"""Why there is no agreement, behind the value that is ranked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Quality:
     """How far apart two models are on some inputs.
@@ -264,8 +271,10 @@ class Quality:
         interval: of the agreement, on inputs of this kind; None without one.
         sqnr_interval: of the SQNR, in dB; None without one.
         confidence: of both intervals; 0 without.
+        others: the SQNR of the groups of channels that hold no class scores, in dB; None without any.
         taken: names of the outputs that are taken as class scores since somebody asked for their agreement;
             nothing in the model says so.
+        alike: names of the values in which the original ranks the same place first for all inputs.
         untold: names of those that have the shape of class scores, and nobody says that they are.
     """
 
@@ -279,8 +288,10 @@ class Quality:
     sqnr_interval: Interval | None = None
     confidence: float = 0.0
     ranked: int | None = None
+    others: float | None = None
     taken: tuple[str, ...] = ()
     untold: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -301,7 +312,8 @@ class Quality:
             "gate such as agreement>=0.98, tells how often the best class stays"
             for name in self.untold
         )
-        return (*instead, *left, *(rows if few else ()), *taken, *untold)
+        alike = (f"quality: in {name!r} {ONE_CLASS}" for name in self.alike)
+        return (*instead, *left, *(rows if few else ()), *alike, *taken, *untold)
 
     @property
     def problem(self) -> str:

@@ -20,7 +20,7 @@ from graphopt.pipeline.workspace import Measures, Workspace
 from graphopt.planning import gates, intervals
 from graphopt.planning.gates import Gate
 from graphopt.report.results import Result
-from graphopt.types import Exactness, Quality
+from graphopt.types import ONE_CLASS, Exactness, Quality
 from graphopt.verification.background import Comparer
 from graphopt.verification.metrics.task import TaskMetric
 from graphopt.verification.outputs import class_scores
@@ -49,6 +49,7 @@ def optimize(source: Source, options: Options, calibration: Given | None = None)
     workspace, proposals, changes, journal = run.workspace, run.proposals, run.changes, run.journal
     _check_gates(options.require, workspace)
     _check_inputs(options, workspace)
+    _check_classes(options, run.measures, workspace)
     with run.reported():
         if proposals.expanding is not None:  # it runs alone
             expand(proposals.expanding, options.at, workspace, proposals, changes, run.comparer, journal)
@@ -182,6 +183,21 @@ def _check_inputs(options: Options, workspace: Workspace) -> None:
             f"confidence of {confidence:g}: {advice}, or go by the figure alone with "
             f"{Named('confidence', 'none')}"
         )
+
+
+def _check_classes(options: Options, measures: Measures, workspace: Workspace) -> None:
+    """Refuses inputs of one class alone where their agreement is asked for.
+
+    Raises:
+        InputError: the original ranks the same class first for all held-out inputs.
+    """
+    asked = [gate for gate in gates.of_budget(options.budget) if gate.key == "agreement"]
+    if not asked or workspace.calibration is None or workspace.inputs.problem:
+        return
+    found = measures.quality(workspace.source.model)
+    if found is not None and found.agreement is None and found.alike:
+        asked_for = Named("budget", asked[0].limit, "agreement")
+        raise InputError(f"{asked_for}: in {found.alike[0]!r} {ONE_CLASS}")
 
 
 def _check_gates(required: Sequence[Gate], workspace: Workspace) -> None:

@@ -358,12 +358,14 @@ class Measures:
         options = self.options
         if quality is None or (options.floor is None and options.names_quality):
             return ""
-        floor = options.floor
-        if floor is None:
-            scores = quality.agreement is not None
-            floor = (Gate("agreement", gates.SCORES) if scores else Gate("sqnr", gates.SIGNAL),)
-            floor = floor if scores or quality.sqnr is not None else ()
-        return gates.failed(gates.judge(floor, spending.measured(quality, metric)))
+        figures = spending.measured(quality, metric)
+        if options.floor is not None:
+            return gates.failed(gates.judge(options.floor, figures))
+        usual = {"agreement": gates.SCORES, "sqnr": gates.SIGNAL}
+        if quality.agreement is not None:
+            figures["sqnr"] = quality.others
+        floor = [Gate(key, limit) for key, limit in usual.items() if figures[key] is not None]
+        return gates.failed(gates.judge(floor, figures))
 
     @property
     def _told(self) -> float:

@@ -103,6 +103,7 @@ class Agreement:
         rows: all rows that there are in one of the two; a row that the other does not have never agrees.
         other: whether something was no class scores.
         inputs: inputs that were taken in, where that was said.
+        places: two of the places that come first in the reference's rows, where there are several.
     """
 
     axis: int | None = None
@@ -111,6 +112,7 @@ class Agreement:
     rows: int = 0
     other: bool = False
     inputs: int = 0
+    places: set[int] = field(default_factory=set)
     _groups: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, reference: Output, candidate: Output, samples: int = 0) -> None:
@@ -125,6 +127,8 @@ class Agreement:
         if exact is None or found is None:
             self.other = True
             return
+        if len(self.places) < 2:
+            self.places.update(map(int, np.unique(exact)[:2]))
         same = exact == found if reference.shape == candidate.shape else np.zeros(max(exact.size, found.size))
         self.rows += same.size
         self.equal += int(same.sum())
@@ -146,6 +150,11 @@ class Agreement:
     def known(self) -> bool:
         """Whether all that was taken in could be ranked, as far as there were rows."""
         return not (self.other and self.rows)
+
+    @property
+    def tells(self) -> bool:
+        """Whether the reference's rows differ in what comes first, so that it means something to agree."""
+        return self.rows < 2 or len(self.places) > 1
 
     @property
     def part(self) -> float | None:

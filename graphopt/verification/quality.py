@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -166,13 +167,13 @@ class Yardstick:
                 for each in ranked[value]:
                     each.add(ours, theirs, size)
         agreements = [each for ways in ranked.values() for each in ways]
+        alike = tuple(v.name or "" for v, ways in ranked.items() if any(w.rows and not w.tells for w in ways))
         lost = {value: f"{value.name} is not in the result" for value in self._values if value not in pairs}
-        channels = [gap for groups in gaps.values() for gap in groups]
-        return self._quality(channels, agreements, lost, count)
+        return replace(self._quality(gaps, agreements, lost, count), alike=alike)
 
     def _quality(
         self,
-        channels: Sequence[ChannelError],
+        gaps: Mapping[ir.Value, Sequence[ChannelError]],
         agreements: Sequence[Agreement],
         lost: Mapping[ir.Value, str],
         count: int,
@@ -182,10 +183,12 @@ class Yardstick:
         for output, values in self._measured.items():
             unmeasured.update((output.name or "", lost[value]) for value in values if value in lost)
         known = not lost and all(each.known for each in agreements)
+        channels = [gap for groups in gaps.values() for gap in groups]
+        others = worst([gap for value in gaps if value not in self._ranked for gap in gaps[value]])
         errors, confidence = worst(channels), self._confidence
         agreed: tuple[float | None, Interval | None, int | None] = (None, None, None)
         for each in agreements if known else ():
-            if each.part is not None and (agreed[0] is None or each.part < agreed[0]):
+            if each.part is not None and each.tells and (agreed[0] is None or each.part < agreed[0]):
                 told = min(count, each.rows or count)
                 agreed = each.part, intervals.of_part(each.part, told, each.left_out, confidence), each.rows
         error = None if lost or not errors else max(errors.values())
@@ -204,6 +207,7 @@ class Yardstick:
             None if error is None else intervals.of_error(error, worst_left_out(channels), confidence),
             confidence,
             agreed[2],
+            None if lost or not others else decibels(max(others.values())),
             () if agreed[0] is None else self._scores.taken,
             self._scores.untold,
         )
@@ -279,6 +283,13 @@ class Yardstick:
         values = dict.fromkeys(value for values in self._found.values() for value in values)
         _, shape = self._told
         return ClassScores(self._model, self._heads, values, shape, asked=self._asked)
+
+    @cached_property
+    def _ranked(self) -> set[ir.Value]:
+        """The values that hold class scores, and what a Softmax at their end reads."""
+        found = set(self._scores.ranked)
+        parts = [part for value in found for part in self._channels.parts(value)]
+        return found | {self._channels.before_bounded(part.source) for part in parts}
 
     @cached_property
     def _told(self) -> Told:

@@ -24,7 +24,7 @@ from graphopt.runtime import operator_times, session
 from graphopt.runtime.latency import Timing
 from graphopt.runtime.operator_times import Stopwatch
 from graphopt.types import Candidate
-from tests.builders import Net, classifier, samples, saved
+from tests.builders import Net, classifier, samples, saved, weight
 from tests.command import cli
 from tests.places import MODELS
 
@@ -166,6 +166,42 @@ def test_without_classes_half_of_what_varies_has_to_be_kept() -> None:
     assert lost is not None and lost.sqnr is not None and 1 < lost.sqnr < 3
     with pytest.raises(BudgetError, match=rf"below the floor: sqnr>=3 \({lost.sqnr:.2f} dB\); the best"):
         graphopt.optimize(*given, only=QUICK)
+
+
+def test_a_map_beside_class_scores_has_a_floor_of_its_own() -> None:
+    net = Net()
+    x = net.input([None, 8, 8, 8])
+    pooled = net.op("Flatten", net.op("GlobalAveragePool", x))
+    scores = net.op("Softmax", net.op("MatMul", pooled, net.const(10 * weight(8, 5, seed=1))), axis=1)
+    x = net.op("Relu", net.conv(x, 16, pads=[1] * 4))
+    proto = net.model(scores, net.conv(x, 8, pads=[1] * 4))
+    given = (proto, {"macs": 0.3}, samples(64))
+    lost = graphopt.optimize(*given, only=QUICK, floor="off").report.quality
+    assert lost is not None and lost.others is not None and lost.agreement is not None
+    assert lost.others < 3 and lost.agreement >= 0.5
+    with pytest.raises(BudgetError, match=rf"below the floor: sqnr>=3 \({lost.others:.2f} dB\)"):
+        graphopt.optimize(*given, only=QUICK)
+
+
+def of_one_class() -> onnx.ModelProto:
+    """A classifier that answers the same to everything."""
+    proto = classifier()
+    (bias,) = (each for each in proto.graph.initializer if each.name == "bg")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.float32([0, 3, 0, 0, 0]), "bg"))
+    proto.graph.node.append(onnx.helper.make_node("Softmax", ["scores"], ["parts"], axis=1))
+    proto.graph.output[0].name = "parts"
+    return proto
+
+
+def test_that_all_inputs_are_of_one_class_is_told_and_no_agreement() -> None:
+    report = graphopt.optimize(of_one_class(), {"macs": 0.8}, samples(64), only=QUICK, floor="off").report
+    assert report.quality is not None and report.quality.agreement is None
+    assert any("ranks the same class first for all inputs" in note for note in report.notes)
+
+
+def test_an_agreement_on_inputs_of_one_class_is_refused() -> None:
+    with pytest.raises(InputError, match=r"budget.*agreement.*same class first for all inputs"):
+        graphopt.optimize(of_one_class(), {"agreement": 0.5}, samples(64), only=QUICK)
 
 
 @pytest.mark.parametrize(
