@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphopt.errors import ResultError, told
+from graphopt.errors import ResultError, Words, as_argument, told
 from graphopt.files import same_file, show, together, write_text
 from graphopt.jobs import process
 from graphopt.jobs.task import Task, given_inputs
@@ -34,10 +34,12 @@ class Done:
     Attributes:
         result: the model, which is within what was asked for, or the best that was found.
         error: why it is not; None where it is.
+        words: for the options in that.
     """
 
     result: Result
     error: ResultError | None = None
+    words: Words = as_argument
     _made: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -48,7 +50,7 @@ class Done:
     @property
     def problem(self) -> str:
         """The error's text; "" where there is none."""
-        return "" if self.error is None else str(self.error)
+        return "" if self.error is None else told(self.error, self.words)[1]
 
     def face(self, name: str) -> str:
         """One of `FACES`, made once.
@@ -84,7 +86,7 @@ def perform(task: Task, beside: int = 0) -> Done:
         note = f"latency was measured beside up to {beside} other models: graphopt bench measures it alone"
         report = replace(result.report, notes=(*result.report.notes, note))
         result = replace(result, report=report)
-    return Done(result, error)
+    return Done(result, error, task.words)
 
 
 @contextmanager

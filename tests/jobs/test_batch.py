@@ -152,6 +152,29 @@ def test_models_with_options_on_the_command_line() -> None:
     assert Path("a/b/scores.onnx").read_bytes() == Path("alone.onnx").read_bytes()
 
 
+MISSED = ("--calibration", "inputs.npy", "--budget", "macs=0.6", "--floor", "sqnr=60", "--skip", "separable")
+RECIPE = 'model = "scores.onnx"\nout = "out.onnx"\ncalibration = "inputs.npy"\nskip = ["separable"]\n'
+RECIPE += 'budget.macs = 0.6\nfloor = "sqnr=60"\n'
+
+
+@pytest.mark.parametrize("way", ["optimize", "batch", "run"])
+def test_what_is_missed_is_told_in_the_words_in_which_it_was_asked(way: str) -> None:
+    asked = {
+        "optimize": ("scores.onnx", "-o", "out.onnx", *MISSED),
+        "batch": ("scores.onnx", "--out-dir", "out", *MISSED),
+        "run": (recipe(RECIPE),),
+    }[way]
+    done = cli(way, *asked, "--markdown", "told.md")
+    text = Path("told.md").read_text("utf-8")
+    expected = (
+        "force takes it all the same, floor off"
+        if way == "run"
+        else "--force takes it all the same, --floor off"
+    )
+    assert done.code == 3 and expected in text and "=…" not in text
+    assert way == "optimize" or "=…" not in done.out + done.err
+
+
 def test_two_run_at_once() -> None:
     """Each waits for the other to begin."""
     both = [measured("waits_for_another", number) for number in (1, 2)]
