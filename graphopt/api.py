@@ -106,7 +106,7 @@ def optimize(
     gate: str | None = None,
     freeze_initializers: bool = False,
     metric: str | OwnMetric | TaskMetric | None = None,
-    confidence: float | None = CONFIDENCE,
+    confidence: float | str | None = CONFIDENCE,
     memory: int | None = None,
     force: bool = False,
     floor: str | None = None,
@@ -146,7 +146,7 @@ def optimize(
             from the path of a model to a number, the larger the better. It is reported, and is the budget key
             ``metric``. A `verification.metrics.own.OwnMetric` says in which folder its module lies.
         confidence: that a quality which a budget or a gate names holds for all inputs of the kind: the worse
-            end of its two-sided interval has to keep the limit. 0 or None goes by the figure alone.
+            end of its two-sided interval has to keep the limit. ``none``, 0 or None goes by the figure alone.
         memory: bytes that activations may take while networks are fitted, a quarter of the machine's where
             not given; what is beyond lies in temporary files.
         force: take a network within the budget though its quality can't be measured, as where no output holds
@@ -273,7 +273,7 @@ def sweep(
     sample_axis: SampleAxes | None = None,
     seed: int = 0,
     metric: str | OwnMetric | TaskMetric | None = None,
-    confidence: float | None = CONFIDENCE,
+    confidence: float | str | None = CONFIDENCE,
     memory: int | None = None,
 ) -> Sweep:
     """Makes networks for several MAC budgets in one run that shares all statistics, and measures each.
@@ -345,7 +345,7 @@ def verify(
     sample_axis: SampleAxes | None = None,
     seed: int = 0,
     freeze_initializers: bool = False,
-    confidence: float | None = CONFIDENCE,
+    confidence: float | str | None = CONFIDENCE,
 ) -> Verification:
     """Compares two models by running both in onnxruntime.
 

@@ -41,7 +41,11 @@ def takes(names: str) -> Callable[[Command], Command]:
 
     def decorate(command: Command) -> Command:
         declared = inspect.signature(command, eval_str=True).parameters
-        own = {name: each for name, each in declared.items() if get_origin(each.annotation) is Annotated}
+        own = {
+            name: each
+            for name, each in declared.items()
+            if get_origin(each.annotation) is Annotated or each.annotation is typer.Context
+        }
         taken = [own.get(name) or _parameter(TABLE[name]) for name in names.split()]
 
         @wraps(command)
@@ -125,18 +129,12 @@ def sample_axis(given: list[str]) -> dict[str, int | str]:
     return {name: int(axis) if axis.isdecimal() else axis for name, axis in found.items()}
 
 
-def confidence(given: str) -> float:
-    """A confidence, from a number or none.
-
-    Raises:
-        InputError: it can't be read.
-    """
+def confidence(given: str) -> float | str:
+    """A confidence, from a number or none; what is neither is refused by whoever takes it."""
     try:
-        return 0.0 if given == "none" else float(given)
+        return float(given)
     except ValueError:
-        part = percentage(given)
-        meant = "" if part is None else f"; did you mean {part:g}?"
-        raise InputError(f"--confidence {given}: expected a part such as 0.95, or none{meant}") from None
+        return given
 
 
 def parts(budgets: str) -> list[float]:

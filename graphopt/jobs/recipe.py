@@ -27,7 +27,7 @@ from graphopt.jobs.task import WRITTEN, Task, parse_size
 from graphopt.measures.registry import all_figures
 from graphopt.measures.tasks import NAMES as READY
 from graphopt.pipeline.options.table import TABLE
-from graphopt.planning import gates
+from graphopt.planning import NONE, gates
 from graphopt.report.faces import FACES
 
 STEM = "{stem}"
@@ -127,7 +127,7 @@ KINDS: Mapping[str, Kind] = {
     "freeze_initializers": Flag(),
     "external_data": Text(choices=TABLE["external_data"].choices),
     "metric": Text("a measure", pattern=f"^(({'|'.join(READY)})(:.*)?|[^:]+:.+)$", parse=_measure),
-    "confidence": Number(least=0, most=1),
+    "confidence": OneOf((Number(least=0, under=1), Text(choices=(NONE,))), 'a part under 1, or "none"'),
     "memory": Text(
         "a size such as 4G", pattern=r"^[0-9]+(\.[0-9]+)?[kKmMgGtT]?[iI]?[bB]?$", parse=parse_size
     ),

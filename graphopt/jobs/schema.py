@@ -106,12 +106,14 @@ class Number:
 
     Attributes:
         over: what it is larger than.
+        under: what it is smaller than.
         least: the smallest that it may be.
         most: the largest.
         whole: whether it has no fraction.
     """
 
     over: float | None = None
+    under: float | None = None
     least: int | None = None
     most: float | None = None
     whole: bool = False
@@ -119,7 +121,12 @@ class Number:
     @property
     def schema(self) -> dict[str, Any]:
         """JSON schema."""
-        bounds = {"exclusiveMinimum": self.over, "minimum": self.least, "maximum": self.most}
+        bounds = {
+            "exclusiveMinimum": self.over,
+            "exclusiveMaximum": self.under,
+            "minimum": self.least,
+            "maximum": self.most,
+        }
         limits = {name: bound for name, bound in bounds.items() if bound is not None}
         return {"type": "integer" if self.whole else "number", **limits}
 
@@ -132,14 +139,19 @@ class Number:
     def _within(self, value: float) -> bool:
         return (
             (self.over is None or value > self.over)
+            and (self.under is None or value < self.under)
             and (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
             and (not self.whole or value == int(value))
         )
 
     def _wanted(self) -> str:
-        over, least, most = self.over, self.least, self.most
-        bounds = ((over, "over"), (least, "of at least"), (most, "at most"))
+        bounds = (
+            (self.over, "over"),
+            (self.least, "of at least"),
+            (self.under, "under"),
+            (self.most, "at most"),
+        )
         limits = " and ".join(f"{name} {bound:g}" for bound, name in bounds if bound is not None)
         return f"a {'whole ' if self.whole else ''}number{' ' if limits else ''}{limits}"
 

@@ -64,7 +64,7 @@ class Task:
     freeze_initializers: bool = False
     external_data: Literal["auto", "always", "never"] = "auto"
     metric: str | None = None
-    confidence: float = CONFIDENCE
+    confidence: float | str = CONFIDENCE
     memory: int | None = None
     force: bool = False
     floor: str | None = None

@@ -17,7 +17,7 @@ from graphopt.pipeline.journal import Journal, Recorder
 from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.reporting import Figures, result_of
 from graphopt.pipeline.workspace import Measures, Workspace
-from graphopt.planning import gates, intervals
+from graphopt.planning import NONE, gates, intervals
 from graphopt.planning.gates import Gate
 from graphopt.report.results import Result
 from graphopt.types import ONE_CLASS, Exactness, Quality
@@ -181,7 +181,7 @@ def _check_inputs(options: Options, workspace: Workspace) -> None:
         raise InputError(
             f"{asked}: were all {given.samples} held-out inputs right, {known:.3g} would be known with a "
             f"confidence of {confidence:g}: {advice}, or go by the figure alone with "
-            f"{Named('confidence', 'none')}"
+            f"{Named('confidence', NONE)}"
         )
 
 

@@ -146,7 +146,7 @@ def test_the_options_reach_every_model(way: Sequence[object]) -> None:
 
 def test_models_with_options_on_the_command_line() -> None:
     shared = ("--calibration", "inputs.npy", "--budget", "macs=0.6", "--floor", "off", "--seed", 3)
-    shared = (*shared, "--skip", "separable")
+    shared = (*shared, "--skip", "separable", "--confidence", "none")
     assert cli("optimize", "scores.onnx", "-o", "alone.onnx", *shared).code == 0
     assert cli("batch", "scores.onnx", "--out-dir", "a/b", *shared).code == 0
     assert Path("a/b/scores.onnx").read_bytes() == Path("alone.onnx").read_bytes()
@@ -404,6 +404,10 @@ def test_the_page_of_a_job_tells_of_every_model(monkeypatch: pytest.MonkeyPatch)
         (("run", "good.toml", "--report", "r", "--junit", "r"), "r: is written by --report too"),
         (("batch", "good.toml", "--budget", "macs=1"), "--budget goes with models: a recipe says it itself"),
         (("batch", "good.toml", "-o", "out"), "--out-dir goes with models"),
+        (("batch", "good.toml", "--confidence", "none"), "--confidence goes with models"),
+        (("batch", "good.toml", "--confidence", "0.95"), "--confidence goes with models"),
+        (("batch", "good.toml", "--seed", 0), "--seed goes with models"),
+        (("batch", "folded.onnx", "-o", "out", "--confidence", 95), "--confidence 95: expected a part"),
         (("batch", "timed.toml", "-j", 2), "timed.toml: models[0]: gate latency needs a machine"),
         (
             ("batch", "folded.onnx", "-o", "out", "-j", 2, "--require", "latency<=0.9"),

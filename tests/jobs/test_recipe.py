@@ -51,6 +51,7 @@ calibration = "inputs.npy"
 budget = { macs = 0.9, params = 1, bytes = 1.0, latency = 1, agreement = 0.5, sqnr = 3, metric = -1.5 }
 require = ["macs<=0.8", " agreement >= 0.98 ", "sqnr>=1e1"]
 metric = "measure:accuracy"
+confidence = "none"
 memory = "512M"
 
 [[models]]
@@ -90,7 +91,7 @@ def test_every_key_reaches_its_task() -> None:
     first, second = recipe.read(written(EVERYTHING, "recipes/all.toml"))
     assert (first.model, first.out) == (folder / "folded.onnx", folder / "small-folded.onnx")
     assert first.calibration == second.calibration == folder / "inputs.npy"
-    assert first.memory == 512 << 20
+    assert first.memory == 512 << 20 and first.confidence == "none"
     assert first.require == ("macs<=0.8", " agreement >= 0.98 ", "sqnr>=1e1")
     assert second.budget == {"sqnr": 20.5} and second.require == ()
     expected = Task(
@@ -186,6 +187,10 @@ KEYS = {
     'set."bottleneck.rank_in" = 4': 'set."bottleneck.rank_in": expected a table of options, not 4',
     'memory = "lots"': "memory: lots: expected a size such as 4G or 512M",
     "memory = 4": "memory: expected a size such as 4G, not 4",
+    "confidence = 1": 'confidence: expected a part under 1, or "none", not 1',
+    "confidence = 95": 'confidence: expected a part under 1, or "none", not 95',
+    "confidence = -0.1": 'confidence: expected a part under 1, or "none", not -0.1',
+    'confidence = "off"': 'confidence: expected a part under 1, or "none", not "off"',
     'metric = "accuracy"': "metric: accuracy: no such measure; there are ",
 }  # fmt: skip
 """What can't be said of a model, with what is said of it. The schema refuses it too."""

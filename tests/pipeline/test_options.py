@@ -15,7 +15,7 @@ import graphopt
 from graphopt import InputError
 from graphopt.cli.app import typer_app
 from graphopt.jobs.task import Task
-from graphopt.pipeline.options.checked import Options
+from graphopt.pipeline.options.checked import Options, make_confidence
 from graphopt.pipeline.options.table import RUN, TABLE
 from tests.builders import classifier, samples
 
@@ -74,11 +74,23 @@ def test_a_task_passes_every_option_on() -> None:
         ({"budgets": [0.8, "0.5"]}, "budgets='0.5': expected a number"),
         ({"budgets": [0.8, math.nan]}, "budgets='nan': expected a fraction"),
         ({"budgets": []}, "budgets=… names no part"),
+        (
+            {"confidence": 95},
+            "confidence='95': expected a part .*, or none; did you mean 0.95",
+        ),
+        ({"confidence": "95%"}, "or none; did you mean 0.95"),
+        ({"confidence": 1}, r"or none$"),
+        ({"confidence": "all"}, r"confidence='all': .* or none$"),
     ],
 )
 def test_a_sweep_refuses_what_optimize_refuses(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         graphopt.sweep(classifier(), samples(16), **options)
+
+
+@pytest.mark.parametrize("said", ["none", None, 0])
+def test_a_confidence_of_none_has_a_word(said: str | float | None) -> None:
+    assert make_confidence(said) == 0
 
 
 def test_the_report_names_the_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

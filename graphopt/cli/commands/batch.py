@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +15,12 @@ from graphopt.jobs.task import Task
 
 
 @common.takes(
-    "models out_dir jobs calibration preprocess budget require force floor only skip dry_run report markdown "
-    "junit json quiet seed"
+    "context models out_dir jobs calibration preprocess budget require confidence force floor only skip "
+    "dry_run report markdown junit json quiet seed"
 )
 def batch(
     *,
+    context: typer.Context,
     models: Annotated[list[Path], typer.Argument(metavar="RECIPE|MODELS...", help="A recipe, or models.")],
     out_dir: Annotated[
         Path | None, typer.Option("-o", "--out-dir", metavar="DIR", help="Where models are written.")
@@ -44,7 +45,7 @@ def batch(
     if recipe is not None:
         if len(models) > 1:
             raise InputError(f"{show(recipe)}: a recipe stands alone; it names its models")
-        tasks = _of_recipe(recipe, {"out_dir": out_dir, **asked})
+        tasks = _of_recipe(recipe, context, ("out_dir", *asked))
     else:
         tasks = [
             Task(
@@ -68,11 +69,17 @@ def batch(
     )
 
 
-def _of_recipe(path: Path, asked: Mapping[str, object]) -> list[Task]:
-    """The tasks of a recipe, with which no other option says what is to be done."""
-    said = next((name for name, value in asked.items() if value), None)
+def _of_recipe(path: Path, context: typer.Context, options: Iterable[str]) -> list[Task]:
+    """The tasks of a recipe, with which none of these options says what is to be done."""
+    said = next((name for name in options if _is_said(context, name)), None)
     if said is not None:
         raise InputError(f"{Named(said)} goes with models: a recipe says it itself")
     from graphopt.jobs import recipe
 
     return recipe.read(path)
+
+
+def _is_said(context: typer.Context, option: str) -> bool:
+    """Whether an option has been typed, be it its default."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"

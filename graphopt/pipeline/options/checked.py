@@ -8,11 +8,11 @@ from numbers import Integral, Real
 from typing import Any
 
 from graphopt.calibration.batch_axis import CONSTANT, SampleAxes, SampleAxis
-from graphopt.errors import InputError, Named, hint
+from graphopt.errors import InputError, Named, hint, percentage
 from graphopt.measures import registry as measures
 from graphopt.measures.tasks import NAMES
 from graphopt.pipeline.options.table import RUN, TABLE
-from graphopt.planning import CONFIDENCE, gates
+from graphopt.planning import CONFIDENCE, NONE, gates
 from graphopt.planning.budget import Budget
 from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExpandingRewrite, Rewrite
 from graphopt.rewrites.registry import BUILTIN, option_types, registry, select
@@ -140,7 +140,7 @@ def make_options(
     metric: str | OwnMetric | TaskMetric | None = None,
     memory: int | None = None,
     require: Iterable[str | gates.Gate] = (),
-    confidence: float | None = CONFIDENCE,
+    confidence: float | str | None = CONFIDENCE,
     floor: str | None = None,
     **others: Any,
 ) -> Options:
@@ -157,7 +157,7 @@ def make_options(
         metric: a measure; the user's own is not loaded yet.
         memory: bytes that activations may take.
         require: gates.
-        confidence: of a quality that is asked for; None or 0 for none.
+        confidence: of a quality that is asked for; ``none``, None or 0 for none.
         floor: a quality without which no network is taken.
         others: whatever else stands in `RUN`.
 
@@ -228,19 +228,21 @@ def make_sample_axis(given: SampleAxes | None, *, calibrated: bool) -> dict[str,
     return found
 
 
-def make_confidence(given: float | None) -> float:
+def make_confidence(given: float | str | None) -> float:
     """A confidence, 0 where figures are judged by themselves.
 
     Raises:
-        InputError: it is no part from 0 to 1.
+        InputError: it is neither a part from 0 to 1, nor none.
     """
-    if given is None:
+    if given is None or given == NONE:
         return 0.0
     number = float(given) if isinstance(given, Real) and not isinstance(given, bool) else -1.0
     if not 0 <= number < 1:
-        meant = f"; did you mean {number / 100:g}?" if 1 < number < 100 else ""
-        wanted = "a part under 1, such as 0.95, or 0 for none"
-        raise InputError(f"{Named('confidence', str(given))}: expected {wanted}{meant}")
+        shown = str(given).removesuffix(".0")
+        part = percentage(shown if isinstance(given, str) else f"{shown}%")
+        meant = f"; did you mean {part:g}?" if part is not None and 0.01 < part < 1 else ""
+        wanted = f"a part under 1, such as {CONFIDENCE:g}, or {NONE}"
+        raise InputError(f"{Named('confidence', shown)}: expected {wanted}{meant}")
     return number
 
 

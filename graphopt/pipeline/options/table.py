@@ -105,9 +105,9 @@ RUN = (
            "or your own, module:function: from a model's path to a number",
            brief=f"A measure of quality: {', '.join(NAMES)}, "
            "or your own function from a model's path to a number."),
-    Option("confidence", float, CONFIDENCE, shown="PART|none", typed=str,
-           help="that a quality holds for all inputs of the kind, by the worse end of its interval; 0 goes "
-           "by the figure alone",
+    Option("confidence", float | str, CONFIDENCE, shown="PART|none", typed=str,
+           help="that a quality holds for all inputs of the kind, by the worse end of its interval; none "
+           "goes by the figure alone",
            brief="With which a quality has to hold for all inputs; none goes by the figure alone."),
     Option("memory", int, None, shown="BYTES", typed=str, recorded=False, described=False,
            help="for activations while fitting, such as 4G; more lies in files"),
