@@ -37,6 +37,7 @@ from graphopt.pipeline.sweep import sweep as run_sweep
 from graphopt.planning import CONFIDENCE, gates, spending
 from graphopt.planning.budget import Budget
 from graphopt.report.results import Result, Scan, Sweep
+from graphopt.report.wording import numbered
 from graphopt.rewrites import registry as catalogue
 from graphopt.rewrites.base import Rewrite
 from graphopt.runtime import latency, session
@@ -435,7 +436,9 @@ def _verify_quality(
         figure = "not measured"
         if item.measured is not None:
             figure = "of equal outputs" if item.measured == math.inf else f"{item.measured:.4f}"
-        note = f"{key} {figure}{item.range} on {found.samples} inputs, at least {wanted:g} asked for"
+        note = (
+            f"{key} {figure}{item.range} on {numbered(found.samples, 'input')}, at least {wanted:g} asked for"
+        )
         gap = (math.nan, math.nan, math.nan if found.sqnr is None else found.sqnr)
         checks.append(Verdict(key, names, item.passed, *gap, wanted, found.samples, note, Rule.QUALITY))
     few = gates.undecided(judged, confidence)

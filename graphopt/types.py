@@ -302,7 +302,8 @@ class Quality:
         )
         left = (f"quality: output {name!r} is not measured: {why}" for name, why in self.unmeasured.items())
         few = self.ranked is not None and self.ranked < self.samples
-        rows = (f"quality: the agreement is that of {self.ranked} rankings, on {self.samples} inputs",)
+        rankings = "1 ranking" if self.ranked == 1 else f"{self.ranked} rankings"
+        rows = (f"quality: the agreement is that of {rankings}, on {self.samples} inputs",)
         taken = (
             f"quality: output {name!r} is taken as class scores; nothing in the model says that it holds them"
             for name in self.taken

@@ -178,8 +178,9 @@ def _check_inputs(options: Options, workspace: Workspace) -> None:
         advice = "ask for less"
         if needed is not None:
             advice = f"give {ONE_HELD_OUT_OF * needed}, {needed} of them held out"
+        every = "the one held-out input" if given.samples == 1 else f"all {given.samples} held-out inputs"
         raise InputError(
-            f"{asked}: were all {given.samples} held-out inputs right, {known:.3g} would be known with a "
+            f"{asked}: were {every} right, {known:.3g} would be known with a "
             f"confidence of {confidence:g}: {advice}, or go by the figure alone with "
             f"{Named('confidence', NONE)}"
         )

@@ -151,9 +151,9 @@ class Judged:
         """The interval as text, in brackets, where the figure passes without it; "" elsewhere."""
         if self.interval is None or not self.undecided:
             return ""
+        if not all(map(math.isfinite, self.interval)):
+            return " (these inputs tell no interval)"
         low, high = self.interval
-        if not math.isfinite(low):
-            return " (one input tells no interval)"
         return f" ({low:.4g} to {high:.4g})"
 
     def _written(self, form: str, digits: int) -> str:

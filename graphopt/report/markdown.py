@@ -128,7 +128,7 @@ def _figures(result: Report) -> Lines:
         rows.insert(1, (f"latency, {numbered(timing.threads, 'thread')}", *times, f"{timing.ratio:.3f}"))
     quality = result.kept
     if quality is not None:
-        inputs = f"on {quality.samples} held-out inputs"
+        inputs = f"on {numbered(quality.samples, 'held-out input')}"
         sure, (of_agreement, of_sqnr) = f"{100 * quality.confidence:g} %", ranges(quality)
         if quality.agreement is not None:
             span = f" ({sure}: {of_agreement})" if of_agreement else ""

@@ -185,9 +185,14 @@ class Metric:
         """Each figure that can be told.
 
         Returns:
-            As texts its name, before ("" where it is perfect), after, and the interval of that, in brackets.
+            As texts its name, before ("" where it is perfect), after, and the interval of that, in brackets
+            ("" where nothing tells how far it goes).
         """
-        spans = {f"{self.name} {key}": f" ({a:.4g} to {b:.4g})" for key, (a, b) in self.intervals.items()}
+        spans = {
+            f"{self.name} {key}": f" ({low:.4g} to {high:.4g})"
+            for key, (low, high) in self.intervals.items()
+            if math.isfinite(low) and math.isfinite(high)
+        }
         pairs = {f"{self.name} {key}": (pair["before"], pair["after"]) for key, pair in self.figures.items()}
         pairs = pairs or {self.name: (self.before, self.after)}
         return [

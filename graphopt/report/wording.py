@@ -106,7 +106,7 @@ def not_verified(result: Report) -> str:
     if result.quality is None:
         return f"neither verified nor measured: {number}"
     layers = sum(item.measured for item in fitted)
-    inputs = f"on {result.quality.samples} held-out inputs"
+    inputs = f"on {numbered(result.quality.samples, 'held-out input')}"
     return f"measured, not verified: {number} ({layers} alone, and all together, {inputs})"
 
 

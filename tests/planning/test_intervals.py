@@ -82,7 +82,7 @@ def test_the_worse_end_decides() -> None:
     few, unknown, cost, kept = gates.judge(asked, figures, known)
     assert (few.passed, unknown.passed, cost.passed, kept.passed) == (False, False, True, True)
     assert few.shortfall == "agreement 0.97 (0.93 to 0.99), at least 0.95 asked for"
-    assert "one input tells no interval" in unknown.shortfall
+    assert "(these inputs tell no interval)" in unknown.shortfall
     said = gates.undecided((few, cost), 0.95, given=4)
     assert f"about {4 * (few.needed or 0)} would do, {few.needed} of them held out" in said
     assert "give more of them, or ask for less" in gates.undecided((few, unknown), 0.95)

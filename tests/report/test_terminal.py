@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
 from graphopt.cli.app import typer_app
+from graphopt.report.results import Metric
 from graphopt.rewrites import registry
-from tests.builders import classifier, conv_bn, model, node, saved, weight
+from graphopt.types import Score
+from tests.builders import classifier, conv_bn, model, node, samples, saved, weight
 from tests.command import COMMAND, at_terminal, cli
 
 COMMANDS = sorted(
@@ -113,6 +117,27 @@ def test_one_is_no_plural(folded: Path, tmp_path: Path) -> None:
         "no convolution, Gemm or MatMul",
         "0 MACs (0 FLOPs), 0 parameters, 0 B of weights, 1 operator",
     ]
+
+
+@pytest.mark.parametrize("given", [4, 8])
+def test_held_out_inputs_are_counted_in_words(given: int, scores: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "few.npy", samples(given))
+    asked = ("--calibration", tmp_path / "few.npy", "--budget", "macs=0.9", "--floor", "off")
+    done = cli("optimize", scores, "--dry-run", "--markdown", tmp_path / "few.md", *asked).fine()
+    inputs = "1 held-out input" if given == 4 else "2 held-out inputs"
+    text = " ".join(done.out.split())
+    assert f"quality on {inputs} (1 in 4" in text and f"all together, on {inputs})" in text
+    assert ("1 input is few: " if given == 4 else "2 inputs are few: ") in text
+    assert f"SQNR on {inputs} |" in (tmp_path / "few.md").read_text("utf-8")
+    done = cli("optimize", scores, "--dry-run", *asked[:2], "--budget", "agreement=0.9")
+    done.refused(f"were {'the one held-out input' if given == 4 else 'all 2 held-out inputs'} right, ")
+
+
+def test_an_interval_that_has_no_end_is_not_shown() -> None:
+    spans = {"psnr": (-math.inf, math.inf), "ssim": (0.25, 1.0)}
+    after = Score(30.0, {"psnr": 30.0, "ssim": 0.5}, spans, 1)
+    shown = Metric("image", Score(120.0, {"psnr": 120.0, "ssim": 1.0}), after, "original").shown
+    assert shown == [("image psnr", "", "30", ""), ("image ssim", "", "0.5", " (0.25 to 1)")]
 
 
 def test_the_list_of_commands_is_not_cut() -> None:

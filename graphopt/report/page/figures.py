@@ -31,7 +31,8 @@ def remarks(data: Report) -> list[str]:
     if data.unknown_dims:
         found.append(f'Unknown sizes: {", ".join(data.unknown_dims)}; the option "shapes" gives them.')
     if data.observed_shapes:
-        found.append(f"The shapes of {len(data.observed_shapes)} values were seen by running the model once.")
+        seen = numbered(len(data.observed_shapes), "value")
+        found.append(f"The shapes of {seen} were seen by running the model once.")
     if data.unchanged:
         found.append(f"{data.unchanged[0].upper()}{data.unchanged[1:]}.")
     return found
@@ -109,7 +110,7 @@ def _latency(timing: Timing | None) -> Card:
 
 def _quality(quality: Quality) -> Card:
     few = "; few, so uncertain" if quality.samples < SMALL_SAMPLE else ""
-    inputs = f"on {quality.samples} held-out inputs (1 in {ONE_HELD_OUT_OF}){few}"
+    inputs = f"on {numbered(quality.samples, 'held-out input')} (1 in {ONE_HELD_OUT_OF}){few}"
     told = "; ".join(spans(quality))
     if quality.agreement is None:
         return Card("Quality", decibels(quality.sqnr), told or "SQNR", inputs)

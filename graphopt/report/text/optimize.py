@@ -27,6 +27,7 @@ from graphopt.report.wording import (
     decibels,
     followed,
     not_verified,
+    numbered,
     spans,
     verified,
 )
@@ -128,7 +129,8 @@ def _quality(console: Console, result: Report) -> None:
         parts = [] if quality.agreement is None else [f"agreement {quality.agreement:.2%}"]
         parts.append(f"SQNR {decibels(quality.sqnr)}")
         share = f"1 in {ONE_HELD_OUT_OF} of those given"
-        console.print(f"quality on {quality.samples} held-out inputs ({share}): {', '.join(parts)}")
+        inputs = numbered(quality.samples, "held-out input")
+        console.print(f"quality on {inputs} ({share}): {', '.join(parts)}")
         if quality.groups:
             console.print(escape(f"  {by_group(quality.groups)}"), style="dim")
         for text in spans(quality):
@@ -136,7 +138,8 @@ def _quality(console: Console, result: Report) -> None:
         if quality.interval is not None:
             console.print("  1 to 3 points too good if the network was trained on these inputs", style="dim")
         if quality.samples < SMALL_SAMPLE:
-            console.print(f"  {quality.samples} inputs are few: the figures are uncertain", style="dim")
+            few = f"{numbered(quality.samples, 'input')} {'is' if quality.samples == 1 else 'are'} few"
+            console.print(f"  {few}: the figures are uncertain", style="dim")
     if result.metric is not None:
         for name, before, after, span in result.metric.shown:
             console.print(escape(f"{name}: {f'{before} → ' if before else ''}{after}{span}"))

@@ -49,7 +49,9 @@ def scan(result: Scan) -> None:
         console.print(f"note: {quantised}")
     print_unknown(console, result.unknown_dims)
     if result.observed_shapes:
-        console.print(f"shapes of {len(result.observed_shapes)} values were seen by running the model once")
+        console.print(
+            f"shapes of {numbered(len(result.observed_shapes), 'value')} were seen by running the model once"
+        )
     for note in result.notes:
         console.print(escape(f"note: {note}"))
 
