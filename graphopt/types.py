@@ -338,6 +338,8 @@ class Figure:
         unit: "" for a part from 0 to 1, or ``dB``.
         needs: the measure's options without one of which there is no such figure.
         counted: whether it is a part of the inputs, each of which is right or wrong.
+        least: the smallest of the numbers up to 1 whose mean it is, 0 of parts; None where it is no mean of
+            such numbers.
     """
 
     key: str
@@ -346,6 +348,7 @@ class Figure:
     unit: str = ""
     needs: tuple[str, ...] = ()
     counted: bool = False
+    least: float | None = 0.0
 
 
 class Counted(tuple[str, ...]):

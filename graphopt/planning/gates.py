@@ -73,8 +73,8 @@ class Gate:
         passed, needed = self._keeps(end), None
         undecided = self._keeps(measured) and not passed
         if undecided:
-            part = not unit_of(self.key, self.of)
-            needed = intervals.needed(measured, end, self.limit, inputs, part=part)
+            least = self.of.least if self.of is not None else None if unit_of(self.key) else 0.0
+            needed = intervals.needed(measured, end, self.limit, inputs, least=least)
         return Judged(self, measured, passed, interval, needed, undecided)
 
     def _keeps(self, figure: float) -> bool:

@@ -41,29 +41,36 @@ def wilson(part: float, count: float, confidence: float) -> Interval:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def of_part(part: float, inputs: int, left_out: Sequence[float], confidence: float) -> Interval:
-    """The interval of a part from 0 to 1, a mean over inputs or over what they hold.
+def of_part(
+    part: float, inputs: int, left_out: Sequence[float], confidence: float, least: float | None = 0.0
+) -> Interval:
+    """The interval of a figure up to 1, such as a part, a mean over inputs or over what they hold.
 
     Wilson's, for as many as would be off as far as the jackknife tells (Korn and Graubard 1998), and for as
-    many as there are inputs at least: no mean of numbers from 0 to 1 is off further. What is no part, as a
-    cosine below 0, has that of a number.
+    many as there are inputs at least: no mean of numbers from 0 to 1 is off further, and those that begin
+    elsewhere, as cosines at -1, are scaled to these. What is no such mean, as a variance that is explained,
+    has that of a number, up to 1.
 
     Args:
         part: the figure.
         inputs: on so many.
         left_out: the figure without each group of inputs.
         confidence: that it lies inside.
+        least: the smallest of the numbers whose mean it is; None where it is none.
 
     Returns:
         Both ends.
     """
-    if not 0 <= part <= 1:
-        return of_number(part, left_out, confidence)
-    count, off = float(inputs), _off(left_out, confidence)
+    if least is None or not least <= part <= 1:
+        low, high = of_number(part, left_out, confidence)
+        return low, min(high, max(part, 1.0))
+    width = 1 - least
+    scaled, count, off = (part - least) / width, float(inputs), _off(left_out, confidence) / width
     normal = NormalDist().inv_cdf((1 + confidence) / 2)
     if 0 < off < math.inf:
-        count = max(count, part * (1 - part) * (normal / off) ** 2)
-    return wilson(part, count, confidence)
+        count = max(count, scaled * (1 - scaled) * (normal / off) ** 2)
+    low, high = wilson(scaled, count, confidence)
+    return least + width * low, least + width * high
 
 
 def of_number(value: float, left_out: Sequence[float], confidence: float) -> Interval:
@@ -100,7 +107,7 @@ def of_error(error: float, left_out: Sequence[float], confidence: float) -> Inte
     return decibels - half, decibels + half
 
 
-def needed(figure: float, end: float, limit: float, inputs: int, *, part: bool) -> int | None:
+def needed(figure: float, end: float, limit: float, inputs: int, *, least: float | None) -> int | None:
     """Inputs of which an interval that is as wide for its number would end at the limit.
 
     Args:
@@ -108,7 +115,8 @@ def needed(figure: float, end: float, limit: float, inputs: int, *, part: bool) 
         end: of its interval, beyond the limit.
         limit: what is asked for.
         inputs: on so many it was measured.
-        part: whether it is a part, with Wilson's interval.
+        least: the smallest of the numbers up to 1 whose mean it is, with Wilson's interval; None where it is
+            none.
 
     Returns:
         Their number; None where no number would do, or nothing tells.
@@ -116,8 +124,9 @@ def needed(figure: float, end: float, limit: float, inputs: int, *, part: bool) 
     if figure == limit or not all(map(math.isfinite, (figure, end, limit))):
         return None
     ratio = ((figure - end) / (figure - limit)) ** 2
-    if part:
-        ratio *= limit * (1 - limit) / (end * (1 - end)) if 0 < end < 1 else math.inf
+    if least is not None:
+        spread = (end - least) * (1 - end)
+        ratio *= (limit - least) * (1 - limit) / spread if least < end < 1 else math.inf
     return math.ceil(inputs * ratio) if math.isfinite(ratio) else None
 
 

@@ -59,6 +59,17 @@ def test_what_is_equal_has_the_best_figures(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_figure_is_no_less_than_the_numbers_of_which_it_says_to_be_the_mean(name: str) -> None:
+    least = {figure.key: figure.least for figure in registry.kind(name).FIGURES}
+    right, wrong = list(OUTPUTS[name]), list(1 - OUTPUTS[name] if name == "image" else -OUTPUTS[name])
+    told = figures(f"{name}:threshold=0.1" if name == "embedding" else name, right, wrong)
+    for key, value in told.items():
+        assert np.isnan(value) or (bound := least[key]) is None or value >= bound - 1e-9, key
+    below = {"embedding": "cosine", "image": "ssim", "regression": "r2"}
+    assert name not in below or told[below[name]] < 0  # so that a part would not do
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_figure_has_a_key_of_its_own_and_says_what_it_is(name: str) -> None:
     kind = registry.kind(name)
     assert kind.__doc__ and kind.EXPECTS and kind.LABELS and all(f.what for f in kind.FIGURES)

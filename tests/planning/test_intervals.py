@@ -40,6 +40,26 @@ def test_a_part_of_much_in_each_input_is_better_known_than_one_of_inputs() -> No
     assert intervals.of_part(mean, 30, [], 0.95)[0] < low - 0.05
 
 
+def test_a_variance_that_is_explained_is_no_part() -> None:
+    """An input that is off by far weighs more than one of so many: the interval of a part is too narrow."""
+    left_out = [0.5 + each for each in (-0.5, 0.1, -0.1, 0.3, 0.2, -0.4, 0.5, 0.4, -0.3, -0.2)]
+    student = intervals.of_number(0.5, left_out, 0.95)
+    assert intervals.of_part(0.5, 10, left_out, 0.95, None) == (student[0], 1.0) and student[0] < -1
+    assert intervals.of_part(0.5, 10, left_out, 0.95) == intervals.wilson(0.5, 10, 0.95)
+
+
+def test_intervals_of_cosines_hold_as_often_as_they_say() -> None:
+    """One input in ten points the other way; the mean of numbers from -1 is off twice as far as of parts."""
+    rng = np.random.default_rng(3)
+    held = 0
+    for _ in range(400):
+        values = np.where(rng.random(40) < 0.1, -1.0, 1.0)
+        low, high = intervals.of_part(float(values.mean()), 40, without_each(values), 0.95, -1.0)
+        held += low <= 0.8 <= high
+    assert held / 400 == pytest.approx(0.95, abs=0.03)
+    assert intervals.of_part(-0.5, 40, [-0.5] * 20, 0.95, -1.0)[0] > -0.75  # no narrower than of so many
+
+
 def test_intervals_of_means_hold_as_often_as_they_say() -> None:
     rng = np.random.default_rng(1)
     held = 0
@@ -65,14 +85,14 @@ def test_the_interval_of_an_error_is_in_decibels_and_about_as_wide_either_way() 
 @pytest.mark.parametrize(("part", "limit", "inputs"), [(0.98, 0.97, 100), (1.0, 0.98, 40), (0.9, 0.85, 25)])
 def test_the_inputs_that_would_do_for_a_part(part: float, limit: float, inputs: int) -> None:
     low = intervals.wilson(part, inputs, 0.95)[0]
-    needed = intervals.needed(part, low, limit, inputs, part=True)
+    needed = intervals.needed(part, low, limit, inputs, least=0.0)
     assert low < limit and needed is not None
     assert intervals.wilson(part, needed, 0.95)[0] >= limit > intervals.wilson(part, needed - 2, 0.95)[0]
 
 
 def test_the_inputs_that_would_do_for_decibels() -> None:
-    assert intervals.needed(22.0, 18.0, 20.0, 25, part=False) == 100
-    assert intervals.needed(22.0, 18.0, 22.0, 25, part=False) is None
+    assert intervals.needed(22.0, 18.0, 20.0, 25, least=None) == 100
+    assert intervals.needed(22.0, 18.0, 22.0, 25, least=None) is None
 
 
 def test_the_worse_end_decides() -> None:

@@ -31,8 +31,8 @@ class Embedding(Measure[str, Numbers]):
     threshold: float | None = None
 
     FIGURES = (
-        Figure("cosine", "cosine with the original's vector, without the original's mean"),
-        Figure("raw_cosine", "cosine with the original's vector as it is"),
+        Figure("cosine", "cosine with the original's vector, without the original's mean", least=-1.0),
+        Figure("raw_cosine", "cosine with the original's vector as it is", least=-1.0),
         Figure("neighbours", "inputs whose nearest neighbour is the original's", counted=True),
         Figure(
             "false_accepts", "pairs accepted that should not be", falling=True, needs=("threshold", "labels")

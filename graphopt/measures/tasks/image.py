@@ -41,8 +41,8 @@ class Image(Measure[Pixels, Numbers]):
     high: float | None = None
 
     FIGURES = (
-        Figure("psnr", "peak signal to noise, mean over the images", unit="dB"),
-        Figure("ssim", "structural similarity, mean over the images"),
+        Figure("psnr", "peak signal to noise, mean over the images", unit="dB", least=None),
+        Figure("ssim", "structural similarity, mean over the images", least=-1.0),
     )
     EXPECTS = "images [N, C, H, W] or [N, H, W, C] of 1, 3 or 4 channels"
     LABELS = "the right image for each input, laid out and scaled like the output"

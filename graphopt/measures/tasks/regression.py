@@ -22,8 +22,8 @@ class Regression(Measure[str, Numbers]):
     peak: float | None = None
 
     FIGURES = (
-        Figure("psnr", "the squared range to the mean squared error", unit="dB"),
-        Figure("r2", "variance that is explained, mean over the numbers of an output"),
+        Figure("psnr", "the squared range to the mean squared error", unit="dB", least=None),
+        Figure("r2", "variance that is explained, mean over the numbers of an output", least=None),
     )
     EXPECTS = "an output of floating point numbers"
     LABELS = "the right numbers for each input, laid out like the output"

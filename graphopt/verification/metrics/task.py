@@ -151,7 +151,7 @@ class Scorer:
             if kinds[key].unit:
                 found[key] = intervals.of_number(value, left_out, sure)
             else:
-                found[key] = intervals.of_part(value, count, left_out, sure)
+                found[key] = intervals.of_part(value, count, left_out, sure, kinds[key].least)
         return found
 
     def _fit(self) -> Any:
