@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
@@ -95,10 +95,6 @@ class Measure(ABC, Generic[L, A]):
     @abstractmethod
     def combined(self, compared: Sequence[Any], layout: L) -> dict[str, float]:
         """The figures of what inputs say, in any order; NaN where one can't be told."""
-
-    def figures(self, rows: Iterable[Row], layout: L) -> dict[str, float]:
-        """The figures over all inputs; NaN where one can't be told."""
-        return self.combined([self.compared(row, layout) for row in rows], layout)
 
     def labelled(self, labels: Numbers, count: int) -> Sequence[Any] | Numbers:
         """What is right for each of so many inputs, from the array of the file.

@@ -118,21 +118,15 @@ def found_of(truth: Boxes, found: Boxes) -> dict[int, Found]:
     return told
 
 
-def average_precision(truth: Sequence[Boxes], found: Sequence[Boxes]) -> Numbers:
+def precision_of(images: Sequence[dict[int, Found]]) -> Numbers:
     """COCO's average precision at each of `THRESHOLDS`, mean over the classes that there are in truth.
 
     Args:
-        truth: the true boxes, by image.
-        found: those that were found, by image, best first.
+        images: how well the boxes of each are found (`found_of`).
 
     Returns:
         A value for each threshold; NaN where there is no true box.
     """
-    return precision_of([found_of(true, boxes) for true, boxes in zip(truth, found, strict=True)])
-
-
-def precision_of(images: Sequence[dict[int, Found]]) -> Numbers:
-    """The same of images each of whose boxes were looked at by themselves (`found_of`)."""
     kinds = sorted({kind for image in images for kind, found in image.items() if found.true})
     each = [_of_class([image[kind] for image in images if kind in image]) for kind in kinds]
     return np.mean(each, axis=0) if each else np.full(len(THRESHOLDS), np.nan)

@@ -10,7 +10,7 @@ import pytest
 
 from graphopt.measures import registry
 from graphopt.measures.base import Row, Sample
-from graphopt.measures.boxes import Boxes, average_precision
+from graphopt.measures.boxes import Boxes, found_of, precision_of
 from graphopt.measures.tasks.image import ssim
 
 RNG = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def test_average_precision_is_that_of_pycocotools() -> None:
         judged.evaluate()
         judged.accumulate()
     expected = judged.eval["precision"][:, :, :, 0, 2].mean(axis=(1, 2))
-    assert average_precision(truth, found) == pytest.approx(expected)
+    assert precision_of(list(map(found_of, truth, found))) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -101,4 +101,5 @@ def figures(
     layout = measure.layout(Sample({"y": sides[0][0][None]}))
     read = [[measure.read({"y": each[None]}, layout) for each in side] for side in sides]
     right = [None] * len(read[0]) if labels is None else list(labels)
-    return measure.figures([Row(*row) for row in zip(*read, right, strict=True)], layout)
+    rows = (Row(*row) for row in zip(*read, right, strict=True))
+    return measure.combined([measure.compared(row, layout) for row in rows], layout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphopt.measures.boxes import NONE, Boxes, average_precision, corners, matched, overlap, suppressed
+from graphopt.measures.boxes import NONE, Boxes, corners, found_of, matched, overlap, precision_of, suppressed
 
 
 def boxes(
@@ -49,20 +49,25 @@ def test_each_true_box_is_found_once() -> None:
     assert matched(truth[:0], found, 0.5).tolist() == [False] * 4
 
 
+def precision(truth: list[Boxes], found: list[Boxes]) -> np.ndarray:
+    """The average precision, by images."""
+    return precision_of(list(map(found_of, truth, found)))
+
+
 def test_average_precision_of_what_is_equal_missing_or_too_much() -> None:
     truth = [boxes((0, 0, 10, 10), (20, 0, 30, 10)), boxes((0, 0, 10, 10))]
-    assert average_precision(truth, truth).tolist() == [1.0] * 10
-    assert average_precision(truth, [NONE, NONE]).tolist() == [0.0] * 10
-    assert np.isnan(average_precision([NONE], [truth[0]])).all()
+    assert precision(truth, truth).tolist() == [1.0] * 10
+    assert precision(truth, [NONE, NONE]).tolist() == [0.0] * 10
+    assert np.isnan(precision([NONE], [truth[0]])).all()
     # two of three are found, behind nothing that is wrong: 67 of 101 recalls have precision 1
-    assert average_precision(truth, [truth[0], NONE])[0] == pytest.approx(67 / 101)
+    assert precision(truth, [truth[0], NONE])[0] == pytest.approx(67 / 101)
     # what is wrong has the best score: 1/2, 2/3 and 3/4 of what is found is right, the best of which counts
     wrong = boxes((500, 0, 510, 10), (0, 0, 10, 10), (20, 0, 30, 10), scores=[1.0, 0.9, 0.8])
     later = boxes((0, 0, 10, 10), scores=[0.7])
-    assert average_precision(truth, [wrong, later])[0] == pytest.approx(3 / 4)
+    assert precision(truth, [wrong, later])[0] == pytest.approx(3 / 4)
 
 
 def test_classes_count_alike() -> None:
     truth = [boxes((0, 0, 10, 10), (0, 0, 10, 10), (20, 0, 30, 10), classes=[0, 1, 1])]
     found = [boxes((0, 0, 10, 10), (20, 0, 30, 10), classes=[1, 1])]
-    assert average_precision(truth, found)[0] == pytest.approx(0.5)
+    assert precision(truth, found)[0] == pytest.approx(0.5)

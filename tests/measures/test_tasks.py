@@ -30,7 +30,8 @@ def figures(
     right: Sequence[Any] = [None] * len(wanted)
     if labels is not None:
         right = measure.labelled(labels, len(wanted))
-    return measure.figures([Row(*row) for row in zip(*read, right, strict=True)], layout)
+    rows = (Row(*row) for row in zip(*read, right, strict=True))
+    return measure.combined([measure.compared(row, layout) for row in rows], layout)
 
 
 def floats(*shape: int) -> Numbers:
