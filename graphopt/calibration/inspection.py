@@ -22,12 +22,12 @@ lost in float32 beside the squares of the values, and a step of 8 bits is ten ti
 LOOKED_AT = 16
 """Values of a sample that are compared before all are: derived, two samples that differ in every other one
 pass with a chance of 2⁻¹⁶."""
-
-ROUNDED = 1 / 16
-"""The same, of pictures of whole numbers that are stretched to reach from 0 to 1. Derived: a value and both
-ends are off by half a step in each of two pictures, together 3 steps of the 48 that are asked for, as pixels
-of 8 bits have them that are dimmed to a fifth."""
-
+LEVELS = 48
+"""Steps from the lowest to the highest value of a channel of whole numbers that has a picture: derived, as
+many as pixels of 8 bits have that are dimmed to a fifth."""
+ROUNDED = 1 / LEVELS
+"""Part of its reach by which a value of such a picture may be off for rounding: derived. The value and an end
+are off by half a step each, and between the ends both count in part, so that it is a step in all."""
 
 _Alike: TypeAlias = "Callable[[Feeds, Feeds], bool]"
 """Whether two samples are the same."""
@@ -39,7 +39,7 @@ def distinct(samples: Samples) -> list[int]:
 
 
 def _distinct(samples: Samples, seen: Callable[[Feeds], Feeds], fine: float, alike: _Alike) -> list[int]:
-    """The same by what is seen of each, which differs by no more than that part of its reach."""
+    """The same by what is seen of each, which differs in those alike by no more than that of its reach."""
     first: dict[bytes, int] = {}
     for number, each in enumerate(samples.feeds):
         feed = seen(each)
@@ -51,11 +51,12 @@ def _distinct(samples: Samples, seen: Callable[[Feeds], Feeds], fine: float, ali
     kept: list[int] = []
     looks = np.empty((len(first), len(samples.names) * LOOKED_AT))
     for number in first.values():
-        feed = seen(samples.feeds[number])
-        look = np.concatenate([_some(array) for array in feed.values()])
-        reach = np.repeat([_reach(array) for array in feed.values()], LOOKED_AT)
+        feed = samples.feeds[number]
+        arrays = seen(feed).values()
+        look = np.concatenate([_some(array) for array in arrays])
+        reach = np.repeat([_reach(array) for array in arrays], LOOKED_AT)
         near = np.nonzero((np.abs(looks[: len(kept)] - look) <= fine * reach).all(axis=1))[0]
-        if not any(alike(feed, seen(samples.feeds[kept[place]])) for place in near):
+        if not any(alike(feed, samples.feeds[kept[place]]) for place in near):
             looks[len(kept)] = look
             kept.append(number)
     return kept
@@ -110,21 +111,24 @@ def pictures(samples: Samples) -> int:
     found = len(samples)
     for last in (False, True):
         maps = {name for name in samples.names if all(_is_map(a, last=last) for a in samples.arrays(name))}
-        fine = ROUNDED if all(samples.kinds[name].kind in "iu" for name in maps) else FINE
+        fine = ROUNDED + FINE if any(samples.kinds[name].kind in "iu" for name in maps) else FINE
         if maps:
             seen = partial(_normalised, maps=maps, last=last)
-            found = min(found, len(_distinct(samples, seen, fine, partial(_near, fine=fine))))
+            alike = partial(_one_picture, maps=maps, last=last)
+            found = min(found, len(_distinct(samples, seen, fine, alike)))
     return found
 
 
-def _near(feed: Feeds, other: Feeds, fine: float) -> bool:
-    """Whether two samples that were stretched are the same, but for so much."""
-    pairs = zip(feed.values(), other.values(), strict=True)
-    return all(
-        one.shape == two.shape
-        and (bool((np.abs(one - two) <= fine).all()) if one.dtype.kind == "f" else np.array_equal(one, two))
-        for one, two in pairs
-    )
+def _one_picture(feed: Feeds, other: Feeds, maps: Collection[str], *, last: bool) -> bool:
+    """Whether two samples have the same picture in their maps, and are the same in all else."""
+    pairs, rest = [(feed[name], other[name]) for name in maps], [name for name in feed if name not in maps]
+    if any(one.shape != two.shape for one, two in pairs):
+        return False
+    for one, two in pairs:
+        off = FINE + _rounding(one, last=last) + _rounding(two, last=last)
+        if (np.abs(_stretched(one, last=last) - _stretched(two, last=last)) > off).any():
+            return False
+    return _repeats({name: feed[name] for name in rest}, {name: other[name] for name in rest})
 
 
 def _is_map(array: npt.NDArray[Any], *, last: bool) -> bool:
@@ -138,8 +142,7 @@ def _is_map(array: npt.NDArray[Any], *, last: bool) -> bool:
         return False
     if array.dtype.kind == "f":
         return True
-    spans = array.max(places).astype(np.int64) - array.min(places)
-    return bool((spans * ROUNDED >= 3).all())
+    return bool((_rounding(array, last=last) <= ROUNDED).all())
 
 
 def _layout(array: npt.NDArray[Any], *, last: bool) -> tuple[int, ...]:
@@ -149,14 +152,24 @@ def _layout(array: npt.NDArray[Any], *, last: bool) -> tuple[int, ...]:
 
 def _normalised(feed: Feeds, maps: Collection[str], *, last: bool) -> Feeds:
     """A sample whose maps reach from 0 to 1 in each channel, or are 0 where a channel is flat."""
-    found = dict(feed)
-    for name in maps:
-        wide = feed[name].astype(np.float64)
-        places = _layout(wide, last=last)
-        low, high = wide.min(places, keepdims=True), wide.max(places, keepdims=True)
-        still = _still(low, high)
-        found[name] = np.where(still, 0.0, (wide - low) / np.where(still, 1.0, high - low))
-    return found
+    return {n: _stretched(array, last=last) if n in maps else array for n, array in feed.items()}
+
+
+def _stretched(array: npt.NDArray[Any], *, last: bool) -> npt.NDArray[np.float64]:
+    """The same of one map."""
+    wide, places = array.astype(np.float64), _layout(array, last=last)
+    low, high = wide.min(places, keepdims=True), wide.max(places, keepdims=True)
+    still = _still(low, high)
+    return np.where(still, 0.0, (wide - low) / np.where(still, 1.0, high - low))
+
+
+def _rounding(array: npt.NDArray[Any], *, last: bool) -> Any:
+    """By how much values of a stretched map may be off for rounding: a step of whole numbers, by channel."""
+    if array.dtype.kind == "f":
+        return 0.0
+    places = _layout(array, last=last)
+    span = array.max(places, keepdims=True).astype(np.float64) - array.min(places, keepdims=True)
+    return 1 / np.maximum(span, 1.0)
 
 
 def emptiness(samples: Samples) -> str:

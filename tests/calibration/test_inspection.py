@@ -97,8 +97,10 @@ PIXELS = np.random.default_rng(1).integers(0, 256, (1, 3, 8, 8)).astype(np.float
         samples(1, 3, 8, 8) * LIGHT + LIGHT[::-1],
         (samples(1, 3, 8, 8) * LIGHT).transpose(0, 2, 3, 1),
         np.rint(PIXELS * LIGHT[:, :1]).astype(np.uint8),
+        np.rint(PIXELS * (LIGHT - 0.3) + 20 * LIGHT[::-1]).astype(np.uint8),
+        (PIXELS * (LIGHT - 0.3)).transpose(0, 2, 3, 1).astype(np.uint8),
     ],
-    ids=["brightness", "channels", "channels last", "pixels"],
+    ids=["brightness", "channels", "channels last", "pixels", "pixels of channels", "pixels cut off"],
 )
 def test_one_picture_in_other_scales_and_offsets_is_one(given):
     assert len(inspection.distinct(rows({"x": given}))) == 16
@@ -118,6 +120,23 @@ def test_one_picture_in_other_scales_and_offsets_is_one(given):
 )
 def test_what_differs_in_more_than_scale_and_offset_is_no_repeat(given):
     assert inspection.pictures(rows({"x": given})) == 16
+
+
+def test_a_small_thing_that_moves_before_a_fixed_camera_is_no_repeat():
+    frames = PIXELS.repeat(5, axis=0).repeat(4, axis=3).repeat(4, axis=2) * 0.9
+    for place, frame in enumerate(frames):
+        frame[:, 4:8, 5 * place : 5 * place + 4] += 12  # of the 255 levels
+    assert inspection.pictures(rows({"x": frames.astype(np.uint8)})) == 5
+
+
+def test_another_input_tells_samples_of_one_picture_apart_however_little_it_differs():
+    marks = np.zeros((16, 4096), np.float32)
+    marks[:, 0] = np.arange(16) / 300
+    marks[:, 1] = 1
+    pixels = np.rint(PIXELS * LIGHT[:, :1]).astype(np.uint8)
+    assert inspection.pictures(rows({"x": pixels, "marks": marks})) == 16
+    assert inspection.pictures(rows({"x": pixels, "marks": marks[:1].repeat(16, axis=0)})) == 1
+    assert inspection.pictures(rows({"x": pixels, "light": samples(1, 3, 8, 8) * LIGHT})) == 1
 
 
 def test_one_picture_over_and_over_is_refused_and_some_of_several_are_named():
