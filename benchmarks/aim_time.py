@@ -309,6 +309,14 @@ def within(g: Net, x: str) -> str:
     return g.op("Min", [g.op("Max", [x, g.weight(np.array(-1.0))]), g.weight(np.array(1.0))])
 
 
+def dense(channels: int, size: int, summed: bool = False) -> onnx.ModelProto:
+    """A 3x3 between two 1x1; its output is the end of a residual block where it is summed."""
+    g = Net(channels, size)
+    x = g.relu(g.conv("x", channels, bias=True))
+    y = g.conv(x, channels, 3, bias=True)
+    return g.model(g.conv(g.relu(g.add(y, x) if summed else y), channels, bias=True))
+
+
 SPELLINGS: dict[str, Callable[[Net, str], str]] = {
     build.__name__: build for build in (gelu, hard_swish, mish, mish_by_log, prelu, repeated, silu, within)
 }
@@ -404,6 +412,16 @@ CASES: dict[str, Builder] = dict(
         case(split, 128, 28, 4, kernel=1),
         case(split, 32, 56, 4, kernel=1),
         case(cropped, 64, 28),
+        case(dense, 64, 56),
+        case(dense, 128, 28),
+        case(dense, 256, 8),
+        case(dense, 256, 14),
+        case(dense, 256, 14, summed=True),
+        case(dense, 256, 15),
+        case(dense, 256, 28),
+        case(dense, 512, 7),
+        case(dense, 512, 8),
+        case(dense, 512, 14),
         *(case(activated, spelling, 64, 56) for spelling in SPELLINGS),
     )
 )

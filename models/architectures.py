@@ -228,6 +228,22 @@ def sesr() -> onnx.ModelProto:
     return g.model(g.op("DepthToSpace", [y], 1, blocksize=2))
 
 
+def vgg19(size: int = 224, width: int = 64) -> onnx.ModelProto:
+    """VGG-19 without its classifier: 16 convolutions 3x3 with a bias and a Relu, five poolings.
+
+    Args:
+        size: height and width of the input.
+        width: channels of the first convolutions; the last have eight times as many.
+    """
+    g = Graph(3, size)
+    y = "x"
+    for factor, count in ((1, 2), (2, 2), (4, 4), (8, 4), (8, 4)):
+        for _ in range(count):
+            y = g.relu(g.conv(y, factor * width, 3, bias=True))
+        y = g.op("MaxPool", [y], kernel_shape=[2, 2], strides=[2, 2])
+    return g.model(y)
+
+
 ARCHITECTURES: dict[str, Callable[[], onnx.ModelProto]] = {
     builder.__name__: builder
     for builder in (
@@ -240,6 +256,7 @@ ARCHITECTURES: dict[str, Callable[[], onnx.ModelProto]] = {
         preactivation_resnet,
         slimmed,
         sesr,
+        vgg19,
     )
 }
 

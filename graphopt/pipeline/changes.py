@@ -44,7 +44,9 @@ class Proposals:
     @property
     def exact(self) -> list[ExactRewrite]:
         """The exact rewrites that take part."""
-        exact = (rewrite for rewrite in self.options.rewrites if isinstance(rewrite, ExactRewrite))
+        exact = [rewrite for rewrite in self.options.rewrites if isinstance(rewrite, ExactRewrite)]
+        if self.options.asks_size:
+            exact = [rewrite for rewrite in exact if not rewrite.grows]
         return [rewrite for rewrite in exact if self.options.aim == "time" or not rewrite.time_alone]
 
     @property

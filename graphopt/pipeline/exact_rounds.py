@@ -48,17 +48,24 @@ class ExactRounds:
     journal: Journal
     by_time: bool
 
-    def rewrite(self, reference: ir.Model) -> None:
+    def rewrite(self, reference: ir.Model, *, final: bool = True, verified: bool = False) -> None:
         """Rounds until nothing is left to do, and the whole model verified against the reference.
 
         A change that makes the whole model differ is found, dropped, and the rounds go on without it.
+
+        Args:
+            reference: what the model has to be equal to.
+            final: whether rewrites of the final stage take part; not where an approximate plan follows.
+            verified: whether the model as it is has been verified: it is not again if nothing changes.
 
         Raises:
             VerificationError: the model differs, and no single change is guilty.
         """
         rounds: list[Round] = []
         while True:
-            self._rounds(reference, rounds)
+            self._rounds(reference, rounds, final=final)
+            if verified and not rounds:
+                return
             found = self.comparer.compare(reference, self.workspace.model)
             if found:
                 self.journal.compared(found)
@@ -68,9 +75,9 @@ class ExactRounds:
                 self.journal.checks += found.checks
                 raise VerificationError(f"the rewritten model differs: {why}")
 
-    def _rounds(self, reference: ir.Model, rounds: list[Round]) -> None:
+    def _rounds(self, reference: ir.Model, rounds: list[Round], *, final: bool) -> None:
         """Match, plan, verify, build and commit, until nothing is left to do."""
-        every = self.proposals.exact
+        every = [each for each in self.proposals.exact if final or each.stage is not Stage.FINAL]
         while len(rounds) < MAX_ROUNDS:
             model = self.workspace.model
             analysis = self.workspace.analysis(model)
@@ -79,7 +86,7 @@ class ExactRounds:
             self.journal.begin_round(rewrite.name for rewrite in every)
             for stage in Stage:
                 group = [rewrite for rewrite in every if rewrite.stage is stage]
-                slow = stage in (Stage.WEIGHTS, Stage.LAST)
+                slow = stage in (Stage.WEIGHTS, Stage.LAST, Stage.FINAL)
                 if slow and not changes:  # these take a while, and mostly nothing is left to find
                     self.comparer.begin(reference, model)
                 changes = changes or self._verified(reference, analysis, group)

@@ -40,7 +40,7 @@ def sweep(source: Source, options: Options, calibration: Given, budgets: Sequenc
     run = Run(source, options, calibration)
     run.workspace.require_inputs()
     with run.reported():
-        run.exact_rounds.rewrite(run.workspace.source.model)
+        run.exact_rounds.rewrite(run.workspace.source.model, final=False)
     workspace, proposals, measures, journal = run.workspace, run.proposals, run.measures, run.journal
     group = proposals.approximate
     networks = Networks(workspace, group, proposals, run.changes, measures, options, journal)

@@ -19,6 +19,8 @@ from graphopt.types import Figure, Interval
 
 COSTS = ("macs", "params", "bytes", "latency")
 """Keys that are parts of the input's, and have to be at most the limit."""
+SIZES = ("params", "bytes")
+"""Those of them that a file is larger by."""
 MEASURED = ("agreement", "sqnr")
 """Keys that are measured on calibration inputs."""
 KEYS = tuple(f.name for f in fields(Budget) if f.name != "figures")

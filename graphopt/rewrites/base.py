@@ -55,6 +55,8 @@ class Stage(enum.Enum):
     """It reads weights, which takes a while."""
     LAST = enum.auto()
     """It leaves a form that others can't read."""
+    FINAL = enum.auto()
+    """Nor can approximate ones: it waits for their plan, where there is one."""
 
 
 class ExactRewrite(_Described):
@@ -65,6 +67,9 @@ class ExactRewrite(_Described):
     stage: ClassVar[Stage] = Stage.CHEAP
     time_alone: ClassVar[bool] = False
     """Whether it saves time and nothing else, so that it takes no part where the aim is MACs."""
+    grows: ClassVar[bool] = False
+    """Whether it makes weights larger, so that it takes no part where a budget or a gate asks for their bytes
+    or number."""
 
     @abstractmethod
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:

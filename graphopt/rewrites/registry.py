@@ -22,6 +22,7 @@ from graphopt.rewrites.collapsing.collapse_fanout import CollapseFanout
 from graphopt.rewrites.collapsing.collapse_layout import CollapseLayout
 from graphopt.rewrites.converting.cancel_transpose import CancelTranspose
 from graphopt.rewrites.converting.conv_to_gemm import ConvToGemm
+from graphopt.rewrites.converting.conv_to_winograd import ConvToWinograd
 from graphopt.rewrites.converting.fold_permutation import FoldPermutation
 from graphopt.rewrites.converting.transpose_to_conv import TransposeToConv
 from graphopt.rewrites.expanding.insert_pointwise import InsertPointwise
@@ -90,6 +91,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     FoldPermutation,
     TransposeToConv,
     ConvToGemm,
+    ConvToWinograd,
     JoinSplitBranches,
     PoolFirst,
     ResizeAfterPointwise,

@@ -458,6 +458,19 @@ def conv_to_gemm(g: Draft, x: str) -> str:
     return flattened(g, z) if g.chance(0.5) else z
 
 
+def conv_to_winograd(g: Draft, x: str) -> str:
+    """A 3x3 with pads of any kind, seldom of so many channels on so large a map that it pays."""
+    if len(g.spatial(x)) != 2 or g.chance(0.9):
+        return some(g, conv(g, x, g.shape(x)[1], window(g, len(g.spatial(x)))), activation, affine, most=1)
+    larger = -(-16 // min(g.spatial(x)))
+    y = g.resize(x, [float(larger)] * 2, mode="nearest") if larger > 1 else x
+    y = g.op("Conv", y, g.held(g.normal(192, g.shape(y)[1], 1, 1)))
+    weight = g.held(g.normal(192, 192, 3, 3) / 40)
+    z = g.op("Conv", y, weight, pads=g.pick([1] * 4, [1] * 4, [0] * 4, [1, 0, 2, 1]))
+    z = some(g, z, activation, affine, most=2)
+    return g.op("Conv", z, g.held(g.normal(2, 192, 1, 1) / 14))
+
+
 def remove_identity(g: Draft, x: str) -> str:
     y = idle(g, some(g, x, activation, conv, most=1))
     return some(g, y, idle, moved, most=2)
@@ -646,7 +659,7 @@ PATTERNS: dict[str, Callable[[Draft, str], str]] = {
             resize_phases,
         ),
         *(shrink_kernel, prune_channels, fold_constant_channels, block_diagonal),
-        *(cancel_transpose, fold_permutation, transpose_to_conv, conv_to_gemm),
+        *(cancel_transpose, fold_permutation, transpose_to_conv, conv_to_gemm, conv_to_winograd),
         *(remove_identity, identity_convolution, drop_zero_convolution),
         *(spell_clip, spell_gelu, spell_hard_swish, spell_mish, spell_resize),
         *(spell_silu, split_prelu),

@@ -54,6 +54,12 @@ def _fanout(net: Net, x: str) -> str:
     return net.op("Concat", net.conv(y, 2, (1, 1)), net.conv(y, 1, (1, 1)), axis=1)
 
 
+def _many_channels(net: Net, x: str) -> str:
+    """So many on a map so large that minimal filtering pays."""
+    y = net.conv(net.resize(x, (2, 2), mode="nearest"), 192, (1, 1))
+    return net.op("Relu", net.conv(y, 192, pads=[1] * 4))
+
+
 def _shuffle(net: Net, x: str) -> str:
     return net.conv(net.op("DepthToSpace", net.conv(x, 32, (1, 1)), blocksize=2, channels=8), 2, (1, 1))
 
@@ -232,6 +238,7 @@ EXAMPLES: dict[str, Example] = {
         lambda net, x: net.conv(net.op("Gather", x, net.const(np.array([2, 0, 3, 1])), axis=1), 6), 4
     ),
     "transpose_to_conv": Example(lambda net, x: net.conv(x, 6, (1, 1), transpose=True), 4),
+    "conv_to_winograd": Example(_many_channels, 4),
     "conv_to_gemm": Example(lambda net, x: net.conv(x, 6, (9, 9)), 4),
     "fold_affine_before": Example(lambda net, x: net.conv(net.bn(net.op("Relu", x)), 6), 4),
     "collapse_concat": Example(_concat, 4),
