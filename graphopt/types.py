@@ -166,6 +166,7 @@ class NewNode:
         attributes: attribute values by name.
         domain: the operator's domain.
         name: suffix for the node's name behind the anchor's; "" gives it the anchor's own name.
+        anchor: name of the site's node in whose place it stands; "" for the site's first.
     """
 
     op_type: str
@@ -174,6 +175,7 @@ class NewNode:
     attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
     domain: str = ""
     name: str = ""
+    anchor: str = ""
 
 
 @dataclass(frozen=True, slots=True)

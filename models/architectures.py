@@ -244,6 +244,144 @@ def vgg19(size: int = 224, width: int = 64) -> onnx.ModelProto:
     return g.model(y)
 
 
+class Line(Graph):
+    """A graph of operators along a line, [N, C, L].
+
+    Args:
+        channels: of the input.
+        length: of the input.
+        seed: of the weights.
+    """
+
+    def __init__(self, channels: int, length: int, seed: int = 0) -> None:
+        super().__init__(channels, length, seed)
+        self._input = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, channels, length])
+
+    def number(self, value: float) -> str:
+        """Adds a number and returns its name."""
+        return self.weight(np.array(value, np.float32))
+
+    def line(
+        self,
+        x: str,
+        out: int,
+        kernel: int = 1,
+        stride: int = 1,
+        *,
+        group: int = 1,
+        dilation: int = 1,
+        pads: Sequence[int] | None = None,
+        bias: bool = True,
+    ) -> str:
+        """A Conv of one spatial axis that keeps the length at stride 1 unless pads are given."""
+        inside = self.channels[x] // group
+        weight = self._rng.standard_normal((out, inside, kernel)) * np.sqrt(2 / (inside * kernel))
+        inputs = [x, self.weight(weight.astype(np.float32))]
+        if bias:
+            inputs.append(self.weight(self._rng.standard_normal(out).astype(np.float32) * 0.1))
+        around = [dilation * (kernel - 1) // 2] * 2 if pads is None else list(pads)
+        return self.op(
+            *("Conv", inputs, out),
+            dilations=[dilation],
+            group=group,
+            kernel_shape=[kernel],
+            pads=around,
+            strides=[stride],
+        )
+
+    def wider(self, x: str, out: int, kernel: int, stride: int) -> str:
+        """A ConvTranspose that makes a line ``stride`` times as long."""
+        inside = self.channels[x]
+        weight = self._rng.standard_normal((inside, out, kernel)) * np.sqrt(2 * stride / (inside * kernel))
+        bias = self._rng.standard_normal(out) * 0.1
+        inputs = [x, self.weight(weight.astype(np.float32)), self.weight(bias.astype(np.float32))]
+        return self.op(
+            *("ConvTranspose", inputs, out),
+            dilations=[1],
+            group=1,
+            kernel_shape=[kernel],
+            pads=[(kernel - stride) // 2] * 2,
+            strides=[stride],
+        )
+
+    def leaky(self, x: str, slope: float = 0.1) -> str:
+        """A LeakyRelu."""
+        return self.op("LeakyRelu", [x], alpha=slope)
+
+    def gelu(self, x: str) -> str:
+        """x·(1 + erf(x/√2))·½ in the pieces that exporters write."""
+        erf = self.op("Erf", [self.op("Div", [x, self.number(np.sqrt(2))])])
+        whole = self.op("Mul", [x, self.op("Add", [erf, self.number(1.0)])])
+        return self.op("Mul", [whole, self.number(0.5)])
+
+
+def quartznet() -> onnx.ModelProto:
+    """Speech recognition (QuartzNet): depthwise and pointwise along time, residual blocks."""
+    g = Line(64, 400)
+
+    def unit(x: str, out: int, kernel: int, stride: int = 1, dilation: int = 1) -> str:
+        deep = g.line(x, g.channels[x], kernel, stride, group=g.channels[x], dilation=dilation, bias=False)
+        return g.norm(g.line(deep, out, bias=False))
+
+    y = g.relu(unit("x", 256, 33, 2))
+    for width, kernel in ((256, 33), (256, 39), (512, 51)):
+        inner = y
+        for _ in range(2):
+            inner = g.relu(unit(inner, width, kernel))
+        shortcut = g.norm(g.line(y, width, bias=False))
+        y = g.relu(g.add(unit(inner, width, kernel), shortcut))
+    y = g.relu(unit(y, 512, 87, dilation=2))
+    y = g.relu(g.norm(g.line(y, 1024, bias=False)))
+    scores = g.op("Transpose", [g.line(y, 29)], perm=[0, 2, 1])
+    return g.model(g.op("LogSoftmax", [scores], axis=-1))
+
+
+def vocoder() -> onnx.ModelProto:
+    """A vocoder (HiFi-GAN V2): transposed convolutions, and means of blocks of dilated ones."""
+    g = Line(80, 32)
+    y = g.line("x", 128, 7)
+    for stride, kernel in ((8, 16), (8, 16), (2, 4), (2, 4)):
+        y = g.wider(g.leaky(y), g.channels[y] // 2, kernel, stride)
+        total = ""
+        for taps in (3, 7, 11):
+            z = y
+            for dilation in (1, 3, 5):
+                inner = g.line(g.leaky(z), g.channels[y], taps, dilation=dilation)
+                z = g.add(g.line(g.leaky(inner), g.channels[y], taps), z)
+            total = g.add(total, z) if total else z
+        y = g.op("Div", [total, g.number(3.0)])
+    return g.model(g.op("Tanh", [g.line(g.leaky(y, 0.01), 1, 7)]))
+
+
+def speech_features() -> onnx.ModelProto:
+    """The feature extractor of a speech model (wav2vec 2.0): strided convolutions with GELU."""
+    g = Line(1, 16000)
+    y = g.line("x", 512, 10, 5, pads=(0, 0), bias=False)
+    groups, whole = (g.weight(np.array(shape, np.int64)) for shape in ([0, 512, -1], [1, 512, 3199]))
+    ones, zeros = (g.weight(np.full(512, value, np.float32)) for value in (1, 0))
+    y = g.op("InstanceNormalization", [g.op("Reshape", [y, groups]), ones, zeros], epsilon=1e-5)
+    y = g.op("Reshape", [y, whole])
+    y = g.op("Mul", [y, g.weight(g._rng.uniform(0.5, 1.5, (512, 1)).astype(np.float32))])
+    y = g.gelu(g.add(y, g.weight(g._rng.normal(0, 0.1, (512, 1)).astype(np.float32))))
+    for kernel in (3, 3, 3, 3, 2, 2):
+        y = g.gelu(g.line(y, 512, kernel, 2, pads=(0, 0), bias=False))
+    return g.model(g.op("Transpose", [y], perm=[0, 2, 1]))
+
+
+def pitch_tracker() -> onnx.ModelProto:
+    """A pitch tracker (CREPE, its small form): long kernels on short lines."""
+    g = Line(1, 1024)
+    y = "x"
+    for i, width in enumerate((128, 16, 16, 16, 32, 64)):
+        kernel, stride, pads = (64, 1, (31, 32)) if i else (512, 4, (254, 254))
+        y = g.norm(g.relu(g.line(y, width, kernel, stride, pads=pads)))
+        y = g.op("MaxPool", [y], kernel_shape=[2], strides=[2])
+    flat = g.op("Flatten", [g.op("Transpose", [y], perm=[0, 2, 1])], axis=1)
+    weight = g.weight((g._rng.standard_normal((360, 256)) / 16).astype(np.float32))
+    bias = g.weight(g._rng.normal(0, 0.1, 360).astype(np.float32))
+    return g.model(g.op("Sigmoid", [g.op("Gemm", [flat, weight, bias], transB=1)]))
+
+
 ARCHITECTURES: dict[str, Callable[[], onnx.ModelProto]] = {
     builder.__name__: builder
     for builder in (
@@ -257,6 +395,10 @@ ARCHITECTURES: dict[str, Callable[[], onnx.ModelProto]] = {
         slimmed,
         sesr,
         vgg19,
+        quartznet,
+        vocoder,
+        speech_features,
+        pitch_tracker,
     )
 }
 

@@ -152,11 +152,12 @@ class _Editor:
             name: self._constant(graph, array, site.nodes[0], name) for name, array in _sorted(replacement)
         }
         last = _last(graph, consumed)
-        stamp = {STAMP_SOURCE: ",".join(site.nodes), STAMP_REWRITE: candidate.rewrite}
         made = []
         for new in replacement.nodes:
             inputs = [None if name is None else local.get(name) or visible[name] for name in new.inputs]
-            node = self._node(new, site.nodes[0], inputs, stamp)
+            node = self._node(new, new.anchor or site.nodes[0], inputs)
+            stamp = new.anchor or ",".join(site.nodes)
+            node.metadata_props.update({STAMP_SOURCE: stamp, STAMP_REWRITE: candidate.rewrite})
             local.update(zip(new.outputs, node.outputs, strict=True))
             graph.insert_before(last, node)
             made.append((new, node))
@@ -166,9 +167,10 @@ class _Editor:
             )
         self._remove_dead(consumed, set(consumed))
         self._orphans += (node for _, node in made)
-        heir = next((node for new, node in made if not new.name), None)
-        if heir is not None and consumed[0].graph is None:
-            _inherit(heir, consumed[0], site.nodes[0])
+        heirs = {new.anchor or site.nodes[0]: node for new, node in reversed(made) if not new.name}
+        for name, node in heirs.items():
+            if self._nodes[name].graph is None:
+                _inherit(node, self._nodes[name], name)
         self._touched.add(graph)
 
     def _current(self, value: ir.Value) -> ir.Value:
@@ -196,11 +198,9 @@ class _Editor:
         kernels.put(array, value)
         return value
 
-    def _node(
-        self, new: NewNode, anchor: str, inputs: Sequence[ir.Value | None], stamp: dict[str, str]
-    ) -> ir.Node:
+    def _node(self, new: NewNode, anchor: str, inputs: Sequence[ir.Value | None]) -> ir.Node:
         outputs = [ir.Value(name=self.fresh(f"{anchor}/{name.lstrip('%')}")) for name in new.outputs]
-        node = ir.node(
+        return ir.node(
             new.op_type,
             inputs,
             attributes=new_attributes(new),
@@ -208,8 +208,6 @@ class _Editor:
             outputs=outputs,
             name=self.fresh(f"{anchor}{new.name}"),
         )
-        node.metadata_props.update(stamp)
-        return node
 
     def _redirect(self, graph: ir.Graph, old: ir.Value, new: ir.Value, made: bool) -> None:
         """Lets the readers of ``old``, the graph outputs among them, read ``new``.

@@ -58,6 +58,8 @@ class Builder:
         inputs: Sequence[str | None],
         attributes: Mapping[str, AttributeValue] | None = None,
         name: str = "",
+        *,
+        anchor: str = "",
     ) -> str:
         """Adds a node with one output.
 
@@ -66,11 +68,12 @@ class Builder:
             inputs: names, local or the model's; None for one that is left out.
             attributes: its attributes.
             name: suffix of the node's name.
+            anchor: name of the node in whose place it stands; "" for the site's first.
 
         Returns:
             The output's local name.
         """
-        return self.outputs(op_type, inputs, 1, attributes, name)[0]
+        return self.outputs(op_type, inputs, 1, attributes, name, anchor=anchor)[0]
 
     def outputs(
         self,
@@ -79,6 +82,8 @@ class Builder:
         number: int,
         attributes: Mapping[str, AttributeValue] | None = None,
         name: str = "",
+        *,
+        anchor: str = "",
     ) -> tuple[str, ...]:
         """Adds a node with several outputs.
 
@@ -88,12 +93,13 @@ class Builder:
             number: how many outputs it has.
             attributes: its attributes.
             name: suffix of the node's name.
+            anchor: name of the node in whose place it stands; "" for the site's first.
 
         Returns:
             The local names.
         """
         made = tuple(f"%y{len(self._nodes)}{f'_{i}' if i else ''}" for i in range(number))
-        self._nodes.append(NewNode(op_type, tuple(inputs), made, attributes or {}, "", name))
+        self._nodes.append(NewNode(op_type, tuple(inputs), made, attributes or {}, "", name, anchor))
         return made
 
     def linear(

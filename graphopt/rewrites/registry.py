@@ -39,6 +39,7 @@ from graphopt.rewrites.folding.fold_affine_before import FoldAffineBefore
 from graphopt.rewrites.folding.fold_constant import FoldConstant
 from graphopt.rewrites.folding.fold_pad import FoldPad
 from graphopt.rewrites.folding.fold_weights import FoldWeights
+from graphopt.rewrites.lifting.lift_conv1d import LiftConv1d
 from graphopt.rewrites.merging.join_split_branches import JoinSplitBranches
 from graphopt.rewrites.merging.merge_branches import MergeBranches
 from graphopt.rewrites.merging.merge_siblings import MergeSiblings
@@ -108,6 +109,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     SpellResize,
     SpellSilu,
     SplitPRelu,
+    LiftConv1d,
     LosslessSeparable,
     LosslessDepthwise,
     InsertPointwise,

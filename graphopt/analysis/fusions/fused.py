@@ -45,6 +45,10 @@ class Fusions:
                     self.kernels.append(Fused(kernel, nodes))
         self._of = {node: fused for fused in self.kernels for node in fused.nodes}
 
+    def of(self, node: ir.Node) -> Fused | None:
+        """The kernel that an operator is a part of; None where it is of none."""
+        return self._of.get(node)
+
     def broken(self, nodes: Iterable[ir.Node]) -> Fused | None:
         """The first kernel of which some operators are among these and others are not; None where none is.
 

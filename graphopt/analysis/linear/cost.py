@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from graphopt.analysis.linear.form import Form
-from graphopt.analysis.time_model import seconds
+from graphopt.analysis.time_model import LONG_WINDOW, seconds
 from graphopt.types import Cost, Shape
 
 
@@ -44,8 +44,22 @@ def linear_cost(
         *(macs, out, inside, form.group, moved),
         column_bytes=_columns(form, weight_shape, read, written) * itemsize,
         planar=form.op == "Conv" and len(kernel) == 2,
+        line=form.op == "Conv" and len(kernel) == 1,
+        edge=_edge(form, sizes, kernel),
     )
     return Cost(macs, params, params * itemsize, written * out * itemsize, expected)
+
+
+def _edge(form: Form, sizes: Sequence[int], kernel: Sequence[int]) -> float:
+    """The part of the outputs whose window leaves a map of one row; 0 of other maps and short windows."""
+    on_row = form.op == "Conv" and len(kernel) == 2 and (sizes[2], kernel[0]) == (1, 1)
+    if not on_row or kernel[1] < LONG_WINDOW:
+        return 0.0
+    outputs = form.output_sizes(sizes[2:], kernel)[1]
+    step, first, extent = form.strides[1], form.pads[1], form.dilations[1] * (kernel[1] - 1) + 1
+    before = -(-first // step)
+    after = outputs - max(0, (sizes[3] + first - extent) // step + 1)
+    return min(1.0, (max(before, 0) + max(after, 0)) / max(outputs, 1))
 
 
 def _columns(form: Form, weight_shape: Sequence[int], read: int, written: int) -> int:
