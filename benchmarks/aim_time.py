@@ -20,12 +20,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import helper
 
 import graphopt
 from benchmarks.architectures import MAX_SLOWDOWN, times
 from graphopt.analysis.snapshot import Analysis
-from models.architectures import Graph
+from models.architectures import ARCHITECTURES, Graph, Line
 
 MORE = 6
 """How many times more repeats decide about a case that looks slower."""
@@ -62,7 +61,7 @@ class Net(Graph):
     def split(self, x: str, parts: int) -> list[str]:
         """Equal parts of a map's channels."""
         names, size = [f"part{i}" for i in range(parts)], self.channels[x] // parts
-        self._nodes.append(helper.make_node("Split", [x], names, "split", axis=1))
+        self.node("Split", [x], names, axis=1)
         self.channels.update(dict.fromkeys(names, size))
         return names
 
@@ -263,6 +262,43 @@ def activated(spelling: str, channels: int, size: int) -> onnx.ModelProto:
     return g.model(g.conv(y, channels, bias=True))
 
 
+def lines(channels: int, length: int, kernel: int, depth: int = 2, **more: int) -> onnx.ModelProto:
+    """Convolutions along a line, with Relu between them."""
+    g = Line(channels, length)
+    y = g.line("x", channels, kernel, **more)
+    for _ in range(depth - 1):
+        y = g.line(g.relu(y), channels, kernel, **more)
+    return g.model(y)
+
+
+def units(channels: int, length: int, kernel: int) -> onnx.ModelProto:
+    """Residual units of two dilated convolutions along a line, of a vocoder."""
+    g = Line(channels, length)
+    y = "x"
+    for dilation in (1, 3, 5):
+        inner = g.leaky(g.line(g.leaky(y), channels, kernel, dilation=dilation))
+        y = g.add(g.line(inner, channels, kernel), y)
+    return g.model(y)
+
+
+def conformer(channels: int, length: int, kernel: int) -> onnx.ModelProto:
+    """The convolution module of a Conformer: pointwise, gate, depthwise, SiLU, pointwise."""
+    g = Line(length, channels)
+    x = g.op("Transpose", ["x"], channels, perm=[0, 2, 1])
+    x = g.line(x, 2 * channels)
+    g.node("Split", [x], ["first", "second"], axis=1)
+    g.channels.update(first=channels, second=channels)
+    y = g.op("Mul", ["first", g.op("Sigmoid", ["second"])])
+    y = g.norm(g.line(y, channels, kernel, group=channels))
+    y = g.line(g.op("Mul", [y, g.op("Sigmoid", [y])]), channels)
+    return g.model(g.op("Transpose", [y], perm=[0, 2, 1]))
+
+
+def whole(name: str) -> onnx.ModelProto:
+    """A network of models/architectures.py."""
+    return ARCHITECTURES[name]()
+
+
 def gelu(g: Net, x: str) -> str:
     """x·(½·(1 + erf(√½·x)))."""
     scaled = g.op("Mul", [x, g.weight(np.array(0.5**0.5))])
@@ -423,6 +459,26 @@ CASES: dict[str, Builder] = dict(
         case(dense, 512, 8),
         case(dense, 512, 14),
         *(case(activated, spelling, 64, 56) for spelling in SPELLINGS),
+        case(lines, 256, 200, 31, 1, group=256),
+        case(lines, 256, 100, 15, 1, group=256),
+        case(lines, 64, 50, 3, 1, group=64),
+        case(lines, 512, 100, 3, 1),
+        case(lines, 256, 400, 1, 1),
+        case(lines, 256, 400, 1, 4),
+        case(lines, 64, 1000, 3, 1),
+        case(lines, 64, 1000, 3, 4),
+        case(lines, 128, 1000, 3, 1, dilation=9),
+        case(lines, 128, 128, 63, 2),
+        case(lines, 16, 64, 63, 4),
+        case(lines, 24, 400, 9, 3),
+        case(units, 256, 256, 3),
+        case(units, 64, 2048, 11),
+        case(units, 32, 8192, 7),
+        case(units, 8, 8192, 3),
+        case(conformer, 64, 200, 7),
+        case(conformer, 256, 100, 31),
+        case(conformer, 144, 400, 15),
+        *(case(whole, name) for name in ("quartznet", "vocoder", "speech_features", "pitch_tracker")),
     )
 )
 

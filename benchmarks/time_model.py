@@ -26,7 +26,8 @@ from graphopt.types import Cost
 class Case:
     """One convolution: in → out channels, square kernel, square map, groups; transposed where it has a scale.
 
-    A transposed one is as in an upsampling: the map grows by the scale, the kernel by one more than that.
+    A transposed one is as in an upsampling: the map grows by the scale, the kernel by one more than that. One
+    along a line has one axis, or two of which the first is one row.
     """
 
     in_channels: int
@@ -35,6 +36,17 @@ class Case:
     size: int
     group: int = 1
     scale: int = 0
+    along: str = ""
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Its kernel."""
+        return {"": (self.kernel,) * 2, "line": (self.kernel,), "row": (1, self.kernel)}[self.along]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Its map."""
+        return {"": (self.size,) * 2, "line": (self.size,), "row": (1, self.size)}[self.along]
 
     @property
     def form(self) -> Form:
@@ -42,18 +54,20 @@ class Case:
         if self.scale:
             pad = (self.kernel - self.scale) // 2
             return Form("ConvTranspose", self.group, (self.scale,) * 2, (pad,) * 4, (1, 1), (0, 0))
-        return Form("Conv", self.group, (1, 1), (self.kernel // 2,) * 4, (1, 1))
+        ones = (1,) * len(self.taps)
+        return Form("Conv", self.group, ones, tuple(k // 2 for k in self.taps) * 2, ones)
 
     @property
     def cost(self) -> Cost:
         """What graphopt counts for it."""
-        weights = (self.out_channels, self.in_channels // self.group, self.kernel, self.kernel)
-        return linear_cost(self.form, weights, (1, self.in_channels, self.size, self.size), 4)
+        weights = (self.out_channels, self.in_channels // self.group, *self.taps)
+        return linear_cost(self.form, weights, (1, self.in_channels, *self.sizes), 4)
 
     def __str__(self) -> str:
         groups = f" g{self.group}" if self.group > 1 else ""
         groups += f" transposed ×{self.scale}" if self.scale else ""
-        return f"{self.kernel}x{self.kernel} {self.in_channels}→{self.out_channels} on {self.size}²{groups}"
+        taps, sizes = ("x".join(map(str, numbers)) for numbers in (self.taps, self.sizes))
+        return f"{taps} {self.in_channels}→{self.out_channels} on {sizes}{groups}"
 
 
 CASES = (
@@ -73,6 +87,16 @@ CASES = (
     *(Case(c, o, 4, s, scale=2) for c, o, s in ((32, 32, 56), (128, 64, 28), (256, 128, 14))),
     Case(64, 64, 4, 28, 64, scale=2),
     Case(64, 64, 3, 28, scale=1),
+    *(
+        Case(i, o, k, size, along=along)
+        for i, o, k, size in (
+            *((64, 64, 1, 500), (128, 128, 1, 1000), (256, 256, 1, 400), (512, 512, 1, 100)),
+            *((64, 64, 3, 1000), (256, 256, 3, 256), (64, 64, 11, 2048), (16, 16, 7, 4096)),
+            *((64, 64, 31, 124), (64, 64, 63, 128), (128, 16, 63, 128), (16, 16, 63, 64)),
+        )
+        for along in ("line", "row")
+    ),
+    *(Case(256, 256, k, 200, 256, along=along) for k in (3, 15, 33) for along in ("line", "row")),
 )
 
 
@@ -81,14 +105,14 @@ def measure(case: Case, seconds: float) -> float:
     rng = np.random.default_rng(0)
     channels, form = (case.out_channels, case.in_channels), case.form
     first, second = reversed(channels) if case.scale else channels
-    weight = rng.standard_normal((first, second // case.group, case.kernel, case.kernel), np.float32)
+    weight = rng.standard_normal((first, second // case.group, *case.taps), np.float32)
     node = helper.make_node(
         form.op, ["x", "w"], ["y"], pads=form.pads, strides=form.strides, group=form.group
     )
     graph = helper.make_graph(
         [node],
         "case",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, case.in_channels, case.size, case.size])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, case.in_channels, *case.sizes])],
         [helper.make_empty_tensor_value_info("y")],
         [numpy_helper.from_array(weight, "w")],
     )

@@ -39,6 +39,10 @@ class Graph:
         self._weights.append(numpy_helper.from_array(array, name))
         return name
 
+    def node(self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
+        """Adds an operator whose outputs have these names."""
+        self._nodes.append(helper.make_node(kind, inputs, outputs, outputs[0], **attributes))
+
     def op(self, kind: str, inputs: Sequence[str], channels: int | None = None, **attributes: Any) -> str:
         """Adds an operator with one output and returns the output's name."""
         output = f"{kind.lower()}{len(self._nodes)}"

@@ -28,7 +28,7 @@ BYTES_PER_SECOND = 20e9
 COLUMN_BYTES_PER_SECOND = 12e9
 """Of the matrix of columns, written and read again, measured by the same."""
 LINE_COLUMN_BYTES_PER_SECOND = 20e9
-"""Of that matrix along a line, without groups, whose rows are copied whole: measured by the same."""
+"""Of that matrix along a line, whose rows are copied whole: measured by the same."""
 INTERLEAVED_BYTES_PER_SECOND = 4.5e9
 """Of reading and writing in DepthToSpace, which moves single elements, measured by benchmarks/aim_time.py."""
 SLOW_SECONDS = {"Log": 2.5e-9, "Mish": 15e-9, "PRelu": 4.2e-9, "Softplus": 14e-9}
@@ -77,7 +77,7 @@ def seconds(
     """
     if not planar or not blocked(out_channels, in_channels_per_group, group):
         speed = LINE_MACS_PER_SECOND if line else DENSE_MACS_PER_SECOND
-        copying = LINE_COLUMN_BYTES_PER_SECOND if line and group == 1 else COLUMN_BYTES_PER_SECOND
+        copying = LINE_COLUMN_BYTES_PER_SECOND if line else COLUMN_BYTES_PER_SECOND
         arithmetic = macs / speed + column_bytes / copying
         arithmetic += planar * moved_bytes / BYTES_PER_SECOND
     elif group > 1 and in_channels_per_group == 1:

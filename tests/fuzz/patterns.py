@@ -638,6 +638,21 @@ def split_prelu(g: Draft, x: str) -> str:
     return g.pick(pointwise, same, affine)(g, y)
 
 
+def lift_conv1d(g: Draft, x: str) -> str:
+    """Depthwise convolutions of a long line, with others between them and what has a twin or has none."""
+    g.need(g.rank(x) > 2)
+    inside = g.shape(x)[1]
+    y = g.op("Reshape", x, g.const(np.array([0, inside, -1], np.int64)))
+    times = -(-g.pick(100, 200) // g.shape(y)[2])
+    y = g.op("Tile", y, g.const(np.array([1, 1, times], np.int64)))
+    y = pointwise(g, y, g.pick(32, 32, 30))
+    for _ in range(g.between(1, 2)):
+        y = same(g, y, g.shape(y)[1], g.pick(9, 15), group=g.shape(y)[1])
+        y = some(g, y, affine, activation, pool, padded, cropped, idle, conv, transposed, channels, most=3)
+    y = joined(g, y, activation(g, y)) if g.chance(0.3) else y
+    return g.op("MaxPool", y, kernel_shape=[8], strides=[8]) if g.shape(y)[2] > 32 else y
+
+
 PATTERNS: dict[str, Callable[[Draft, str], str]] = {
     step.__name__: step
     for step in (
@@ -656,7 +671,7 @@ PATTERNS: dict[str, Callable[[Draft, str], str]] = {
         *(cancel_transpose, fold_permutation, transpose_to_conv, conv_to_gemm, conv_to_winograd),
         *(remove_identity, identity_convolution, drop_zero_convolution),
         *(spell_clip, spell_gelu, spell_hard_swish, spell_mish, spell_resize),
-        *(spell_silu, split_prelu),
+        *(spell_silu, split_prelu, lift_conv1d),
     )
 }
 """By the name of the rewrite, `lossless` standing for three of them."""

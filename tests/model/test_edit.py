@@ -351,6 +351,18 @@ def test_new_operators_carry_what_they_came_from() -> None:
     assert stamps == [{edit.STAMP_SOURCE: "conv,bn", edit.STAMP_REWRITE: "fold"}, {}]
 
 
+def test_new_operators_may_name_the_one_in_whose_place_each_stands() -> None:
+    made = (
+        NewNode("Abs", ("x",), ("%a",), name="/abs", anchor="bn"),
+        NewNode("Neg", ("%a",), ("%n",), anchor="bn"),
+        NewNode("Exp", ("%n",), ("%y",)),
+    )
+    found = applied(conv_bn(), (at("conv", "bn"), Replacement(made, {}, {"n": "%y"}))).graph.node
+    assert [each.name for each in found] == ["bn/abs", "bn", "conv", "relu"]
+    sources = [{p.key: p.value for p in each.metadata_props}[edit.STAMP_SOURCE] for each in found[:3]]
+    assert sources == ["bn", "bn", "conv,bn"]
+
+
 @pytest.mark.parametrize("steps", [1, 30])
 def test_the_same_changes_give_the_same_bytes(steps: int) -> None:
     proto = chain(*["Relu"] * steps)
