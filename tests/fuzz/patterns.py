@@ -650,7 +650,7 @@ def lift_conv1d(g: Draft, x: str) -> str:
         y = same(g, y, g.shape(y)[1], g.pick(9, 15), group=g.shape(y)[1])
         y = some(g, y, affine, activation, pool, padded, cropped, idle, conv, transposed, channels, most=3)
     y = joined(g, y, activation(g, y)) if g.chance(0.3) else y
-    return g.op("MaxPool", y, kernel_shape=[8], strides=[8]) if g.shape(y)[2] > 32 else y
+    return g.op("MaxPool", y, kernel_shape=[8], strides=[8]) if g.spatial(y)[0] > 32 else y
 
 
 PATTERNS: dict[str, Callable[[Draft, str], str]] = {
