@@ -397,8 +397,9 @@ def _relative(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
         return float(not np.array_equal(one, other))
     if not one.size:
         return 0.0
-    wide = [each.astype(np.float64) for each in (one, other)]
-    known = np.isfinite(wide[0]) & np.isfinite(wide[1])
-    a, b = (np.where(known, each, 0.0) for each in wide)
-    scale = max(float(np.abs(each).max()) for each in (a, b))
-    return float(np.abs(a - b).max()) / scale if scale > 0 else 0.0
+    a, b = (each.astype(np.float64) for each in (one, other))
+    known = np.isfinite(a) & np.isfinite(b)
+    if not known.all():
+        a, b = (np.where(known, each, 0.0) for each in (a, b))
+    scale = max(_largest(a), _largest(b))
+    return _largest(a - b) / scale if scale > 0 else 0.0

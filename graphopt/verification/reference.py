@@ -43,6 +43,7 @@ class Original:
         self.values = Values(parts, feeds, optimised=False)
         self._parts = parts
         self._optimised: dict[tuple[frozenset[str], frozenset[str]], Values] = {}
+        self._changes: dict[str, float] = {}
 
     def given(self, decisions: Mapping[str, str]) -> Given:
         """What it decides, for each input, by the names that another model has for it."""
@@ -65,7 +66,9 @@ class Original:
 
     def change(self, name: str) -> float:
         """What other inputs change in a value, as a part of its largest."""
-        return change(self.values.of(name))
+        if name not in self._changes:
+            self._changes[name] = change(self.values.of(name))
+        return self._changes[name]
 
     def bound(self, name: str) -> float:
         """The relative difference that a value may show, by its type."""
