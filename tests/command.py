@@ -45,11 +45,18 @@ class Ran:
         assert all(text in self.err for text in naming), (naming, self.err)
 
 
-def cli(*arguments: object) -> Ran:
+class Screen(io.StringIO):
+    """Standard output that says of itself that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def cli(*arguments: object, out: io.StringIO | None = None) -> Ran:
     """The command line, run in this process."""
     from graphopt.__main__ import main
 
-    out, err = io.StringIO(), io.StringIO()
+    out, err = io.StringIO() if out is None else out, io.StringIO()
     argv = ["graphopt", *map(str, arguments)]
     with (
         mock.patch.object(sys, "argv", argv),
@@ -123,5 +130,8 @@ class Recorder:
 
 def on_80_columns(*arguments: object) -> str:
     """What a command shows on a terminal of 80 columns, without its colours."""
-    shown = at_terminal(*arguments, stream="stdout", COLUMNS="80").out
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r\n", "\n")
+    with mock.patch.dict(os.environ, {"TERM": "xterm-256color", "COLUMNS": "80"}):
+        for name in ("NO_COLOR", "FORCE_COLOR"):
+            os.environ.pop(name, None)
+        shown = cli(*arguments, out=Screen()).out
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -436,6 +436,16 @@ def test_rejections_name_a_node(name: str) -> None:
 
 
 def _rejections(name: str) -> Iterator[tuple[Rejection, list[str]]]:
+    for analysis in _refused():
+        for found in configured(name).match(analysis):
+            if isinstance(found, Rejection):
+                yield found, [node.name or "" for node in analysis.model.graph]
+
+
+@cache
+def _refused() -> list[Analysis]:
+    """The examples with operators behind them that no rewrite can take."""
+    found = []
     for example in EXAMPLES.values():
         net = Net()
         y = example.add(net, net.input([1, example.channels, 9, 9]))
@@ -448,9 +458,8 @@ def _rejections(name: str) -> Iterator[tuple[Rejection, list[str]]]:
         y = net.pad(net.nodes[-1].output[0], (0, 0, 1, 1, 0, 0, 1, 1), mode="edge")
         both = net.op("Concat", y, y, axis=1)
         model = net.model(net.conv(net.conv(both, 6, group=2), 6, pads=[1] * 4))
-        for found in configured(name).match(Analysis(ir.from_proto(model))):
-            if isinstance(found, Rejection):
-                yield found, [node.name for node in model.graph.node]
+        found.append(Analysis(ir.from_proto(model)))
+    return found
 
 
 # ---------------------------------------------------------------- the result
