@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
 
 from graphopt.planning.damage import unprobed
 from graphopt.types import Candidate, Site
@@ -310,39 +313,46 @@ def _nodes(candidate: Candidate) -> list[tuple[str, str]]:
 
 
 def _lagrange(groups: Sequence[Sequence[_Option]]) -> list[int]:
+    """The option of each site of the least damage less weighed savings, by the least weight that is enough."""
+    shape = len(groups), max(map(len, groups), default=1)
+    damage, saved, spans = np.full(shape, math.inf), np.zeros(shape), np.zeros(shape, bool)
+    for i, group in enumerate(groups):
+        damage[i, : len(group)] = [option.damage for option in group]
+        saved[i, : len(group)] = [sum(option.saved) for option in group]
+        spans[i, : len(group)] = [bool(option.covers) for option in group]
+    alone, wide = np.where(spans, math.inf, damage), np.where(spans, damage, math.inf)
+    wide[:, 0] = damage[:, 0]
+
     def pick(weight: float) -> list[int]:
-        def score(option: _Option) -> float:
-            return option.damage - weight * sum(option.saved)
+        gained = weight * saved
 
-        def best(group: Sequence[_Option], *, alone: bool) -> int:
-            some = [i for i, option in enumerate(group) if not i or bool(option.covers) is not alone]
-            return min(some, key=lambda i: (score(group[i]), i))
+        def score(i: int, number: int) -> float:
+            return float(damage[i, number] - gained[i, number])
 
-        picks = [best(group, alone=True) for group in groups]
-        wide = [best(group, alone=False) for group in groups]
+        picks, others = ((table - gained).argmin(axis=1).tolist() for table in (alone, wide))
         gains = sorted(
-            (
-                score(groups[i][number])
-                - sum(score(groups[j][picks[j]]) for j in (i, *groups[i][number].covers)),
-                i,
-            )
-            for i, number in enumerate(wide)
+            (score(i, number) - sum(score(j, picks[j]) for j in (i, *groups[i][number].covers)), i)
+            for i, number in enumerate(others)
             if number
         )
         locked: set[int] = set()
         for gain, i in gains:
-            covers = groups[i][wide[i]].covers
+            covers = groups[i][others[i]].covers
             if gain < 0 and locked.isdisjoint((i, *covers)):
                 locked.update((i, *covers))
-                picks[i] = wide[i]
+                picks[i] = others[i]
                 for j in covers:
                     picks[j] = 0
         return picks
 
+    @cache
+    def is_enough(weight: float) -> bool:
+        return _enough(_saved(groups, pick(weight)))
+
     low, high = WEIGHTS
     for _ in range(HALVINGS):
         middle = math.sqrt(low * high)
-        if _enough(_saved(groups, pick(middle))):
+        if is_enough(middle):
             high = middle
         else:
             low = middle
