@@ -18,7 +18,11 @@ MOST_COLOURS = 4
 """Channels of a picture, its transparency among them: derived."""
 FINE = float(np.sqrt(np.finfo(np.float32).eps))
 """Part of what values reach by which they differ no more than noise: derived, squares of such differences are
-lost in float32 beside the squares of the values, and a step of 8 bits is ten times as large."""
+lost in float32 beside the squares of the values."""
+COPIED = 2 / 255
+"""Part of what a channel spans by which two copies of a sample may differ where most places differ: derived,
+two steps of 8 bits, a step of rounding or of noise in each. Where less than that tells samples apart, one
+measures nothing that was not fitted to the other; what differs in few places shows something else there."""
 LOOKED_AT = 16
 """Values of a sample that are compared before all are: derived, two samples that differ in every other one
 pass with a chance of 2⁻¹⁶."""
@@ -35,7 +39,7 @@ _Alike: TypeAlias = "Callable[[Feeds, Feeds], bool]"
 
 def distinct(samples: Samples) -> list[int]:
     """The samples without those that repeat an earlier one, but for noise, by number."""
-    return _distinct(samples, dict, FINE, _repeats)
+    return _distinct(samples, dict, COPIED, _repeats)
 
 
 def _distinct(samples: Samples, seen: Callable[[Feeds], Feeds], fine: float, alike: _Alike) -> list[int]:
@@ -85,7 +89,8 @@ def _repeats(feed: Feeds, other: Feeds) -> bool:
                 return False
             continue
         gap = np.abs(one.astype(np.float64) - two)
-        if not all((gap <= FINE * span).all() for span in _spans(one.astype(np.float64))):
+        noise = FINE if np.count_nonzero(gap) < gap.size / 2 else COPIED
+        if not all((gap <= noise * span).all() for span in _spans(one.astype(np.float64))):
             return False
     return True
 
@@ -250,7 +255,14 @@ def _still(low: Any, high: Any) -> Any:
 
 
 def _flat(array: npt.NDArray[Any]) -> bool:
-    """Whether a sample has the same values at all places, whether channels come first or last."""
+    """Whether a sample has the same values at all places, whether channels come first or last.
+
+    Of a few beside many, those are the channels: equal ones have no place in common.
+    """
     if array.dtype.kind not in "fiub":  # of text nothing can be told
         return False
-    return any(bool(_still(array.min(places), array.max(places)).all()) for places in _places(array))
+    first, last = array.shape[1], array.shape[-1]
+    layouts = _places(array)
+    if 0 < min(first, last) <= MOST_COLOURS < max(first, last) and array.size:
+        layouts = [_layout(array, last=last < first)]
+    return any(bool(_still(array.min(places), array.max(places)).all()) for places in layouts)
