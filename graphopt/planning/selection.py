@@ -313,7 +313,7 @@ def _nodes(candidate: Candidate) -> list[tuple[str, str]]:
 
 
 def _lagrange(groups: Sequence[Sequence[_Option]]) -> list[int]:
-    """The option of each site of the least damage less weighed savings, by the least weight that will do."""
+    """Of each site the option of least damage less weighed savings, by the least weight that is enough."""
     shape = len(groups), max(map(len, groups), default=1)
     damage, saved, spans = np.full(shape, math.inf), np.zeros(shape), np.zeros(shape, bool)
     for i, group in enumerate(groups):
@@ -329,8 +329,7 @@ def _lagrange(groups: Sequence[Sequence[_Option]]) -> list[int]:
         def score(i: int, number: int) -> float:
             return float(damage[i, number] - gained[i, number])
 
-        picks: list[int] = (alone - gained).argmin(axis=1).tolist()
-        others: list[int] = (wide - gained).argmin(axis=1).tolist()
+        picks, others = ([int(n) for n in (table - gained).argmin(axis=1)] for table in (alone, wide))
         gains = sorted(
             (score(i, number) - sum(score(j, picks[j]) for j in (i, *groups[i][number].covers)), i)
             for i, number in enumerate(others)
