@@ -40,7 +40,7 @@ from graphopt.report.results import Result, Scan, Sweep
 from graphopt.report.wording import numbered
 from graphopt.rewrites import registry as catalogue
 from graphopt.rewrites.base import Rewrite
-from graphopt.runtime import latency, session
+from graphopt.runtime import latency, profiling, session
 from graphopt.runtime.limits import threads
 from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import PROVIDER, THREADS
@@ -62,6 +62,7 @@ def scan(
     shapes: Shapes | None = None,
     rewrites: Iterable[Rewrite | type[Rewrite]] = (),
     seed: int = 0,
+    measure: bool = False,
 ) -> Scan:
     """Counts what a model's convolutions cost, and finds what could be done about it.
 
@@ -69,23 +70,45 @@ def scan(
         model: a path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
         shapes: sizes of inputs whose shape leaves some open, by input name.
         rewrites: rewrites that take part besides the built-in ones.
-        seed: of the input for a model that has to be run once to see its shapes.
+        seed: of the input for a model that has to be run to see its shapes, or to be measured.
+        measure: run the model in onnxruntime, and say what time its operators take; else a static time model
+            expects it.
 
     Returns:
         Each operator's cost with the rewrites that could make it cheaper, and the totals.
 
     Raises:
-        InputError: the model can't be read, onnxruntime refuses it, or the sizes contradict it.
+        InputError: the model can't be read, onnxruntime refuses it, the sizes contradict it, or it is to be
+            measured and can't be run.
     """
-    source = _open(model)
-    if source.uninlined is not None:
-        source, _ = confirmed(source, partial(choice.choose, shapes=shapes, seed=seed))
+    source, ran, note = _open(model), None, ""
+    if measure or source.uninlined is not None:
+        source, inputs = confirmed(source, partial(choice.choose, shapes=shapes, seed=seed))
+        if measure:
+            ran, note = _profiled(source, inputs)
     known: dict[str, Shape] = {}
     with located(source.path):
         analysis = snapshot(source.model, bindings=dict(shapes or {}), known=known, seed=seed)
     unloaded = "" if known else session.unloaded(source)
-    found = survey(source, analysis, catalogue.registry(rewrites).values(), known)
-    return replace(found, notes=(unloaded, *found.notes)) if unloaded else found
+    found = survey(source, analysis, catalogue.registry(rewrites).values(), known, ran)
+    return replace(found, notes=(*filter(None, (unloaded, note)), *found.notes))
+
+
+def _profiled(source: Source, inputs: choice.TestInputs) -> tuple[list[profiling.Kernel], str]:
+    """The kernels of a model on the first of its test inputs, and a note on sizes that were guessed for it.
+
+    Raises:
+        InputError: the model can't be run.
+    """
+    where = "the model" if source.path is None else show(source.path)
+    if inputs.problem:
+        raise InputError(f"{where} can't be measured: {inputs.problem}")
+    try:
+        ran = profiling.kernels(source.model, inputs.feeds[0])
+    except InputError as error:
+        raise InputError(f"{where} can't be measured: {error}") from error
+    sizes = (f"{name} {'x'.join(map(str, array.shape))}" for name, array in inputs.feeds[0].items())
+    return ran, f"measured with {', '.join(sizes)}" if inputs.assumed else ""
 
 
 def optimize(

@@ -10,13 +10,21 @@ from graphopt.analysis import costs
 from graphopt.analysis.linear import FREEZE
 from graphopt.analysis.snapshot import Analysis
 from graphopt.model.io import Source
+from graphopt.pipeline import times
 from graphopt.report.results import LayerRow, Left, Opportunity, Scan
 from graphopt.rewrites.asking import ask
 from graphopt.rewrites.base import ApproximateRewrite, Rewrite
+from graphopt.runtime.profiling import Kernel
 from graphopt.types import Candidate, Exactness, Rejection
 
 
-def survey(source: Source, analysis: Analysis, rewrites: Iterable[Rewrite], observed: Iterable[str]) -> Scan:
+def survey(
+    source: Source,
+    analysis: Analysis,
+    rewrites: Iterable[Rewrite],
+    observed: Iterable[str],
+    ran: Iterable[Kernel] | None = None,
+) -> Scan:
     """The figures of a model from a snapshot of it.
 
     Args:
@@ -24,19 +32,24 @@ def survey(source: Source, analysis: Analysis, rewrites: Iterable[Rewrite], obse
         analysis: a snapshot of it.
         rewrites: those to look for.
         observed: names of values whose shapes were seen by running.
+        ran: the kernels that onnxruntime ran for it, where time was measured.
 
     Returns:
-        Its operators, the most expensive first, with the totals.
+        Its operators with the totals, those with the most MACs first, or those that were measured longest.
     """
     notes: dict[str, None] = {}  # in order, each once
     found, rejected = _opportunities(analysis, rewrites, notes)
     notes.update(dict.fromkeys(source_notes(source, analysis)))
     notes.update(dict.fromkeys(filter(None, [overridable_note(rejected)])))
+    taken = times.expected(analysis) if ran is None else times.measured(analysis, ran)
     total, rows = analysis.totals.macs, list[LayerRow]()
     for linear in analysis.linears:
-        row = LayerRow(linear, analysis.runs(linear.node), None, tuple(found.get(linear.name, ())))
+        ways, seconds = tuple(found.get(linear.name, ())), taken.linear.get(linear.node)
+        row = LayerRow(linear, analysis.runs(linear.node), None, ways, seconds)
         rows.append(replace(row, share=row.macs / total if total and row.macs is not None else None))
     rows.sort(key=lambda row: -(row.macs or 0))
+    if ran is not None:
+        rows.sort(key=lambda row: -(row.seconds or 0.0))
     return Scan(
         source,
         analysis.totals,
@@ -45,6 +58,8 @@ def survey(source: Source, analysis: Analysis, rewrites: Iterable[Rewrite], obse
         analysis.sizes.unknown_dims,
         tuple(observed),
         tuple(notes),
+        taken.others,
+        ran is not None,
     )
 
 

@@ -56,7 +56,7 @@ KEYS: Mapping[type, str] = {
     Checked: "path exit_code before after rewrites fixed note error",
     Judged: "gate.key gate.limit measured interval passed",
     LayerChange: "change rewrites before after macs_before macs_after",
-    LayerRow: "linear runs share linear.pointwise opportunities",
+    LayerRow: "linear runs share seconds linear.pointwise opportunities",
     Left: "rewrite site.nodes reason",
     Linear: LINEAR,
     Metric: "name before after against figures intervals",
@@ -64,7 +64,8 @@ KEYS: Mapping[type, str] = {
     Point: "costs quality metric taken layers=chosen",
     Quality: QUALITY,
     Report: REPORT,
-    Scan: "model=source totals convs=rows uncounted_ops unknown_dims observed_shapes notes",
+    Scan: "model=source totals convs=rows seconds others measured uncounted_ops unknown_dims observed_shapes"
+    " notes",
     Source: "path sha256 bytes opset",
     Sweep: "model=source before points notes seconds options",
     Totals: "macs flops params weight_bytes nodes",
@@ -106,7 +107,12 @@ def _head() -> dict[str, Any]:
 
 
 def scan(result: Scan) -> dict[str, Any]:
-    """The document of ``graphopt scan --json``."""
+    """The document of ``graphopt scan --json``.
+
+    ``seconds`` are those of one run of the model at one thread: in ``convs`` of a layer, in ``others`` of all
+    operators of a kind (``op``, ``number``, ``seconds``), and beside them of the whole model; ``measured``
+    says whether onnxruntime took them, or a static time model expects them. What is unknown is null.
+    """
     return {**_head(), **plain(result)}
 
 
@@ -186,7 +192,7 @@ def diff(result: Diff) -> dict[str, Any]:
     "layers": [{"change" (added, removed, changed or weights), "rewrites": [name], "before": [layer],
     "after": [layer], "macs_before", "macs_after"}], "same_layers", "operators": {op: [before, after]},
     "other": [{"name", "op", "attributes", "constants" (whether they differ)}], "interface"}``; a layer is
-    what ``scan --json`` says of one, less ``share``, ``pointwise`` and ``opportunities``.
+    what ``scan --json`` says of one, less ``share``, ``seconds``, ``pointwise`` and ``opportunities``.
     """
     found = plain(result)
     sides = {

@@ -39,12 +39,15 @@ class LayerRow:
         runs: how often one run of the model runs it; None where that is unknown.
         share: its part of the model's MACs, 0 to 1; None where it is unknown.
         opportunities: what could be done to it.
+        seconds: what all its runs take at one thread; None where that is unknown, or where no kernel was
+            measured that is its own.
     """
 
     linear: Linear
     runs: int | None
     share: float | None
     opportunities: tuple[Opportunity, ...]
+    seconds: float | None = None
 
     @property
     def macs(self) -> int | None:
@@ -52,6 +55,21 @@ class LayerRow:
         return (
             None if self.linear.macs is None else self.linear.macs * (1 if self.runs is None else self.runs)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class KindRow:
+    """The operators of a kind that are not linear, or the kernels that onnxruntime runs for them.
+
+    Attributes:
+        op: the kind.
+        number: how many there are.
+        seconds: what all their runs take at one thread.
+    """
+
+    op: str
+    number: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +84,8 @@ class Scan:
         unknown_dims: sizes that nothing told.
         observed_shapes: values whose shape was seen by running the model.
         notes: what the reader has to know besides.
+        others: the other operators by kind, those that take longest first; None where sizes are unknown.
+        measured: whether seconds were measured; else a static time model expects them.
     """
 
     source: Source
@@ -75,6 +95,17 @@ class Scan:
     unknown_dims: tuple[str, ...]
     observed_shapes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    others: tuple[KindRow, ...] | None = None
+    measured: bool = False
+
+    @property
+    def seconds(self) -> float | None:
+        """What one run of the model takes in its operators; None where that of any is unknown."""
+        linear = [row.seconds for row in self.rows]
+        known = [each for each in linear if each is not None]
+        if self.others is None or (len(known) < len(linear) and not self.measured):
+            return None
+        return sum(known) + sum(row.seconds for row in self.others)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,14 @@ def bytes_(number: float | None) -> str:
     return f"{text}B" if " " in text else f"{text} B"
 
 
+def milliseconds(seconds: float | None) -> str:
+    """Seconds as milliseconds in three digits: 0.031, 2.11, 21.4, 304."""
+    if seconds is None:
+        return ""
+    ms = seconds * 1e3
+    return f"{ms:.{0 if ms >= 100 else 1 if ms >= 10 else 2 if ms >= 1 else 3}f}"
+
+
 def ratio(before: float | None, after: float | None) -> str:
     """After as a part of before."""
     return "" if not before or after is None else f"{after / before:.3f}"

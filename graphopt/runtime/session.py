@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -113,6 +114,7 @@ def session(
     optimised: bool,
     threads: int = 0,
     provider: str = PROVIDER,
+    profile: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """An onnxruntime session.
 
@@ -121,6 +123,7 @@ def session(
         optimised: whether onnxruntime may rewrite the graph (ORT_ENABLE_ALL or ORT_DISABLE_ALL).
         threads: for one operator; 0 stands for `runtime.limits.threads.default`.
         provider: the execution provider.
+        profile: what the name of the file begins with that takes what ran when; None for no such file.
 
     Returns:
         The session; its threads sleep while they wait.
@@ -134,6 +137,8 @@ def session(
     options.log_severity_level = 4
     options.intra_op_num_threads = threads or default_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others need the processor too
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
     if not optimised:  # what is run as it stands is run a few times only: preparing for more doesn't pay

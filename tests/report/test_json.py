@@ -29,10 +29,11 @@ TOTALS = all_of(int, "macs flops params weight_bytes nodes")
 MODEL = {"path": str, "sha256": str, "bytes": int, "opset": int}
 CONV = all_of(str, "name graph op") | all_of(int, "in_channels out_channels group macs flops params runs")
 CONV |= all_of([int], "kernel strides pads dilations output_shape") | {"share": float, "pointwise": bool}
-CONV |= {"opportunities": [{"rewrite": str, "exactness": str, "macs_after": int}]}
+CONV |= {"seconds": float, "opportunities": [{"rewrite": str, "exactness": str, "macs_after": int}]}
 EVERY = {"schema_version": int, "graphopt": str, "model": MODEL, "uncounted_ops": {}}
 EVERY |= all_of([str], "unknown_dims observed_shapes")
 SCAN = {**EVERY, "totals": TOTALS, "convs": [CONV], "notes": [str]}
+SCAN |= {"seconds": NUMBER, "others": [{"op": str, "number": int, "seconds": float}], "measured": bool}
 VERDICT = all_of(str, "scope output value rule note") | all_of(NUMBER, "max_abs max_rel sqnr allowed")
 VERDICT |= {"passed": bool, "feeds": int, "informative": bool}
 APPLIED = all_of(str, "rewrite exactness") | all_of(int, "macs_before macs_after") | {"nodes": [str]}
@@ -81,7 +82,17 @@ def assert_fits(document: Any, schema: Any, where: str = "document", nullable: b
 NULLABLE = {
     *("macs", "flops", "macs_before", "macs_after", "share", "output_shape", "in_channels", "out_channels"),
     *("max_abs", "max_rel", "sqnr", "allowed", "error_measured", "quality", "agreement", "path"),
-    *("latency", "metric", "sensitivity", "agreement_interval", "measured", "sqnr_interval", "interval"),
+    *(
+        "seconds",
+        "others",
+        "latency",
+        "metric",
+        "sensitivity",
+        "agreement_interval",
+        "measured",
+        "sqnr_interval",
+        "interval",
+    ),
 }
 
 
@@ -117,6 +128,9 @@ def test_scan(scores: Path) -> None:
     assert document["totals"]["macs"] == sum(row["macs"] for row in document["convs"])
     assert document["totals"]["flops"] == 2 * document["totals"]["macs"]
     assert sum(row["share"] for row in document["convs"]) == pytest.approx(1)
+    assert document["measured"] is False
+    every = [row["seconds"] for row in (*document["convs"], *document["others"])]
+    assert document["seconds"] == pytest.approx(sum(every))
     found = {o["rewrite"]: o["exactness"] for row in document["convs"] for o in row["opportunities"]}
     assert found["fold_affine"] == "exact" and found["bottleneck"] == "approximate"
 

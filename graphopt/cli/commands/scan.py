@@ -9,7 +9,7 @@ from graphopt.cli import common
 from graphopt.cli.progress import shown
 
 
-@common.takes("model json quiet shapes seed")
+@common.takes("model measure json quiet shapes seed")
 def scan(*, model: Path, json: bool, quiet: bool, **asked: Any) -> int:
     """Show what each convolution costs, and what could be done.
 

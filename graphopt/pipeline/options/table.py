@@ -153,6 +153,7 @@ OTHERS = (
     Option("repeat", int, 50, shown="N", help="pairs of runs"),
     Option("provider", str, "CPUExecutionProvider", shown="NAME", help="onnxruntime's provider",
            brief="onnxruntime's provider."),
+    Option("measure", bool, False, help="run the model, and show what time its operators take"),
     Option("dry_run", bool, False, help="plan and verify, and write no model"),
     Option("json", bool, False, help="print one JSON document and nothing else"),
     Option("quiet", bool, False, short="-q", help="show no progress: the result and errors alone"),

@@ -38,11 +38,13 @@ class _Console(Console):
             self.file.write("\n".join(line.rstrip(" ") for line in captured.get().split("\n")))
 
     def _needed(self, table: Table) -> int:
-        """Columns that a table takes at least."""
+        """Columns that a table takes at least; in a file only its last column goes on below."""
         if self.is_terminal:
             return NARROWEST
-        names = table.columns[0]
-        names.min_width = max(self.render_str(str(cell)).cell_len for cell in (names.header, *names.cells))
+        for column in table.columns[:-1]:
+            cells = (self.render_str(str(cell)) for cell in (column.header, *column.cells))
+            column.min_width = max(line.cell_len for cell in cells for line in cell.split(allow_blank=True))
+            column.no_wrap = True
         return max(NARROWEST, self.measure(table, options=self.options.update(width=WIDEST)).minimum)
 
     def render_str(self, text: str, **options: Any) -> Text:
