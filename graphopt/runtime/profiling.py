@@ -12,7 +12,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,16 +119,24 @@ def _profiled(parts: session.Structure, feed: session.Feeds) -> list[Counter[tup
         finally:  # an open file may not be removed everywhere
             written = Path(running.end_profiling())
         try:
-            events = json.loads(written.read_text(encoding="utf-8", errors="replace"))
+            runs = _runs(_events(written))[WARM_UP:]
         except (OSError, ValueError) as error:
             raise InputError(f"onnxruntime's profile can't be read: {error}") from error
-    runs = _runs(events)[WARM_UP:]
     if not runs:
         raise InputError("onnxruntime's profile holds no run: the model runs too many operators for it")
     return runs
 
 
-def _runs(events: list[dict[str, Any]]) -> list[Counter[tuple[str, str]]]:
+def _events(written: Path) -> Iterator[dict[str, Any]]:
+    """The events of a profile, a list with one on each line: read whole, it may not fit into memory."""
+    with written.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            event = line.strip().rstrip(",")
+            if event not in ("", "[", "]"):
+                yield json.loads(event.removeprefix("[").removesuffix("]"))
+
+
+def _runs(events: Iterable[dict[str, Any]]) -> list[Counter[tuple[str, str]]]:
     """Microseconds by run, in each by the kernel's name and kind, without those of kernels within it."""
     found: list[Counter[tuple[str, str]]] = []
     run = Counter[tuple[str, str]]()

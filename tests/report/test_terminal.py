@@ -16,6 +16,7 @@ from graphopt.cli.app import typer_app
 from graphopt.report.results import Metric
 from graphopt.rewrites import registry
 from graphopt.types import Score
+from models import classic
 from tests.builders import classifier, conv_bn, model, node, samples, saved, weight
 from tests.command import COMMAND, at_terminal, cli
 
@@ -176,3 +177,9 @@ def test_names_between_colons_are_no_emoji(tmp_path: Path) -> None:
     for arguments in (("optimize", "--dry-run"), ("scan",)):
         shown = cli(*arguments, saved(proto, tmp_path / "m.onnx")).fine().out
         assert ":heart:" in shown and "\N{HEAVY BLACK HEART}" not in shown
+
+
+def test_a_file_has_whole_names_of_rewrites(tmp_path: Path) -> None:
+    proto = classic.build()
+    proto.graph.node[0].name = "backbone/a_name_of/some_length/conv"
+    assert "lossless_bottleneck," in cli("scan", saved(proto, tmp_path / "m.onnx")).fine().out

@@ -81,8 +81,18 @@ def test_a_model_that_cannot_be_run_leaves_no_file(folder: Path) -> None:
     assert not list(folder.iterdir())
 
 
+def test_a_profile_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    def fails(text: str) -> None:
+        raise ValueError("no JSON")
+
+    monkeypatch.setattr(json, "loads", fails)
+    with pytest.raises(InputError, match="profile can't be read"):
+        ran(model([node("Tanh", "x", "y")]))
+    assert not list(folder.iterdir())
+
+
 def test_a_profile_without_a_whole_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json, "loads", lambda text: [])
+    monkeypatch.setattr(json, "loads", lambda text: {})
     proto = model([node("Conv", "x w", "y")], {"w": weight(8, 8, 1, 1)})
     with pytest.raises(InputError, match="holds no run"):
         ran(proto)
