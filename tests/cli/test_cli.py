@@ -579,6 +579,7 @@ def test_no_line_is_wider_than_the_terminal(tmp_path: Path, inputs: Path) -> Non
     budget = ("--budget", "macs=0.6", "--calibration", inputs)
     texts = [
         on_80_columns("scan", path),
+        on_80_columns("scan", path, "--measure"),
         on_80_columns("optimize", path, "--dry-run", "--keep", "*"),
         on_80_columns("optimize", path, "--dry-run", "--budget", "macs=0.01"),
         on_80_columns("optimize", path, "-o", out, *budget),

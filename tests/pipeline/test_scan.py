@@ -240,6 +240,26 @@ def test_expected_times_are_marked_and_follow_the_macs(tmp_path: Path) -> None:
     assert sum(float(part.rstrip("%")) for _, part in parts(out)) == pytest.approx(100, abs=2)
 
 
+def test_what_takes_next_to_nothing_is_told_together(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", "x w", "c", "conv"),
+        node("GlobalAveragePool", "c", "p"),
+        node("Erf", "p", "e"),
+        node("Cos", "e", "y"),
+    ]
+    proto = model(nodes, {"w": weight(256, 64, 3, 3)}, inputs={"x": [1, 64, 64, 64]})
+    path = saved(proto, tmp_path / "m.onnx")
+    assert [name for name, _ in parts(cli("scan", path).fine().out)] == [
+        "conv",
+        "1 GlobalAveragePool",
+        "2 others",
+    ]
+    del proto.graph.node[3]
+    proto.graph.output[0].name = "e"
+    saved(proto, path)
+    assert [name for name, _ in parts(cli("scan", path).fine().out)][-1] == "1 other"
+
+
 def test_measured_times_come_first_that_are_longest(tmp_path: Path) -> None:
     path = saved(prelus(), tmp_path / "m.onnx")
     out = cli("scan", path, "--measure").fine().out

@@ -44,11 +44,17 @@ def _behind(analysis: Analysis, linear: Linear) -> list[ir.Node]:
                 summed = reader.op_type == "Add" and same and _blocked(linear)
                 if not summed:
                     return found
-        elif reader.op_type != "BatchNormalization":
+        elif reader.op_type != "BatchNormalization" or not _constant(analysis, linear.node, reader):
             return found
         found.append(reader)
         value = reader.outputs[0]
     return found
+
+
+def _constant(analysis: Analysis, *nodes: ir.Node) -> bool:
+    """Whether operators read nothing but constants besides their first input."""
+    read = (value for node in nodes for value in node.inputs[1:] if value is not None)
+    return all(analysis.constant(value) is not None for value in read)
 
 
 def _blocked(linear: Linear) -> bool:

@@ -99,7 +99,8 @@ def _others(result: Scan) -> list[tuple[str, float]]:
     rest = result.others[len(large) :]
     lines = [(escape(f"{row.number} {row.op}"), row.seconds) for row in large]
     if rest:
-        lines.append((f"{sum(row.number for row in rest)} others", sum(row.seconds for row in rest)))
+        number = sum(row.number for row in rest)
+        lines.append((numbered(number, "other"), sum(row.seconds for row in rest)))
     return lines
 
 

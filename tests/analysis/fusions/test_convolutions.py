@@ -35,7 +35,7 @@ BEHIND = {
 }
 
 
-def built(behind: str, channels: int) -> onnx.ModelProto:
+def built(behind: str, channels: int, overridable: str = "") -> onnx.ModelProto:
     shapes = {"w": (channels, channels, 3, 3), "v": (channels, channels, 1, 1)}
     weights = {name: weight(*shape) for name, shape in shapes.items()}
     weights |= {"one": np.full((channels, 1, 1), 1.5, np.float32), **batch_norm("bn", channels)}
@@ -47,13 +47,22 @@ def built(behind: str, channels: int) -> onnx.ModelProto:
         nodes.append(node(op, read.replace(",", ""), output))
     used = {name for each in nodes for name in each.input}
     kept = {name: array for name, array in weights.items() if name in used}
-    return model(nodes, kept, inputs={"x": [1, channels, 8, 8]})
+    return model(nodes, kept, inputs={"x": [1, channels, 8, 8]}, overridable=overridable.split())
 
 
 @pytest.mark.parametrize("channels", [16, 18], ids=["blocked", "not blocked"])
 @pytest.mark.parametrize("behind", BEHIND)
 def test_what_onnxruntime_runs_no_kernel_for(behind: str, channels: int) -> None:
-    proto = built(BEHIND[behind], channels)
+    agrees(built(BEHIND[behind], channels))
+
+
+@pytest.mark.parametrize("overridable", ["w", "bn/mean", "w bn/scale bn/shift bn/mean bn/var"])
+def test_what_a_caller_may_override_is_taken_in_by_no_weights(overridable: str) -> None:
+    agrees(built(BEHIND["batch norm"], 18, overridable))
+
+
+def agrees(proto: onnx.ModelProto) -> None:
+    """The operators that take a pass of their own are those that onnxruntime runs kernels for."""
     analysis = Analysis(ir.from_proto(proto))
     others = measured(analysis, kernels(analysis.model, make_feeds(proto))).others or ()
     ran = {row.op: row.number for row in others if row.op != "changes of layout"}
