@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from graphopt.calibration import images, inspection
 from graphopt.calibration.batch_axis import CONSTANT, SampleAxis, Slot, slots
 from graphopt.calibration.images import Images
 from graphopt.calibration.samples import Samples, content, together
-from graphopt.calibration.telling_apart import told_apart
+from graphopt.calibration.telling_apart import told_apart, with_batch
 from graphopt.errors import InputError, Named
 from graphopt.files import kind_of, require_file
 from graphopt.runtime import session
@@ -362,13 +363,6 @@ def _several_sizes(samples: Samples) -> str:
     return f"the inputs are of several sizes, and costs are counted at {sizes}"
 
 
-def _with_batch(array: npt.NDArray[Any], slot: Slot) -> npt.NDArray[Any]:
-    """An array of a list or folder as the model takes it: a sample without the axis of samples gets it."""
-    if slot.dims is None or slot.axis is None or array.ndim != len(slot.dims) - 1:
-        return array
-    return np.expand_dims(array, slot.axis)
-
-
 def _parts(given: Given, model: ir.Model, places: Sequence[Slot]) -> tuple[str, list[tuple[str, Arrays]]]:
     """Where the arrays come from, and for each file, or each of a list, its name and its arrays by key."""
     if isinstance(given, Images):
@@ -386,7 +380,7 @@ def _parts(given: Given, model: ir.Model, places: Sequence[Slot]) -> tuple[str, 
                 f"calibration: a list of arrays, and the model has the inputs {names}: name them"
             )
         (slot,) = places
-        given = [{"": _with_batch(part, slot)} for part in given]
+        given = [{"": with_batch(f"calibration[{i}]", slot, part)} for i, part in enumerate(given)]
     if isinstance(given, (list, tuple)) and all(isinstance(part, Mapping) for part in given):
         return "calibration", [(f"calibration[{i}]", _as_arrays(part)) for i, part in enumerate(given)]
     if not isinstance(given, (str, os.PathLike)):
@@ -402,15 +396,28 @@ def _parts(given: Given, model: ir.Model, places: Sequence[Slot]) -> tuple[str, 
     if not files:
         raise InputError(f"{path}: the folder holds no .npy or .npz file")
     parts: list[tuple[str, Arrays]] = [(str(file), _read_file(file)) for file in files]
-    keys = set(parts[0][1])
     named = {name for _, part in parts for name in part if name}
     if len(places) == 1 and len(named) < 2 and all(len(part) == 1 for _, part in parts):  # .npy has no names
         arrays = ((file, next(iter(part.values()))) for file, part in parts)
-        return str(path), [(file, {"": _with_batch(array, places[0])}) for file, array in arrays]
-    odd = next((file for file, part in parts if set(part) != keys), None)
-    if odd is not None:
-        raise InputError(f"{odd}: its arrays are not those of {files[0].name}, with {_listed(parts[0][1])}")
+        return str(path), [(file, {"": with_batch(file, places[0], array)}) for file, array in arrays]
+    _require_alike(parts, places)
     return str(path), parts
+
+
+def _require_alike(parts: Sequence[tuple[str, Arrays]], places: Sequence[Slot]) -> None:
+    """Refuses a file of a folder whose arrays have other names than those of the model, or of most files.
+
+    Raises:
+        InputError: that is so of one; an array without a name has none.
+    """
+    inputs, unnamed = {slot.name for slot in places}, frozenset({""})
+    count = Counter(frozenset(part) for _, part in parts if part.keys() != unnamed)
+    usual = max(count, key=lambda names: (names == inputs, count[names]), default=unnamed)
+    like = next(((file, part) for file, part in parts if part.keys() == usual), parts[0])
+    for file, part in parts:
+        if part.keys() not in (usual, unnamed):
+            listed = _listed(like[1])
+            raise InputError(f"{file}: its arrays are not those of {Path(like[0]).name}, with {listed}")
 
 
 def _as_arrays(given: Arrays) -> Arrays:

@@ -134,19 +134,45 @@ def _agree(given: Sequence[Given]) -> bool:
     return sure and (len(symbols) < 2 or len(counts) < 2)
 
 
-def _given(where: str, slot: Slot, array: npt.NDArray[Any]) -> Given:
+def with_batch(where: str, slot: Slot, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array of a list or folder as the model takes it: a sample without the axis of samples gets it.
+
+    Args:
+        where: the array comes from.
+        slot: its input.
+        array: what was given.
+
+    Returns:
+        The array, with that axis.
+
+    Raises:
+        InputError: the shape of the sample is none that the input takes.
+    """
+    if slot.dims is None or slot.axis is None or array.ndim != len(slot.dims) - 1:
+        return array
+    found = np.expand_dims(array, slot.axis)
+    _given(where, slot, found, array)
+    return found
+
+
+def _given(where: str, slot: Slot, array: npt.NDArray[Any], single: npt.NDArray[Any] | None = None) -> Given:
     """Where the samples of an array lie.
+
+    Args:
+        where: the array comes from.
+        slot: its input.
+        array: as the model takes it.
+        single: the same without an axis of samples, where it was given so.
 
     Raises:
         InputError: its shape is none that the input takes.
     """
     if not array.size and 0 not in (slot.declared or ()):
         raise InputError(f"{where}: array for input {slot.name!r} holds no samples")
-    has = (
-        f"{where}: array for input {slot.name!r} has shape {list(array.shape)}, the model takes {slot.shown}"
-    )
+    shape = list(array.shape if single is None else single.shape)
+    has = f"{where}: array for input {slot.name!r} has shape {shape}, the model takes {slot.shown}"
     own = replace(slot, axis=slot.own, said=None) if slot.own is not None else slot
-    turned = _turned(own, array)
+    turned = _turned(own, array) if single is None else _turned(own, single, enough=True)
     if isinstance(slot.said, int) and array.ndim == len(slot.dims or ()) > slot.said:
         said = Named("sample_axis", str(slot.said), slot.name)
         if slot.contradicts(array.shape, slot.said):
@@ -192,8 +218,13 @@ def _axes_that_fit(slot: Slot, array: npt.NDArray[Any]) -> list[int]:
     ]
 
 
-def _turned(slot: Slot, array: npt.NDArray[Any]) -> str:
+def _turned(slot: Slot, array: npt.NDArray[Any], *, enough: bool = False) -> str:
     """What to give of an array that has its channels first where the model has them last, or the other way.
+
+    Args:
+        slot: its input.
+        array: what was given.
+        enough: whether a sample without an axis of samples will do.
 
     Returns:
         The transpose in words, with all that is to be given; "" where none fits.
@@ -221,7 +252,7 @@ def _turned(slot: Slot, array: npt.NDArray[Any]) -> str:
         if wanted[stop] is not None and _fits([shape[axis] for axis in order], wanted):
             name = slot.name if slot.name.isidentifier() else "array"
             turned = f"{name}.transpose({', '.join(map(str, order))})"
-            single = f", and {slot.forms}" if len(shape) < len(declared) else ""
+            single = f", and {slot.forms}" if len(shape) < len(declared) and not enough else ""
             return f"give {turned}{single}, as its channels lie on another axis"
     return ""
 

@@ -351,6 +351,53 @@ def test_channels_on_another_axis_are_told_with_the_transpose(
 
 
 @pytest.mark.parametrize(
+    ("declared", "given", "says"),
+    [
+        (["n", 3, 8, 8], (8, 8, 3), "give x.transpose(2, 0, 1), as its channels"),
+        ([1, 3, 8, 9], (8, 9, 3), "give x.transpose(2, 0, 1), as its channels"),
+        (["n", 8, 8, 3], (3, 8, 8), "give x.transpose(1, 2, 0), as its channels"),
+        (["n", 3, 8, 8], (3, 9, 9), "give [N, 3, 8, 8] for N samples"),
+        (["n", 3, 8, 8], (1, 8, 8, 3), "give x.transpose(0, 3, 1, 2), as its channels"),
+    ],
+)
+@pytest.mark.parametrize("form", ["list", "folder"])
+def test_a_sample_of_another_shape_is_told_as_it_was_given(
+    declared: list[Any], given: tuple[int, ...], says: str, form: str, tmp_path: Path
+) -> None:
+    where, several = "calibration[0]", [samples(*given)] * 4
+    shapes = f"shape {list(given)}, the model takes [{', '.join(map(str, declared))}]"
+    if form == "folder":
+        where = str(tmp_path / "0.npy")
+        for number, each in enumerate(several):
+            np.save(tmp_path / f"{number}.npy", each)
+    with pytest.raises(InputError, match=re.escape(f"{where}: array for input 'x' has {shapes}: {says}")):
+        read(tmp_path if form == "folder" else several, shaped({"x": declared}))
+
+
+@pytest.mark.parametrize(
+    ("files", "inputs", "says"),
+    [
+        ("a.npy b.npz:x c.npz:x d.npz:x,y", "x", "d.npz: its arrays are not those of b.npz, with 'x'"),
+        ("a.npy b.npz:x,y c.npz:x", "x", "b.npz: its arrays are not those of c.npz, with 'x'"),
+        ("a.npz:z b.npz:z c.npz:y", "x", "c.npz: its arrays are not those of a.npz, with 'z'"),
+        ("a.npz:x b.npz:x,y c.npz:x,y", "x,y", "a.npz: its arrays are not those of b.npz, with 'x', 'y'"),
+        ("a.npy b.npz:x,y", "x,y", "a.npy: an array without a name, and the model has the inputs 'x', 'y'"),
+    ],
+)
+def test_of_the_files_of_a_folder_the_odd_one_is_told(
+    files: str, inputs: str, says: str, tmp_path: Path
+) -> None:
+    for each in files.split():
+        name, _, keys = each.partition(":")
+        if keys:
+            np.savez(tmp_path / name, **{key: samples(2, 4) for key in keys.split(",")})
+        else:
+            np.save(tmp_path / name, samples(2, 4))
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / says))):
+        read(tmp_path, shaped({key: ["n", 4] for key in inputs.split(",")}))
+
+
+@pytest.mark.parametrize(
     ("declared", "given", "axis", "says"),
     [
         (["n", 3, 8, 8], (12, 8, 8, 3), 1, "give x.transpose(0, 3, 1, 2)"),
