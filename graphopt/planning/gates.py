@@ -256,6 +256,19 @@ def sign(key: str, figure: Figure | None = None) -> str:
     return "<=" if key in COSTS or (figure is not None and figure.falling) else ">="
 
 
+def other_sign(key: str, limit: str, figure: Figure | None = None) -> str:
+    """What is said of a limit that is given with another sign than its key's.
+
+    Args:
+        key: a key of a budget.
+        limit: as given.
+        figure: the figure of a measure that the key names; None for keys that there are without one.
+    """
+    wanted, kind = sign(key, figure), "cost" if key in COSTS else "quality"
+    most = "at most" if wanted == "<=" else "at least"
+    return f"a {kind} has to be {most} its limit; did you mean {key}{wanted}{limit}?"
+
+
 def unit_of(key: str, figure: Figure | None = None) -> str:
     """The unit of a key's limit: ``dB``, or "" for a part."""
     return "dB" if key == "sqnr" else "" if figure is None else figure.unit
@@ -275,13 +288,8 @@ def _parse(text: str, figures: Mapping[str, Figure]) -> Gate:
     figure = figures.get(key)
     if key not in KEYS and figure is None:
         raise InputError(f"{Named('require', text)}: no such key; {hint(key, (*KEYS, *figures))}")
-    wanted = sign(key, figure)
-    if given_sign != wanted:
-        kind, most = "cost" if key in COSTS else "quality", "at most" if wanted == "<=" else "at least"
-        meant = f"{key}{wanted}{match['limit']}"
-        raise InputError(
-            f"{Named('require', text)}: a {kind} has to be {most} its limit; did you mean {meant}?"
-        )
+    if given_sign != sign(key, figure):
+        raise InputError(f"{Named('require', text)}: {other_sign(key, match['limit'], figure)}")
     try:
         limit = float(match["limit"])
     except ValueError:

@@ -115,7 +115,12 @@ def counted(model: ir.Model, asked: Iterable[str]) -> Counted:
             _require_numbers(text, known[name], kinds)
             inner.append(name)
         if colon:
-            axes[name] = _axis(model, text, axis, known[name], kinds)
+            number = _axis(model, text, axis, known[name], kinds)
+            if axes.setdefault(name, number) != number:
+                raise InputError(
+                    f"{Named('outputs', text)}: its channels lie on axis {axes[name]}, as is said besides; "
+                    "name one axis"
+                )
         names.append(name)
     return Counted(names, axes, inner)
 

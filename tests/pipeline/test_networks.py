@@ -244,6 +244,8 @@ def test_an_agreement_on_inputs_of_one_class_is_refused() -> None:
         ("macs=0.5", "expected a quality and its limit"),
         ("agreement", "'' is no number"),
         ("agreement=80", "did you mean agreement=0.8"),
+        ("agreement<=0.9", "at least its limit; did you mean agreement>=0.9"),
+        (" sqnr <= 3", "at least its limit; did you mean sqnr>=3"),
         ("top1=0.8", "needs metric='classification'"),
     ],
 )

@@ -190,6 +190,12 @@ REFUSED = {
 }
 
 
+def test_a_value_whose_channels_are_said_to_lie_on_two_axes_is_refused() -> None:
+    with pytest.raises(InputError, match="outputs='h:2': its channels lie on axis 1, as is said besides"):
+        interface.counted(io.load(heads()).model, ["h:1", "h:2"])
+    assert interface.counted(io.load(heads()).model, ["h:1", "h", "h:-3"]).axes == {"h": 1}
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_can_not_count_is_refused(name: str) -> None:
     with pytest.raises(InputError, match=REFUSED[name]) as failure:

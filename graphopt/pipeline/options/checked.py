@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
@@ -270,8 +271,7 @@ def make_floor(given: str | None, figures: Mapping[str, Figure]) -> tuple[gates.
     if given == OFF:
         return ()
     text = str(given)
-    key, _, limit = text.replace(">=", "=").replace("<=", "=").partition("=")
-    key = key.strip()
+    key, sign, limit = (part.strip() for part in re.split("(<=|>=|=|$)", text, maxsplit=1))
     if key not in figures:
         _require_measure(Named("floor", text), key)
     if key not in (*gates.MEASURED, *figures):
@@ -279,6 +279,8 @@ def make_floor(given: str | None, figures: Mapping[str, Figure]) -> tuple[gates.
             f"{Named('floor', text)}: expected a quality and its limit, such as agreement=0.8, or {OFF}; "
             f"{hint(key, (*gates.MEASURED, *figures))}"
         )
+    if sign not in ("", "=", gates.sign(key, figures.get(key))):
+        raise InputError(f"{Named('floor', text)}: {gates.other_sign(key, limit, figures.get(key))}")
     try:
         number = float(limit)
     except ValueError:
