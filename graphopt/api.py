@@ -465,7 +465,9 @@ def _verify_quality(
         gap = (math.nan, math.nan, math.nan if found.sqnr is None else found.sqnr)
         checks.append(Verdict(key, names, item.passed, *gap, wanted, found.samples, note, Rule.QUALITY))
     few = gates.undecided(judged, confidence)
-    return Verification(tuple(checks), (*found.notes, *([few] if few else [])))
+    notes = (*found.notes, *([few] if few else []))
+    undecided = bool(few) and all(item.undecided for item in judged if not item)
+    return Verification(tuple(checks), notes, undecided=undecided)
 
 
 def bench(

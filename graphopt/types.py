@@ -273,6 +273,7 @@ class Quality:
         interval: of the agreement, on inputs of this kind; None without one.
         sqnr_interval: of the SQNR, in dB; None without one.
         confidence: of both intervals; 0 without.
+        ranked: rows of scores that the agreement is of; None without an agreement.
         others: the SQNR of the groups of channels that hold no class scores, in dB; None without any.
         taken: names of the outputs that are taken as class scores since somebody asked for their agreement;
             nothing in the model says so.

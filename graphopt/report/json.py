@@ -54,7 +54,7 @@ KEYS: Mapping[type, str] = {
     Applied: APPLIED,
     Candidate: "rewrite site.nodes choice error_predicted=error",
     Checked: "path exit_code before after rewrites fixed note error",
-    Judged: "gate.key gate.limit measured interval passed",
+    Judged: "gate.key gate.limit measured interval passed undecided needed",
     LayerChange: "change rewrites before after macs_before macs_after",
     LayerRow: "linear runs share seconds linear.pointwise opportunities",
     Left: "rewrite site.nodes reason",
@@ -69,7 +69,7 @@ KEYS: Mapping[type, str] = {
     Source: "path sha256 bytes opset",
     Sweep: "model=source before points notes seconds options",
     Totals: "macs flops params weight_bytes nodes",
-    Verification: "passed warnings checks notes",
+    Verification: "passed undecided warnings checks notes",
 }
 """Attributes that stand for the fields of a result, ``KEY=`` before those with another name than the last."""
 

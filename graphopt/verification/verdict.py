@@ -101,11 +101,13 @@ class Verification:
         checks: the comparisons.
         notes: what was not compared, and why.
         unrun: why the models were not run as a whole; "" where they were.
+        undecided: whether nothing but figures of too few inputs fails, which are within their limits.
     """
 
     checks: tuple[Verdict, ...]
     notes: tuple[str, ...] = ()
     unrun: str = ""
+    undecided: bool = False
 
     @property
     def passed(self) -> bool:

@@ -124,6 +124,22 @@ def test_verify_of_a_quality_that_is_not_kept(scores: Path, inputs: Path, tmp_pa
         assert "nan" not in done.out
 
 
+def test_verify_of_a_quality_that_the_inputs_are_too_few_to_know(
+    scores: Path, inputs: Path, tmp_path: Path
+) -> None:
+    near = tmp_path / "near.onnx"
+    budget = ("--budget", "macs=0.9", "--floor", "off", "--calibration", inputs)
+    assert cli("optimize", scores, "-o", near, *budget).code == 0
+    asked = ("verify", scores, near, "--calibration", inputs, "--budget", "agreement=0.98")
+    few = cli(*asked)
+    assert few.code == 1 and "agreement 1.0000 (" in few.out
+    assert few.out.endswith("the quality is not known to be kept\n")
+    assert json.loads(cli(*asked, "--json").out)["undecided"] is True
+    assert cli(*asked, "--confidence", "none").out.endswith("the quality is kept\n")
+    lost = cli(*asked, "--budget", "sqnr=90")
+    assert lost.code == 1 and lost.out.endswith("the quality is not kept\n")
+
+
 # --- exit code 2 --------------------------------------------------------------------------------------------
 
 OPTIMIZE = ("optimize", "MODEL", "-o", "OUT")

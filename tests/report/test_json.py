@@ -13,6 +13,7 @@ import pytest
 from onnx import helper
 
 import graphopt
+from graphopt.planning import gates, intervals
 from graphopt.report import json as documents
 from graphopt.verification.verdict import Verdict, Verification
 from tests.builders import batch_norm, bn_inputs, classifier, conv_bn, info, model, node, saved, weight
@@ -48,6 +49,7 @@ LATENCY |= {"spread": [float], "provider": str}
 LAYER = {"rewrite": str, "nodes": [str], "choice": {}, "error_predicted": float}
 POINT = {"costs": {}, "quality": QUALITY, "metric": float, "taken": bool, "layers": [LAYER]}
 JUDGED = {"key": str, "limit": float, "measured": float, "interval": [float], "passed": bool}
+JUDGED |= {"undecided": bool, "needed": int}
 REPORT = EVERY | {"exit_code": int, "quality": QUALITY} | all_of({}, "seconds options")
 REPORT |= all_of(TOTALS, "before after") | {"changed": bool, "applied": [APPLIED]}
 REPORT |= all_of([LEFT], "declined rejected") | {"verification": {"passed": bool, "checks": [VERDICT]}}
@@ -56,6 +58,7 @@ REPORT |= all_of([JUDGED], "budget gates") | {"curve": [POINT], "unmeasured": bo
 REPORT |= all_of([str], "warnings notes")
 REPORT |= {"latency": LATENCY, "metric": {"name": str, "before": float, "after": float}}
 VERIFY = {"schema_version": int, "passed": bool, "checks": [VERDICT], "warnings": [str], "notes": [str]}
+VERIFY |= {"undecided": bool}
 BENCH = {"schema_version": int, **LATENCY}
 REWRITES = [{"name": str, "exactness": str, "default": bool, "options": {}, "summary": str}]
 
@@ -93,6 +96,7 @@ NULLABLE = {
         "sqnr_interval",
         "interval",
     ),
+    "needed",
 }
 
 
@@ -176,6 +180,17 @@ def test_verify_of_a_quality(scores: Path, inputs: Path) -> None:
     document = printed(VERIFY, "verify", scores, scores, *asked)
     assert [check["scope"] for check in document["checks"]] == ["agreement", "sqnr"]
     assert [check["feeds"] for check in document["checks"]] == [16, 16]
+
+
+def test_a_gate_that_the_inputs_are_too_few_for_says_how_many_would_do() -> None:
+    few, kept = gates.judge(
+        [gates.Gate("agreement", 0.98), gates.Gate("sqnr", 20.0)],
+        {"agreement": 1.0, "sqnr": 30.0},
+        gates.Known({"agreement": intervals.wilson(1.0, 16, 0.95), "sqnr": (25.0, 35.0)}, 16, 0.95),
+    )
+    document = strict(documents.dumps([few, kept]))
+    assert_fits(document, [JUDGED])
+    assert [(each["undecided"], each["needed"]) for each in document] == [(True, 189), (False, None)]
 
 
 def test_verify_of_another_interface(folded: Path, scores: Path) -> None:

@@ -37,7 +37,7 @@ def verification(result: Verification) -> None:
         return
     quality = all(math.isnan(check.max_rel) for check in result.checks)
     agree, differ = (
-        ("the quality is kept", "the quality is not kept")
+        ("the quality is kept", f"the quality is not {'known to be ' * result.undecided}kept")
         if quality
         else ("the models agree", "the models differ")
     )
