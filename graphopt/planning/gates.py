@@ -263,6 +263,9 @@ def other_sign(key: str, limit: str, figure: Figure | None = None) -> str:
         key: a key of a budget.
         limit: as given.
         figure: the figure of a measure that the key names; None for keys that there are without one.
+
+    Returns:
+        That, with what was perhaps meant.
     """
     wanted, kind = sign(key, figure), "cost" if key in COSTS else "quality"
     most = "at most" if wanted == "<=" else "at least"
