@@ -3,7 +3,8 @@
 It is a claim. It may be left from an earlier export, of sizes that were opened since, and onnxruntime plans
 its memory by it: two sizes of one name are taken for equal. What is narrower than inference derives from the
 inputs, or contradicts it, is put right. What inference has no rule for, custom operators and what reads them,
-can't be contradicted, and stays.
+can't be contradicted: it stays where it names every open size that reaches it, as only a claim can that was
+made since they are open. Else nothing of it is believed but the rank.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from graphopt.analysis.constants import Constants, default_opset
 from graphopt.analysis.operators import is_standard
 from graphopt.analysis.shapes import onnx_rules
 from graphopt.analysis.shapes.inference import infer
-from graphopt.analysis.shapes.inputs import fixed, symbol
+from graphopt.analysis.shapes.inputs import fixed, names_all, symbol
 from graphopt.analysis.shapes.sizes import Sizes
 from graphopt.model.traversal import nested, reads, subgraphs, topological
 from graphopt.types import Dim, Dims
@@ -85,12 +86,13 @@ class _Claims:
     def right(self, value: ir.Value) -> Dims | None:
         """What a value may declare: what it does where that holds, else what was derived."""
         declared, derived = _declared(value), self._sizes.dims(value)
+        opened = self._sizes.varying.get(value)
+        free = not opened or (value in self._untold and names_all(value, opened))
         if derived is None:
-            return declared
+            return declared if free else (None,) * len(declared)
         disputed = value in self._sizes.disputed  # neither onnx's size nor onnxruntime's may stand there
         if len(derived) != len(declared):
             return None if disputed else tuple(self._sayable(size) for size in derived)
-        free = value in self._untold or value not in self._sizes.varying
         return tuple(
             said if self._holds(said, size, free) else None if disputed else self._sayable(size)
             for said, size in zip(declared, derived, strict=True)

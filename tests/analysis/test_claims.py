@@ -69,10 +69,33 @@ def test_what_data_tells_is_kept_where_all_sizes_are_given() -> None:
     assert corrected(body, *claimed, inputs=open_) == {"a": (4, None)}
 
 
-def test_claims_behind_operators_without_a_rule_stay() -> None:
+def test_claims_behind_operators_without_a_rule_stay_where_all_sizes_are_given() -> None:
     body = "a = Relu (x) b = custom.Local (a) c = Relu (b) y = Add (c, c)"
-    claimed = ("float[1, 4, 8, 8] a", "float[1, 4, 8, 8] b", "float[1, 4, 8, 8] c")
-    assert corrected(body, *claimed) == {"a": ("N", 4, "H", "W")}
+    claimed = ("float[1, 4, 8, 8] b", "float[1, 4, 8, 8] c")
+    assert corrected(body, *claimed, inputs="float[1, 4, 9, 9] x") == {}
+
+
+@pytest.mark.parametrize(
+    ("claimed", "right"),
+    [
+        pytest.param("N, 4, H, W", ("N", 4, "H", "W"), id="it names all open sizes"),
+        pytest.param("1, 4, 8, 8", (None,) * 4, id="of an earlier export"),
+        pytest.param("N, 4, 8, 8", (None,) * 4, id="of an export with an open batch"),
+        pytest.param("N, 4, H2, W2", (None,) * 4, id="names of no input"),
+    ],
+)
+def test_claims_behind_operators_without_a_rule(claimed: str, right: tuple[object, ...]) -> None:
+    """And what reads them."""
+    body = f"b = custom.Local (x) c = {HALF} (b, w) y = Relu (c)"
+    found = corrected(body, f"float[{claimed}] b", f"float[{claimed}] c")
+    assert found == ({} if right[1] else dict.fromkeys("bc", right))
+
+
+def test_claims_behind_operators_without_a_rule_need_name_what_reaches_them_alone() -> None:
+    body = "b = custom.Local (x) c = custom.Local (z) d = Relu (c) y = custom.Local (b, d)"
+    claimed = ("float[N, 4, 8, 8] b", "float[8] c")
+    found = corrected(body, *claimed, inputs="float[N, 4, 8, 8] x, float[K] z")
+    assert found == {"c": (None,)}
 
 
 def test_claims_in_bodies() -> None:

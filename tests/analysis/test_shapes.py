@@ -426,6 +426,18 @@ def test_what_the_file_declares_is_trusted_for_unknown_operators():
     assert shape(stale, "a", bindings={"x": [3, 4]}) is None
 
 
+@pytest.mark.parametrize(
+    ("declared", "found"),
+    [("1, 6, 9, 9", (None,) * 4), ("N, 6, 9, 9", (None,) * 4), ("N, 6, S, S", (2, 6, 5, 5))],
+)
+def test_where_inputs_were_opened_an_unknown_operator_makes_what_names_their_sizes(declared, found):
+    model = text(f"""g (float[N, 3, S, S] x) => (float[] y) <float[{declared}] a>
+        {{ a = custom.Local (x) y = Relu (a) }}""")
+    sizes = {"x": (2, 3, 5, 5)}
+    assert shapes(model, "a y", bindings=sizes) == {"a": found, "y": found}
+    assert shapes(model, "a y") == {"a": (None,) * 4, "y": (None,) * 4}
+
+
 def test_a_wrong_declaration_does_not_make_a_right_model_fail():
     model = text("""g (float[1, 4] x, float[1, 4] z) => (float[1, 4] y) <float[7, 7] a>
         { a = custom.Op (x)  y = Add (a, z) }""")

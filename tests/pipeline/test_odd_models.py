@@ -295,3 +295,28 @@ def test_claims_that_onnxruntime_refuses_are_no_nothing_to_do(tmp_path: Path) ->
     for given in (proto, tmp_path / "in.onnx"):
         with pytest.raises(InputError, match="onnxruntime can't load"):
             graphopt.optimize(given)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        node("Gelu", "x", "m", "custom", domain="com.microsoft"),
+        node("QuickGelu", "x", "m", "custom", domain="com.microsoft", alpha=1.7),
+        node("FusedConv", "x f", "m", "custom", domain="com.microsoft", activation="Relu", pads=[1] * 4),
+    ],
+    ids=lambda each: each.op_type,
+)
+def test_macs_behind_an_operator_without_a_rule_are_those_of_a_run(operator: onnx.NodeProto) -> None:
+    """The input was opened later; what is behind the operator was left as it was."""
+    weights = {"w": weight(16, 8, 3, 3)}
+    if operator.op_type == "FusedConv":
+        weights["f"] = weight(8, 8, 3, 3)
+    nodes = [operator, node("Conv", "m w", "y", "conv", pads=[1] * 4)]
+    proto = model(nodes, weights, inputs={"x": ["n", 8, "h", "w"]}, domains=["com.microsoft"])
+    proto.graph.value_info.append(info("m", [1, 8, 112, 112]))
+    macs = 8 * 16 * 9 * 6 * 5
+    sizes = {"x": (1, 8, 6, 5)}
+    assert graphopt.scan(proto, shapes=sizes).totals.macs == macs
+    report = graphopt.optimize(proto, shapes=sizes).report
+    assert report.before.macs == macs
+    assert any("1 inner value (m) does not follow from its inputs" in each for each in report.notes)

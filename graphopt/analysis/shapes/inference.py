@@ -27,7 +27,7 @@ from graphopt.analysis.operators import AFFINE, ALIKE, is_standard
 from graphopt.analysis.shapes import control_flow, onnx_rules, open_sizes
 from graphopt.analysis.shapes.agreement import Demands
 from graphopt.analysis.shapes.data_propagation import SIZE_RULES, Data, DataPropagation
-from graphopt.analysis.shapes.inputs import BoundInputs, bind, format_shape, names_of
+from graphopt.analysis.shapes.inputs import BoundInputs, bind, format_shape, names_all, names_of
 from graphopt.analysis.shapes.runtime_rules import RUNTIME_RULES
 from graphopt.analysis.shapes.sizes import Sizes
 from graphopt.analysis.shapes.tensor_types import (
@@ -111,7 +111,7 @@ def infer(
         inference.demands.sizes,
         tuple(inference.demands.equations),
         inference.named,
-        frozenset(inference.varying),
+        inference.varying,
     )
 
 
@@ -146,7 +146,7 @@ class _Inference:
         disputed: the values to which onnx's rules give other sizes, and all that follows from them.
         demands: the open sizes, and what operators demand of them.
         named: the shapes that have names of open sizes in them.
-        varying: the values that open sizes may reach.
+        varying: the values that open sizes of inputs may reach, whoever gave them, with the names of those.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class _Inference:
         self.disputed: set[ir.Value] = set()
         self.demands = Demands()
         self.named: dict[ir.Value, Dims] = {}
-        self.varying: set[ir.Value] = set()
+        self.varying: dict[ir.Value, frozenset[str]] = {}
         self._opset = default_opset(model)
         self.forget_values()
 
@@ -192,8 +192,8 @@ class _Inference:
                     inner.CopyFrom(tensor_type(inner.tensor_type.elem_type, dims))
                 else:
                     self._name(value, dims)
-            if shape is None or None in shape:
-                self.varying.add(value)
+            if opened := self.bound.opened(value, shape):
+                self.varying[value] = opened
         self._run(self._model.graph)
 
     def forget_values(self) -> None:
@@ -202,8 +202,7 @@ class _Inference:
 
     def _run(self, graph: ir.Graph) -> None:
         for node in topological(graph):
-            if self.varying and not self.varying.isdisjoint(reads(node)):
-                self.varying.update(node.outputs, *(body.inputs for body in subgraphs(node)))
+            self._reach(node)
             known = [self._known_shape(value) for value in node.outputs]
             complete = all(shape is not None and None not in shape for shape in known)
             if complete and not any(subgraphs(node)):
@@ -221,6 +220,15 @@ class _Inference:
                 self._settle(value, inferred[i] if i < len(inferred) else None)
                 if guessed and value.dtype is None:
                     self._guessed.add(value)
+
+    def _reach(self, node: ir.Node) -> None:
+        """Note which open sizes reach what the node makes, and what its bodies are given."""
+        if not self.varying:
+            return
+        opened = frozenset[str]().union(*(self.varying.get(value, ()) for value in reads(node)))
+        if opened:
+            made = (*node.outputs, *(value for body in subgraphs(node) for value in body.inputs))
+            self.varying.update(dict.fromkeys(made, opened))
 
     # --- what is known of one value ---
 
@@ -278,10 +286,13 @@ class _Inference:
     def _claimed(self, value: ir.Value, inferred: onnx.TypeProto | None) -> Shape | None:
         """The shape that the file declares; where open sizes reach, only its rank, and what was found too.
 
-        Its sizes may be left from before the input was opened: they are likely, and no more.
+        Its sizes may be left from before the input was opened: they are likely, and no more. Where all of
+        those that reach it are known by now, what names them is not left from before.
         """
-        declared = self.bound.resolve(value)
-        if declared is None or value not in self.varying:
+        declared, opened = self.bound.resolve(value), self.varying.get(value)
+        if declared is None or not opened:
+            return declared
+        if opened <= self.bound.symbols.keys() and names_all(value, opened):
             return declared
         dims = dims_of(inferred)
         if dims is None:

@@ -24,10 +24,12 @@ class BoundInputs:
     Attributes:
         shapes: of every input that is not a constant; None when even the rank is unknown.
         symbols: the size that each symbolic dimension stands for, where it is bound.
+        pinned: the open sizes that operators take at one number alone, by the names of `names_of`.
     """
 
     shapes: dict[ir.Value, Shape | None] = field(default_factory=dict)
     symbols: dict[str, int] = field(default_factory=dict)
+    pinned: frozenset[str] = frozenset()
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -35,9 +37,25 @@ class BoundInputs:
         return tuple(dim for value, shape in self.shapes.items() for dim in _unknown_dims(value, shape))
 
     def at(self, sizes: Mapping[str, int]) -> BoundInputs:
-        """The same with more known of open sizes, by the names of `names_of`."""
+        """The same with more open sizes pinned, by the names of `names_of`."""
         shapes = {value: completed(shape, _told(value, shape, sizes)) for value, shape in self.shapes.items()}
-        return BoundInputs(shapes, {**sizes, **self.symbols})
+        return BoundInputs(shapes, {**sizes, **self.symbols}, self.pinned | sizes.keys())
+
+    def opened(self, value: ir.Value, shape: Shape | None) -> frozenset[str]:
+        """The sizes of an input that the file leaves open, by the names of `names_of`; pinned ones apart.
+
+        Args:
+            value: the input.
+            shape: its shape as far as it is known by now.
+        """
+        if shape is None:
+            return frozenset({f"{value.name}[...]"})
+        dims: Sequence[int | ir.SymbolicDim | None] = (
+            (None,) * len(shape) if value.shape is None else tuple(value.shape)
+        )
+        names = names_of(value, len(shape))
+        open_ = (name for name, dim in zip(names, dims, strict=False) if dim is None or fixed(dim) is None)
+        return frozenset(open_) - self.pinned
 
     def resolve(self, value: ir.Value) -> Shape | None:
         """The shape that the file declares for the value, with bound symbols replaced."""
@@ -77,6 +95,11 @@ def names_of(value: ir.Value, rank: int) -> tuple[str, ...]:
     return tuple(name or f"{value.name}[{axis}]" for axis, name in enumerate(symbols))
 
 
+def names_all(value: ir.Value, opened: frozenset[str]) -> bool:
+    """Whether what a value declares names each of some open sizes."""
+    return opened <= {symbol(dim) for dim in value.shape or ()}
+
+
 def _told(value: ir.Value, shape: Shape | None, sizes: Mapping[str, int]) -> Shape | None:
     return None if shape is None else tuple(sizes.get(name) for name in names_of(value, len(shape)))
 
@@ -106,7 +129,7 @@ def bind(
         InputError: a binding names no input, or does not fit the input's shape or another binding.
     """
     inputs = [v for v in model.graph.inputs if not constants.is_constant(v) and takes_array(v)]
-    bound = BoundInputs()
+    bound = BoundInputs(pinned=frozenset(pinned or ()))
     _check_names(inputs, bindings)
     given: dict[ir.Value, Shape] = {}
     sources: dict[str, str] = {}

@@ -41,7 +41,7 @@ class Sizes:
         pinned: the open sizes of inputs at which alone the model runs, by name.
         open: the open sizes of inputs that are not pinned, and what operators make of them.
         equations: what operators demand of those.
-        varying: the values that open sizes of inputs may reach.
+        varying: the values that open sizes of inputs may reach, whoever gave them, with the names of those.
     """
 
     __slots__ = (
@@ -70,7 +70,7 @@ class Sizes:
         open_sizes: OpenSizes | None = None,
         equations: tuple[Equation, ...] = (),
         named: Mapping[ir.Value, Dims] | None = None,
-        varying: frozenset[ir.Value] = frozenset(),
+        varying: Mapping[ir.Value, frozenset[str]] | None = None,
     ) -> None:
         self._shapes = shapes
         self._types = types or {}
@@ -82,7 +82,7 @@ class Sizes:
         self.open = open_sizes or OpenSizes()
         self.equations = equations
         self._named = named or {}
-        self.varying = varying
+        self.varying = varying or {}
 
     def get(self, value: ir.Value | None) -> Shape | None:
         """The value's shape, with None for each unknown size; None when even the rank is unknown."""
