@@ -153,6 +153,8 @@ def test_gates_that_pass(scores: Path, inputs: Path, tmp_path: Path) -> None:
         "measured": sqnr,
         "interval": document["quality"]["sqnr_interval"],
         "passed": True,
+        "undecided": False,
+        "needed": None,
     }
     assert document["options"]["require"] == required
     assert done.out.count("passed") == 5
