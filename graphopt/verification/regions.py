@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
-import onnx_ir as ir
 
 from graphopt import progress
+from graphopt.analysis.channels import Channels
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.test_inputs.other_inputs import scaled
 from graphopt.errors import InputError
@@ -39,9 +39,6 @@ depends on it."""
 REGIONS_AT_ONCE = 128
 """And up to so many of them: the time to make a session grows faster than the model; no result depends on
 it."""
-
-CHANNELS = 1
-"""The axis of an output of a region that is taken for its channels: derived, that of maps."""
 
 BEYOND = (100.0, -100.0)
 """Factors of the inputs on which a region is looked at that is judged by the values of the model. Derived:
@@ -72,11 +69,11 @@ def verify_regions(
     verdicts: list[tuple[Candidate, Verdict]] = []
     small = list(_together(item.shrunk() for item in regions))
     for chunk in progress.track(small, "regions", describe=_first):
-        verdicts += _check_chunk(analysis.model, chunk, seed)
+        verdicts += _check_chunk(analysis, chunk, seed)
     failed = {candidate for candidate, found in verdicts if not found}
     verdicts = [pair for pair in verdicts if pair[0] not in failed]
     for chunk in _together(item for item in regions if item.candidate in failed):
-        verdicts += _check_chunk(analysis.model, chunk, seed)
+        verdicts += _check_chunk(analysis, chunk, seed)
     failed = {candidate for candidate, found in verdicts if not found}
     passed = _on_values(analysis, [item for item in regions if item.candidate in failed], feeds)
     return [pair for pair in verdicts if pair[0] not in passed] + [
@@ -103,7 +100,7 @@ def _on_values(
         running = session.Interpreter(parts)
         for feed in feeds:
             values = {**feed, **dict(zip(names, running.run(feed), strict=True))}
-            passed = _passed(analysis.model, left, values, gaps, telling=True)
+            passed = _passed(analysis, left, values, gaps, telling=True)
             left = [item for item in left if item.candidate in passed]
     except InputError:
         return {}
@@ -113,7 +110,7 @@ def _on_values(
         with suppress(InputError):  # the model need not run so far out, nor make numbers everywhere
             values = {**feed, **dict(zip(names, running.run(feed), strict=True))}
             seen = [item for item in left if all(finite(values[name]) for name in item.sources.values())]
-            equal = _passed(analysis.model, seen, values, gaps, telling=False)
+            equal = _passed(analysis, seen, values, gaps, telling=False)
             left = [item for item in left if item.candidate in equal or item not in seen]
             held |= equal
     return {item.candidate: held.get(item.candidate, passed[item.candidate]) for item in left}
@@ -125,12 +122,12 @@ def _borders(regions: Iterable[SubgraphPair], feed: Feeds) -> list[str]:
 
 
 def _passed(
-    model: ir.Model, regions: Sequence[SubgraphPair], values: Feeds, gaps: Gaps, *, telling: bool
+    analysis: Analysis, regions: Sequence[SubgraphPair], values: Feeds, gaps: Gaps, *, telling: bool
 ) -> dict[Candidate, list[Verdict]]:
     """The regions that are equal on some values, with verdicts on all that was seen of them by now."""
     found: dict[Candidate, list[Verdict]] = {}
     for chunk in _together(item.at(values) for item in regions):
-        for candidate, each in _check_chunk(model, chunk, 0, gaps, telling=telling):
+        for candidate, each in _check_chunk(analysis, chunk, 0, gaps, telling=telling):
             found.setdefault(candidate, []).append(each)
     return {candidate: verdicts for candidate, verdicts in found.items() if all(verdicts)}
 
@@ -145,7 +142,7 @@ def _together(regions: Iterable[SubgraphPair]) -> Iterator[list[SubgraphPair]]:
 
 
 def _check_chunk(
-    model: ir.Model,
+    analysis: Analysis,
     chunk: Sequence[SubgraphPair],
     seed: int,
     gaps: Gaps | None = None,
@@ -159,14 +156,16 @@ def _check_chunk(
     """
     gaps = defaultdict(Difference) if gaps is None else gaps
     try:
-        running = session.Interpreter(assemble(model, chunk))
+        running = session.Interpreter(assemble(analysis.model, chunk))
         rng = np.random.default_rng(seed)
         feeds = {name: array for item in chunk for name, array in item.feeds(rng).items()}
         results = dict(zip(output_names(chunk), running.run(feeds), strict=True))
     except InputError as error:
         if len(chunk) > 1:
             return [
-                found for item in chunk for found in _check_chunk(model, [item], seed, gaps, telling=telling)
+                found
+                for item in chunk
+                for found in _check_chunk(analysis, [item], seed, gaps, telling=telling)
             ]
         return [
             (chunk[0].candidate, verdict.unrunnable(_scope(chunk[0]), name, error))
@@ -174,7 +173,7 @@ def _check_chunk(
         ]
     verdicts = []
     for item in chunk:
-        errors = _by_channel(model, item, feeds, results)
+        errors = _by_channel(analysis, item, feeds, results)
         for name, old, new in item.outputs:
             gap = gaps[old]
             gap.add(results[old], results[new])
@@ -191,22 +190,23 @@ def _check_chunk(
 
 
 def _by_channel(
-    model: ir.Model, item: SubgraphPair, feeds: Feeds, results: Mapping[str, Output]
+    analysis: Analysis, item: SubgraphPair, feeds: Feeds, results: Mapping[str, Output]
 ) -> dict[str, float]:
     """The largest difference of a channel over its own scale, by the outputs in which it exceeds the bound.
 
     Args:
-        model: that the region is of.
+        analysis: a snapshot of the model that the region is of.
         item: the region.
         feeds: what it was run on.
         results: what it made.
     """
     found: dict[str, tuple[ChannelGap, float]] = {}
-    for _, old, new in item.outputs:
+    axes = analysis.cached(_axes)
+    for name, old, new in item.outputs:
         reference, other = results[old], results[new]
         if isinstance(reference, list) or reference.dtype.kind != "f" or reference.ndim < 2:
             continue
-        gap, limit = ChannelGap(CHANNELS), verdict.bound(reference, REGION_BOUND)
+        gap, limit = ChannelGap(axes.get(name, 1)), verdict.bound(reference, REGION_BOUND)
         gap.add(reference, other)
         if gap.error > limit:
             found[old] = gap, limit
@@ -217,12 +217,20 @@ def _by_channel(
     with suppress(InputError):  # then each is judged as it was seen
         for _ in range(DRAWS):
             moved = item.forms()[0].rounded(rounding, rng)
-            parts = assemble(model, [moved])
+            parts = assemble(analysis.model, [moved])
             made = session.Interpreter(parts).run({n: rounded(a, rounding, rng) for n, a in given.items()})
             for name, array in zip(output_names([moved]), made, strict=True):
                 if name in found:
                     found[name][0].move(results[name], array, rounding)
     return {name: gap.error for name, (gap, limit) in found.items() if gap.error > limit}
+
+
+def _axes(analysis: Analysis) -> dict[str, int]:
+    """The axis that holds the channels of what each operator makes, by name, where there is one."""
+    channels = Channels(analysis.model, analysis.shape, analysis.constant)
+    values = [value for node in analysis.nodes.values() for value in node.outputs]
+    axes = {value.name or "": channels.axis(value) for value in values}
+    return {name: axis for name, axis in axes.items() if axis is not None}
 
 
 def _tells(output: Output) -> bool:

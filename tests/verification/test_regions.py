@@ -177,6 +177,24 @@ def test_a_channel_that_is_lost_beside_a_large_one_fails(dtype: npt.DTypeLike, f
         assert ("of its own scale" in verdict.why) is not right
 
 
+def test_of_tokens_the_channels_come_last() -> None:
+    kernel = weight(8, 8) * np.where(np.arange(8) == 3, 1.0, 1e7).astype(np.float32)
+    proto = model(
+        [node("MatMul", "x w", "y", "matmul")],
+        {"w": kernel},
+        inputs={"x": [1, 5, 8]},
+        outputs={"y": [1, 5, 8]},
+    )
+    for kept, right in ((0.0, False), (1.0, True)):
+        made = kernel * np.where(np.arange(8) == 3, kept, 1.0).astype(np.float32)
+        analysis = Analysis(ir.from_proto(proto))
+        change = Replacement((NewNode("MatMul", ("x", "%w"), ("%y",)),), {"%w": made}, {"y": "%y"})
+        change_of = Change(Candidate("r", Site("main", ("matmul",)), Cost(0), Cost(0)), change)
+        ((_, verdict),) = verify_regions(analysis, [change_of], 0)
+        assert bool(verdict) is right
+        assert ("of its own scale" in verdict.why) is not right
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_a_channel_that_is_the_small_difference_of_large_terms_has_their_rounding(
     dtype: npt.DTypeLike,
