@@ -18,7 +18,7 @@ When it applies
     3. The numbers are of float32 or float16, and have no more axes than the map.
 
 Exactness
-    Exact for finite numbers, bit by bit; Clip makes infinite ones the largest finite one.
+    Exact, to the bit.
 
 Cost
     No MACs; a pass over the map that is saved where a convolution comes before, and each but the last.
@@ -93,14 +93,11 @@ class SpellClip(Spelling["_Bounded | _Leaky"]):
 
 
 def _clip(builder: Builder, x: str, found: _Bounded, opset: int) -> str:
-    bounds = {"min": found.low, "max": found.high}
-    given = {name: number for name, number in bounds.items() if math.isfinite(number)}
+    bounds = {"min": found.low, "max": found.high}  # without one it would be the largest finite number
     if opset < CLIP_BY_INPUTS:
-        return builder.node("Clip", [x], given)
-    inputs = [
-        builder.constant(np.array(number), name) if name in given else None for name, number in bounds.items()
-    ]
-    return builder.node("Clip", [x, *(inputs if "max" in given else inputs[:1])])
+        return builder.node("Clip", [x], bounds)
+    inputs = [builder.constant(np.array(number), name) for name, number in bounds.items()]
+    return builder.node("Clip", [x, *inputs])
 
 
 def _bounded(analysis: Analysis, node: ir.Node) -> _Bounded | None:

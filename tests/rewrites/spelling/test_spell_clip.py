@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
-from tests.builders import Net
+import graphopt
+from tests.builders import Net, run
 from tests.rewrites.spelling.spelled import Number, Write, between, kernels, kinds, respelled
 
 SPELLINGS: dict[str, tuple[Write, str]] = {
@@ -84,3 +86,17 @@ def test_bounds_of_other_types_stay() -> None:
 def test_bounds_that_leave_one_number_stay_two() -> None:
     before = between(lambda net, x, n: net.op("Min", net.op("Max", x, n(2)), n(1)))
     assert kinds(respelled("spell_clip", before)) == ["Clip", "Clip"]
+
+
+@pytest.mark.parametrize("opset", [8, 17])
+@pytest.mark.parametrize("kind", ["Max", "Min"])
+def test_what_is_infinite_stays_so(kind: str, opset: int) -> None:
+    """As a mask is, where one side has no bound."""
+    net = Net(opset)
+    x = net.input([1, 2, 3, 4])
+    before = net.model(net.op(kind, x, net.const(np.float32(1))))
+    after = ir.to_proto(graphopt.optimize(before, only=["spell_clip"]).model)
+    assert [node.op_type for node in after.graph.node] == ["Clip"]
+    given = np.linspace(-3, 3, 24, dtype=np.float32).reshape(1, 2, 3, 4)
+    given[0, 0, 0], given[0, 1, 1] = -np.inf, np.inf
+    np.testing.assert_array_equal(run(after, {"x": given})[0], run(before, {"x": given})[0])
