@@ -324,6 +324,14 @@ def mish_by_log(g: Net, x: str) -> str:
     return g.op("Mul", [x, g.op("Tanh", [g.op("Log", [plus])])])
 
 
+def normalised(g: Net, x: str) -> str:
+    """A layer normalisation along the last axis, with a square and a reciprocal root."""
+    centred = g.op("Sub", [x, g.op("ReduceMean", [x], axes=[-1])])
+    variance = g.op("ReduceMean", [g.op("Mul", [centred, centred])], axes=[-1])
+    root = g.op("Sqrt", [g.op("Add", [variance, g.weight(np.array(1e-5))])])
+    return g.op("Mul", [centred, g.op("Reciprocal", [root])])
+
+
 def prelu(g: Net, x: str) -> str:
     """A slope a channel."""
     return g.op("PRelu", [x, g.weight(np.linspace(0.1, 0.4, g.channels[x])[:, None, None])])
@@ -354,7 +362,8 @@ def dense(channels: int, size: int, summed: bool = False) -> onnx.ModelProto:
 
 
 SPELLINGS: dict[str, Callable[[Net, str], str]] = {
-    build.__name__: build for build in (gelu, hard_swish, mish, mish_by_log, prelu, repeated, silu, within)
+    build.__name__: build
+    for build in (gelu, hard_swish, mish, mish_by_log, normalised, prelu, repeated, silu, within)
 }
 
 

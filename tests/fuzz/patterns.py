@@ -584,6 +584,30 @@ def clipped(g: Draft, x: str, low: float, high: float) -> str:
     return g.op("Clip", x, g.held(low), g.held(high))
 
 
+def spell_layer_norm(g: Draft, x: str) -> str:
+    """A normalisation in pieces along an axis, the last one mostly, some of them not quite."""
+    axis = g.pick(-1, -1, -1, 1)
+    more = {} if g.opset >= 18 else {"axes": [axis]}
+
+    def mean(value: str) -> str:
+        return g.op("ReduceMean", value, *([] if more else [g.const(np.array([axis]))]), **more)
+
+    middle = mean(x)
+    centred = g.op("Sub", x, middle)
+    square = g.op("Mul", centred, centred) if g.chance(0.7) else g.op("Pow", centred, g.held(2.0))
+    root = g.op("Sqrt", g.op("Add", mean(square), g.held(1e-2)))
+    if g.chance(0.2):
+        y = g.op("Div", centred, root)
+    else:
+        inverse = g.op("Reciprocal", root)
+        vector = g.held(np.linspace(0.5, 1.5, g.shape(x)[-1])) if g.shape(x)[-1] else g.held(0.5)
+        inverse = g.op("Mul", inverse, vector) if g.chance(0.5) else inverse
+        apart = g.op("Sub", g.op("Mul", x, inverse), g.op("Mul", middle, inverse))
+        y = apart if g.chance(0.3) else g.op("Mul", *g.dice.sample([g.pick(centred, centred, x), inverse], 2))
+    y = g.op("Add", y, g.held(0.25)) if g.chance(0.5) else y
+    return g.pick(pointwise, same, affine)(g, y)
+
+
 def spell_mish(g: Draft, x: str) -> str:
     """Mish in every spelling, some of them not quite."""
     x = g.pick(pointwise, same, affine)(g, x)
@@ -670,7 +694,8 @@ PATTERNS: dict[str, Callable[[Draft, str], str]] = {
         *(shrink_kernel, prune_channels, fold_constant_channels, block_diagonal),
         *(cancel_transpose, fold_permutation, transpose_to_conv, conv_to_gemm, conv_to_winograd),
         *(remove_identity, identity_convolution, drop_zero_convolution),
-        *(spell_clip, spell_gelu, spell_hard_swish, spell_mish, spell_resize),
+        *(spell_clip, spell_gelu, spell_hard_swish, spell_layer_norm),
+        *(spell_mish, spell_resize),
         *(spell_silu, split_prelu, lift_conv1d),
     )
 }

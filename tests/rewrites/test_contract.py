@@ -206,6 +206,13 @@ def _gelu(net: Net, x: str) -> str:
     return net.op("Mul", x, net.op("Mul", plus, net.const(np.float32(0.5))))
 
 
+def _normalisation(net: Net, x: str) -> str:
+    centred = net.op("Sub", x, net.op("ReduceMean", x, axes=[-1]))
+    variance = net.op("ReduceMean", net.op("Mul", centred, centred), axes=[-1])
+    root = net.op("Sqrt", net.op("Add", variance, net.const(np.float32(1e-5))))
+    return net.op("Mul", centred, net.op("Reciprocal", root))
+
+
 def _hard_swish(net: Net, x: str) -> str:
     low, shift, high = (net.const(np.float32(number)) for number in (0, 3, 6))
     clip = net.op("Clip", net.op("Add", x, shift), low, high)
@@ -235,6 +242,7 @@ EXAMPLES: dict[str, Example] = {
     "spell_clip": Example(lambda net, x: net.op("Max", x, net.const(np.float32(-0.4))), 4),
     "spell_gelu": Example(_gelu, 4),
     "spell_hard_swish": Example(_hard_swish, 4),
+    "spell_layer_norm": Example(_normalisation, 4),
     "spell_mish": Example(lambda net, x: net.op("Mul", x, net.op("Tanh", net.op("Softplus", x))), 24),
     "spell_resize": Example(lambda net, x: net.resize(x, (2, 2), mode="nearest"), 4),
     "spell_silu": Example(_silu, 4),
