@@ -16,7 +16,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.numerics.lowrank.tucker import FLOAT32_EPS, numerical_rank, rank_by_output, rounding_norm
+from graphopt.numerics.lowrank.tucker import (
+    FLOAT32_EPS,
+    has_rank,
+    numerical_rank,
+    rank_by_output,
+    rounding_norm,
+)
 from graphopt.types import Array
 
 Float64 = npt.NDArray[np.float64]
@@ -115,6 +121,25 @@ def _product(matrix: Array, rank: int) -> tuple[Float64, Float64]:
 
 
 # ---------------------------------------------------------------- large matrices
+
+
+def is_above(matrix: Array, eps: float, pays: int) -> bool:
+    """Whether a part of a matrix certifies that its rank is above what pays, however its channels are scaled.
+
+    What rounding could make of each weight stays the same part of it when rows and columns are scaled, so
+    that nothing within it makes the scaled matrix lower. False may also mean that this is not known.
+
+    Args:
+        matrix: the weights as they are stored, ``[m, n]``.
+        eps: machine epsilon of the type that they were stored in.
+        pays: the highest rank that is of use.
+    """
+    if not 0 < pays < min(matrix.shape):
+        return False
+    if matrix.dtype.itemsize < np.dtype(np.float32).itemsize:
+        matrix = matrix.astype(np.float32)
+    noise = 2 * rounding_norm(matrix, eps + min(eps, FLOAT32_EPS))
+    return math.isfinite(noise) and has_rank(matrix, pays + 1, noise)
 
 
 def find_rank(matrix: Array, eps: float, pays: int, levels: Float64 | None = None) -> int | None:

@@ -149,7 +149,7 @@ def numerical_rank(matrix: Array, eps: float, stop: int | None = None, levels: F
     if noise == 0.0:
         return 0
     full = min(matrix.shape)
-    if stop is not None and stop <= full and _has_rank(matrix, stop, noise):
+    if stop is not None and stop <= full and has_rank(matrix, stop, noise):
         return stop
     wide = matrix.astype(np.float64)
     rank = int(np.count_nonzero(np.linalg.svd(wide, compute_uv=False) > noise))
@@ -188,7 +188,7 @@ def _norm(matrix: Array) -> float:
     return float(np.linalg.norm(wide))
 
 
-def _has_rank(matrix: Array, rank: int, noise: float) -> bool:
+def has_rank(matrix: Array, rank: int, noise: float) -> bool:
     """Certify by a submatrix that `rank` singular values exceed `noise`; False may also mean "unknown".
 
     Leaving out rows and columns lowers every singular value (Horn & Johnson 2013, "Matrix analysis",

@@ -102,6 +102,9 @@ def highest_rank(
         return None
     eps, highest = tucker.epsilon(linear.dtype), 1
     for block in blocks(plain(linear.stored_weight()), linear.group):
+        stored = (matrix for matrix, _ in matrices(block, np.ones(len(block))))
+        if any(exact.is_above(matrix, eps, min(pays, min(matrix.shape))) for matrix in stored):
+            return None  # which is cheaper to tell than the rank
         whole = balanced(block)
         for matrix, levels in matrices(whole.kernel, whole.levels):
             rank = exact.find_rank(matrix, eps, min(pays, min(matrix.shape)), levels)

@@ -59,3 +59,24 @@ def test_what_is_cut_of_one_output_channel_is_its_rounding() -> None:
     levels = np.sqrt(np.mean(rows.astype(np.float64) ** 2, axis=1))
     assert tucker.numerical_rank(rows, eps) == 1
     assert tucker.numerical_rank(rows, eps, levels=levels) == 2
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("rank", [5, 12, 20])
+@pytest.mark.parametrize("shape", [(24, 30), (40, 24)])
+def test_what_is_certified_without_scaling_is_so_with_it(
+    dtype: npt.DTypeLike, rank: int, shape: tuple[int, int]
+) -> None:
+    """Of matrices of known rank, channels of which differ by decades."""
+    rng = np.random.default_rng(rank)
+    rows, columns = (10 ** rng.uniform(-2, 2, size) for size in shape)
+    product = rng.standard_normal((shape[0], rank)) @ rng.standard_normal((rank, shape[1]))
+    matrix = (product * rows[:, None] * columns / 100).astype(dtype)
+    eps = float(np.finfo(dtype).eps)
+    for pays in range(1, min(shape)):
+        above = exact_factors.is_above(matrix, eps, pays)
+        assert not (above and pays >= rank)
+        if above:
+            whole = balanced(matrix)
+            assert exact_factors.find_rank(whole.kernel, eps, pays, whole.levels) is None
+    assert exact_factors.is_above(matrix, eps, 1)

@@ -129,8 +129,9 @@ def test_other_rows_of_numbers_are_class_scores_where_somebody_says_so(name: str
     found, asked = measured(proto), measured(proto, scores=True)
     assert found.agreement is None and found.untold == ("y",)
     assert any('"metric" classification' in note for note in found.notes)
-    assert asked.agreement == 1.0 and asked.taken == ("y",) and not asked.untold
-    assert any("taken as class scores" in note for note in asked.notes)
+    alike = name == "a part of the inputs"  # all of which are most of the same
+    assert (asked.agreement, asked.taken) == ((None, ()) if alike else (1.0, ("y",))) and not asked.untold
+    assert any(("same class" if alike else "taken as class scores") in note for note in asked.notes)
 
 
 def test_what_the_model_tells_goes_before_what_shapes_do() -> None:
@@ -166,7 +167,7 @@ def test_who_asks_for_an_agreement_says_that_outputs_are_class_scores(name: str 
 
 def test_the_floor_of_rows_that_nobody_calls_class_scores_is_in_decibels() -> None:
     """Though most of them have the same best."""
-    options: dict[str, Any] = {"calibration": samples(16), "seed": 2}
+    options: dict[str, Any] = {"calibration": samples(64), "seed": 2}
     with pytest.raises(graphopt.BudgetError, match="below the floor: sqnr>=3"):
-        graphopt.optimize(classifier(), {"macs": 0.5}, **options)
-    assert graphopt.optimize(classifier(), {"macs": 0.5}, metric="classification", **options)
+        graphopt.optimize(classifier(), {"macs": 0.4}, **options)
+    assert graphopt.optimize(classifier(), {"macs": 0.4}, metric="classification", **options)
