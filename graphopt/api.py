@@ -12,7 +12,9 @@ import onnx
 import onnx_ir as ir
 
 from graphopt import progress
+from graphopt.analysis import claims
 from graphopt.analysis import diff as differences
+from graphopt.analysis.constants import Constants
 from graphopt.calibration import inputs as calibration_inputs
 from graphopt.calibration.batch_axis import SampleAxes
 from graphopt.calibration.inputs import Given
@@ -32,7 +34,7 @@ from graphopt.pipeline.options.checked import (
     make_sample_axis,
 )
 from graphopt.pipeline.options.table import SWEPT
-from graphopt.pipeline.scan import survey
+from graphopt.pipeline.scan import disclaimed, survey
 from graphopt.pipeline.sweep import sweep as run_sweep
 from graphopt.planning import CONFIDENCE, gates, spending
 from graphopt.planning.budget import Budget
@@ -81,7 +83,7 @@ def scan(
         InputError: the model can't be read, onnxruntime refuses it, the sizes contradict it, or it is to be
             measured and can't be run.
     """
-    source, ran, note = _open(model), None, ""
+    source, ran, note = _trusted(_open(model)), None, ""
     if measure or source.uninlined is not None:
         source, inputs = confirmed(source, partial(choice.choose, shapes=shapes, seed=seed))
         if measure:
@@ -216,7 +218,7 @@ def optimize(
     )
     if asked.metric is not None:
         asked.metric.load()
-    source, asked = _counting(_open(model), asked)
+    source, asked = _counting(_trusted(_open(model), frozen=freeze_initializers), asked)
     if asked.budget.agreement is not None:
         _require_scores(source, asked.outputs, Named("budget", key="agreement"))
     if any(gate.key == "agreement" for gate in asked.floor or ()):
@@ -240,6 +242,30 @@ def _open(model: AnyModel) -> Source:
     if found.model is source.model:
         return replace(source, left=found.left)
     return replace(source, model=found.model, left=found.left, uninlined=source.model)
+
+
+def _trusted(source: Source, *, frozen: bool = False) -> Source:
+    """A model without what it declares of inner shapes where that does not follow from its inputs.
+
+    Before anything is built on it: onnxruntime plans its memory by it, or refuses the model. The file stays
+    as it is until something else changes.
+
+    Args:
+        source: the model.
+        frozen: whether initializers that a caller may override are constants.
+
+    Raises:
+        InputError: its operators do not fit what they read.
+    """
+    names: dict[str, None] = {}
+    for model in (source.uninlined, source.model):
+        if model is not None:
+            with located(source.path):
+                found = claims.corrected(model, Constants(model, frozen))
+            edit.redeclare(found)
+            names.update(dict.fromkeys(value.name or "" for value in found))
+    refused = bool(names) and session.refused(source)
+    return replace(source, disclaimed=tuple(names), refused=refused)
 
 
 def _counting(source: Source, asked: Options) -> tuple[Source, Options]:
@@ -353,7 +379,7 @@ def sweep(
     if asked.metric is not None:
         asked.metric.load()
     alone = replace(asked, budget=Budget())  # it comes with each part
-    source, alone = _counting(_open(model), alone)
+    source, alone = _counting(_trusted(_open(model)), alone)
     with threads.single():
         return run_sweep(source, alone, calibration, sorted(set(budgets), reverse=True))
 
@@ -400,7 +426,7 @@ def verify(
     other = next((gate.key for gate in gates.of_budget(limits) if gate.key not in gates.MEASURED), None)
     if other is not None:
         raise InputError(f"{Named('budget', key=other)}: verify measures agreement and sqnr")
-    original, rewritten = _open(reference), _open(candidate)
+    original, rewritten = _trusted(_open(reference)), _open(candidate)
     found = interface.counted(original.model, outputs)
     different = interface.interface(original.model, rewritten.model, frozen=freeze_initializers)
     if different is not None:
@@ -409,7 +435,7 @@ def verify(
     original, rewritten = (_exposed(each, found.inner) for each in (original, rewritten))
     given = None if calibration is None else calibration_inputs.whole(calibration, original.model, axes)
     if limits.agreement is not None or limits.sqnr is not None:
-        return _verify_quality(original, rewritten, given, limits, found, sure)
+        return _noted(_verify_quality(original, rewritten, given, limits, found, sure), original)
     if given is not None:
         compared = tuple(given.batches(given.held_out))
         original = faithful(original, compared)
@@ -417,12 +443,20 @@ def verify(
         choose = partial(choice.choose, shapes=shapes, seed=seed)
         original, inputs = confirmed(original, choose)
         if inputs.problem:
+            session.unloaded(original)  # a model that is refused runs at no size
             raise InputError(f"{original.path}: {inputs.problem}")
         compared = inputs.feeds
     with progress.step("verify"):
         rewritten = faithful(rewritten, compared)
         expected = Reference(original.model, compared, found, frozen=freeze_initializers)
-        return equivalence.verify(expected, rewritten.model)
+        verdict = equivalence.verify(expected, rewritten.model)
+    return _noted(verdict, original)
+
+
+def _noted(found: Verification, original: Source) -> Verification:
+    """What a verification found, with what was not believed of the original."""
+    note = disclaimed(original)
+    return replace(found, notes=(*found.notes, note)) if note else found
 
 
 def _verify_quality(
@@ -499,13 +533,14 @@ def bench(
     """
     if threads < 1 or repeat < 1:
         raise InputError(f"{Named('threads')} and {Named('repeat')} are at least 1")
-    original, rewritten = _open(reference), _open(candidate)
+    original, rewritten = _trusted(_open(reference)), _open(candidate)
     different = interface.interface(original.model, rewritten.model, frozen=True)
     if different is not None:
         raise InputError(f"the models can't be compared: {different.note}")
     choose = partial(choice.choose, shapes=shapes, seed=seed)
     original, inputs = confirmed(original, choose)
     if inputs.problem:
+        session.unloaded(original)
         raise InputError(f"the reference can't be timed: {inputs.problem}")
     return latency.time_pair(
         original.whole, rewritten.whole, inputs.feeds[0], threads=threads, repeat=repeat, provider=provider
@@ -529,7 +564,7 @@ def diff(
     Raises:
         InputError: a model can't be read.
     """
-    original, changed = _open(before), _open(after)
+    original, changed = (_trusted(_open(model)) for model in (before, after))
     with progress.step("compare"):
         different = interface.interface(original.model, changed.model)
         sizes = dict(shapes or {})

@@ -15,7 +15,7 @@ from graphopt import api, files
 from graphopt.errors import INTERNAL, BudgetError, InputError, told
 from graphopt.model import io, wire_format
 from graphopt.pipeline.options.table import as_flag
-from graphopt.pipeline.scan import overridable_note
+from graphopt.pipeline.scan import disclaimed, overridable_note
 from graphopt.report.results import Checked, Result
 
 
@@ -36,7 +36,8 @@ def check(path: Path, *, fix: bool = False, **asked: Any) -> Checked:
         report = result.report
         applied = Counter(item.candidate.rewrite for item in report.applied)
         code = BudgetError.exit_code if result else 0
-        note = "; ".join(filter(None, [report.unloaded, overridable_note(report.rejected)]))
+        refused = disclaimed(report.source) if report.source.refused else ""
+        note = "; ".join(filter(None, [report.unloaded, refused, overridable_note(report.rejected)]))
         found = Checked(path, report.before, report.after, applied, note=note, exit_code=code)
         if not result or not fix:
             return found

@@ -83,6 +83,9 @@ class Source:
         given: what was given in memory; None when it was a file.
         left: the functions whose calls are still in the model, with the reason.
         uninlined: the model with all its calls, where `model` has bodies in their place; None where not.
+        disclaimed: the inner values of which both declare another shape by now, as what they declared does
+            not follow from the inputs.
+        refused: whether onnxruntime refuses what was given for that.
     """
 
     model: ir.Model = field(repr=False)
@@ -92,6 +95,8 @@ class Source:
     _stamps: Mapping[Path, Stamp] = field(default_factory=dict, repr=False)
     left: Mapping[ir.OperatorIdentifier, str] = field(default_factory=dict)
     uninlined: ir.Model | None = field(default=None, repr=False)
+    disclaimed: tuple[str, ...] = ()
+    refused: bool = False
 
     @property
     def whole(self) -> ir.Model:

@@ -12,6 +12,7 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.model.io import Source
 from graphopt.pipeline import times
 from graphopt.report.results import LayerRow, Left, Opportunity, Scan
+from graphopt.report.wording import numbered
 from graphopt.rewrites.asking import ask
 from graphopt.rewrites.base import ApproximateRewrite, Rewrite
 from graphopt.runtime.profiling import Kernel
@@ -40,7 +41,7 @@ def survey(
     notes: dict[str, None] = {}  # in order, each once
     found, rejected = _opportunities(analysis, rewrites, notes)
     notes.update(dict.fromkeys(source_notes(source, analysis)))
-    notes.update(dict.fromkeys(filter(None, [overridable_note(rejected)])))
+    notes.update(dict.fromkeys(filter(None, [overridable_note(rejected), disclaimed(source)])))
     taken = times.expected(analysis) if ran is None else times.measured(analysis, ran)
     total, rows = analysis.totals.macs, list[LayerRow]()
     for linear in analysis.linears:
@@ -80,6 +81,19 @@ def source_notes(source: Source, analysis: Analysis) -> list[str]:
         for name, reason in source.left.items()
     ]
     return [*notes, *(f"counted once: {why}" for why in analysis.uncounted_loops)]
+
+
+def disclaimed(source: Source) -> str:
+    """That shapes which a model declares were not believed; "" where all were."""
+    names = source.disclaimed
+    if not names:
+        return ""
+    refused = ", and onnxruntime refuses the file for it" if source.refused else ""
+    return (
+        f"the shape that the file gives for {numbered(len(names), 'inner value')} "
+        f"({names[0]}{', …' if len(names) > 1 else ''}) does not follow from its inputs, as if left from an "
+        f"earlier export{refused}: not relied on"
+    )
 
 
 def overridable_note(rejected: Iterable[Rejection | Left]) -> str:

@@ -12,6 +12,7 @@ from graphopt.pipeline.networks.network import Network, Networks
 from graphopt.pipeline.optimize import Run
 from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.reporting import point
+from graphopt.pipeline.scan import disclaimed
 from graphopt.pipeline.workspace import Measures
 from graphopt.planning.budget import Budget
 from graphopt.planning.selection import Plan
@@ -61,7 +62,7 @@ def sweep(source: Source, options: Options, calibration: Given, budgets: Sequenc
         workspace.source,
         workspace.original.totals,
         tuple(points),
-        tuple(dict.fromkeys(journal.notes)),
+        tuple(filter(None, dict.fromkeys((disclaimed(workspace.source), *journal.notes)))),
         dict(journal.seconds),
         {**options.described(), "budgets": list(budgets)},
     )

@@ -9,8 +9,6 @@ from functools import cached_property, partial
 
 import onnx_ir as ir
 
-from graphopt.analysis import claims
-from graphopt.analysis.constants import Constants
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import inputs as calibration_inputs
 from graphopt.calibration import responses
@@ -21,6 +19,7 @@ from graphopt.model import edit, io
 from graphopt.model.defaults import forced, overridable
 from graphopt.model.io import Source
 from graphopt.numerics.lowrank.moments import Statistics
+from graphopt.pipeline import scan
 from graphopt.pipeline.journal import Journal, Recorder
 from graphopt.pipeline.options.checked import Options
 from graphopt.planning import CONFIDENCE, gates, spending
@@ -29,7 +28,6 @@ from graphopt.planning.gates import Gate, Known
 from graphopt.planning.selection import Limit
 from graphopt.planning.spending import Spent
 from graphopt.report.results import Metric
-from graphopt.report.wording import numbered
 from graphopt.rewrites.base import ApproximateRewrite
 from graphopt.runtime import latency, session
 from graphopt.runtime.latency import Timing
@@ -60,7 +58,6 @@ class Workspace:
         self._options = options
         self._latest: Analysis | None = None
         self._empty = ""
-        self._disclaimed: tuple[str, ...] = ()
         with journal.step("load"):
             if given is not None:
                 self.calibration = calibration_inputs.load(
@@ -70,7 +67,6 @@ class Workspace:
             # Refuses shapes that do not fit, before anything is run.
             with located(source.path):
                 Analysis(source.model, bindings=options.shapes, frozen=options.freeze_initializers)
-            self._disclaim(source.model)
             choose = partial(
                 choice.choose,
                 shapes=options.shapes,
@@ -82,33 +78,20 @@ class Workspace:
             self.model = self.source.model
             if self.source is not source:
                 interface.counted(self.model, options.outputs)  # a call may hide what its body held
-                self._disclaim(self.model)
             self.original = self.analysis(self.model)
             self._look_at_inputs(journal)
+        if self.source.refused:
+            self.model = self.model.clone()  # without what it is refused for it is another
         if options.freeze_initializers and overridable(self.model):
             self.model = edit.freeze(self.model)
 
-    def _disclaim(self, model: ir.Model) -> None:
-        """Drops what the model says of inner shapes where it does not follow from the inputs.
-
-        Before anything is built on it: onnxruntime plans its memory by it. The file stays as it is until
-        something else changes.
-        """
-        found = claims.corrected(model, Constants(model, self._options.freeze_initializers))
-        self._disclaimed = tuple(value.name or "" for value in found)
-        edit.redeclare(found)
-
     @property
     def disclaimed(self) -> str:
-        """That sizes of inner values were not believed; "" where all were."""
-        if not self._disclaimed:
+        """That shapes which the input declares were not believed; "" where all were."""
+        if not self.source.disclaimed:
             return ""
         end = "left out of the result" if self.changed else "left in the file, which stays as it was"
-        return (
-            f"the shape that the file gives for {numbered(len(self._disclaimed), 'inner value')} "
-            f"({self._disclaimed[0]}{', …' if len(self._disclaimed) > 1 else ''}) does not follow from its "
-            f"inputs, as if left from an earlier export: not relied on, and {end}"
-        )
+        return f"{scan.disclaimed(self.source)}, and {end}"
 
     def _look_at_inputs(self, journal: Journal) -> None:
         """Notes what is odd about calibration inputs; refuses those that tell nothing where a run needs them.
@@ -158,9 +141,6 @@ class Workspace:
         Raises:
             RefusedError: it refuses the model for what the model says.
         """
-        if self._disclaimed:  # which is why it may run by now
-            given = self.source.given if self.source.path is None else self.source.path
-            return "" if given is None else session.unloaded(io.load(given))
         return "" if self.inputs.ran else session.unloaded(self.source)
 
     @cached_property

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from graphopt.errors import InputError, RefusedError, TooLongError
 from graphopt.files import show
-from graphopt.model import carried
+from graphopt.model import carried, io
 from graphopt.model.io import Source
 from graphopt.runtime.limits.memory import machine_bytes
 from graphopt.runtime.limits.threads import default as default_threads
@@ -206,6 +206,18 @@ def unloaded(source: Source) -> str:
             raise RefusedError(f"{where}: {problem}; repair it, or export it again") from error
         return str(problem)
     return ""
+
+
+def refused(source: Source) -> bool:
+    """Whether onnxruntime refuses a model as it was given, whatever became of it since."""
+    given = source.given if source.path is None else source.path
+    if given is None:
+        return False
+    try:
+        unloaded(io.load(given))
+    except RefusedError:
+        return True
+    return False
 
 
 def one_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ from graphopt import api
 from graphopt.errors import GraphOptError
 from graphopt.report.results import Result
 from models import classic
-from tests.builders import classifier, conv_bn, model, node, nothing_to_do, run, samples, saved, weight
+from tests.builders import classifier, conv_bn, info, model, node, nothing_to_do, run, samples, saved, weight
 from tests.command import COMMAND, Ran, cli
 from tests.places import ROOT
 
@@ -43,6 +43,23 @@ def test_weights_that_a_caller_may_override_are_noted(tmp_path: Path) -> None:
         f"{path}: nothing done",
         'note: 1 site has weights that a caller may override: "freeze_initializers" makes them constants',
     ]
+
+
+def test_a_model_that_onnxruntime_refuses_for_shapes_that_it_declares(tmp_path: Path) -> None:
+    nodes = [node("Shape", "x", "s"), onnx.helper.make_node("Resize", ["x", "", "", "s"], ["y"])]
+    proto = model(nodes, inputs={"x": ["n", 8, "h", "w"]})
+    proto.graph.value_info.append(info("s", [5], np.int64))
+    path = saved(proto, tmp_path / "m.onnx")
+    done = cli("check", path)
+    assert (done.code, done.err) == (3, "")
+    first, note, last = done.out.splitlines()
+    assert first == f"{path}: onnxruntime refuses it"
+    assert "for 1 inner value (s) does not follow from its inputs" in note
+    assert last == "1 model: 1 refused by onnxruntime for shapes (--fix leaves them out)"
+    done = cli("check", "--fix", path).fine()
+    assert done.out.splitlines()[0] == f"{path}: rewritten, onnxruntime takes it by now"
+    assert done.out.splitlines()[-1] == "1 model: 1 rewritten"
+    assert cli("check", path).fine().out.splitlines()[-1] == "1 model: nothing to do"
 
 
 def test_a_line_a_model_says_what_and_how_many_macs(tmp_path: Path, same: Path, folded: Path) -> None:

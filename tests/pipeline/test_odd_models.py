@@ -283,18 +283,40 @@ def test_claims_of_a_model_that_nothing_changes_stay(tmp_path: Path) -> None:
     assert any(note.endswith("left in the file, which stays as it was") for note in result.report.notes)
 
 
-def test_claims_that_onnxruntime_refuses_are_no_nothing_to_do(tmp_path: Path) -> None:
+def resized(*claimed: onnx.ValueInfoProto) -> onnx.ModelProto:
+    """Exact rewrites find nothing in it."""
     nodes = [
         node("Conv", "x w", "c", "conv", pads=[1, 1, 1, 1]),
         node("Shape", "x", "s", "shape"),
         helper.make_node("Resize", ["c", "", "", "s"], ["y"], "resize"),
     ]
     proto = model(nodes, {"w": weight(8, 8, 3, 3)}, inputs={"x": ["n", 8, "h", "w"]})
-    proto.graph.value_info.append(info("s", [5], np.int64))
-    onnx.save(proto, tmp_path / "in.onnx")
-    for given in (proto, tmp_path / "in.onnx"):
-        with pytest.raises(InputError, match="onnxruntime can't load"):
-            graphopt.optimize(given)
+    proto.graph.value_info.extend(claimed)
+    return proto
+
+
+def test_a_model_that_onnxruntime_refuses_for_its_claims_is_written_without_them(tmp_path: Path) -> None:
+    """Every command takes it, and says so; what is compared with it is taken as it is."""
+    given, out = resized(info("s", [5], np.int64)), tmp_path / "out.onnx"
+    onnx.save(given, tmp_path / "in.onnx")
+    result = graphopt.optimize(tmp_path / "in.onnx")
+    assert result and not result.report.applied
+    assert len(result.report.checks) == 2 and result.report.passed
+    result.save(out)
+    note = "does not follow from its inputs, as if left from an earlier export, and onnxruntime refuses the "
+    assert any(note in each and "left out of the result" in each for each in result.report.notes)
+    assert any(note in each for each in graphopt.scan(given).notes)
+    verified = graphopt.verify(given, out)
+    assert verified and any(note in each for each in verified.notes)
+    assert not graphopt.verify(given, given)
+    assert graphopt.bench(given, out, repeat=1).ratio > 0
+
+
+def test_a_model_that_onnxruntime_refuses_for_a_type_that_it_declares_is_refused_by_every_command() -> None:
+    given = resized(info("c", ["n", 8, "h", "w"], np.float16))
+    for call in (graphopt.scan, graphopt.optimize, lambda it: graphopt.verify(it, it)):
+        with pytest.raises(InputError, match=r"onnxruntime can't load .*; repair it, or export it again"):
+            call(given)
 
 
 @pytest.mark.parametrize(
