@@ -250,7 +250,7 @@ FOUR = "<float[4] w = {1, 1, 1, 1}, float[4, 5] m = {MANY}, float[2, 4, 1, 1] k 
 def pinned(body, weights=FOUR):
     model = text(body.replace("WEIGHTS", weights))
     sizes = infer(model, Constants(model), assume_batch=None)
-    likely = {name: size for name, size, certain in sizes.equations if not certain}
+    likely = {each.name: each.size for each in sizes.equations if not each.certain}
     return sizes.pinned, likely
 
 
@@ -333,7 +333,7 @@ def test_a_number_that_the_file_declares_for_an_open_size_is_likely_and_no_more(
     found = infer(model, Constants(model), assume_batch=None)
     assert found.get(value_of(model, "a")) == (None, 2, None, None)
     assert found.get(value_of(model, "b")) == found.get(value_of(model, "y")) == (None,) * 4
-    assert {(size, certain) for _, size, certain in found.equations} == {(1, False), (7, False), (9, False)}
+    assert {(each.size, each.certain) for each in found.equations} == {(1, False), (7, False), (9, False)}
     assert shape(model, "a", bindings={"x": (1, 4, 17, 20)}) == (1, 2, 8, 9)
 
 

@@ -42,6 +42,7 @@ VIEW = [
     *("f = Reshape (a, both)", "y = MatMul (f, v)"),
 ]
 """What an exporter makes of ``a.view(a.size(0), -1) @ v``."""
+PADDED = "a = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, w)"
 HALVED = "p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)"
 
 
@@ -63,6 +64,10 @@ HALVED = "p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)"
          {"k": (4, 2, 3, 3)}, (8, 8)),
         (["u = ConvTranspose <strides = [2, 2], output_shape = [15, 9], auto_pad = \"SAME_UPPER\"> (x, k)",
           "y = Relu (u)"], {"k": (4, 2, 3, 3)}, (8, 5)),
+        ([PADDED, "u = ConvTranspose <strides = [2, 2], output_shape = [45, 27]> (a, k)",
+          "y = Sub (x, u)"], {"k": (6, 4, 3, 3)}, (45, 27)),
+        ([PADDED, "u = ConvTranspose <strides = [2, 2], output_shape = [44, 28]> (a, k)",
+          "y = Max (u, x, u)"], {"k": (6, 4, 3, 3)}, (44, 28)),
         ([STRIDED, "t = Transpose <perm = [0, 2, 1, 3]> (a)", "y = Conv (t, k)"],
          {"k": (2, 9, 1, 1)}, (20, 64)),
         (["a = SpaceToDepth <blocksize = 2> (x)", "f = Flatten (a)", "y = MatMul (f, v)"],

@@ -53,7 +53,7 @@ class Demands:
         for name, size in _usual(node, inputs, output, self.sizes):
             self.claim(name, size)
         for name, size in _broadcast(node, inputs):
-            self.claim(name, size)
+            self.equations[Equation(name, size, False, broadcast=True)] = None
             if certain and isinstance(size, int) and self._broadcast.setdefault(name, size) != size:
                 self._pin(name, 1)
 

@@ -23,11 +23,13 @@ class Equation(NamedTuple):
         size: what it has to be, by number or by name.
         certain: whether the model runs at no other; else it may, such as one that is broadcast, or that the
             file declares.
+        broadcast: whether it runs at no other but 1.
     """
 
     name: str
     size: int | str
     certain: bool
+    broadcast: bool = False
 
 
 class Sizes:

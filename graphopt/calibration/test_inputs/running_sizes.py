@@ -33,7 +33,7 @@ class RunningSizes:
     def __init__(self, found: Sizes, batch: frozenset[str], *, likely: bool) -> None:
         self._open, self._batch = found.open, batch
         equations = [each for each in found.equations if likely or each.certain]
-        equations.sort(key=lambda each: not each.certain)
+        equations.sort(key=lambda each: (not each.certain, not each.broadcast))
         self._numbers = [(each.name, each.size) for each in equations if isinstance(each.size, int)]
         self._links = [(each.name, each.size) for each in equations if isinstance(each.size, str)]
 
