@@ -107,6 +107,37 @@ def test_claims_in_bodies() -> None:
     assert found == {"t1": inner, "t2": last, "e1": inner, "e2": last}
 
 
+SCAN = """h, z = Scan <num_scan_inputs = 1, scan_output_axes = [1], body =
+    b (float[N, 4, H, W] p, float[N, 2, H, W] q) => (float[N, 4, H, W] r, float[N, 4, H, W] u)
+    {{ k = Concat <axis = {axis}> (p, q) r = {made} u = Identity (r) }}> (x, e) a = Relu (z) y = Relu (a)"""
+
+
+def test_names_of_open_sizes_go_into_the_body_of_a_scan_and_come_out_of_it() -> None:
+    inputs = "float[N, 4, H, W] x, float[T, N, 2, H, W] e"
+    body = SCAN.format(axis=1, made="Conv (k, v)")
+    told = "int64[4] c = {4, 6, 1, 1}"
+    made = "v = ConstantOfShape (c) "
+    assert corrected(made + body, told, "float[N, T, 4, H, W] a", inputs=inputs) == {}
+    found = corrected(made + body, told, "float[T, N, 4, H, W] a", inputs=inputs)
+    assert found == {"a": ("N", "T", 4, "H", "W")}
+
+
+def test_names_of_sizes_that_both_branches_make_come_out_of_an_if() -> None:
+    branch = "{0} () => (float[N, {1}, H, W] {0}1) {{ {0}1 = Concat <axis = 1> ({2}) }}"
+    then, other = branch.format("t", 8, "x, x"), branch.format("e", 12, "x, x, x")
+    body = f"z = If (c) <then_branch = {then}, else_branch = {other}> y = Relu (z)"
+    inputs = "float[N, 4, H, W] x, bool c"
+    assert corrected(body, "float[N, k, H, W] z", inputs=inputs) == {}
+
+
+def test_a_size_that_a_loop_changes_has_no_name() -> None:
+    loop = """v = Loop (n, , x) <body =
+        b (int64 i, bool k, float[N, 4, H, W] p) => (bool m, float[N, 4, H, W] q)
+        { m = Identity (k) q = Concat <axis = 2> (p, x) }> y = Relu (v)"""
+    found = corrected(loop, "float[N, 4, H, W] v", inputs="float[N, 4, H, W] x, int64 n")
+    assert found == dict.fromkeys("pqv", ("N", 4, None, "W"))
+
+
 def test_claims_of_what_a_loop_carries() -> None:
     loop = """v = Loop (n, , x) <body =
         b (int64 i, bool k, float[1, 4, 8, 8] p) => (bool m, float[1, 4, 8, 8] q)

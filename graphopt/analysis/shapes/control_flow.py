@@ -90,7 +90,7 @@ def infer_scan(walk: BodyInference, node: ir.Node) -> Types:
     states, outputs = _iterate(walk, body, [], types[:count], [cut for cut, _ in cuts], skipped=0)
     joined = outputs[count:]
     axes = node.attributes.get_ints("scan_output_axes") or [0] * len(joined)
-    length = lengths[0] if lengths else None
+    length = next((each for each in lengths if isinstance(each, int)), lengths[0] if lengths else None)
     return [*states, *(stacked(each, axis, length) for each, axis in zip(joined, axes, strict=False))]
 
 

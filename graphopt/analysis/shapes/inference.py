@@ -256,6 +256,7 @@ class _Inference:
 
     def _settle(self, value: ir.Value, inferred: onnx.TypeProto | None, shape: Shape | None = None) -> None:
         """Note the value's type: what was inferred or given, completed by what is known or declared."""
+        self.named.pop(value, None)  # a loop may have had names for it in the pass before
         if inferred is None and value.type is not None and not isinstance(value.type, ir.TensorType):
             inferred = ir.serde.serialize_value(value).type
         if inferred is not None and inferred.WhichOneof("value") not in ("tensor_type", None):

@@ -74,7 +74,7 @@ def merged(a: onnx.TypeProto | None, b: onnx.TypeProto | None) -> onnx.TypeProto
         return a if a == b else None
     if not a.HasField("tensor_type") or not b.HasField("tensor_type"):
         return None
-    ours, theirs = shape_of(a), shape_of(b)
+    ours, theirs = dims_of(a), dims_of(b)
     if ours is None or theirs is None or len(ours) != len(theirs):
         return without_shape(a)
     common = tuple(x if x == y else None for x, y in zip(ours, theirs, strict=True))
@@ -88,27 +88,27 @@ def without_shape(type_: onnx.TypeProto | None) -> onnx.TypeProto | None:
     return tensor_type(type_.tensor_type.elem_type, None)
 
 
-def stacked(type_: onnx.TypeProto, axis: int, length: int | None) -> onnx.TypeProto:
+def stacked(type_: onnx.TypeProto, axis: int, length: Dim) -> onnx.TypeProto:
     """The type of `length` such tensors, joined along a new axis.
 
     Args:
         type_: of each tensor.
         axis: where the new axis goes; negative counts from the end.
-        length: its size; None where unknown.
+        length: its size, by number or by name; None where unknown.
 
     Returns:
         The type; that given where its rank is unknown.
     """
-    shape = shape_of(type_)
+    shape = dims_of(type_)
     if shape is None:
         return type_
     at = axis if axis >= 0 else axis + len(shape) + 1
     return tensor_type(type_.tensor_type.elem_type, (*shape[:at], length, *shape[at:]))
 
 
-def sliced(type_: onnx.TypeProto | None, axis: int) -> tuple[onnx.TypeProto | None, int | None]:
-    """The type of one slice of a tensor along an axis, and the number of slices."""
-    shape = None if type_ is None else shape_of(type_)
+def sliced(type_: onnx.TypeProto | None, axis: int) -> tuple[onnx.TypeProto | None, Dim]:
+    """The type of one slice of a tensor along an axis, and the number of slices, or its name."""
+    shape = dims_of(type_)
     if type_ is None or not shape:
         return without_shape(type_), None
     at = axis % len(shape)
