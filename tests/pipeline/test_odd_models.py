@@ -342,3 +342,16 @@ def test_macs_behind_an_operator_without_a_rule_are_those_of_a_run(operator: onn
     report = graphopt.optimize(proto, shapes=sizes).report
     assert report.before.macs == macs
     assert any("1 inner value (m) does not follow from its inputs" in each for each in report.notes)
+
+
+@pytest.mark.parametrize("given", [samples(24, 32), None], ids=["inputs", "synthetic inputs"])
+def test_matrix_products_of_a_vector_are_left_under_a_budget(given: np.ndarray | None) -> None:
+    nodes = [node("MatMul", "x f", "h"), node("Relu", "h", "r"), node("MatMul", "r g", "y")]
+    proto = model(nodes, {"f": weight(32, 16), "g": weight(16, 8)}, inputs={"x": [32]})
+    with pytest.raises(BudgetError) as missed:
+        graphopt.optimize(proto, {"macs": 0.7}, given)
+    reasons = [each.reason for each in missed.value.result.report.rejected if each.rewrite == "bottleneck"]
+    assert len(reasons) == 2
+    assert all(
+        "it reads a vector, which has no axis along which samples could lie" in each for each in reasons
+    )

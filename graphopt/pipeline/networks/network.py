@@ -198,8 +198,8 @@ class Networks:
 
     def _layer(self, name: str, fit: Refitted) -> Layer:
         linear = self.analysis.linear(self.analysis.nodes[name])
-        assert linear is not None
-        return Layer(name, linear.y, fit.partner, linear.channel_axis or 1)
+        assert linear is not None and linear.channel_axis, f"{name} has samples before its channels"
+        return Layer(name, linear.y, fit.partner, linear.channel_axis)
 
     def _in_order(self, candidate: Candidate) -> bool:
         """Whether a candidate can be fitted in the order of the network."""

@@ -30,6 +30,8 @@ def refusal(linear: Linear) -> str:
         return linear.obstacle
     if linear.macs is None and not linear.depthwise:
         return "its size is unknown"
+    if linear.input_shape is not None and len(linear.input_shape) < 2:
+        return "it reads a vector, which has no axis along which samples could lie"
     return unmixed(linear) or unusable(linear)
 
 
