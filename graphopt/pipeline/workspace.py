@@ -181,7 +181,14 @@ class Workspace:
             why = "; ".join(dict.fromkeys(self.original.uncountable))
             raise InputError(f"{asked}: MACs can't be counted: {why}")
         if self.inputs.assumed or self.original.totals.macs is None:
-            unknown = ", ".join(self.unknown_dims) or "a size"
+            unknown = ", ".join(self.unknown_dims)
+            if not unknown:
+                what = next((f"that of {name!r}" for name in self.original.unsized()), "one")
+                why = self.inputs.problem or self.unloaded
+                raise InputError(
+                    f"{asked}: MACs need every size, and {what} is unknown: no rule tells it, nor does a run"
+                    + (f": {why}" if why else "")
+                )
             raise InputError(
                 f"{asked}: MACs need every size, and {unknown} is unknown: give {Named('shapes')} or inputs"
             )

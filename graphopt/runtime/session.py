@@ -155,9 +155,12 @@ def session(
 
 _LACKS = re.compile(
     "Could not find an implementation|is not a registered function/op|No Op registered for"
-    "|Type 'tensor\\([a-z0-9]+\\)' of input parameter"
+    "|Type 'tensor\\([a-z0-9]+\\)' of input parameter|type inference failed, inferred types"
 )
-"""How onnxruntime says that it has no such operator, or not for the type of what it reads."""
+"""How onnxruntime says that it has no such operator, or not for the type of what it reads; of an operator in
+a function it says that all types may come out."""
+_TYPES = re.compile(r", inferred types: \S*")
+"""Which types may come out, in another order at each run."""
 _PLACE = re.compile(r"/\S+\.(?:h|cc):\d+ .* was false\. ")
 """Where in its own source onnxruntime found a fault, and by which condition."""
 
@@ -167,8 +170,9 @@ def _not_loaded(error: Exception) -> InputError:
 
     state = ort.capi.onnxruntime_pybind11_state
     text = _PLACE.sub("", one_line(error))
+    lacks, text = _LACKS.search(text), _TYPES.sub("", text)
     said = isinstance(error, (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.InvalidArgument))
-    kind = RefusedError if said and not _LACKS.search(text) else InputError
+    kind = RefusedError if said and not lacks else InputError
     return kind(f"onnxruntime can't load the model: {text}")
 
 
@@ -189,7 +193,8 @@ def unloaded(source: Source) -> str:
     try:
         session(structure(source.model), optimised=False)
     except InputError as error:
-        if source.path is None:
+        lacking = source.uninlined is not None and not isinstance(error, RefusedError)  # and names what
+        if source.path is None or lacking:
             problem: InputError = error
         else:
             options = ort.SessionOptions()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 import ml_dtypes
@@ -13,7 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
-from graphopt.errors import BudgetError, InputError
+from graphopt.errors import BudgetError, InputError, RefusedError
+from graphopt.runtime import session
 from tests.builders import conv_bn, info, initializers, model, node, nothing_to_do, rng, run, samples, weight
 
 
@@ -355,3 +357,45 @@ def test_matrix_products_of_a_vector_are_left_under_a_budget(given: np.ndarray |
     assert all(
         "it reads a vector, which has no axis along which samples could lie" in each for each in reasons
     )
+
+
+def calling(body: str) -> onnx.ModelProto:
+    """A model with an operator that nobody knows before its second convolution."""
+    function = """<domain: "l", opset_import: ["" : 17, "my" : 1]>
+        f (x, w) => (y) { c = Conv <pads = [1, 1, 1, 1]> (x, w) y = my.Foo (c) }"""
+    proto = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "my" : 1, "l" : 1]>
+        g (float[n, 8, 6, 6] x) => (float[] y) {{ {body} y = Conv <pads = [1, 1, 1, 1]> (a, w) }}
+        {function if "l.f" in body else ""}"""
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(weight(8, 8, 3, 3), "w"))
+    return proto
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+@pytest.mark.parametrize(
+    "body",
+    ["c = Conv <pads = [1, 1, 1, 1]> (x, w) a = my.Foo (c)", "a = l.f (x, w)"],
+    ids=["graph", "function"],
+)
+def test_an_operator_that_nobody_knows_is_named(body: str, in_file: bool, tmp_path: Path) -> None:
+    """In a function as in the graph, and where its sizes are missed."""
+    given: onnx.ModelProto | Path = calling(body)
+    if in_file:
+        onnx.save(given, tmp_path / "in.onnx")
+        given = tmp_path / "in.onnx"
+    said = "onnxruntime can't load the model: .*my:Foo.* is not a registered function/op"
+    (note,) = (each for each in graphopt.scan(given).notes if "can't load" in each)
+    assert re.fullmatch(said, note)
+    assert re.fullmatch(said, graphopt.optimize(given).report.unloaded)
+    unknown = "MACs need every size, and that of 'a' is unknown: no rule tells it, nor does a run: "
+    with pytest.raises(InputError, match=unknown + said):
+        graphopt.optimize(given, {"macs": 0.6}, samples(40, 8, 6, 6))
+
+
+def test_why_a_function_with_an_operator_that_nobody_knows_is_not_loaded_is_the_same_at_each_run() -> None:
+    """onnxruntime names all types that may come out, in another order each time."""
+    whole = session.structure(ir.from_proto(calling("a = l.f (x, w)")))
+    with pytest.raises(InputError, match=r"type inference failed$") as failed:
+        session.session(whole, optimised=False)
+    assert not isinstance(failed.value, RefusedError)
