@@ -353,6 +353,18 @@ def within(g: Net, x: str) -> str:
     return g.op("Min", [g.op("Max", [x, g.weight(np.array(-1.0))]), g.weight(np.array(1.0))])
 
 
+def multiplied(channels: int, size: int, filters: int, kernel: int = 3, between: str = "") -> onnx.ModelProto:
+    """A depthwise convolution of several filters a channel between two 1x1."""
+    g = Net(channels, size)
+    x = g.relu(g.conv("x", channels, bias=True))
+    y = g.conv(x, filters * channels, kernel, group=channels, bias=True)
+    if between == "SiLU":
+        y = g.op("Mul", [y, g.op("Sigmoid", [y])])
+    elif between:
+        y = g.op(between, [y])
+    return g.model(g.relu(g.conv(y, channels, bias=True)))
+
+
 def dense(channels: int, size: int, summed: bool = False) -> onnx.ModelProto:
     """A 3x3 between two 1x1; its output is the end of a residual block where it is summed."""
     g = Net(channels, size)
@@ -468,6 +480,20 @@ CASES: dict[str, Builder] = dict(
         case(dense, 512, 8),
         case(dense, 512, 14),
         *(case(activated, spelling, 64, 56) for spelling in SPELLINGS),
+        case(multiplied, 32, 56, 2),
+        case(multiplied, 32, 56, 4, between="Relu"),
+        case(multiplied, 64, 28, 2),
+        case(multiplied, 64, 28, 2, kernel=5),
+        case(multiplied, 64, 28, 4, between="SiLU"),
+        case(multiplied, 128, 14, 2),
+        case(multiplied, 128, 14, 4),
+        case(multiplied, 256, 7, 2),
+        case(multiplied, 64, 7, 2),
+        case(multiplied, 32, 28, 8),
+        case(multiplied, 8, 28, 8),
+        case(multiplied, 8, 56, 2),
+        case(multiplied, 4, 56, 2),
+        case(multiplied, 18, 56, 2),
         case(lines, 256, 200, 31, 1, group=256),
         case(lines, 256, 100, 15, 1, group=256),
         case(lines, 64, 50, 3, 1, group=64),

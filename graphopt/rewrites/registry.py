@@ -15,6 +15,7 @@ from importlib import metadata
 from typing import Any
 
 from graphopt.errors import InputError, hint
+from graphopt.rewrites.aligning.split_multiplier import SplitMultiplier
 from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExactRewrite, ExpandingRewrite, Rewrite
 from graphopt.rewrites.collapsing.collapse import Collapse
 from graphopt.rewrites.collapsing.collapse_concat import CollapseConcat
@@ -112,6 +113,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     SpellSilu,
     SplitPRelu,
     LiftConv1d,
+    SplitMultiplier,
     LosslessSeparable,
     LosslessDepthwise,
     InsertPointwise,

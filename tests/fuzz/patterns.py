@@ -677,6 +677,17 @@ def lift_conv1d(g: Draft, x: str) -> str:
     return g.op("MaxPool", y, kernel_shape=[8], strides=[8]) if g.spatial(y)[0] > 32 else y
 
 
+def split_multiplier(g: Draft, x: str) -> str:
+    """Several filters a channel, read by dense convolutions behind what works on each channel or does not."""
+    y = pointwise(g, x, g.pick(16, 16, 20, 18))
+    inside = g.shape(y)[1]
+    y = conv(g, y, inside * g.between(2, 4), group=inside)
+    y = some(g, y, affine, activation, pool, padded, cropped, idle, channels, most=2)
+    y = joined(g, y, activation(g, y)) if g.chance(0.2) else y
+    z = pointwise(g, y) if g.chance(0.7) else conv(g, y)
+    return joined(g, z, pointwise(g, y, g.shape(z)[1])) if g.chance(0.2) else z
+
+
 PATTERNS: dict[str, Callable[[Draft, str], str]] = {
     step.__name__: step
     for step in (
@@ -696,7 +707,7 @@ PATTERNS: dict[str, Callable[[Draft, str], str]] = {
         *(remove_identity, identity_convolution, drop_zero_convolution),
         *(spell_clip, spell_gelu, spell_hard_swish, spell_layer_norm),
         *(spell_mish, spell_resize),
-        *(spell_silu, split_prelu, lift_conv1d),
+        *(spell_silu, split_prelu, lift_conv1d, split_multiplier),
     )
 }
 """By the name of the rewrite, `lossless` standing for three of them."""

@@ -179,6 +179,11 @@ def _decoupled(net: Net, x: str) -> str:
     return net.conv(x, 20, weight=weight, pads=[1] * 4)
 
 
+def _two_filters(net: Net, x: str) -> str:
+    y = net.conv(net.resize(x, (4, 4), mode="nearest"), 32, group=16, pads=[1] * 4)
+    return net.conv(net.op("Relu", y), 8, (1, 1))
+
+
 def _one_filter(net: Net, x: str) -> str:
     weight = np.einsum("or,ri,yx->oiyx", net.weights(20, 6), net.weights(6, 24), net.weights(3, 3))
     return net.conv(x, 20, weight=weight, pads=[1] * 4)
@@ -248,6 +253,7 @@ EXAMPLES: dict[str, Example] = {
     "spell_silu": Example(_silu, 4),
     "split_prelu": Example(lambda net, x: net.op("PRelu", x, net.const(np.float32([0.3]))), 4),
     "lift_conv1d": Example(_along_a_line, 64),
+    "split_multiplier": Example(_two_filters, 16),
     "fold_permutation": Example(
         lambda net, x: net.conv(net.op("Gather", x, net.const(np.array([2, 0, 3, 1])), axis=1), 6), 4
     ),
