@@ -29,6 +29,8 @@ slower ones fewer."""
 FEWEST, MOST = 5, 100
 """Pairs of runs that this may make; measured by benchmarks.thresholds: clocks, on a loaded machine 7 of 10
 medians of 5 pairs were beyond `NOISE`, of 100 none."""
+TICK = 1e-6
+"""Seconds of a clock that can time a run: derived, a twentieth of the shortest that networks take."""
 NOISE = 0.03
 """Difference of two latencies that means nothing; measured by benchmarks.thresholds: clocks, a model against
 itself was off by 0.4 to 2 % (median of 100 and of 30 pairs), by 2.8 % at most with 100."""
@@ -172,26 +174,33 @@ def _paired(
         for running in sessions:
             running.run(None, feed)
         repeat = min(max(int(PAIRS_SECONDS / (time.perf_counter() - start)), FEWEST), MOST)
-    return in_turn(sessions, feed, progress.track(range(repeat), "pairs of runs"))
+    alone = threads == 1 and provider == session.PROVIDER
+    return in_turn(sessions, feed, progress.track(range(repeat), "pairs of runs"), alone=alone)
 
 
-def in_turn(sessions: Sequence[Any], feed: session.Feeds, turns: Iterable[int]) -> npt.NDArray[np.float64]:
+def in_turn(
+    sessions: Sequence[Any], feed: session.Feeds, turns: Iterable[int], *, alone: bool = True
+) -> npt.NDArray[np.float64]:
     """Seconds [turns, sessions] of a run of each session on one input, the first of a turn changing.
 
     Args:
         sessions: what to run.
         feed: the input, by name.
         turns: their numbers; in every second one the order is turned round.
+        alone: whether all work is done by the thread that asks for it, whose processor time is taken then:
+            what else runs on the machine does not count.
 
     Returns:
         ``[turns, sessions]``, seconds.
     """
+    fine = time.get_clock_info("thread_time").resolution <= TICK
+    clock = time.thread_time if alone and fine else time.perf_counter
     seconds = []
     for turn in turns:
         taken = [0.0] * len(sessions)
         for which in range(len(sessions)) if turn % 2 == 0 else reversed(range(len(sessions))):
-            start = time.perf_counter()
+            start = clock()
             sessions[which].run(None, feed)
-            taken[which] = time.perf_counter() - start
+            taken[which] = clock() - start
         seconds.append(taken)
     return np.array(seconds)

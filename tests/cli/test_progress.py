@@ -111,8 +111,8 @@ from unittest import mock
 from graphopt import __main__
 from graphopt.runtime import latency
 
-def unhurried(sessions, feed, turns, in_turn=latency.in_turn):
-    return in_turn(sessions, feed, (turn for turn in turns if not time.sleep(0.02)))
+def unhurried(sessions, feed, turns, in_turn=latency.in_turn, **options):
+    return in_turn(sessions, feed, (turn for turn in turns if not time.sleep(0.02)), **options)
 
 with mock.patch.object(latency, "in_turn", unhurried):
     __main__.run()
