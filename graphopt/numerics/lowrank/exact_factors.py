@@ -133,6 +133,9 @@ def is_above(matrix: Array, eps: float, pays: int) -> bool:
         matrix: the weights as they are stored, ``[m, n]``.
         eps: machine epsilon of the type that they were stored in.
         pays: the highest rank that is of use.
+
+    Returns:
+        Whether it is.
     """
     if not 0 < pays < min(matrix.shape):
         return False

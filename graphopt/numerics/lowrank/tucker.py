@@ -195,6 +195,14 @@ def has_rank(matrix: Array, rank: int, noise: float) -> bool:
     corollary 7.3.6), so it is enough that the Gram matrix of `rank` rows, less noise², is positive definite.
     A square block is often nearly singular where a wide one is not: a quarter more columns than rows first,
     then twice as many, then all of them.
+
+    Args:
+        matrix: the weights, ``[m, n]``.
+        rank: how many.
+        noise: what they have to exceed.
+
+    Returns:
+        Whether they do.
     """
     if matrix.shape[0] > matrix.shape[1]:
         matrix = matrix.T
