@@ -365,6 +365,15 @@ def multiplied(channels: int, size: int, filters: int, kernel: int = 3, between:
     return g.model(g.relu(g.conv(y, channels, bias=True)))
 
 
+def narrow(channels: int, size: int, out: int, kernel: int = 3, stride: int = 1) -> onnx.ModelProto:
+    """A depthwise convolution between two 1x1, then one of many channels."""
+    g = Net(out, size)
+    x = g.relu(g.conv(g.relu(g.conv("x", out, bias=True)), channels, bias=True))
+    y = g.conv(g.relu(g.conv(x, channels, kernel, stride, channels, bias=True)), out, bias=True)
+    y = g.op("GlobalAveragePool", [g.relu(y)])
+    return g.model(g.conv(y, 2048, bias=True))
+
+
 def dense(channels: int, size: int, summed: bool = False) -> onnx.ModelProto:
     """A 3x3 between two 1x1; its output is the end of a residual block where it is summed."""
     g = Net(channels, size)
@@ -494,6 +503,19 @@ CASES: dict[str, Builder] = dict(
         case(multiplied, 8, 56, 2),
         case(multiplied, 4, 56, 2),
         case(multiplied, 18, 56, 2),
+        case(narrow, 58, 28, 58),
+        case(narrow, 58, 28, 58, stride=2),
+        case(narrow, 58, 14, 58),
+        case(narrow, 58, 7, 58),
+        case(narrow, 30, 56, 24, kernel=5),
+        case(narrow, 18, 28, 16),
+        case(narrow, 18, 7, 16),
+        case(narrow, 198, 7, 64),
+        case(narrow, 202, 14, 34),
+        case(narrow, 10, 56, 16),
+        case(narrow, 6, 56, 16),
+        case(narrow, 2, 56, 16),
+        case(whole, "shufflenet_v2"),
         case(lines, 256, 200, 31, 1, group=256),
         case(lines, 256, 100, 15, 1, group=256),
         case(lines, 64, 50, 3, 1, group=64),

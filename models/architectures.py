@@ -248,6 +248,48 @@ def vgg19(size: int = 224, width: int = 64) -> onnx.ModelProto:
     return g.model(y)
 
 
+def shufflenet_v2(size: int = 224, units: Sequence[int] = (4, 8, 4), half: int = 58) -> onnx.ModelProto:
+    """Image classification (ShuffleNetV2 x1.0): half of the channels passes by, then both are shuffled.
+
+    Args:
+        size: height and width of the input.
+        units: of the three stages.
+        half: channels of a half in the first stage; 58 has no blocked kernel, its doubles have.
+    """
+    g = Graph(3, size)
+
+    def depthwise(x: str, stride: int) -> str:
+        return g.conv(x, g.channels[x], 3, stride, group=g.channels[x], bias=True)
+
+    def branch(x: str, out: int, stride: int) -> str:
+        inner = depthwise(g.relu(g.conv(x, out, bias=True)), stride)
+        return g.relu(g.conv(inner, out, bias=True))
+
+    def shuffled(x: str, pixels: int) -> str:
+        channels = g.channels[x]
+        apart = g.weight(np.array([-1, 2, channels // 2, pixels, pixels]))
+        together = g.weight(np.array([-1, channels, pixels, pixels]))
+        y = g.op("Transpose", [g.op("Reshape", [x, apart])], perm=[0, 2, 1, 3, 4])
+        return g.op("Reshape", [y, together])
+
+    y = g.relu(g.conv("x", 24, 3, 2, bias=True))
+    y = g.op("MaxPool", [y], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    for stage, count in enumerate(units):
+        out = half << stage
+        pixels = size >> 3 + stage
+        other = g.relu(g.conv(depthwise(y, 2), out, bias=True))
+        y = shuffled(g.concat(other, branch(y, out, 2)), pixels)
+        for unit in range(1, count):
+            parts = [f"part{stage}_{unit}_{i}" for i in range(2)]
+            g.node("Split", [y, g.weight(np.array([out, out]))], parts, axis=1)
+            g.channels.update(dict.fromkeys(parts, out))
+            y = shuffled(g.concat(parts[0], branch(parts[1], out, 1)), pixels)
+    y = g.op("GlobalAveragePool", [g.relu(g.conv(y, 1024, bias=True))])
+    weight = g.weight((g._rng.standard_normal((1000, 1024)) / 32).astype(np.float32))
+    bias = g.weight(g._rng.normal(0, 0.1, 1000).astype(np.float32))
+    return g.model(g.op("Gemm", [g.op("Flatten", [y], axis=1), weight, bias], transB=1))
+
+
 class Line(Graph):
     """A graph of operators along a line, [N, C, L].
 
@@ -399,6 +441,7 @@ ARCHITECTURES: dict[str, Callable[[], onnx.ModelProto]] = {
         slimmed,
         sesr,
         vgg19,
+        shufflenet_v2,
         quartznet,
         vocoder,
         speech_features,

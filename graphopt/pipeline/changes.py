@@ -47,6 +47,8 @@ class Proposals:
         exact = [rewrite for rewrite in self.options.rewrites if isinstance(rewrite, ExactRewrite)]
         if self.options.asks_size:
             exact = [rewrite for rewrite in exact if not rewrite.grows]
+        if self.options.asks_macs:
+            exact = [rewrite for rewrite in exact if not rewrite.adds]
         return [rewrite for rewrite in exact if self.options.aim == "time" or not rewrite.time_alone]
 
     @property

@@ -83,10 +83,11 @@ def exact(candidates: Sequence[Candidate], terms: Terms) -> Plan:
         if terms.by_time and candidate.after.seconds > candidate.before.seconds:
             declined.append((candidate, slower(candidate, candidate.after.seconds)))
         elif terms.is_much(grown) and terms.weight_bytes and candidate.macs_saved < terms.little > 0:
-            reason = (
-                f"it would add {grown:,} bytes to save {candidate.macs_saved:,} MACs; the aim macs takes it"
-            )
-            declined.append((candidate, reason))
+            if candidate.macs_saved > 0:
+                saved = f"{candidate.macs_saved:,} MACs; the aim macs takes it"
+            else:
+                saved = "time alone"
+            declined.append((candidate, f"it would add {grown:,} bytes to save {saved}"))
         elif rival is not None:
             declined.append((candidate, f"{rival.rewrite} at {rival.site.nodes[0]} comes first"))
         else:

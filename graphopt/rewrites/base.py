@@ -70,6 +70,8 @@ class ExactRewrite(_Described):
     grows: ClassVar[bool] = False
     """Whether it makes weights larger, so that it takes no part where a budget or a gate asks for their bytes
     or number."""
+    adds: ClassVar[bool] = False
+    """Whether it makes MACs more, so that it takes no part where a budget or a gate asks for them."""
 
     @abstractmethod
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:

@@ -15,6 +15,7 @@ from importlib import metadata
 from typing import Any
 
 from graphopt.errors import InputError, hint
+from graphopt.rewrites.aligning.pad_channels import PadChannels
 from graphopt.rewrites.aligning.split_multiplier import SplitMultiplier
 from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExactRewrite, ExpandingRewrite, Rewrite
 from graphopt.rewrites.collapsing.collapse import Collapse
@@ -114,6 +115,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     SplitPRelu,
     LiftConv1d,
     SplitMultiplier,
+    PadChannels,
     LosslessSeparable,
     LosslessDepthwise,
     InsertPointwise,

@@ -688,6 +688,17 @@ def split_multiplier(g: Draft, x: str) -> str:
     return joined(g, z, pointwise(g, y, g.shape(z)[1])) if g.chance(0.2) else z
 
 
+def pad_channels(g: Draft, x: str) -> str:
+    """Depthwise convolutions on channels that are no multiple of 4, and what shares these or needs them."""
+    y = pointwise(g, x, g.pick(18, 22, 30, 9, 24))
+    for _ in range(g.between(1, 2)):
+        y = some(g, y, affine, activation, idle, pool, padded, cropped, most=2)
+        z = same(g, y, g.shape(y)[1], 3, group=g.shape(y)[1])
+        y = joined(g, z, activation(g, y)) if g.chance(0.3) else z
+    y = some(g, y, affine, activation, channels, most=1)
+    return g.pick(pointwise, pointwise, conv)(g, y)
+
+
 PATTERNS: dict[str, Callable[[Draft, str], str]] = {
     step.__name__: step
     for step in (
@@ -707,7 +718,7 @@ PATTERNS: dict[str, Callable[[Draft, str], str]] = {
         *(remove_identity, identity_convolution, drop_zero_convolution),
         *(spell_clip, spell_gelu, spell_hard_swish, spell_layer_norm),
         *(spell_mish, spell_resize),
-        *(spell_silu, split_prelu, lift_conv1d, split_multiplier),
+        *(spell_silu, split_prelu, lift_conv1d, split_multiplier, pad_channels),
     )
 }
 """By the name of the rewrite, `lossless` standing for three of them."""

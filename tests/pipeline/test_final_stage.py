@@ -34,16 +34,24 @@ class Last(ExactRewrite):
         raise AssertionError("it matches nothing")
 
 
+@dataclass(frozen=True)
+class Adding(Last):
+    """The same, of a rewrite that makes MACs more and no weights."""
+
+    grows: ClassVar[bool] = False
+    adds: ClassVar[bool] = True
+
+
 @pytest.fixture(autouse=True)
 def _none_seen() -> None:
     SEEN.clear()
 
 
-def asked(**options: Any) -> list[int]:
+def asked(rewrite: type[Last] = Last, **options: Any) -> list[int]:
     net = Net()
     y = net.conv(net.input([1, 8, 9, 9]), 8, pads=[1] * 4)
     only = ["last", *(["bottleneck"] if "options" in options or "budget" in options else [])]
-    graphopt.optimize(net.model(y), rewrites=[Last], only=only, force=True, **options)
+    graphopt.optimize(net.model(y), rewrites=[rewrite], only=only, force=True, **options)
     return SEEN
 
 
@@ -64,3 +72,9 @@ def test_where_a_budget_asks_for_nothing_it_is_asked_all_the_same() -> None:
 )
 def test_what_grows_is_left_out_where_bytes_are_asked_for(options: dict[str, Any]) -> None:
     assert asked(**options) == []
+
+
+@pytest.mark.parametrize("options", [{"require": ["macs<=1"]}, {"budget": {"macs": 1}}])
+def test_what_adds_macs_is_left_out_where_they_are_asked_for(options: dict[str, Any]) -> None:
+    assert asked(Adding, **options) == []
+    assert asked(Adding) == [1]

@@ -7,7 +7,7 @@ convolution along a line holds for its twin of two axes, whose map has one row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -32,13 +32,17 @@ class Layout:
     Args:
         analysis: the snapshot.
         nodes: operators of one graph, in its order; what they read of others is plain, and what others read.
+        channels: of values that are taken to have another number of them.
 
     Attributes:
         moved: the values that change their layout: each once a direction.
     """
 
-    def __init__(self, analysis: Analysis, nodes: Sequence[ir.Node]) -> None:
+    def __init__(
+        self, analysis: Analysis, nodes: Sequence[ir.Node], channels: Mapping[ir.Value, int] | None = None
+    ) -> None:
         self._analysis = analysis
+        self._channels = channels or {}
         self._blocked: set[ir.Value] = set()
         self._into: dict[ir.Value, None] = {}
         self._out_of: dict[ir.Value, None] = {}
@@ -62,7 +66,7 @@ class Layout:
         if self._is_blocked_conv(node):
             linear = self._analysis.linear(node)
             assert linear is not None
-            few = linear.group == 1 and (linear.in_channels or 0) < time_model.BLOCK
+            few = linear.group == 1 and (self._count(x, linear.in_channels) or 0) < time_model.BLOCK
             (self._read_plain if few else self._read_blocked)(x)
             self._blocked.add(node.outputs[0])
         elif node.op_type in POOLS and self._in_blocks(node.outputs[0]):
@@ -91,10 +95,18 @@ class Layout:
 
     def _is_blocked_conv(self, node: ir.Node) -> bool:
         linear = self._analysis.linear(node) if node.op_type == "Conv" else None
-        if linear is None or linear.in_channels is None or linear.out_channels is None:
+        if linear is None:
             return False
-        inside = linear.in_channels // linear.group
-        return time_model.blocked(linear.out_channels, inside, linear.group)
+        inside = self._count(node.inputs[0], linear.in_channels)
+        out = self._count(node.outputs[0], linear.out_channels)
+        if inside is None or out is None:
+            return False
+        group = inside if linear.depthwise else linear.group
+        return time_model.blocked(out, inside // group, group)
+
+    def _count(self, value: ir.Value | None, known: int | None) -> int | None:
+        """The channels that a value is taken to have; those that are known of it where nothing is said."""
+        return known if value is None else self._channels.get(value, known)
 
     def _hands_on(self, node: ir.Node) -> bool:
         x = node.inputs[0]
@@ -128,7 +140,8 @@ class Layout:
     def _in_blocks(self, value: ir.Value | None) -> bool:
         """Whether a map's channels are whole blocks."""
         shape = self._analysis.shape(value)
-        return bool(shape and len(shape) > 2 and shape[1] and shape[1] % time_model.BLOCK == 0)
+        channels = self._count(value, shape[1]) if shape and len(shape) > 2 else None
+        return bool(channels and channels % time_model.BLOCK == 0)
 
     def _read_plain(self, value: ir.Value) -> None:
         if value in self._blocked:

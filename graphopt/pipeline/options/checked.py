@@ -73,6 +73,12 @@ class Options:
         return any(gate.key in gates.SIZES for gate in asked)
 
     @property
+    def asks_macs(self) -> bool:
+        """Whether a budget or a gate asks for MACs."""
+        asked = (*gates.of_budget(self.budget), *self.require)
+        return any(gate.key == "macs" for gate in asked)
+
+    @property
     def takes_class_scores(self) -> bool:
         """Whether outputs are said to be class scores: by their measure, or as an agreement is asked for."""
         asked = (*gates.of_budget(self.budget), *self.require, *(self.floor or ()))

@@ -164,7 +164,8 @@ def _costs(analysis: Analysis, region: _Region) -> tuple[Cost, Cost] | str:
         after += split
         for reader in region.readers:
             after += _reader_cost(reader, channels, bias=j == 0)
-        if channels < time_model.BLOCK:  # a dense convolution of fewer reads them plain
+        if channels < time_model.BLOCK:  # a whole block is computed, and read plain by dense convolutions
+            seconds += (time_model.BLOCK / channels - 1) * split.seconds
             seconds += time_model.reorder_seconds(split.activation_bytes)
     for reader in region.readers:
         seconds += _unfused(analysis, reader)
