@@ -116,3 +116,14 @@ def test_as_many_values_move_as_onnxruntime_moves(name: str, tmp_path: Path) -> 
     analysis = Analysis(ir.from_proto(proto))
     moved = Layout(analysis, list(analysis.nodes.values())).moved
     assert len(moved) == made["ReorderInput"] + made["ReorderOutput"], made
+
+
+def test_a_map_may_be_taken_to_have_other_channels() -> None:
+    net = Net()
+    y = net.op("Relu", conv(net, net.input([1, CHANNELS, 1, SIZE]), 58))
+    y = conv(net, net.conv(y, 58, (1, 3), group=58, pads=[0, 1, 0, 1]))
+    analysis = Analysis(ir.from_proto(net.model(y)))
+    nodes = list(analysis.nodes.values())
+    maps = [node.outputs[0] for node in nodes[:3]]
+    apart, together = (Layout(analysis, nodes, wider).moved for wider in ({}, dict.fromkeys(maps, 60)))
+    assert set(maps) & set(apart) and not set(maps) & set(together)
