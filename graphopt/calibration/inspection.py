@@ -23,6 +23,8 @@ COPIED = 2 / 255
 """Part of what a channel spans by which two copies of a sample may differ where most places differ: derived,
 two steps of 8 bits, a step of rounding or of noise in each. Where less than that tells samples apart, one
 measures nothing that was not fitted to the other; what differs in few places shows something else there."""
+LEAST, MOST = float(np.finfo(np.float32).tiny) ** 0.5, float(np.finfo(np.float32).max) ** 0.5
+"""What values have to reach, and may: derived, float32 holds the squares of no others."""
 LOOKED_AT = 16
 """Values of a sample that are compared before all are: derived, two samples that differ in every other one
 pass with a chance of 2⁻¹⁶."""
@@ -190,6 +192,11 @@ def emptiness(samples: Samples) -> str:
     if len(constant) == len(large):
         held = ", ".join(f"every value of {name!r} is {_value(large[name])}" for name in constant)
         return f"the inputs are constant: {held}"
+    reaches = {n: max(map(_reach, a)) / 2 for n, a in large.items() if a[0].dtype.kind == "f"}
+    beyond = [0 < reach < LEAST or reach > MOST for reach in reaches.values()]
+    if len(beyond) == len(large) and all(beyond):
+        name, reach = next(iter(reaches.items()))
+        return f"the inputs are too {'large' if reach > 1 else 'small'}: {name!r} reaches {reach:.2g}"
     maps = {name: arrays for name, arrays in large.items() if arrays[0].ndim > 2}
     if maps and len(maps) == len(large) and all(all(map(_flat, arrays)) for arrays in maps.values()):
         names = ", ".join(map(repr, maps))

@@ -48,6 +48,8 @@ def network(*, norm: bool = False, end: str = "Gemm", **inputs: Any) -> onnx.Mod
             "the inputs are flat: in each sample of 'x'",
         ),
         (samples(1, 3, 8, 8).repeat(32, axis=0), "the 32 inputs are all the same one"),
+        (1e-30 * samples(32, 3, 8, 8), "the inputs are too small: 'x' reaches "),
+        (1e30 * samples(32, 3, 8, 8), "the inputs are too large: 'x' reaches "),
         (1 + 1e-6 * samples(32, 3, 8, 8), "the inputs are constant: every value of 'x' is 1, but for noise"),
         (
             0.1 + np.abs(samples(32, 3, 1, 1)) + 1e-6 * samples(32, 3, 8, 8, seed=1),
@@ -161,6 +163,11 @@ def test_one_picture_over_and_over_is_refused_and_some_of_several_are_named():
 def test_vectors_whose_numbers_have_large_offsets_are_no_repeats():
     measured = np.array([293.15, 101325.0], np.float32) + np.arange(8, dtype=np.float32)[:, None] / 32
     assert inspection.distinct(rows({"x": measured})) == list(range(8))
+
+
+def test_a_mask_of_the_least_number_is_not_too_large() -> None:
+    mask = np.where(samples(16, 1, 8) > 0, np.finfo(np.float32).min, 0).astype(np.float32)
+    assert inspection.emptiness(rows({"x": samples(16, 8, 8), "mask": mask})) == ""
 
 
 def test_what_is_loud_hides_no_difference_of_another_channel():

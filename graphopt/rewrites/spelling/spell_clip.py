@@ -18,7 +18,7 @@ When it applies
     3. The numbers are of float32 or float16, and have no more axes than the map.
 
 Exactness
-    Exact, to the bit.
+    Exact, to the bit but for the sign of a zero.
 
 Cost
     No MACs; a pass over the map that is saved where a convolution comes before, and each but the last.
@@ -123,6 +123,6 @@ def _leaky(analysis: Analysis, node: ir.Node) -> _Leaky | None:
         if found is None or found[0] is not x:
             continue
         _, slope, by = found
-        if 0 <= slope <= 1 if node.op_type == "Max" else 1 <= slope < math.inf:
+        if 0 < slope <= 1 if node.op_type == "Max" else 1 <= slope < math.inf:
             return _Leaky(x, (node, *by), node.outputs[0], slope)
     return None
