@@ -12,6 +12,8 @@ from graphopt.analysis.snapshot import Analysis
 
 ACTIVATIONS = frozenset({"Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
 """Activations that a kernel applies itself (`conv_activation_fusion.cc`, `nchwc_transformer.cc`)."""
+BLOCKED_ACTIVATIONS = ACTIVATIONS | {"HardSwish"}
+"""Those that a blocked one does; HardSwish of opset 22 and later is run as two kernels."""
 
 
 def absorbed(analysis: Analysis) -> set[ir.Node]:

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from graphopt.analysis import time_model
+from graphopt.analysis.fusions.convolutions import BLOCKED_ACTIVATIONS
 from graphopt.analysis.fusions.fused import Fused, Fusions
 from graphopt.analysis.operators import POOLS, is_standard
 from graphopt.analysis.snapshot import Analysis
 
-FUSED = frozenset({"Relu", "LeakyRelu", "Clip", "HardSigmoid", "HardSwish", "Sigmoid", "Tanh"})
-"""Activations that a blocked convolution computes, where nothing else reads what it makes."""
 KEPT = frozenset({"Relu", "Sigmoid", "Tanh", "Gelu", "BatchNormalization", "Identity", "Dropout"})
 """Operators that hand on the blocks of what they read."""
 KERNELS_KEPT = frozenset({"GELU", "SiLU"})
@@ -113,7 +112,7 @@ class Layout:
         if node.op_type in KEPT:
             return x in self._blocked
         maker = None if x is None else x.producer()
-        if node.op_type in FUSED and maker is not None and x in self._blocked:
+        if node.op_type in BLOCKED_ACTIVATIONS and maker is not None and x in self._blocked:
             return maker.op_type == "Conv" and self._analysis.sole_consumer(maker.outputs[0]) is node
         if node.op_type == "Mul" and self._scales(node):
             return True

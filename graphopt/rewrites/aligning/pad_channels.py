@@ -46,10 +46,11 @@ from graphopt.analysis.fusions.layout import Layout
 from graphopt.analysis.groups import Groups
 from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis
+from graphopt.rewrites.aligning.channelwise import written
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.channel_roles import ChannelRole, Lin, Own, Roles, constant_slice
-from graphopt.rewrites.patterns.common import UNKNOWN, attributes_of, joined, propose
+from graphopt.rewrites.patterns.channel_roles import ChannelRole, Lin, Own, Roles
+from graphopt.rewrites.patterns.common import UNKNOWN, joined, propose
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 
@@ -82,7 +83,8 @@ class PadChannels(ExactRewrite):
                 name = _linear(builder, role.linear, region, names)
             else:
                 assert isinstance(role, Own)
-                name = _own(analysis, builder, node, role, region, names)
+                y = node.outputs[0]
+                name = written(analysis, builder, node, role, region.taken(y, roles.channels(y)), names)
             names[node.outputs[0]] = name
         outputs = [node.outputs[0] for node in region.nodes if node.outputs[0] not in region.widths]
         return builder.replacement({value.name or "": names[value] for value in outputs})
@@ -247,24 +249,3 @@ def _linear(builder: Builder, linear: Linear, region: _Region, names: Mapping[ir
         weight = weight[:, columns]
         weight[:, linear.in_channels :] = 0.0
     return builder.linear(form, names.get(x, x.name or ""), weight, None if bias is None else bias[rows])
-
-
-def _own(
-    analysis: Analysis,
-    builder: Builder,
-    node: ir.Node,
-    role: Own,
-    region: _Region,
-    names: Mapping[ir.Value, str],
-) -> str:
-    """An operator on each channel by itself, with more of them."""
-    inputs, channels = list[str | None](), analysis.cached(Roles).channels(node.outputs[0])
-    index = region.taken(node.outputs[0], channels)
-    for place, value in enumerate(node.inputs):
-        array = analysis.constant(value) if place in role.constants else None
-        if array is not None:
-            repeated = constant_slice(array, role.constants[place], index)
-            inputs.append(builder.constant(repeated, "wider", keep_type=True))
-        else:
-            inputs.append(None if value is None else names.get(value, value.name or ""))
-    return builder.node(node.op_type, inputs, attributes_of(node), anchor=analysis.name(node))

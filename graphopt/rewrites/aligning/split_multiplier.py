@@ -42,9 +42,10 @@ from graphopt.analysis import time_model
 from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis, anchor
+from graphopt.rewrites.aligning.channelwise import written
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.patterns.channel_roles import Own, Roles, constant_slice
+from graphopt.rewrites.patterns.channel_roles import Own, Roles
 from graphopt.rewrites.patterns.common import UNKNOWN, attributes_of, propose
 from graphopt.rewrites.patterns.pixelwise import pass_cost
 from graphopt.types import Candidate, Cost, Rejection, Replacement
@@ -201,17 +202,9 @@ def _part(analysis: Analysis, builder: Builder, region: _Region, j: int) -> Sequ
     names = {first.node.outputs[0]: y}
     index = np.arange(j, times * first.group, times)
     for node in region.between:
-        role, inputs = roles.get(node), list[str | None]()
+        role = roles.get(node)
         assert isinstance(role, Own)
-        for place, value in enumerate(node.inputs):
-            array = analysis.constant(value) if place in role.constants else None
-            if array is not None:
-                cut = constant_slice(array, role.constants[place], index)
-                inputs.append(builder.constant(cut, "part", keep_type=True))
-            else:
-                inputs.append(None if value is None else names.get(value, value.name or ""))
-        anchor_name = analysis.name(node)
-        names[node.outputs[0]] = builder.node(node.op_type, inputs, attributes_of(node), anchor=anchor_name)
+        names[node.outputs[0]] = written(analysis, builder, node, role, index, names)
     made = []
     for reader in region.readers:
         value, weight = reader.node.inputs[0], reader.weight()[:, part]

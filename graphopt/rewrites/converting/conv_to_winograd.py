@@ -51,6 +51,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis import time_model
+from graphopt.analysis.fusions.convolutions import BLOCKED_ACTIVATIONS
 from graphopt.analysis.linear import Form, Linear, linear_cost
 from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis, anchor
@@ -63,8 +64,6 @@ from graphopt.rewrites.patterns.pixelwise import pass_cost
 from graphopt.rewrites.patterns.slicing import add_slice
 from graphopt.types import AttributeValue, Candidate, Cost, Rejection, Replacement
 
-FUSED = frozenset({"Relu", "LeakyRelu", "Clip", "HardSigmoid", "Sigmoid", "Tanh"})
-"""Activations that onnxruntime computes in the convolution before (conv_activation_fusion.cc)."""
 SUMS = 16
 """Sums of the products: derived, two for each column of them, then four for each row of the outputs."""
 SUM_PASSES = 56
@@ -236,7 +235,7 @@ def _behind(analysis: Analysis, linear: Linear) -> Cost:
     if node is not None and node.op_type in ("Add", "Sum"):
         total += replace(pass_cost(linear.itemsize, 2 * written, written), activation_bytes=0)
         node = _reader(analysis, node)
-    if node is not None and node.op_type in FUSED:
+    if node is not None and node.op_type in BLOCKED_ACTIVATIONS:
         total += replace(pass_cost(linear.itemsize, written, written), activation_bytes=0)
     return total
 
