@@ -2,59 +2,47 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal, TypeAlias
 
-import onnx
-import onnx_ir as ir
-
 from graphopt import progress
-from graphopt.analysis import claims
 from graphopt.analysis import diff as differences
-from graphopt.analysis.constants import Constants
 from graphopt.calibration import inputs as calibration_inputs
 from graphopt.calibration.batch_axis import SampleAxes
 from graphopt.calibration.inputs import Given
 from graphopt.calibration.test_inputs import choice
 from graphopt.errors import InputError, Named, located
-from graphopt.files import PathLike, show
-from graphopt.model import edit, io
-from graphopt.model.inlining import inlined
-from graphopt.model.io import Source
-from graphopt.model.validation import validate
+from graphopt.pipeline.opening import AnyModel, counting, exposed, opened, require_values, trusted
 from graphopt.pipeline.optimize import optimize as run_pipeline
 from graphopt.pipeline.options.checked import (
-    Options,
     make_budget,
     make_confidence,
     make_options,
     make_sample_axis,
 )
 from graphopt.pipeline.options.table import SWEPT
-from graphopt.pipeline.scan import disclaimed, survey
+from graphopt.pipeline.scanning import times
+from graphopt.pipeline.scanning.survey import survey
 from graphopt.pipeline.sweep import sweep as run_sweep
-from graphopt.planning import CONFIDENCE, gates, spending
+from graphopt.pipeline.verify import noted, quality_kept, require_scores
+from graphopt.planning import CONFIDENCE, gates
 from graphopt.planning.budget import Budget
 from graphopt.report.results import Result, Scan, Sweep
-from graphopt.report.wording import numbered
 from graphopt.rewrites import registry as catalogue
 from graphopt.rewrites.base import Rewrite
-from graphopt.runtime import latency, profiling, session
+from graphopt.runtime import latency, session
 from graphopt.runtime.limits import threads
 from graphopt.runtime.observation import snapshot
 from graphopt.runtime.session import PROVIDER, THREADS
-from graphopt.types import Counted, Shape
-from graphopt.verification import equivalence, interface, quality
+from graphopt.types import Shape
+from graphopt.verification import equivalence, interface
 from graphopt.verification.metrics.own import OwnMetric
 from graphopt.verification.metrics.task import TaskMetric
-from graphopt.verification.outputs import class_scores
 from graphopt.verification.reference import Reference, confirmed, faithful
-from graphopt.verification.verdict import Rule, Verdict, Verification
+from graphopt.verification.verdict import Verification
 
-AnyModel: TypeAlias = "PathLike | onnx.ModelProto | ir.Model"
 Shapes: TypeAlias = Mapping[str, Sequence[int]]
 
 
@@ -83,34 +71,17 @@ def scan(
         InputError: the model can't be read, onnxruntime refuses it, the sizes contradict it, or it is to be
             measured and can't be run.
     """
-    source, ran, note = _trusted(_open(model)), None, ""
+    source, ran, note = trusted(opened(model)), None, ""
     if measure or source.uninlined is not None:
         source, inputs = confirmed(source, partial(choice.choose, shapes=shapes, seed=seed))
         if measure:
-            ran, note = _profiled(source, inputs)
+            ran, note = times.profiled(source, inputs)
     known: dict[str, Shape] = {}
     with located(source.path):
         analysis = snapshot(source.model, bindings=dict(shapes or {}), known=known, seed=seed)
     unloaded = "" if known else session.unloaded(source)
     found = survey(source, analysis, catalogue.registry(rewrites).values(), known, ran)
     return replace(found, notes=(*filter(None, (unloaded, note)), *found.notes))
-
-
-def _profiled(source: Source, inputs: choice.TestInputs) -> tuple[list[profiling.Kernel], str]:
-    """The kernels of a model on the first of its test inputs, and a note on sizes that were guessed for it.
-
-    Raises:
-        InputError: the model can't be run.
-    """
-    where = "the model" if source.path is None else show(source.path)
-    if inputs.problem:
-        raise InputError(f"{where} can't be measured: {inputs.problem}")
-    try:
-        ran = profiling.kernels(source.model, inputs.feeds[0])
-    except InputError as error:
-        raise InputError(f"{where} can't be measured: {error}") from error
-    sizes = (f"{name} {'x'.join(map(str, array.shape))}" for name, array in inputs.feeds[0].items())
-    return ran, f"measured with {', '.join(sizes)}" if inputs.assumed else ""
 
 
 def optimize(
@@ -218,93 +189,15 @@ def optimize(
     )
     if asked.metric is not None:
         asked.metric.load()
-    source, asked = _counting(_trusted(_open(model), frozen=freeze_initializers), asked)
+    source, asked = counting(trusted(opened(model), frozen=freeze_initializers), asked)
     if asked.budget.agreement is not None:
-        _require_scores(source, asked.outputs, Named("budget", key="agreement"))
+        require_scores(source, asked.outputs, Named("budget", key="agreement"))
     if any(gate.key == "agreement" for gate in asked.floor or ()):
-        _require_scores(source, asked.outputs, Named("floor", "agreement"))
+        require_scores(source, asked.outputs, Named("floor", "agreement"))
     if any(gate.key == "agreement" for gate in asked.require):
-        _require_scores(source, asked.outputs, Named("require", "agreement"))
+        require_scores(source, asked.outputs, Named("require", "agreement"))
     with threads.single():
         return run_pipeline(source, asked, calibration)
-
-
-def _open(model: AnyModel) -> Source:
-    """The model, read and checked, its functions in the place of their calls.
-
-    Raises:
-        InputError: it can't be read, or is no valid model.
-    """
-    with progress.step("load"):
-        source = io.load(model)
-        validate(source.model, source.path)
-        found = inlined(source.model)
-    if found.model is source.model:
-        return replace(source, left=found.left)
-    return replace(source, model=found.model, left=found.left, uninlined=source.model)
-
-
-def _trusted(source: Source, *, frozen: bool = False) -> Source:
-    """A model without what it declares of inner shapes where that does not follow from its inputs.
-
-    Before anything is built on it: onnxruntime plans its memory by it, or refuses the model. The file stays
-    as it is until something else changes.
-
-    Args:
-        source: the model.
-        frozen: whether initializers that a caller may override are constants.
-
-    Raises:
-        InputError: its operators do not fit what they read.
-    """
-    names: dict[str, None] = {}
-    for model in (source.uninlined, source.model):
-        if model is not None:
-            with located(source.path):
-                found = claims.corrected(model, Constants(model, frozen))
-            edit.redeclare(found)
-            names.update(dict.fromkeys(value.name or "" for value in found))
-    refused = bool(names) and session.refused(source)
-    return replace(source, disclaimed=tuple(names), refused=refused)
-
-
-def _counting(source: Source, asked: Options) -> tuple[Source, Options]:
-    """A model and options that know of each other which values count: inner ones are outputs meanwhile."""
-    found = interface.counted(source.model, asked.outputs)
-    return _exposed(source, found.inner), replace(asked, outputs=found)
-
-
-def _exposed(source: Source, names: Sequence[str]) -> Source:
-    """A model with inner values among its outputs."""
-    if not names:
-        return source
-    whole = source.uninlined
-    if whole is not None:
-        made = {value.name for node in whole.graph for value in node.outputs}
-        whole = edit.exposed(whole, [name for name in names if name in made])
-    return replace(source, model=edit.exposed(source.model, names), uninlined=whole)
-
-
-def _require_values(source: Source, names: Iterable[str]) -> None:
-    """Refuses a model that lacks inner values that count.
-
-    Raises:
-        InputError: it lacks one.
-    """
-    made = {value.name for node in source.model.graph for value in node.outputs}
-    for name in names:
-        if name not in made:
-            where = "the rewritten model" if source.path is None else show(source.path)
-            raise InputError(f"{Named('outputs', name)}: {where} has no value of this name")
-
-
-def _require_scores(source: Source, outputs: tuple[str, ...], asked: Named) -> None:
-    if not class_scores.may_agree(source.model, outputs):
-        raise _no_scores(asked)
-
-
-def _no_scores(asked: Named) -> InputError:
-    return InputError(f"{asked}: no output holds class scores ([N, K] or [N, K, 1, 1])")
 
 
 def sweep(
@@ -379,7 +272,7 @@ def sweep(
     if asked.metric is not None:
         asked.metric.load()
     alone = replace(asked, budget=Budget())  # it comes with each part
-    source, alone = _counting(_trusted(_open(model)), alone)
+    source, alone = counting(trusted(opened(model)), alone)
     with threads.single():
         return run_sweep(source, alone, calibration, sorted(set(budgets), reverse=True))
 
@@ -426,16 +319,16 @@ def verify(
     other = next((gate.key for gate in gates.of_budget(limits) if gate.key not in gates.MEASURED), None)
     if other is not None:
         raise InputError(f"{Named('budget', key=other)}: verify measures agreement and sqnr")
-    original, rewritten = _trusted(_open(reference)), _open(candidate)
+    original, rewritten = trusted(opened(reference)), opened(candidate)
     found = interface.counted(original.model, outputs)
     different = interface.interface(original.model, rewritten.model, frozen=freeze_initializers)
     if different is not None:
         return Verification((different,))
-    _require_values(rewritten, found.inner)
-    original, rewritten = (_exposed(each, found.inner) for each in (original, rewritten))
+    require_values(rewritten, found.inner)
+    original, rewritten = (exposed(each, found.inner) for each in (original, rewritten))
     given = None if calibration is None else calibration_inputs.whole(calibration, original.model, axes)
     if limits.agreement is not None or limits.sqnr is not None:
-        return _noted(_verify_quality(original, rewritten, given, limits, found, sure), original)
+        return noted(quality_kept(original, rewritten, given, limits, found, sure), original)
     if given is not None:
         compared = tuple(given.batches(given.held_out))
         original = faithful(original, compared)
@@ -450,58 +343,7 @@ def verify(
         rewritten = faithful(rewritten, compared)
         expected = Reference(original.model, compared, found, frozen=freeze_initializers)
         verdict = equivalence.verify(expected, rewritten.model)
-    return _noted(verdict, original)
-
-
-def _noted(found: Verification, original: Source) -> Verification:
-    """What a verification found, with what was not believed of the original."""
-    note = disclaimed(original)
-    return replace(found, notes=(*found.notes, note)) if note else found
-
-
-def _verify_quality(
-    original: Source,
-    rewritten: Source,
-    given: calibration_inputs.Calibration | None,
-    limits: Budget,
-    counts: Counted,
-    confidence: float,
-) -> Verification:
-    if given is None:
-        raise InputError(f"a quality is measured on inputs: give {Named('calibration')}")
-    asked = Named("budget", key="agreement")
-    if limits.agreement is not None:
-        _require_scores(original, counts, asked)
-    told = confidence or CONFIDENCE
-    found = quality.measure(
-        original.whole,
-        rewritten.whole,
-        given,
-        given.held_out,
-        counts,
-        told,
-        scores=limits.agreement is not None,
-        axes=counts.axes,
-    )
-    names = ", ".join(counts or [str(value.name) for value in original.model.graph.outputs])
-    checks = []
-    judged = gates.judge(
-        gates.of_budget(limits), spending.measured(found, None), spending.known(found, None, confidence)
-    )
-    for item in judged:
-        key, wanted = item.gate.key, item.gate.limit
-        figure = "not measured"
-        if item.measured is not None:
-            figure = "of equal outputs" if item.measured == math.inf else f"{item.measured:.4f}"
-        note = (
-            f"{key} {figure}{item.range} on {numbered(found.samples, 'input')}, at least {wanted:g} asked for"
-        )
-        gap = (math.nan, math.nan, math.nan if found.sqnr is None else found.sqnr)
-        checks.append(Verdict(key, names, item.passed, *gap, wanted, found.samples, note, Rule.QUALITY))
-    few = gates.undecided(judged, confidence)
-    notes = (*found.notes, *([few] if few else []))
-    undecided = bool(few) and all(item.undecided for item in judged if not item)
-    return Verification(tuple(checks), notes, undecided=undecided)
+    return noted(verdict, original)
 
 
 def bench(
@@ -533,7 +375,7 @@ def bench(
     """
     if threads < 1 or repeat < 1:
         raise InputError(f"{Named('threads')} and {Named('repeat')} are at least 1")
-    original, rewritten = _trusted(_open(reference)), _open(candidate)
+    original, rewritten = trusted(opened(reference)), opened(candidate)
     different = interface.interface(original.model, rewritten.model, frozen=True)
     if different is not None:
         raise InputError(f"the models can't be compared: {different.note}")
@@ -564,7 +406,7 @@ def diff(
     Raises:
         InputError: a model can't be read.
     """
-    original, changed = (_trusted(_open(model)) for model in (before, after))
+    original, changed = (trusted(opened(model)) for model in (before, after))
     with progress.step("compare"):
         different = interface.interface(original.model, changed.model)
         sizes = dict(shapes or {})

@@ -14,8 +14,9 @@ from typing import Any
 from graphopt import api, files
 from graphopt.errors import INTERNAL, BudgetError, InputError, told
 from graphopt.model import io, wire_format
+from graphopt.pipeline.opening import disclaimed
 from graphopt.pipeline.options.table import as_flag
-from graphopt.pipeline.scan import disclaimed, overridable_note
+from graphopt.pipeline.scanning.survey import overridable_note
 from graphopt.report.results import Checked, Result
 
 

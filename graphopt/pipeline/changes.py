@@ -16,7 +16,7 @@ from graphopt.model import edit
 from graphopt.numerics.lowrank.moments import Statistics
 from graphopt.pipeline.journal import Journal, Recorder
 from graphopt.pipeline.options.checked import Options
-from graphopt.pipeline.scan import overridable_note
+from graphopt.pipeline.scanning.survey import overridable_note
 from graphopt.pipeline.workspace import Workspace
 from graphopt.report.results import Applied
 from graphopt.rewrites.asking import ask

@@ -12,7 +12,7 @@ from graphopt.pipeline.changes import Proposals
 from graphopt.pipeline.journal import Journal
 from graphopt.pipeline.networks.network import Network
 from graphopt.pipeline.options.checked import Options
-from graphopt.pipeline.scan import source_notes
+from graphopt.pipeline.scanning.survey import source_notes
 from graphopt.pipeline.workspace import Workspace
 from graphopt.planning.damage import Sensitivity
 from graphopt.planning.gates import Judged

@@ -9,10 +9,10 @@ from graphopt.calibration.inputs import Given
 from graphopt.model.io import Source
 from graphopt.pipeline.approximate import reliable
 from graphopt.pipeline.networks.network import Network, Networks
+from graphopt.pipeline.opening import disclaimed
 from graphopt.pipeline.optimize import Run
 from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.reporting import point
-from graphopt.pipeline.scan import disclaimed
 from graphopt.pipeline.workspace import Measures
 from graphopt.planning.budget import Budget
 from graphopt.planning.selection import Plan

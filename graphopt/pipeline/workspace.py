@@ -19,7 +19,7 @@ from graphopt.model import edit, io
 from graphopt.model.defaults import forced, overridable
 from graphopt.model.io import Source
 from graphopt.numerics.lowrank.moments import Statistics
-from graphopt.pipeline import scan
+from graphopt.pipeline import opening
 from graphopt.pipeline.journal import Journal, Recorder
 from graphopt.pipeline.options.checked import Options
 from graphopt.planning import CONFIDENCE, gates, spending
@@ -91,7 +91,7 @@ class Workspace:
         if not self.source.disclaimed:
             return ""
         end = "left out of the result" if self.changed else "left in the file, which stays as it was"
-        return f"{scan.disclaimed(self.source)}, and {end}"
+        return f"{opening.disclaimed(self.source)}, and {end}"
 
     def _look_at_inputs(self, journal: Journal) -> None:
         """Notes what is odd about calibration inputs; refuses those that tell nothing where a run needs them.

@@ -11,7 +11,7 @@ import pytest
 
 from graphopt.analysis.fusions.convolutions import absorbed
 from graphopt.analysis.snapshot import Analysis
-from graphopt.pipeline.times import measured
+from graphopt.pipeline.scanning.times import measured
 from graphopt.runtime.profiling import kernels
 from tests.builders import batch_norm, make_feeds, model, node, weight
 

@@ -10,9 +10,9 @@ from graphopt.analysis import costs
 from graphopt.analysis.linear import FREEZE
 from graphopt.analysis.snapshot import Analysis
 from graphopt.model.io import Source
-from graphopt.pipeline import times
+from graphopt.pipeline.opening import disclaimed
+from graphopt.pipeline.scanning import times
 from graphopt.report.results import LayerRow, Left, Opportunity, Scan
-from graphopt.report.wording import numbered
 from graphopt.rewrites.asking import ask
 from graphopt.rewrites.base import ApproximateRewrite, Rewrite
 from graphopt.runtime.profiling import Kernel
@@ -81,19 +81,6 @@ def source_notes(source: Source, analysis: Analysis) -> list[str]:
         for name, reason in source.left.items()
     ]
     return [*notes, *(f"counted once: {why}" for why in analysis.uncounted_loops)]
-
-
-def disclaimed(source: Source) -> str:
-    """That shapes which a model declares were not believed; "" where all were."""
-    names = source.disclaimed
-    if not names:
-        return ""
-    refused = ", and onnxruntime refuses the file for it" if source.refused else ""
-    return (
-        f"the shape that the file gives for {numbered(len(names), 'inner value')} "
-        f"({names[0]}{', …' if len(names) > 1 else ''}) does not follow from its inputs, as if left from an "
-        f"earlier export{refused}: not relied on"
-    )
 
 
 def overridable_note(rejected: Iterable[Rejection | Left]) -> str:

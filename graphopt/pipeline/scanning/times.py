@@ -13,7 +13,12 @@ from graphopt.analysis.fusions.convolutions import absorbed
 from graphopt.analysis.fusions.fused import Fusions
 from graphopt.analysis.operators import VIEWS, is_standard
 from graphopt.analysis.snapshot import Analysis
+from graphopt.calibration.test_inputs.choice import TestInputs
+from graphopt.errors import InputError
+from graphopt.files import show
+from graphopt.model.io import Source
 from graphopt.report.results import KindRow
+from graphopt.runtime import profiling
 from graphopt.runtime.profiling import Kernel
 
 PASSLESS = VIEWS | {
@@ -176,3 +181,20 @@ def _by_kind(seconds: Iterable[tuple[str, float]]) -> tuple[KindRow, ...]:
         found.setdefault(kind, []).append(each)
     rows = (KindRow(kind, len(each), sum(each)) for kind, each in found.items())
     return tuple(sorted(rows, key=lambda row: (-row.seconds, row.op)))
+
+
+def profiled(source: Source, inputs: TestInputs) -> tuple[list[Kernel], str]:
+    """The kernels of a model on the first of its test inputs, and a note on sizes that were guessed for it.
+
+    Raises:
+        InputError: the model can't be run.
+    """
+    where = "the model" if source.path is None else show(source.path)
+    if inputs.problem:
+        raise InputError(f"{where} can't be measured: {inputs.problem}")
+    try:
+        ran = profiling.kernels(source.model, inputs.feeds[0])
+    except InputError as error:
+        raise InputError(f"{where} can't be measured: {error}") from error
+    sizes = (f"{name} {'x'.join(map(str, array.shape))}" for name, array in inputs.feeds[0].items())
+    return ran, f"measured with {', '.join(sizes)}" if inputs.assumed else ""
