@@ -11,7 +11,7 @@ from graphopt import progress
 from graphopt.analysis import diff as differences
 from graphopt.calibration import inputs as calibration_inputs
 from graphopt.calibration.batch_axis import SampleAxes
-from graphopt.calibration.inputs import Given
+from graphopt.calibration.reading import Given
 from graphopt.calibration.test_inputs import choice
 from graphopt.errors import InputError, Named, located
 from graphopt.pipeline.opening import AnyModel, counting, exposed, opened, require_values, trusted

@@ -16,7 +16,7 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt.api import optimize
-from graphopt.calibration.inputs import Given
+from graphopt.calibration.reading import Given
 from graphopt.errors import GraphOptError
 from graphopt.model import edit
 from graphopt.planning.budget import Budget

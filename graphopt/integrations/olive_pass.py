@@ -23,7 +23,7 @@ import numpy as np
 
 import graphopt
 from graphopt import files
-from graphopt.calibration.inputs import Given
+from graphopt.calibration.reading import Given
 from graphopt.errors import GraphOptError, InputError
 from graphopt.model import io
 from graphopt.pipeline.options.table import RUN

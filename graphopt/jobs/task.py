@@ -20,7 +20,7 @@ from graphopt.report.faces import FACES
 
 if TYPE_CHECKING:
     from graphopt.calibration.batch_axis import SampleAxes
-    from graphopt.calibration.inputs import Given
+    from graphopt.calibration.reading import Given
 
 WRITTEN = ("out", *FACES)
 """The fields that name files to write."""

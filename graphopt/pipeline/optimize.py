@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from graphopt.calibration.inputs import ONE_HELD_OUT_OF, Given
+from graphopt.calibration.inputs import ONE_HELD_OUT_OF
+from graphopt.calibration.reading import Given
 from graphopt.errors import BudgetError, InputError, Named, VerificationError
 from graphopt.model.io import Source
 from graphopt.pipeline.approximate import approximate

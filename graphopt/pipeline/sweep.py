@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphopt import progress
-from graphopt.calibration.inputs import Given
+from graphopt.calibration.reading import Given
 from graphopt.model.io import Source
 from graphopt.pipeline.approximate import reliable
 from graphopt.pipeline.networks.network import Network, Networks

@@ -12,7 +12,8 @@ import onnx_ir as ir
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import inputs as calibration_inputs
 from graphopt.calibration import responses
-from graphopt.calibration.inputs import Calibration, Given
+from graphopt.calibration.inputs import Calibration
+from graphopt.calibration.reading import Given
 from graphopt.calibration.test_inputs import choice
 from graphopt.errors import InputError, Named, located
 from graphopt.model import edit, io
