@@ -132,11 +132,13 @@ def is_above(matrix: Array, eps: float, pays: int) -> bool:
     Args:
         matrix: the weights as they are stored, ``[m, n]``.
         eps: machine epsilon of the type that they were stored in.
-        pays: the highest rank that is of use.
+        pays: the highest rank that is of use; of a large matrix `LARGEST_SEARCH` at the most.
 
     Returns:
         Whether it is.
     """
+    if min(matrix.shape) > LARGE:
+        pays = min(pays, LARGEST_SEARCH)
     if not 0 < pays < min(matrix.shape):
         return False
     if matrix.dtype.itemsize < np.dtype(np.float32).itemsize:
