@@ -126,7 +126,7 @@ def test_functions_stay_where_the_model_computes_something_else_without_their_ca
     monkeypatch: pytest.MonkeyPatch, wrong: Callable[[ir.Model], Inlined], reason: str
 ) -> None:
     assert graphopt.optimize(rectified())
-    monkeypatch.setattr("graphopt.api.inlined", wrong)
+    monkeypatch.setattr("graphopt.pipeline.opening.inlined", wrong)
     result = graphopt.optimize(rectified())
     assert not result
     for notes in (result.report.notes, graphopt.scan(rectified()).notes):
@@ -141,7 +141,7 @@ def test_random_functions_are_put_in_place_though_no_two_runs_are_alike() -> Non
 
 
 def test_files_are_compared_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("graphopt.api.inlined", unfit)  # the same model for both
+    monkeypatch.setattr("graphopt.pipeline.opening.inlined", unfit)  # the same model for both
     one, other = rectified(), rectified(slope=0.25)
     assert graphopt.verify(one, one)
     assert not graphopt.verify(one, other)
