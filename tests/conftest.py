@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-# Before NumPy is imported: its threads wait for each other when tests run side by side.
+# Before NumPy is imported: threads wait for each other when tests run side by side.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ["GRAPHOPT_THREADS"] = "1"
 
 # Commands that tests start compile the package once, where a machine asks Python to keep nothing.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

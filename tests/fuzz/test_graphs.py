@@ -17,9 +17,15 @@ from tests.fuzz import checking, graphs, shrinking
 from tests.fuzz.checking import Finding
 from tests.fuzz.draft import Draft
 
-GRAPHS = 300
-BLOCKS = 20
+GRAPHS = 160
+BLOCKS = 16
 """Tests that they are spread over, so that several processes share them."""
+
+
+def _open_volume(graph: onnx.ModelProto) -> bool:
+    """Whether three axes of a map are open: such maps take a while to run; `benchmarks.fuzz` runs them."""
+    shapes = [value.type.tensor_type.shape.dim[2:] for value in graph.graph.input]
+    return any(len(axes) > 2 and all(axis.dim_param for axis in axes) for axes in shapes)
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))
@@ -27,7 +33,7 @@ def test_random_graphs(block: int) -> None:
     wrong = {}
     for seed in range(block * GRAPHS // BLOCKS, (block + 1) * GRAPHS // BLOCKS):
         graph = graphs.graph(seed)
-        if graph is None:
+        if graph is None or _open_volume(graph.model):
             continue
         found = checking.check(graph.model, graphs.feeds(graph.model, seed), **checking.options_of(seed))
         if found.fault:
