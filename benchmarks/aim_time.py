@@ -24,7 +24,7 @@ import onnx_ir as ir
 import graphopt
 from benchmarks.architectures import MAX_SLOWDOWN, times
 from graphopt.analysis.snapshot import Analysis
-from models.architectures import ARCHITECTURES, Graph, Line
+from models.architectures import ARCHITECTURES, Graph, Line, Video
 
 MORE = 6
 """How many times more repeats decide about a case that looks slower."""
@@ -294,6 +294,43 @@ def conformer(channels: int, length: int, kernel: int) -> onnx.ModelProto:
     return g.model(g.op("Transpose", [y], perm=[0, 2, 1]))
 
 
+def volumes(
+    channels: int, frames: int, size: int, *taps: int, depth: int = 2, group: int = 1, batch: int = 1
+) -> onnx.ModelProto:
+    """A residual block of convolutions on frames, with Relu between them."""
+    g = Video(channels, frames, size, batch=batch)
+    y = g.volume("x", channels, taps, group=group)
+    for _ in range(depth - 1):
+        y = g.volume(g.relu(y), channels, taps, group=group)
+    return g.model(g.relu(g.add(y, "x")))
+
+
+def bottlenecks(channels: int, middle: int, frames: int, size: int, kernel: str) -> onnx.ModelProto:
+    """Two bottlenecks on frames: within them and along time (r2plus1d), depthwise (x3d), or SlowFast's."""
+    g = Video(channels, frames, size)
+    y = "x"
+    for _ in range(2):
+        if kernel == "r2plus1d":
+            z = g.relu(g.volume(y, middle, (1, 3, 3)))
+            y = g.relu(g.add(g.volume(z, channels, (3, 1, 1)), y))
+            continue
+        first, taps = ((3, 1, 1), (1, 3, 3)) if kernel == "slowfast" else ((1, 1, 1), (3, 3, 3))
+        z = g.relu(g.volume(y, middle, first))
+        z = g.relu(g.volume(z, middle, taps, group=middle if kernel == "x3d" else 1))
+        y = g.relu(g.add(g.volume(z, channels, (1, 1, 1)), y))
+    return g.model(y)
+
+
+def pooled_frames(channels: int, frames: int, size: int) -> onnx.ModelProto:
+    """Convolutions of 3x3x3 with poolings of 2x2x2 (C3D)."""
+    g = Video(channels, frames, size)
+    y = "x"
+    for _ in range(2):
+        y = g.relu(g.volume(y, 2 * g.channels[y], (3, 3, 3)))
+        y = g.op("MaxPool", [y], kernel_shape=[2, 2, 2], strides=[2, 2, 2])
+    return g.model(y)
+
+
 def whole(name: str) -> onnx.ModelProto:
     """A network of models/architectures.py."""
     return ARCHITECTURES[name]()
@@ -535,7 +572,30 @@ CASES: dict[str, Builder] = dict(
         case(conformer, 64, 200, 7),
         case(conformer, 256, 100, 31),
         case(conformer, 144, 400, 15),
-        *(case(whole, name) for name in ("quartznet", "vocoder", "speech_features", "pitch_tracker")),
+        case(volumes, 64, 16, 28, 3, 3, 3),
+        case(volumes, 128, 8, 28, 3, 3, 3),
+        case(volumes, 256, 4, 14, 3, 3, 3),
+        case(volumes, 512, 2, 7, 3, 3, 3),
+        case(volumes, 32, 32, 14, 3, 3, 3),
+        case(volumes, 16, 4, 7, 3, 3, 3),
+        case(volumes, 20, 8, 28, 3, 3, 3),
+        case(volumes, 64, 8, 28, 3, 3, 3, batch=4),
+        case(volumes, 32, 8, 14, 3, 3, 3, batch=8),
+        case(volumes, 64, 8, 28, 3, 3, 3, depth=1, group=64),
+        case(volumes, 64, 4, 14, 1, 3, 3, depth=1),
+        case(volumes, 128, 8, 28, 1, 3, 3, depth=3),
+        case(volumes, 64, 8, 28, 3, 1, 1, depth=3),
+        case(volumes, 64, 8, 28, 1, 1, 1, depth=3),
+        case(bottlenecks, 64, 144, 8, 28, "r2plus1d"),
+        case(bottlenecks, 128, 288, 4, 14, "r2plus1d"),
+        case(bottlenecks, 24, 54, 8, 28, "x3d"),
+        case(bottlenecks, 48, 108, 8, 14, "x3d"),
+        case(bottlenecks, 512, 128, 8, 14, "slowfast"),
+        case(pooled_frames, 32, 16, 28),
+        *(
+            case(whole, name)
+            for name in ("quartznet", "vocoder", "speech_features", "pitch_tracker", "r3d_18")
+        ),
     )
 )
 

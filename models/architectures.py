@@ -428,6 +428,62 @@ def pitch_tracker() -> onnx.ModelProto:
     return g.model(g.op("Sigmoid", [g.op("Gemm", [flat, weight, bias], transB=1)]))
 
 
+class Video(Graph):
+    """A graph of operators on frames, [N, C, T, H, W].
+
+    Args:
+        channels: of the input.
+        frames: of the input.
+        size: height and width of the input.
+        seed: of the weights.
+        batch: of the input.
+    """
+
+    def __init__(self, channels: int, frames: int, size: int, seed: int = 0, batch: int = 1) -> None:
+        super().__init__(channels, size, seed)
+        shape = [batch, channels, frames, size, size]
+        self._input = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+
+    def volume(
+        self, x: str, out: int, taps: Sequence[int], strides: Sequence[int] = (1, 1, 1), group: int = 1
+    ) -> str:
+        """A Conv of three spatial axes that keeps the sizes at stride 1."""
+        shape = (out, self.channels[x] // group, *taps)
+        weight = self._rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+        bias = self._rng.standard_normal(out) * 0.1
+        inputs = [x, self.weight(weight.astype(np.float32)), self.weight(bias.astype(np.float32))]
+        return self.op(
+            *("Conv", inputs, out),
+            group=group,
+            kernel_shape=list(taps),
+            pads=[k // 2 for k in taps] * 2,
+            strides=list(strides),
+        )
+
+
+def r3d_18(frames: int = 16, size: int = 112, width: int = 64) -> onnx.ModelProto:
+    """Video classification (R3D-18): residual blocks of two 3x3x3 convolutions.
+
+    Args:
+        frames: of the input.
+        size: height and width of the input.
+        width: channels of the first blocks; the last have eight times as many.
+    """
+    g = Video(3, frames, size)
+    y = g.relu(g.norm(g.volume("x", width, (3, 7, 7), (1, 2, 2))))
+    for factor in (1, 2, 4, 8):
+        for first in (True, False):
+            stride = (2, 2, 2) if first and factor > 1 else (1, 1, 1)
+            inner = g.relu(g.norm(g.volume(y, factor * width, (3, 3, 3), stride)))
+            inner = g.norm(g.volume(inner, factor * width, (3, 3, 3)))
+            short = y if stride == (1, 1, 1) else g.norm(g.volume(y, factor * width, (1, 1, 1), stride))
+            y = g.relu(g.add(inner, short))
+    y = g.op("Flatten", [g.op("GlobalAveragePool", [y])], axis=1)
+    weight = (g._rng.standard_normal((400, 8 * width)) / np.sqrt(8 * width)).astype(np.float32)
+    bias = (g._rng.standard_normal(400) * 0.1).astype(np.float32)
+    return g.model(g.op("Gemm", [y, g.weight(weight), g.weight(bias)], 400, transB=1))
+
+
 ARCHITECTURES: dict[str, Callable[[], onnx.ModelProto]] = {
     builder.__name__: builder
     for builder in (
@@ -446,6 +502,7 @@ ARCHITECTURES: dict[str, Callable[[], onnx.ModelProto]] = {
         vocoder,
         speech_features,
         pitch_tracker,
+        r3d_18,
     )
 }
 

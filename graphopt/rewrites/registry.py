@@ -42,6 +42,7 @@ from graphopt.rewrites.folding.fold_constant import FoldConstant
 from graphopt.rewrites.folding.fold_pad import FoldPad
 from graphopt.rewrites.folding.fold_weights import FoldWeights
 from graphopt.rewrites.lifting.lift_conv1d import LiftConv1d
+from graphopt.rewrites.lifting.split_frames import SplitFrames
 from graphopt.rewrites.merging.join_split_branches import JoinSplitBranches
 from graphopt.rewrites.merging.merge_branches import MergeBranches
 from graphopt.rewrites.merging.merge_siblings import MergeSiblings
@@ -116,6 +117,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     LiftConv1d,
     SplitMultiplier,
     PadChannels,
+    SplitFrames,
     LosslessSeparable,
     LosslessDepthwise,
     InsertPointwise,

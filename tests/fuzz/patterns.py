@@ -699,6 +699,18 @@ def pad_channels(g: Draft, x: str) -> str:
     return g.pick(pointwise, pointwise, conv)(g, y)
 
 
+def split_frames(g: Draft, x: str) -> str:
+    """Three-dimensional convolutions of a few frames, with others between and what has no form on a frame."""
+    g.need(g.rank(x) > 3)
+    inside = g.shape(x)[1]
+    y = g.op("Reshape", x, g.const(np.array([0, inside, 1, -1, g.shape(x)[-1]], np.int64)))
+    y = g.op("Tile", y, g.const(np.array([1, 1, g.between(1, 5), 1, 1], np.int64)))
+    for _ in range(g.between(1, 2)):
+        y = same(g, y, g.pick(16, 32, 30), g.pick(3, 3, 1))
+        y = some(g, y, affine, activation, pool, padded, cropped, idle, conv, transposed, channels, most=3)
+    return joined(g, y, activation(g, y)) if g.chance(0.3) else y
+
+
 PATTERNS: dict[str, Callable[[Draft, str], str]] = {
     step.__name__: step
     for step in (
@@ -718,7 +730,7 @@ PATTERNS: dict[str, Callable[[Draft, str], str]] = {
         *(remove_identity, identity_convolution, drop_zero_convolution),
         *(spell_clip, spell_gelu, spell_hard_swish, spell_layer_norm),
         *(spell_mish, spell_resize),
-        *(spell_silu, split_prelu, lift_conv1d, split_multiplier, pad_channels),
+        *(spell_silu, split_prelu, lift_conv1d, split_multiplier, pad_channels, split_frames),
     )
 }
 """By the name of the rewrite, `lossless` standing for three of them."""

@@ -69,6 +69,12 @@ def _along_a_line(net: Net, x: str) -> str:
     return net.conv(net.op("Relu", net.conv(y, 64, (31,), group=64, pads=[15, 15])), 6, (1,))
 
 
+def _in_frames(net: Net, x: str) -> str:
+    y = net.op("Reshape", x, net.const(np.array([0, 16, 4, 9, 9])), channels=16)
+    y = net.op("Relu", net.conv(y, 32, (3, 3, 3), pads=[1] * 6))
+    return net.conv(y, 16, (3, 3, 3), pads=[1] * 6)
+
+
 def _bottleneck(net: Net, x: str) -> str:
     weight = low_rank(net, 16, 16, (3, 3), rank_in=5, rank_out=6)
     return net.conv(x, 16, weight=weight, pads=[1] * 4, strides=[2, 1])
@@ -260,6 +266,7 @@ EXAMPLES: dict[str, Example] = {
     "lift_conv1d": Example(_along_a_line, 64),
     "pad_channels": Example(_no_blocks, 32),
     "split_multiplier": Example(_two_filters, 16),
+    "split_frames": Example(_in_frames, 64),
     "fold_permutation": Example(
         lambda net, x: net.conv(net.op("Gather", x, net.const(np.array([2, 0, 3, 1])), axis=1), 6), 4
     ),

@@ -33,8 +33,7 @@ Cost
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -42,14 +41,14 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis import time_model
-from graphopt.analysis.fusions.fused import Fusions
 from graphopt.analysis.fusions.layout import Layout
 from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.lifting.twins import FIRST_OPSET, ROW, Twin, is_map, twin, with_row
-from graphopt.rewrites.patterns.common import UNKNOWN, joined, propose
+from graphopt.rewrites.lifting.regions import entering, judged, leaving, map_bytes
+from graphopt.rewrites.lifting.twins import FIRST_OPSET, RANK, ROW, Twin, twin, with_row
+from graphopt.rewrites.patterns.common import UNKNOWN, propose
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 CLEARLY = 0.91
@@ -58,8 +57,6 @@ benchmarks/aim_time.py, of what was expected there and below nothing was slower,
 took 0.96 to 1.01."""
 AXES_AS_INPUT = 13
 """Opset from which on Squeeze and Unsqueeze read their axes."""
-MAP_BYTES = 4
-"""Of an element: derived, of float32."""
 
 
 @dataclass(frozen=True)
@@ -79,24 +76,7 @@ class LiftConv1d(ExactRewrite):
             if isinstance(reason, str):
                 yield propose(self.name, analysis, [node], analysis.name(node), reason)
         twins = [node for node, its in found.items() if isinstance(its, Twin)]
-        for region in _regions(analysis, twins):
-            yield from self._judged(analysis, region)
-
-    def _judged(self, analysis: Analysis, region: Sequence[ir.Node]) -> Iterator[Candidate | Rejection]:
-        """A region, or parts of it, or why none."""
-        costs = _costs(analysis, region)
-        if not isinstance(costs, str):
-            yield propose(self.name, analysis, region, "", costs)
-            return
-        convolutions = [node for node in region if analysis.linear(node) is not None]
-        idle = {node for node in convolutions if isinstance(_costs(analysis, [node]), str)}
-        parts = _regions(analysis, [node for node in region if node not in idle])
-        judged = [(part, _costs(analysis, part)) for part in parts]
-        taken = [(part, each) for part, each in judged if not isinstance(each, str)]
-        for part, each in taken:
-            yield propose(self.name, analysis, part, "", each)
-        if not taken:
-            yield propose(self.name, analysis, region, analysis.name(region[0]), costs)
+        yield from judged(self.name, analysis, twins, _costs)
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
         """The twins of the region's operators, in their order."""
@@ -162,30 +142,9 @@ class _Writer:
         """All of it, without the row where a value leaves."""
         outputs = {
             value.name or "": self._view("Squeeze", self._lifted[value], self._analysis.name(node))
-            for node, value in _leaving(self._analysis, region)
+            for node, value in leaving(self._analysis, region)
         }
         return self._builder.replacement(outputs)
-
-
-def _regions(analysis: Analysis, twins: Iterable[ir.Node]) -> list[list[ir.Node]]:
-    """Operators that one reads of the other, behind convolutions, and whole fused kernels only."""
-    kept = dict.fromkeys(twins)
-    for fused in analysis.cached(Fusions).kernels:
-        if not kept.keys() >= {*fused.nodes}:
-            for node in fused.nodes:
-                kept.pop(node, None)
-    behind: set[ir.Node | None] = set()
-    graphs: dict[object, list[ir.Node]] = {}
-    for node in kept:
-        makers = (value.producer() for value in node.inputs if value is not None)
-        if analysis.linear(node) is not None or not behind.isdisjoint(makers):
-            behind.add(node)
-            graphs.setdefault(node.graph, []).append(node)
-    return [
-        region
-        for nodes in graphs.values()
-        for region in joined(nodes, {value for node in nodes for value in node.outputs})
-    ]
 
 
 def _costs(analysis: Analysis, region: Sequence[ir.Node]) -> str | tuple[Cost, Cost]:
@@ -197,9 +156,10 @@ def _costs(analysis: Analysis, region: Sequence[ir.Node]) -> str | tuple[Cost, C
     line = sum(analysis.linear_cost(linear).seconds for linear in linears)
     rows = sum(_lifted_seconds(analysis, linear) for linear in linears)
     rows += sum(
-        time_model.reorder_seconds(_bytes(analysis, value)) for value in Layout(analysis, region).moved
+        time_model.reorder_seconds(map_bytes(analysis, value)) for value in Layout(analysis, region).moved
     )
-    rows += time_model.SECONDS_PER_CALL * _borders(analysis, region)
+    borders = [*entering(analysis, region, RANK), *leaving(analysis, region)]
+    rows += time_model.SECONDS_PER_CALL * len(borders)
     if rows > CLEARLY * line:
         return (
             f"with one row it is not expected to be clearly faster ({line * 1e6:.0f} → {rows * 1e6:.0f} µs)"
@@ -223,24 +183,3 @@ def _lifted_seconds(analysis: Analysis, linear: Linear) -> float:
     )
     weight = (linear.out_channels, inside, 1, *linear.kernel)
     return linear_cost(lifted, weight, (*shape[:2], 1, shape[2]), linear.itemsize).seconds
-
-
-def _bytes(analysis: Analysis, value: ir.Value) -> int:
-    return MAP_BYTES * math.prod(n or 0 for n in analysis.shape(value) or ())
-
-
-def _borders(analysis: Analysis, region: Sequence[ir.Node]) -> int:
-    """How many values enter a region and leave it."""
-    made = {value for node in region for value in node.outputs}
-    read = {v for node in region for v in node.inputs if v is not None and is_map(analysis, v)}
-    enter = [value for value in read - made if not analysis.constants.is_constant(value)]
-    return len(enter) + len(list(_leaving(analysis, region)))
-
-
-def _leaving(analysis: Analysis, region: Sequence[ir.Node]) -> Iterator[tuple[ir.Node, ir.Value]]:
-    """The values that others read than a region's operators, with what makes them."""
-    inside = set(region)
-    for node in region:
-        for value in node.outputs:
-            if value.is_graph_output() or not inside.issuperset(analysis.consumers(value)):
-                yield node, value
