@@ -68,7 +68,8 @@ from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 CLEARLY = 0.95
 """Part of the time of its convolutions that a region may take at most, changes of layout and all: measured by
-benchmarks/aim_time.py, of what was expected at 0.91 to 0.95 all took 0.71 to 0.78, with batches too."""
+paired runs of single regions (docs/exact.md), of those expected at 0.90 to 0.96 all took 0.71 to 0.79. What
+is expected to be slower was not measured. Regions of the kind are in benchmarks/aim_time.py."""
 AXES_AS_INPUT = 13
 """Opset from which on Unsqueeze reads its axes."""
 
