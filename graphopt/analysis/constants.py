@@ -13,8 +13,9 @@ square that leaves the range in between, or vanishes, makes none.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx_ir as ir
@@ -34,6 +35,8 @@ from graphopt.analysis.operators import KEEPS_TYPE, RANDOM, is_standard
 from graphopt.model.carried import SparseTensor, stored_bytes
 from graphopt.model.defaults import forced
 from graphopt.model.traversal import graphs, post_order, subgraphs
+
+Made = TypeVar("Made")
 
 WORK = 16
 """Passes over the elements that a model holds, up to which constants are computed: derived, twice the eight
@@ -69,6 +72,29 @@ def constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
     return None
 
 
+class Memory:
+    """What was found in tensors, for as long as they live: the snapshots of a run share those that stay."""
+
+    def __init__(self) -> None:
+        self._found = WeakKeyDictionary[ir.TensorProtocol, dict[Hashable, object]]()
+
+    def once(self, tensor: ir.TensorProtocol, what: Hashable, find: Callable[[], Made]) -> Made:
+        """What is found in a tensor, found once.
+
+        Args:
+            tensor: the tensor, which does not change.
+            what: what is looked for: all that the answer depends on besides.
+            find: finds it.
+
+        Returns:
+            The answer.
+        """
+        known = self._found.setdefault(tensor, {})
+        if what not in known:
+            known[what] = find()
+        return cast("Made", known[what])
+
+
 class Constants:
     """The constants of a model, found when asked for and kept for as long as this object lives.
 
@@ -78,10 +104,14 @@ class Constants:
         model: the model; it is not changed.
         frozen: take initializers that are also graph inputs for constants, whatever the IR version.
         wide: hold float16 and bfloat16 in float32, rounded by no operator but a Cast.
+        memory: what was found in the model's tensors before.
     """
 
-    def __init__(self, model: ir.Model, frozen: bool = False, *, wide: bool = False) -> None:
+    def __init__(
+        self, model: ir.Model, frozen: bool = False, *, wide: bool = False, memory: Memory | None = None
+    ) -> None:
         self._model = model
+        self._memory = memory or Memory()
         self._wide = wide
         self._fixed = frozen or forced(model)
         self._opset = default_opset(model)
@@ -99,6 +129,11 @@ class Constants:
         array = self._computed(value)
         wide = self._unrounded.array(value) if self._rounding.get(value) else None
         return array if array is None or wide is None else _locked(wide.astype(array.dtype))
+
+    def once(self, value: ir.Value, what: Hashable, find: Callable[[], Made]) -> Made:
+        """What is found in a constant: once, where the model holds it as it is; see `Memory.once`."""
+        tensor = self._tensor(value)
+        return find() if tensor is None else self._memory.once(tensor, what, find)
 
     def is_constant(self, value: ir.Value | None) -> bool:
         """Whether the value is a constant; reads only tensors of which something is computed."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis import costs, time_model
-from graphopt.analysis.constants import Constants, default_opset
+from graphopt.analysis.constants import Constants, Memory, default_opset
 from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.linear import view as linear_view
 from graphopt.analysis.shapes import inference
@@ -41,6 +41,7 @@ class Analysis:
         statistics: of inputs, by name of the linear operator, where there are calibration inputs.
         extremes: lowest and highest value of each output channel, by name of the linear operator, likewise.
         guessed: whether nobody gave the sizes: what pays at these has to pay at others as well.
+        memory: what earlier snapshots found in tensors of the model.
 
     Raises:
         InputError: the sizes contradict the model.
@@ -56,13 +57,15 @@ class Analysis:
         statistics: Mapping[str, Statistics] | None = None,
         extremes: Mapping[str, tuple[Array, Array]] | None = None,
         guessed: bool = False,
+        memory: Memory | None = None,
     ) -> None:
         self.model = model
         self.guessed = guessed
         self._frozen = frozen
+        self._memory = memory
         self.statistics = statistics
         self.extremes = extremes
-        self.constants = Constants(model, frozen)
+        self.constants = Constants(model, frozen, memory=memory)
         self.sizes: Sizes = inference.infer(model, self.constants, bindings=bindings, known=known)
         self._graphs = {graph: path for path, graph in graph_paths(model)}
         self._names = node_names(model)
@@ -82,7 +85,7 @@ class Analysis:
         Raises:
             InputError: the sizes contradict the model.
         """
-        return Analysis(self.model, bindings=bindings, frozen=self._frozen, known=known)
+        return Analysis(self.model, bindings=bindings, frozen=self._frozen, known=known, memory=self._memory)
 
     def without(self, nodes: Iterable[ir.Node]) -> Analysis:
         """This snapshot with some operators left out of its lists; those that read them are as they were."""

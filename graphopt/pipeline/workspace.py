@@ -9,6 +9,7 @@ from functools import cached_property, partial
 
 import onnx_ir as ir
 
+from graphopt.analysis.constants import Memory
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import inputs as calibration_inputs
 from graphopt.calibration import responses
@@ -58,6 +59,7 @@ class Workspace:
         self.known: dict[str, Shape] = {}
         self._options = options
         self._latest: Analysis | None = None
+        self._memory = Memory()
         self._empty = ""
         with journal.step("load"):
             if given is not None:
@@ -222,6 +224,7 @@ class Workspace:
             extremes=extremes,
             seed=self._options.seed,
             guessed=self.inputs.assumed,
+            memory=self._memory,
         )
         if plain:
             self._latest = found

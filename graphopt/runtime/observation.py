@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from graphopt.analysis.constants import Memory
 from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import InputError
 from graphopt.numerics.lowrank.moments import Statistics
@@ -23,6 +24,7 @@ def snapshot(
     extremes: Mapping[str, tuple[Array, Array]] | None = None,
     seed: int = 0,
     guessed: bool = False,
+    memory: Memory | None = None,
 ) -> Analysis:
     """An `Analysis` in which every linear operator has a size, if running the model once can tell it.
 
@@ -35,6 +37,7 @@ def snapshot(
         extremes: as for `Analysis`.
         seed: of the input that the model is run on.
         guessed: as for `Analysis`.
+        memory: as for `Analysis`.
 
     Returns:
         The snapshot; without more sizes where the model can't be run.
@@ -52,6 +55,7 @@ def snapshot(
             statistics=statistics,
             extremes=extremes,
             guessed=guessed,
+            memory=memory,
         )
 
     analysis = look()

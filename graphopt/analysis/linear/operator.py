@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +14,8 @@ from graphopt.analysis.constants import Constants
 from graphopt.analysis.linear.form import Form
 from graphopt.numerics.kernels import algebra
 from graphopt.types import Array, Shape
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,12 @@ class Linear:
             return algebra.transpose_layout(weight, self.group)
         transposed = self.op == "MatMul" or (self.op == "Gemm" and not number(self.node, "transB", 0))
         return weight.T if transposed else weight
+
+    def found_in_weight(self, what: Hashable, find: Callable[[], Made]) -> Made:
+        """What is found in `stored_weight`: once, also where other operators or snapshots share it."""
+        weight, transposed = self.node.inputs[1], bool(number(self.node, "transB", 0))
+        assert weight is not None
+        return self.constants.once(weight, (self.op, self.group, transposed, what), find)
 
     def bias(self) -> Array | None:
         """The bias, [out] in float64, or None; Gemm's beta is multiplied in."""

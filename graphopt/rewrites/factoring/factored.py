@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -87,12 +87,16 @@ def needs_positions(analysis: Analysis, linear: Linear) -> str:
 
 
 def highest_rank(
-    linear: Linear, matrices: Callable[[Array, Float64], Iterable[tuple[Array, Float64]]], pays: int
+    linear: Linear,
+    unfolding: Hashable,
+    matrices: Callable[[Array, Float64], Iterable[tuple[Array, Float64]]],
+    pays: int,
 ) -> int | None:
     """The highest numerical rank of some matrices of each group; None as soon as one does not pay.
 
     Args:
         linear: the operator.
+        unfolding: what tells these matrices from others of the kernel, so that none is looked at again.
         matrices: those of one group, from its balanced weights and the levels of their outputs, each with the
             levels of the outputs that its rows are of.
         pays: the largest rank at which the factors are cheaper.
@@ -102,6 +106,12 @@ def highest_rank(
     """
     if pays < 1:
         return None
+    return linear.found_in_weight((unfolding, pays), lambda: _highest_rank(linear, matrices, pays))
+
+
+def _highest_rank(
+    linear: Linear, matrices: Callable[[Array, Float64], Iterable[tuple[Array, Float64]]], pays: int
+) -> int | None:
     eps, highest = tucker.epsilon(linear.dtype), 1
     for block in blocks(plain(linear.stored_weight()), linear.group):
         stored = (matrix for matrix, _ in matrices(block, np.ones(len(block))))

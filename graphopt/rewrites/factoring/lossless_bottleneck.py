@@ -99,17 +99,20 @@ def _ranks(linear: Linear, pays_in: int, pays_out: int) -> tuple[int | None, int
     """The rank of the input and the output side; None where it is above what pays."""
     if linear.pointwise:  # both sides are one matrix
         rank = factored.highest_rank(
-            linear, lambda block, levels: [(tucker.output_unfolding(block), levels)], max(pays_in, pays_out)
+            linear,
+            "out",
+            lambda block, levels: [(tucker.output_unfolding(block), levels)],
+            max(pays_in, pays_out),
         )
         if rank is None:
             return None, None
         return (rank if rank <= pays_in else None), (rank if rank <= pays_out else None)
     return (
         factored.highest_rank(
-            linear, lambda block, levels: [(tucker.input_unfolding(block).T, levels)], pays_in
+            linear, "in", lambda block, levels: [(tucker.input_unfolding(block).T, levels)], pays_in
         ),
         factored.highest_rank(
-            linear, lambda block, levels: [(tucker.output_unfolding(block), levels)], pays_out
+            linear, "out", lambda block, levels: [(tucker.output_unfolding(block), levels)], pays_out
         ),
     )
 

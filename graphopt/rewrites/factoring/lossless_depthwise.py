@@ -90,4 +90,4 @@ def _multiplier(linear: Linear, last: bool) -> int | None:
         for index, matrix in enumerate(exact_factors.depthwise_slices(block, last=last)):
             yield matrix, levels if last else levels[index : index + 1]
 
-    return factored.highest_rank(linear, matrices, pays)
+    return factored.highest_rank(linear, ("slices", last), matrices, pays)

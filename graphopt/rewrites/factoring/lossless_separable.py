@@ -84,6 +84,7 @@ def _rank(linear: Linear, first: tuple[int, ...]) -> int | None:
     assert unit is not None and linear.macs is not None  # MACs are proportional to the rank
     return factored.highest_rank(
         linear,
+        ("axes", first),
         lambda block, levels: [(exact_factors.separable_matrix(block, first), levels)],
         (linear.macs - 1) // max(unit, 1),
     )
