@@ -131,7 +131,16 @@ class Constants:
         return array if array is None or wide is None else _locked(wide.astype(array.dtype))
 
     def once(self, value: ir.Value, what: Hashable, find: Callable[[], Made]) -> Made:
-        """What is found in a constant: once, where the model holds it as it is; see `Memory.once`."""
+        """What is found in a constant: once, where the model holds it as it is.
+
+        Args:
+            value: the constant.
+            what: as for `Memory.once`.
+            find: finds it.
+
+        Returns:
+            The answer.
+        """
         tensor = self._tensor(value)
         return find() if tensor is None else self._memory.once(tensor, what, find)
 

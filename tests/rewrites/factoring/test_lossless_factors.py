@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import graphopt
 from graphopt.numerics.lowrank import exact_factors
 from tests.builders import Array, Net, alone, check, low_rank, make_feeds, run
 
@@ -220,3 +221,28 @@ def test_factors_of_channels_of_several_scales_keep_each(rewrite: str, form: str
     one, other = (run(each, feeds)[0].astype(np.float64) for each in (model, result.after))
     axes = (0, 2, 3)
     assert (np.abs(one - other).max(axes) / np.abs(one).max(axes)).max() < 2e-6
+
+
+@pytest.mark.parametrize("rewrite", ["lossless_bottleneck", "lossless_separable", "lossless_depthwise"])
+def test_a_kernel_is_looked_at_once_a_run(rewrite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many operators share it, and however many rounds others take."""
+    looked: list[tuple[int, ...]] = []
+
+    def above(matrix: Array, eps: float, pays: int) -> bool:
+        looked.append(matrix.shape)
+        return True
+
+    def searched(operators: int, foldable: int) -> int:
+        net = Net()
+        x, w = net.input([1, 16, 9, 9]), net.const(net.weights(16, 16, 3, 3))
+        for _ in range(operators):
+            x = net.op("Relu", net.op("Conv", x, w, channels=16, kernel_shape=[3, 3], pads=[1] * 4))
+        for _ in range(foldable):
+            x = net.op("Mul", net.conv(x, 16, (1, 1)), net.const(np.float32(2.0)))
+        looked.clear()
+        graphopt.optimize(net.model(x), only=[rewrite, "fold_affine", "collapse"])
+        return sum(shape != (16, 16) for shape in looked)
+
+    monkeypatch.setattr(exact_factors, "is_above", above)
+    once = searched(1, 0)
+    assert 0 < once == searched(3, 0) == searched(3, 2)
