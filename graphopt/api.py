@@ -368,7 +368,7 @@ def bench(
         seed: of the input.
 
     Returns:
-        Medians in milliseconds, and the speed-up with the range of its middle 80 %.
+        Medians in milliseconds, and the speed-up with where it lies.
 
     Raises:
         InputError: a model can't be used, or the provider is not there.

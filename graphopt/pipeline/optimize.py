@@ -109,9 +109,12 @@ class Run:
         self._recorder.record(model)  # before anything is measured: its bytes count too
         found, metric = measures.quality(model), measures.metric(model)
         fitted = any(item.exactness is Exactness.APPROXIMATE for item in self.journal.applied)
-        timed = fitted or options.budget.latency is not None
-        timed |= workspace.changed and any(gate.key == "latency" for gate in options.require)
-        timing = measures.latency(model) if timed and not workspace.inputs.problem else None
+        limits = [gate.limit for gate in (*budget, *options.require) if gate.key == "latency"]
+        timed = fitted or options.budget.latency is not None or (workspace.changed and bool(limits))
+        timing = None
+        if timed and not workspace.inputs.problem:
+            timing = measures.latency(model, min(limits, default=None))
+            self.journal.notes += filter(None, map(timing.undecided, limits))
         figures = measures.figures(found, metric, timing)
         known = measures.known(found, metric) if fitted else None
         kept, passed = (gates.judge(asked, figures, known) for asked in (budget, options.require))

@@ -408,15 +408,23 @@ class Measures:
         against = self.options.metric.against if isinstance(self.options.metric, TaskMetric) else ""
         return Metric(self.options.metric.name, before, metric, against)
 
-    def latency(self, model: ir.Model) -> Timing:
+    def latency(self, model: ir.Model, limit: float | None = None) -> Timing:
         """Latency of a model against the input's at one thread, interleaved, one sample at a time.
+
+        Args:
+            model: the model.
+            limit: a part of the input's latency, around which it is timed for longer.
+
+        Returns:
+            What was timed.
 
         Raises:
             InputError: the model can't be run.
         """
         with self.journal.step("time"):
             plain = self.workspace.plain
-            return latency.time_pair(plain(self.workspace.source.model), plain(model), self.timed_feed)
+            source = plain(self.workspace.source.model)
+            return latency.time_pair(source, plain(model), self.timed_feed, limit=limit)
 
     @cached_property
     def timed_feed(self) -> Feeds:

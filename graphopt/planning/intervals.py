@@ -41,6 +41,25 @@ def wilson(part: float, count: float, confidence: float) -> Interval:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def of_median(values: Sequence[float], confidence: float) -> Interval:
+    """The interval of a median, whatever the values are distributed like (Thompson 1936).
+
+    Each lies below the median with a chance of a half, so that a binomial counts how many do.
+
+    Args:
+        values: at least one; of few all of them are needed, and the confidence may be less.
+        confidence: that the median lies inside.
+
+    Returns:
+        Two of the values.
+    """
+    ordered, count, outside, left_out = sorted(values), len(values), 0.0, 0
+    while (more := outside + math.comb(count, left_out) / 2**count) <= (1 - confidence) / 2:
+        outside, left_out = more, left_out + 1
+    first = max(left_out - 1, 0)
+    return ordered[first], ordered[-1 - first]
+
+
 def of_part(
     part: float, inputs: int, left_out: Sequence[float], confidence: float, least: float | None = 0.0
 ) -> Interval:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ import onnx_ir as ir
 from graphopt import progress
 from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import InputError
+from graphopt.planning import CONFIDENCE
+from graphopt.planning.intervals import GROUPS, of_median
 from graphopt.runtime import session, subgraph
-from graphopt.types import Candidate, Change
+from graphopt.types import Candidate, Change, Interval
 
 WARM_UP = 3
 """Runs of each model before the clock counts; measured by benchmarks.thresholds: clocks, without them 5 pairs
@@ -23,9 +26,15 @@ were once off by a factor of 8, 100 pairs not at all."""
 GATE_REPEAT = 30
 """Pairs of runs by which a changed region is judged; measured by benchmarks.thresholds: clocks, on a loaded
 machine 2 to 3 of 10 medians of so many were beyond `NOISE`, of 5 pairs 7."""
-PAIRS_SECONDS = 2.0
-"""How long two models are timed where nobody says how often. Derived: `MOST` pairs of models of 10 ms, of
-slower ones fewer."""
+PAIRS_SECONDS, LEAST_SECONDS = 2.0, 0.2
+"""How long two models are timed where nobody says how often: up to `MOST` pairs, and at least so long.
+Derived: `MOST` pairs of models of 10 ms, of slower ones fewer; and twice the slice of a scheduler, 0.1 s, so
+that other work that comes and goes is seen in a part of the pairs."""
+PATIENCE = 4
+"""Times that it is timed as long again where the interval still holds the limit that is asked about. Derived:
+an interval gets narrower by the root, so that what is left undecided is nearer than half of it."""
+NEAREST = 0.01
+"""Difference of two parts of a latency that is worth telling apart: derived, a third of `NOISE`."""
 FEWEST, MOST = 5, 100
 """Pairs of runs that this may make; measured by benchmarks.thresholds: clocks, on a loaded machine 7 of 10
 medians of 5 pairs were beyond `NOISE`, of 100 none."""
@@ -42,9 +51,11 @@ class Timing:
 
     Attributes:
         reference_ms: median milliseconds of the reference.
-        candidate_ms: median milliseconds of the candidate.
+        candidate_ms: milliseconds of the candidate, beside those of the reference: by that ratio.
         speedup: reference / candidate, the median of paired ratios.
         spread: 10th and 90th percentile of those ratios.
+        interval: where their median lies with `CONFIDENCE`, as the medians of `GROUPS` parts tell, one after
+            the other: what else a machine does lasts for many pairs.
         threads: threads that one operator may use.
         repeat: number of pairs.
         provider: onnxruntime's execution provider.
@@ -53,7 +64,8 @@ class Timing:
     reference_ms: float
     candidate_ms: float
     speedup: float
-    spread: tuple[float, float]
+    spread: Interval
+    interval: Interval
     threads: int
     repeat: int
     provider: str
@@ -65,9 +77,13 @@ class Timing:
 
     @property
     def clear(self) -> bool:
-        """Whether the spread of the ratios leaves no doubt which of the two is faster."""
-        low, high = self.spread
-        return high < 1 or low > 1
+        """Whether it is known which of the two is faster."""
+        return self.tells(1.0)
+
+    def tells(self, ratio: float) -> bool:
+        """Whether it is known on which side of a part of the reference's latency the candidate's lies."""
+        low, high = self.interval
+        return not low <= 1 / ratio <= high
 
     @property
     def outcome(self) -> str:
@@ -78,9 +94,14 @@ class Timing:
 
     @property
     def range(self) -> str:
-        """How many times as fast it is in the middle of the pairs."""
-        low, high = self.spread
+        """How many times as fast it is, as far as that is known."""
+        low, high = self.interval
         return f"{low:.2f}–{high:.2f}"
+
+    @property
+    def sure(self) -> str:
+        """The confidence of that range."""
+        return f"{100 * CONFIDENCE:g} %"
 
     @property
     def verdict(self) -> str:
@@ -88,7 +109,26 @@ class Timing:
         if not self.outcome:
             return ""
         times = f"{self.reference_ms:.3f} → {self.candidate_ms:.3f} ms"
-        return f"{self.outcome}: {times}, {self.range} times as fast (10–90 % of the pairs)"
+        return f"{self.outcome}: {times}, {self.range} times as fast ({self.sure})"
+
+    def undecided(self, ratio: float) -> str:
+        """That it can't be told whether the candidate takes at most a part of the latency; "" where it can.
+
+        Args:
+            ratio: the part.
+
+        Returns:
+            That, with the pairs that would do.
+        """
+        if self.tells(ratio):
+            return ""
+        low, high = (1 / end for end in reversed(self.interval))
+        missing = max(abs(self.ratio - ratio), NEAREST)
+        needed = max(2 * self.repeat, math.ceil(self.repeat * ((high - low) / 2 / missing) ** 2))
+        return (
+            f"the machine is too busy to tell whether {ratio:g} of the latency is kept: {self.ratio:.3f} "
+            f"({self.sure}: {low:.3f}–{high:.3f}) after {self.repeat} pairs; about {needed} would tell"
+        )
 
 
 def time_pair(
@@ -99,6 +139,7 @@ def time_pair(
     threads: int = session.THREADS,
     repeat: int | None = None,
     provider: str = session.PROVIDER,
+    limit: float | None = None,
 ) -> Timing:
     """Times both models on the same input, one run of each in turn, the first of a pair changing.
 
@@ -109,9 +150,10 @@ def time_pair(
         threads: threads that one operator may use.
         repeat: pairs of runs; None for as many as fit into `PAIRS_SECONDS`.
         provider: onnxruntime's execution provider.
+        limit: a part of the reference's latency, around which it is timed for longer, without ``repeat``.
 
     Returns:
-        Medians in milliseconds, and the speed-up with the range of its middle 80 %.
+        Medians in milliseconds, and the speed-up with where it lies.
 
     Raises:
         InputError: onnxruntime can't load or run one of them, or does not have the provider.
@@ -121,19 +163,14 @@ def time_pair(
     if provider not in ort.get_available_providers():
         raise InputError(f"no provider {provider}; there are {', '.join(ort.get_available_providers())}")
     parts = (session.structure(reference), session.structure(candidate))
-    seconds = _paired(parts, feed, threads, repeat, provider)
-    ratios = seconds[:, 0] / seconds[:, 1]
-    low, high = np.percentile(ratios, [10, 90])
-    before, after = np.median(seconds, axis=0) * 1e3
-    return Timing(
-        float(before),
-        float(after),
-        float(np.median(ratios)),
-        (float(low), float(high)),
-        threads,
-        len(seconds),
-        provider,
-    )
+    pairs = _Pairs(parts, feed, threads, provider)
+    count = repeat or pairs.wanted()
+    timing = pairs.timed(count)
+    for _ in range(0 if repeat else PATIENCE):
+        if limit is None or timing.tells(limit):
+            break
+        timing = pairs.timed(count)
+    return timing
 
 
 def slower(analysis: Analysis, changes: Sequence[Change], seed: int) -> dict[Candidate, str]:
@@ -154,28 +191,58 @@ def slower(analysis: Analysis, changes: Sequence[Change], seed: int) -> dict[Can
         region = subgraph.region(analysis, candidate, change, "r/")
         feed = region.feeds(np.random.default_rng(seed))
         parts = tuple(subgraph.assemble(analysis.model, [form]) for form in region.forms())
-        seconds = _paired(parts, feed, session.THREADS, GATE_REPEAT, session.PROVIDER)
-        speedup = float(np.median(seconds[:, 0] / seconds[:, 1]))
-        if speedup < (1.0 if candidate.macs_saved else 1.0 - NOISE):
-            before, after = np.median(seconds, axis=0) * 1e6
-            found[candidate] = f"measured slower ({before:.0f} → {after:.0f} µs): the latency gate drops it"
+        timing = _Pairs(parts, feed, session.THREADS, session.PROVIDER).timed(GATE_REPEAT)
+        if timing.speedup < (1.0 if candidate.macs_saved else 1.0 - NOISE):
+            times = f"{timing.reference_ms * 1e3:.0f} → {timing.candidate_ms * 1e3:.0f} µs"
+            found[candidate] = f"measured slower ({times}): the latency gate drops it"
     return found
 
 
-def _paired(
-    parts: Sequence[session.Structure], feed: session.Feeds, threads: int, repeat: int | None, provider: str
-) -> npt.NDArray[np.float64]:
-    """Seconds [repeat, 2] of two models on one input, run in turn, the first of a pair changing."""
-    sessions = [session.session(p, optimised=True, threads=threads, provider=provider) for p in parts]
-    for running in sessions * WARM_UP:
-        session.run(running, feed)
-    if repeat is None:
+class _Pairs:
+    """Runs of two models on one input, in turn, the first of a pair changing."""
+
+    def __init__(
+        self, parts: Sequence[session.Structure], feed: session.Feeds, threads: int, provider: str
+    ) -> None:
+        self._sessions = [
+            session.session(p, optimised=True, threads=threads, provider=provider) for p in parts
+        ]
+        for running in self._sessions * WARM_UP:
+            session.run(running, feed)
+        self._feed, self._threads, self._provider = feed, threads, provider
+        self._seconds = np.empty((0, 2))
+
+    def wanted(self) -> int:
+        """The pairs that tell enough where nobody says how many."""
         start = time.perf_counter()
-        for running in sessions:
-            running.run(None, feed)
-        repeat = min(max(int(PAIRS_SECONDS / (time.perf_counter() - start)), FEWEST), MOST)
-    alone = threads == 1 and provider == session.PROVIDER
-    return in_turn(sessions, feed, progress.track(range(repeat), "pairs of runs"), alone=alone)
+        for running in self._sessions:
+            running.run(None, self._feed)
+        seconds = time.perf_counter() - start
+        usual = min(max(int(PAIRS_SECONDS / seconds), FEWEST), MOST)
+        return max(usual, int(LEAST_SECONDS / seconds))
+
+    def timed(self, more: int) -> Timing:
+        """What all pairs tell, after so many more of them."""
+        alone = self._threads == 1 and self._provider == session.PROVIDER
+        done = len(self._seconds)
+        turns = progress.track(range(done, done + more), "pairs of runs")
+        taken = in_turn(self._sessions, self._feed, turns, alone=alone)
+        self._seconds = np.concatenate([self._seconds, taken])
+        ratios = self._seconds[:, 0] / self._seconds[:, 1]
+        medians = [float(np.median(part)) for part in np.array_split(ratios, min(len(ratios), GROUPS))]
+        low, high = np.percentile(ratios, [10, 90])
+        before, speedup = float(np.median(self._seconds[:, 0])) * 1e3, float(np.median(ratios))
+        interval = of_median(medians, CONFIDENCE)
+        return Timing(
+            before,
+            before / speedup,
+            speedup,
+            (float(low), float(high)),
+            (min(interval[0], speedup), max(interval[1], speedup)),
+            self._threads,
+            len(ratios),
+            self._provider,
+        )
 
 
 def in_turn(

@@ -23,7 +23,7 @@ from graphopt.rewrites.factoring.bottleneck import Bottleneck
 from graphopt.runtime import operator_times, session
 from graphopt.runtime.latency import Timing
 from graphopt.runtime.operator_times import Stopwatch
-from graphopt.types import Candidate
+from graphopt.types import Candidate, Interval
 from tests.builders import Net, classifier, run, samples, saved, weight
 from tests.command import cli
 from tests.places import MODELS
@@ -356,17 +356,17 @@ def test_drafts_come_near_to_the_latency_whatever_one_measurement_says(
 
 
 @pytest.mark.parametrize(
-    ("speedup", "spread", "words"),
+    ("speedup", "interval", "words"),
     [
         (1.7, (1.5, 1.8), ""),
         (1.7, (0.2, 10.0), "no clear difference in latency"),
-        (0.9, (0.8, 0.95), "the model got slower: 1.000 → 1.111 ms, 0.80–0.95 times as fast"),
+        (0.9, (0.8, 0.95), "the model got slower: 1.000 → 1.111 ms, 0.80–0.95 times as fast (95 %)"),
         (1.0, (0.9, 1.1), "no clear difference in latency"),
         (0.9, (0.8, 1.1), "no clear difference in latency"),
     ],
 )
-def test_what_a_latency_says_first(speedup: float, spread: tuple[float, float], words: str) -> None:
-    timing = Timing(1.0, 1.0 / speedup, speedup, spread, 1, 50, "CPUExecutionProvider")
+def test_what_a_latency_says_first(speedup: float, interval: Interval, words: str) -> None:
+    timing = Timing(1.0, 1.0 / speedup, speedup, (0.1, 10.0), interval, 1, 50, "CPUExecutionProvider")
     assert timing.verdict.startswith(words) and bool(timing.verdict) == bool(words)
 
 

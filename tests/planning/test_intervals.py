@@ -108,3 +108,19 @@ def test_the_worse_end_decides() -> None:
     assert "give more of them, or ask for less" in gates.undecided((few, unknown), 0.95)
     assert not gates.undecided((kept, cost), 0.95)
     assert all(gates.judge(asked, figures))  # by the figures alone
+
+
+def test_the_interval_of_a_median_lies_between_two_of_the_values() -> None:
+    values = list(range(1, 21))
+    assert intervals.of_median(values, 0.95) == (6, 15)  # of a binomial of 20: 5 or less in 2.07 %
+    assert intervals.of_median(values, 0.99) == (4, 17)
+    assert intervals.of_median([3, 1, 2], 0.95) == (1, 3)
+    assert intervals.of_median([7], 0.95) == (7, 7)
+
+
+def test_intervals_of_medians_hold_as_often_as_they_say() -> None:
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(1000):
+        low, high = intervals.of_median(rng.lognormal(size=20).tolist(), 0.95)
+        inside += low <= 1 <= high
+    assert 935 <= inside <= 980

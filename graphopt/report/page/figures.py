@@ -104,7 +104,7 @@ def _latency(timing: Timing | None) -> Card:
         "Latency",
         timing.outcome or f"{timing.speedup:.2f} × as fast",
         f"{timing.reference_ms:.3f} → {timing.candidate_ms:.3f} ms, {numbered(timing.threads, 'thread')}",
-        f"median of {timing.repeat} pairs, 10–90 %: {timing.range} × as fast",
+        f"median of {timing.repeat} pairs, {timing.sure}: {timing.range} × as fast",
     )
 
 

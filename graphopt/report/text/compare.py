@@ -51,7 +51,8 @@ def timing(result: Timing) -> None:
     where = f"{numbered(result.threads, 'thread')}, {result.provider}"
     pairs, fast = f"{result.repeat} pairs", "times as fast"
     if result.outcome:
-        said = f"{result.outcome}: {result.range} {fast} (10–90 % of {pairs}, median {result.speedup:.2f};"
+        median = f"median of {pairs}: {result.speedup:.2f}"
+        said = f"{result.outcome}: {result.range} {fast} ({result.sure}, {median};"
     else:
-        said = f"{result.speedup:.2f} {fast} (median of {pairs}, 10–90 %: {result.range};"
+        said = f"{result.speedup:.2f} {fast} (median of {pairs}, {result.sure}: {result.range};"
     console.print(f"{said} {where})")
