@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeGuard
 
 from graphopt.calibration.inputs import ONE_HELD_OUT_OF
 from graphopt.calibration.reading import Given
@@ -21,10 +22,15 @@ from graphopt.pipeline.workspace import Measures, Workspace
 from graphopt.planning import NONE, gates, intervals
 from graphopt.planning.gates import Gate
 from graphopt.report.results import Result
+from graphopt.runtime.latency import NOISE, Timing
 from graphopt.types import ONE_CLASS, Exactness, Quality
 from graphopt.verification.background import Comparer
 from graphopt.verification.metrics.task import TaskMetric
 from graphopt.verification.outputs import class_scores
+
+LEAST_MS = 1.0
+"""Milliseconds of a run from which a network that is slower is not what was asked for. Derived: 500 calls
+of operators (`time_model.SECONDS_PER_CALL`); in less, calls count for more than what they compute."""
 
 
 def optimize(source: Source, options: Options, calibration: Given | None = None) -> Result:
@@ -125,12 +131,23 @@ class Run:
             reasons.insert(0, unmeasured)
         if self.journal.below:
             reasons.insert(0, self._below(figures.get("macs")))
+        if self._slower(timing):
+            anyway = f"{Named('aim', 'macs')} goes by MACs alone, {Named('force')} takes it all the same"
+            reasons.append(f"{timing.verdict}; {anyway}")
         if not all(passed):
             reasons.append(f"the result fails what is required: {gates.failed(passed)}")
         few = gates.undecided((*kept, *passed), options.confidence, ONE_HELD_OUT_OF)
         if reasons:
             raise BudgetError("; ".join([*reasons, *([few] if few else [])]), result)
         return result
+
+    def _slower(self, timing: Timing | None) -> TypeGuard[Timing]:
+        """Whether what a budget of other costs made is clearly slower, which no one asks for by time."""
+        options = self._options
+        if timing is None or options.force or options.aim != "time" or options.budget.latency is not None:
+            return False
+        clearly = timing.clear and timing.ratio > 1 + NOISE and timing.reference_ms > LEAST_MS
+        return options.budget.asks_cost and clearly
 
     def _below(self, macs: float | None) -> str:
         """That the network that was asked for is below the floor, which one is not, and what to do."""

@@ -17,6 +17,7 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.compression import layer_errors
 from graphopt.model.io import load
 from graphopt.pipeline import approximate
+from graphopt.pipeline.workspace import Measures
 from graphopt.planning.selection import Plan
 from graphopt.report.results import Report
 from graphopt.rewrites.factoring.bottleneck import Bottleneck
@@ -623,3 +624,32 @@ def test_memory_only_decides_where_values_lie(tmp_path: Path) -> None:
         result.save(path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert saved(onnx.load(paths[0]), tmp_path / "c.onnx").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "interval", "options", "refused"),
+    [
+        (2.0, (0.6, 0.7), {}, True),
+        (2.0, (0.6, 1.1), {}, False),  # not clear
+        (0.5, (0.6, 0.7), {}, False),  # calls of operators, not what they compute
+        (2.0, (0.6, 0.7), {"aim": "macs"}, False),
+        (2.0, (0.6, 0.7), {"force": True}, False),
+    ],
+)
+def test_a_network_that_is_measured_to_be_slower_is_not_what_a_cost_was_asked_for(
+    milliseconds: float,
+    interval: Interval,
+    options: dict[str, Any],
+    refused: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timing = Timing(
+        milliseconds, milliseconds / 0.65, 0.65, interval, interval, 1, 50, "CPUExecutionProvider"
+    )
+    monkeypatch.setattr(Measures, "latency", lambda *_: timing)
+    asked: dict[str, Any] = {"budget": {"macs": 0.7}, "calibration": samples(16), "floor": "off", **options}
+    if not refused:
+        assert graphopt.optimize(classifier(), **asked)
+        return
+    with pytest.raises(BudgetError, match=r"the model got slower: 2\.000 → 3\.077 ms, .*aim='macs' goes by"):
+        graphopt.optimize(classifier(), **asked)
