@@ -119,7 +119,7 @@ class Run:
         timed = fitted or options.budget.latency is not None or (workspace.changed and bool(limits))
         timing = None
         if timed and not workspace.inputs.problem:
-            timing = measures.latency(model, min(limits, default=None))
+            timing = measures.latency(model, min(limits, default=1 + NOISE))
             self.journal.notes += filter(None, map(timing.undecided, limits))
         figures = measures.figures(found, metric, timing)
         known = measures.known(found, metric) if fitted else None
@@ -146,8 +146,8 @@ class Run:
         options = self._options
         if timing is None or options.force or options.aim != "time" or options.budget.latency is not None:
             return False
-        clearly = timing.clear and timing.ratio > 1 + NOISE and timing.reference_ms > LEAST_MS
-        return options.budget.asks_cost and clearly
+        known = timing.ratio > 1 + NOISE and timing.tells(1 + NOISE)
+        return options.budget.asks_cost and known and timing.reference_ms > LEAST_MS
 
     def _below(self, macs: float | None) -> str:
         """That the network that was asked for is below the floor, which one is not, and what to do."""
