@@ -288,3 +288,23 @@ def test_measuring_changes_no_other_figure() -> None:
     assert {r.linear.name: r.opportunities for r in plain.rows} == {
         r.linear.name: r.opportunities for r in measured.rows
     }
+
+
+def test_a_model_that_answers_in_words() -> None:
+    """Of text nothing tells how long an element is."""
+    labels = onnx.helper.make_tensor("labels", onnx.TensorProto.STRING, [4], [b"cat", b"dog", b"emu", b"fox"])
+    nodes = [
+        node("Conv", "x w", "c", "conv"),
+        onnx.helper.make_node("ArgMax", ["c"], ["best"], axis=1, keepdims=0),
+        onnx.helper.make_node("Gather", ["labels", "best"], ["y"], name="word"),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "words",
+        [info("x", [1, 8, 6, 6])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.STRING, None)],
+        [onnx.numpy_helper.from_array(weight(4, 8, 3, 3), "w"), labels],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    scan = graphopt.scan(proto)
+    assert scan.totals.macs == 4 * 8 * 9 * 16

@@ -96,7 +96,7 @@ def _seconds(analysis: Analysis, node: ir.Node) -> float | None:
     if len(known) < len(sizes):
         return None
     kind = analysis.sizes.dtype(written[0]) if written else None
-    itemsize = 4 if kind is None else kind.itemsize
+    itemsize = 4 if kind is None or kind is ir.DataType.STRING else kind.itemsize  # of text nothing tells
     slow = time_model.SLOW_SECONDS.get(node.op_type, 0.0)
     return time_model.seconds(0, 1, 1, 1, int(itemsize * sum(known))) + slow * sum(known[: len(written)])
 
