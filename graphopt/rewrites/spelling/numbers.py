@@ -52,8 +52,9 @@ def scalar(analysis: Analysis, value: ir.Value | None) -> float | None:
 
 
 def float_type(analysis: Analysis, nodes: Iterable[ir.Node]) -> np.dtype[np.floating] | None:
-    """The type of the numbers that operators read; None where there is none."""
-    numbers = (analysis.constant(value) for node in nodes for value in node.inputs)
+    """The type of the numbers that operators read; None where there is none. An exponent may have another."""
+    typed = (node for node in nodes if node.op_type != "Pow")
+    numbers = (analysis.constant(value) for node in typed for value in node.inputs)
     kinds = (np.dtype(array.dtype.name) for array in numbers if array is not None and array.dtype.kind == "f")
     return next(kinds, None)
 

@@ -16,7 +16,8 @@ Maths
 When it applies
     1. The spelling is none that onnxruntime tells. Up to opset 16, which has no LayerNormalization, the one
        that it tells is written.
-    2. Means are those of the last axis, kept as 1; ε is one number, and γ and β are constants of that axis.
+    2. Means are those of the last axis, kept as 1, whose size is the same in every run; ε is one number, and
+       γ and β are constants of that axis.
     3. The numbers are of float32 or float16, and nothing else reads a value in between.
 
 Exactness
@@ -106,7 +107,7 @@ class SpellLayerNorm(Spelling[_Norm]):
         moments = _moments(analysis, node.inputs[0])
         if moments is None or type_of(analysis, moments.x) not in SINGLE:
             return None
-        channels = (analysis.shape(moments.x) or (None,))[-1]
+        channels = (analysis.fixed_shape(moments.x) or (None,))[-1]
         tail = _Tail(analysis, moments, channels).behind(node) if channels else None
         if tail is None or not channels:
             return None

@@ -29,6 +29,12 @@ def between(write: Write, dtype: Any = np.float32, opset: int = 17, size: int = 
     return net.model(net.conv(y, 4, (1, 1)))
 
 
+def exponent(net: Net, number: float) -> str:
+    """An exponent of float32, whatever type a model has."""
+    net.initializers.append(onnx.numpy_helper.from_array(np.array(number, np.float32), "exponent"))
+    return "exponent"
+
+
 def kernels(proto: onnx.ModelProto) -> list[str]:
     """What onnxruntime runs, but for changes of layout."""
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ import pytest
 
 import graphopt
 from tests.builders import Net, assert_same, make_feeds, run
-from tests.rewrites.spelling.spelled import between, kernels, kinds, respelled
+from tests.rewrites.spelling.spelled import between, exponent, kernels, kinds, respelled
 
 ROOT, TANH = 2**0.5, (2 / np.pi) ** 0.5
 
@@ -64,6 +64,17 @@ def test_every_order_becomes_one_kernel(write: Any) -> None:
 def test_in_float16_too_a_second_run_finds_nothing(write: Any) -> None:
     after = respelled("spell_gelu", between(write, np.float16))
     assert kinds(after)[-1] == "Mul"
+
+
+def test_an_exponent_of_another_type() -> None:
+    def write(net: Net, x: str, number: Any) -> str:
+        cube = net.op("Pow", x, exponent(net, 3))
+        total = net.op("Add", net.op("Mul", cube, number(0.044715)), x)
+        plus = net.op("Add", net.op("Tanh", net.op("Mul", number(TANH), total)), number(1))
+        return net.op("Mul", net.op("Mul", number(0.5), plus), x)
+
+    report = graphopt.optimize(between(write, np.float16), only=["spell_gelu"]).report
+    assert report.changed and not report.declined
 
 
 @pytest.mark.parametrize("write", SPELLINGS)

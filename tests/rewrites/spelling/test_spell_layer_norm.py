@@ -12,7 +12,7 @@ import pytest
 
 import graphopt
 from tests.builders import Net, assert_same, make_feeds, run
-from tests.rewrites.spelling.spelled import kernels
+from tests.rewrites.spelling.spelled import exponent, kernels
 
 CHANNELS = 24
 SCALE = np.linspace(0.5, 2, CHANNELS, dtype=np.float32)
@@ -123,6 +123,29 @@ def test_without_the_operator_it_becomes_the_pieces_that_are_fused(
 
 def test_it_is_found_in_float16() -> None:
     assert respelled(between(by_reciprocal, np.float16)) == ["LayerNormalization"]
+
+
+@pytest.mark.parametrize("opset", [16, 17])
+def test_a_square_by_an_exponent_of_another_type(opset: int) -> None:
+    def write(p: Pieces) -> str:
+        square = p.net.op("Pow", p.centred, exponent(p.net, 2))
+        root = p.net.op("Sqrt", p.net.op("Add", p.average(square), p.n(1e-3)))
+        return p.affine(p.net.op("Mul", p.centred, p.net.op("Reciprocal", root)))
+
+    found = respelled(between(write, np.float16, opset))
+    assert "Reciprocal" not in found and (found == ["LayerNormalization"]) is (opset == 17)
+
+
+@pytest.mark.parametrize("opset", [16, 17])
+@pytest.mark.parametrize("scale", [None, 2, SCALE])
+def test_an_open_axis_stays(scale: Any, opset: int) -> None:
+    """γ would be as long at one run alone, and an axis of 1 may meet one of many numbers."""
+    net = Net(opset)
+    pieces = Pieces(net, net.input(["N", 5, "L"]), lambda value: net.const(np.asarray(value, np.float32)))
+    y = plain(pieces)
+    before = net.model(y if scale is None else net.op("Mul", y, pieces.n(scale)))
+    report = graphopt.optimize(before, only=["spell_layer_norm"]).report
+    assert not report.changed and not report.declined
 
 
 def fused(p: Pieces) -> str:
