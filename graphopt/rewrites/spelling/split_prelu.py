@@ -38,7 +38,7 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import site
-from graphopt.types import Array, Candidate, Cost, Rejection, Replacement
+from graphopt.types import Array, Candidate, Cost, Rejection, Replacement, Shape
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,13 @@ def _slopes(analysis: Analysis, node: ir.Node) -> Array | str:
         return "its slopes are no constants"
     if array.dtype not in (np.float32, np.float16) or not np.isfinite(array).all():
         return "its slopes are not finite, or of another type than float32 and float16"
+    x = node.inputs[0]
+    known = analysis.fixed_shape(x)
+    if known is not None and not _fits(array.shape, known):
+        return "its slopes make the map larger"
     flat: Array = np.asarray(array.ravel(), dtype=array.dtype.name)
     if flat.size and bool(np.all(flat == flat[0])):
         return flat[:1]
-    x = node.inputs[0]
     shape = analysis.shape(x)
     if shape is None or len(shape) != 4 or not shape[1]:
         return "it has several slopes, and its map has not two spatial axes"
@@ -106,6 +109,14 @@ def _slopes(analysis: Analysis, node: ir.Node) -> Array | str:
     if not _by_convolution(analysis, node):
         return "no convolution makes its map or reads it"
     return flat
+
+
+def _fits(slopes: Shape, shape: Shape) -> bool:
+    """Whether slopes are broadcast to a map, and not the map to them, which onnxruntime does too."""
+    sizes = shape[len(shape) - len(slopes) :]
+    return len(slopes) <= len(shape) and all(
+        m is None or n in (1, m) for n, m in zip(slopes, sizes, strict=True)
+    )
 
 
 def _by_convolution(analysis: Analysis, node: ir.Node) -> bool:
