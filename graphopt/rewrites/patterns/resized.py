@@ -35,7 +35,8 @@ class Resize:
         x: its input.
         y: its output.
         nearest: whether it picks pixels; else it takes means whose weights sum to 1.
-        repeats: how often it repeats each pixel per spatial axis, where it does just that; None otherwise.
+        repeats: how often it repeats each pixel per spatial axis, where it does just that, and no sample;
+            None otherwise.
         grows: whether every scale is known and at least 1, so that equal outputs come from equal inputs.
         obstacle: why it may not change places with anything; "" when it may.
         sizing: the operators that compute its sizes or scales. They stay, and are part of the site, so that
@@ -75,7 +76,7 @@ def resize_of(analysis: Analysis, node: ir.Node | None) -> Resize | None:
         x,
         y,
         nearest,
-        _repeats(analysis, node, spatial) if nearest and not obstacle else None,
+        _repeats(analysis, node, spatial) if nearest and not obstacle and scales[0] in (None, 1) else None,
         all(scale is not None and scale >= 1 for scale in spatial) and _sizes(node) is None,
         obstacle,
         _sizing(analysis, node),

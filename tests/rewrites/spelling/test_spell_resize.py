@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -84,6 +85,15 @@ def test_scales_that_are_computed_stay() -> None:
     x, scales = net.input(["N", 4, "H", "W"]), net.input([4], "scales")
     before = net.model(net.op("Resize", x, "", scales, mode="nearest"))
     assert not graphopt.optimize(before, only=["spell_resize"]).report.changed
+
+
+@pytest.mark.parametrize("samples", [0.5, 2, 1.5])
+def test_one_of_samples_stays(samples: float) -> None:
+    net = Net(17)
+    x, scales = net.input([4, 4, 8, 8]), net.const(np.array([samples, 1, 2, 2], np.float32))
+    before = net.model(net.op("Resize", x, "", scales, mode="nearest", nearest_mode="round_prefer_ceil"))
+    report = graphopt.optimize(before, only=["spell_resize"]).report
+    assert not report.changed and not report.declined
 
 
 def test_the_aim_macs_leaves_it() -> None:
