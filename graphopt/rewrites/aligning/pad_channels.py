@@ -129,7 +129,7 @@ class _Regions:
         for node in analysis.nodes.values():
             self._learn(analysis, node)
         for value in self._roles.whole:
-            self._fixed.setdefault(value, "they are those of the model's inputs or outputs")
+            self._fixed.setdefault(value, "they are the model's inputs or outputs, or read in a body")
         widths = dict[ir.Value, int]()
         found = {linear.node.outputs[0]: linear for linear in wanting}
         for values in self._groups.of(self._roles.axis):

@@ -220,8 +220,10 @@ class _Writer:
         for node, value in leaving(self._analysis, region):
             name = self._analysis.name(node)
             parts = [self._with_time(frame, name) for frame in self._frames[value].values()]
-            whole = self._builder.node("Concat", parts, {"axis": TIME}, "/frames", anchor=name)
-            outputs[value.name or ""] = whole if len(parts) > 1 else parts[0]
+            whole = parts[0]
+            if len(parts) > 1:
+                whole = self._builder.node("Concat", parts, {"axis": TIME}, "/frames", anchor=name)
+            outputs[value.name or ""] = whole
         return self._builder.replacement(outputs)
 
     def _with_time(self, frame: str, anchor: str) -> str:
