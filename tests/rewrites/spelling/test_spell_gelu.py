@@ -111,5 +111,5 @@ def read_between(net: Net, x: str, number: Any) -> str:
 
 @pytest.mark.parametrize("write", [other_scale, other_half, other_value, of_more_axes, read_between])
 def test_what_is_no_gelu_or_read_in_between_stays(write: Any) -> None:
-    applied = graphopt.optimize(between(write)).report.applied
-    assert "spell_gelu" not in [item.candidate.rewrite for item in applied]
+    before = between(write)
+    assert kinds(respelled("spell_gelu", before)) == kinds(before)
