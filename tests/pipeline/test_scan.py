@@ -210,6 +210,10 @@ RESHAPE = [node("Reshape", "x to", "y")], {"to": np.array([7, 7])}
 UNRUN = {
     "no shape": (model(*POINTWISE, inputs={"x": None}), "no shape"),
     "no such operator": (model([node("No", "x", "y", domain="no.such")], domains=["no.such"]), "can't load"),
+    "no such kernel": (
+        model([node("Erf", "x", "y", "wide")], inputs={"x": [2]}, dtype=np.float64),
+        "name 'wide'",
+    ),
     "fails": (model(*RESHAPE, inputs={"x": ["n", 8]}), "can't run"),
 }
 

@@ -18,7 +18,7 @@ from graphopt.errors import InputError
 from graphopt.files import show
 from graphopt.model.io import Source
 from graphopt.report.results import KindRow
-from graphopt.runtime import profiling
+from graphopt.runtime import profiling, session
 from graphopt.runtime.profiling import Kernel
 
 PASSLESS = VIEWS | {
@@ -194,7 +194,7 @@ def profiled(source: Source, inputs: TestInputs) -> tuple[list[Kernel], str]:
         raise InputError(f"{where} can't be measured: {inputs.problem}")
     try:
         ran = profiling.kernels(source.model, inputs.feeds[0])
-    except InputError as error:
-        raise InputError(f"{where} can't be measured: {error}") from error
+    except InputError as error:  # which names operators by numbers
+        raise InputError(f"{where} can't be measured: {session.unloaded(source) or error}") from error
     sizes = (f"{name} {'x'.join(map(str, array.shape))}" for name, array in inputs.feeds[0].items())
     return ran, f"measured with {', '.join(sizes)}" if inputs.assumed else ""
