@@ -12,10 +12,10 @@ import onnx_ir as ir
 
 from graphopt.analysis.attributes import ints
 from graphopt.analysis.linear import Linear
-from graphopt.analysis.operators import ALIKE, ARITHMETIC, WINDOWS, is_standard
+from graphopt.analysis.operators import ALIKE, WINDOWS, is_standard
 from graphopt.analysis.shapes.windows import PoolShape
 from graphopt.analysis.snapshot import Analysis
-from graphopt.rewrites.lifting.regions import leaving
+from graphopt.rewrites.lifting.regions import BROADCAST, leaving
 from graphopt.rewrites.patterns.common import attributes_of, is_inference_normalization, is_passthrough
 from graphopt.types import AttributeValue
 
@@ -28,13 +28,9 @@ RANK = 5
 """Axes of a map in frames: by definition, batch, channels, frames, height and width."""
 TIME = 2
 """The axis of the frames: by definition."""
-FIRST_OPSET = 7
-"""Opset from which on operands broadcast by their last axes."""
 MOST = 32
 """Frames that a map has at most, of which each is an operator: measured by paired runs, with 32 of 14x14 a
 block takes 0.54 of its time; more were not measured."""
-BROADCAST = ARITHMETIC | {"Pow", "Max", "Min", "Sum", "PRelu"}
-"""Operators on the elements in one place of all that they read."""
 JOINED = {"MaxPool": "Max", "GlobalMaxPool": "Max", "AveragePool": "Mean", "GlobalAveragePool": "Mean"}
 """What makes one frame of several for a pooling."""
 

@@ -46,8 +46,8 @@ from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.lifting.regions import entering, judged, leaving, map_bytes
-from graphopt.rewrites.lifting.twins import FIRST_OPSET, RANK, ROW, Twin, twin, with_row
+from graphopt.rewrites.lifting.regions import AXES_AS_INPUT, FIRST_OPSET, entering, judged, leaving, map_bytes
+from graphopt.rewrites.lifting.twins import RANK, ROW, Twin, twin, with_row
 from graphopt.rewrites.patterns.common import UNKNOWN, propose
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
@@ -55,8 +55,6 @@ CLEARLY = 0.91
 """Part of the time of its convolutions that a region may take at most, changes of layout and all: measured by
 benchmarks/aim_time.py, of what was expected there and below nothing was slower, and one expected at 0.92
 took 0.96 to 1.01."""
-AXES_AS_INPUT = 13
-"""Opset from which on Squeeze and Unsqueeze read their axes."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,19 @@ from typing import TypeAlias
 import onnx_ir as ir
 
 from graphopt.analysis.fusions.fused import Fusions
+from graphopt.analysis.operators import ARITHMETIC
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.patterns.common import joined, propose
 from graphopt.types import Candidate, Cost, Rejection
 
 Judge: TypeAlias = "Callable[[Analysis, Sequence[ir.Node]], str | tuple[Cost, Cost]]"
 """What a region costs before and after; or why it stays."""
+FIRST_OPSET = 7
+"""Opset from which on operands broadcast by their last axes."""
+AXES_AS_INPUT = 13
+"""Opset from which on Squeeze and Unsqueeze read their axes."""
+BROADCAST = ARITHMETIC | {"Pow", "Max", "Min", "Sum", "PRelu"}
+"""Operators on the elements in one place of all that they read."""
 MAP_BYTES = 4
 """Of an element: derived, of float32."""
 

@@ -52,7 +52,6 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite, Stage
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.lifting.frames import (
-    FIRST_OPSET,
     RANK,
     TIME,
     Framed,
@@ -62,7 +61,15 @@ from graphopt.rewrites.lifting.frames import (
     needed,
     without_time,
 )
-from graphopt.rewrites.lifting.regions import MAP_BYTES, entering, judged, leaving, map_bytes
+from graphopt.rewrites.lifting.regions import (
+    AXES_AS_INPUT,
+    FIRST_OPSET,
+    MAP_BYTES,
+    entering,
+    judged,
+    leaving,
+    map_bytes,
+)
 from graphopt.rewrites.patterns.common import UNKNOWN, propose
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
@@ -70,8 +77,6 @@ CLEARLY = 0.95
 """Part of the time of its convolutions that a region may take at most, changes of layout and all: measured by
 paired runs of single regions (docs/exact.md), of those expected at 0.90 to 0.96 all took 0.71 to 0.79. What
 is expected to be slower was not measured. Regions of the kind are in benchmarks/aim_time.py."""
-AXES_AS_INPUT = 13
-"""Opset from which on Unsqueeze reads its axes."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import onnx_ir as ir
 
 from graphopt.analysis.attributes import ints
 from graphopt.analysis.linear import Linear
-from graphopt.analysis.operators import ALIKE, ARITHMETIC, POOLS, REDUCTIONS, WINDOWS, is_standard
+from graphopt.analysis.operators import ALIKE, POOLS, REDUCTIONS, WINDOWS, is_standard
 from graphopt.analysis.snapshot import Analysis
+from graphopt.rewrites.lifting.regions import BROADCAST
 from graphopt.rewrites.patterns.common import attributes_of, is_inference_normalization, is_passthrough
 from graphopt.types import AttributeValue
 
@@ -25,10 +26,6 @@ RANK = 3
 """Axes of a map along a line: by definition, batch, channels and length."""
 ROW = 2
 """The axis of the one row: by definition, that in front of the length."""
-FIRST_OPSET = 7
-"""Opset from which on operands broadcast by their last axes."""
-BROADCAST = ARITHMETIC | {"Pow", "Max", "Min", "Sum", "PRelu"}
-"""Operators on the elements in one place of all that they read."""
 
 
 @dataclass(frozen=True, slots=True)
