@@ -76,7 +76,7 @@ def resize_of(analysis: Analysis, node: ir.Node | None) -> Resize | None:
         x,
         y,
         nearest,
-        _repeats(analysis, node, spatial) if nearest and not obstacle and scales[0] in (None, 1) else None,
+        _repeats(analysis, node, scales) if nearest and not obstacle else None,
         all(scale is not None and scale >= 1 for scale in spatial) and _sizes(node) is None,
         obstacle,
         _sizing(analysis, node),
@@ -153,12 +153,15 @@ def _obstacle(analysis: Analysis, node: ir.Node, scales: tuple[float | None, ...
 
 
 def _repeats(analysis: Analysis, node: ir.Node, scales: tuple[float | None, ...]) -> tuple[int, ...] | None:
+    batches = [(analysis.fixed_shape(value) or (None,))[0] for value in (node.inputs[0], node.outputs[0])]
+    if scales[0] != 1 and batches != [None, None]:
+        return None
     opset = default_opset(analysis.model)
     transformation = _transformation(node, opset)
     default = "round_prefer_floor" if node.op_type == "Resize" and opset >= 11 else "floor"
     nearest_mode = node.attributes.get_string("nearest_mode", default) or default
     factors = []
-    for scale in scales:
+    for scale in scales[2:]:
         if scale is None or scale < 1 or scale != int(scale):
             return None
         if not phases.repeats(int(scale), transformation, nearest_mode):

@@ -89,10 +89,18 @@ def test_scales_that_are_computed_stay() -> None:
 
 
 @pytest.mark.parametrize("samples", [0.5, 2, 1.5])
-def test_one_of_samples_stays(samples: float) -> None:
+def test_a_resize_of_samples_stays(samples: float) -> None:
     net = Net(17)
     x, scales = net.input([4, 4, 8, 8]), net.const(np.array([samples, 1, 2, 2], np.float32))
     before = net.model(net.op("Resize", x, "", scales, mode="nearest", nearest_mode="round_prefer_ceil"))
+    report = graphopt.optimize(before, only=["spell_resize"]).report
+    assert not report.changed and not report.declined
+
+
+def test_a_size_for_open_samples_stays() -> None:
+    net = Net(17)
+    x, sizes = net.input(["N", 4, 8, 8]), net.const(np.array([4, 4, 16, 16]))
+    before = net.model(net.op("Resize", x, "", "", sizes, mode="nearest", nearest_mode="round_prefer_ceil"))
     report = graphopt.optimize(before, only=["spell_resize"]).report
     assert not report.changed and not report.declined
 
