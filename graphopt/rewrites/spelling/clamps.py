@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
-from graphopt.rewrites.spelling.numbers import scalar
+from graphopt.rewrites.spelling.numbers import SINGLE, scalar, type_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +82,17 @@ def _one(analysis: Analysis, node: ir.Node) -> Clamp | None:
 
 
 def _bounds(analysis: Analysis, clip: ir.Node) -> tuple[float, float] | None:
-    """The bounds of a Clip, attributes up to opset 10; None where one is no constant number."""
+    """The bounds of a Clip, attributes up to opset 10; None where one is no constant number.
+
+    Where one is not given it is that of the type: infinity is clipped too.
+    """
     values = [*clip.inputs, None, None][1:3]
     given = [None if value is None else scalar(analysis, value) for value in values]
     if any(number is None and value is not None for number, value in zip(given, values, strict=True)):
         return None
-    low, high = given
-    attributes = clip.attributes
-    low = attributes.get_float("min", -math.inf) if low is None else low
-    high = attributes.get_float("max", math.inf) if high is None else high
+    x, (low, high), attributes = clip.inputs[0], given, clip.attributes
+    dtype = None if x is None else type_of(analysis, x)
+    most = float(np.finfo(dtype).max) if dtype in SINGLE else math.inf
+    low = attributes.get_float("min", -most) if low is None else low
+    high = attributes.get_float("max", most) if high is None else high
     return low, high

@@ -100,3 +100,15 @@ def test_what_is_infinite_stays_so(kind: str, opset: int) -> None:
     given = np.linspace(-3, 3, 24, dtype=np.float32).reshape(1, 2, 3, 4)
     given[0, 0, 0], given[0, 1, 1] = -np.inf, np.inf
     np.testing.assert_array_equal(run(after, {"x": given})[0], run(before, {"x": given})[0])
+
+
+@pytest.mark.parametrize("opset", [10, 17])
+def test_an_infinite_number_is_clipped_by_a_bound_that_is_not_given(opset: int) -> None:
+    net = Net(opset)
+    x = net.input([4])
+    least = net.op("Clip", x, min=0.0) if opset < 11 else net.op("Clip", x, net.const(0.0))
+    before = net.model(net.op("Max", least, net.const(0.1)))
+    result = graphopt.optimize(before, only=["spell_clip"])
+    assert result.report.changed
+    feeds = {x: np.array([np.inf, -np.inf, 0, 1], np.float32)}
+    np.testing.assert_array_equal(run(ir.to_proto(result.model), feeds)[0], run(before, feeds)[0])
