@@ -66,6 +66,9 @@ AXES_READ_SINCE = 18
 BROADCASTING_SINCE = 7
 """The opset since which Mul takes operands of other shapes: derived, from its definition. Before, all
 channels of an output count alike."""
+FED_SINCE = 22
+"""The opset since which r is fed: derived, onnxruntime has kernels for RandomNormalLike of opset 1 alone, and
+22 defines another."""
 SMALLEST, LARGEST = 1e-30, 1e30
 """Outputs that vary by less or by more do not count: onnxruntime ends the process on a deviation of 0.
 Derived: float32 has eight decades more on either side, for the sums on the way."""
@@ -107,16 +110,20 @@ def weightings(
     analysis = _sized(analysis, calibration, samples)
     linears = [each for linear in linears if (each := analysis.linear(linear.node)) is not None]
     program = Program(analysis.model)
-    nodes, constants, squares = _squares(analysis, program, linears, calibration, samples, watched, seed)
+    nodes, constants, squares, fed = _squares(analysis, program, linears, calibration, samples, watched, seed)
     known = [linear for linear in linears if linear.name in squares]
     if not known:
         return {}
     outputs = [squares[linear.name] for linear in known]
-    piece = program.piece([*program.nodes, *nodes], samples.kinds, outputs, constants)
-    running = session.session(piece, optimised=True)
+    kinds = {**samples.kinds, **dict.fromkeys(fed, np.dtype(np.float32))}
+    running = session.session(
+        program.piece([*program.nodes, *nodes], kinds, outputs, constants), optimised=True
+    )
+    rng = np.random.default_rng(seed)
     totals = [np.zeros((linear.out_channels or 0,) * (1 if _wide(linear) else 2)) for linear in known]
     for part in progress.track(list(calibration.batches(samples)), "inputs"):
-        for total, more in zip(totals, session.run(running, part, outputs), strict=True):
+        drawn = {name: mean * rng.standard_normal(shape, np.float32) for name, (shape, mean) in fed.items()}
+        for total, more in zip(totals, session.run(running, {**part, **drawn}, outputs), strict=True):
             total += more
     found = {}
     for linear, total in zip(known, totals, strict=True):
@@ -134,23 +141,33 @@ def _squares(
     samples: Samples,
     watched: Sequence[Signal],
     seed: int,
-) -> tuple[list[onnx.NodeProto], dict[str, npt.NDArray[np.generic]], dict[str, str]]:
+) -> tuple[
+    list[onnx.NodeProto],
+    dict[str, npt.NDArray[np.generic]],
+    dict[str, str],
+    dict[str, tuple[tuple[int, ...], np.float32]],
+]:
     """Operators for Σ (Jᵀr)(Jᵀr)ᵀ ``[out, out]`` of each layer, their constants, and its name by layer.
 
-    Of a wide layer it is the diagonal ``[out]``.
+    Of a wide layer it is the diagonal ``[out]``. Last come the shapes and deviations of what has to be fed.
     """
     prefix = free_prefix(analysis.model)
-    given, nodes = {}, []
+    given, nodes, fed = {}, [], {}
     constants: dict[str, npt.NDArray[np.generic]] = {}
     scales = _scales(program, calibration, samples, _made(analysis, watched))
-    for number, (name, scale) in enumerate(scales.items()):
+    for number, (name, (scale, shape)) in enumerate(scales.items()):
         given[name], weight = f"{prefix}/of/{number}", f"{prefix}/of/{number}/weight"
         alike = scale.size == 1 or default_opset(analysis.model) < BROADCASTING_SINCE
         drawn = given[name] if alike else f"{prefix}/of/{number}/drawn"
         mean = math.sqrt(float(np.mean(np.square(scale, dtype=np.float64)))) if alike else 1.0
-        nodes.append(
-            onnx.helper.make_node("RandomNormalLike", [name], [drawn], scale=mean, seed=float(seed + number))
-        )
+        if default_opset(analysis.model) < FED_SINCE:
+            nodes.append(
+                onnx.helper.make_node(
+                    "RandomNormalLike", [name], [drawn], scale=mean, seed=float(seed + number)
+                )
+            )
+        else:
+            fed[drawn] = shape, np.float32(mean)
         if not alike:
             constants[weight] = scale
             nodes.append(onnx.helper.make_node("Mul", [drawn, weight], [given[name]]))
@@ -184,7 +201,7 @@ def _squares(
                 onnx.helper.make_node("MatMul", [f"{name}/rows", f"{name}/columns"], [name]),
             ]
         found[linear.name] = name
-    return nodes, constants, found
+    return nodes, constants, found, fed
 
 
 def _roots(total: Float64, group: int, rows: int) -> tuple[Float64, ...]:
@@ -258,8 +275,8 @@ def _bytes(analysis: Analysis) -> int:
 
 def _scales(
     program: Program, calibration: Calibration, samples: Samples, watched: Sequence[Signal]
-) -> Mapping[str, npt.NDArray[np.float32]]:
-    """By name of a value, what its channels are to be multiplied with for all to count, and as much.
+) -> Mapping[str, tuple[npt.NDArray[np.float32], tuple[int, ...]]]:
+    """By name of a value, what its channels are to be multiplied with for all to count, and its shape.
 
     A channel counts by the inverse of its deviation, and a value by that of its size; what does not vary
     counts nothing.
@@ -285,5 +302,5 @@ def _scales(
         )
         if signal.axis is not None and len(scale) > 1:
             scale = scale.reshape(-1, *(1,) * (value.ndim - 1 - signal.axis))
-        found[signal.name] = scale.astype(np.float32)
+        found[signal.name] = scale.astype(np.float32), value.shape
     return found

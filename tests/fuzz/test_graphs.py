@@ -17,8 +17,8 @@ from tests.fuzz import checking, graphs, shrinking
 from tests.fuzz.checking import Finding
 from tests.fuzz.draft import Draft
 
-GRAPHS = 160
-BLOCKS = 16
+GRAPHS = 300
+BLOCKS = 20
 """Tests that they are spread over, so that several processes share them."""
 
 
