@@ -26,13 +26,14 @@ were once off by a factor of 8, 100 pairs not at all."""
 GATE_REPEAT = 30
 """Pairs of runs by which a changed region is judged; measured by benchmarks.thresholds: clocks, on a loaded
 machine 2 to 3 of 10 medians of so many were beyond `NOISE`, of 5 pairs 7."""
-PAIRS_SECONDS, LEAST_SECONDS = 2.0, 0.2
+PAIRS_SECONDS, LEAST_SECONDS = 2.0, 0.5
 """How long two models are timed where nobody says how often: up to `MOST` pairs, and at least so long.
-Derived: `MOST` pairs of models of 10 ms, of slower ones fewer; and twice the slice of a scheduler, 0.1 s, so
-that other work that comes and goes is seen in a part of the pairs."""
+Derived: `MOST` pairs of models of 10 ms, of slower ones fewer; and five times the slice of a scheduler,
+0.1 s, so that other work that comes and goes is seen in a part of the pairs."""
 PATIENCE = 4
-"""Times that it is timed as long again where the interval still holds the limit that is asked about. Derived:
-an interval gets narrower by the root, so that what is left undecided is nearer than half of it."""
+"""Times that it is timed as long again where the limit that is asked about is missed, or the interval still
+holds it. Derived: an interval gets narrower by the root, so that what is left undecided is nearer than half
+of it."""
 NEAREST = 0.01
 """Difference of two parts of a latency that is worth telling apart: derived, a third of `NOISE`."""
 FEWEST, MOST = 5, 100
@@ -52,7 +53,8 @@ class Timing:
     Attributes:
         reference_ms: median milliseconds of the reference.
         candidate_ms: milliseconds of the candidate, beside those of the reference: by that ratio.
-        speedup: reference / candidate, the median of paired ratios.
+        speedup: reference / candidate, the median of paired ratios; of more than `MOST` pairs those count
+            that took least, since what else a machine does only adds time.
         spread: 10th and 90th percentile of those ratios.
         interval: where their median lies with `CONFIDENCE`, as the medians of `GROUPS` parts tell, one after
             the other: what else a machine does lasts for many pairs.
@@ -150,7 +152,8 @@ def time_pair(
         threads: threads that one operator may use.
         repeat: pairs of runs; None for as many as fit into `PAIRS_SECONDS`.
         provider: onnxruntime's execution provider.
-        limit: a part of the reference's latency, around which it is timed for longer, without ``repeat``.
+        limit: a part of the reference's latency that is to be kept; where it is not known to be, it is timed
+            for longer, without ``repeat``.
 
     Returns:
         Medians in milliseconds, and the speed-up with where it lies.
@@ -167,7 +170,7 @@ def time_pair(
     count = repeat or pairs.wanted()
     timing = pairs.timed(count)
     for _ in range(0 if repeat else PATIENCE):
-        if limit is None or timing.tells(limit):
+        if limit is None or (timing.ratio < limit and timing.tells(limit)):
             break
         timing = pairs.timed(count)
     return timing
@@ -222,16 +225,18 @@ class _Pairs:
         return max(usual, int(LEAST_SECONDS / seconds))
 
     def timed(self, more: int) -> Timing:
-        """What all pairs tell, after so many more of them."""
+        """What the pairs tell, after so many more of them."""
         alone = self._threads == 1 and self._provider == session.PROVIDER
         done = len(self._seconds)
         turns = progress.track(range(done, done + more), "pairs of runs")
         taken = in_turn(self._sessions, self._feed, turns, alone=alone)
         self._seconds = np.concatenate([self._seconds, taken])
-        ratios = self._seconds[:, 0] / self._seconds[:, 1]
+        least = np.argsort(self._seconds.sum(axis=1), kind="stable")[:MOST]
+        seconds = self._seconds[np.sort(least)]
+        ratios = seconds[:, 0] / seconds[:, 1]
         medians = [float(np.median(part)) for part in np.array_split(ratios, min(len(ratios), GROUPS))]
         low, high = np.percentile(ratios, [10, 90])
-        before, speedup = float(np.median(self._seconds[:, 0])) * 1e3, float(np.median(ratios))
+        before, speedup = float(np.median(seconds[:, 0])) * 1e3, float(np.median(ratios))
         interval = of_median(medians, CONFIDENCE)
         return Timing(
             before,
@@ -240,7 +245,7 @@ class _Pairs:
             (float(low), float(high)),
             (min(interval[0], speedup), max(interval[1], speedup)),
             self._threads,
-            len(ratios),
+            len(self._seconds),
             self._provider,
         )
 

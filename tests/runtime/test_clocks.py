@@ -44,9 +44,9 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
         def in_turn(sessions: Sequence[Any], feed: Any, turns: Iterable[int], **_: Any) -> Any:
             count = len(list(turns))
-            parts = 1 + noise * rng.uniform(-1, 1, count)
+            noisy = 1 + noise * rng.uniform(-1, 1, (count, 2))
             busy = np.repeat(rng.uniform(1, 3, count // 5 + 1), 5)[:count]
-            return 1e-3 * busy[:, None] * np.stack([np.ones(count), true * parts], axis=1)
+            return 1e-3 * busy[:, None] * noisy * [1.0, true]
 
         monkeypatch.setattr(latency, "in_turn", in_turn)
         monkeypatch.setattr(latency, "LEAST_SECONDS", 0.0)
@@ -67,9 +67,10 @@ def test_the_ratio_is_that_of_the_two_figures(timed: Any) -> None:
 
 
 def test_what_is_timed_near_a_limit_is_timed_for_longer(timed: Any) -> None:
-    far, near = timed(0.5, 0.2, 0.83), timed(0.8, 0.2, 0.83)
+    far, near = timed(0.5, 0.1, 0.83), timed(0.8, 0.1, 0.83)
     assert far.repeat == latency.MOST and far.tells(0.83) and far.undecided(0.83) == ""
     assert near.repeat > latency.MOST and near.tells(0.83)
+    assert timed(0.9, 0.1, 0.83).repeat == (1 + latency.PATIENCE) * latency.MOST  # others may be guilty of it
     at_it = timed(0.5, 0.0, 0.5)
     assert at_it.repeat == (1 + latency.PATIENCE) * latency.MOST and not at_it.tells(0.5)
     told = "the machine is too busy to tell whether 0.5 of the latency is kept: 0.500 (95 %: 0.500–0.500)"
@@ -79,10 +80,10 @@ def test_what_is_timed_near_a_limit_is_timed_for_longer(timed: Any) -> None:
 
 def test_a_difference_is_clear_where_the_median_is_known(timed: Any) -> None:
     """Single pairs may say anything."""
-    noisy = timed(0.8, 0.5)
+    noisy = timed(0.7, 0.4)
     assert noisy.spread[0] < 1 < noisy.spread[1] and noisy.clear and noisy.outcome == ""
-    assert timed(1.25, 0.5).outcome == "the model got slower"
-    assert timed(1.0, 0.5).outcome == "no clear difference in latency"
+    assert timed(1.4, 0.4).outcome == "the model got slower"
+    assert timed(1.0, 0.4).outcome == "no clear difference in latency"
 
 
 def test_short_runs_are_timed_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,3 +92,17 @@ def test_short_runs_are_timed_for_a_while(monkeypatch: pytest.MonkeyPatch) -> No
     start = time.perf_counter()
     assert latency.time_pair(model, model, feed).repeat > latency.MOST
     assert time.perf_counter() - start > latency.LEAST_SECONDS / 2
+
+
+def test_of_many_pairs_the_quietest_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While others share the processor's caches a model may be slower that is faster alone."""
+
+    def in_turn(sessions: Sequence[Any], feed: Any, turns: Iterable[int], **_: Any) -> Any:
+        alone = np.array([turn % 1000 < 200 for turn in turns])
+        return np.where(alone[:, None], [40e-6, 36e-6], [48e-6, 49e-6])
+
+    model, feed = load(conv_bn()).model, {"x": np.zeros((1, 8, 8, 8), np.float32)}
+    monkeypatch.setattr(latency, "in_turn", in_turn)
+    timing = latency.time_pair(model, model, feed, repeat=1000)
+    assert timing.ratio == pytest.approx(0.9) and timing.clear and timing.repeat == 1000
+    assert timing.reference_ms == pytest.approx(0.04)
