@@ -31,8 +31,9 @@ from graphopt.analysis.evaluation import (
     evaluate,
     widened,
 )
-from graphopt.analysis.operators import KEEPS_TYPE, RANDOM, is_standard
+from graphopt.analysis.operators import KEEPS_TYPE, RANDOM
 from graphopt.model.carried import SparseTensor, stored_bytes
+from graphopt.model.constant_nodes import constant_tensor
 from graphopt.model.defaults import forced
 from graphopt.model.traversal import graphs, post_order, subgraphs
 
@@ -50,26 +51,6 @@ def default_opset(model: ir.Model) -> int:
     """The version of the default operator domain that the model imports; 1 where it imports none."""
     imports = model.graph.opset_imports
     return imports.get("", imports.get("ai.onnx", 1))
-
-
-def constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
-    """What a Constant node holds; None for another node, a sparse tensor, or a function's parameter."""
-    if node.op_type != "Constant" or not is_standard(node) or len(node.attributes) != 1:
-        return None
-    name, attribute = next(iter(node.attributes.items()))
-    if attribute.is_ref():
-        return None
-    if name == "value":
-        return attribute.as_tensor()
-    if name in ("value_float", "value_floats"):
-        return ir.tensor(np.array(attribute.value, dtype=np.float32))
-    if name in ("value_int", "value_ints"):
-        return ir.tensor(np.array(attribute.value, dtype=np.int64))
-    if name in ("value_string", "value_strings"):
-        text = np.array(attribute.value, dtype=np.object_)
-        encoded = [item.encode() if isinstance(item, str) else item for item in text.ravel().tolist()]
-        return ir.StringTensor(encoded, shape=ir.Shape(text.shape))
-    return None
 
 
 class Memory:

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.analysis.constants import constant_tensor
 from graphopt.analysis.operators import FREE, is_standard
 from graphopt.model.carried import stored_bytes
+from graphopt.model.constant_nodes import constant_tensor
 from graphopt.model.traversal import bodies, graphs, nested, subgraphs
 from graphopt.types import Shape
 

@@ -13,11 +13,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.errors import GraphOptError
+from graphopt.model.carried import SparseTensor
+from graphopt.model.constant_nodes import constant_tensor, initializer, is_equal
 from graphopt.model.defaults import forced
 from graphopt.model.kernels import Kernels
 from graphopt.model.names import Fresh, graph_paths, node_names
 from graphopt.model.serde import new_attributes
-from graphopt.model.traversal import is_sorted
+from graphopt.model.traversal import is_sorted, nested
 from graphopt.types import Candidate, Change, Dims, NewNode, Replacement
 
 STAMP_SOURCE = "graphopt.from"
@@ -266,16 +268,42 @@ class _Editor:
         self._remove_dead(node for value in values if (node := value.producer()) is not None)
 
     def finish(self) -> None:
-        """Removes operators and initializers that nothing reads any more, and sorts graphs that need it."""
+        """Removes what nothing reads any more, stores Constant nodes as initializers, sorts what needs it."""
         self._remove_dead(self._orphans)
         for value in sorted(self._loose, key=lambda value: value.name or ""):
             graph = value.graph
             needed = value.uses() or value.is_graph_output() or value.is_graph_input()  # a caller may feed it
             if value.is_initializer() and not needed and graph is not None and value.name is not None:
                 graph.initializers.pop(value.name, None)
+        for graph in nested(self._model.graph):
+            _store_constants(graph)
         for graph in self._touched:
             if not is_sorted(graph):
                 graph.sort()
+
+
+def _store_constants(graph: ir.Graph) -> None:
+    """Puts initializers in the place of the Constant nodes of a graph.
+
+    Those that are outputs of the graph stay, as do sparse ones. Of equal scalars and vectors the first stands
+    for all; kernels keep one each, so that none is taken for shared.
+    """
+    known: dict[tuple[object, ...], list[tuple[ir.TensorProtocol, ir.Value]]] = {}
+    for node in list(graph):
+        tensor, old = constant_tensor(node), node.outputs[0] if node.outputs else None
+        if tensor is None or isinstance(tensor, SparseTensor) or old is None or old.is_graph_output():
+            continue
+        alike = known.setdefault((tensor.dtype, tuple(tensor.shape.numpy())), [])
+        new = next((value for other, value in alike if is_equal(other, tensor)), None)
+        if new is None and old.uses():
+            new = initializer(old, tensor)
+            if tensor.shape.rank() < 2:
+                alike.append((tensor, new))
+            old.name = None
+            graph.register_initializer(new)
+        if new is not None:
+            old.replace_all_uses_with(new)
+        graph.remove(node, safe=True)
 
 
 def _inherit(heir: ir.Node, node: ir.Node, name: str) -> None:

@@ -36,11 +36,11 @@ from graphopt.rewrites.factoring.lossless_depthwise import LosslessDepthwise
 from graphopt.rewrites.factoring.lossless_separable import LosslessSeparable
 from graphopt.rewrites.factoring.select_channels import SelectChannels
 from graphopt.rewrites.factoring.separable import Separable
+from graphopt.rewrites.folding.constant_folding import ConstantFolding
 from graphopt.rewrites.folding.fold_affine import FoldAffine
 from graphopt.rewrites.folding.fold_affine_before import FoldAffineBefore
 from graphopt.rewrites.folding.fold_constant import FoldConstant
 from graphopt.rewrites.folding.fold_pad import FoldPad
-from graphopt.rewrites.folding.fold_weights import FoldWeights
 from graphopt.rewrites.lifting.lift_conv1d import LiftConv1d
 from graphopt.rewrites.lifting.split_frames import SplitFrames
 from graphopt.rewrites.merging.join_split_branches import JoinSplitBranches
@@ -81,7 +81,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     RemoveDuplicates,
     MergeSiblings,
     FoldConstant,
-    FoldWeights,
+    ConstantFolding,
     Collapse,
     CollapseConcat,
     CollapseFanout,

@@ -84,7 +84,7 @@ def fold_affine_before(g: Draft, x: str) -> str:
     return joined(g, z, linear(g, y)) if g.chance(0.3) else z
 
 
-def fold_weights(g: Draft, x: str) -> str:
+def constant_folding(g: Draft, x: str) -> str:
     """A convolution whose weights, or bias, the model computes of constants."""
     axes, inside, out = len(g.spatial(x)), g.shape(x)[1], g.pick(2, 4, 6)
     taps = window(g, axes)
@@ -714,7 +714,7 @@ def split_frames(g: Draft, x: str) -> str:
 PATTERNS: dict[str, Callable[[Draft, str], str]] = {
     step.__name__: step
     for step in (
-        *(fold_pad, fold_affine, fold_affine_before, fold_constant, fold_weights),
+        *(fold_pad, fold_affine, fold_affine_before, fold_constant, constant_folding),
         *(collapse, collapse_concat, collapse_fanout, collapse_layout, lossless),
         *(merge_branches, sum_first, merge_siblings, join_split_branches, remove_duplicates),
         *(

@@ -75,7 +75,7 @@ def chain(*steps: str, **options: Any) -> onnx.ModelProto:
     return model(nodes, **options)
 
 
-# --- values and outputs -------------------------------------------------------------------------------------
+# --- values ------------------------------------------------------------------------------------------------
 
 
 def test_a_new_operator_takes_the_old_names_over() -> None:
@@ -88,8 +88,7 @@ def test_a_new_operator_takes_the_old_names_over() -> None:
 
 def test_empty_lists_are_of_the_kind_that_the_operator_defines() -> None:
     kinds = {
-        ("Constant", "value_floats"): onnx.AttributeProto.FLOATS,
-        ("Constant", "value_ints"): onnx.AttributeProto.INTS,
+        ("TfIdfVectorizer", "weights"): onnx.AttributeProto.FLOATS,
         ("StringNormalizer", "stopwords"): onnx.AttributeProto.STRINGS,
         ("Unheard", "of"): onnx.AttributeProto.INTS,
     }
@@ -102,11 +101,103 @@ def test_empty_lists_are_of_the_kind_that_the_operator_defines() -> None:
         assert alone.type == made.attribute[0].type == kind
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("value_floats", onnx.TensorProto.FLOAT), ("value_ints", onnx.TensorProto.INT64)]
+)
+def test_a_constant_of_an_empty_list_is_stored_in_its_type(name: str, kind: int) -> None:
+    new = NewNode("Constant", (), ("%y",), {name: ()})
+    (alone,) = serde.new_proto(new, str).attribute
+    assert alone.type == getattr(onnx.AttributeProto, name.removeprefix("value_").upper())
+    change = Change(at("n1"), Replacement((new,), {}, {"v1": "%y"}))
+    edited = ir.to_proto(edit.apply(ir.from_proto(chain("Relu", "Abs", "Neg")), [change]))
+    (stored,) = edited.graph.initializer
+    assert (stored.name, stored.data_type, list(stored.dims)) == ("v1", kind, [0])
+
+
 def test_types_and_shapes_of_named_values_stay() -> None:
     proto = chain("Relu", "Abs", "Neg")
     proto.graph.value_info.append(info("v1", [1, 8, 8, 8]))
     found = applied(proto, (at("n1"), swap("v1", "Exp", "v0")))
     assert list(found.graph.value_info) == list(proto.graph.value_info)
+
+
+# --- Constant nodes -----------------------------------------------------------------------------------------
+
+
+def constant(name: str, array: Any) -> onnx.NodeProto:
+    """A Constant operator whose tensor has a name of its own, the same for all."""
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(array), "value"))
+
+
+def stored(graph: onnx.GraphProto) -> dict[str, Any]:
+    return {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in graph.initializer}
+
+
+def test_constant_nodes_are_stored_as_initializers_and_equal_vectors_once() -> None:
+    one, two = np.float32([1, 2]), np.float32([[1, 2]])
+    nodes = [
+        *(
+            constant("a", one),
+            constant("b", one),
+            constant("c", np.float32([1, 3])),
+            constant("d", one.astype(int)),
+        ),
+        *(constant("e", two), constant("f", two), helper.make_node("Constant", [], ["g"], value_float=0.5)),
+        constant("unread", one),
+        node("Add", "x a", "v0", "n0"),
+        node("Abs", "v0", "v1", "n1"),
+        *(node("Add", f"v{i} {name}", f"v{i + 1}", f"n{i + 1}") for i, name in enumerate("bcefg", 1)),
+        node("Cast", "d", "h", to=1),
+        node("Mul", "v6 h", "y"),
+    ]
+    proto = model(nodes, inputs={"x": [1, 1, 8, 2]}, outputs={"y": [1, 1, 8, 2]})
+    found = applied(proto, (at("n1"), swap("v1", "Exp", "v0")))
+    assert ops(found.graph) == ["Add", "Exp", *["Add"] * 5, "Cast", "Mul"]
+    assert stored(found.graph) == {
+        "a": [1, 2],
+        "c": [1, 3],
+        "d": [1, 2],
+        "e": [[1, 2]],
+        "f": [[1, 2]],
+        "g": 0.5,
+    }
+    first, second = (each for each in found.graph.node if each.name in ("n0", "n2"))
+    assert first.input[1] == second.input[1] == "a"
+
+
+def test_a_constant_that_is_an_output_stays_a_node() -> None:
+    body = helper.make_graph([constant("inner", np.float32([3]))], "b", [], [info("inner", [1])])
+    nodes = [
+        constant("k", np.float32([1])),
+        node("Relu", "x", "v0", "n0"),
+        node("Add", "v0 k", "v1", "n1"),
+        constant("yes", np.array(True)),
+        helper.make_node("If", ["yes"], ["choice"], then_branch=body, else_branch=body),
+        node("Mul", "v1 choice", "y"),
+    ]
+    proto = model(nodes, outputs={"y": SHAPE, "k": [1]})
+    network = edit.apply(ir.from_proto(proto), [Change(at("n0"), swap("v0", "Exp", "x"))])
+    found = ir.to_proto(network)
+    assert ops(found.graph) == ["Constant", "Exp", "Add", "If", "Mul"]
+    assert stored(found.graph) == {"yes": True}
+    (choice,) = (each for each in found.graph.node if each.op_type == "If")
+    assert [ops(attribute.g) for attribute in choice.attribute] == [["Constant"], ["Constant"]]
+
+
+def test_constants_of_a_body_are_stored_in_it() -> None:
+    nodes = [constant("k", np.float32([3])), node("Add", "v0 k", "inner")]
+    body = helper.make_graph(nodes, "b", [], [info("inner", SHAPE)])
+    other = helper.make_graph([node("Neg", "v0", "other")], "c", [], [info("other", SHAPE)])
+    nodes = [
+        node("Relu", "x", "v0", "n0"),
+        helper.make_node("If", ["yes"], ["y"], then_branch=body, else_branch=other),
+    ]
+    found = applied(model(nodes, {"yes": np.array(True)}), (at("n0"), swap("v0", "Exp", "x")))
+    inner = next(a.g for a in found.graph.node[1].attribute if a.name == "then_branch")
+    assert ops(inner) == ["Add"] and stored(inner) == {"k": [3]}
+
+
+# --- outputs ------------------------------------------------------------------------------------------------
 
 
 def test_a_graph_output_keeps_name_type_and_shape() -> None:

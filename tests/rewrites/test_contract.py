@@ -278,7 +278,7 @@ EXAMPLES: dict[str, Example] = {
     "collapse_fanout": Example(_fanout, 4),
     "collapse_layout": Example(_shuffle, 4),
     "fold_constant": Example(_constant, 4),
-    "fold_weights": Example(_normalised, 4),
+    "constant_folding": Example(_normalised, 4),
     "identity_convolution": Example(_dirac, 4),
     "pool_first": Example(
         lambda net, x: net.op("GlobalAveragePool", net.conv(net.op("Relu", x), 6, (1, 1))), 4

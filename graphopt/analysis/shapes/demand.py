@@ -10,9 +10,10 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from graphopt.analysis.constants import Constants, constant_tensor
+from graphopt.analysis.constants import Constants
 from graphopt.analysis.operators import ARITHMETIC, POOLS, UNARY, is_standard
 from graphopt.analysis.shapes.tensor_types import completed, tensor_shape
+from graphopt.model.constant_nodes import constant_tensor
 from graphopt.model.traversal import topological
 from graphopt.types import Shape
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from graphopt.analysis.constants import Constants, constant_tensor, default_opset
+from graphopt.analysis.constants import Constants, default_opset
 from graphopt.analysis.evaluation import SMALL_SIZE
 from graphopt.analysis.operators import AFFINE, ALIKE, is_standard
 from graphopt.analysis.shapes import control_flow, onnx_rules, open_sizes
@@ -40,6 +40,7 @@ from graphopt.analysis.shapes.tensor_types import (
     tensor_type,
 )
 from graphopt.errors import InputError, MisfitError
+from graphopt.model.constant_nodes import constant_tensor
 from graphopt.model.traversal import label, reads, subgraphs, topological
 from graphopt.types import Dims, Shape
 
