@@ -238,6 +238,21 @@ def parallel(channels: int, size: int, *kernels: int) -> onnx.ModelProto:
     return g.model(g.relu(y))
 
 
+def beside_square(channels: int, size: int, kind: str) -> onnx.ModelProto:
+    """A 3x3 and, beside it, what is dearer as one operator: the branches of ECB, DBB or LoRA."""
+    g = Net(channels, size)
+    y = g.conv("x", channels, 3, bias=True)
+    if kind == "edges":
+        for _ in range(3):
+            y = g.add(y, g.conv(g.conv("x", channels, 1, bias=True), channels, 3, group=channels, bias=True))
+    elif kind == "average":
+        z = g.conv("x", channels, 1)
+        y = g.add(y, g.op("AveragePool", [z], kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1))
+    else:
+        y = g.add(y, g.conv(g.conv("x", channels // 8, 3), channels, 1))
+    return g.model(g.relu(y))
+
+
 def split(channels: int, size: int, parts: int, kernel: int = 3) -> onnx.ModelProto:
     """Split, a convolution for each part, Concat."""
     g = Net(channels, size)
@@ -510,6 +525,10 @@ CASES: dict[str, Builder] = dict(
         case(parallel, 48, 56, 3, 1),
         case(parallel, 64, 28, 1, 1),
         case(parallel, 64, 28, 5, 3),
+        case(beside_square, 32, 56, "edges"),
+        case(beside_square, 64, 28, "edges"),
+        case(beside_square, 64, 28, "average"),
+        case(beside_square, 64, 28, "adapter"),
         case(split, 64, 28, 2),
         case(split, 64, 28, 8),
         case(split, 128, 28, 4, kernel=1),

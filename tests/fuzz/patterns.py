@@ -201,9 +201,11 @@ def merge_branches(g: Draft, x: str) -> str:
     terms = []
     for _ in range(g.between(2, 4)):
         kind = g.dice.random()
-        if kind < 0.65:
+        if kind < 0.45:
             group = divisor(g, g.shape(x)[1], out)
             terms.append(same(g, x, out, g.pick(1, 3, 3, 5), strides=steps, group=group))
+        elif kind < 0.65:
+            terms.append(two_in_a_row(g, x, out, steps))
         elif kind < 0.75:
             terms.append(conv(g, x, out, strides=steps))
         elif kind < 0.9:
@@ -214,6 +216,26 @@ def merge_branches(g: Draft, x: str) -> str:
     for term in terms[1:]:
         y = g.op(g.pick("Add", "Add", "Sub", "Sum"), *g.pick((y, term), (term, y)))
     return y
+
+
+def two_in_a_row(g: Draft, x: str, out: int, steps: Sequence[int]) -> str:
+    """A branch of a sum that two operators make: a 1x1, and a convolution or an average, in either order."""
+    axes = len(g.spatial(x))
+    taps = [3] * axes
+    counts = {"count_include_pad": 1} if g.chance(0.7) else {}
+
+    def average(g: Draft, y: str) -> str:
+        return g.op("AveragePool", y, kernel_shape=taps, strides=steps, pads=[1] * 2 * axes, **counts)
+
+    middle = g.pick(2, out)
+    if g.chance(0.5):
+        y = pointwise(g, x, middle)
+        y = idle(g, y) if g.chance(0.2) else y
+        if middle == out and g.chance(0.5):
+            return average(g, y)
+        return same(g, y, out, 3, strides=steps, group=divisor(g, middle, out))
+    y = average(g, x) if g.chance(0.4) else same(g, x, middle, 3, strides=steps)
+    return pointwise(g, y, out)
 
 
 def sum_first(g: Draft, x: str) -> str:

@@ -149,6 +149,36 @@ def mobileone(net: Net) -> Case:
     return net.model(relu(net, y)), 72 * (72 + 96)
 
 
+@saving(17)
+def edge_block(net: Net) -> Case:
+    """ECBSR: a 3x3, a wide 1x1 → 3x3, and three 1x1 → depthwise 3x3, all with biases."""
+    x = image(net, 8)
+    branches = [net.conv(x, 8, pads=PADS), net.conv(net.conv(x, 16, (1, 1)), 8, pads=PADS)]
+    branches += [net.conv(net.conv(x, 8, (1, 1)), 8, pads=PADS, group=8) for _ in range(3)]
+    return net.model(relu(net, net.op("Sum", *branches))), (9 * 64 + 9 * 8) * 72
+
+
+@saving(17)
+def diverse_branch_block(net: Net) -> Case:
+    """DBB: k×k, 1x1, 1x1 → k×k and 1x1 → average, each with its norm, the padding in front of the 1x1."""
+    x = image(net, 8)
+    square, point = net.bn(net.conv(x, 8, pads=PADS, bias=False)), net.bn(net.conv(x, 8, (1, 1), bias=False))
+    deep = net.conv(x, 8, (1, 1), bias=False, pads=PADS)
+    deep = net.bn(net.conv(deep, 8, bias=False))
+    mean = net.conv(x, 8, (1, 1), bias=False, pads=PADS)
+    mean = net.bn(net.op("AveragePool", mean, kernel_shape=[3, 3]))
+    return net.model(relu(net, net.op("Sum", square, point, deep, mean))), 9 * 64 * 72
+
+
+@saving(17)
+def adapter_of_low_rank(net: Net) -> Case:
+    """LoRA on a linear layer over tokens: W x + b + s·B A x."""
+    x = net.input(["N", 10, 16])
+    update = net.affine("Mul", net.matmul(net.matmul(x, 16, 2), 2, 16), np.array(2.0))
+    layer = net.op("Add", net.const(net.normal(16)), net.matmul(x, 16, 16))
+    return net.model(net.op("Add", layer, update)), 10 * 256
+
+
 @saving(11)
 def acnet_with_strides(net: Net) -> Case:
     x = image(net, 6)

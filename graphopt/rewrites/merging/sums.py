@@ -13,6 +13,8 @@ from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.builder import Builder
 
 SUMS = frozenset({"Add", "Sub", "Sum"})
+MIN_OPSET_OF_BROADCAST = 8
+"""The first opset whose Sum takes terms of different shapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +25,13 @@ class Sum:
         root: the operator that makes the result.
         nodes: all its operators, the root first.
         terms: sign and value of each leaf, in order.
+        nary: whether a Sum is among the operators, and takes terms that broadcast as an Add does.
     """
 
     root: ir.Node
     nodes: tuple[ir.Node, ...]
     terms: tuple[tuple[int, ir.Value], ...]
+    nary: bool
 
     @property
     def factors(self) -> dict[ir.Value, int]:
@@ -36,11 +40,6 @@ class Sum:
         for sign, value in self.terms:
             counts[value] += sign
         return dict(counts)
-
-    @property
-    def nary(self) -> bool:
-        """Whether a Sum is among the operators."""
-        return any(node.op_type == "Sum" for node in self.nodes)
 
     def owns(self, value: ir.Value) -> bool:
         """Whether nothing but the sum reads the value."""
@@ -76,7 +75,8 @@ def sum_at(analysis: Analysis, root: ir.Node) -> Sum:
                 pending.append((own, below))
             else:
                 terms.append((own, value))
-    return Sum(root, tuple(nodes), tuple(terms))
+    nary = analysis.opset >= MIN_OPSET_OF_BROADCAST and any(node.op_type == "Sum" for node in nodes)
+    return Sum(root, tuple(nodes), tuple(terms), nary)
 
 
 def _is_sum(node: ir.Node) -> bool:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis import time_model
-from graphopt.analysis.linear import Linear, linear_cost
+from graphopt.analysis.linear import Form, Linear, linear_cost
 from graphopt.analysis.operators import AFFINE, is_standard
 from graphopt.analysis.snapshot import Analysis
+from graphopt.numerics.kernels.borders import ZonedMap
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns import composition
 from graphopt.rewrites.patterns.border_map import add_map
@@ -26,6 +28,35 @@ from graphopt.types import Array, Cost, Shape
 
 MIN_OPSET_OF_EXPAND = 8
 """The first opset that has Expand."""
+
+
+class Step(Protocol):
+    """One operator of a chain: its outline, its weights, and its place in the graph."""
+
+    @property
+    def name(self) -> str:
+        """The operator's name."""
+
+    @property
+    def nodes(self) -> tuple[ir.Node, ...]:
+        """The operator, and what belongs to it."""
+
+    @property
+    def x(self) -> ir.Value:
+        """What it reads."""
+
+    @property
+    def y(self) -> ir.Value:
+        """What it makes."""
+
+    def bias(self) -> Array | None:
+        """The bias, [out] in float64, or None."""
+
+    def outline(self) -> Outline:
+        """The operator without its weights."""
+
+    def operator(self) -> WeightedOperator:
+        """The operator with its weights in float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +81,13 @@ class Stage:
     def name(self) -> str:
         """The operator's name."""
         return self.linear.name
+
+    @property
+    def x(self) -> ir.Value:
+        """What it reads."""
+        value = self.linear.node.inputs[0]
+        assert value is not None
+        return value
 
     def bias(self) -> Array | None:
         """The bias, [out] in float64, or None."""
@@ -154,21 +192,86 @@ def affine_behind(analysis: Analysis, last: Stage) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class UnevenBias:
+    """A bias that an operator behind it does not pass on evenly.
+
+    Attributes:
+        start: the operator that has it, by its place in the chain.
+        later: the one that makes the border.
+        sizes: spatial sizes of the output of the former; None where they do not hold for every run.
+    """
+
+    start: int
+    later: int
+    sizes: tuple[int, ...] | None
+
+    def zoned(self, operators: Sequence[WeightedOperator]) -> ZonedMap:
+        """What the biases make of the chain's output, where sizes are known."""
+        assert self.sizes is not None
+        return composition.constant_term(operators, self.start, self.sizes)
+
+
+def uneven_bias(analysis: Analysis, steps: Sequence[Step]) -> UnevenBias | str | None:
+    """The bias of a chain that meets a border; None where there is none, or why it can't be kept apart."""
+    outlines = [each.outline() for each in steps]
+    found = composition.first_uneven(outlines, [each.bias() for each in steps])
+    if found is None:
+        return None
+    start, later = found
+    sizes = fixed_sizes(analysis.fixed_shape(steps[start].y))
+    if sizes is not None:
+        return UnevenBias(start, later, sizes)
+    reason = composition.ones_refusal(outlines, start, later)
+    if analysis.disputed(steps[0].x):
+        reason = DISPUTED
+    opset = analysis.model.opset_imports.get("", 0)
+    if opset < MIN_OPSET_OF_EXPAND:
+        reason = f"opset {opset} has no Expand"
+    if reason:
+        return (
+            f"the bias of {steps[start].name} meets the border that {steps[later].name} makes, "
+            f"the spatial sizes are open, and {reason}"
+        )
+    return UnevenBias(start, later, None)
+
+
+def border_cost(
+    shapes: tuple[Shape | None, Shape | None], outline: Outline, itemsize: int, *, sizes_known: bool
+) -> Cost:
+    """What a bias costs that meets a border.
+
+    Args:
+        shapes: of what the one operator reads, and of what it makes.
+        outline: the one operator's.
+        itemsize: bytes of one number.
+        sizes_known: whether what it adds is a constant, and not the convolution of an image of ones.
+
+    Returns:
+        The cost.
+    """
+    read, made = shapes
+    cost = pass_over(made, itemsize)
+    if sizes_known:
+        return cost
+    ones = replace(outline, form=replace(outline.form, group=1), in_channels=1)
+    image = None if read is None else (1, 1, *read[2:])
+    return cost + linear_cost(ones.form, ones.weight_shape, image, itemsize, bias=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ChainSegment:
     """Operators in a row as one.
 
     Attributes:
         stages: the operators.
         outline: that of the one operator.
-        uneven: the operator whose bias meets a border, and the one that makes it; None where there is none.
-        sizes: spatial sizes of the output of the former, where they hold for every run.
+        uneven: the bias that meets a border; None where there is none.
         cost: what the one operator costs, with what its bias needs at borders.
     """
 
     stages: tuple[Stage, ...]
     outline: Outline
-    uneven: tuple[int, int] | None
-    sizes: tuple[int, ...] | None
+    uneven: UnevenBias | None
     cost: Cost
 
 
@@ -183,33 +286,15 @@ def part(analysis: Analysis, stages: Sequence[Stage], outline: Outline) -> Chain
     Returns:
         The one operator and its cost with what its bias needs at borders, or the reason.
     """
-    outlines = [each.outline() for each in stages]
     first = stages[0].linear
     cost = linear_cost(outline.form, outline.weight_shape, first.input_shape, first.itemsize)
-    if outline.form.op in composition.FLAT:
-        return ChainSegment(tuple(stages), outline, None, None, cost)
-    uneven = composition.first_uneven(outlines, [each.bias() for each in stages])
-    if uneven is None:
-        return ChainSegment(tuple(stages), outline, None, None, cost)
-    sizes = fixed_sizes(analysis.fixed_shape(stages[uneven[0]].y))
-    cost += pass_over(analysis.shape(stages[-1].y), first.itemsize)
-    if sizes is None:
-        reason = composition.ones_refusal(outlines, *uneven)
-        if analysis.disputed(first.node.inputs[0]):
-            reason = DISPUTED
-        opset = analysis.model.opset_imports.get("", 0)
-        if opset < MIN_OPSET_OF_EXPAND:
-            reason = f"opset {opset} has no Expand"
-        if reason:
-            return (
-                f"the bias of {stages[uneven[0]].name} meets the border that {stages[uneven[1]].name} makes, "
-                f"the spatial sizes are open, and {reason}"
-            )
-        ones = replace(outline, form=replace(outline.form, group=1), in_channels=1)
-        shape = first.input_shape
-        image = None if shape is None else (1, 1, *shape[2:])
-        cost += linear_cost(ones.form, ones.weight_shape, image, first.itemsize, bias=False)
-    return ChainSegment(tuple(stages), outline, uneven, sizes, cost)
+    uneven = uneven_bias(analysis, stages)
+    if isinstance(uneven, str):
+        return uneven
+    if uneven is not None:
+        shapes = first.input_shape, analysis.shape(stages[-1].y)
+        cost += border_cost(shapes, outline, first.itemsize, sizes_known=uneven.sizes is not None)
+    return ChainSegment(tuple(stages), outline, uneven, cost)
 
 
 def joined_part(
@@ -265,18 +350,33 @@ def add_part(builder: Builder, found: ChainSegment, x: str) -> str:
     rank = found.stages[-1].linear.rank
     if found.uneven is None:
         return builder.linear(one.outline.form, x, one.weight, one.bias, rank=rank)
-    start, later = found.uneven
-    if found.sizes is not None:
-        zoned = composition.constant_term(operators, start, found.sizes)
+    if found.uneven.sizes is not None:
+        zoned = found.uneven.zoned(operators)
         if zoned.uniform:
             bias = zoned.values.reshape(zoned.values.shape[0], -1)[:, 0]
             return builder.linear(one.outline.form, x, one.weight, bias, rank=rank)
         y = builder.linear(one.outline.form, x, one.weight, None, rank=rank)
         return add_map(builder, y, zoned)
-    ones = composition.ones_operator(operators, later)
+    ones = composition.ones_operator(operators, found.uneven.later)
     y = builder.linear(one.outline.form, x, one.weight, ones.bias, rank=rank)
-    image = _ones_like(builder, x, axes=len(one.outline.kernel))
-    border = builder.linear(ones.outline.form, image, ones.weight, None, name="/border")
+    return add_border(builder, y, ones.outline.form, ones.weight, x)
+
+
+def add_border(builder: Builder, y: str, form: Form, weight: Array, x: str) -> str:
+    """Adds ``y + border``, where the border comes from one channel of ones of the size of x.
+
+    Args:
+        builder: collects the nodes.
+        y: the map to add to.
+        form: of the convolution of ones.
+        weight: its weights, ``[out, 1, *taps]``.
+        x: the map whose size the ones have.
+
+    Returns:
+        The sum's local name.
+    """
+    image = _ones_like(builder, x, axes=weight.ndim - 2)
+    border = builder.linear(form, image, weight, None, name="/border")
     return builder.node("Add", [y, border], {}, "/border/add")
 
 

@@ -119,3 +119,16 @@ def test_sizes_that_do_not_fit() -> None:
         borders.conv_reads(2, 3)
     with pytest.raises(ValueError, match="all from 1 on"):
         borders.landing(0, 1)
+
+
+def test_maps_of_other_zones_add_up() -> None:
+    rng = np.random.default_rng(3)
+    sizes, maps = (6, 5), []
+    for taps, pads in (((3, 3), (1, 1)), ((5, 1), (2, 0))):
+        ends = zip(sizes, taps, pads, strict=True)
+        reads = [borders.conv_reads(n, k, pad_begin=p, pad_end=p) for n, k, p in ends]
+        weight = rng.standard_normal((4, 2, *taps))
+        maps.append(borders.ZonedMap.uniform_map(rng.standard_normal(2), sizes).convolved(weight, reads))
+    both = maps[0].plus(maps[1])
+    np.testing.assert_allclose(both.expanded(), maps[0].expanded() + maps[1].expanded())
+    assert both.values.shape == (4, 5, 3)

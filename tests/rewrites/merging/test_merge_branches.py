@@ -10,16 +10,23 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.builders import NEWEST_OPSET, Checked, Net, alone, check, taps
+from tests.builders import NEWEST_OPSET, Checked, Net, alone, check, compare_at_sizes, grid, taps
 
 checked = partial(alone, "merge_branches")
 
 
 def merged(
-    net: Net, y: str, *, left: int, group: int = 1, shape: tuple[int, int] = (6, 6), **options: Any
+    net: Net,
+    y: str,
+    *,
+    left: int,
+    group: int = 1,
+    shape: tuple[int, int] = (6, 6),
+    saves: bool = True,
+    **options: Any,
 ) -> Checked:
     """Checks that one operator with so many taps is left, with this rewrite alone and with all."""
-    result = checked(net, y, saves=True, together=True, **options)
+    result = checked(net, y, saves=saves, together=True, **options)
     assert result.ops in ({"Conv": 1}, {"ConvTranspose": 1}), result.ops
     (weight,) = [t for t in result.after.graph.initializer if len(t.dims) > 1]
     assert int(np.prod(weight.dims)) == shape[0] * shape[1] // group * left
@@ -121,6 +128,16 @@ def test_sum_of_two_sources() -> None:
     assert checked(net, net.op("Sum", *terms)).ops == {"Conv": 2, "Add": 1}
 
 
+@pytest.mark.parametrize("opset", [7, 8])
+def test_a_sum_that_broadcasts_has_a_sum_operator_from_opset_8_on(opset: int) -> None:
+    net = Net(opset)
+    x, z = net.input([1, 6, 9, 9]), net.input([1, 6, 1, 1], "z")
+    terms = [net.conv(x, 6, pads=[1] * 4), net.conv(x, 6, (1, 1))]
+    y = net.op("Add", net.op("Add", net.op("Sum", *terms), z), net.op("Relu", x))
+    found = checked(net, y)
+    assert found.ops == {"Conv": 1, "Relu": 1, **({"Sum": 1} if opset > 7 else {"Add": 2})}
+
+
 def test_a_value_added_twice() -> None:
     net = Net()
     y = net.conv(net.input([1, 6, 9, 9]), 6)
@@ -146,6 +163,169 @@ def test_gemm_and_matmul() -> None:
     x = net.input(["N", 5, 8])
     y = net.op("Add", net.op("Sub", net.matmul(x, 8, 8), net.matmul(x, 8, 8)), x)
     assert checked(net, y).ops == {"MatMul": 1}
+
+
+# ---------------------------------------------------------------- branches of several operators
+
+
+def edges(net: Net, x: str, bias: bool = True, taps: Sequence[int] = (3, 3)) -> str:
+    """A 1x1, and a depthwise convolution behind it (ECB)."""
+    pads = [size // 2 for size in taps] * 2
+    y = net.conv(x, 6, [1] * len(taps), bias=bias)
+    return net.conv(y, 6, taps, group=6, pads=pads)
+
+
+def averaged(net: Net, x: str, bias: bool = True, **attrs: Any) -> str:
+    """A 1x1, and an average of 3x3 behind it (DBB)."""
+    attrs = {"kernel_shape": [3, 3], "pads": [1] * 4, "count_include_pad": 1, **attrs}
+    return net.op("AveragePool", net.conv(x, 6, (1, 1), bias=bias), **attrs)
+
+
+def square(net: Net, x: str, **attrs: Any) -> str:
+    """The 3x3 beside them."""
+    return net.conv(x, 6, **{"pads": [1] * 4, **attrs})
+
+
+LONGER: dict[str, tuple[list[Any], Callable[[Net, str], str], int]] = {
+    "edges": ([2, 6, 9, 10], lambda net, x: net.op("Add", square(net, x), edges(net, x, False)), 9),
+    "edges of open sizes": (
+        [2, 6, "H", "W"],
+        lambda net, x: net.op("Add", square(net, x), edges(net, x, False)),
+        9,
+    ),
+    "edges on a line": (
+        [2, 6, 9],
+        lambda net, x: net.op("Sub", net.conv(x, 6, (5,), pads=[2, 2]), edges(net, x, False, (3,))),
+        5,
+    ),
+    "padded in front": (
+        [1, 6, "H", "W"],
+        lambda net, x: net.op(
+            "Add", net.conv(net.conv(x, 6, (1, 1), bias=False, pads=[1] * 4), 6, group=6), square(net, x)
+        ),
+        9,
+    ),
+    "a thin 3x3, then a 1x1": (
+        [1, 6, "H", "W"],
+        lambda net, x: net.op("Add", net.conv(net.conv(x, 2, pads=[1] * 4), 6, (1, 1)), square(net, x)),
+        9,
+    ),
+    "an average": (
+        [1, 6, "H", "W"],
+        lambda net, x: net.op("Add", square(net, x), averaged(net, x, False)),
+        9,
+    ),
+    "an average without pads": (
+        [1, 6, "H", "W"],
+        lambda net, x: net.op(
+            "Add",
+            net.conv(x, 6, strides=[2, 2]),
+            averaged(net, x, pads=[0] * 4, strides=[2, 2], count_include_pad=0),
+        ),
+        9,
+    ),
+    "an average in front": (
+        [1, 6, "H", "W"],
+        lambda net, x: net.op(
+            "Add",
+            net.conv(x, 6, (4, 4), strides=[2, 2], pads=[1] * 4),
+            net.conv(net.op("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]), 6, (1, 1)),
+        ),
+        16,
+    ),
+    "an average alone": (
+        [1, 6, "H", "W"],
+        lambda net, x: net.op(
+            "Sub",
+            square(net, x),
+            net.op("AveragePool", x, kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1),
+        ),
+        9,
+    ),
+    "without anything beside": (
+        [1, 6, "H", "W"],
+        lambda net, x: net.op("Sum", *(net.conv(net.conv(x, 2, (1, 1)), 6, (1, 1)) for _ in range(2))),
+        1,
+    ),
+    "through an Identity": (
+        [1, 6, "H", "W"],
+        lambda net, x: net.op(
+            "Add", square(net, x), net.conv(net.op("Identity", net.conv(x, 2, (1, 1))), 6, (1, 1))
+        ),
+        9,
+    ),
+}
+
+
+@pytest.mark.parametrize("branch", LONGER)
+def test_branches_of_several_operators(branch: str) -> None:
+    shape, build, left = LONGER[branch]
+    net = Net()
+    y = build(net, net.input(shape))
+    merged(net, y, left=left, saves=branch != "an average alone", sizes={"H": 7, "W": 8})
+
+
+@pytest.mark.parametrize("opset", [8, 11, 13, 17, NEWEST_OPSET])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_biases_of_branches_meet_borders(opset: int, dtype: npt.DTypeLike) -> None:
+    """One map serves those of all branches, of sizes known and open."""
+    for shape, made in (
+        ([2, 6, 9, 10], {"Conv": 1, "Gather": 2, "Add": 1}),
+        (["N", 6, "H", "W"], {"Conv": 2, "Shape": 1, "Gather": 1, "Concat": 1, "Expand": 1, "Add": 1}),
+    ):
+        net = Net(opset, dtype)
+        x = net.input(shape)
+        terms = [square(net, x), edges(net, x), averaged(net, x), edges(net, x, False)]
+        y = net.op("Sub", net.op("Sum", *terms), edges(net, x))
+        found = checked(net, y, sizes={"H": 7, "W": 8}, saves=True, together=True)
+        assert found.ops == made
+
+
+def test_small_maps_of_open_size() -> None:
+    net = Net()
+    x = net.input([1, 6, "H", "W"])
+    found = checked(net, net.op("Add", net.op("Add", square(net, x), edges(net, x)), averaged(net, x)))
+    assert compare_at_sizes(found.before, found.after, grid("H", "W")) == 49
+
+
+def test_adapters_of_low_rank() -> None:
+    """LoRA: two thin factors beside the weight, with a scale behind them."""
+    net = Net()
+    x = net.input(["N", 5, 8])
+    net.channels[x] = 8
+    update = net.affine("Mul", net.matmul(net.matmul(x, 8, 2), 2, 8), np.array(0.5))
+    y = net.op("Add", net.op("Add", net.matmul(x, 8, 8), net.const(net.normal(8))), update)
+    assert check(net.model(y), saves=True).ops == {"MatMul": 1, "Add": 1}
+    net = Net()
+    x = net.input(["N", 8])
+    y = net.op("Add", net.gemm(x, 6), net.gemm(net.gemm(x, 2, bias=False), 6, bias=False))
+    assert checked(net, y, saves=True).ops == {"Gemm": 1}
+
+
+def test_a_first_operator_that_others_read_stays() -> None:
+    net = Net()
+    x = net.input([1, 6, 9, 9])
+    y = net.conv(x, 6, (1, 1), bias=False)
+    total = net.op("Add", square(net, x), net.conv(y, 6, group=6, pads=[1] * 4))
+    found = checked(net, total, net.op("Sigmoid", y), saves=True)
+    assert found.ops == {"Conv": 2, "Sigmoid": 1} and found.macs_after == (9 + 1) * 36 * 81
+
+
+def test_branches_in_a_body() -> None:
+    net = Net()
+    x = net.input([1, 6, "H", "W"])
+    y = net.choose(lambda inner: inner.op("Add", square(inner, x), edges(inner, x)))
+    checked(net, y, number=2, saves=True, sizes={"H": 5, "W": 4})
+
+
+def test_half_a_branch_outside_of_a_body_stays() -> None:
+    net = Net()
+    x = net.input([1, 6, 9, 9])
+    y = net.conv(x, 6, (1, 1))
+    both = net.choose(
+        lambda inner: inner.op("Add", square(inner, x), inner.conv(y, 6, group=6, pads=[1] * 4))
+    )
+    checked(net, both, number=0)
 
 
 # ---------------------------------------------------------------- what stays
@@ -188,6 +368,24 @@ STAYS: dict[str, tuple[list[Any], Callable[[Net, str], Sequence[str]]]] = {
         [1, 6, 9, 9],
         lambda net, x: [net.op("Add", *pair(net, x, weight=net.input([6, 6, 3, 3], "w")))],
     ),
+    "a bottleneck beside a thin kernel": (
+        [1, 6, 9, 9],
+        lambda net, x: [net.op("Add", edges(net, x), net.conv(x, 6, (1, 1)))],
+    ),
+    "an average that does not count its padding": (
+        [1, 6, 9, 9],
+        lambda net, x: [net.op("Add", square(net, x), averaged(net, x, count_include_pad=0))],
+    ),
+    "an average whose last window may hang over": (
+        [1, 6, "H", "H"],
+        lambda net, x: [
+            net.op(
+                "Add",
+                net.conv(x, 6, (2, 2), strides=[2, 2]),
+                averaged(net, x, kernel_shape=[2, 2], strides=[2, 2], pads=[0] * 4, ceil_mode=1),
+            )
+        ],
+    ),
     "a product": ([1, 6, 9, 9], lambda net, x: [net.op("Mul", *pair(net, x))]),
 }
 
@@ -207,3 +405,14 @@ def test_blocks_in_a_row_in_half_precision() -> None:
         branches = [net.bn(net.conv(y, 6, pads=[1] * 4)), net.bn(net.conv(y, 6, (1, 1)))]
         y = net.op("Relu", net.op("Add", *branches))
     assert check(net.model(y)).ops == {"Conv": 2, "Relu": 2}
+
+
+def test_why_branches_of_several_operators_stay() -> None:
+    net = Net()
+    x = net.input([1, 6, 9, 9])
+    y = net.op("Add", edges(net, x), net.conv(x, 6, (1, 1)))
+    checked(net, y, number=0, because=("Conv1 → Conv2", "dearer"))
+    net = Net(7)
+    x = net.input([1, 6, "H", "W"])
+    y = net.op("Add", square(net, x), edges(net, x))
+    checked(net, y, number=0, because=("bias of Conv2", "opset 7 has no Expand"), sizes={"H": 5, "W": 6})
