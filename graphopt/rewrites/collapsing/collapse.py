@@ -32,7 +32,7 @@ When it applies
     4. Next to a ConvTranspose: no stride on a Conv; the second reads nothing that a ConvTranspose crops; the
        patches of a ConvTranspose behind a k×k do not overlap.
     5. A bias that meets a border: the operator behind them is no affine one that folds into the second first.
-       With open sizes: all in front of the operator that pads is pointwise.
+       With open sizes: one operator pads, and what is in front of it makes its map no larger.
     Identity and Dropout in inference mode may stand in between.
 
 Exactness

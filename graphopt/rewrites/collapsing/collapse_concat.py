@@ -24,7 +24,8 @@ When it applies
     2. The slice and the branch compose (see `collapse`, 3 and 4), and that has fewer MACs than both. What
        others read too stays, and is not counted as saved.
     3. A constant branch is the same for every sample, and what it makes is no larger than the constant.
-    4. Where constants meet zero padding, the spatial sizes are known.
+    4. Where constants meet zero padding and the spatial sizes are open, they are one number a channel, and no
+       branch makes its map larger (see `collapse`, 5).
 
 Exactness
     Exact. Kernels are composed and added in float64 and rounded once.
@@ -36,7 +37,7 @@ Cost
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -113,12 +114,14 @@ class _Terms:
         other: terms of another form.
         constants: constant branches.
         sizes: spatial sizes of the operator's input, where constants meet its padding.
+        ones: where these are open, a value, and an operator on it that would make a map of that size.
     """
 
     own: tuple[_Term, ...]
     other: tuple[_Term, ...]
     constants: tuple[tuple[ConcatBranch, Array], ...]
-    sizes: tuple[int, ...] | None
+    sizes: tuple[int, ...] | None = None
+    ones: tuple[ir.Value, Outline] | None = None
 
     @property
     def composed(self) -> tuple[ConcatBranch, ...]:
@@ -175,20 +178,41 @@ def _terms(analysis: Analysis, joint: Joint) -> _Terms | str:
     shifts = bool(constants) or any(
         b.stage is not None and composition.biased(b.stage.bias()) for t in kept for b in t.composed
     )
-    found = _Terms(own, other, tuple(constants), None)
+    found = _Terms(own, other, tuple(constants))
     if not kept or (not found.composed and not constants and not any(len(t.raw) > 1 for t in own)):
         linears = any(branch.stage is not None for branch in joint.branches)
         return reasons[0] if reasons else "no branch is cheaper as one operator with it" if linears else ""
     borders = shifts and not composition.outline(linear).shifts_evenly
     if borders or any(constant.ndim > 1 for _, constant in constants):
-        sizes = chains.fixed_sizes(analysis.fixed_shape(joint.input))
-        if sizes is None:
-            return "a constant of a branch meets its zero padding, and the spatial sizes are open"
         affine = chains.affine_behind(analysis, joint.stage)
         if affine:
             return f"{affine} folds into it first, which a border map would keep it from"
-        return _Terms(own, other, tuple(constants), sizes)
+        sizes = chains.fixed_sizes(analysis.fixed_shape(joint.input))
+        if sizes is not None:
+            return replace(found, sizes=sizes)
+        if any(constant.ndim > 1 for _, constant in constants):
+            return "a constant map meets its zero padding, and the spatial sizes are open"
+        ones = _ones(analysis, joint, found)
+        if isinstance(ones, str):
+            return f"a constant of a branch meets its zero padding, the spatial sizes are open, and {ones}"
+        return replace(found, ones=ones)
     return found
+
+
+def _ones(analysis: Analysis, joint: Joint, terms: _Terms) -> tuple[ir.Value, Outline] | str:
+    """A value that stays, and an operator on it that would make a map of the size of the operator's input."""
+    linear = joint.stage.linear
+    pointwise = Outline(linear.form.pointwise(), (1,) * len(linear.kernel), 1, 1)
+    places = [(branch.value, pointwise) for t in (*terms.own, *terms.other) for branch in t.raw]
+    places += [(b.stage.x, b.stage.outline()) for b in terms.composed if b.stage is not None]
+    reasons = []
+    for value, outline in places:
+        made = composition.constant_outline(outline)
+        reason = chains.no_image(analysis, value) or (made if isinstance(made, str) else "")
+        if not reason:
+            return value, replace(outline, out_channels=linear.in_channels or 0)
+        reasons.append(reason)
+    return reasons[0]
 
 
 def _slice_outline(joint: Joint, channels: int) -> Outline:
@@ -274,6 +298,11 @@ def _costs(analysis: Analysis, joint: Joint, terms: _Terms) -> tuple[Cost, Cost]
         after += linear_cost(term.outline.form, term.outline.weight_shape, analysis.shape(term.source), size)
     for _ in range(len(terms.other) - (0 if terms.own else 1) + (terms.sizes is not None)):
         after += chains.pass_over(written, size)
+    if terms.ones is not None:
+        value, outline = terms.ones
+        one = composition.ones_outline([outline, composition.outline(joint.stage.linear)], 1)
+        assert not isinstance(one, str)
+        after += chains.border_cost(analysis.shape(value), written, one, size)
     return before, after
 
 
@@ -286,7 +315,9 @@ def _add_terms(builder: Builder, joint: Joint, terms: _Terms) -> str:
     weight, bias = linear.weight(), joint.stage.bias()
     shift = _shift(joint, terms)
     even = None
-    if terms.sizes is None:
+    if terms.ones is not None:
+        even = bias
+    elif terms.sizes is None:
         even = algebra.compose_bias(shift, weight, bias)
     sums = []
     if terms.own:
@@ -308,9 +339,12 @@ def _add_terms(builder: Builder, joint: Joint, terms: _Terms) -> str:
     y = sums[0]
     for number, term_y in enumerate(sums[1:]):
         y = builder.node("Add", [y, term_y], {}, f"/sum{number}")
-    if terms.sizes is None:
-        return y
-    return add_map(builder, y, _border(joint, terms, shift))
+    if terms.ones is not None:
+        value, outline = terms.ones
+        last = composition.operator(linear)
+        ones = composition.join_operators(composition.constant_operator(outline, shift), last)
+        return chains.add_border(builder, y, ones.outline.form, ones.weight, value.name or "")
+    return y if terms.sizes is None else add_map(builder, y, _border(joint, terms, shift))
 
 
 def _kernel(joint: Joint, term: _Term, weight: Array) -> Array:

@@ -75,9 +75,15 @@ class Cluster:
         itemsize = self.stage.linear.itemsize
         cost = linear_cost(self.outline.form, self.outline.weight_shape, read, itemsize)
         uneven = [branch.uneven for branch in self.branches if branch.uneven is not None]
-        shapes = read, analysis.shape(self.branches[0].term)
-        for sized in sorted({each.sizes is not None for each in uneven}):
-            cost += chains.border_cost(shapes, self.outline, itemsize, sizes_known=sized)
+        made, ones = (
+            analysis.shape(self.branches[0].term),
+            [each.ones for each in uneven if each.ones is not None],
+        )
+        if len(ones) < len(uneven):
+            cost += chains.border_cost(read, made, None, itemsize)
+        if ones:
+            one = _joined_outline(ones[0], [(each.form, each.kernel) for each in ones])
+            cost += chains.border_cost(read, made, one, itemsize)
         return cost
 
 

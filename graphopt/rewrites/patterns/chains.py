@@ -199,11 +199,13 @@ class UnevenBias:
         start: the operator that has it, by its place in the chain.
         later: the one that makes the border.
         sizes: spatial sizes of the output of the former; None where they do not hold for every run.
+        ones: then the operator that makes the border from an image of ones.
     """
 
     start: int
     later: int
-    sizes: tuple[int, ...] | None
+    sizes: tuple[int, ...] | None = None
+    ones: Outline | None = None
 
     def zoned(self, operators: Sequence[WeightedOperator]) -> ZonedMap:
         """What the biases make of the chain's output, where sizes are known."""
@@ -221,39 +223,39 @@ def uneven_bias(analysis: Analysis, steps: Sequence[Step]) -> UnevenBias | str |
     sizes = fixed_sizes(analysis.fixed_shape(steps[start].y))
     if sizes is not None:
         return UnevenBias(start, later, sizes)
-    reason = composition.ones_refusal(outlines, start, later)
-    if analysis.disputed(steps[0].x):
-        reason = DISPUTED
-    opset = analysis.model.opset_imports.get("", 0)
-    if opset < MIN_OPSET_OF_EXPAND:
-        reason = f"opset {opset} has no Expand"
-    if reason:
+    ones = composition.ones_outline(outlines, later)
+    reason = no_image(analysis, steps[0].x) or (ones if isinstance(ones, str) else "")
+    if reason or isinstance(ones, str):
         return (
             f"the bias of {steps[start].name} meets the border that {steps[later].name} makes, "
             f"the spatial sizes are open, and {reason}"
         )
-    return UnevenBias(start, later, None)
+    return UnevenBias(start, later, ones=ones)
 
 
-def border_cost(
-    shapes: tuple[Shape | None, Shape | None], outline: Outline, itemsize: int, *, sizes_known: bool
-) -> Cost:
+def no_image(analysis: Analysis, x: ir.Value) -> str:
+    """Why no image of ones can have the size of a map; "" when it can."""
+    opset = analysis.model.opset_imports.get("", 0)
+    if opset < MIN_OPSET_OF_EXPAND:
+        return f"opset {opset} has no Expand"
+    return DISPUTED if analysis.disputed(x) else ""
+
+
+def border_cost(read: Shape | None, made: Shape | None, ones: Outline | None, itemsize: int) -> Cost:
     """What a bias costs that meets a border.
 
     Args:
-        shapes: of what the one operator reads, and of what it makes.
-        outline: the one operator's.
+        read: the shape of what the one operator reads.
+        made: that of what it makes.
+        ones: the operator that makes the border from an image of ones; None where a constant is added.
         itemsize: bytes of one number.
-        sizes_known: whether what it adds is a constant, and not the convolution of an image of ones.
 
     Returns:
         The cost.
     """
-    read, made = shapes
     cost = pass_over(made, itemsize)
-    if sizes_known:
+    if ones is None:
         return cost
-    ones = replace(outline, form=replace(outline.form, group=1), in_channels=1)
     image = None if read is None else (1, 1, *read[2:])
     return cost + linear_cost(ones.form, ones.weight_shape, image, itemsize, bias=False)
 
@@ -292,8 +294,8 @@ def part(analysis: Analysis, stages: Sequence[Stage], outline: Outline) -> Chain
     if isinstance(uneven, str):
         return uneven
     if uneven is not None:
-        shapes = first.input_shape, analysis.shape(stages[-1].y)
-        cost += border_cost(shapes, outline, first.itemsize, sizes_known=uneven.sizes is not None)
+        made = analysis.shape(stages[-1].y)
+        cost += border_cost(first.input_shape, made, uneven.ones, first.itemsize)
     return ChainSegment(tuple(stages), outline, uneven, cost)
 
 
@@ -368,7 +370,7 @@ def add_border(builder: Builder, y: str, form: Form, weight: Array, x: str) -> s
     Args:
         builder: collects the nodes.
         y: the map to add to.
-        form: of the convolution of ones.
+        form: of the operator on ones.
         weight: its weights, ``[out, 1, *taps]``.
         x: the map whose size the ones have.
 

@@ -19,6 +19,7 @@ needed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -212,29 +213,66 @@ def through(zoned: ZonedMap, following: WeightedOperator) -> ZonedMap:
     return zoned.convolved(following.weight, reads, form.group).shifted(following.bias)
 
 
-def ones_refusal(outlines: Sequence[Outline], start: int, later: int) -> str:
-    """Why `ones_operator` can't make the constant term from an image of ones; "" when it can.
+def constant_outline(outlined: Outline) -> Outline | str:
+    """The operator that makes a constant of an image of ones: as many positions as an operator has, of 1 tap.
+
+    For sizes that are not known before the run. Where an operator makes fewer positions than a pointwise one,
+    the other taps are there, and 0.
+
+    Args:
+        outlined: the operator.
+
+    Returns:
+        An operator with one input channel, the same strides and no pads; or why there is none.
+    """
+    form, axes = outlined.form, len(outlined.kernel)
+    pads = [form.pads[axis] + form.pads[axis + axes] for axis in range(axes)]
+    taps = tuple(_extent(outlined, axis) + 1 - pads[axis] for axis in range(axes))
+    if form.op != "Conv" or any(size < 1 for size in taps):
+        return "what stands before the operator that pads makes its map larger"
+    form = Form("Conv", 1, form.strides, (0,) * 2 * axes, (1,) * axes)
+    return Outline(form, taps, 1, outlined.out_channels)
+
+
+def constant_operator(outlined: Outline, values: Array) -> WeightedOperator:
+    """What `constant_outline` describes, for one number a channel, ``[out]``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    made = constant_outline(outlined)
+    if isinstance(made, str):
+        raise ValueError(made)
+    weight = np.zeros((len(values), math.prod(made.kernel)))
+    weight[:, 0] = values
+    return WeightedOperator(made, weight.reshape(made.weight_shape), None)
+
+
+def ones_outline(outlines: Sequence[Outline], later: int) -> Outline | str:
+    """The outline of `ones_operator`; or why the constant term can't come from an image of ones.
 
     Args:
         outlines: the operators in a row.
-        start: the first with a bias.
-        later: the first behind it that pads.
+        later: the first behind a bias that pads.
 
     Returns:
-        The reason, or "".
+        The outline, or the reason.
     """
-    if not all(each.pointwise for each in outlines[:later]):
-        return "more than one tap stands before the operator that pads"
     if not all(each.shifts_evenly for each in outlines[later + 1 :]):
         return "two operators pad behind a bias"
-    return ""
+    before: Outline | str = outlines[0]
+    for each in outlines[1:later]:
+        before = before if isinstance(before, str) else join(before, each)
+    made = before if isinstance(before, str) else constant_outline(before)
+    for each in outlines[later:]:
+        made = made if isinstance(made, str) else join(made, each)
+    return made
 
 
 def ones_operator(operators: Sequence[WeightedOperator], later: int) -> WeightedOperator:
     """The operator that makes the constant term from one channel of ones, as large as the input.
 
-    For sizes that are not known before the run. What comes before operator `later` is pointwise, so its
-    constant is one number a channel: the weights of a 1x1 that reads the ones.
+    For sizes that are not known before the run. Before operator `later` the constant is one number a channel.
 
     Args:
         operators: the operators in a row.
@@ -242,16 +280,7 @@ def ones_operator(operators: Sequence[WeightedOperator], later: int) -> Weighted
     """
     before = joined(operators[:later])
     assert before.bias is not None
-    outlined = before.outline
-    axes = len(outlined.kernel)
-    embed = Outline(
-        Form("Conv", 1, outlined.form.strides, outlined.form.pads, outlined.form.dilations),
-        outlined.kernel,
-        1,
-        outlined.out_channels,
-    )
-    weight = before.bias.reshape(-1, 1, *(1,) * axes)
-    return joined([WeightedOperator(embed, weight, None), *operators[later:]])
+    return joined([constant_operator(before.outline, before.bias), *operators[later:]])
 
 
 # ---------------------------------------------------------------- one axis

@@ -12,7 +12,18 @@ import pytest
 from onnx import TensorProto
 
 from graphopt.rewrites.collapsing.collapse import LONGEST
-from tests.builders import NEWEST_OPSET, Net, alone, check, compare_outputs, info, make_feeds, taps
+from tests.builders import (
+    NEWEST_OPSET,
+    Net,
+    alone,
+    check,
+    compare_at_sizes,
+    compare_outputs,
+    grid,
+    info,
+    make_feeds,
+    taps,
+)
 
 OPSETS = (7, 9, 11, 13, 17, 18, NEWEST_OPSET)
 
@@ -316,6 +327,31 @@ def test_a_bias_that_meets_zero_padding_of_open_sizes(stride: int) -> None:
     assert result.ops["Conv"] == 2
     again = [make_feeds(result.before, {"n": n, "h": h, "w": w}) for n, h, w in ((3, 1, 2), (1, 20, 7))]
     compare_outputs(result.before, result.after, again)
+
+
+@pytest.mark.parametrize("opset", [8, 13, NEWEST_OPSET])
+@pytest.mark.parametrize(
+    "row",
+    [
+        taps(1, 3, pads=[0, 1, 0, 1]),
+        taps(1, 3),
+        taps(1, 4, pads=[0, 2, 0, 0], dilations=[1, 2]),
+        taps(1, 3, pads=[0, 1, 0, 1], strides=[2, 2]),
+    ],
+)
+def test_a_bias_behind_a_row_of_taps_meets_a_border_of_open_size(opset: int, row: dict[str, Any]) -> None:
+    net = Net(opset)
+    y = net.conv(net.conv(net.input([1, 4, "h", "w"]), 24, **row), 4, (3, 1), pads=[1, 0, 1, 0])
+    result = collapsed(net, net.conv(y, 3, (1, 1)), sizes={"h": 9, "w": 8})
+    assert result.ops["Conv"] == 2
+    assert compare_at_sizes(result.before, result.after, grid("h", "w")) >= 20
+
+
+def test_a_map_that_grows_in_front_of_a_border_of_open_size_stays() -> None:
+    net = Net()
+    y = net.conv(net.input([1, 4, "h", "w"]), 24, (1, 3), pads=[0, 2, 0, 2])
+    y = net.conv(y, 4, (3, 1), pads=[1, 0, 1, 0])
+    left_alone(net, y, sizes={"h": 5, "w": 4}, because=("Conv1 → Conv2", "makes its map larger"))
 
 
 def test_open_sizes_need_expand() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.builders import Net, alone
+from tests.builders import NEWEST_OPSET, Net, alone, compare_at_sizes, grid
 
 checked = partial(alone, "collapse_concat", saves=True)
 left_alone = partial(alone, "collapse_concat", number=0)
@@ -100,6 +101,28 @@ def test_constant_branches(kind: str, pads: int) -> None:
     checked(net, y, macs_after=pixels * 9 * 20)
 
 
+BORDERS: dict[str, Callable[[Net, str], Sequence[str]]] = {
+    "beside a branch that stays": lambda net, x: (net.conv(x, 40, (1, 1)), net.op("Relu", x)),
+    "beside the input": lambda net, x: (x, net.conv(x, 40, (1, 1))),
+    "of two branches of one form": lambda net, x: (net.conv(x, 20, (1, 1)), net.conv(x, 20, (1, 1))),
+    "of a branch of several taps": lambda net, x: [
+        net.conv(x, 20, (1, 3), pads=[0, 1, 0, 1]),
+        net.conv(net.op("Relu", x), 20, (1, 1)),
+    ],
+    "of stride 2": lambda net, x: [net.conv(x, 20, (1, 1), strides=[2, 2]) for _ in range(2)],
+}
+
+
+@pytest.mark.parametrize("opset", [8, 13, NEWEST_OPSET])
+@pytest.mark.parametrize("branches", BORDERS)
+def test_a_bias_at_a_border_of_open_size(branches: str, opset: int) -> None:
+    net = Net(opset)
+    x = net.input(["n", 4, "h", "w"])
+    y = net.conv(concat(net, *BORDERS[branches](net, x)), 5, (3, 1), pads=[1, 0, 1, 0])
+    found = checked(net, y, sizes={"h": 7, "w": 6}, saves=True)
+    assert compare_at_sizes(found.before, found.after, grid("h", "w")) == 49
+
+
 # ---------------------------------------------------------------- traps
 
 
@@ -110,11 +133,17 @@ def test_a_constant_that_differs_from_sample_to_sample_stays() -> None:
     left_alone(net, net.conv(concat(net, x, constant), 5))
 
 
-def test_open_sizes_with_a_bias_at_the_border_stay() -> None:
-    net = Net()
+def test_a_map_at_the_border_of_open_size_stays() -> None:
+    net = Net(7)
     x = net.input([1, 4, "h", "w"])
     y = net.conv(concat(net, net.conv(x, 40, (1, 1)), net.op("Relu", x)), 5, pads=[1, 1, 1, 1])
-    left_alone(net, y, sizes={"h": 5, "w": 4}, because=("open",))
+    left_alone(net, y, sizes={"h": 5, "w": 4}, because=("open", "opset 7 has no Expand"))
+    net = Net()
+    x = net.input([1, 4, "h", "w"])
+    y = net.conv(
+        concat(net, *(net.conv(x, 40, (1, 1), pads=[0, 1] * 2) for _ in range(2))), 5, (3, 1), pads=[1, 0] * 2
+    )
+    left_alone(net, y, sizes={"h": 5, "w": 4}, because=("open", "makes its map larger"))
 
 
 def test_another_axis_stays() -> None:
