@@ -188,6 +188,13 @@ def _normalization(roles: Roles, node: ir.Node) -> Found:
     return Own((0,), dict.fromkeys(range(1, 5), 0)), 1
 
 
+def _instance_normalization(roles: Roles, node: ir.Node) -> Found:
+    """Each channel by its own mean and variance."""
+    if any(roles.analysis.constant(value) is None for value in node.inputs[1:3]):
+        return None
+    return (Own((0,), {1: 0, 2: 0}), 1) if roles.claim(node.inputs[0], 1) else None
+
+
 def _broadcasting(roles: Roles, node: ir.Node) -> Found:
     shape = roles.analysis.fixed_shape(node.outputs[0])
     known = [value for value in node.inputs if value in roles.axis]
@@ -326,6 +333,7 @@ def _flatten(roles: Roles, node: ir.Node) -> Found:
 
 _RULES: dict[str, Callable[[Roles, ir.Node], Found]] = {
     "BatchNormalization": _normalization,
+    "InstanceNormalization": _instance_normalization,
     "Resize": _resize,
     "Upsample": _resize,
     "Pad": _pad,

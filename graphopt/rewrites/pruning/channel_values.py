@@ -78,6 +78,9 @@ def _constant(analysis: Analysis, node: ir.Node, operands: Sequence[Float64]) ->
             _, gamma, beta, mean, variance = operands
             scale = gamma / np.sqrt(variance + number("epsilon", 1e-5))
             return np.where(scale == 0, beta, scale * (x - mean) + beta)
+        case "InstanceNormalization":  # of another constant rounding is left, and divided by √ε
+            _, gamma, beta = operands
+            return np.where((x == 0) | (gamma == 0), beta, np.nan)
         case "Mul":
             product = operands[0] * operands[1]
             return np.where((operands[0] == 0) | (operands[1] == 0), 0.0, product)

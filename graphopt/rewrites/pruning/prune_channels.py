@@ -26,7 +26,7 @@ When it applies
     2. Inputs and outputs of the graph, what unknown operators read or make, and what a subgraph captures stay
        whole. A convolution that ignores channels of such a map reads it through a Slice or a Gather.
     Between convolutions: activations and other operators on single elements, sums and products of maps,
-    poolings, Resize by factors, Pad, Concat, Split, Flatten in front of a Gemm.
+    poolings, InstanceNormalization, Resize by factors, Pad, Concat, Split, Flatten in front of a Gemm.
 
 Exactness
     Exact. Sums of weights and biases are made in float64 and rounded once.

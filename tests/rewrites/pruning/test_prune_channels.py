@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.builders import Net, alone, check
+from tests.builders import NEWEST_OPSET, Net, alone, check, compare_at_sizes, grid
 
 pruned = partial(alone, "prune_channels", together=True)
 
@@ -59,6 +59,29 @@ def test_constant_channels(pads: int, left: int) -> None:
     y = net.conv(net.input([1, 4, 6, 6]), 8, weight=zeros(net, 8, 4, (3, 3), 3), pads=[1] * 4)
     y = net.conv(net.op("Sigmoid", y), 6, pads=[pads] * 4)
     pruned(net, y, macs_after=9 * (36 * 4 * left + (4 + 2 * pads) ** 2 * left * 6))
+
+
+@pytest.mark.parametrize("opset", [7, 13, NEWEST_OPSET])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_through_instance_normalization(opset: int, dtype: Any) -> None:
+    """Of 8 channels two are not read, one has γ = 0, and the filters of two are 0."""
+    net = Net(opset, dtype)
+    gamma, weight = net.random.uniform(0.5, 1.5, 8), net.weights(5, 8, 1, 1)
+    gamma[2], weight[:, :2] = 0, 0
+    filters = zeros(net, 8, 4, (3, 3), 2)[::-1]
+    y = net.conv(net.input(["N", 4, "h", "w"]), 8, weight=filters, bias=False)
+    y = net.op("InstanceNormalization", y, net.const(gamma), net.const(net.normal(8)))
+    found = pruned(net, net.conv(net.op("Relu", y), 5, (1, 1), weight=weight), sizes={"h": 6, "w": 5})
+    assert found.macs_after == 12 * (9 * 4 * 3 + 3 * 5)
+    assert compare_at_sizes(found.before, found.after, grid("h", "w")) >= 16
+
+
+def test_an_instance_normalization_of_a_constant_that_is_not_0_stays() -> None:
+    """What rounding leaves of x − mean is divided by √ε: near 0, and not 0."""
+    net = Net()
+    y = net.conv(net.input([1, 4, 6, 6]), 8, weight=zeros(net, 8, 4, (3, 3), 2))
+    y = net.op("InstanceNormalization", y, net.const(net.normal(8)), net.const(net.normal(8)))
+    pruned(net, net.conv(y, 6, (1, 1)), number=0)
 
 
 def test_slimmed_residual_network() -> None:
