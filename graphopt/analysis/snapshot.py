@@ -142,6 +142,21 @@ class Analysis:
             return shape
         return tuple(size if axis < 2 else None for axis, size in enumerate(shape))
 
+    def fixed_content(self, value: ir.Value) -> npt.NDArray[np.generic] | None:
+        """What a value that is computed from shapes holds in every run; None for others."""
+        return None if self.disputed(value) else self._fixed_sizes.content(value)
+
+    def fixed_entries(self, value: ir.Value) -> Shape | None:
+        """The sizes that a value holds in every run, None for open ones; None where nothing tells any."""
+        return None if self.disputed(value) else self._fixed_sizes.entries(value)
+
+    def open_size(self, value: ir.Value, axis: int) -> str:
+        """The name of the open size that a value has along an axis; "" where it is not that of one input."""
+        dims = None if self.disputed(value) else self._fixed_sizes.dims(value)
+        name = dims[axis] if dims is not None and axis < len(dims) else None
+        given = [size for each in self.model.graph.inputs for size in self._fixed_sizes.dims(each) or ()]
+        return name if isinstance(name, str) and given.count(name) == 1 else ""
+
     def disputed(self, value: ir.Value | None) -> bool:
         """Whether onnxruntime infers another size for the value than it makes, at every run.
 

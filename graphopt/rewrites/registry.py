@@ -41,6 +41,7 @@ from graphopt.rewrites.folding.fold_affine import FoldAffine
 from graphopt.rewrites.folding.fold_affine_before import FoldAffineBefore
 from graphopt.rewrites.folding.fold_constant import FoldConstant
 from graphopt.rewrites.folding.fold_pad import FoldPad
+from graphopt.rewrites.folding.fold_sizes import FoldSizes
 from graphopt.rewrites.lifting.lift_conv1d import LiftConv1d
 from graphopt.rewrites.lifting.split_frames import SplitFrames
 from graphopt.rewrites.merging.join_split_branches import JoinSplitBranches
@@ -82,6 +83,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     MergeSiblings,
     FoldConstant,
     ConstantFolding,
+    FoldSizes,
     Collapse,
     CollapseConcat,
     CollapseFanout,

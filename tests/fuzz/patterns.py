@@ -111,6 +111,37 @@ def constant_folding(g: Draft, x: str) -> str:
     return some(g, y, affine, activation, most=2)
 
 
+def fold_sizes(g: Draft, x: str) -> str:
+    """A view, or a map of another size, by sizes that the model computes."""
+    y = some(g, x, conv, pool, activation, most=2)
+    shape, axes = g.shape(y), list(range(g.rank(y)))
+    whole = g.op("Shape", g.pick(x, y, y))
+
+    def size(axis: int) -> str:
+        place = g.const(np.array([axis], np.int64))
+        if g.chance(0.5):
+            return g.op("Gather", whole, place, axis=0)
+        alone = g.op("Gather", whole, g.const(np.array(axis, np.int64)), axis=0)
+        return g.op("Reshape", alone, g.const(np.array([1], np.int64)))
+
+    if len(axes) == 4 and g.chance(0.4):
+        factor = g.pick(1, 2)
+        spatial = [g.op("Mul", size(axis), g.const(np.array([factor], np.int64))) for axis in (2, 3)]
+        count = g.pick(size(0), g.const(np.array(shape[:1], np.int64)))
+        sizes = g.op("Concat", count, g.const(np.array(shape[1:2], np.int64)), *spatial, axis=0)
+        return g.op("Resize", y, "", "", sizes, mode="nearest")
+    kept = g.between(0, len(axes) - 1)
+    given = [g.const(np.array([n], np.int64)) for n in shape[:kept]]
+    parts = [size(axis) if g.chance(0.6) else given[axis] for axis in axes[:kept]]
+    rest = [size(axis) for axis in axes[kept:]]
+    last = rest[0]
+    for each in rest[1:]:
+        last = g.op("Mul", last, each)
+    last = g.pick(last, g.const(np.array([-1], np.int64)))
+    y = g.op("Reshape", y, g.op("Concat", *parts, last, axis=0))
+    return g.op("Reshape", y, g.op("Shape", x)) if g.chance(0.2) else y
+
+
 def fold_constant(g: Draft, x: str) -> str:
     shape = (g.pick(1, 1, g.shape(x)[0]), *g.shape(x)[1:])
     y = some(g, g.held(g.normal(*shape)), affine, activation, idle)
@@ -739,7 +770,7 @@ def split_frames(g: Draft, x: str) -> str:
 PATTERNS: dict[str, Callable[[Draft, str], str]] = {
     step.__name__: step
     for step in (
-        *(fold_pad, fold_affine, fold_affine_before, fold_constant, constant_folding),
+        *(fold_pad, fold_affine, fold_affine_before, fold_constant, constant_folding, fold_sizes),
         *(collapse, collapse_concat, collapse_fanout, collapse_layout, lossless),
         *(merge_branches, sum_first, merge_siblings, join_split_branches, remove_duplicates),
         *(

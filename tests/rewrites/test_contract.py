@@ -116,6 +116,13 @@ def _constant(net: Net, x: str) -> str:
     return net.op("Add", net.op("Relu", x), net.conv(fixed, 4, pads=[1] * 4))
 
 
+def _computed_sizes(net: Net, x: str) -> str:
+    y = net.conv(x, 8)
+    sizes = net.op("Slice", net.op("Shape", y), net.const(np.array([2])), net.const(np.array([4])))
+    flat = net.op("Concat", net.const(np.array([-1, 8])), net.op("ReduceProd", sizes), axis=0)
+    return net.op("Reshape", y, flat)
+
+
 def _normalised(net: Net, x: str) -> str:
     flat = net.op("Reshape", net.const(net.weights(6, 4, 3, 3)), net.const(np.array([6, 36])))
     unit = net.op("Reshape", net.op("LpNormalization", flat), net.const(np.array([6, 4, 3, 3])))
@@ -279,6 +286,7 @@ EXAMPLES: dict[str, Example] = {
     "collapse_layout": Example(_shuffle, 4),
     "fold_constant": Example(_constant, 4),
     "constant_folding": Example(_normalised, 4),
+    "fold_sizes": Example(_computed_sizes, 4),
     "identity_convolution": Example(_dirac, 4),
     "pool_first": Example(
         lambda net, x: net.op("GlobalAveragePool", net.conv(net.op("Relu", x), 6, (1, 1))), 4

@@ -103,6 +103,11 @@ class Sizes:
         data = None if self._contents is None else self._contents.get(value)
         return data.values if data is not None and data.complete else None
 
+    def entries(self, value: ir.Value) -> Shape | None:
+        """The whole numbers that a small value holds, as far as they follow; None where none does."""
+        data = None if self._contents is None else self._contents.get(value)
+        return data.entries() if data is not None and data.values.dtype.kind in "iu" else None
+
     def dtype(self, value: ir.Value) -> ir.DataType | None:
         """The type of the value's elements, declared or inferred; None where nothing tells."""
         if value.dtype is not None:
