@@ -1,4 +1,4 @@
-"""The gradient of a network's outputs in values on the way, as operators that onnxruntime runs.
+"""The gradient of a network's outputs in weights and values on the way, as operators that onnxruntime runs.
 
 Reverse-mode differentiation (Linnainmaa 1976): from the outputs towards the inputs every operator turns the
 gradient of its output into that of what it reads, by the rules in `compression.autodiff.rules`.
@@ -38,7 +38,7 @@ class Gradients:
 def gradients(
     analysis: Analysis, program: Program, wanted: Iterable[str], given: Mapping[str, str], prefix: str
 ) -> Gradients:
-    """Operators for the gradient Σ over outputs of (∂output/∂value)ᵀ · r in some values.
+    """Operators for the gradient Σ over outputs of (∂output/∂value)ᵀ · r in some values, weights among them.
 
     Args:
         analysis: a snapshot of the model, at the sizes that are run.
@@ -80,6 +80,7 @@ def gradients(
         for name, g in given_to:
             if g is not None:
                 parts.setdefault(name or "", []).append(g)
+    found.update((name, tape.sum(parts[name])) for name in wanted if name in parts and name not in found)
     names = {name: found[name] for name in wanted if name in found and name not in unknown}
     return Gradients(tape.nodes, tape.constants, names)
 

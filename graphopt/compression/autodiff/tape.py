@@ -232,6 +232,37 @@ class Tape:
             return self.op("Pad", x, self.constant(pads, np.int64))
         return self.op("Pad", x, pads=pads)
 
+    def sliced(
+        self,
+        x: str,
+        start: Sequence[int],
+        stop: Sequence[int],
+        axes: Sequence[int],
+        steps: Sequence[int],
+        sizes: Sequence[int],
+    ) -> str:
+        """Every so many numbers of a value along some axes.
+
+        Args:
+            x: name of the value.
+            start: the first along each axis.
+            stop: behind the last.
+            axes: the axes.
+            steps: from one to the next.
+            sizes: of the value along the axes.
+
+        Returns:
+            The name of the result; the value itself where it is all of it.
+        """
+        if not any(start) and list(stop) == list(sizes) and all(step == 1 for step in steps):
+            return x
+        if self.version >= 10:
+            given = (self.constant(numbers, np.int64) for numbers in (start, stop, axes, steps))
+            return self.op("Slice", x, *given)
+        if any(step != 1 for step in steps):
+            raise UnsupportedError
+        return self.op("Slice", x, starts=list(start), ends=list(stop), axes=list(axes))
+
     def split(self, x: str, axis: int, sizes: Sequence[int]) -> list[str]:
         """The parts of a value along an axis.
 

@@ -45,16 +45,18 @@ def branches(value: str) -> onnx.NodeProto:
     return node("If", "c", "y", then_branch=parts[0], else_branch=parts[1])
 
 
-def gradient(proto: onnx.ModelProto, x: np.ndarray, r: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """Jᵀr in "v", summed over the outputs."""
+def gradient(
+    proto: onnx.ModelProto, x: np.ndarray, r: Mapping[str, np.ndarray], of: str = "v"
+) -> np.ndarray | None:
+    """Jᵀr in a value or a weight, summed over the outputs."""
     built = ir.from_proto(proto)
     program = Program(built)
-    made = gradients(Analysis(built), program, ["v"], {name: f"r/{name}" for name in r}, "g")
-    if "v" not in made.names:
+    made = gradients(Analysis(built), program, [of], {name: f"r/{name}" for name in r}, "g")
+    if of not in made.names:
         return None
     feeds = {"x": x, **{f"r/{name}": array for name, array in r.items()}}
     kinds = {name: array.dtype for name, array in feeds.items()}
-    piece = program.piece([*program.nodes, *made.nodes], kinds, [made.names["v"]], made.constants)
+    piece = program.piece([*program.nodes, *made.nodes], kinds, [made.names[of]], made.constants)
     (found,) = session.run(session.session(piece, optimised=True), feeds)
     return np.asarray(found)
 
@@ -319,6 +321,11 @@ CASES: dict[str, onnx.ModelProto] = {
     "a cut that is read as a number": network(
         "c = Greater (v, zero)  f = Cast <to = 1> (c)  y = Mul (v, f)", zero=0.0
     ),
+    "a moving kernel": network("y = Conv (z, v)", z=weight(1, 6, 9, 9)),
+    "its own kernel": network("y = Conv (v, v)"),
+    "a moving scale": network(
+        "p = GlobalAveragePool (v)  s = Squeeze (p)  y = InstanceNormalization (v, s, s)", [1, 6, 8, 8]
+    ),
     "the best class beside": network("y = Relu (v)  a = ArgMax <axis=1> (v)  z = Cast <to=1> (a)"),
     "sizes from the value itself": network(
         "s = Shape (v)  n = Gather (s, zero)  t = Concat <axis = 0> (n, rest)  y = Reshape (v, t)",
@@ -343,6 +350,48 @@ def follows(proto: onnx.ModelProto) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_a_gradient_is_the_slope_of_the_outputs(name: str) -> None:
     follows(CASES[name])
+
+
+def changed(proto: onnx.ModelProto, name: str, array: np.ndarray) -> onnx.ModelProto:
+    """The model with other numbers in one of its weights."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    held = next(tensor for tensor in copy.graph.initializer if tensor.name == name)
+    held.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float32), name))
+    return copy
+
+
+WEIGHTS = [
+    *((name, "w") for name in CASES if name.startswith(("conv", "transposed", "gemm", "matmul"))),
+    *((name, "b") for name in ("conv, grouped", "gemm", "instance norm", "layer norm", "group norm")),
+    *((name, "s") for name in ("instance norm", "layer norm", "group norm", "layer norm, two axes")),
+    *(("batch norm", f"bn/{part}") for part in ("scale", "shift")),
+    ("without a mean", "s"),
+    ("prelu", "w"),
+    ("einsum", "w"),
+    ("concat", "z"),
+    ("add, fewer axes", "z"),
+]
+
+
+@pytest.mark.parametrize(("name", "of"), WEIGHTS)
+def test_a_gradient_in_a_weight_is_the_slope_of_the_outputs(name: str, of: str) -> None:
+    proto = CASES[name]
+    x, r = drawn(proto)
+    held = next(onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if t.name == of)
+    found = gradient(proto, x, r, of)
+    assert found is not None and found.shape == held.shape
+    rng = np.random.default_rng(3)
+    ways = [rng.standard_normal(held.shape) for _ in range(8)]
+
+    def along(way: np.ndarray) -> float:
+        ends = [run(changed(proto, of, held + step * way), {"x": x}) for step in (STEP, -STEP)]
+        change = [(a.astype(np.float64) - b) / (2 * STEP) for a, b in zip(*ends, strict=True)]
+        return sum(float(np.vdot(each, c)) for each, c in zip(r.values(), change, strict=True))
+
+    slopes = np.array([along(way) for way in ways])
+    predicted = np.array([float(np.vdot(found, way)) for way in ways])
+    assert np.linalg.norm(slopes - predicted) <= NEAR * np.linalg.norm(slopes)
 
 
 OLD: dict[str, tuple[int, str, dict[str, Any]]] = {
@@ -422,11 +471,6 @@ NONE: dict[str, onnx.ModelProto] = {
     "a moving exponent": network("y = Pow (w, v)", w=2.0),
     "its own exponent": network("e = Exp (v)  y = Pow (e, e)"),
     "its own limit": network("m = ReduceMax <keepdims=0> (v)  y = Clip (v, , m)"),
-    "a moving kernel": network("y = Conv (z, v)", z=weight(1, 6, 9, 9)),
-    "its own kernel": network("y = Conv (v, v)"),
-    "a moving scale": network(
-        "p = GlobalAveragePool (v)  s = Squeeze (p)  y = InstanceNormalization (v, s, s)", [1, 6, 8, 8]
-    ),
     "scattered twice": network(
         "y = ScatterElements (z, p, v)", [2, 4], z=weight(3, 4), p=np.zeros((2, 4), np.int64)
     ),

@@ -53,6 +53,7 @@ RULES: dict[str, Rule] = {
     "Expand": arithmetic.expand,
     "Tile": moves.tile,
     **dict.fromkeys(scalar.SLOPES, scalar.elementwise),
+    "PRelu": scalar.prelu,
     "Softmax": normalisation.softmax,
     "LogSoftmax": normalisation.log_softmax,
     "BatchNormalization": normalisation.batch_norm,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from graphopt.analysis.linear import Linear
+from graphopt.compression.autodiff.rules import weights
 from graphopt.compression.autodiff.tape import Gradient, Tape, UnsupportedError, name_of
 
 
@@ -17,24 +18,35 @@ def convolution(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
     if linear is None or len(linear.kernel) != len(shapes[0]) - 2 or 0 in linear.kernel:
         raise UnsupportedError
     inside, outside = (shape[2:] for shape in shapes)
-    weight, kernel = name_of(node.inputs[1]), linear.kernel
-    strides, dilations = linear.form.strides, linear.form.dilations
+    x, weight = (name_of(value) for value in node.inputs[:2])
+    kernel, strides, dilations = linear.kernel, linear.form.strides, linear.form.dilations
     form = {"strides": strides, "dilations": dilations, "group": linear.group}
-    if linear.op == "ConvTranspose":
-        begin = _begin(linear, inside, outside)
-        pads = window_back(outside, inside, kernel, strides, dilations, begin)["pads"]
-        return [tape.op("Conv", g, weight, pads=pads, **form)]
-    if linear.blocked:
+    forward = linear.op == "Conv"
+    if forward and linear.blocked:
         raise UnsupportedError
-    back = window_back(inside, outside, kernel, strides, dilations, linear.form.pads)
-    return [tape.op("ConvTranspose", g, weight, **form, **back)]
+    begin = linear.form.pads[: len(kernel)] if forward else _begin(linear, inside, outside)
+    moved = [tape.moves(value) for value in (*node.inputs, None)]
+    found: list[Gradient] = [None, None, None]
+    if moved[0] and forward:
+        back = window_back(inside, outside, kernel, strides, dilations, begin)
+        found[0] = tape.op("ConvTranspose", g, weight, **form, **back)
+    elif moved[0]:
+        pads = window_back(outside, inside, kernel, strides, dilations, begin)["pads"]
+        found[0] = tape.op("Conv", g, weight, pads=pads, **form)
+    if moved[1]:
+        wide, other = ((x, shapes[0]), (g, shapes[1])) if forward else ((g, shapes[1]), (x, shapes[0]))
+        windows = weights.Windows(*wide, kernel, strides, dilations, begin)
+        found[1] = weights.of_convolution(tape, windows, *other, linear.group)
+    if moved[2]:
+        found[2] = weights.of_bias(tape, g, shapes[1])
+    return found
 
 
 def _begin(linear: Linear, inside: Sequence[int], outside: Sequence[int]) -> Sequence[int]:
     """What a ConvTranspose cuts off at the start of each axis; the size of its output may decide it."""
     form, mode = linear.form, linear.node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
     if mode in ("NOTSET", "VALID") and "output_shape" not in linear.node.attributes:
-        return form.pads
+        return form.pads[: len(linear.kernel)]
     found = []
     for axis, (n, m, k) in enumerate(zip(inside, outside, linear.kernel, strict=True)):
         added = form.output_padding[axis] if form.output_padding else 0
@@ -78,13 +90,24 @@ def window_back(
 
 
 def gemm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
-    """Gradient of Gemm in its first factor."""
+    """Gradient of Gemm, whose first factor is not transposed."""
     if node.attributes.get_int("transA", 0):
         raise UnsupportedError
     alpha, turned = node.attributes.get_float("alpha", 1.0), node.attributes.get_int("transB", 0)
-    weight = name_of(node.inputs[1])
-    product = tape.op("MatMul", g, weight if turned else tape.op("Transpose", weight, perm=[1, 0]))
-    return [product if alpha == 1 else tape.scaled(product, alpha)]
+    x, weight = (name_of(value) for value in node.inputs[:2])
+    moved = [tape.moves(value) for value in (*node.inputs, None)]
+    found: list[Gradient] = [None, None, None]
+    if moved[0]:
+        product = tape.op("MatMul", g, weight if turned else tape.op("Transpose", weight, perm=[1, 0]))
+        found[0] = product if alpha == 1 else tape.scaled(product, alpha)
+    if moved[1]:
+        left, right = (g, x) if turned else (x, g)
+        product = tape.op("MatMul", tape.op("Transpose", left, perm=[1, 0]), right)
+        found[1] = product if alpha == 1 else tape.scaled(product, alpha)
+    if moved[2]:
+        beta = node.attributes.get_float("beta", 1.0)
+        found[2] = tape.reduced(g if beta == 1 else tape.scaled(g, beta), node, 2)
+    return found
 
 
 def matmul(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:

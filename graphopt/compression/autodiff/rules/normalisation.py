@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.analysis.attributes import batch_statistics
+from graphopt.compression.autodiff.rules.weights import of_bias
 from graphopt.compression.autodiff.tape import Gradient, Tape, UnsupportedError, count, ends, name_of
 
 # ---------------------------------------------------------------- reductions
@@ -78,15 +79,31 @@ def batch_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
     """Gradient of BatchNormalization: times a factor that is fixed once the network is trained."""
     if batch_statistics(node, tape.version) or not node.attributes.get_int("spatial", 1):
         raise UnsupportedError
-    scale, variance = name_of(node.inputs[1]), name_of(node.inputs[4])
+    x, scale, _, mean, variance = (name_of(value) for value in node.inputs[:5])
     deviation = _deviation(tape, node, variance, 1e-5)
-    factor = tape.op("Div", scale, deviation)
-    return [tape.op("Mul", g, _by_channel(tape, node, factor))]
+    found: Gradient = None
+    if tape.moves(node.inputs[0]):
+        found = tape.op("Mul", g, _by_channel(tape, node, tape.op("Div", scale, deviation)))
+
+    def unit() -> str:
+        centred = tape.op("Sub", x, _by_channel(tape, node, mean))
+        return tape.op("Div", centred, _by_channel(tape, node, deviation))
+
+    return [found, *_scale_and_bias(tape, node, g, unit)]
 
 
 def _by_channel(tape: Tape, node: ir.Node, factor: str) -> str:
     """One number a channel in a shape that spreads over the positions."""
     return tape.reshape(factor, [-1, *(1,) * (len(tape.shape(node.inputs[0])) - 2)])
+
+
+def _scale_and_bias(tape: Tape, node: ir.Node, g: str, unit: Callable[[], str]) -> Sequence[Gradient]:
+    """The gradients in one scale and one bias a channel; unit makes what the scale multiplies."""
+    shape, (scale, bias) = tape.shape(node.inputs[0]), node.inputs[1:3]
+    return [
+        of_bias(tape, tape.op("Mul", g, unit()), shape) if tape.moves(scale) else None,
+        of_bias(tape, g, shape) if tape.moves(bias) else None,
+    ]
 
 
 def _deviation(tape: Tape, node: ir.Node, variance: str, default: float) -> str:
@@ -96,57 +113,83 @@ def _deviation(tape: Tape, node: ir.Node, variance: str, default: float) -> str:
 
 def instance_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
     """Gradient of InstanceNormalization: over the positions, with a scale a channel."""
-    g = tape.op("Mul", g, _by_channel(tape, node, name_of(node.inputs[1])))
-    axes = range(2, len(tape.shape(node.inputs[0])))
-    return [_normalised(tape, node, ends(node)[0], g, axes)]
+    form = _Unit(tape, node, ends(node)[0], range(2, len(tape.shape(node.inputs[0]))))
+    scaled = tape.op("Mul", g, _by_channel(tape, node, name_of(node.inputs[1])))
+    return [form.back(scaled), *_scale_and_bias(tape, node, g, lambda: form.unit)]
 
 
 def layer_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
     """Gradient of LayerNormalization over the last axes, and of RMSNormalization, which takes off no mean."""
     axes = range(tape.axis(node, -1), len(tape.shape(node.inputs[0])))
-    g = tape.op("Mul", g, name_of(node.inputs[1]))
-    centre = node.op_type == "LayerNormalization"
-    return [_normalised(tape, node, ends(node)[0], g, axes, centre=centre)]
+    form = _Unit(tape, node, ends(node)[0], axes, centre=node.op_type == "LayerNormalization")
+    _, scale, bias, *_ = (*node.inputs, None, None)
+    return [
+        form.back(tape.op("Mul", g, name_of(scale))),
+        tape.reduced(tape.op("Mul", g, form.unit), node, 1) if tape.moves(scale) else None,
+        tape.reduced(g, node, 2) if tape.moves(bias) else None,
+    ]
 
 
 def group_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
     """Gradient of GroupNormalization, whose scale is one a channel, up to opset 20 one a group."""
     shape, groups = tape.shape(node.inputs[0]), node.attributes.get_int("num_groups", 1)
     flat = [shape[0], groups, count(shape, range(1, len(shape))) // max(1, groups)]
+    form = _Unit(tape, node, tape.reshape(ends(node)[0], flat), [2])
     scale = name_of(node.inputs[1])
     if tape.version < 21:
-        g = tape.op("Mul", tape.reshape(g, flat), tape.reshape(scale, [groups, 1]))
-    else:
-        g = tape.reshape(tape.op("Mul", g, _by_channel(tape, node, scale)), flat)
-    found = _normalised(tape, node, tape.reshape(ends(node)[0], flat), g, [2])
-    return [tape.reshape(found, shape)]
+        if any(map(tape.moves, node.inputs[1:])):
+            raise UnsupportedError
+        scaled = tape.op("Mul", tape.reshape(g, flat), tape.reshape(scale, [groups, 1]))
+        return [tape.reshape(form.back(scaled), shape)]
+    scaled = tape.reshape(tape.op("Mul", g, _by_channel(tape, node, scale)), flat)
+    parameters = _scale_and_bias(tape, node, g, lambda: tape.reshape(form.unit, shape))
+    return [tape.reshape(form.back(scaled), shape), *parameters]
 
 
 def variance_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
     """Gradient of MeanVarianceNormalization: over any axes, without a scale."""
     rank = len(tape.shape(node.inputs[0]))
     axes = [axis % rank for axis in node.attributes.get_ints("axes", [0, 2, 3])]
-    return [_normalised(tape, node, ends(node)[0], g, axes, epsilon=1e-9)]
+    return [_Unit(tape, node, ends(node)[0], axes, epsilon=1e-9).back(g)]
 
 
-def _normalised(
-    tape: Tape,
-    node: ir.Node,
-    x: str,
-    g: str,
-    axes: Sequence[int],
-    *,
-    centre: bool = True,
-    epsilon: float = 1e-5,
-) -> str:
-    """Through x̂ = (x − mean) / deviation: (g − mean(g) − x̂ · mean(g · x̂)) / deviation."""
-    centred = tape.op("Sub", x, tape.total(x, axes, mean=True)) if centre else x
-    variance = tape.total(tape.op("Mul", centred, centred), axes, mean=True)
-    deviation = _deviation(tape, node, variance, epsilon)
-    unit = tape.op("Div", centred, deviation)
-    along = tape.op("Mul", unit, tape.total(tape.op("Mul", g, unit), axes, mean=True))
-    across = tape.op("Sub", g, tape.total(g, axes, mean=True)) if centre else g
-    return tape.op("Div", tape.op("Sub", across, along), deviation)
+class _Unit:
+    """x̂ = (x − mean) / deviation over some axes.
+
+    Args:
+        tape: takes down the operators.
+        node: the operator, which may name an epsilon.
+        x: what is normalised.
+        axes: over which.
+        centre: whether the mean is taken off.
+        epsilon: what is added to the variance where the operator names none.
+
+    Attributes:
+        unit: the name of x̂.
+    """
+
+    def __init__(
+        self,
+        tape: Tape,
+        node: ir.Node,
+        x: str,
+        axes: Sequence[int],
+        *,
+        centre: bool = True,
+        epsilon: float = 1e-5,
+    ) -> None:
+        self._tape, self._axes, self._centre = tape, axes, centre
+        centred = tape.op("Sub", x, tape.total(x, axes, mean=True)) if centre else x
+        variance = tape.total(tape.op("Mul", centred, centred), axes, mean=True)
+        self._deviation = _deviation(tape, node, variance, epsilon)
+        self.unit = tape.op("Div", centred, self._deviation)
+
+    def back(self, g: str) -> str:
+        """The gradient in x: (g − mean(g) − x̂ · mean(g · x̂)) / deviation."""
+        tape = self._tape
+        along = tape.op("Mul", self.unit, tape.total(tape.op("Mul", g, self.unit), self._axes, mean=True))
+        across = tape.op("Sub", g, tape.total(g, self._axes, mean=True)) if self._centre else g
+        return tape.op("Div", tape.op("Sub", across, along), self._deviation)
 
 
 def unit_norm(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:

@@ -28,6 +28,18 @@ def elementwise(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
     return [tape.op("Mul", g, SLOPES[node.op_type](tape, node))]
 
 
+def prelu(tape: Tape, node: ir.Node, g: str) -> Sequence[Gradient]:
+    """Gradient of PRelu, also in its slopes: there what is below 0, times that of the output."""
+    found: list[Gradient] = [None, None]
+    if tape.moves(node.inputs[0]):
+        found[:1] = elementwise(tape, node, g)
+    if tape.moves(node.inputs[1]):
+        x = ends(node)[0]
+        below = tape.op("Mul", x, tape.above(tape.constant(0.0), x))
+        found[1] = tape.reduced(tape.op("Mul", g, below), node, 1)
+    return found
+
+
 def _between(tape: Tape, condition: str, then: str, otherwise: str) -> str:
     """One value where a mask is 1, another where it is 0."""
     other = tape.op("Sub", tape.constant(1.0), condition)
