@@ -1,6 +1,7 @@
 """Accuracy against MACs on trained networks, beside the published training-free baseline on the same inputs.
 
     python -m benchmarks.accuracy FOLDER [--budgets 0.8,0.5] [--seeds 0,1,2] [--models resnet20,resnet56]
+                                  [--tune steps=4000] [--inputs 256]
 
 FOLDER holds ``models/*.onnx`` and ``inputs/*.npz`` as the CIFAR-10 networks need them. For every budget the
 table gives the points of top-1 that are lost on the test images, the mean over the seeds. The baseline is
@@ -125,10 +126,28 @@ def balf(model: Path, inputs: Calibration, ratio: float, out: Path) -> None:
 # ---------------------------------------------------------------- the table
 
 
-def measure(folder: Path, name: str, budgets: Sequence[float], seeds: Sequence[int], work: Path) -> None:
-    """Prints the table of one network."""
+def measure(
+    folder: Path,
+    name: str,
+    budgets: Sequence[float],
+    seeds: Sequence[int],
+    work: Path,
+    tune: str | None = None,
+    inputs: int = CALIBRATION,
+) -> None:
+    """Prints the table of one network.
+
+    Args:
+        folder: where models and inputs are.
+        name: of the network, in `MODELS`.
+        budgets: parts of the MACs.
+        seeds: of the runs of each.
+        work: where networks are written.
+        tune: how long they are tuned; None for not at all.
+        inputs: calibration images.
+    """
     model = folder / "models" / MODELS[name]
-    given = images(folder / "inputs" / "cifar10-calibration.npz", CALIBRATION)
+    given = images(folder / "inputs" / "cifar10-calibration.npz", inputs)
     x = images(folder / "inputs" / "cifar10-test.npz")
     with np.load(folder / "inputs" / "cifar10-test.npz") as test:
         labels = test["labels"]
@@ -142,7 +161,7 @@ def measure(folder: Path, name: str, budgets: Sequence[float], seeds: Sequence[i
         for seed in seeds:
             start = time.perf_counter()
             asked = {"macs": budget}
-            result = graphopt.optimize(model, asked, given, seed=seed, metric="classification")
+            result = graphopt.optimize(model, asked, given, seed=seed, metric="classification", tune=tune)
             seconds.append(time.perf_counter() - start)
             result.save(work / "ours.onnx")
             lost.append(before - accuracy(work / "ours.onnx", x, labels))
@@ -163,12 +182,15 @@ def main() -> None:
     parser.add_argument("--budgets", default="0.8,0.7,0.6,0.5,0.4,0.3")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--tune", help="minutes, auto, or steps=N")
+    parser.add_argument("--inputs", type=int, default=CALIBRATION)
     given = parser.parse_args()
     work = Path(__file__).parent / ".cache"
     work.mkdir(exist_ok=True)
     budgets = [float(part) for part in given.budgets.split(",")]
     for name in given.models.split(","):
-        measure(given.folder, name, budgets, [int(seed) for seed in given.seeds.split(",")], work)
+        seeds = [int(seed) for seed in given.seeds.split(",")]
+        measure(given.folder, name, budgets, seeds, work, given.tune, given.inputs)
 
 
 if __name__ == "__main__":

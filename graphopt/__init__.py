@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from graphopt.api import optimize as optimize
     from graphopt.api import scan as scan
     from graphopt.api import sweep as sweep
+    from graphopt.api import tune as tune
     from graphopt.api import verify as verify
     from graphopt.calibration.images import Images as Images
     from graphopt.errors import BudgetError as BudgetError
@@ -44,6 +45,7 @@ _HOMES = {
     "optimize": "graphopt.api",
     "scan": "graphopt.api",
     "sweep": "graphopt.api",
+    "tune": "graphopt.api",
     "verify": "graphopt.api",
     "Builder": "graphopt.rewrites.builder",
     "Budget": "graphopt.planning.budget",

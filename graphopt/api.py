@@ -14,6 +14,8 @@ from graphopt.calibration.batch_axis import SampleAxes
 from graphopt.calibration.reading import Given
 from graphopt.calibration.test_inputs import choice
 from graphopt.errors import InputError, Named, located
+from graphopt.model import edit
+from graphopt.pipeline.networks.tune import tune as run_tune
 from graphopt.pipeline.opening import AnyModel, counting, exposed, opened, require_values, trusted
 from graphopt.pipeline.optimize import optimize as run_pipeline
 from graphopt.pipeline.options.checked import (
@@ -22,6 +24,7 @@ from graphopt.pipeline.options.checked import (
     make_options,
     make_sample_axis,
 )
+from graphopt.pipeline.options.effort import make_effort
 from graphopt.pipeline.options.table import SWEPT
 from graphopt.pipeline.scanning import times
 from graphopt.pipeline.scanning.survey import survey
@@ -29,7 +32,7 @@ from graphopt.pipeline.sweep import sweep as run_sweep
 from graphopt.pipeline.verify import noted, quality_kept, require_scores
 from graphopt.planning import CONFIDENCE, gates
 from graphopt.planning.budget import Budget
-from graphopt.report.results import Result, Scan, Sweep
+from graphopt.report.results import Result, Scan, Sweep, Tuned
 from graphopt.rewrites import registry as catalogue
 from graphopt.rewrites.base import Rewrite
 from graphopt.runtime import latency, session
@@ -107,6 +110,7 @@ def optimize(
     memory: int | None = None,
     force: bool = False,
     floor: str | None = None,
+    tune: str | float | None = None,
     require: Iterable[str | gates.Gate] = (),
 ) -> Result:
     """Makes a model's convolutions cheaper and verifies the result.
@@ -152,6 +156,9 @@ def optimize(
         floor: a quality without which no network is taken, such as ``agreement=0.8``, or ``off``. Where not
             given, and no budget or gate names a quality, half of the classes have to be the original's, and
             without classes no group of channels may lose more than half of what varies in it (3 dB).
+        tune: fit all weights of the network together once its layers are fitted, to what the original makes
+            of the calibration inputs: minutes, about; ``auto`` for 1,000 steps; or ``steps=2000``. Minutes
+            are counted in steps, which the report tells: they differ from run to run.
         require: gates, such as ``["macs<=0.8", "agreement>=0.99"]``: what the finished result has to keep,
             whatever it was made for. Keys are those of a budget; costs are parts of the input's.
 
@@ -185,6 +192,7 @@ def optimize(
         memory=memory,
         force=force,
         floor=floor,
+        tune=tune,
         require=require,
     )
     if asked.metric is not None:
@@ -275,6 +283,68 @@ def sweep(
     source, alone = counting(trusted(opened(model)), alone)
     with threads.single():
         return run_sweep(source, alone, calibration, sorted(set(budgets), reverse=True))
+
+
+def tune(
+    reference: AnyModel,
+    candidate: AnyModel,
+    calibration: Given,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    weights: Iterable[str] = (),
+    outputs: Iterable[str] = (),
+    sample_axis: SampleAxes | None = None,
+    memory: int | None = None,
+    seed: int = 0,
+) -> Tuned:
+    """Fits all weights of a network together to what the original does, without labels.
+
+    The network may be from anywhere: optimised, pruned, or edited by hand. Operators and sizes stay, only
+    numbers change. What comes of it is judged on inputs that were held out, and the network is left as it was
+    where it is not better by them.
+
+    Args:
+        reference: the original.
+        candidate: the network, with the same inputs and outputs, in float32.
+        calibration: preprocessed inputs, as for `optimize`.
+        minutes: how long, about; how many steps that are differs from run to run, and is told.
+        steps: how many steps; 1,000 where neither is named. The same steps and seed give the same network.
+        weights: patterns of the names of the weights that may move; those of products, normalisations and
+            slopes when empty.
+        outputs: names of the values that count, as for `optimize`; all outputs when empty.
+        sample_axis: along which axis of an input's arrays samples lie, as for `optimize`.
+        memory: bytes that values may take, a quarter of the machine's where not given; where more inputs do
+            not fit, fewer are run at once.
+        seed: of everything random.
+
+    Returns:
+        The network, its quality before and after, and how it came about; truthy when it is better.
+
+    Raises:
+        InputError: a model or the inputs can't be used, or no weight has a derivative.
+    """
+    effort, axes = make_effort(minutes, steps), make_sample_axis(sample_axis, calibrated=True)
+    original, network = trusted(opened(reference)), trusted(opened(candidate))
+    different = interface.interface(original.model, network.model, frozen=True)
+    if different is not None:
+        raise InputError(f"the network can't be tuned: {different.note}")
+    found = interface.counted(original.model, outputs)
+    require_values(network, found.inner)
+    original, network = (exposed(each, found.inner) for each in (original, network))
+    with threads.single():
+        tuned = run_tune(
+            original,
+            network,
+            calibration,
+            effort,
+            outputs=found,
+            weights=tuple(weights),
+            sample_axis=axes,
+            memory=memory,
+            seed=seed,
+        )
+    return replace(tuned, model=edit.concealed(tuned.model, found.inner)) if found.inner else tuned
 
 
 def verify(

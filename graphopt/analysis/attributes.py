@@ -18,6 +18,9 @@ int64."""
 FAR = (1 << 31) - 1
 """From here on the end of a range that is read means the end of its axis: derived, the largest int32, which
 exporters write for it."""
+EPSILON = float(np.float32(1e-5))
+"""What normalisations add to a variance where nothing is said: derived, from the definition of the operators,
+whose attributes are in float32, also where they work in float64."""
 _NONE = (FAR, TO_THE_END)
 """Ends by which exporters say that there is none, which onnxruntime takes for that backwards too."""
 

@@ -8,22 +8,37 @@ from typing import Annotated
 import typer
 
 from graphopt._version import __version__
-from graphopt.cli.commands.batch import batch
 from graphopt.cli.commands.bench import bench
-from graphopt.cli.commands.check import check
 from graphopt.cli.commands.diff import diff
 from graphopt.cli.commands.explain import explain
 from graphopt.cli.commands.optimize import optimize
 from graphopt.cli.commands.provenance import provenance
 from graphopt.cli.commands.rewrites import rewrites
-from graphopt.cli.commands.run import run
 from graphopt.cli.commands.scan import scan
+from graphopt.cli.commands.several.batch import batch
+from graphopt.cli.commands.several.check import check
+from graphopt.cli.commands.several.run import run
 from graphopt.cli.commands.sweep import sweep
+from graphopt.cli.commands.tune import tune
 from graphopt.cli.commands.verify import verify
 from graphopt.errors import INTERRUPTED, InputError
 from graphopt.runtime.limits import threads
 
-COMMANDS = (scan, optimize, run, batch, sweep, verify, bench, diff, check, provenance, rewrites, explain)
+COMMANDS = (
+    scan,
+    optimize,
+    run,
+    batch,
+    sweep,
+    tune,
+    verify,
+    bench,
+    diff,
+    check,
+    provenance,
+    rewrites,
+    explain,
+)
 """In the order in which ``--help`` lists them."""
 
 typer_app = typer.Typer(

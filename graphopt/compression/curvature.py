@@ -10,7 +10,7 @@ lose what the network does not need.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,8 +27,8 @@ from graphopt.calibration.inputs import Calibration, affordable
 from graphopt.calibration.samples import Samples
 from graphopt.compression.autodiff.gradients import free_prefix, gradients
 from graphopt.compression.autodiff.rules import RULES
+from graphopt.compression.scales import scales
 from graphopt.numerics.lowrank.linalg import cholesky
-from graphopt.numerics.spread import Spread
 from graphopt.runtime import session
 from graphopt.runtime.program import Program
 
@@ -69,9 +69,6 @@ channels of an output count alike."""
 FED_SINCE = 22
 """The opset since which r is fed: derived, onnxruntime has kernels for RandomNormalLike of opset 1 alone, and
 22 defines another."""
-SMALLEST, LARGEST = 1e-30, 1e30
-"""Outputs that vary by less or by more do not count: onnxruntime ends the process on a deviation of 0.
-Derived: float32 has eight decades more on either side, for the sums on the way."""
 
 
 @np.errstate(over="ignore", invalid="ignore")  # weights that are none are left out
@@ -107,7 +104,7 @@ def weightings(
     """
     samples, calibration = _batched(analysis, samples, calibration)
     count = len(samples)
-    analysis = _sized(analysis, calibration, samples)
+    analysis = sized(analysis, calibration, samples)
     linears = [each for linear in linears if (each := analysis.linear(linear.node)) is not None]
     program = Program(analysis.model)
     nodes, constants, squares, fed = _squares(analysis, program, linears, calibration, samples, watched, seed)
@@ -154,8 +151,8 @@ def _squares(
     prefix = free_prefix(analysis.model)
     given, nodes, fed = {}, [], {}
     constants: dict[str, npt.NDArray[np.generic]] = {}
-    scales = _scales(program, calibration, samples, _made(analysis, watched))
-    for number, (name, (scale, shape)) in enumerate(scales.items()):
+    factors = scales(program, calibration, samples, _made(analysis, watched))
+    for number, (name, (scale, shape)) in enumerate(factors.items()):
         given[name], weight = f"{prefix}/of/{number}", f"{prefix}/of/{number}/weight"
         alike = scale.size == 1 or default_opset(analysis.model) < BROADCASTING_SINCE
         drawn = given[name] if alike else f"{prefix}/of/{number}/drawn"
@@ -245,14 +242,26 @@ def _batched(analysis: Analysis, samples: Samples, calibration: Calibration) -> 
     most = min(len(samples), CURVATURE_INPUTS)
     count = affordable(CURVATURE_MACS, analysis.totals.macs, PASSES, least, most)
     if not calibration.fixed:
-        batch = min(batch, max(1, BYTES // (COPIES * _bytes(analysis))))
+        batch = min(batch, max(1, BYTES // (COPIES * bytes_of_values(analysis))))
         batch = count // -(-count // batch)
     count -= count % batch
     return samples[:count], replace(calibration, batch=batch)
 
 
-def _sized(analysis: Analysis, calibration: Calibration, samples: Samples) -> Analysis:
-    """The snapshot at the batch that is run; what follows from no rule is seen where it does not vary."""
+def sized(analysis: Analysis, calibration: Calibration, samples: Samples) -> Analysis:
+    """The snapshot at the batch that is run; what follows from no rule is seen where it does not vary.
+
+    Args:
+        analysis: a snapshot of the model.
+        calibration: how to batch.
+        samples: the inputs that are run, all of one size.
+
+    Returns:
+        The snapshot at their sizes.
+
+    Raises:
+        InputError: onnxruntime can't run the model.
+    """
     sizes = {name: array.shape for name, array in samples[: calibration.batch].joined().items()}
     found = analysis.at(sizes)
     values = [
@@ -267,40 +276,7 @@ def _sized(analysis: Analysis, calibration: Calibration, samples: Samples) -> An
     return analysis.at(sizes, {name: shape for name, shape in first.items() if last[name] == shape})
 
 
-def _bytes(analysis: Analysis) -> int:
+def bytes_of_values(analysis: Analysis) -> int:
     """Bytes of all values on the way of one input, as far as they are known."""
     shapes = (analysis.shape(value) for node in analysis.model.graph for value in node.outputs)
     return 4 * sum(math.prod(s or 1 for s in shape) for shape in shapes if shape is not None) or 1
-
-
-def _scales(
-    program: Program, calibration: Calibration, samples: Samples, watched: Sequence[Signal]
-) -> Mapping[str, tuple[npt.NDArray[np.float32], tuple[int, ...]]]:
-    """By name of a value, what its channels are to be multiplied with for all to count, and its shape.
-
-    A channel counts by the inverse of its deviation, and a value by that of its size; what does not vary
-    counts nothing.
-    """
-    names = [signal.name for signal in watched]
-    if not names:
-        return {}
-    running = session.session(program.piece(program.nodes, samples.kinds, names), optimised=True)
-    spreads = [Spread(signal.axis, common=signal.common) for signal in watched]
-    parts = list(calibration.parts(samples))
-    for part in parts:
-        values = session.run(running, part.joined(), names)
-        for spread, value in zip(spreads, values, strict=True):
-            spread.add(value, len(part))
-    found = {}
-    for signal, spread, value in zip(watched, spreads, values, strict=True):
-        deviations = np.sqrt(spread.variances)
-        counts = (deviations > SMALLEST) & (deviations < LARGEST)
-        if not counts.any():
-            continue
-        scale = np.where(counts, 1 / np.where(counts, deviations, 1.0), 0.0) / math.sqrt(
-            spread.count.sum() / len(parts)
-        )
-        if signal.axis is not None and len(scale) > 1:
-            scale = scale.reshape(-1, *(1,) * (value.ndim - 1 - signal.axis))
-        found[signal.name] = scale.astype(np.float32), value.shape
-    return found

@@ -68,6 +68,7 @@ class Task:
     memory: int | None = None
     force: bool = False
     floor: str | None = None
+    tune: str | float | None = None
     seed: int = 0
     report: Path | None = None
     html: Path | None = None

@@ -121,6 +121,30 @@ def annotate(model: ir.Model, entries: Mapping[str, str]) -> None:
     model.metadata_props.update(entries)
 
 
+def reweighed(model: ir.Model, weights: Mapping[str, npt.NDArray[np.generic]]) -> ir.Model:
+    """A copy with other numbers in weights of its outermost graph.
+
+    Args:
+        model: the model, which stays as it is.
+        weights: what initializers and Constant nodes hold, by name of the value.
+
+    Returns:
+        A new model; the other weights are shared with the old one.
+    """
+    clone = model.clone()
+    held = dict(clone.graph.initializers)
+    for name, array in weights.items():
+        tensor = ir.Tensor(array, name=name)
+        if name in held:
+            held[name].const_value = tensor
+    for node in clone.graph:
+        made = node.outputs[0].name or "" if node.op_type == "Constant" else ""
+        if made in weights:
+            node.attributes.clear()
+            node.attributes.add(ir.AttrTensor("value", ir.Tensor(weights[made], name=made)))
+    return clone
+
+
 def redeclare(shapes: Mapping[ir.Value, Dims | None]) -> None:
     """Lets values of a model declare other shapes, by number and by name; None for none."""
     for value, dims in shapes.items():

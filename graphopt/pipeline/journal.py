@@ -20,9 +20,10 @@ from graphopt.errors import SiteError
 from graphopt.model import edit
 from graphopt.model.io import Source
 from graphopt.pipeline.options.checked import Options
+from graphopt.pipeline.options.effort import Effort
 from graphopt.planning.selection import Plan
 from graphopt.report import provenance
-from graphopt.report.results import Applied, Left, Point
+from graphopt.report.results import Applied, Left, Point, Tuning
 from graphopt.types import Candidate, Rejection, Site
 from graphopt.verification.verdict import Verdict, Verification
 
@@ -38,6 +39,7 @@ class Journal:
         unrun: why no model was run as a whole; "" where models were.
         seconds: wall time by step.
         curve: the networks that a search tried.
+        tuning: how the weights were fitted together; None where they were not.
         below: what of the network that was asked for is below the floor; "" where nothing is.
     """
 
@@ -47,6 +49,7 @@ class Journal:
     unrun: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     curve: list[Point] = field(default_factory=list)
+    tuning: Tuning | None = None
     below: str = ""
     _declined: dict[tuple[str, Site], str] = field(default_factory=dict)
     _rejected: dict[tuple[str, Site], str] = field(default_factory=dict)
@@ -165,6 +168,8 @@ class Recorder:
     @cached_property
     def _asked(self) -> dict[str, object]:
         asked, given = self.options.recorded(), self.calibration
+        if self.journal.tuning is not None:  # minutes are other steps on another machine
+            asked["tune"] = str(Effort(self.journal.tuning.steps))
         if given is not None:
             asked["calibration"] = {"inputs": given.fitted + given.samples, "sha256": given.sha256}
         return asked

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeGuard
 
+import onnx_ir as ir
+
 from graphopt.calibration.inputs import ONE_HELD_OUT_OF
 from graphopt.calibration.reading import Given
 from graphopt.errors import BudgetError, InputError, Named, VerificationError
@@ -16,12 +18,14 @@ from graphopt.pipeline.changes import Changes, Proposals
 from graphopt.pipeline.exact_rounds import ExactRounds
 from graphopt.pipeline.expand import expand
 from graphopt.pipeline.journal import Journal, Recorder
+from graphopt.pipeline.networks import tune
 from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.reporting import Figures, result_of
 from graphopt.pipeline.workspace import Measures, Workspace
 from graphopt.planning import NONE, gates, intervals
 from graphopt.planning.gates import Gate
 from graphopt.report.results import Result
+from graphopt.report.wording import tuned
 from graphopt.runtime.latency import NOISE, Timing
 from graphopt.types import ONE_CLASS, Exactness, Quality
 from graphopt.verification.background import Comparer
@@ -65,6 +69,7 @@ def optimize(source: Source, options: Options, calibration: Given | None = None)
             run.exact_rounds.rewrite(source_model, final=not planned)
             network = approximate(workspace, proposals, changes, run.measures, options, journal)
             if network is not None:
+                network = run.tuned(network)
                 run.exact_rounds.rewrite(network)
             elif planned:
                 run.exact_rounds.rewrite(source_model, verified=True)
@@ -100,6 +105,31 @@ class Run:
             kept = gates.judge(gates.of_budget(self._options.budget), {})
             failure.result = self._result(Figures(kept, gates.judge(self._options.require, {})))
             raise
+
+    def tuned(self, network: ir.Model) -> ir.Model:
+        """The network with all weights fitted together, where that was asked for and brings it nearer."""
+        workspace, options, journal = self.workspace, self._options, self.journal
+        if options.tune is None or workspace.calibration is None:
+            return network
+        found, journal.tuning = tune.tuned(
+            workspace.original,
+            network,
+            workspace.calibration,
+            options.tune,
+            outputs=options.outputs,
+            axes=options.outputs.axes,
+            memory=options.memory,
+            seed=options.seed,
+            frozen=workspace.frozen,
+        )
+        for kind, seconds in journal.tuning.seconds.items():
+            journal.seconds[kind] = journal.seconds.get(kind, 0.0) + seconds
+        before, after = (self.measures.quality(model) for model in (network, found))
+        kept = before is not None and after is not None and tune.better(before, after)
+        journal.notes.append(tuned(journal.tuning, kept=kept))
+        if kept:
+            workspace.model = found
+        return workspace.model
 
     def judged(self) -> Result:
         """The result with its figures, if it keeps the budget and passes the gates.

@@ -141,6 +141,7 @@ def result_of(
         metric=figures.metric,
         budget=figures.budget,
         gates=figures.gates,
+        tuning=journal.tuning,
         curve=tuple(sorted(journal.curve, key=lambda point: -point.costs.get("macs", 0.0))),
         unmeasured=workspace.calibration is None and bool(factored),
         uncounted_ops=before.uncounted_ops,

@@ -24,7 +24,18 @@ from graphopt.model.io import Source
 from graphopt.planning.gates import Judged
 from graphopt.report.outcomes import Outcome
 from graphopt.report.provenance import Record, described
-from graphopt.report.results import Applied, Checked, LayerRow, Left, Metric, Point, Report, Scan, Sweep
+from graphopt.report.results import (
+    Applied,
+    Checked,
+    LayerRow,
+    Left,
+    Metric,
+    Point,
+    Report,
+    Scan,
+    Sweep,
+    Tuned,
+)
 from graphopt.rewrites.base import Rewrite
 from graphopt.rewrites.registry import is_default, option_types, summary
 from graphopt.runtime.latency import Timing
@@ -48,7 +59,8 @@ APPLIED = (
 )
 REPORT = (
     "model=source warnings before after changed applied declined rejected verification=checks quality latency"
-    " metric budget gates curve unmeasured notes uncounted_ops unknown_dims observed_shapes seconds options"
+    " metric budget gates tuning curve unmeasured notes uncounted_ops unknown_dims observed_shapes seconds"
+    " options"
 )
 KEYS: Mapping[type, str] = {
     Applied: APPLIED,
@@ -68,6 +80,7 @@ KEYS: Mapping[type, str] = {
     " notes",
     Source: "path sha256 bytes opset",
     Sweep: "model=source before points notes seconds options",
+    Tuned: "model=candidate reference kept before after tuning notes seconds",
     Totals: "macs flops params weight_bytes nodes",
     Verification: "passed undecided warnings checks notes",
 }
@@ -128,7 +141,12 @@ def sweep(result: Sweep) -> dict[str, Any]:
     return {**_head(), **_timed(result)}
 
 
-def _timed(result: Report | Sweep) -> dict[str, Any]:
+def tuned(result: Tuned) -> dict[str, Any]:
+    """The document of ``graphopt tune --json``."""
+    return {**_head(), **_timed(result)}
+
+
+def _timed(result: Report | Sweep | Tuned) -> dict[str, Any]:
     """A run, with seconds as far as they mean something."""
     return {**plain(result), "seconds": {name: round(value, 4) for name, value in result.seconds.items()}}
 

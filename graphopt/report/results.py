@@ -253,6 +253,7 @@ class Report:
         metric: the measure that was named; None where none was.
         budget: the keys of the budget, with the result's figures.
         gates: what the result was required to keep, with its figures.
+        tuning: how the weights were fitted together; None where they were not.
         curve: the networks that the search tried, by falling cost; empty without approximate rewrites.
         unmeasured: whether approximate rewrites were applied without inputs to measure their error on.
         uncounted_ops: operators that do work and whose MACs are not counted.
@@ -278,6 +279,7 @@ class Report:
     metric: Metric | None = None
     budget: tuple[Judged, ...] = ()
     gates: tuple[Judged, ...] = ()
+    tuning: Tuning | None = None
     curve: tuple[Point, ...] = ()
     unmeasured: bool = False
     uncounted_ops: Mapping[str, int] = field(default_factory=dict)
@@ -378,6 +380,97 @@ class Result:
             io.copy(source, path)
         else:
             io.save(self.model, path, external_data=external_data, source=source)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How the weights of a network were fitted together.
+
+    Attributes:
+        best: the step after which it was nearest to the original on inputs apart; 0 for the start.
+        steps: of the run.
+        batch: inputs of a step.
+        rate: the highest rate.
+        fitted: inputs that steps were taken on.
+        apart: inputs to judge and stop by.
+        weights: numbers that could move.
+        led_by: names of the original's values that led it, those of outputs first.
+        changes: what was done to inputs besides, in words; "" for nothing.
+        curve: steps, and the worst output's error on inputs apart after them, in parts of what it varies.
+        seconds: wall time by kind of work.
+    """
+
+    best: int
+    steps: int
+    batch: int
+    rate: float
+    fitted: int
+    apart: int
+    weights: int
+    led_by: tuple[str, ...]
+    changes: str
+    curve: tuple[tuple[int, float], ...]
+    seconds: Mapping[str, float]
+
+    @property
+    def improved(self) -> bool:
+        """Whether weights other than those of the start were nearer to the original."""
+        return self.best > 0
+
+
+@dataclass(frozen=True, repr=False)
+class Tuned:
+    """A network whose weights were fitted together to what the original does; truthy when they changed.
+
+    Attributes:
+        model: the network.
+        reference: the original.
+        candidate: the network as it was given.
+        tuning: how it was done.
+        before: quality of the network as it was given, on held-out inputs.
+        after: the same of the result.
+        kept: whether the network is better by that, and so another than was given.
+        notes: what the reader has to know besides.
+        seconds: wall time by step.
+    """
+
+    model: ir.Model
+    reference: Source
+    candidate: Source
+    tuning: Tuning
+    before: Quality
+    after: Quality
+    kept: bool
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.kept
+
+    def __repr__(self) -> str:
+        done = f"tuned by {self.tuning.steps} steps" if self.kept else "not improved"
+        return f"<{type(self).__name__} of {self.candidate.path or 'a model'}: {done}>"
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        external_data: Literal["auto", "always", "never"] = "auto",
+    ) -> None:
+        """Writes the model; it is there whole or not at all. An unchanged model is copied byte for byte.
+
+        Args:
+            path: the file to write. It must not be a file that was read.
+            external_data: whether weights go to ``PATH.data``: where they must, always, or never.
+
+        Raises:
+            InputError: the path can't be written, or is an input.
+        """
+        io.check_output(path, (*self.candidate.files, *self.reference.files))
+        if not self.kept and external_data == "auto":
+            io.copy(self.candidate, path)
+        else:
+            io.save(self.model, path, external_data=external_data, source=self.candidate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from graphopt.analysis.linear import Linear
 from graphopt.model.io import Source
-from graphopt.report.results import Applied, Report
+from graphopt.report.results import Applied, Report, Tuning
 from graphopt.types import Quality, Totals
 from graphopt.verification.verdict import Verdict
 
@@ -143,6 +143,26 @@ def spans(quality: Quality) -> list[str]:
 
 
 # ---------------------------------------------------------------- models and layers
+
+
+def tuned(told: Tuning, *, kept: bool) -> str:
+    """How the weights of a network were fitted together.
+
+    Args:
+        told: what happened.
+        kept: whether the network is another one for it.
+
+    Returns:
+        A sentence; that nothing came of it where nothing did.
+    """
+    run = f"{numbered(told.steps, 'step')} of {numbered(told.batch, 'input')}"
+    if not kept:
+        return f"tuning by {run} did not bring the network nearer to the original: left out"
+    errors = dict(told.curve)
+    return (
+        f"tuned by {run}: error on {told.apart} inputs apart {errors[0]:.4f} → {errors[told.best]:.4f}; "
+        "errors of layers are those before it"
+    )
 
 
 def model_name(source: Source) -> str:

@@ -21,7 +21,7 @@ class Program:
         parts = session.structure(model)
         self.nodes: list[onnx.NodeProto] = list(parts.proto.graph.node)
         self.outputs = [output.name for output in parts.proto.graph.output]
-        self._reads = [_reads(node) for node in self.nodes]
+        self._reads = [reads(node) for node in self.nodes]
         self._weights = dict(parts.weights)
         self._inline = {tensor.name: tensor for tensor in parts.proto.graph.initializer}
         self._proto = parts.proto
@@ -57,7 +57,7 @@ class Program:
         Returns:
             The operators as a model that a session can be made of.
         """
-        read = set(outputs).union(*(_reads(node) for node in nodes))
+        read = set(outputs).union(*(reads(node) for node in nodes))
         initializers = [
             tensor for name, tensor in self._inline.items() if name in read and name not in inputs
         ]
@@ -85,7 +85,7 @@ class Program:
         return Structure(proto, {**weights, **extra})
 
 
-def _reads(node: onnx.NodeProto) -> frozenset[str]:
+def reads(node: onnx.NodeProto) -> frozenset[str]:
     """The values that a node reads from the graph around it."""
     found = {name for name in node.input if name}
     for attribute in node.attribute:
@@ -94,6 +94,6 @@ def _reads(node: onnx.NodeProto) -> frozenset[str]:
                 continue
             inside = {v.name for v in body.input} | {t.name for t in body.initializer}
             inside |= {name for inner in body.node for name in inner.output}
-            captured = set().union(*(_reads(inner) for inner in body.node))
+            captured = set().union(*(reads(inner) for inner in body.node))
             found |= (captured | {v.name for v in body.output}) - inside
     return frozenset(found)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Feeds: TypeAlias = dict[str, npt.NDArray[Any]]
 """One array a model input, by name."""
+Session: TypeAlias = "onnxruntime.InferenceSession"
+"""A model that is ready to run."""
 
 PROVIDER = "CPUExecutionProvider"
 """What runs models where nothing else is asked for."""

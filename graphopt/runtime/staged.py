@@ -14,7 +14,7 @@ import onnx
 
 from graphopt.model.serde import new_proto
 from graphopt.runtime import session
-from graphopt.runtime.program import Program, _reads
+from graphopt.runtime.program import Program, reads
 from graphopt.runtime.session import Feeds
 from graphopt.runtime.spill import Store
 from graphopt.types import Replacement
@@ -137,7 +137,7 @@ class StagedRun:
         if not outputs:
             return
         known = set(made) | set(constants)
-        read = dict.fromkeys(name for node in nodes for name in sorted(_reads(node)) if name not in known)
+        read = dict.fromkeys(name for node in nodes for name in sorted(reads(node)) if name not in known)
         given = [name for name in read if self.holds(name)]
         kinds = {name: self.values(name)[0].dtype for name in given}
         running = session.session(self._program.piece(nodes, kinds, outputs, constants), optimised=True)

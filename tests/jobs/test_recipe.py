@@ -74,6 +74,7 @@ aim = "macs"
 gate = "latency"
 force = true
 floor = "off"
+tune = "steps=200"
 confidence = 0.9
 freeze_initializers = true
 external_data = "never"
@@ -112,6 +113,7 @@ def test_every_key_reaches_its_task() -> None:
         gate="latency",
         force=True,
         floor="off",
+        tune="steps=200",
         confidence=0.9,
         freeze_initializers=True,
         external_data="never",

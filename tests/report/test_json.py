@@ -54,7 +54,7 @@ REPORT = EVERY | {"exit_code": int, "quality": QUALITY} | all_of({}, "seconds op
 REPORT |= all_of(TOTALS, "before after") | {"changed": bool, "applied": [APPLIED]}
 REPORT |= all_of([LEFT], "declined rejected") | {"verification": {"passed": bool, "checks": [VERDICT]}}
 # besides what the design names
-REPORT |= all_of([JUDGED], "budget gates") | {"curve": [POINT], "unmeasured": bool}
+REPORT |= all_of([JUDGED], "budget gates") | {"tuning": {}, "curve": [POINT], "unmeasured": bool}
 REPORT |= all_of([str], "warnings notes")
 REPORT |= {"latency": LATENCY, "metric": {"name": str, "before": float, "after": float}}
 VERIFY = {"schema_version": int, "passed": bool, "checks": [VERDICT], "warnings": [str], "notes": [str]}
@@ -83,7 +83,17 @@ def assert_fits(document: Any, schema: Any, where: str = "document", nullable: b
 
 
 NULLABLE = {
-    *("macs", "flops", "macs_before", "macs_after", "share", "output_shape", "in_channels", "out_channels"),
+    *(
+        "tuning",
+        "macs",
+        "flops",
+        "macs_before",
+        "macs_after",
+        "share",
+        "output_shape",
+        "in_channels",
+        "out_channels",
+    ),
     *("max_abs", "max_rel", "sqnr", "allowed", "error_measured", "quality", "agreement", "path"),
     *(
         "seconds",

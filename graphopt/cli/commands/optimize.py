@@ -16,7 +16,7 @@ from graphopt.jobs.task import Task, check_files
 @common.takes(
     "model out calibration preprocess sample_axis budget require only skip options at keep outputs aim gate "
     "freeze_initializers external_data dry_run report html markdown junit metric confidence memory force "
-    "floor json quiet shapes seed"
+    "floor tune json quiet shapes seed"
 )
 def optimize(
     *,

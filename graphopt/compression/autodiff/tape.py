@@ -253,6 +253,9 @@ class Tape:
 
         Returns:
             The name of the result; the value itself where it is all of it.
+
+        Raises:
+            UnsupportedError: the model's operator set has no steps.
         """
         if not any(start) and list(stop) == list(sizes) and all(step == 1 for step in steps):
             return x

@@ -12,6 +12,7 @@ from graphopt.calibration.batch_axis import CONSTANT, SampleAxes, SampleAxis
 from graphopt.errors import InputError, Named, hint, percentage
 from graphopt.measures import registry as measures
 from graphopt.measures.tasks import NAMES
+from graphopt.pipeline.options.effort import Effort, parsed_effort
 from graphopt.pipeline.options.table import RUN, TABLE
 from graphopt.planning import CONFIDENCE, NONE, gates
 from graphopt.planning.budget import Budget
@@ -51,6 +52,7 @@ class Options:
     force: bool = False
     confidence: float = CONFIDENCE
     floor: tuple[gates.Gate, ...] | None = None
+    tune: Effort | None = None
 
     @property
     def relies_on_inputs(self) -> bool:
@@ -131,6 +133,8 @@ class Options:
             return None if self.metric is None else self.metric.name
         if name == "require":
             return [str(gate) for gate in self.require]
+        if name == "tune":
+            return None if self.tune is None else str(self.tune)
         if name == "floor":
             return None if self.floor is None else ", ".join(str(gate) for gate in self.floor) or OFF
         return dict(getattr(self, name)) if name in ("shapes", "sample_axis") else getattr(self, name)
@@ -155,6 +159,7 @@ def make_options(
     require: Iterable[str | gates.Gate] = (),
     confidence: float | str | None = CONFIDENCE,
     floor: str | None = None,
+    tune: str | float | None = None,
     **others: Any,
 ) -> Options:
     """The options of a run, from what `graphopt.optimize` takes.
@@ -172,6 +177,7 @@ def make_options(
         require: gates.
         confidence: of a quality that is asked for; ``none``, None or 0 for none.
         floor: a quality without which no network is taken.
+        tune: how long the weights are fitted together.
         others: whatever else stands in `RUN`.
 
     Returns:
@@ -201,6 +207,7 @@ def make_options(
         require=gates.parse(require, measures.all_figures()),
         confidence=make_confidence(confidence),
         floor=make_floor(floor, figures),
+        tune=parsed_effort(tune),
         **plain,
     )
     if asked.gate not in (None, "latency"):
@@ -358,6 +365,11 @@ def _check_measures(asked: Options, *, calibrated: bool) -> None:
     if isinstance(asked.metric, TaskMetric) and not calibrated:
         raise InputError(
             f"{Named('metric', asked.metric.name)}: is measured on inputs: give {Named('calibration')}"
+        )
+    if asked.tune is not None and not (calibrated and asked.relies_on_inputs):
+        raise InputError(
+            f"{Named('tune', str(asked.tune))}: fits the network of a budget to inputs: give "
+            f"{Named('budget')} and {Named('calibration')}"
         )
     figures = asked.metric.figures if isinstance(asked.metric, TaskMetric) else {}
     for gate in asked.require:

@@ -11,6 +11,7 @@ from graphopt.report.text.provenance import provenance
 from graphopt.report.text.rewrites import rewrites
 from graphopt.report.text.scan import scan
 from graphopt.report.text.sweep import sweep
+from graphopt.report.text.tune import tuned
 
 __all__ = [
     "batch",
@@ -23,5 +24,6 @@ __all__ = [
     "scan",
     "sweep",
     "timing",
+    "tuned",
     "verification",
 ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.analysis.attributes import batch_statistics, ints
+from graphopt.analysis.attributes import EPSILON, batch_statistics, ints
 from graphopt.analysis.linear import why_no_constant
 from graphopt.analysis.operators import AFFINE, ARITHMETIC, HOMOGENEOUS, MAXIMA, MEANS, is_standard
 from graphopt.analysis.snapshot import Analysis
@@ -156,7 +156,7 @@ def _batch_normalization(
     gamma, beta, mean, variance = (np.asarray(c, dtype=np.float64) for c in constants)
     if not all(np.all(np.isfinite(numbers)) for numbers in (gamma, beta, mean, variance)):
         return f"{name}: its parameters are not all finite numbers"
-    lifted = variance + node.attributes.get_float("epsilon", 1e-5)
+    lifted = variance + node.attributes.get_float("epsilon", EPSILON)
     if np.any(lifted <= 0):
         return f"{name}: its variance is {variance.min():.3g} in a channel, which has no root"
     scale = gamma / np.sqrt(lifted)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphopt.analysis.attributes import EPSILON
 from graphopt.analysis.operators import POOLS, REDUCTIONS
 from graphopt.analysis.snapshot import Analysis
 from graphopt.numerics.kernels.channels import Facts, Labeller, merged_labels
@@ -76,7 +77,7 @@ def _constant(analysis: Analysis, node: ir.Node, operands: Sequence[Float64]) ->
             return _clip(node, operands)
         case "BatchNormalization":
             _, gamma, beta, mean, variance = operands
-            scale = gamma / np.sqrt(variance + number("epsilon", 1e-5))
+            scale = gamma / np.sqrt(variance + number("epsilon", EPSILON))
             return np.where(scale == 0, beta, scale * (x - mean) + beta)
         case "InstanceNormalization":  # of another constant rounding is left, and divided by √ε
             _, gamma, beta = operands

@@ -18,7 +18,7 @@ import graphopt
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.folding.fold_affine import FoldAffine
 from graphopt.types import Candidate, Rejection
-from tests.builders import NEWEST_OPSET, Checked, Net, alone, info, low_rank
+from tests.builders import NEWEST_OPSET, Checked, Net, alone, info, low_rank, run
 
 OPSETS = (7, 9, 11, 13, 17, 18, NEWEST_OPSET)
 GONE = ("BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg")
@@ -42,6 +42,18 @@ def convolved(opset: int = 17) -> tuple[Net, str]:
 
 
 # ---------------------------------------------------------------- what folds
+
+
+def test_an_epsilon_that_is_not_said_is_that_of_float32() -> None:
+    """1e-5 in float64 is another number, which shows where the variance is small."""
+    net = Net(dtype=np.float64)
+    y = net.gemm(net.input([2, 4]), 6)
+    constants = [net.const(array) for array in (np.ones(6), np.zeros(6), np.zeros(6), np.full(6, 1e-9))]
+    result = folded(net, net.op("BatchNormalization", y, *constants))
+    x = {"x": np.random.default_rng(0).standard_normal((2, 4))}
+    wanted, made = run(result.before, x)[0], run(result.after, x)[0]
+    np.testing.assert_allclose(made, wanted, rtol=1e-12, atol=1e-12 * np.abs(wanted).max())
+
 
 FORMS: dict[str, dict[str, Any]] = {
     "1d": {"shape": [2, 4, 11], "kernel": (3,)},

@@ -45,7 +45,8 @@ class Windows:
             The names, one a tap.
         """
         axes = range(len(self.kernel))
-        covered = [(counts[a] - 1) * self.strides[a] + self.dilations[a] * (self.kernel[a] - 1) + 1 for a in axes]
+        extents = [d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True)]
+        covered = [(counts[a] - 1) * self.strides[a] + extents[a] for a in axes]
         end = [covered[a] - self.shape[2 + a] - self.begin[a] for a in axes]
         image = tape.padded(self.name, [0, 0, *self.begin], [0, 0, *end])
         found = []
@@ -56,9 +57,7 @@ class Windows:
         return found
 
 
-def of_convolution(
-    tape: Tape, windows: Windows, other: str, other_shape: Sequence[int], groups: int
-) -> str:
+def of_convolution(tape: Tape, windows: Windows, other: str, other_shape: Sequence[int], groups: int) -> str:
     """The gradient in a convolution's weight ``[rows, columns / groups, *kernel]``.
 
     Args:

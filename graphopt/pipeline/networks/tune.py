@@ -1,0 +1,287 @@
+"""tune(): all weights of a cheaper network fitted together to what the original makes of the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from graphopt import progress
+from graphopt._version import __version__
+from graphopt.analysis.channels import Channels, Signal
+from graphopt.analysis.constants import Constants
+from graphopt.analysis.snapshot import Analysis
+from graphopt.calibration import inputs, responses
+from graphopt.calibration.batch_axis import SampleAxis
+from graphopt.calibration.inputs import Calibration
+from graphopt.calibration.reading import Given
+from graphopt.calibration.samples import Samples
+from graphopt.compression.curvature import COPIES, bytes_of_values, sized
+from graphopt.compression.tuning import descent
+from graphopt.compression.tuning.augmentation import suited
+from graphopt.compression.tuning.descent import Descent, Recipe
+from graphopt.compression.tuning.student import Student, Teacher
+from graphopt.compression.tuning.targets import movable, targets
+from graphopt.errors import InputError, Named
+from graphopt.model import edit
+from graphopt.model.io import Source
+from graphopt.pipeline.journal import Journal
+from graphopt.pipeline.options.effort import FEWEST, STEPS, Effort
+from graphopt.report import provenance
+from graphopt.report.results import Tuned, Tuning
+from graphopt.runtime import session
+from graphopt.runtime.limits.memory import default_bytes
+from graphopt.types import Array, Counted, Quality
+from graphopt.verification import quality
+from graphopt.verification.counterparts import Counterparts
+from graphopt.verification.heads import Heads, counted, is_tensor
+
+APART = 4
+"""One of so many inputs to fit on is kept apart to judge and stop by: derived, as for quality."""
+TIMED = 3
+"""Steps that are timed to find how many fit into minutes: derived, the first prepares the kernels, and of the
+others the quicker counts."""
+LEAST = 8
+"""Inputs to take steps on at least, and half as many apart: derived, fewer are learnt by heart within
+`FEWEST` steps."""
+
+
+def tuned(
+    reference: Analysis,
+    candidate: ir.Model,
+    calibration: Calibration,
+    effort: Effort,
+    *,
+    outputs: Sequence[str] = (),
+    axes: Mapping[str, int] = {},
+    weights: Sequence[str] = (),
+    memory: int | None = None,
+    seed: int = 0,
+    frozen: bool = False,
+) -> tuple[ir.Model, Tuning]:
+    """Moves all weights of a network so that it does what the original does.
+
+    Args:
+        reference: a snapshot of the original.
+        candidate: the network, with the same inputs and outputs.
+        calibration: inputs; those held out are not looked at.
+        effort: how long.
+        outputs: names of the values that count; all outputs when empty.
+        axes: of the channels of values, by name, where somebody knows better.
+        weights: patterns of the names of those that may move; those of products, normalisations and slopes
+            when empty.
+        memory: bytes that values may take while derivatives are run; a quarter of the machine's where None.
+        seed: of everything random.
+        frozen: whether initializers that are inputs too are constants.
+
+    Returns:
+        The network that is nearest to the original on inputs apart, which may be the one that was given, and
+        what happened on the way.
+
+    Raises:
+        InputError: nothing can be measured, no weight has a derivative, or there are too few inputs.
+    """
+    samples = calibration.fit.of_one_size
+    at_once = _at_once(reference, calibration, samples, memory)
+    calibration = replace(calibration, batch=at_once)
+    fit, apart = _parted(samples, at_once)
+    if len(fit) < LEAST or len(apart) < LEAST // 2:
+        needed = 2 * LEAST if at_once == 1 else 4 * max(at_once, LEAST)
+        raise InputError(
+            f"{Named('tune')}: {len(samples)} inputs of one size to fit on are too few to take steps on some "
+            f"and judge by others: give {needed}"
+        )
+    original = sized(reference, calibration, fit)
+    network = sized(Analysis(candidate, frozen=frozen), calibration, fit)
+    start = movable(network, weights)
+    if not start:
+        raise InputError(_immovable(weights))
+    judged = _judged(original, candidate, outputs, axes, calibration, fit)
+    found = targets(original, network, judged, start, calibration, fit)
+    if not any(target.judged for target in found):
+        raise InputError(f"{Named('tune')}: no output that counts varies in numbers with these inputs")
+    student = Student(network, list(start), found, fit.kinds)
+    if not student.weights:
+        raise InputError(f"{Named('tune')}: no weight has a derivative: {_stopped(network)}")
+    start = {name: start[name] for name in student.weights}
+    teacher = Teacher(session.structure(original.model), found)
+    leading = [target.name for target in found if target.judged]
+
+    def respond(feeds: session.Feeds) -> list[Array]:
+        values = teacher.values(feeds)
+        return [values[name] for name in leading]
+
+    one_by_one = at_once == 1 or not calibration.fixed
+    changed = suited(fit, respond) if one_by_one else None
+    recipe = Recipe(effort.steps or STEPS, seed, max(descent.BATCH // at_once, 1) * at_once, at_once)
+    run = Descent(student, teacher, found, fit, apart, recipe, changed)
+    if effort.minutes is not None:
+        run = run.within(60 * effort.minutes, FEWEST, TIMED, start)
+    with progress.step("tune"):
+        course = run.run(start)
+    told = Tuning(
+        course.best.step,
+        run.recipe.steps,
+        recipe.batch,
+        course.rate,
+        len(fit),
+        len(apart),
+        sum(array.size for array in start.values()),
+        tuple(target.name for target in found),
+        "" if changed is None else changed.described,
+        tuple((check.step, check.error) for check in course.checks),
+        dict(course.seconds),
+    )
+    return (edit.reweighed(candidate, course.weights) if told.improved else candidate), told
+
+
+def _at_once(analysis: Analysis, calibration: Calibration, samples: Samples, memory: int | None) -> int:
+    """Inputs that are run at once: a part of a step that fits into memory, unless the model says."""
+    if calibration.fixed or samples.axes is None:
+        return calibration.batch
+    room = (memory or default_bytes()) // (
+        COPIES * bytes_of_values(sized(analysis, replace(calibration, batch=1), samples[:1]))
+    )
+    most = max(1, min(room, descent.BATCH, len(samples) // (2 * APART)))
+    return 1 << (most.bit_length() - 1)
+
+
+def _parted(samples: Samples, at_once: int) -> tuple[Samples, Samples]:
+    """Inputs to take steps on, and inputs apart; whole runs of both."""
+    apart = len(samples) // APART
+    apart -= apart % at_once
+    return samples[: len(samples) - apart], samples[len(samples) - apart :]
+
+
+def _judged(
+    original: Analysis,
+    candidate: ir.Model,
+    outputs: Sequence[str],
+    axes: Mapping[str, int],
+    calibration: Calibration,
+    samples: Samples,
+) -> dict[Signal, str]:
+    """By what stands for outputs in the original, the names of their twins in the network."""
+    model = original.model
+    heads = Heads(model, counted(model, outputs))
+    values = [v for output in heads.outputs for v in heads.measured(output, original.sizes.dtype)]
+    usable = quality.with_numbers(session.structure(model), filter(is_tensor, values), calibration, samples)
+    channels = Channels(model, original.shape, original.constant, axes)
+    twins = Counterparts(model, candidate, Constants(model))
+    own = dict(zip(model.graph.outputs, candidate.graph.outputs, strict=True))
+    found: dict[Signal, str] = {}
+    for value in values:
+        for signal in channels.signals(value) if value in usable else ():
+            twin = own.get(signal.value) or twins.of(signal.value)
+            if twin is not None and twin.name and original.sizes.dtype(signal.value) is ir.DataType.FLOAT:
+                found[signal] = twin.name
+    return found
+
+
+def _immovable(weights: Sequence[str]) -> str:
+    if weights:
+        return f"{Named('weights', ', '.join(weights))}: no float32 weight of the network has such a name"
+    return (
+        f"{Named('tune')}: the network has no weight in float32 that is a constant; one in float16 is tuned "
+        "before it is converted"
+    )
+
+
+def _stopped(network: Analysis) -> str:
+    """The operators that no rule leads through."""
+    from graphopt.compression.autodiff.rules import RULES
+
+    kinds = dict.fromkeys(node.op_type for node in network.model.graph if node.op_type not in RULES)
+    return f"no rule leads through {', '.join(list(kinds)[:5])}" if kinds else "outputs do not depend on any"
+
+
+def tune(
+    reference: Source,
+    candidate: Source,
+    given: Given,
+    effort: Effort,
+    *,
+    outputs: Counted,
+    weights: Sequence[str] = (),
+    sample_axis: Mapping[str, SampleAxis] | None = None,
+    memory: int | None = None,
+    seed: int = 0,
+) -> Tuned:
+    """Tunes a network from anywhere, and judges it by inputs that were held out.
+
+    Args:
+        reference: the original.
+        candidate: the network, with the same inputs and outputs.
+        given: calibration inputs.
+        effort: how long.
+        outputs: the values that count; all outputs when empty.
+        weights: patterns of the names of weights that may move.
+        sample_axis: along which axis of an input's arrays samples lie.
+        memory: bytes that values may take.
+        seed: of everything random.
+
+    Returns:
+        The network, its quality before and after.
+
+    Raises:
+        InputError: the models or the inputs can't be used, or nothing can be tuned.
+    """
+    journal = Journal()
+    with journal.step("load"):
+        calibration = inputs.load(given, reference.model, seed, sample_axis)
+        if calibration.empty:
+            raise InputError(f"calibration: {calibration.empty}; give inputs as the network gets them in use")
+        telling = quality.telling(reference.model, outputs)
+        calibration, _ = quality.separated(reference.model, calibration, calibration.held_out, outputs)
+        empty, odd = responses.judged(reference.model, calibration, outputs, telling)
+        if empty:
+            raise InputError(f"calibration: {empty}; give inputs as the network gets them in use")
+    yardstick = quality.Yardstick(
+        reference.model, calibration, calibration.held_out, outputs, axes=outputs.axes
+    )
+    if yardstick.problem:
+        raise InputError(f"{Named('tune')}: the quality can't be measured: {yardstick.problem}")
+    with journal.step("measure"):
+        before = yardstick.measure(candidate.model)
+    analysis = Analysis(reference.model, bindings=calibration.sizes())
+    model, told = tuned(
+        analysis,
+        candidate.model,
+        calibration,
+        effort,
+        outputs=outputs,
+        axes=outputs.axes,
+        weights=weights,
+        memory=memory,
+        seed=seed,
+    )
+    journal.seconds.update(told.seconds)
+    with journal.step("measure"):
+        after = yardstick.measure(model) if told.improved else before
+    kept = told.improved and better(before, after)
+    if kept:
+        asked = {"tune": {"steps": told.steps, "seed": seed}, "reference": reference.sha256}
+        asked["calibration"] = {
+            "inputs": calibration.fitted + calibration.samples,
+            "sha256": calibration.sha256,
+        }
+        record = provenance.Record(__version__, candidate.sha256, asked, (), candidate.data_sha256)
+        edit.annotate(model, provenance.entries(record, candidate.model.metadata_props))
+    notes = [f"calibration: {each}" for each in (*calibration.doubts, *odd)]
+    return Tuned(
+        model if kept else candidate.model,
+        reference,
+        candidate,
+        told,
+        before,
+        after if kept else before,
+        kept,
+        tuple(dict.fromkeys((*notes, *after.notes))),
+        dict(journal.seconds),
+    )
+
+
+def better(before: Quality, after: Quality) -> bool:
+    """Whether a network is nearer to the original than another by their worst group of channels."""
+    return before.sqnr is None or (after.sqnr is not None and after.sqnr > before.sqnr)

@@ -1,0 +1,256 @@
+"""Tuning: all weights of a network fitted together to what the original makes of the same inputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+import graphopt
+from graphopt import InputError
+from graphopt.compression.tuning import descent, student
+from graphopt.report import provenance
+from tests.builders import Net, classifier, run, samples, saved
+from tests.command import cli
+
+COUNT = 96
+NOISE = 0.01
+"""What is added to the weights of a network that is to be tuned, as a part of their deviation."""
+
+
+def network(noise: float = 0.0, *, dtype: Any = np.float32) -> onnx.ModelProto:
+    """A small network; with noise, one whose weights were changed."""
+    net = Net(dtype=dtype)
+    x = net.op("Relu", net.conv(net.input([None, 4, 8, 8]), 8, pads=[1] * 4))
+    x = net.op("Add", x, net.op("Relu", net.conv(x, 8, group=8, pads=[1] * 4)))
+    x = net.op("Relu", net.conv(x, 8, (1, 1)))
+    proto = net.model(net.gemm(net.op("Flatten", net.op("GlobalAveragePool", x)), 5))
+    rng = np.random.default_rng(5)
+    for tensor in proto.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        moved = array + noise * array.std() * rng.standard_normal(array.shape)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(moved.astype(array.dtype), tensor.name))
+    return proto
+
+
+def inputs(count: int = COUNT, seed: int = 0) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(seed).standard_normal((count, 4, 8, 8)).astype(np.float32)}
+
+
+def distance(model: Any, seed: int = 9) -> float:
+    """Of what a network makes of other inputs from what the original does, in parts of its variance."""
+    model = ir.to_proto(model) if isinstance(model, ir.Model) else model
+    wanted, made = (run(each, inputs(256, seed))[0] for each in (network(), model))
+    return float((np.square(made - wanted).mean(axis=0) / wanted.var(axis=0)).mean())
+
+
+def tuned(candidate: Any = None, steps: int = 150, **asked: Any) -> Any:
+    given = network(NOISE) if candidate is None else candidate
+    return graphopt.tune(network(), given, inputs(), steps=steps, **asked)
+
+
+@pytest.fixture(scope="module")
+def found() -> Any:
+    return tuned()
+
+
+def test_a_network_comes_nearer_to_the_original(found: Any) -> None:
+    assert found and found.kept
+    assert distance(found.model) < 0.5 * distance(network(NOISE))
+    assert found.after.sqnr > found.before.sqnr + 3
+    assert found.tuning.best > 0 and found.tuning.steps == 150
+
+
+def test_only_numbers_change(found: Any) -> None:
+    before, after = network(NOISE), found.model
+    assert [node.op_type for node in after.graph] == [node.op_type for node in before.graph.node]
+    held = {tensor.name: tensor for tensor in before.graph.initializer}
+    assert set(after.graph.initializers) == set(held)
+    for name, value in after.graph.initializers.items():
+        assert value.const_value is not None
+        old = onnx.numpy_helper.to_array(held[name])
+        assert value.const_value.numpy().shape == old.shape and value.const_value.dtype.numpy() == old.dtype
+    assert found.tuning.weights == sum(onnx.numpy_helper.to_array(t).size for t in held.values())
+
+
+def test_what_was_given_stays_as_it_was() -> None:
+    given = network(NOISE)
+    before = given.SerializeToString()
+    tuned(given)
+    assert given.SerializeToString() == before
+
+
+def test_the_same_steps_and_seed_give_the_same_network(tmp_path: Path, found: Any) -> None:
+    again, other = tuned(), tuned(seed=1)
+    for name, each in (("one", found), ("again", again), ("other", other)):
+        each.save(tmp_path / name)
+    one, same, different = ((tmp_path / name).read_bytes() for name in ("one", "again", "other"))
+    assert one == same != different
+
+
+def test_inputs_apart_and_held_out_are_none_that_steps_are_taken_on(found: Any) -> None:
+    assert found.tuning.fitted + found.tuning.apart + found.after.samples == COUNT
+    assert found.after.samples == COUNT // 4
+
+
+def test_values_on_the_way_lead_too(found: Any) -> None:
+    assert found.tuning.led_by[0] == network().graph.output[0].name
+    assert len(found.tuning.led_by) > 3
+
+
+def test_a_network_that_is_not_improved_is_written_as_it_was(tmp_path: Path) -> None:
+    path = saved(network(), tmp_path / "model.onnx")
+    result = graphopt.tune(path, path, inputs(), steps=100)
+    assert not result and result.after == result.before
+    result.save(tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == path.read_bytes()
+
+
+def test_only_weights_that_are_named_move(found: Any) -> None:
+    result = tuned(weights=["w7", "w8"])
+    moved = [
+        name
+        for name, value in result.model.graph.initializers.items()
+        if not np.array_equal(value.const_value.numpy(), held(network(NOISE), name))
+    ]
+    assert moved and set(moved) <= {"w7", "w8"}
+    assert result.tuning.weights < found.tuning.weights
+
+
+def held(proto: onnx.ModelProto, name: str) -> np.ndarray:
+    return next(onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if t.name == name)
+
+
+def test_weights_of_constant_nodes_move_too() -> None:
+    given = network(NOISE)
+    tensors = list(given.graph.initializer)
+    nodes = [onnx.helper.make_node("Constant", [], [t.name], value=t) for t in tensors] + list(
+        given.graph.node
+    )
+    del given.graph.initializer[:], given.graph.node[:]
+    given.graph.node.extend(nodes)
+    result = tuned(given)
+    assert result and distance(result.model) < 0.5 * distance(network(NOISE))
+
+
+def test_inputs_that_a_model_takes_one_by_one_are_steps_of_several() -> None:
+    fixed = [network(noise) for noise in (0.0, NOISE)]
+    for each in fixed:
+        each.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    result = graphopt.tune(*fixed, inputs(), steps=100)
+    assert result and result.tuning.batch == descent.BATCH
+
+
+def test_less_memory_takes_fewer_inputs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = set[int]()
+    derivative = student.Student.derivative
+
+    def seen(self: student.Student, weights: Any, feeds: Any, targets: Any) -> Any:
+        ran.add(len(feeds["x"]))
+        return derivative(self, weights, feeds, targets)
+
+    monkeypatch.setattr(student.Student, "derivative", seen)
+    little = tuned(memory=100_000)
+    assert max(ran) < 8 and little.tuning.batch == descent.BATCH
+    assert little.after.sqnr > little.before.sqnr + 3
+
+
+def test_a_rate_that_is_too_high_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descent, "RATE", 10.0)
+    result = tuned()
+    assert result.tuning.rate < 1.0
+    assert result.after.sqnr >= result.before.sqnr
+
+
+def test_minutes_become_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = graphopt.tune(network(), network(NOISE), inputs(), minutes=0.02)
+    assert result.tuning.steps >= 100
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"steps": 10}, "at least 100"),
+        ({"minutes": 0}, "above 0"),
+        ({"minutes": 1, "steps": 100}, "name one"),
+        ({"weights": ["nothing*"]}, "no float32 weight"),
+    ],
+)
+def test_what_can_not_be_done_is_said(asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        graphopt.tune(network(), network(NOISE), inputs(), **asked)
+
+
+def test_too_few_inputs_are_refused() -> None:
+    with pytest.raises(InputError, match="too few"):
+        graphopt.tune(network(), network(NOISE), inputs(12), steps=100)
+
+
+def test_half_precision_is_refused() -> None:
+    half = network(dtype=np.float16)
+    given = {"x": inputs()["x"].astype(np.float16)}
+    with pytest.raises(InputError, match="float16"):
+        graphopt.tune(half, half, given, steps=100)
+
+
+def test_other_inputs_or_outputs_are_refused() -> None:
+    other = Net()
+    with pytest.raises(InputError, match="can't be tuned"):
+        graphopt.tune(
+            network(), other.model(other.op("Relu", other.input([1, 4, 8, 8]))), inputs(), steps=100
+        )
+
+
+# ---------------------------------------------------------------- the command, and as a part of optimize
+
+
+def test_the_command_writes_the_network_and_says_what_it_did(tmp_path: Path) -> None:
+    models = [saved(network(noise), tmp_path / f"{noise}.onnx") for noise in (0.0, NOISE)]
+    np.savez(tmp_path / "inputs.npz", **inputs())
+    asked = ("--calibration", tmp_path / "inputs.npz", "--steps", 120, "-q")
+    ran = cli("tune", *models, "-o", tmp_path / "out.onnx", *asked).fine()
+    assert "tuned: SQNR" in ran.out and "held-out" in ran.out
+    assert distance(tmp_path / "out.onnx") < distance(models[1])
+    document = json.loads(cli("tune", *models, "-o", tmp_path / "two.onnx", *asked, "--json").fine().out)
+    assert document["kept"] and document["tuning"]["steps"] == 120
+    assert document["after"]["sqnr"] > document["before"]["sqnr"]
+    assert (tmp_path / "two.onnx").read_bytes() == (tmp_path / "out.onnx").read_bytes()
+    records = provenance.read({p.key: p.value for p in onnx.load(tmp_path / "out.onnx").metadata_props})
+    assert records[-1].options["tune"] == {"steps": 120, "seed": 0}
+
+
+def test_the_command_needs_inputs_and_an_output(tmp_path: Path) -> None:
+    path = saved(network(), tmp_path / "model.onnx")
+    np.savez(tmp_path / "inputs.npz", **inputs())
+    cli("tune", path, path, "-o", tmp_path / "o.onnx").refused("--calibration")
+    cli("tune", path, path, "--calibration", tmp_path / "inputs.npz").refused("-o OUT")
+    cli("tune", path, path, "-o", path, "--calibration", tmp_path / "inputs.npz").refused(
+        "name another output"
+    )
+
+
+def test_a_budget_may_be_followed_by_tuning() -> None:
+    asked: dict[str, Any] = {"budget": {"macs": 0.8}, "calibration": samples(256), "aim": "macs"}
+    plain = graphopt.optimize(classifier(), **asked, force=True)
+    result = graphopt.optimize(classifier(), **asked, force=True, tune="steps=150")
+    assert result.report.tuning is not None and result.report.tuning.steps == 150
+    assert result.report.after.macs == plain.report.after.macs
+    assert result.report.quality is not None and plain.report.quality is not None
+    assert (result.report.quality.sqnr or 0) > (plain.report.quality.sqnr or 0)
+    assert any(note.startswith("tuned by 150 steps") for note in result.report.notes)
+
+
+@pytest.mark.parametrize("asked", ["none", "steps=3", "-1", "steps=x"])
+def test_how_long_is_checked(asked: str) -> None:
+    with pytest.raises(InputError, match="expected minutes, auto"):
+        graphopt.optimize(network(), {"macs": 0.6}, inputs(), tune=asked)
+
+
+def test_tuning_follows_a_budget() -> None:
+    with pytest.raises(InputError, match="budget"):
+        graphopt.optimize(network(), tune="auto")
