@@ -1,8 +1,9 @@
-"""Time graphopt against other ONNX optimizers, as whole processes.
+"""Time graphopt against other ONNX optimizers, as whole processes, and count what they write.
 
 Every tool reads the model's file and writes an output file in a process of its own, imports included;
-graphopt also verifies. The tools run once a round, in rotating order. Exit status: 0 within the targets,
-1 over a target, 2 when there was nothing to compare.
+graphopt also verifies. The tools run once a round, in rotating order. Operators are those of the written
+model, its bodies and Constant nodes included. Exit status: 0 within the targets, 1 over a target, 2 when
+there was nothing to compare.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -72,11 +74,14 @@ TOOLS = (
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What one tool took on one model, over all rounds; a failed tool has no runs."""
+    """What one tool took on one model, over all rounds, and wrote; a failed tool has no runs."""
 
     seconds: tuple[float, ...] = ()
     peak_mb: tuple[float, ...] = ()
     failure: str | None = None
+    operators: int | None = None
+    bytes: int | None = None
+    """Of the written file, with its external data."""
 
     @property
     def median_seconds(self) -> float:
@@ -101,6 +106,10 @@ class Comparison:
     """Median over the rounds of graphopt's wall time / the fastest peer's in the same round."""
     memory_ratio: float | None
     """graphopt's peak memory / that of the median peer."""
+    more_operators: int | None = None
+    """Operators that graphopt's model has more than that of the peer with the fewest."""
+    more_bytes: int | None = None
+    """Bytes that it takes more than that of the peer with the fewest."""
 
     @property
     def passed(self) -> bool | None:
@@ -121,7 +130,13 @@ def compare(model: Path, timings: dict[str, Timing]) -> Comparison:
     ratios = [mine / theirs for mine, theirs in zip(ours.seconds, peers[fastest].seconds, strict=True)]
     median_peer_mb = statistics.median(timing.median_mb for timing in peers.values())
     memory_ratio = ours.median_mb / median_peer_mb
-    return Comparison(model.stem, size, timings, fastest, statistics.median(ratios), memory_ratio)
+    operators = [timing.operators for timing in peers.values() if timing.operators is not None]
+    sizes = [timing.bytes for timing in peers.values() if timing.bytes is not None]
+    return Comparison(
+        *(model.stem, size, timings, fastest, statistics.median(ratios), memory_ratio),
+        None if ours.operators is None else ours.operators - min(operators),
+        None if ours.bytes is None else ours.bytes - min(sizes),
+    )
 
 
 def measure(
@@ -133,34 +148,47 @@ def measure(
         _warm(file)
     failures = dict(absent)
     runs: dict[str, list[Run]] = {tool.name: [] for tool in TOOLS}
+    written: dict[str, tuple[int, int]] = {}
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         for turn in range(rounds):
             for tool in _rotated(TOOLS, turn):
                 if tool.name in failures:
                     continue
-                result = _run_tool(tool, pythons[tool.name], model, Path(folder).resolve())
+                result, made = _run_tool(tool, pythons[tool.name], model, Path(folder).resolve())
                 runs[tool.name].append(result)
+                if made is not None:
+                    written[tool.name] = made
                 if result.failure:
                     failures[tool.name] = result.failure
                     _note(f"{tool.name} on {model.stem}: {result.failure}")
-    return {name: _timing(runs[name], failures.get(name)) for name in runs}
+    return {name: _timing(runs[name], failures.get(name), written.get(name)) for name in runs}
 
 
-def _run_tool(tool: Tool, python: str, model: Path, folder: Path) -> Run:
-    """Run one tool and remove what it wrote; a tool that wrote nothing has failed."""
+def _run_tool(tool: Tool, python: str, model: Path, folder: Path) -> tuple[Run, tuple[int, int] | None]:
+    """Run one tool; count operators and bytes of what it wrote. A tool that wrote nothing has failed."""
     output = folder / "output.onnx"
     result = run(tool.command(python, model, output), folder)
+    made = None
     if result.failure is None and not output.exists():
         result = dataclasses.replace(result, failure="no output file")
+    elif result.failure is None:
+        graph = onnx.load(output, load_external_data=False).graph
+        made = _operators(graph), sum(file.stat().st_size for file in folder.iterdir())
     for file in folder.iterdir():
         file.unlink()
-    return result
+    return result, made
 
 
-def _timing(runs: Sequence[Run], failure: str | None) -> Timing:
-    if failure:
-        return Timing(failure=failure)
-    return Timing(tuple(run.seconds for run in runs), tuple(run.peak_mb for run in runs))
+def _operators(graph: onnx.GraphProto) -> int:
+    """The operators of a graph and of the bodies in it."""
+    bodies = [body for node in graph.node for each in node.attribute for body in (each.g, *each.graphs)]
+    return len(graph.node) + sum(map(_operators, bodies))
+
+
+def _timing(runs: Sequence[Run], failure: str | None, written: tuple[int, int] | None) -> Timing:
+    if failure or written is None:
+        return Timing(failure=failure or "no output file")
+    return Timing(tuple(run.seconds for run in runs), tuple(run.peak_mb for run in runs), None, *written)
 
 
 def _absent(pythons: dict[str, str]) -> dict[str, str]:
@@ -218,7 +246,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print one model's table and the verdict under it."""
     table = Table(title=f"{comparison.model}, {comparison.bytes / 1e6:.0f} MB", width=WIDTH)
     table.add_column("tool", ratio=2)
-    for heading in ("seconds", "fastest", "slowest", "peak MB"):
+    for heading in ("seconds", "fastest", "slowest", "peak MB", "ops", "kB"):
         table.add_column(heading, justify="right", ratio=1)
     for name, timing in comparison.timings.items():
         table.add_row(name, *_cells(timing))
@@ -228,18 +256,21 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 def _cells(timing: Timing) -> list[str]:
     if timing.failure:
-        return ["-"] * 4
+        return ["-"] * 6
     seconds = (timing.median_seconds, min(timing.seconds), max(timing.seconds))
-    return [*(f"{value:.2f}" for value in seconds), f"{timing.median_mb:.0f}"]
+    written = f"{timing.operators:,}", f"{(timing.bytes or 0) / 1e3:,.0f}"
+    return [*(f"{value:.2f}" for value in seconds), f"{timing.median_mb:.0f}", *written]
 
 
 def _verdict(comparison: Comparison) -> str:
     if comparison.time_ratio is None or comparison.memory_ratio is None:
         return "no comparison: graphopt or every peer is missing"
+    more = f"{comparison.more_operators:+,} operators, {comparison.more_bytes:+,} bytes"
     return (
         f"graphopt {'passed' if comparison.passed else 'FAILED'}: "
         f"time / {comparison.fastest_peer} {comparison.time_ratio:.2f} (at most {MAX_TIME_RATIO:g}), "
-        f"memory / median peer {comparison.memory_ratio:.2f} (at most {MAX_MEMORY_RATIO:g})"
+        f"memory / median peer {comparison.memory_ratio:.2f} (at most {MAX_MEMORY_RATIO:g}); "
+        f"beside the least of the peers {more}"
     )
 
 

@@ -31,7 +31,7 @@ from graphopt.analysis.evaluation import (
     evaluate,
     widened,
 )
-from graphopt.analysis.operators import KEEPS_TYPE, RANDOM
+from graphopt.analysis.operators import KEEPS_TYPE, RANDOM, is_standard
 from graphopt.model.carried import SparseTensor, stored_bytes
 from graphopt.model.constant_nodes import constant_tensor
 from graphopt.model.defaults import forced
@@ -167,7 +167,7 @@ class Constants:
         """The operator because of which what depends on constants alone is none; "" for other values."""
         guilty = ""
         seen: set[ir.Value] = set()
-        for each in post_order(value, self._inputs, seen):
+        for each in post_order(value, self._contents, seen):
             seen.add(each)
             node = each.producer()
             if self._tensor(each) is None and (node is None or node.op_type in RANDOM or self._bodies(node)):
@@ -220,6 +220,11 @@ class Constants:
         node = value.producer()
         return [] if node is None else [each for each in node.inputs if each is not None]
 
+    def _contents(self, value: ir.Value) -> list[ir.Value]:
+        """What a value's node reads, without what gives a CastLike its type alone."""
+        node, inputs = value.producer(), self._inputs(value)
+        return inputs[:1] if node is not None and node.op_type == "CastLike" else inputs
+
     @staticmethod
     def _bodies(node: ir.Node) -> bool:
         return any(True for _ in subgraphs(node))
@@ -228,9 +233,7 @@ class Constants:
         node = value.producer()
         if node is None or self._tensor(value) is not None or not computes(node):
             return []
-        if node.op_type == "CastLike":  # of the other input only the type counts
-            return [] if node.inputs[0] is None else [node.inputs[0]]
-        return self._inputs(value)
+        return self._contents(value)
 
     def _find_size(self, value: ir.Value) -> int | None:
         """The number of elements of the value, whose node's inputs have been looked at."""
@@ -284,7 +287,7 @@ class Constants:
         if tensor is not None:
             array = tensor.numpy()
         elif node is not None and node.op_type == "CastLike":
-            kind = None if node.inputs[1] is None else self._kind(node.inputs[1])
+            kind = element_type(node.inputs[1])
             first = None if node.inputs[0] is None else known[node.inputs[0]]
             array = None if kind is None or first is None else first.astype(kind.numpy())
         elif node is not None:
@@ -310,14 +313,19 @@ class Constants:
             )
         return self._settled[value]
 
-    def _kind(self, value: ir.Value) -> ir.DataType | None:
-        """The element type of a value, as far as the model or the operators before it say it."""
-        while value.dtype is None:
-            node = value.producer()
-            if node is None or node.op_type not in KEEPS_TYPE or not node.inputs or node.inputs[0] is None:
-                return None
-            value = node.inputs[0]
-        return value.dtype
+
+def element_type(value: ir.Value | None) -> ir.DataType | None:
+    """The type of a value: as the file says, or that of what it was made of; None where neither tells."""
+    while value is not None and value.dtype is None:
+        node = value.producer()
+        if node is None or not is_standard(node) or not node.inputs:
+            return None
+        if node.op_type == "Cast":
+            return ir.DataType(node.attributes["to"].as_int())
+        if node.op_type not in KEEPS_TYPE or value is not node.outputs[0]:
+            return None
+        value = node.inputs[0]
+    return None if value is None else value.dtype
 
 
 def _locked(array: AnyArray) -> AnyArray:

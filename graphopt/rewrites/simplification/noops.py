@@ -12,7 +12,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.analysis.attributes import FAR, ints, slice_ranges
-from graphopt.analysis.operators import IDEMPOTENT, KEEPS_TYPE, NEUTRAL, VIEWS, is_standard
+from graphopt.analysis.constants import element_type
+from graphopt.analysis.operators import IDEMPOTENT, NEUTRAL, VIEWS, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.patterns.common import is_passthrough
 from graphopt.types import Shape
@@ -109,20 +110,6 @@ def _transpose(analysis: Analysis, node: ir.Node) -> bool:
 def _cast(analysis: Analysis, node: ir.Node) -> bool:
     target = node.attributes.get("to")
     return target is not None and element_type(node.inputs[0]) == ir.DataType(target.as_int())
-
-
-def element_type(value: ir.Value | None) -> ir.DataType | None:
-    """The type of a value: as the file says, or that of what it was made of; None where neither tells."""
-    while value is not None and value.dtype is None:
-        node = value.producer()
-        if node is None or not is_standard(node) or not node.inputs:
-            return None
-        if node.op_type == "Cast":
-            return ir.DataType(node.attributes["to"].as_int())
-        if node.op_type not in KEEPS_TYPE or value is not node.outputs[0]:
-            return None
-        value = node.inputs[0]
-    return None if value is None else value.dtype
 
 
 def _pad(analysis: Analysis, node: ir.Node) -> bool:

@@ -41,6 +41,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.analysis.constants import element_type
 from graphopt.analysis.operators import IDEMPOTENT, VIEWS, is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.base import ExactRewrite
@@ -48,7 +49,6 @@ from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import propose, site
 from graphopt.rewrites.simplification.noops import (
     HOLDS,
-    element_type,
     handed_on,
     needs_a_copy,
     same_shape,

@@ -113,6 +113,36 @@ def test_a_bias_of_zeros_as_large_as_the_weight_says() -> None:
     assert check(net.model(y), applied={"fold_affine": 1}).ops == {"Conv": 1, "Relu": 1}
 
 
+def like(net: Net, source: str, weight: str) -> str:
+    """A bias of zeros of the type that another value has."""
+    return net.op(
+        "Expand", net.op("CastLike", net.const(np.array(0)), source), net.op("Shape", weight, end=1)
+    )
+
+
+def test_a_bias_of_zeros_of_the_type_that_a_cast_makes() -> None:
+    net = Net(18)
+    weight = stored(net)
+    net.channels[weight] = 24
+    x = net.op(
+        "Cast", net.op("Cast", net.input(["N", 24, 7, 7]), to=TensorProto.DOUBLE), to=TensorProto.FLOAT
+    )
+    y = net.op("Relu", net.bn(net.conv(x, 24, weight=weight, bias=like(net, x, weight))))
+    assert check(net.model(y), only=["fold_affine"], applied={"fold_affine": 1}).ops["Conv"] == 1
+
+
+def test_a_type_that_nothing_tells_is_not_taken_for_something_computed_at_run_time() -> None:
+    net = Net(18)
+    weight = stored(net)
+    x = net.choose(lambda inner: inner.op("Relu", "x"), lambda inner: inner.op("Neg", "x"))
+    net.input(["N", 24, 7, 7])
+    net.channels[weight] = net.channels[x] = 24
+    bias = like(net, x, weight)
+    y = net.op("Relu", net.bn(net.conv(x, 24, weight=weight, bias=bias)))
+    result = check(net.model(y), only=["fold_affine"], applied={})
+    result.refused("fold_affine", f"{bias} is computed from constants by CastLike, in a way that is not")
+
+
 def half(net: Net) -> str:
     """Weights that are stored as float16 and cast to float32."""
     held = net.const(net.normal(*SHAPE) / 15)
