@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from graphopt.analysis.constants import Constants
 from graphopt.analysis.costs import is_linear
 from graphopt.analysis.linear.form import Form
 from graphopt.analysis.linear.operator import Linear, number
-from graphopt.analysis.shapes.windows import same_pads
+from graphopt.analysis.shapes.windows import same_pads, split_pads
 from graphopt.types import Shape
 
 
@@ -123,18 +123,19 @@ def _form(
     pads = tuple(ints("pads", (0,) * 2 * axes))
     added = tuple(ints("output_padding", (0,) * axes)) if node.op_type == "ConvTranspose" else ()
     form = Form(node.op_type, number(node, "group", 1), strides, pads, dilations, added)
-    if "output_shape" in node.attributes:
-        return form, "its output_shape attribute decides the pads"
     name = node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
+    if node.op_type == "ConvTranspose" and "output_shape" in node.attributes:
+        return _of_output_shape(form, kernel, ints("output_shape", ())[-axes:], fixed(), name)
     if name == "NOTSET":
         return form, ""
     if name not in ("VALID", "SAME_UPPER", "SAME_LOWER"):
         return form, f"auto_pad={name} is none"
     if name == "VALID":
         return replace(form, pads=(0,) * 2 * axes), ""
-    if node.op_type == "ConvTranspose":
-        return form, f"auto_pad={name} on a ConvTranspose"
     extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+    if node.op_type == "ConvTranspose":  # as many outputs as inputs times the stride, where taps reach so far
+        totals = [max(e + a - s, 0) for e, a, s in zip(extents, added, strides, strict=True)]
+        return replace(form, pads=split_pads(totals, upper=name == "SAME_UPPER")), ""
 
     def same(shape: Shape | None) -> tuple[int, ...] | None:
         return same_pads(extents, strides, None if shape is None else shape[2:], upper=name == "SAME_UPPER")
@@ -143,6 +144,24 @@ def _form(
     if holding is not None:
         return replace(form, pads=holding), ""
     return replace(form, pads=same(x) or (0,) * 2 * axes, auto_pad=name), ""
+
+
+def _of_output_shape(
+    form: Form, kernel: Sequence[int], wanted: Sequence[int], x: Shape | None, auto_pad: str
+) -> tuple[Form, str]:
+    """The form of a ConvTranspose that names the sizes it makes, and why it is none."""
+    if x is None or None in x[2:] or len(wanted) < len(kernel):
+        return form, "its output_shape attribute decides the pads, and the size of its input is open"
+    whole = replace(form, pads=(0,) * len(form.pads)).output_sizes([size or 0 for size in x[2:]], kernel)
+    totals = [made - size for made, size in zip(whole, wanted, strict=True)]
+    added = tuple(a + max(-total, 0) for a, total in zip(form.output_padding, totals, strict=True))
+    if any(rows >= stride for rows, stride in zip(added, form.strides, strict=True) if rows):
+        return (
+            form,
+            f"its output_shape attribute asks for {list(wanted)}, more than the {list(whole)} that it makes",
+        )
+    pads = split_pads([max(total, 0) for total in totals], upper=auto_pad == "SAME_UPPER")
+    return replace(form, pads=pads, output_padding=added), ""
 
 
 def _blocked(node: ir.Node, quantised: bool) -> str:

@@ -95,17 +95,21 @@ def same_pads(
     Returns:
         One number for either end of each axis, or None.
     """
-    begin, end = [], []
+    totals = []
     for size, stride, extent in zip(sizes or (None,) * len(extents), strides, extents, strict=True):
         if stride == 1 or extent == 1:
-            total = extent - 1
+            totals.append(extent - 1)
         elif size is None:
             return None
         else:
-            total = max((-(-size // stride) - 1) * stride + extent - size, 0)
-        begin.append(total // 2 if upper else total - total // 2)
-        end.append(total - begin[-1])
-    return (*begin, *end)
+            totals.append(max((-(-size // stride) - 1) * stride + extent - size, 0))
+    return split_pads(totals, upper=upper)
+
+
+def split_pads(totals: Sequence[int], *, upper: bool) -> tuple[int, ...]:
+    """Pads (begin…, end…) of so many rows an axis in all, the odd one behind where ``upper`` says so."""
+    begin = [total // 2 if upper else total - total // 2 for total in totals]
+    return (*begin, *(total - first for total, first in zip(totals, begin, strict=True)))
 
 
 def keeps_size(node: ir.Node, kernel: Dims) -> tuple[bool, ...]:

@@ -376,6 +376,37 @@ def test_a_norm_behind_folds_before_the_border_map() -> None:
 # ---------------------------------------------------------------- transposed convolutions
 
 
+@pytest.mark.parametrize(
+    "pads",
+    [{}, {"pads": [1, 1, 1, 1]}, *({"auto_pad": mode} for mode in ("SAME_UPPER", "SAME_LOWER", "VALID"))],
+)
+@pytest.mark.parametrize("wanted", [[12, 14], [11, 13], [9, 11], [14, 16]])
+@pytest.mark.parametrize("added", [0, 1])
+def test_pads_that_an_output_shape_decides(pads: dict[str, Any], wanted: list[int], added: int) -> None:
+    net = Net()
+    y = net.conv(net.input(["N", 4, 6, 7]), 40, (1, 1))
+    attrs: dict[str, Any] = {"output_shape": wanted, "output_padding": [added] * 2, "strides": [2, 2]}
+    y = net.conv(y, 3, (3, 3), transpose=True, **attrs, **pads)
+    assert collapsed(net, y).ops["ConvTranspose"] == 1
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("taps", [(3, 3), (4, 2), (1, 5)])
+def test_pads_of_a_transposed_convolution_that_keeps_its_ratio(auto_pad: str, taps: tuple[int, int]) -> None:
+    net = Net()
+    y = net.conv(net.input(["N", 4, "h", "w"]), 40, (1, 1), bias=False)
+    y = net.conv(y, 3, taps, transpose=True, strides=[2, 2], auto_pad=auto_pad)
+    result = collapsed(net, y, sizes={"h": 5, "w": 6})
+    assert compare_at_sizes(result.before, result.after, grid("h", "w")) == 49
+
+
+def test_an_output_shape_of_an_open_size_stays() -> None:
+    net = Net()
+    y = net.conv(net.input(["N", 4, "h", "w"]), 40, (1, 1), bias=False)
+    y = net.conv(y, 3, (3, 3), transpose=True, strides=[2, 2], output_shape=[12, 12])
+    left_alone(net, y, sizes={"h": 6, "w": 6}, because=("output_shape", "open"))
+
+
 TRANSPOSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "1x1, then k=s": (taps(1, 1), up(2, 2, strides=[2, 2])),
     "1x1, then overlapping": (taps(1, 1), up(4, 3, strides=[2, 2], pads=[1, 0, 1, 1])),

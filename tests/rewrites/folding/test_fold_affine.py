@@ -673,29 +673,34 @@ PADS_BY_SIZE: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.parametrize("given", [(9, 10), ("H", "W")])
 @pytest.mark.parametrize("attributes", PADS_BY_SIZE, ids=str)
 def test_channels_of_a_transposed_convolution_are_scaled_whatever_its_pads(
-    attributes: dict[str, Any],
+    attributes: dict[str, Any], given: tuple[int | str, ...]
 ) -> None:
-    """Behind it with a shift, and in front of it without."""
+    """Behind it with a shift, and in front of it without; pads that hold for every run are written out."""
     attributes = {"strides": [2, 2], "channels": 6, **attributes}
+    sizes = {"H": 9, "W": 10}
 
     def inputs(net: Net) -> list[str]:
-        x = net.op("Relu", net.input(["N", 8, 9, 10]))
+        x = net.op("Relu", net.input(["N", 8, *given]))
         return [x, net.const(net.weights(8, 6, 4, 4)), net.const(net.normal(6))]
 
     net = Net()
     y = net.op("ConvTranspose", *inputs(net), **attributes)
-    result = alone("fold_affine", net, net.op("Relu", net.bn(y)))
+    result = alone("fold_affine", net, net.op("Relu", net.bn(y)), sizes=sizes)
     (node,) = [node for node in result.after.graph.node if node.op_type == "ConvTranspose"]
     kept = {each.name for each in node.attribute}
-    assert attributes.keys() - {"channels"} <= kept and "pads" not in kept
+    if "output_shape" in attributes and given == ("H", "W"):
+        assert attributes.keys() - {"channels"} <= kept and "pads" not in kept
+    else:
+        assert "pads" in kept and kept.isdisjoint({"output_shape", "auto_pad"})
 
     net = Net()
     x, *weights = inputs(net)
     y = net.op("ConvTranspose", net.affine("Mul", x, net.per_channel(8)), *weights, **attributes)
-    alone("fold_affine_before", net, y)
+    alone("fold_affine_before", net, y, sizes=sizes)
     net = Net()
     x, *weights = inputs(net)
     y = net.op("ConvTranspose", net.affine("Add", x, net.per_channel(8)), *weights, **attributes)
-    alone("fold_affine_before", net, y, number=0)
+    alone("fold_affine_before", net, y, number=0, sizes=sizes)
