@@ -21,7 +21,7 @@ When it applies
     2. BatchNormalization and per-channel Mul, Add, Sub, Div and Neg may stand in between, where the average's
        weights sum to 1.
     3. With a bias, Σ_j a_j has to be 1. With count_include_pad=1 it is less at the border: the bias is then
-       added as a map of what lands, if the size is static; ceil_mode with pads that count is left alone.
+       added times the part of each window that lands, a constant or, at open sizes, the average of ones.
     4. A convolution of more than one tap, or with padding, needs a pooling without pads: beyond its output
        the pooling reads zeros, where the convolution would not be zero.
     5. Where sizes are open, no run pools a map to nothing, nor, at several taps, one that is smaller than the
@@ -57,6 +57,7 @@ from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.moving.pool_taps import box, box_dilations, box_form, box_shape, whole, whole_form
 from graphopt.rewrites.moving.pooling import Pool, PoolWindow, pool_of
+from graphopt.rewrites.patterns.chains import no_image, ones_like, pass_over
 from graphopt.rewrites.patterns.common import (
     UNKNOWN,
     attributes_of,
@@ -66,7 +67,7 @@ from graphopt.rewrites.patterns.common import (
 )
 from graphopt.rewrites.patterns.least_sizes import MAY_BE_EMPTY, LeastSizes
 from graphopt.rewrites.patterns.pixelwise import dying, operators_before, pass_cost, replay, subsampled
-from graphopt.types import Candidate, Cost, Rejection, Replacement, Shape
+from graphopt.types import Candidate, Cost, Float64, Rejection, Replacement, Shape
 
 DILATED_POOLING = 19
 """The opset from which AveragePool has dilations."""
@@ -182,7 +183,7 @@ def _refusal(analysis: Analysis, place: _Place) -> str:
         return MAY_BE_EMPTY
     if not place.keeps_positions:
         return _why_not_taps(analysis, place)
-    if pool.window is not None and place.shifts and not _is_mean(analysis, pool, pool.window):
+    if pool.window is not None and _needs_border(analysis, place):
         return _why_no_map(analysis, place, pool.window)
     return ""
 
@@ -206,11 +207,14 @@ def _why_no_map(analysis: Analysis, place: _Place, window: PoolWindow) -> str:
         return "a window may lie on padding alone"
     if any(node.op_type not in ("Identity", "Dropout") for node in place.chain):
         return "padding counts in its mean, and operators stand in between"
-    if window.overhangs or window.pads is None:
-        return "padding counts in its mean, and its windows hang over (ceil_mode, auto_pad)"
-    if _static_sizes(analysis, place.pool.x) is None or _static_sizes(analysis, place.pool.y) is None:
-        return "padding counts in its mean, which changes the bias at the border, and the size is not static"
-    return ""
+    reason = "" if _landing(analysis, place.pool, window) is not None else no_image(analysis, place.pool.x)
+    return f"padding counts in its mean, and where that is can't be told: {reason}" if reason else ""
+
+
+def _landing(analysis: Analysis, pool: Pool, window: PoolWindow) -> Float64 | None:
+    """The part of each window that lands on the input, ``[*outputs]``, where that holds for every run."""
+    sizes, outputs = _static_sizes(analysis, pool.x), _static_sizes(analysis, pool.y)
+    return None if sizes is None or outputs is None else window.coverage(sizes, outputs)
 
 
 def _why_not_taps(analysis: Analysis, place: _Place) -> str:
@@ -276,7 +280,10 @@ def _costs(analysis: Analysis, place: _Place) -> tuple[Cost, Cost]:
     additions = max(_size(read), _size(pooled) * window)
     cost = linear_cost(form, _weight_shape(linear), pooled, linear.itemsize, linear.bias_elements > 0)
     kept = replace(cost, params=linear.params, weight_bytes=linear.params * linear.itemsize)
-    return before, kept + pass_cost(linear.itemsize, additions, _size(pooled))
+    after = kept + pass_cost(linear.itemsize, additions, _size(pooled))
+    if place.keeps_positions and _needs_border(analysis, place):
+        after += pass_over(written, linear.itemsize)
+    return before, after
 
 
 def _on_small_maps(analysis: Analysis, place: _Place, costs: tuple[Cost, Cost]) -> tuple[Cost, Cost]:
@@ -336,38 +343,43 @@ def _without_stride(form: Form) -> Form:
 
 
 def _pointwise(analysis: Analysis, builder: Builder, place: _Place) -> str:
-    """The very same pooling on the input, then the operator at stride 1, less what the border takes away."""
+    """The very same pooling on the input, then the operator at stride 1, less what the border takes away.
+
+    Without its bias; that is added times the part of each window that lands, which the pooling makes of ones.
+    """
     pool, linear = place.pool, place.linear
     x = subsampled(analysis, builder, linear.x, linear.form.strides)
     given = attributes_of(pool.node) or {}
     if "keepdims" in given:
         given["keepdims"] = 1
     others = [None if value is None else value.name for value in pool.node.inputs[1:]]
-    x = builder.node(pool.node.op_type, [x, *others], given, "/pool")
+    pooled = builder.node(pool.node.op_type, [x, *others], given, "/pool")
     if linear.op == "MatMul":
         weight = linear.node.inputs[1]
         assert weight is not None
-        return builder.node("MatMul", [x, weight.name])
+        return builder.node("MatMul", [pooled, weight.name])
     form = _without_stride(linear.form)
-    if pool.window is None or not place.shifts or _is_mean(analysis, pool, pool.window):
-        return builder.like(linear, form, x)
-    return _with_bias_map(analysis, builder, place, pool.window, x)
-
-
-def _with_bias_map(analysis: Analysis, builder: Builder, place: _Place, window: PoolWindow, x: str) -> str:
-    """The operator without its bias, and the bias times the part of each window that lands."""
-    linear = place.linear
-    sizes, outputs = _static_sizes(analysis, place.pool.x), _static_sizes(analysis, place.pool.y)
-    assert sizes is not None and outputs is not None
-    lands = window.coverage(sizes, outputs)
-    assert lands is not None
-    weight, bias = linear.node.inputs[1:3]
-    assert weight is not None and bias is not None
-    column = builder.constant(np.array([1, -1, *(1,) * len(sizes)], np.int64), "column")
+    if not _needs_border(analysis, place):
+        return builder.like(linear, form, pooled)
+    assert pool.window is not None
+    lands, axes = _landing(analysis, pool, pool.window), len(linear.kernel)
+    if lands is not None:
+        landed = builder.constant(lands[None, None], "lands")
+    else:
+        landed = builder.node("AveragePool", [ones_like(builder, x, axes)], given, "/border/pool")
+    bias = linear.node.inputs[2]
+    assert bias is not None
+    column = builder.constant(np.array([1, -1, *(1,) * axes], np.int64), "column")
     per_channel = builder.node("Reshape", [bias.name, column], {}, "/bias")
-    scaled = builder.node("Mul", [per_channel, builder.constant(lands[None, None], "lands")], {}, "/border")
-    y = builder.like(linear, _without_stride(linear.form), x, bias=False)
+    scaled = builder.node("Mul", [per_channel, landed], {}, "/border")
+    y = builder.like(linear, form, pooled, bias=False)
     return builder.node("Add", [y, scaled], {}, "/shift")
+
+
+def _needs_border(analysis: Analysis, place: _Place) -> bool:
+    """Whether less of the bias comes out at the border, where padding counts in the mean."""
+    window = place.pool.window
+    return window is not None and place.shifts and not _is_mean(analysis, place.pool, window)
 
 
 def _without_axes(analysis: Analysis, builder: Builder, y: str, axes: tuple[int, ...]) -> str:

@@ -377,13 +377,22 @@ def add_border(builder: Builder, y: str, form: Form, weight: Array, x: str) -> s
     Returns:
         The sum's local name.
     """
-    image = _ones_like(builder, x, axes=weight.ndim - 2)
+    image = ones_like(builder, x, axes=weight.ndim - 2)
     border = builder.linear(form, image, weight, None, name="/border")
     return builder.node("Add", [y, border], {}, "/border/add")
 
 
-def _ones_like(builder: Builder, x: str, axes: int) -> str:
-    """One image with one channel of ones, as large as x."""
+def ones_like(builder: Builder, x: str, axes: int) -> str:
+    """One image with one channel of ones, as large as x.
+
+    Args:
+        builder: collects the nodes.
+        x: a map, ``[batch, channels, *sizes]``.
+        axes: its number of spatial axes.
+
+    Returns:
+        The image's local name.
+    """
     shape = builder.node("Shape", [x], {}, "/border/shape")
     spatial = builder.constant(np.arange(2, 2 + axes, dtype=np.int64), "axes")
     sizes = builder.node("Gather", [shape, spatial], {"axis": 0}, "/border/sizes")
