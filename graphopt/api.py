@@ -123,8 +123,8 @@ def optimize(
     Args:
         model: a path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
         budget: what the result has to reach.
-        calibration: preprocessed inputs: a path, arrays by input name, a list of those with a sample each, or
-            one array.
+        calibration: preprocessed inputs: a path, arrays by input name, one array, or whatever yields those
+            with a sample or several each: a list, a generator, a loader, a dataset, a reader of onnxruntime.
         rewrites: rewrites that take part besides the built-in ones.
         aim: ``time`` leaves out exact rewrites that a static time model expects to be slower; ``macs`` takes
             all that save MACs.
@@ -231,7 +231,7 @@ def sweep(
 
     Args:
         model: a path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
-        calibration: preprocessed inputs: a path, arrays by input name, or one array.
+        calibration: preprocessed inputs, as for `optimize`.
         budgets: parts of the input's MACs.
         aim: as for `optimize`; so are the others.
         only: names of the rewrites that take part; all when empty.

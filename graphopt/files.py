@@ -6,6 +6,7 @@ Every failure is an `InputError` of one line that names the file.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import mmap
 import os
@@ -13,7 +14,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
 from pathlib import Path
@@ -123,6 +124,33 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{show(path)}: no valid TOML: no UTF-8 text (at byte {error.start})") from error
     except (ValueError, RecursionError) as error:  # RecursionError: brackets within brackets
         raise InputError(f"{show(path)}: no valid TOML: {reason(error)}") from error
+
+
+def own_function(named: object, name: str, folder: Path | None = None) -> Callable[..., Any]:
+    """A function of the user's.
+
+    Args:
+        named: what named it, for messages.
+        name: ``package.module:function``.
+        folder: where the module is looked for besides Python's path; the current folder where not given.
+
+    Returns:
+        The function.
+
+    Raises:
+        InputError: there is no such function.
+    """
+    module, _, function = name.partition(":")
+    here = str(folder or Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    except (Exception, SystemExit) as error:  # whatever a user's code does
+        raise InputError(f"{named}: {type(error).__name__}: {error}") from error
+    finally:
+        with contextlib.suppress(ValueError):  # the module may have changed the path
+            sys.path.remove(here)
+    return found
 
 
 def is_number(value: object) -> TypeGuard[float]:

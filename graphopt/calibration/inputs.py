@@ -16,6 +16,7 @@ from graphopt.calibration import inspection, reading
 from graphopt.calibration.batch_axis import CONSTANT, SampleAxis, slots
 from graphopt.calibration.reading import Given
 from graphopt.calibration.samples import Samples, content, together
+from graphopt.calibration.sources import streams
 from graphopt.calibration.telling_apart import told_apart
 from graphopt.errors import InputError, Named
 from graphopt.runtime.session import Feeds
@@ -143,7 +144,7 @@ def load(
     """Reads calibration inputs, checks them against the model, and splits them 3:1.
 
     Args:
-        given: files, folders or arrays.
+        given: files, folders, arrays, or what yields them.
         model: the model to be fed.
         seed: of the split.
         sample_axis: along which axis of an input's arrays samples lie, where the user says so.
@@ -154,10 +155,12 @@ def load(
     Raises:
         InputError: a file can't be read, or an array is missing, extra, misshaped or of the wrong type.
     """
+    given, unread = streams.gathered(given, _fed(model))
     samples, batch = read(given, model, sample_axis)
     given_count = count = len(samples)
     fixed = batch is not None
-    empty, doubts = inspection.emptiness(samples), list(inspection.doubts(samples))
+    empty = inspection.emptiness(samples)
+    doubts = [*filter(None, [unread]), *inspection.doubts(samples)]
     different, numbers = inspection.distinct(samples), np.arange(count)
     if len(different) < 2 <= count:
         empty = empty or f"the {count} inputs are all the same one, and quality is measured on others"
@@ -208,7 +211,7 @@ def whole(given: Given, model: ir.Model, sample_axis: Mapping[str, SampleAxis] |
     """Reads calibration inputs to measure on, all of them; nothing is fitted, so none has to be held out.
 
     Args:
-        given: files, folders or arrays.
+        given: files, folders, arrays, or what yields them.
         model: the model to be fed.
         sample_axis: along which axis of an input's arrays samples lie, where the user says so.
 
@@ -236,7 +239,7 @@ def read(
     Inputs of several sizes, and those of a model that has inputs without a batch, are taken one by one.
 
     Args:
-        given: files, folders or arrays.
+        given: files, folders, arrays, or what yields them.
         model: the model to be fed.
         sample_axis: along which axis of an input's arrays samples lie, where the user says so.
 
@@ -248,6 +251,7 @@ def read(
     """
     inputs = _fed(model)
     places = slots(inputs, model.graph.outputs, sample_axis)
+    given, _ = streams.gathered(given, inputs)
     where, parts = reading.parts(given, model, places)
     for name, value in inputs.items():
         if not takes_array(value):

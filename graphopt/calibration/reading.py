@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ import onnx_ir as ir
 from graphopt.calibration import images
 from graphopt.calibration.batch_axis import Slot
 from graphopt.calibration.images import Images
+from graphopt.calibration.sources import streams
+from graphopt.calibration.sources.own import OwnInputs
 from graphopt.calibration.telling_apart import with_batch
 from graphopt.errors import InputError
 from graphopt.files import kind_of, require_file
@@ -24,20 +26,31 @@ from graphopt.runtime.session import Feeds
 Arrays: TypeAlias = "Mapping[str, npt.NDArray[Any]]"
 """Arrays by input name."""
 Given: TypeAlias = (
-    "str | os.PathLike[str] | Arrays | npt.NDArray[Any] | Sequence[Arrays | npt.NDArray[Any]] | Images"
+    "str | os.PathLike[str] | Arrays | npt.NDArray[Any] | Iterable[Any] | CalibrationDataReader | Images | "
+    "OwnInputs"
 )
 """Calibration inputs as a caller may give them: a path, arrays by input name, one array where the model has
-one input, a list of either with a sample or several each, or images."""
+one input; whatever yields those with a sample or several each: a list, a generator, a loader, a dataset, a
+reader of onnxruntime; images; or a function that returns any of these."""
+
+
+class CalibrationDataReader(Protocol):
+    """What onnxruntime's quantisation reads inputs from."""
+
+    def get_next(self) -> Mapping[str, npt.NDArray[Any]] | None:
+        """The next inputs by name; None at the end."""
+        ...
+
 
 STARTS = (b"\x93NUMPY", b"PK")
 """How .npy and .npz files begin."""
 
 
-def parts(given: Given, model: ir.Model, places: Sequence[Slot]) -> tuple[str, list[tuple[str, Arrays]]]:
+def parts(given: Any, model: ir.Model, places: Sequence[Slot]) -> tuple[str, list[tuple[str, Arrays]]]:
     """What is given, file by file.
 
     Args:
-        given: the inputs.
+        given: the inputs, of which what yields samples is a list.
         model: the model to be fed.
         places: its inputs.
 
@@ -53,22 +66,14 @@ def parts(given: Given, model: ir.Model, places: Sequence[Slot]) -> tuple[str, l
         return "calibration", [("calibration", {"": given})]
     if isinstance(given, Mapping):
         return "calibration", [("calibration", _as_arrays(given))]
-    if isinstance(given, (list, tuple)) and not given:
-        raise InputError("calibration: the list is empty: give arrays, or a sample in each item")
-    if isinstance(given, (list, tuple)) and all(isinstance(part, np.ndarray) for part in given):
-        if len(places) != 1:
-            names = _listed(dict.fromkeys(slot.name for slot in places))
-            raise InputError(
-                f"calibration: a list of arrays, and the model has the inputs {names}: name them"
-            )
-        (slot,) = places
-        given = [{"": with_batch(f"calibration[{i}]", slot, part)} for i, part in enumerate(given)]
-    if isinstance(given, (list, tuple)) and all(isinstance(part, Mapping) for part in given):
-        return "calibration", [(f"calibration[{i}]", _as_arrays(part)) for i, part in enumerate(given)]
+    if isinstance(given, list):
+        if not given:
+            raise InputError("calibration: the list is empty: give arrays, or a sample in each item")
+        return "calibration", [_item(f"calibration[{i}]", each, places) for i, each in enumerate(given)]
     if not isinstance(given, (str, os.PathLike)):
         raise InputError(
-            "calibration: expected a path, an array, arrays by input name, or a list of those with a sample "
-            f"each, and not {type(given).__name__}"
+            "calibration: expected a path, an array, arrays by input name, or what yields those with a "
+            f"sample each, and not {type(given).__name__}"
         )
     path = Path(given)
     if kind_of(path) != "folder":
@@ -84,6 +89,23 @@ def parts(given: Given, model: ir.Model, places: Sequence[Slot]) -> tuple[str, l
         return str(path), [(file, {"": with_batch(file, places[0], array)}) for file, array in arrays]
     _require_alike(parts, places)
     return str(path), parts
+
+
+def _item(where: str, given: streams.Item, places: Sequence[Slot]) -> tuple[str, Arrays]:
+    """One of a list, with its place: a sample that lacks the axis of samples gets it.
+
+    Raises:
+        InputError: it has no array for each input.
+    """
+    slots = {slot.name: slot for slot in places}
+    if isinstance(given, np.ndarray):
+        if len(places) != 1:
+            raise InputError(
+                f"calibration: a list of arrays, and the model has the inputs {_listed(slots)}: name them"
+            )
+        return where, {"": with_batch(where, places[0], given)}
+    arrays = streams.ordered(where, given, list(slots)) if isinstance(given, tuple) else given
+    return where, {n: with_batch(where, slots[n], a) if n in slots else a for n, a in arrays.items()}
 
 
 def _require_alike(parts: Sequence[tuple[str, Arrays]], places: Sequence[Slot]) -> None:

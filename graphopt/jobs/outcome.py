@@ -78,7 +78,9 @@ def perform(task: Task, beside: int = 0) -> Done:
     error: ResultError | None = None
     try:
         result = api.optimize(
-            task.model, calibration=given_inputs(task.calibration, task.preprocess), **task.arguments()
+            task.model,
+            calibration=given_inputs(task.calibration, task.preprocess, task.folder),
+            **task.arguments(),
         )
     except ResultError as failure:
         error, result = failure, failure.result

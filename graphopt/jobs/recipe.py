@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt import files
+from graphopt.calibration.sources.own import is_function
 from graphopt.errors import InputError
 from graphopt.files import show
 from graphopt.jobs.schema import Flag, Kind, List, Mapped, Number, OneOf, Table, Text
@@ -99,7 +100,7 @@ OPTION = OneOf((Flag(), Number(), Text()), "a number, a text, true or false")
 KINDS: Mapping[str, Kind] = {
     "model": FILE,
     "out": MADE,
-    "calibration": FILE,
+    "calibration": Text("a file name, or module:function"),
     "preprocess": Text(),
     "budget": BUDGET,
     "require": List(
@@ -205,8 +206,10 @@ def _task(path: Path, number: int, defaults: Mapping[str, Any], own: Mapping[str
         if key in values:
             values[key] = folder / values[key].replace(STEM, stem)
     for key in READ:
-        if key in values:
+        if key in values and not (key == "calibration" and is_function(values[key], folder)):
             values[key] = folder / values[key]
+    if "calibration" in values:
+        values["calibration"] = Path(values["calibration"])
     if "preprocess" in values:
         values["preprocess"] = _preprocess(folder, values["preprocess"])
     if "set" in values:

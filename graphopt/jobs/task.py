@@ -21,6 +21,7 @@ from graphopt.report.faces import FACES
 if TYPE_CHECKING:
     from graphopt.calibration.batch_axis import SampleAxes
     from graphopt.calibration.reading import Given
+    from graphopt.calibration.sources.own import OwnInputs
 
 WRITTEN = ("out", *FACES)
 """The fields that name files to write."""
@@ -33,7 +34,7 @@ class Task:
     Attributes:
         model: the model's file.
         out: the model to write; None where none is to be written.
-        calibration: a file or folder of inputs.
+        calibration: a file or folder of inputs, or ``package.module:function``, which returns some.
         preprocess: how images become inputs: a preset or a TOML file.
         external_data: whether weights go to ``OUT.data``.
         report: where the report is written as JSON.
@@ -99,7 +100,8 @@ class Task:
         if self.recipe is not None:
             found.append(self.recipe)
         if self.calibration is not None:
-            found += [self.calibration, *_inside(self.calibration)]
+            own = own_inputs(self.calibration, self.folder)
+            found += [self.calibration, *_inside(self.calibration)] if own is None else [own.file]
         if self.preprocess is not None:
             found.append(Path(self.preprocess))
         if self.metric is not None:
@@ -136,14 +138,27 @@ class Task:
         return asked
 
 
-def given_inputs(calibration: Path | None, preprocess: str | None) -> Given | None:
-    """The calibration inputs of a file or folder, and of how images in it are preprocessed.
+def given_inputs(
+    calibration: Path | None, preprocess: str | None, folder: Path | None = None
+) -> Given | None:
+    """The calibration inputs of a file, a folder or a function, and of how images in it are preprocessed.
+
+    Args:
+        calibration: where they are, or ``package.module:function``.
+        preprocess: a preset or a TOML file.
+        folder: where that module is looked for; the current folder where None.
+
+    Returns:
+        What `graphopt.optimize` takes.
 
     Raises:
         InputError: ``preprocess`` stands alone, or names neither a preset nor a readable file.
     """
+    own = None if calibration is None else own_inputs(calibration, folder)
     if preprocess is None:
-        return calibration
+        return own or calibration
+    if own is not None:
+        raise InputError(f"{Named('preprocess')} is of images, not of {Named('calibration', own.name)}")
     if calibration is None:
         raise InputError(
             f"{Named('preprocess')} says how images are read: name their folder with {Named('calibration')}"
@@ -151,6 +166,13 @@ def given_inputs(calibration: Path | None, preprocess: str | None) -> Given | No
     from graphopt.calibration import images, preprocessing
 
     return images.Images(calibration, preprocessing.preset(preprocess))
+
+
+def own_inputs(calibration: Path, folder: Path | None) -> OwnInputs | None:
+    """The function that calibration inputs come from; None where they lie in files."""
+    from graphopt.calibration.sources.own import OwnInputs, is_function
+
+    return OwnInputs(str(calibration), folder) if is_function(calibration, folder) else None
 
 
 def parse_size(given: str) -> int:
@@ -280,9 +302,10 @@ def check_options(tasks: Sequence[Task]) -> None:
             if not kind:
                 raise InputError(f"{show(task.model)}: no such file")
         with task.blamed("calibration"):
-            if task.calibration is not None and kind_of(task.calibration) != "folder":
-                require_file(task.calibration, "file or folder")
+            given = task.calibration
+            if given is not None and not own_inputs(given, task.folder) and kind_of(given) != "folder":
+                require_file(given, "file or folder")
         with task.blamed("preprocess"):
-            given_inputs(task.calibration, task.preprocess)
+            given_inputs(task.calibration, task.preprocess, task.folder)
         with task.blamed(""):
             make_options(**task.arguments(), calibrated=task.calibration is not None)

@@ -63,8 +63,8 @@ def test_one_of_four_is_held_out(count: int, held: int) -> None:
 
 
 def test_what_is_no_calibration_is_told_what_is() -> None:
-    for given in (5, [None], [1.0]):
-        with pytest.raises(InputError, match="expected a path, an array, arrays by input name, or a list"):
+    for given, where in ((5, "calibration"), ([None], r"calibration\[0\]"), ([1.0], r"calibration\[0\]")):
+        with pytest.raises(InputError, match=f"^{where}: expected .*an array, arrays by input name, or "):
             graphopt.optimize(classifier(), {"macs": 0.7}, given)  # type: ignore[arg-type]
 
 

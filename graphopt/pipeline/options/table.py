@@ -135,8 +135,9 @@ OTHERS = (
     Option("before", Path, ..., shown="A", help="the model as it was"),
     Option("after", Path, ..., shown="B", help="the model as it is"),
     Option("out", Path, None, shown="OUT", short="-o", help="the model to write"),
-    Option("calibration", Path, None, shown="FILE",
-           help="preprocessed inputs: .npz, .npy, or a folder of them or of images"),
+    Option("calibration", Path, None, shown="FILE|MODULE:FUNCTION",
+           help="preprocessed inputs: .npz, .npy, a folder of them or of images, or a function of yours that "
+           "returns or yields them, module:function"),
     Option("preprocess", str, None, shown="PRESET|FILE.toml",
            help="how images become inputs: a preset such as imagenet, or a TOML file",
            brief="How images become inputs, such as imagenet."),

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import reprlib
-import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import onnx_ir as ir
 
 from graphopt.errors import InputError, Named
+from graphopt.files import own_function
 from graphopt.model import io
 
 
@@ -41,17 +39,7 @@ class OwnMetric:
         Raises:
             InputError: there is no such function.
         """
-        module, _, function = self.name.partition(":")
-        here = str(self._folder or Path.cwd())
-        sys.path.insert(0, here)
-        try:
-            found: Callable[[str], float] = getattr(importlib.import_module(module), function)
-        except (Exception, SystemExit) as error:  # whatever a user's code does
-            raise InputError(f"{Named('metric', self.name)}: {type(error).__name__}: {error}") from error
-        finally:
-            with suppress(ValueError):  # the module may have changed the path
-                sys.path.remove(here)
-        return found
+        return own_function(Named("metric", self.name), self.name, self._folder)
 
     def __call__(self, model: ir.Model) -> float:
         """What the function says of a model, which it gets as a file.
