@@ -31,7 +31,7 @@ from graphopt.analysis.evaluation import (
     evaluate,
     widened,
 )
-from graphopt.analysis.operators import KEEPS_TYPE, RANDOM, is_standard
+from graphopt.analysis.operators import COUNTS, KEEPS_TYPE, RANDOM, is_standard
 from graphopt.model.carried import SparseTensor, stored_bytes
 from graphopt.model.constant_nodes import constant_tensor
 from graphopt.model.defaults import forced
@@ -322,6 +322,8 @@ def element_type(value: ir.Value | None) -> ir.DataType | None:
             return None
         if node.op_type == "Cast":
             return ir.DataType(node.attributes["to"].as_int())
+        if node.op_type in COUNTS:
+            return ir.DataType.INT64
         if node.op_type not in KEEPS_TYPE or value is not node.outputs[0]:
             return None
         value = node.inputs[0]

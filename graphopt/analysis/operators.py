@@ -135,8 +135,13 @@ KEEPS_TYPE = (
     ALIKE
     | AFFINE
     | POOLS
+    | REDUCTIONS
     | VIEWS
-    | _of("Pow PRelu Softmax Conv ConvTranspose Gemm MatMul Identity Dropout")
-    | _of("Concat Pad Resize Slice Split Transpose")
+    | BLOCKS
+    | _of("Pow PRelu Softmax Conv ConvTranspose Gemm MatMul Identity Dropout Max Mean Min Mod Sum")
+    | _of("Concat Expand Gather GatherElements GatherND Pad Resize Slice Split Tile Transpose")
+    | _of("InstanceNormalization LayerNormalization LpNormalization ReduceL1 ReduceL2 ReduceProd")
 )
 """Operators whose first output has the type of their first input."""
+COUNTS = _of("ArgMax ArgMin NonZero Shape Size")
+"""Operators whose output is of int64, whatever they read."""

@@ -76,6 +76,15 @@ def test_a_chain_between_others_in_one_round() -> None:
     }
 
 
+def test_a_cast_of_sizes_to_the_type_that_sizes_have() -> None:
+    net = Net()
+    x = net.op("Relu", net.input(["N", 4, "H", "W"]))
+    size = net.op("Gather", net.op("Shape", x), ints(net, 0, 2))
+    half = net.op("Cast", net.op("Div", size, ints(net, 2, 2)), to=TensorProto.INT64)
+    y = net.op("Mul", x, net.op("ReduceMax", net.op("Cast", half, to=TensorProto.FLOAT), keepdims=0))
+    assert removed(net, y, sizes={"N": 2, "H": 5, "W": 6}).ops["Cast"] == 1
+
+
 def test_concat_and_split_back() -> None:
     net = Net()
     x, y = (net.op("Relu", net.input([1, c, 5, 5], f"in{c}")) for c in (3, 2))
