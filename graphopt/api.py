@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from typing import Literal, TypeAlias
 
 from graphopt import progress
@@ -26,6 +27,7 @@ from graphopt.pipeline.options.checked import (
 )
 from graphopt.pipeline.options.effort import make_effort
 from graphopt.pipeline.options.table import SWEPT
+from graphopt.pipeline.options.typed import typed
 from graphopt.pipeline.scanning import times
 from graphopt.pipeline.scanning.survey import survey
 from graphopt.pipeline.sweep import sweep as run_sweep
@@ -74,6 +76,7 @@ def scan(
         InputError: the model can't be read, onnxruntime refuses it, the sizes contradict it, or it is to be
             measured and can't be run.
     """
+    typed(shapes=shapes, seed=seed)
     source, ran, note = trusted(opened(model)), None, ""
     if measure or source.uninlined is not None:
         source, inputs = confirmed(source, partial(choice.choose, shapes=shapes, seed=seed))
@@ -254,7 +257,7 @@ def sweep(
         InputError: the model, the inputs or an option can't be used as given.
         VerificationError: the exactly rewritten model computes something else.
     """
-    if not budgets:
+    if isinstance(budgets, (str, Real)) or not budgets:
         raise InputError(f"{Named('budgets')} names no part of the MACs")
     for part in budgets:
         expected = gates.refused("macs", part, 1.0, "=")
@@ -324,6 +327,8 @@ def tune(
     Raises:
         InputError: a model or the inputs can't be used, or no weight has a derivative.
     """
+    asked = typed(weights=weights, outputs=outputs, memory=memory, seed=seed)
+    weights, outputs, memory, seed = asked.values()
     effort, axes = make_effort(minutes, steps), make_sample_axis(sample_axis, calibrated=True)
     original, network = trusted(opened(reference)), trusted(opened(candidate))
     different = interface.interface(original.model, network.model, frozen=True)
@@ -384,6 +389,7 @@ def verify(
     Raises:
         InputError: a model or the inputs can't be used.
     """
+    outputs = typed(outputs=outputs, shapes=shapes, seed=seed)["outputs"]
     limits, sure = make_budget(budget), make_confidence(confidence)
     axes = make_sample_axis(sample_axis, calibrated=calibration is not None)
     other = next((gate.key for gate in gates.of_budget(limits) if gate.key not in gates.MEASURED), None)
@@ -443,6 +449,7 @@ def bench(
     Raises:
         InputError: a model can't be used, or the provider is not there.
     """
+    typed(threads=threads, repeat=repeat, shapes=shapes, seed=seed)
     if threads < 1 or repeat < 1:
         raise InputError(f"{Named('threads')} and {Named('repeat')} are at least 1")
     original, rewritten = trusted(opened(reference)), opened(candidate)
@@ -476,6 +483,7 @@ def diff(
     Raises:
         InputError: a model can't be read.
     """
+    typed(shapes=shapes, seed=seed)
     original, changed = (trusted(opened(model)) for model in (before, after))
     with progress.step("compare"):
         different = interface.interface(original.model, changed.model)

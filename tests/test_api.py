@@ -186,6 +186,7 @@ def test_options_may_be_values_or_text() -> None:
 def test_bench_repeats_and_bounds() -> None:
     found = graphopt.bench(conv_bn(), conv_bn(), repeat=7, threads=2)
     assert (found.repeat, found.threads, found.provider) == (7, 2, "CPUExecutionProvider")
+    assert found.inputs == {"x": (1, 8, 8, 8)}
     assert found.spread[0] <= found.speedup <= found.spread[1]
     assert found.reference_ms > 0 and found.candidate_ms > 0
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -214,6 +215,10 @@ def load(model: PathLike | onnx.ModelProto | ir.Model) -> Source:
         loaded, data = serde.clone(model), external.DataFiles("the model")
         serde.replace_tensors(loaded, data.tensor)
         return Source(loaded, None, data.locations, model, data.stamps)
+    if not isinstance(model, (str, os.PathLike)):
+        raise InputError(
+            "a model is a path, an onnx.ModelProto or an onnx_ir.Model, and not " + type(model).__name__
+        )
     path = Path(model)
     where = show(path)
     stamp, content = stamp_of(path), _open(path, where)

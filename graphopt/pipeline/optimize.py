@@ -11,10 +11,10 @@ import onnx_ir as ir
 
 from graphopt.calibration.inputs import ONE_HELD_OUT_OF
 from graphopt.calibration.reading import Given
-from graphopt.errors import BudgetError, InputError, Named, VerificationError
+from graphopt.errors import BudgetError, InputError, Named, VerificationError, hint
 from graphopt.model.io import Source
 from graphopt.pipeline.approximate import approximate
-from graphopt.pipeline.changes import Changes, Proposals
+from graphopt.pipeline.changes import Changes, Proposals, matches_any
 from graphopt.pipeline.exact_rounds import ExactRounds
 from graphopt.pipeline.expand import expand
 from graphopt.pipeline.journal import Journal, Recorder
@@ -58,6 +58,7 @@ def optimize(source: Source, options: Options, calibration: Given | None = None)
     """
     run = Run(source, options, calibration)
     workspace, proposals, changes, journal = run.workspace, run.proposals, run.changes, run.journal
+    _check_nodes(options, workspace)
     _check_gates(options.require, workspace)
     _check_inputs(options, workspace)
     _check_classes(options, run.measures, workspace)
@@ -253,6 +254,18 @@ def _check_classes(options: Options, measures: Measures, workspace: Workspace) -
     if found is not None and found.agreement is None and found.alike:
         asked_for = Named("budget", asked[0].limit, "agreement")
         raise InputError(f"{asked_for}: in {found.alike[0]!r} {ONE_CLASS}")
+
+
+def _check_nodes(options: Options, workspace: Workspace) -> None:
+    """Refuses patterns of nodes to rewrite of which none matches any name.
+
+    Raises:
+        InputError: none does.
+    """
+    names = list(workspace.original.nodes)
+    if options.at and not any(matches_any(name, options.at) for name in names):
+        pattern = options.at[0]
+        raise InputError(f"{Named('at', pattern)}: no node has such a name; {hint(pattern, names)}")
 
 
 def _check_gates(required: Sequence[Gate], workspace: Workspace) -> None:

@@ -186,12 +186,17 @@ def kind(linear: Linear) -> str:
     form = "x".join(str(k) for k in linear.kernel)
     extra = "".join(
         (
-            f"/{linear.form.strides[0]}" if linear.form.strided else "",
-            f" d{linear.form.dilations[0]}" if any(d != 1 for d in linear.form.dilations) else "",
+            f"/{_each(linear.form.strides)}" if linear.form.strided else "",
+            f" d{_each(linear.form.dilations)}" if any(d != 1 for d in linear.form.dilations) else "",
             " dw" if linear.depthwise else f" g{linear.group}" if linear.group > 1 else "",
         )
     )
     return f"{op}{form}{extra}"
+
+
+def _each(numbers: Sequence[int]) -> str:
+    """One number an axis, such as 2x1; one alone where all are the same."""
+    return str(numbers[0]) if len(set(numbers)) == 1 else "x".join(map(str, numbers))
 
 
 def layer_form(linear: Linear) -> str:

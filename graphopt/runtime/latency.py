@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,7 @@ class Timing:
         threads: threads that one operator may use.
         repeat: number of pairs.
         provider: onnxruntime's execution provider.
+        inputs: the shape of each input that was timed.
     """
 
     reference_ms: float
@@ -71,6 +72,7 @@ class Timing:
     threads: int
     repeat: int
     provider: str
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float:
@@ -247,6 +249,7 @@ class _Pairs:
             self._threads,
             len(self._seconds),
             self._provider,
+            {name: array.shape for name, array in self._feed.items()},
         )
 
 

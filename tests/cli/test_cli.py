@@ -651,6 +651,7 @@ def test_at_and_keep(tmp_path: Path) -> None:
     assert applied == ["second"] and ("conv", '"keep" names bn') in reasons
     assert _applied(path, "--at", "conv", "--at", "double")[0] == ["conv", "second"]
     assert _applied(path, "--at", "conv", "--keep", "*")[0] == []
+    cli("optimize", path, "--dry-run", "--at", "conv", "--keep", "conv").refused("--keep conv leaves it out")
 
 
 def test_a_pattern_that_matches_nothing_is_told(tmp_path: Path) -> None:
@@ -659,8 +660,14 @@ def test_a_pattern_that_matches_nothing_is_told(tmp_path: Path) -> None:
         "notes"
     ]
     assert notes == ['"keep" names typo, which matches no node\'s name']
-    out = cli("optimize", path, "--dry-run", "--at", "typo").out
+    out = cli("optimize", path, "--dry-run", "--at", "typo", "--at", "sec*").out
     assert 'note: "at" names typo, which matches no node\'s name' in out
+
+
+def test_patterns_of_which_none_matches_are_refused(tmp_path: Path) -> None:
+    path = saved(_two_folds(), tmp_path / "m.onnx")
+    ran = cli("optimize", path, "--dry-run", "--at", "secnod")
+    ran.refused("--at secnod: no node has such a name; did you mean second?")
 
 
 def test_only_and_skip(tmp_path: Path) -> None:
@@ -668,7 +675,8 @@ def test_only_and_skip(tmp_path: Path) -> None:
     assert _applied(path, "--skip", "fold_affine")[0] == []
     assert _applied(path, "--only", "collapse,fold_pad")[0] == []
     assert len(_applied(path, "--only", "collapse,fold_affine")[0]) == 2
-    assert _applied(path, "--only", "fold_affine", "--skip", "fold_affine")[0] == []
+    ran = cli("optimize", path, "--dry-run", "--only", "fold_affine", "--skip", "fold_affine")
+    ran.refused("--only fold_affine", "--skip fold_affine leaves it out")
 
 
 def test_fixed_ranks_need_no_budget(scores: Path, tmp_path: Path) -> None:

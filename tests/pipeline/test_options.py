@@ -17,7 +17,7 @@ from graphopt.cli.app import typer_app
 from graphopt.jobs.task import Task
 from graphopt.pipeline.options.checked import Options, make_confidence
 from graphopt.pipeline.options.table import RUN, TABLE
-from tests.builders import classifier, samples
+from tests.builders import classifier, conv_bn, samples
 
 FUNCTIONS = (graphopt.scan, graphopt.optimize, graphopt.sweep, graphopt.verify, graphopt.bench, graphopt.diff)
 OPTIONS = {option.name for option in RUN}
@@ -86,6 +86,39 @@ def test_a_task_passes_every_option_on() -> None:
 def test_a_sweep_refuses_what_optimize_refuses(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         graphopt.sweep(classifier(), samples(16), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"budget": 0.7}, "budget=…: expected a mapping, such as {'macs': 0.7}, and not float"),
+        ({"options": 3}, "options=…: expected a mapping"),
+        ({"shapes": [1]}, "shapes=…: expected a mapping, such as {'image': .*}, and not list"),
+        ({"shapes": {"x": "1x3"}}, "shapes={'x': '1x3'}: expected a list of sizes"),
+        ({"shapes": {"x": [1, -3]}}, "expected a list of sizes"),
+        ({"seed": -1}, "seed=-1: expected a whole number, at least 0"),
+        ({"seed": "a"}, "seed=…: expected a whole number, and not str"),
+        ({"seed": True}, "seed=…: expected a whole number, and not bool"),
+        ({"at": 3}, "at=…: expected a list of texts, and not int"),
+        ({"memory": "4G"}, "memory=…: expected a whole number"),
+        ({"force": "yes"}, "force=…: expected True or False"),
+        ({"only": ["collapse"], "skip": ["collapse"]}, "skip='collapse' leaves it out"),
+    ],
+)
+def test_values_of_other_types_are_refused_in_words(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        graphopt.optimize(classifier(), **options)
+
+
+def test_one_text_stands_for_a_list_of_one() -> None:
+    (one, several) = (graphopt.optimize(conv_bn(), only=only) for only in ("fold_affine", ["fold_affine"]))
+    assert one.report.applied and one.report.options == several.report.options
+
+
+@pytest.mark.parametrize("call", [graphopt.optimize, graphopt.scan])
+def test_what_is_no_model_is_told(call: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match=r"a model is a path, .* and not int"):
+        call(3)
 
 
 @pytest.mark.parametrize("said", ["none", None, 0])

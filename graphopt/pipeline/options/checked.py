@@ -14,6 +14,7 @@ from graphopt.measures import registry as measures
 from graphopt.measures.tasks import NAMES
 from graphopt.pipeline.options.effort import Effort, parsed_effort
 from graphopt.pipeline.options.table import RUN, TABLE
+from graphopt.pipeline.options.typed import typed
 from graphopt.planning import CONFIDENCE, NONE, gates
 from graphopt.planning.budget import Budget
 from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExpandingRewrite, Rewrite
@@ -186,6 +187,9 @@ def make_options(
     Raises:
         InputError: an option is unknown, has a value that it can't have, or lacks another.
     """
+    given = {"budget": budget, "options": options, "shapes": shapes, "outputs": outputs, "memory": memory}
+    budget, options, shapes, outputs, memory = typed(**given).values()
+    require, others = typed(require=require)["require"], typed(**others)
     plain: dict[str, Any] = {
         name: tuple(value) if TABLE[name].default == () else value for name, value in others.items()
     }
@@ -215,6 +219,12 @@ def make_options(
     if asked.aim not in TABLE["aim"].choices:
         raise InputError(f"{Named('aim', asked.aim)}: it is {' or '.join(TABLE['aim'].choices)}")
     _check_measures(asked, calibrated=calibrated)
+    for taken, left in (("only", "skip"), ("at", "keep")):
+        both = [each for each in getattr(asked, taken) if each in getattr(asked, left)]
+        if both:
+            raise InputError(
+                f"{Named(taken, both[0])}: {Named(left, both[0])} leaves it out again: name it in one"
+            )
     chosen = select(registry(rewrites), only=asked.only, skip=asked.skip, options=options)
     chosen = _check_selection(chosen, asked.budget, asked.only)
     _check_expanding(chosen, asked.budget, at=bool(asked.at), calibrated=calibrated)
@@ -315,7 +325,7 @@ def make_budget(
     if isinstance(given, Budget):
         given = {gate.key: gate.limit for gate in gates.of_budget(given)}
     known = figures or {}
-    values: dict[str, Any] = dict(given or {})
+    values: dict[str, Any] = dict(typed(budget=given)["budget"] or {})
     for key, value in values.items():
         if key not in (*gates.KEYS, *known):
             _require_measure(Named("budget", key=key), key)

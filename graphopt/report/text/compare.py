@@ -48,7 +48,8 @@ def timing(result: Timing) -> None:
     """Prints the latency of both and their ratio."""
     console = terminal()
     console.print(f"reference {result.reference_ms:.3f} ms, candidate {result.candidate_ms:.3f} ms")
-    where = f"{numbered(result.threads, 'thread')}, {result.provider}"
+    sizes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in result.inputs.items())
+    where = f"{numbered(result.threads, 'thread')}, {result.provider}{'; ' if sizes else ''}{escape(sizes)}"
     pairs, fast = f"{result.repeat} pairs", "times as fast"
     if result.outcome:
         median = f"median of {pairs}: {result.speedup:.2f}"
