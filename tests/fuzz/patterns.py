@@ -723,7 +723,7 @@ def lift_conv1d(g: Draft, x: str) -> str:
     g.need(g.rank(x) > 2)
     inside = g.shape(x)[1]
     y = g.op("Reshape", x, g.const(np.array([0, inside, -1], np.int64)))
-    times = -(-g.pick(100, 200) // g.shape(y)[2])
+    times = -(-g.pick(100, 200) // max(1, g.shape(y)[2]))
     y = g.op("Tile", y, g.const(np.array([1, 1, times], np.int64)))
     y = pointwise(g, y, g.pick(32, 32, 30))
     for _ in range(g.between(1, 2)):
