@@ -448,6 +448,14 @@ def shuffled(g: Draft, x: str) -> str:
     count, sizes = g.shape(x)[1], list(g.spatial(x))
     groups = divisor(g, count)
     g.need(groups > 1)
+    if g.chance(0.25):  # with the channels last
+        last = [0, *range(2, 2 + len(sizes)), 1]
+        y = g.op("Transpose", x, perm=last)
+        y = g.op("Reshape", y, g.const(np.array([0, *sizes, groups, count // groups])))
+        axes = list(range(len(sizes) + 3))
+        y = g.op("Transpose", y, perm=[*axes[:-2], axes[-1], axes[-2]])
+        y = g.op("Reshape", y, g.const(np.array([0, *sizes, count])))
+        return g.op("Transpose", y, perm=[last.index(axis) for axis in range(len(last))])
     inner = g.pick([*sizes], [-1]) if len(sizes) > 1 else sizes
     y = g.op("Reshape", x, g.const(np.array([g.pick(0, g.shape(x)[0]), groups, count // groups, *inner])))
     y = g.op("Transpose", y, perm=[0, 2, 1, *range(3, 3 + len(inner))])

@@ -3,7 +3,8 @@
 What
     A Gather of channels, or the Reshape ─ Transpose ─ Reshape of a channel shuffle, goes into the
     convolutions that read it, else into the one that makes its input. Activations, poolings and depthwise
-    convolutions may stand in between.
+    convolutions may stand in between. A shuffle may be written with the pixels in one axis, or with the
+    channels last, between two more Transposes.
 
         x ─ Gather(π) ─ Conv(W) ─ y                        x ─ Conv(W') ─ y
 
@@ -36,7 +37,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -53,6 +54,11 @@ from graphopt.rewrites.patterns.common import attributes_of, is_passthrough, sit
 from graphopt.types import Array, Candidate, Rejection, Replacement
 
 Index: TypeAlias = npt.NDArray[np.int64]
+MOVES = frozenset({"Reshape", "Transpose"})
+"""The operators that a shuffle of channels is made of."""
+LONGEST = 5
+"""Of them that are followed at most. Derived: a Reshape, a Transpose and a Reshape, between the two
+Transposes of one that is written on the last axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,35 +163,49 @@ def _permutation(analysis: Analysis, node: ir.Node) -> _Place | None:
         if index is None or index.ndim != 1 or axis is None or axis.as_int() % len(shape) != 1:
             return None
         return _Place(node.inputs[0], np.asarray(index, np.int64) % shape[1], (node,))
-    return _shuffle(analysis, node) if node.op_type == "Reshape" else None
+    return _shuffle(analysis, node) if node.op_type in MOVES else None
 
 
 def _shuffle(analysis: Analysis, first: ir.Node) -> _Place | None:
-    """Reshape ─ Transpose ─ Reshape that moves channels alone."""
+    """Reshapes and Transposes from this one on that keep the shape and move channels alone."""
     x = first.inputs[0]
-    transpose = analysis.sole_consumer(first.outputs[0])
-    if x is None or transpose is None or transpose.op_type != "Transpose" or not is_standard(transpose):
-        return None
-    last = analysis.sole_consumer(transpose.outputs[0])
-    if last is None or last.op_type != "Reshape" or not is_standard(last) or last.graph is not first.graph:
-        return None
-    before, split, after = (analysis.fixed_shape(v) for v in (x, first.outputs[0], last.outputs[0]))
-    order = transpose.attributes.get("perm")
-    if before is None or split is None or after is None or order is None or None in before[1:]:
-        return None
-    if after[1:] != before[1:] or len(after) != len(before) or len(split) <= len(before):
-        return None
-    spatial, perm = len(before) - 2, list(order.as_ints())
-    parts = split[1 : len(split) - spatial]
-    fixed = [0, *range(len(split) - spatial, len(split))]
-    if None in parts or split[len(split) - spatial :] != before[2:] or any(perm[a] != a for a in fixed):
-        return None
-    sizes = [part or 0 for part in parts]
-    if np.prod(sizes) != before[1]:
-        return None
-    inner = [a - 1 for a in perm[1 : 1 + len(sizes)]]
-    index = np.arange(math.prod(sizes)).reshape(sizes).transpose(inner).reshape(-1)
-    return _Place(x, index, (first, transpose, last))
+    shape = analysis.fixed_shape(x)
+    nodes: list[ir.Node] = []
+    node: ir.Node | None = first
+    while node is not None and node.graph is first.graph and len(nodes) < LONGEST:
+        if node.op_type not in MOVES or not is_standard(node):
+            return None
+        nodes.append(node)
+        after = analysis.fixed_shape(node.outputs[0])
+        if x is None or shape is None or after is None or None in shape[1:]:
+            return None
+        if after[1:] == shape[1:] and {each.op_type for each in nodes} == MOVES:
+            index = _moved(analysis, nodes, [size or 0 for size in shape[1:]])
+            if index is not None:
+                return _Place(x, index, tuple(nodes))
+        node = analysis.sole_consumer(node.outputs[0])
+    return None
+
+
+def _moved(analysis: Analysis, nodes: Sequence[ir.Node], sizes: Sequence[int]) -> Index | None:
+    """The channel of a sample of these sizes for each behind the operators; None where more is moved."""
+    places = np.arange(math.prod(sizes)).reshape(sizes)
+    for node in nodes:
+        after, order = analysis.fixed_shape(node.outputs[0]), node.attributes.get("perm")
+        if node.op_type == "Transpose":
+            perm = list(range(places.ndim + 1))[::-1] if order is None else list(order.as_ints())
+            if perm[0] != 0:
+                return None
+            places = places.transpose([axis - 1 for axis in perm[1:]])
+        else:
+            inside = [size or 0 for size in (after or ())[1:]]
+            if math.prod(inside) != places.size:
+                return None
+            places = places.reshape(inside)
+    pixels = max(1, math.prod(sizes[1:]))
+    rows = places.reshape(sizes[0], pixels)
+    index: Index = rows[:, 0] // pixels
+    return index if np.array_equal(rows, index[:, None] * pixels + np.arange(pixels)) else None
 
 
 def _inverse(index: Index) -> Index:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.builders import Checked, Net, alone
+from tests.builders import NEWEST_OPSET, Checked, Net, alone
 
 left_alone = partial(alone, "fold_permutation", number=0)
 
@@ -49,6 +49,42 @@ def test_shuffle_through_activation_and_depthwise(behind: bool) -> None:
     y = shuffle(net, y, 2, 6)
     y = net.conv(net.op("Relu", net.conv(y, 8, group=8)), 5, (1, 1)) if behind else y
     folded(net, y)
+
+
+@pytest.mark.parametrize("opset", [7, 13, NEWEST_OPSET])
+@pytest.mark.parametrize("batch", [2, "N"])
+@pytest.mark.parametrize("way", ["pixels in one axis", "channels last", "three axes of channels"])
+def test_shuffles_in_other_spellings(way: str, batch: int | str, opset: int) -> None:
+    net = Net(opset)
+    y = net.op("Relu", net.conv(net.input([batch, 12, 6, 5]), 12, (1, 1)))
+
+    def shaped(y: str, *sizes: int) -> str:
+        return net.op("Reshape", y, net.const(np.array(sizes)))
+
+    if way == "pixels in one axis":
+        y = net.op("Transpose", shaped(y, -1, 3, 4, 30), perm=[0, 2, 1, 3])
+    elif way == "channels last":
+        y = shaped(net.op("Transpose", y, perm=[0, 2, 3, 1]), -1, 6, 5, 3, 4)
+        y = shaped(net.op("Transpose", y, perm=[0, 1, 2, 4, 3]), -1, 6, 5, 12)
+        y = net.op("Transpose", y, perm=[0, 3, 1, 2], channels=12)
+    else:
+        y = net.op("Transpose", shaped(y, -1, 2, 3, 2, 6, 5), perm=[0, 3, 1, 2, 4, 5])
+    y = y if way == "channels last" else shaped(y, -1, 12, 6, 5)
+    net.channels[y] = 12
+    assert folded(net, net.conv(y, 4, pads=[1] * 4)).ops == {"Conv": 2, "Relu": 1}
+
+
+@pytest.mark.parametrize("perm", [[0, 2, 1, 3, 4], [0, 1, 2, 4, 3], [1, 0, 2, 3, 4]])
+def test_what_moves_pixels_or_samples_is_no_shuffle(perm: list[int]) -> None:
+    """The first alone moves channels, of a map of 4 x 6 x 6; the sizes are those of one in each case."""
+    net = Net()
+    y = net.op("Reshape", net.input([2, 4, 6, 6]), net.const(np.array([2, 2, 2, 6, 6])))
+    y = net.op("Reshape", net.op("Transpose", y, perm=perm), net.const(np.array([2, 4, 6, 6])), channels=4)
+    y = net.conv(y, 3)
+    if perm == [0, 2, 1, 3, 4]:
+        folded(net, y)
+    else:
+        left_alone(net, y, because=())
 
 
 def test_within_groups() -> None:
