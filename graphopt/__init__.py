@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from graphopt.api import diff as diff
     from graphopt.api import optimize as optimize
     from graphopt.api import scan as scan
+    from graphopt.api import sensitivity as sensitivity
     from graphopt.api import sweep as sweep
     from graphopt.api import tune as tune
     from graphopt.api import verify as verify
@@ -44,6 +45,7 @@ _HOMES = {
     "diff": "graphopt.api",
     "optimize": "graphopt.api",
     "scan": "graphopt.api",
+    "sensitivity": "graphopt.api",
     "sweep": "graphopt.api",
     "tune": "graphopt.api",
     "verify": "graphopt.api",

@@ -30,11 +30,12 @@ from graphopt.pipeline.options.table import SWEPT
 from graphopt.pipeline.options.typed import typed
 from graphopt.pipeline.scanning import times
 from graphopt.pipeline.scanning.survey import survey
+from graphopt.pipeline.sweep import sensitivity as run_sensitivity
 from graphopt.pipeline.sweep import sweep as run_sweep
 from graphopt.pipeline.verify import noted, quality_kept, require_scores
 from graphopt.planning import CONFIDENCE, gates
 from graphopt.planning.budget import Budget
-from graphopt.report.results import Result, Scan, Sweep, Tuned
+from graphopt.report.results import Result, Scan, Sensitivities, Sweep, Tuned
 from graphopt.rewrites import registry as catalogue
 from graphopt.rewrites.base import Rewrite
 from graphopt.runtime import latency, session
@@ -350,6 +351,64 @@ def tune(
             seed=seed,
         )
     return replace(tuned, model=edit.concealed(tuned.model, found.inner)) if found.inner else tuned
+
+
+def sensitivity(
+    model: AnyModel,
+    calibration: Given,
+    *,
+    only: Iterable[str] = (),
+    skip: Iterable[str] = (),
+    at: Iterable[str] = (),
+    keep: Iterable[str] = (),
+    outputs: Iterable[str] = (),
+    options: Mapping[str, object] | None = None,
+    shapes: Shapes | None = None,
+    sample_axis: SampleAxes | None = None,
+    seed: int = 0,
+    memory: int | None = None,
+) -> Sensitivities:
+    """Ranks a model's layers by what an error in each, or halving it, costs the outputs; needs no budget.
+
+    Args:
+        model: a path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is not changed.
+        calibration: preprocessed inputs, as for `optimize`.
+        only: names of the rewrites that take part; all when empty.
+        skip: names of rewrites that do not take part.
+        at: patterns of node names; only layers that match are probed.
+        keep: patterns of node names; layers that match are not.
+        outputs: names of the values that count, as for `optimize`; all outputs when empty.
+        options: options of rewrites.
+        shapes: sizes of inputs whose shape leaves some open, by input name.
+        sample_axis: along which axis of an input's calibration arrays samples lie, as for `optimize`.
+        seed: of everything random.
+        memory: bytes that activations may take.
+
+    Returns:
+        The layers that could be made cheaper, that which costs the most first.
+
+    Raises:
+        InputError: the model, the inputs or an option can't be used as given.
+        VerificationError: the exactly rewritten model computes something else.
+    """
+    asked = make_options(
+        {"macs": 1.0},
+        calibrated=True,
+        only=only,
+        skip=skip,
+        at=at,
+        keep=keep,
+        outputs=outputs,
+        options=options,
+        shapes=shapes,
+        sample_axis=sample_axis,
+        seed=seed,
+        memory=memory,
+    )
+    alone = replace(asked, budget=Budget())  # which only says that approximate rewrites take part
+    source, alone = counting(trusted(opened(model)), alone)
+    with threads.single():
+        return run_sensitivity(source, alone, calibration)
 
 
 def verify(

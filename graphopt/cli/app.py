@@ -15,6 +15,7 @@ from graphopt.cli.commands.optimize import optimize
 from graphopt.cli.commands.provenance import provenance
 from graphopt.cli.commands.rewrites import rewrites
 from graphopt.cli.commands.scan import scan
+from graphopt.cli.commands.sensitivity import sensitivity
 from graphopt.cli.commands.several.batch import batch
 from graphopt.cli.commands.several.check import check
 from graphopt.cli.commands.several.run import run
@@ -29,6 +30,7 @@ COMMANDS = (
     optimize,
     run,
     batch,
+    sensitivity,
     sweep,
     tune,
     verify,

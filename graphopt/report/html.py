@@ -16,8 +16,17 @@ from graphopt.errors import InputError, printable
 from graphopt.report.page import common, drawings, figures, layers, rewrites, spectra, tradeoff
 from graphopt.report.page.common import MOST_ROWS, Facts
 from graphopt.report.page.drawing import BOX
-from graphopt.report.results import Result, Sweep
-from graphopt.report.wording import count, decibels, model_name, not_verified, percent, small
+from graphopt.report.results import Result, Sensitivities, Sweep
+from graphopt.report.wording import (
+    count,
+    decibels,
+    kind,
+    model_name,
+    not_verified,
+    output_sqnr,
+    percent,
+    small,
+)
 
 TEMPLATES = Path(__file__).parent / "page" / "templates"
 LIMIT = 1_900_000
@@ -64,6 +73,16 @@ def sweep(result: Sweep) -> str:
     return _fitted("sweep.html", lambda scale: _sweep(result, scale))
 
 
+def sensitivity(result: Sensitivities) -> str:
+    """The page of ``graphopt sensitivity --html``: the layers as a table, that which costs the most first.
+
+    Raises:
+        InputError: `graphopt[html]` is not installed.
+    """
+    require()
+    return _fitted("sensitivity.html", lambda scale: _sensitivity(result, scale))
+
+
 def _fitted(template: str, facts: Callable[[float], Facts]) -> str:
     """The page, with as much of its long lists as fits."""
     scale = 1.0
@@ -84,7 +103,9 @@ def _render(template: str, facts: Facts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update((each.__name__, each) for each in (count, decibels, percent, small))
+    environment.filters.update(
+        (each.__name__, each) for each in (count, decibels, kind, output_sqnr, percent, small)
+    )
     page = environment.get_template(template).render(version=__version__, **facts)
     return printable(str(page), keep="\n\t")
 
@@ -136,6 +157,22 @@ def _sweep(result: Sweep, scale: float) -> Facts:
         "remarks": list(result.notes),
         "before": result.before,
         "curve": tradeoff.curve(result.points, result.before, scale),
+        "seconds": result.seconds,
+        "options": common.options(result.options),
+    }
+
+
+def _sensitivity(result: Sensitivities, scale: float) -> Facts:
+    shown, hidden = common.limited(result.layers, int(MOST_ROWS * scale))
+    return {
+        "title": f"graphopt sensitivity: {model_name(result.source)}",
+        "name": model_name(result.source),
+        "model": result.source,
+        "alerts": [],
+        "remarks": list(result.notes),
+        "layers": shown,
+        "hidden": hidden,
+        "error": result.error,
         "seconds": result.seconds,
         "options": common.options(result.options),
     }

@@ -28,11 +28,13 @@ from graphopt.report.results import (
     Applied,
     Checked,
     LayerRow,
+    LayerSensitivity,
     Left,
     Metric,
     Point,
     Report,
     Scan,
+    Sensitivities,
     Sweep,
     Tuned,
 )
@@ -69,6 +71,7 @@ KEYS: Mapping[type, str] = {
     Judged: "gate.key gate.limit measured interval passed undecided needed",
     LayerChange: "change rewrites before after macs_before macs_after",
     LayerRow: "linear runs share seconds linear.pointwise opportunities",
+    LayerSensitivity: "linear share probes damage halved",
     Left: "rewrite site.nodes reason",
     Linear: LINEAR,
     Metric: "name before after against figures intervals",
@@ -79,12 +82,17 @@ KEYS: Mapping[type, str] = {
     Scan: "model=source totals convs=rows seconds others measured uncounted_ops unknown_dims observed_shapes"
     " notes",
     Source: "path sha256 bytes opset",
+    Sensitivities: "model=source before layers error notes seconds options",
     Sweep: "model=source before points notes seconds options",
     Tuned: "model=candidate reference kept before after tuning notes seconds",
     Totals: "macs flops params weight_bytes nodes",
     Verification: "passed undecided warnings checks notes",
 }
 """Attributes that stand for the fields of a result, ``KEY=`` before those with another name than the last."""
+
+
+LAYERS = (LayerRow, LayerSensitivity)
+"""What stands for a layer: the fields of the operator come first."""
 
 
 def dumps(document: Any) -> str:
@@ -112,7 +120,7 @@ def plain(value: Any) -> Any:
     for item in (KEYS.get(type(value)) or " ".join(field.name for field in fields(value))).split():
         key, _, path = item.rpartition("=")
         found[key or path.rpartition(".")[2]] = plain(attrgetter(path)(value))
-    return {**found.pop("linear"), **found} if isinstance(value, LayerRow) else found
+    return {**found.pop("linear"), **found} if isinstance(value, LAYERS) else found
 
 
 def _head() -> dict[str, Any]:
@@ -141,12 +149,22 @@ def sweep(result: Sweep) -> dict[str, Any]:
     return {**_head(), **_timed(result)}
 
 
+def sensitivity(result: Sensitivities) -> dict[str, Any]:
+    """The document of ``graphopt sensitivity --json``.
+
+    ``probes`` are pairs of a layer's relative error and the mean squared change of the network's output over
+    its variance; ``damage`` is that change at ``error``, in ``halved`` that of the form which takes at most
+    half of the layer's MACs. The layers stand in order, that which costs the most first.
+    """
+    return {**_head(), **_timed(result)}
+
+
 def tuned(result: Tuned) -> dict[str, Any]:
     """The document of ``graphopt tune --json``."""
     return {**_head(), **_timed(result)}
 
 
-def _timed(result: Report | Sweep | Tuned) -> dict[str, Any]:
+def _timed(result: Report | Sensitivities | Sweep | Tuned) -> dict[str, Any]:
     """A run, with seconds as far as they mean something."""
     return {**plain(result), "seconds": {name: round(value, 4) for name, value in result.seconds.items()}}
 

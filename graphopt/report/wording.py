@@ -61,6 +61,11 @@ def decibels(sqnr: float | None) -> str:
     return f"{sqnr:.1f} dB"
 
 
+def output_sqnr(damage: float) -> str:
+    """The SQNR that an error leaves of the outputs, from their mean squared change over their variance."""
+    return decibels(-10 * math.log10(damage) if damage > 0 else math.inf)
+
+
 def percent(part: float | None, digits: int = 1) -> str:
     """A part of the whole: 48.9%."""
     return "–" if part is None else f"{part:.{digits}%}"

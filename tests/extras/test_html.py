@@ -22,10 +22,11 @@ from selenium.webdriver.remote.webelement import WebElement
 import graphopt
 from graphopt.report import html
 from graphopt.report.results import Applied, Left, Point, Result, Sweep
+from graphopt.report.wording import output_sqnr
 from graphopt.rewrites import registry
 from graphopt.runtime.latency import Timing
 from graphopt.types import Candidate, Cost, Exactness, Quality, Site
-from tests.builders import classifier, conv_bn, saved
+from tests.builders import classifier, conv_bn, samples, saved
 from tests.command import cli
 from tests.places import ROOT
 
@@ -64,6 +65,12 @@ def sweep_page(result: Result, tmp_path_factory: pytest.TempPathFactory) -> Path
     data = result.report
     swept = Sweep(data.source, data.before, points(), ("0.3 was not reached",), {"fit": 1.5}, {"seed": 0})
     return written(tmp_path_factory.mktemp("sweep"), html.sweep(swept))
+
+
+@pytest.fixture(scope="module")
+def sensitivity_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = graphopt.sensitivity(classifier(), samples(32), only=["bottleneck"])
+    return written(tmp_path_factory.mktemp("sensitivity"), html.sensitivity(found))
 
 
 def written(folder: Path, text: str) -> Path:
@@ -117,7 +124,7 @@ def requests(driver: Chrome) -> list[str]:
     ]
 
 
-PAGES = ("page", "sweep_page")
+PAGES = ("page", "sweep_page", "sensitivity_page")
 
 
 # ---------------------------------------------------------------- it opens
@@ -148,7 +155,7 @@ def test_it_fits_the_screen(
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     shown = browser.find_elements(By.CSS_SELECTOR, "main figure svg")
     drawn = [svg.rect["width"] for svg in shown if svg.is_displayed() and svg.rect["width"]]
-    assert drawn and all(size <= width for size in drawn)
+    assert bool(drawn) is (name != "sensitivity_page") and all(size <= width for size in drawn)
 
 
 def test_no_table_scrolls_sideways_on_a_usual_screen(browser: Chrome, result: Result, tmp_path: Path) -> None:
@@ -463,6 +470,14 @@ def test_the_sweep(browser: Chrome, sweep_page: Path) -> None:
     assert [len(n.find_elements(By.CSS_SELECTOR, "tbody tr")) for n in networks] == [1, 2, 3]
     networks[2].find_element(By.TAG_NAME, "summary").send_keys(Keys.ENTER)
     assert "conv2\n" in networks[2].text or "conv2 " in networks[2].text
+
+
+def test_the_sensitivity_of_layers(browser: Chrome, sensitivity_page: Path) -> None:
+    show(browser, sensitivity_page)
+    found = graphopt.sensitivity(classifier(), samples(32), only=["bottleneck"])
+    assert column(browser, "layer-table", "SQNR at 1%") == [output_sqnr(row.damage) for row in found.layers]
+    names = [each.text for each in browser.find_elements(By.CSS_SELECTOR, "#layer-table tbody th")]
+    assert names == [row.linear.name for row in found.layers] and len(names) > 1
 
 
 # ---------------------------------------------------------------- large models, and the same again

@@ -19,7 +19,15 @@ from graphopt.pipeline.options.checked import Options, make_confidence
 from graphopt.pipeline.options.table import RUN, TABLE
 from tests.builders import classifier, conv_bn, samples
 
-FUNCTIONS = (graphopt.scan, graphopt.optimize, graphopt.sweep, graphopt.verify, graphopt.bench, graphopt.diff)
+FUNCTIONS = (
+    graphopt.scan,
+    graphopt.optimize,
+    graphopt.sensitivity,
+    graphopt.sweep,
+    graphopt.verify,
+    graphopt.bench,
+    graphopt.diff,
+)
 OPTIONS = {option.name for option in RUN}
 GIVEN = {"model", "calibration", "rewrites"}
 """What `graphopt.optimize` takes besides options."""
@@ -36,7 +44,7 @@ def test_a_signature_is_what_the_table_says(function: Callable[..., Any]) -> Non
     taken = parameters(function)
     listed = {name: TABLE[name].default for name in taken if name != "rewrites"}
     taken.pop("rewrites", None)
-    if function is graphopt.sweep:  # which can't do without
+    if function in (graphopt.sensitivity, graphopt.sweep):  # which can't do without
         assert taken.pop("calibration") is ... and listed.pop("calibration") is None
     assert taken == listed
 

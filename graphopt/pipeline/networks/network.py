@@ -22,6 +22,7 @@ from graphopt.pipeline.networks.pricing import Clock, Damage, Forms
 from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.workspace import Measures, Workspace
 from graphopt.planning import selection
+from graphopt.planning.damage import Sensitivity
 from graphopt.planning.selection import Limit, Plan
 from graphopt.rewrites.base import ApproximateRewrite, ExactRewrite
 from graphopt.rewrites.registry import finishing
@@ -119,6 +120,10 @@ class Networks:
             if reason:
                 self._journal.reject(candidate, f"{candidate.site.nodes[0]}: {reason}")
         return [candidate for candidate, reason in reasons.items() if not reason]
+
+    def sensitivities(self) -> dict[str, Sensitivity]:
+        """How much an error in each layer harms the output, by name of its operator."""
+        return self._without_failures(lambda: self.damage.sensitivities)
 
     def planned(self, limits: Sequence[Limit]) -> Plan:
         """The least damaging plan that keeps the limits."""

@@ -10,6 +10,7 @@ from graphopt.report.text.optimize import report
 from graphopt.report.text.provenance import provenance
 from graphopt.report.text.rewrites import rewrites
 from graphopt.report.text.scan import scan
+from graphopt.report.text.sensitivity import sensitivity
 from graphopt.report.text.sweep import sweep
 from graphopt.report.text.tune import tuned
 
@@ -22,6 +23,7 @@ __all__ = [
     "report",
     "rewrites",
     "scan",
+    "sensitivity",
     "sweep",
     "timing",
     "tuned",
