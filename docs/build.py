@@ -17,6 +17,7 @@ from sphinx.cmd.build import build_main
 from typer.testing import CliRunner
 
 from graphopt.cli.app import typer_app
+from graphopt.report import glossary
 from graphopt.rewrites import registry
 from graphopt.rewrites.base import Rewrite
 from graphopt.types import Exactness
@@ -50,7 +51,8 @@ def main(folder: Path = DEFAULT) -> int:
 def pages() -> dict[str, str]:
     """The reference pages, by their place in the sources."""
     found = {f"rewrites/{each.name}.md": rewrite_page(each) for each in _rewrites()}
-    return {**found, "rewrites/index.md": index_page(), "commands.md": commands_page()}
+    made = {"rewrites/index.md": index_page(), "commands.md": commands_page(), "glossary.md": glossary_page()}
+    return {**found, **made}
 
 
 def _rewrites() -> list[Rewrite]:
@@ -133,6 +135,17 @@ def index_page() -> str:
         lines += [f"## {kind}", "", promise, "", "| rewrite | what it does |", "|---|---|"]
         lines += [f"| [{r.name}]({r.name}.md) | {escaped(registry.summary(r))} |" for r in listed]
         lines += ["", "```{toctree}", ":hidden:", "", *(r.name for r in listed), "```", ""]
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- the words of reports
+
+
+def glossary_page() -> str:
+    """The words that `graphopt explain` knows, each with its meaning."""
+    lines = ["# Glossary", "", "What stands here is what `graphopt explain WORD` prints.", ""]
+    for word, text in glossary.WORDS.items():
+        lines += [f"- **{word}**: {escaped(text)}"]
     return "\n".join(lines)
 
 

@@ -13,6 +13,14 @@ def rewrite(incomplete: str) -> list[tuple[str, str]]:
     return [(each.name, catalogue.summary(each)) for each in available if each.name.startswith(incomplete)]
 
 
+def explained(incomplete: str) -> list[tuple[str, str]]:
+    """The rewrites and the words of reports that begin like this, with what they are."""
+    from graphopt.report import glossary
+
+    words = ((word, text.partition(".")[0]) for word, text in glossary.WORDS.items())
+    return [*rewrite(incomplete), *((word, text) for word, text in words if word.startswith(incomplete))]
+
+
 def rewrites(incomplete: str) -> list[str]:
     """The last name of a list A,B, completed, behind those before it."""
     before, comma, last = incomplete.rpartition(",")

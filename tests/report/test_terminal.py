@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from graphopt.cli.app import typer_app
+from graphopt.report import glossary
 from graphopt.report.results import Metric
 from graphopt.rewrites import registry
 from graphopt.types import Score
@@ -44,7 +45,8 @@ def test_help_shows_an_example_that_the_command_takes(command: str) -> None:
         (("optimze", "m"), "optimize"),
         (("scan", "m", "--jsn"), "--json"),
         (("explain", "bottlenek"), "did you mean bottleneck?"),
-        (("explain", "NOSUCH"), "no rewrite is called 'NOSUCH'; the nearest of "),
+        (("explain", "nope"), "'nope' is no rewrite and no word of the glossary; graphopt rewrites lists"),
+        (("explain", "sqnl"), "did you mean sqnr?"),
     ],
 )
 def test_a_mistyped_name_suggests_the_right_one(arguments: tuple[str, ...], meant: str) -> None:
@@ -74,8 +76,9 @@ def completed(*words: str) -> list[str]:
 def test_completion() -> None:
     assert "optimize" in completed("graphopt", "opt")
     assert completed("graphopt", "explain", "bott") == ["bottleneck"]
+    assert completed("graphopt", "explain", "sq") == ["sqnr"]
     every = completed("graphopt", "explain", "")
-    assert every and set(every) <= {*registry.registry()}
+    assert every and set(every) <= {*registry.registry(), *glossary.WORDS}
     started = completed("graphopt", "optimize", "m", "--skip", "fold_pad,fold_p")
     assert started == ["fold_pad,fold_permutation"]
     assert completed("graphopt", "optimize", "m", "--budget", "mac") == ["macs="]
@@ -183,3 +186,25 @@ def test_a_file_has_whole_names_of_rewrites(tmp_path: Path) -> None:
     proto = classic.build()
     proto.graph.node[0].name = "backbone/a_name_of/some_length/conv"
     assert "lossless_bottleneck," in cli("scan", saved(proto, tmp_path / "m.onnx")).fine().out
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("SQNR", "in decibels"),
+        ("dB", "in decibels"),
+        ("1x1 24/–", "Channels between the factors"),
+        ("depthwise ×4", "four kernels a channel"),
+        ("1x1 → depthwise 32 → 1x1", "a kernel of its own"),
+        ("aim", "`macs` takes all"),
+        ("declined", "was not taken"),
+        ("predicted", "before it was fitted"),
+    ],
+)
+def test_words_of_reports_are_explained(word: str, says: str) -> None:
+    assert says in cli("explain", word).fine().out
+
+
+def test_a_rewrite_goes_before_a_word() -> None:
+    assert not set(glossary.WORDS) & set(registry.registry())
+    assert set(glossary.ALIKE.values()) | set(glossary.FORMS.values()) <= set(glossary.WORDS)
