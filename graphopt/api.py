@@ -227,6 +227,7 @@ def sweep(
     shapes: Shapes | None = None,
     sample_axis: SampleAxes | None = None,
     seed: int = 0,
+    freeze_initializers: bool = False,
     metric: str | OwnMetric | TaskMetric | None = None,
     confidence: float | str | None = CONFIDENCE,
     memory: int | None = None,
@@ -247,6 +248,7 @@ def sweep(
         shapes: sizes of inputs whose shape leaves some open, by input name.
         sample_axis: along which axis of an input's calibration arrays samples lie, as for `optimize`.
         seed: of everything random.
+        freeze_initializers: treat initializers that are graph inputs too as constants.
         metric: a measure, as for `optimize`.
         confidence: of the intervals that are told.
         memory: bytes that activations may take.
@@ -277,6 +279,7 @@ def sweep(
         shapes=shapes,
         sample_axis=sample_axis,
         seed=seed,
+        freeze_initializers=freeze_initializers,
         metric=metric,
         confidence=confidence,
         memory=memory,
@@ -284,7 +287,7 @@ def sweep(
     if asked.metric is not None:
         asked.metric.load()
     alone = replace(asked, budget=Budget())  # it comes with each part
-    source, alone = counting(trusted(opened(model)), alone)
+    source, alone = counting(trusted(opened(model), frozen=freeze_initializers), alone)
     with threads.single():
         return run_sweep(source, alone, calibration, sorted(set(budgets), reverse=True))
 

@@ -15,7 +15,7 @@ from graphopt._version import __version__
 from graphopt.errors import printable
 from graphopt.report.outcomes import Outcome
 from graphopt.report.page import figures
-from graphopt.report.results import Applied, Left, Report
+from graphopt.report.results import Applied, Left, Report, Sweep
 from graphopt.report.wording import (
     count,
     decibels,
@@ -23,6 +23,7 @@ from graphopt.report.wording import (
     model_name,
     not_verified,
     numbered,
+    point_rows,
     ranges,
     ratio,
     shortened,
@@ -63,9 +64,25 @@ def report(result: Report, problem: str = "") -> str:
         [f"- {prose(remark)}" for remark in figures.remarks(result)],
         _applied(result.applied),
         _left(result),
-        [f"<sub>graphopt {__version__}, input SHA-256 {result.source.sha256}</sub>"],
+        _signed(result),
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+
+def sweep(result: Sweep) -> str:
+    """The summary of ``graphopt sweep --markdown``: each network, and what has to be known besides."""
+    parts = [
+        [f"## graphopt sweep: {code(model_name(result.source))}"],
+        _table(*point_rows(result)),
+        [f"- {prose(note)}" for note in result.notes],
+        _signed(result),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+
+def _signed(result: Report | Sweep) -> Lines:
+    """What made a summary, and of which file."""
+    return [f"<sub>graphopt {__version__}, input SHA-256 {result.source.sha256}</sub>"]
 
 
 def batch(names: Sequence[str], outcomes: Sequence[Outcome]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from graphopt.analysis.linear import Linear
 from graphopt.model.io import Source
-from graphopt.report.results import Applied, Report, Tuning
+from graphopt.report.results import Applied, Report, Sweep, Tuning
 from graphopt.types import Quality, Totals
 from graphopt.verification.verdict import Verdict
 
@@ -89,6 +89,31 @@ def total_rows(before: Totals, after: Totals) -> list[tuple[str, int | None, int
         ("weight bytes", before.weight_bytes, after.weight_bytes),
         ("operators", before.nodes, after.nodes),
     ]
+
+
+def point_rows(result: Sweep) -> tuple[list[str], list[list[str]]]:
+    """The networks of a sweep as a table: its columns, ``>`` in front of their names, and a row for each."""
+    agreeing = any(p.quality is not None and p.quality.agreement is not None for p in result.points)
+    measured = any(p.metric is not None for p in result.points)
+    columns = [">MACs", ">of input", ">latency", *([">agreement"] if agreeing else []), ">SQNR"]
+    rows = []
+    for point in result.points:
+        quality, part = point.quality, point.costs.get("macs")
+        rows.append(
+            [
+                count(None if part is None or result.before.macs is None else part * result.before.macs),
+                "" if part is None else f"{part:.3f}",
+                f"{point.costs['latency']:.3f}" if "latency" in point.costs else "–",
+                *(
+                    [f"{quality.agreement:.2%}" if quality and quality.agreement is not None else "–"]
+                    * agreeing
+                ),
+                "–" if quality is None else decibels(quality.sqnr),
+                *([f"{point.metric:.4g}" if point.metric is not None else "–"] * measured),
+                str(len(point.chosen)),
+            ]
+        )
+    return [*columns, *([">metric"] if measured else []), ">layers cut"], rows
 
 
 def largest(checks: Sequence[Verdict]) -> str:

@@ -499,6 +499,39 @@ def test_a_sweep_in_the_terminal(scores: Path, inputs: Path) -> None:
     assert max(len(line) for line in done.out.splitlines()) <= 80
 
 
+def test_a_sweep_writes_its_report_and_its_summary(scores: Path, inputs: Path, tmp_path: Path) -> None:
+    report, summary = tmp_path / "sweep.json", tmp_path / "sweep.md"
+    asked = ("--calibration", inputs, "--budgets", "0.7", *ONLY, "--report", report, "--markdown", summary)
+    done = cli("sweep", scores, *asked, "--json").fine()
+    assert report.read_text(encoding="utf-8") == done.out
+    lines = summary.read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("## graphopt sweep: ")
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    points = json.loads(done.out)["points"]
+    assert [row[1] for row in rows[2:]] == [f"{point['costs']['macs']:.3f}" for point in points]
+    assert rows[0][:3] == ["MACs", "of input", "latency"] and len(points) == 2
+
+
+def test_a_sweep_writes_nothing_over_its_inputs_and_all_or_nothing(scores: Path, inputs: Path) -> None:
+    before = inputs.read_bytes()
+    asked = ("sweep", scores, "--calibration", inputs, "--budgets", "0.7", *ONLY)
+    cli(*asked, "--report", inputs).refused("is the input")
+    same = inputs.parent / "same.out"
+    cli(*asked, "--report", same, "--markdown", same).refused("is written by --report too")
+    assert inputs.read_bytes() == before and not same.exists()
+
+
+def test_a_sweep_of_weights_that_a_caller_may_override() -> None:
+    proto = classifier()
+    weights = [each for each in proto.graph.initializer if len(each.dims) == 4]
+    proto.graph.input.extend(onnx.helper.make_tensor_value_info(w.name, w.data_type, w.dims) for w in weights)
+    found = [
+        graphopt.sweep(proto, samples(16), [0.7], only=QUICK, freeze_initializers=frozen).points
+        for frozen in (False, True)
+    ]
+    assert [[len(point.chosen) > 0 for point in points] for points in found] == [[False], [False, True]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

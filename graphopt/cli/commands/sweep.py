@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from graphopt.cli import common
 from graphopt.cli.progress import shown
 from graphopt.errors import InputError
-from graphopt.files import write_text
+from graphopt.files import together, write_text
+from graphopt.jobs.outcome import own_summary
 from graphopt.jobs.task import Task, check_files, given_inputs
 
 
 @common.takes(
     "model calibration preprocess sample_axis budgets only skip options at keep outputs aim metric "
-    "confidence memory html json quiet shapes seed"
+    "freeze_initializers confidence memory report html markdown json quiet shapes seed"
 )
 def sweep(
     *,
@@ -22,7 +24,9 @@ def sweep(
     calibration: Path | None,
     preprocess: str | None,
     metric: str | None,
+    report: Path | None,
     html: Path | None,
+    markdown: Path | None,
     json: bool,
     quiet: bool,
     **asked: Any,
@@ -36,15 +40,25 @@ def sweep(
     inputs = given_inputs(calibration, preprocess)
     if inputs is None:
         raise InputError("sweep measures quality on inputs: give --calibration")
-    read = Task(model=model, calibration=calibration, preprocess=preprocess, metric=metric, html=html)
-    check_files([read])
+    read = Task(model=model, calibration=calibration, preprocess=preprocess, metric=metric)
+    check_files([replace(read, report=report, html=html, markdown=markdown)])
     from graphopt import api
 
     with shown(quiet=quiet, json=json):
         found = api.sweep(model, inputs, metric=metric, **asked)
-    if html is not None:
-        from graphopt.report import html as pages
+    from graphopt.report import json as documents
+    from graphopt.report import markdown as summaries
 
-        write_text(html, pages.sweep(found))
+    with together():
+        if report is not None:
+            write_text(report, documents.dumps(documents.sweep(found)))
+        if html is not None:
+            from graphopt.report import html as pages
+
+            write_text(html, pages.sweep(found))
+        own = own_summary(markdown)
+        if own is not None:
+            write_text(own, summaries.sweep(found))
+    common.summarise(lambda: summaries.sweep(found))
     common.tell("sweep", found, json=json)
     return 0

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from graphopt.report.results import Point, Sweep
 from graphopt.report.text.common import escape, table_of, terminal
-from graphopt.report.wording import count, decibels
+from graphopt.report.wording import point_rows
 
 PLOT_ROWS = 10
 """Lines of the plot of a sweep."""
@@ -18,22 +18,10 @@ PLOT_ROWS = 10
 def sweep(result: Sweep) -> None:
     """Prints a network a line, then quality over MACs as a plot."""
     console = terminal()
-    agreeing = any(p.quality is not None and p.quality.agreement is not None for p in result.points)
-    measured = any(p.metric is not None for p in result.points)
-    columns = [">MACs", ">of input", ">latency", *([">agreement"] if agreeing else []), ">SQNR"]
-    table = table_of(*columns, *([">metric"] if measured else []), ">layers cut")
-    for point in result.points:
-        quality, part = point.quality, point.costs.get("macs")
-        cells = [
-            count(None if part is None or result.before.macs is None else part * result.before.macs),
-            "" if part is None else f"{part:.3f}",
-            f"{point.costs['latency']:.3f}" if "latency" in point.costs else "–",
-            *([f"{quality.agreement:.2%}" if quality and quality.agreement is not None else "–"] * agreeing),
-            "–" if quality is None else decibels(quality.sqnr),
-            *([f"{point.metric:.4g}" if point.metric is not None else "–"] * measured),
-            str(len(point.chosen)),
-        ]
-        table.add_row(*cells)
+    columns, rows = point_rows(result)
+    table = table_of(*columns)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
     agreements = {p.quality.agreement for p in result.points if p.quality is not None}
     _plot(console, result.points, agreement=len(agreements - {None}) > 1)
