@@ -7,13 +7,15 @@ What
         x ─ Identity ─ Dropout ─ Mul(1) ─ Pad(0, 0, 0, 0) ─ y        x ─ y
         x₁, x₂ ─ Concat ─ Split ─ y₁, y₂                             x₁ ─ y₁, x₂ ─ y₂
         x ─ Flatten ─ Reshape ─ y                                    x ─ Reshape ─ y
+        Concat(x₁, Concat(x₂, x₃)) ─ y                               Concat(x₁, x₂, x₃) ─ y
 
 Maths
     None of them computes: Identity; Dropout in inference mode; Add and Sub of 0, Mul, Div and Pow of 1; Pad
     of nothing; Slice and Gather of everything in order; Transpose, Cast, Reshape, Expand, Tile and Resize to
     what the input is; pools and reductions over single elements; Concat and Sum of one; a second Relu. Pairs:
     Concat and Split at the same places, either way round; a Cast to a wider type and back; two operators that
-    only rename axes (Reshape, Flatten, Squeeze, Unsqueeze) are one Reshape.
+    only rename axes (Reshape, Flatten, Squeeze, Unsqueeze) are one Reshape; a Concat that only a Concat along
+    the same axis reads is a part of that.
 
 When it applies
     1. It changes nothing whatever sizes a caller feeds: a constant must not widen the other operand by
@@ -75,14 +77,24 @@ class RemoveIdentity(ExactRewrite):
                 first, _, _ = merged
                 before = analysis.cost([node, first])
                 yield Candidate(self.name, site(analysis, [node, first]), before, analysis.cost([node]))
+            elif inner := _inner_concats(analysis, node):
+                nodes = [node, *inner]
+                yield Candidate(self.name, site(analysis, nodes), analysis.cost(nodes), analysis.cost([node]))
 
     def build(self, analysis: Analysis, candidate: Candidate) -> Replacement:
-        """The sources in place of the outputs, or one Reshape in place of two."""
+        """The sources in place of the outputs, or one Reshape or Concat in place of several."""
         node = analysis.nodes[candidate.site.nodes[0]]
         builder = Builder(np.dtype(np.float32))
         found = _bypass(analysis, node)
         if found is not None:
             return builder.replacement({y: x.name or "" for y, x in found.sources.items()})
+        inner = _inner_concats(analysis, node)
+        if inner:
+            parts = {each.outputs[0]: each.inputs for each in inner}
+            read = [part for value in node.inputs if value is not None for part in parts.get(value, (value,))]
+            names = [part.name for part in read if part is not None]
+            y = builder.node("Concat", names, {"axis": node.attributes["axis"].as_int()})
+            return builder.replacement({node.outputs[0].name or "": y})
         merged = _merged_view(analysis, node)
         assert merged is not None
         _, source, sizes = merged
@@ -184,6 +196,21 @@ def _merged_view(analysis: Analysis, node: ir.Node) -> tuple[ir.Node, ir.Value, 
     if analysis.sole_consumer(value) is not node:
         return None
     return first, source, [-1 if size is None else size for size in shape]
+
+
+def _inner_concats(analysis: Analysis, node: ir.Node) -> list[ir.Node]:
+    """The Concats along its axis that a Concat alone reads; none where a Split takes it apart again."""
+    shape = analysis.fixed_shape(node.outputs[0]) if _is_concat(node) else None
+    if shape is None or any(reader.op_type == "Split" for reader in analysis.consumers(node.outputs[0])):
+        return []
+    makers = dict.fromkeys(value.producer() for value in node.inputs if value is not None)
+    inner = [each for each in makers if each is not None and _is_concat(each) and each.graph is node.graph]
+    alone = [each for each in inner if analysis.sole_consumer(each.outputs[0]) is node]
+    return [each for each in alone if _common_axis(each, node, shape) is not None]
+
+
+def _is_concat(node: ir.Node) -> bool:
+    return node.op_type == "Concat" and is_standard(node) and "axis" in node.attributes
 
 
 def _needs_copies(node: ir.Node, sources: Mapping[str, ir.Value]) -> str:

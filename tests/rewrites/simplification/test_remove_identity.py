@@ -85,6 +85,24 @@ def test_a_cast_of_sizes_to_the_type_that_sizes_have() -> None:
     assert removed(net, y, sizes={"N": 2, "H": 5, "W": 6}).ops["Cast"] == 1
 
 
+def test_a_concat_that_only_a_concat_reads_is_a_part_of_it() -> None:
+    net = Net()
+    x = net.input(["N", 4, "H", "W"])
+    a, b, c = (net.op(kind, x) for kind in ("Relu", "Tanh", "Sigmoid"))
+    inner = net.op("Concat", net.op("Concat", a, b, axis=1), c, axis=-3)
+    y = net.op("Concat", inner, net.op("Neg", x), inner, axis=1, channels=28)
+    result = removed(net, net.conv(y, 3), number=2, sizes={"N": 2, "H": 5, "W": 6})
+    assert result.ops["Concat"] == 1 and len(result.node("Concat").input) == 7
+
+
+def test_concats_along_two_axes_or_with_other_readers_stay() -> None:
+    net = Net()
+    x = net.input([2, 4, 6, 6])
+    rows = net.op("Concat", net.op("Relu", x), net.op("Tanh", x), axis=2)
+    y = net.op("Concat", rows, net.op("Sigmoid", rows), axis=1, channels=8)
+    left_alone(net, net.op("Concat", y, net.op("Neg", y), axis=1, channels=16), macs_after=0)
+
+
 def test_concat_and_split_back() -> None:
     net = Net()
     x, y = (net.op("Relu", net.input([1, c, 5, 5], f"in{c}")) for c in (3, 2))
