@@ -48,6 +48,7 @@ def graph(seed: int) -> Graph | None:
         name = dice.choice(tuple(PATTERNS))
         with draft.attempt():
             x = dice.choice(values[-3:])
+            draft.need(draft.rank(x) > 1)
             step = PATTERNS[name]
             y = branched(draft, x, step) if dice.random() < 0.06 else step(draft, x)
             found.append(name)

@@ -116,6 +116,8 @@ def _product(matrix: Array, rank: int) -> tuple[Float64, Float64]:
     u, s, vt = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
     root = np.sqrt(s[:rank])
     left, right = u[:, :rank] * root, root[:, None] * vt[:rank]
+    left[~matrix.any(axis=1)] = 0  # what rounding leaves there is 0
+    right[:, ~matrix.any(axis=0)] = 0
     missing = rank - len(root)
     return np.pad(left, ((0, 0), (0, missing))), np.pad(right, ((0, missing), (0, 0)))
 

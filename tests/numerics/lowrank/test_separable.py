@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphopt.numerics.lowrank import separable
+from graphopt.numerics.lowrank import exact_factors, separable
 from graphopt.numerics.lowrank.moments import Moments, relative_error
 from tests.builders import Array
 
@@ -84,3 +84,13 @@ def test_a_depthwise_fit_beats_one_that_knows_nothing_of_the_data() -> None:
     blind = separable.fit_depthwise(kernel, Moments.white(54), 2).kernel
     fitted = separable.fit_depthwise(kernel, seen, 2).kernel
     assert relative_error(kernel, fitted, seen) < 0.7 * relative_error(kernel, blind, seen)
+
+
+def test_factors_of_zeros_are_zeros() -> None:
+    """A channel that a kernel does not read, or make, no factor does either."""
+    rng = np.random.default_rng(4)
+    kernel = np.einsum("ora,rib->oiab", rng.standard_normal((6, 2, 3)), rng.standard_normal((2, 5, 3)))
+    kernel[1], kernel[:, 3] = 0, 0
+    first, second = exact_factors.separate(kernel, (1,), 2)
+    np.testing.assert_allclose(np.einsum("orab,ricd->oiad", second, first), kernel, atol=1e-12)
+    assert not first[:, 3].any() and not second[1].any()
