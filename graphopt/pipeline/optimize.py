@@ -58,7 +58,7 @@ def optimize(source: Source, options: Options, calibration: Given | None = None)
     """
     run = Run(source, options, calibration)
     workspace, proposals, changes, journal = run.workspace, run.proposals, run.changes, run.journal
-    _check_nodes(options, workspace)
+    check_nodes(options, workspace)
     _check_gates(options.require, workspace)
     _check_inputs(options, workspace)
     _check_classes(options, run.measures, workspace)
@@ -256,7 +256,7 @@ def _check_classes(options: Options, measures: Measures, workspace: Workspace) -
         raise InputError(f"{asked_for}: in {found.alike[0]!r} {ONE_CLASS}")
 
 
-def _check_nodes(options: Options, workspace: Workspace) -> None:
+def check_nodes(options: Options, workspace: Workspace) -> None:
     """Refuses patterns of nodes to rewrite of which none matches any name.
 
     Raises:

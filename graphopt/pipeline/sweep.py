@@ -11,7 +11,7 @@ from graphopt.model.io import Source
 from graphopt.pipeline.approximate import reliable
 from graphopt.pipeline.networks.network import Network, Networks
 from graphopt.pipeline.opening import disclaimed
-from graphopt.pipeline.optimize import Run
+from graphopt.pipeline.optimize import Run, check_nodes
 from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.reporting import point
 from graphopt.pipeline.workspace import Measures
@@ -134,6 +134,7 @@ def _halved(linear: Linear, ways: list[Candidate], found: Sensitivity) -> Halved
 def _rewritten(source: Source, options: Options, calibration: Given) -> tuple[Run, Networks]:
     """A run whose exact rewrites are done, and the networks that can be made of what they left."""
     run = Run(source, options, calibration)
+    check_nodes(options, run.workspace)
     run.workspace.require_inputs()
     with run.reported():
         run.exact_rounds.rewrite(run.workspace.source.model, final=False)

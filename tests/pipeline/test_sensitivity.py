@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +92,9 @@ def test_without_inputs_or_with_useless_ones_it_is_refused(scores: Path) -> None
     cli("sensitivity", scores).refused("sensitivity is measured on inputs: give --calibration")
     with pytest.raises(InputError, match="give inputs as the network gets them in use"):
         graphopt.sensitivity(classifier(), np.zeros((8, *samples(1).shape[1:]), np.float32))
+
+
+@pytest.mark.parametrize("function", [graphopt.sensitivity, graphopt.sweep], ids=lambda each: each.__name__)
+def test_patterns_that_match_nothing_are_refused(function: Callable[..., object]) -> None:
+    with pytest.raises(InputError, match=r"^at=.*conw2.*: no node has such a name; did you mean .*conv2"):
+        function(classifier(), samples(16), at=["conw2"])
