@@ -66,6 +66,27 @@ def output_sqnr(damage: float) -> str:
     return decibels(-10 * math.log10(damage) if damage > 0 else math.inf)
 
 
+ROUNDING = 80.0
+"""Decibels from which an error is that of rounding: what float32 leaves of sums of thousands of numbers."""
+
+
+def in_sight(decibels: Sequence[float]) -> list[float]:
+    """Figures for an axis: what is equal up to rounding stands a little above the best of the others.
+
+    Args:
+        decibels: of networks; infinite where one is equal.
+
+    Returns:
+        The places on the axis.
+    """
+    others = [each for each in decibels if each <= ROUNDING]
+    if not others:
+        top = max([ROUNDING, *filter(math.isfinite, decibels)])
+        return [min(each, top) for each in decibels]
+    best, worst = max(others), min(others)
+    return [min(each, best + ((best - worst) or best) / 10) for each in decibels]
+
+
 def percent(part: float | None, digits: int = 1) -> str:
     """A part of the whole: 48.9%."""
     return "–" if part is None else f"{part:.{digits}%}"

@@ -9,7 +9,7 @@ from typing import Any
 from graphopt.report.page import charts
 from graphopt.report.page.common import MOST_ROWS, Facts, limited
 from graphopt.report.results import Point
-from graphopt.report.wording import percent
+from graphopt.report.wording import in_sight, percent
 from graphopt.types import Totals
 
 
@@ -24,9 +24,10 @@ def curve(points: Sequence[Point], before: Totals, scale: float | None) -> Facts
     Returns:
         What the page's template shows.
     """
-    agreeing = any(p.quality is not None and p.quality.agreement is not None for p in points)
+    agreements = {p.quality.agreement for p in points if p.quality is not None} - {None}
+    agreeing, flat = bool(agreements), len(agreements) < 2
     rows = [_point(point, before, scale) for point in points]
-    measures = [("agreement", "Agreement", ".1~%")] if agreeing else [("sqnr", "SQNR in dB", ".3~s")]
+    measures = [("sqnr", "SQNR in dB", ".3~s")] if flat else [("agreement", "Agreement", ".1~%")]
     if any(point.metric is not None for point in points):
         measures.append(("metric", "Your own measure", ".4~g"))
     drawn = []
@@ -34,8 +35,12 @@ def curve(points: Sequence[Point], before: Totals, scale: float | None) -> Facts
         places = [
             {"macs": row["part"], "quality": row[key], "taken": row["taken"], "text": _spoken(row, key)}
             for row in rows
-            if row["part"] is not None and row[key] is not None and math.isfinite(row[key])
+            if row["part"] is not None and row[key] is not None and not math.isnan(row[key])
         ]
+        if key == "sqnr":
+            heights = in_sight([place["quality"] for place in places])
+            places = [{**place, "quality": at} for place, at in zip(places, heights, strict=True)]
+        places = [place for place in places if math.isfinite(place["quality"])]
         if len(places) > 1:
             both = (charts.tradeoff(places, title, unit, narrow) for narrow in (False, True))
             drawn.append({"title": f"{title} over MACs", "wide": next(both), "narrow": next(both)})

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from graphopt.report.results import Point, Sweep
 from graphopt.report.text.common import escape, table_of, terminal
-from graphopt.report.wording import point_rows
+from graphopt.report.wording import in_sight, point_rows
 
 PLOT_ROWS = 10
 """Lines of the plot of a sweep."""
@@ -35,10 +35,13 @@ def _plot(console: Console, points: Sequence[Point], *, agreement: bool) -> None
     for point in points:
         quality = point.quality
         value = None if quality is None else quality.agreement if agreement else quality.sqnr
-        if value is not None and math.isfinite(value) and "macs" in point.costs:
+        if value is not None and not math.isnan(value) and "macs" in point.costs:
             places.append((point.costs["macs"], value))
     if len(places) < 2:
         return
+    if not agreement:
+        heights = in_sight([value for _, value in places])
+        places = [(x, height) for (x, _), height in zip(places, heights, strict=True)]
     left, right = min(x for x, _ in places), max(x for x, _ in places)
     low, high = min(y for _, y in places), max(y for _, y in places)
     width = max(20, min(console.width, 100) - 12)
