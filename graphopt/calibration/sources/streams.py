@@ -89,8 +89,11 @@ def item(where: str, given: Any, *, copy: bool = False) -> Item:
         return {str(name): array(f"{where}[{name!r}]", each, copy=copy) for name, each in given.items()}
     if hasattr(given, "__array__"):
         return array(where, given, copy=copy)
-    if isinstance(given, (list, tuple)) and given and all(hasattr(each, "__array__") for each in given):
-        return tuple(array(f"{where}[{i}]", each, copy=copy) for i, each in enumerate(given))
+    if isinstance(given, (list, tuple)):
+        labelled = len(given) > 1 and not hasattr(given[-1], "__array__")  # with a number, or a name
+        parts = given[:-1] if labelled else given
+        if parts and all(hasattr(each, "__array__") for each in parts):
+            return tuple(array(f"{where}[{i}]", each, copy=copy) for i, each in enumerate(parts))
     raise InputError(f"{where}: {WANTED} {_kind(given)}")
 
 
