@@ -29,6 +29,7 @@ from graphopt.runtime import session
 from graphopt.runtime.limits.memory import default_bytes
 from graphopt.runtime.session import Feeds
 from graphopt.runtime.trial import survived
+from graphopt.types import Shape
 
 COUNT = 3
 """Inputs on which whole models are compared, at least: derived, one as found and two variations where sizes
@@ -39,6 +40,9 @@ Derived: 3 leaves a rest by strides of 2 and 4, 8 leaves none, 13 another one by
 SMALL = (1, 2, 3)
 """Open sizes, all alike, of more feeds. Derived: where a map is smaller than a 3x3, a form that is right at
 other sizes may fail."""
+MOST_BYTES = 1 << 30
+"""Bytes of the values inside at odd and large sizes; beyond it such a size is not tried. Derived: in float32
+300 maps of 64 channels and 119 pixels across, of which a run holds a few at once."""
 DOUBLED = SIZES_TO_TRY[0]
 """Open sizes up to which another feed has double of them and 1, beyond it half more: derived, the first size
 that is tried; double of a picture of 224² would cost four times a run of it."""
@@ -81,14 +85,22 @@ class Feeder:
 
     def _empties(self, sizes: Mapping[str, Sequence[int]]) -> bool:
         """Whether a map inside has no position at these sizes, of which onnxruntime may die."""
+        return any(0 in shape[2:] for shape in self._inside(sizes))
+
+    def bytes_inside(self, sizes: Mapping[str, Sequence[int]]) -> int:
+        """What the values inside take at these sizes, as far as their shapes are known."""
+        return 4 * sum(math.prod(size or 0 for size in shape) for shape in self._inside(sizes))
+
+    def _inside(self, sizes: Mapping[str, Sequence[int]]) -> list[Shape]:
+        """The shapes of the values inside at these sizes, as far as they are known."""
         if _too_large(self.model, sizes, self._memory):
-            return False
+            return []
         try:
             found = infer(self.model, self._constants, bindings=sizes)
         except InputError:  # onnxruntime refuses it as well
-            return False
+            return []
         made = (found.get(value) for node in self.model.graph for value in node.outputs)
-        return any(0 in shape[2:] for shape in made if shape is not None)
+        return [shape for shape in made if shape is not None]
 
     def made(self, sizes: Mapping[str, Sequence[int]], seed: int) -> Feeds:
         """Random inputs of these sizes.
@@ -200,7 +212,8 @@ def extremes(
     if positions(shapes[-1]) > MOST_POSITIONS:
         shapes.pop()
     bearable = feeder.bearable(shapes[: len(small)], seed)
-    yield from _that_run(feeder, [*bearable, *shapes[len(small) :]], seed)
+    bearable += [each for each in shapes[len(small) :] if feeder.bytes_inside(each) <= MOST_BYTES]
+    yield from _that_run(feeder, bearable, seed)
 
 
 def _larger(size: int) -> int:
