@@ -376,12 +376,17 @@ def mish_by_log(g: Net, x: str) -> str:
     return g.op("Mul", [x, g.op("Tanh", [g.op("Log", [plus])])])
 
 
-def normalised(g: Net, x: str) -> str:
+def normalised(g: Net, x: str, axes: Sequence[int] = (-1,)) -> str:
     """A layer normalisation along the last axis, with a square and a reciprocal root."""
-    centred = g.op("Sub", [x, g.op("ReduceMean", [x], axes=[-1])])
-    variance = g.op("ReduceMean", [g.op("Mul", [centred, centred])], axes=[-1])
+    centred = g.op("Sub", [x, g.op("ReduceMean", [x], axes=list(axes))])
+    variance = g.op("ReduceMean", [g.op("Mul", [centred, centred])], axes=list(axes))
     root = g.op("Sqrt", [g.op("Add", [variance, g.weight(np.array(1e-5))])])
     return g.op("Mul", [centred, g.op("Reciprocal", [root])])
+
+
+def normalised_maps(g: Net, x: str) -> str:
+    """An instance normalisation in the same pieces."""
+    return normalised(g, x, (2, 3))
 
 
 def prelu(g: Net, x: str) -> str:
@@ -436,7 +441,18 @@ def dense(channels: int, size: int, summed: bool = False) -> onnx.ModelProto:
 
 SPELLINGS: dict[str, Callable[[Net, str], str]] = {
     build.__name__: build
-    for build in (gelu, hard_swish, mish, mish_by_log, normalised, prelu, repeated, silu, within)
+    for build in (
+        gelu,
+        hard_swish,
+        mish,
+        mish_by_log,
+        normalised,
+        normalised_maps,
+        prelu,
+        repeated,
+        silu,
+        within,
+    )
 }
 
 

@@ -66,6 +66,7 @@ from graphopt.rewrites.simplification.remove_identity import RemoveIdentity
 from graphopt.rewrites.spelling.spell_clip import SpellClip
 from graphopt.rewrites.spelling.spell_gelu import SpellGelu
 from graphopt.rewrites.spelling.spell_hard_swish import SpellHardSwish
+from graphopt.rewrites.spelling.spell_instance_norm import SpellInstanceNorm
 from graphopt.rewrites.spelling.spell_layer_norm import SpellLayerNorm
 from graphopt.rewrites.spelling.spell_mish import SpellMish
 from graphopt.rewrites.spelling.spell_resize import SpellResize
@@ -111,6 +112,7 @@ BUILTIN: tuple[type[AnyRewrite], ...] = (
     SpellClip,
     SpellGelu,
     SpellHardSwish,
+    SpellInstanceNorm,
     SpellLayerNorm,
     SpellMish,
     SpellResize,

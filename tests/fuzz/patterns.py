@@ -644,11 +644,22 @@ def clipped(g: Draft, x: str, low: float, high: float) -> str:
 
 def spell_layer_norm(g: Draft, x: str) -> str:
     """A normalisation in pieces along an axis, the last one mostly, some of them not quite."""
-    axis = g.pick(-1, -1, -1, 1)
-    more = {} if g.opset >= 18 else {"axes": [axis]}
+    return _normalised(g, x, [g.pick(-1, -1, -1, 1)], -1)
+
+
+def spell_instance_norm(g: Draft, x: str) -> str:
+    """A normalisation in pieces over the places of a map, some of them not quite."""
+    places = list(range(2, len(g.shape(x))))
+    return _normalised(g, x, g.pick(places, places, places, places[:1], [1, *places]), 1)
+
+
+def _normalised(g: Draft, x: str, axes: list[int], channel: int) -> str:
+    """A normalisation in pieces over axes, with a scale along another."""
+    more = {} if g.opset >= 18 else {"axes": axes}
+    count, behind = g.shape(x)[channel], 0 if channel < 0 else len(g.shape(x)) - 1 - channel
 
     def mean(value: str) -> str:
-        return g.op("ReduceMean", value, *([] if more else [g.const(np.array([axis]))]), **more)
+        return g.op("ReduceMean", value, *([] if more else [g.const(np.array(axes))]), **more)
 
     middle = mean(x)
     centred = g.op("Sub", x, middle)
@@ -658,7 +669,7 @@ def spell_layer_norm(g: Draft, x: str) -> str:
         y = g.op("Div", centred, root)
     else:
         inverse = g.op("Reciprocal", root)
-        vector = g.held(np.linspace(0.5, 1.5, g.shape(x)[-1])) if g.shape(x)[-1] else g.held(0.5)
+        vector = g.held(np.linspace(0.5, 1.5, count).reshape(-1, *(1,) * behind)) if count else g.held(0.5)
         inverse = g.op("Mul", inverse, vector) if g.chance(0.5) else inverse
         apart = g.op("Sub", g.op("Mul", x, inverse), g.op("Mul", middle, inverse))
         y = apart if g.chance(0.3) else g.op("Mul", *g.dice.sample([g.pick(centred, centred, x), inverse], 2))
@@ -786,7 +797,7 @@ PATTERNS: dict[str, Callable[[Draft, str], str]] = {
         *(shrink_kernel, prune_channels, fold_constant_channels, block_diagonal),
         *(cancel_transpose, fold_permutation, transpose_to_conv, conv_to_gemm, conv_to_winograd),
         *(remove_identity, identity_convolution, drop_zero_convolution),
-        *(spell_clip, spell_gelu, spell_hard_swish, spell_layer_norm),
+        *(spell_clip, spell_gelu, spell_hard_swish, spell_instance_norm, spell_layer_norm),
         *(spell_mish, spell_resize),
         *(spell_silu, split_prelu, lift_conv1d, split_multiplier, pad_channels, split_frames),
     )

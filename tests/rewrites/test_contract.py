@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -229,9 +229,9 @@ def _gelu(net: Net, x: str) -> str:
     return net.op("Mul", x, net.op("Mul", plus, net.const(np.float32(0.5))))
 
 
-def _normalisation(net: Net, x: str) -> str:
-    centred = net.op("Sub", x, net.op("ReduceMean", x, axes=[-1]))
-    variance = net.op("ReduceMean", net.op("Mul", centred, centred), axes=[-1])
+def _normalisation(net: Net, x: str, axes: Sequence[int] = (-1,)) -> str:
+    centred = net.op("Sub", x, net.op("ReduceMean", x, axes=list(axes)))
+    variance = net.op("ReduceMean", net.op("Mul", centred, centred), axes=list(axes))
     root = net.op("Sqrt", net.op("Add", variance, net.const(np.float32(1e-5))))
     return net.op("Mul", centred, net.op("Reciprocal", root))
 
@@ -265,6 +265,7 @@ EXAMPLES: dict[str, Example] = {
     "spell_clip": Example(lambda net, x: net.op("Max", x, net.const(np.float32(-0.4))), 4),
     "spell_gelu": Example(_gelu, 4),
     "spell_hard_swish": Example(_hard_swish, 4),
+    "spell_instance_norm": Example(lambda net, x: _normalisation(net, x, (2, 3)), 4),
     "spell_layer_norm": Example(_normalisation, 4),
     "spell_mish": Example(lambda net, x: net.op("Mul", x, net.op("Tanh", net.op("Softplus", x))), 24),
     "spell_resize": Example(lambda net, x: net.resize(x, (2, 2), mode="nearest"), 4),

@@ -36,10 +36,10 @@ import onnx_ir as ir
 from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.spelling.clamps import clamp
-from graphopt.rewrites.spelling.numbers import SINGLE, float_type
-from graphopt.rewrites.spelling.products import multiple
-from graphopt.rewrites.spelling.spelled import Pieces, Spelling, replaceable
+from graphopt.rewrites.spelling.pieces.clamps import clamp
+from graphopt.rewrites.spelling.pieces.numbers import SINGLE, float_type
+from graphopt.rewrites.spelling.pieces.products import multiple
+from graphopt.rewrites.spelling.pieces.spelled import Pieces, Spelling, replaceable
 
 CLIP_BY_INPUTS = 11
 """The opset from which the bounds of a Clip are inputs."""

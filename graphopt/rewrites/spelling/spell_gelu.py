@@ -38,9 +38,9 @@ from graphopt.analysis.fusions.matching import beside, made_by, read_by
 from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.spelling.numbers import float_type, is_near, near, scalar
-from graphopt.rewrites.spelling.products import product
-from graphopt.rewrites.spelling.spelled import Pieces, Spelling, replaceable
+from graphopt.rewrites.spelling.pieces.numbers import float_type, is_near, near, scalar
+from graphopt.rewrites.spelling.pieces.products import product
+from graphopt.rewrites.spelling.pieces.spelled import Pieces, Spelling, replaceable
 
 SCALE = math.sqrt(2 / math.pi)
 """Of what the tanh is of (Hendrycks and Gimpel 2016)."""

@@ -41,10 +41,10 @@ import onnx_ir as ir
 from graphopt.analysis.fusions.matching import made_by
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.spelling.clamps import clamp
-from graphopt.rewrites.spelling.numbers import SINGLE, float_type, near, scalar
-from graphopt.rewrites.spelling.products import multiple, products
-from graphopt.rewrites.spelling.spelled import Pieces, Spelling, replaceable
+from graphopt.rewrites.spelling.pieces.clamps import clamp
+from graphopt.rewrites.spelling.pieces.numbers import SINGLE, float_type, near, scalar
+from graphopt.rewrites.spelling.pieces.products import multiple, products
+from graphopt.rewrites.spelling.pieces.spelled import Pieces, Spelling, replaceable
 
 HARD_SWISH = 14
 """The first opset that has HardSwish."""

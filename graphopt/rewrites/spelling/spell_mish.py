@@ -42,8 +42,8 @@ from graphopt.analysis.fusions.matching import beside, read_by
 from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.spelling.numbers import SINGLE, is_near, type_of
-from graphopt.rewrites.spelling.spelled import Pieces, Spelling, relative, replaceable
+from graphopt.rewrites.spelling.pieces.numbers import SINGLE, is_near, type_of
+from graphopt.rewrites.spelling.pieces.spelled import Pieces, Spelling, relative, replaceable
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import attributes_of, site
 from graphopt.rewrites.patterns.resized import elements, resize_of
-from graphopt.rewrites.spelling.numbers import type_of
+from graphopt.rewrites.spelling.pieces.numbers import type_of
 from graphopt.types import Candidate, Rejection, Replacement
 
 FAST = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}

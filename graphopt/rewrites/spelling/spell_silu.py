@@ -39,9 +39,9 @@ from graphopt.analysis.fusions.matching import beside, made_by, read_by
 from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
 from graphopt.rewrites.builder import Builder
-from graphopt.rewrites.spelling.numbers import SINGLE, float_type, is_near, scalar
-from graphopt.rewrites.spelling.products import multiple
-from graphopt.rewrites.spelling.spelled import Pieces, Spelling, relative, replaceable
+from graphopt.rewrites.spelling.pieces.numbers import SINGLE, float_type, is_near, scalar
+from graphopt.rewrites.spelling.pieces.products import multiple
+from graphopt.rewrites.spelling.pieces.spelled import Pieces, Spelling, relative, replaceable
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.operators import is_standard
 from graphopt.analysis.snapshot import Analysis
-from graphopt.rewrites.spelling.numbers import SINGLE, scalar, type_of
+from graphopt.rewrites.spelling.pieces.numbers import SINGLE, scalar, type_of
 
 
 @dataclass(frozen=True, slots=True)

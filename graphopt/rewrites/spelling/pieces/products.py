@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from graphopt.analysis.fusions.matching import beside, made_by, read_by
 from graphopt.analysis.snapshot import Analysis
-from graphopt.rewrites.spelling.numbers import scalar
+from graphopt.rewrites.spelling.pieces.numbers import scalar
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from graphopt.model.traversal import subgraphs
 from graphopt.rewrites.base import ExactRewrite
 from graphopt.rewrites.builder import Builder
 from graphopt.rewrites.patterns.common import site
-from graphopt.rewrites.spelling.numbers import float_type, type_of
+from graphopt.rewrites.spelling.pieces.numbers import float_type, type_of
 from graphopt.types import Candidate, Cost, Rejection, Replacement
 
 

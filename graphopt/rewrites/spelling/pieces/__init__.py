@@ -1,0 +1,1 @@
+"""What functions in pieces are told by, and what their spellings share."""
