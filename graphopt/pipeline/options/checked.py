@@ -220,11 +220,10 @@ def make_options(
         raise InputError(f"{Named('aim', asked.aim)}: it is {' or '.join(TABLE['aim'].choices)}")
     _check_measures(asked, calibrated=calibrated)
     for taken, left in (("only", "skip"), ("at", "keep")):
-        both = [each for each in getattr(asked, taken) if each in getattr(asked, left)]
-        if both:
-            raise InputError(
-                f"{Named(taken, both[0])}: {Named(left, both[0])} leaves it out again: name it in one"
-            )
+        wanted = getattr(asked, taken)
+        if wanted and set(wanted) <= set(getattr(asked, left)):
+            first = wanted[0]
+            raise InputError(f"{Named(taken, first)}: {Named(left, first)} leaves it out, and all else")
     chosen = select(registry(rewrites), only=asked.only, skip=asked.skip, options=options)
     chosen = _check_selection(chosen, asked.budget, asked.only)
     _check_expanding(chosen, asked.budget, at=bool(asked.at), calibrated=calibrated)
