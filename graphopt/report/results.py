@@ -387,7 +387,7 @@ class Tuning:
     """How the weights of a network were fitted together.
 
     Attributes:
-        best: the step after which it was nearest to the original on inputs apart; 0 for the start.
+        best: the step after which it was nearest to the original on inputs apart.
         steps: of the run.
         batch: inputs of a step.
         rate: the highest rate.
@@ -411,11 +411,6 @@ class Tuning:
     changes: str
     curve: tuple[tuple[int, float], ...]
     seconds: Mapping[str, float]
-
-    @property
-    def improved(self) -> bool:
-        """Whether weights other than those of the start were nearer to the original."""
-        return self.best > 0
 
 
 @dataclass(frozen=True, repr=False)
