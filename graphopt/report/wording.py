@@ -84,7 +84,8 @@ def in_sight(decibels: Sequence[float]) -> list[float]:
         top = max([ROUNDING, *filter(math.isfinite, decibels)])
         return [min(each, top) for each in decibels]
     best, worst = max(others), min(others)
-    return [min(each, best + ((best - worst) or best) / 10) for each in decibels]
+    step = ((best - worst) or abs(best) or 1.0) / 10
+    return [min(each, best + step) for each in decibels]
 
 
 def percent(part: float | None, digits: int = 1) -> str:

@@ -14,7 +14,9 @@ from onnx import helper
 from graphopt.analysis.constants import Constants
 from graphopt.analysis.costs import LINEAR_OPS, nodes, total_macs
 from graphopt.analysis.shapes.inference import infer
+from graphopt.analysis.snapshot import Analysis
 from graphopt.errors import InputError
+from tests.builders import Net
 from tests.places import DATA
 
 
@@ -630,3 +632,13 @@ def test_time_is_linear_in_the_nodes():
     sizes = infer(model, Constants(model))
     assert time.perf_counter() - start < 10
     assert sizes.get(model.graph.outputs[0]) == (1, 4)
+
+
+def test_slopes_that_may_enlarge_a_map_pin_no_open_size() -> None:
+    """Behind them stand 2 channels, whether the map has one or two."""
+    net = Net()
+    x = net.op("PRelu", net.input(["N", "C", 4, 4]), net.const(np.full((2, 1, 1), 0.1)), channels=2)
+    found = Analysis(ir.from_proto(net.model(net.conv(x, 3))))
+    (prelu,) = (node for node in found.model.graph if node.op_type == "PRelu")
+    assert found.fixed_shape(prelu.outputs[0]) == (None, 2, 4, 4)
+    assert found.fixed_shape(prelu.inputs[0]) == (None, None, 4, 4)

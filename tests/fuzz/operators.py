@@ -510,7 +510,9 @@ def joined(g: Draft, x: str, other: str) -> str:
 
 
 def opaque(g: Draft, x: str) -> str:
-    """An operator that mixes what rewrites keep apart."""
+    """An operator that mixes what rewrites keep apart; of fewer than three axes one that does not."""
+    if g.rank(x) < 3:
+        return g.op("Relu", x)
     kind = g.pick("Softmax", "InstanceNormalization", "LRN", "ReduceMax")
     if kind == "Softmax":
         return g.op(kind, x, axis=g.between(1, g.rank(x) - 1))

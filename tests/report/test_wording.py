@@ -35,3 +35,4 @@ def test_what_is_equal_up_to_rounding_does_not_squash_the_others() -> None:
     assert in_sight([34.0, 24.0]) == [34.0, 24.0]
     assert in_sight([132.0, math.inf]) == [132.0, 132.0]
     assert in_sight([math.inf, 20.0]) == [22.0, 20.0]
+    assert in_sight([math.inf, -5.0]) == [-4.5, -5.0]

@@ -2,7 +2,8 @@
 
 What runs decides. Poolings have rules of their own (`analysis.shapes.windows`). A ConvTranspose may name its
 output_shape with or without batch and channels, and its auto_pad=SAME pads by nothing below 0. A Resize
-multiplies size and scale in single precision. A Slice that goes backwards may end at INT_MAX.
+multiplies size and scale in single precision. A PRelu spreads both of its inputs. A Slice that goes backwards
+may end at INT_MAX.
 """
 
 from __future__ import annotations
@@ -99,9 +100,19 @@ def _slice(node: ir.Node, shape: Shape, weight: Shape | None, content: Content) 
     return tuple(found)
 
 
+def _prelu(node: ir.Node, shape: Shape, weight: Shape | None, content: Content) -> Shape | None:
+    """Slopes are spread like a factor, and may make a map of one larger."""
+    if weight is None:
+        return None
+    rank = max(len(shape), len(weight))
+    pairs = zip((*(1,) * (rank - len(shape)), *shape), (*(1,) * (rank - len(weight)), *weight), strict=True)
+    return tuple(x if slope == 1 or (x or 1) > 1 else slope for x, slope in pairs)
+
+
 RUNTIME_RULES: dict[str, Callable[[ir.Node, Shape, Shape | None, Content], Shape | None]] = {
     **dict.fromkeys(WINDOWS, _pool),
     "ConvTranspose": _conv_transpose,
+    "PRelu": _prelu,
     "Resize": _resize,
     "Slice": _slice,
     "Upsample": _resize,

@@ -43,7 +43,7 @@ def facts_of(
         if index in maps:
             operands.append(maps[index].constant)
             columns.append(maps[index].labels)
-        elif array is not None and array.dtype.kind == "f" and index in role.constants:
+        elif array is not None and array.size and array.dtype.kind == "f" and index in role.constants:
             rows = np.moveaxis(np.asarray(array, np.float64), role.constants[index], 0).reshape(count, -1)
             equal = (rows == rows[:, :1]).all(axis=1)
             operands.append(np.where(equal, rows[:, 0], np.nan))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import graphopt
 from tests.builders import NEWEST_OPSET, Net, alone, check, compare_at_sizes, grid
 
 pruned = partial(alone, "prune_channels", together=True)
@@ -193,3 +194,11 @@ def test_constant_maps_lose_the_channels_that_nobody_reads(reader: str) -> None:
     read = {name for node in result.after.graph.node for name in node.input}
     assert read.issuperset(tensor.name for tensor in result.after.graph.initializer)
     assert not [item for item in result.report.declined if "verification" in item.reason]
+
+
+def test_a_constant_without_elements_is_none_of_channels() -> None:
+    net = Net()
+    x = net.conv(net.input([1, 4, 1, 1]), 6, (1, 1))
+    empty = net.op("Add", x, net.const(np.zeros((6, 0, 1))))
+    report = graphopt.optimize(net.model(net.conv(x, 3, (1, 1)), empty), only=["prune_channels"]).report
+    assert not any("internal error" in note for note in report.notes)
