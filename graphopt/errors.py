@@ -270,6 +270,28 @@ def located(file: object) -> Iterator[None]:
         raise InputError(f"{file}: {error.args[0]}") from error
 
 
+def lacking(what: str, extra: str) -> str:
+    """That something needs an extra, and what to install, wherever graphopt itself was installed from.
+
+    Args:
+        what: what needs it.
+        extra: its name, such as ``html``.
+
+    Returns:
+        The message.
+    """
+    from importlib import metadata  # only where something is missing
+
+    marker = re.compile(rf"""extra\s*==\s*["']{extra}["']""")
+    try:
+        required = metadata.requires("graphopt") or []
+    except metadata.PackageNotFoundError:
+        required = []
+    packages = [each.partition(";")[0].strip() for each in required if marker.search(each)]
+    wanted = " ".join(f"'{each}'" for each in packages or [f"graphopt[{extra}]"])
+    return f"{what} needs graphopt[{extra}]: pip install {wanted}"
+
+
 def hint(name: str, known: Iterable[str]) -> str:
     """A question for the most similar known name, else all of them, or of many the nearest."""
     import difflib  # only where something is wrong

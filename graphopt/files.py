@@ -166,6 +166,10 @@ def is_number(value: object) -> TypeGuard[float]:
 # --- output paths -------------------------------------------------------------------------------------------
 
 
+WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+"""That somebody may write a file; where nobody may, it is protected."""
+
+
 def data_path(path: PathLike) -> Path:
     """Where `model.io.save` puts external data: ``OUT.data`` beside OUT."""
     return Path(path).with_name(Path(path).name + ".data")
@@ -179,8 +183,9 @@ def check_output(path: PathLike, inputs: Iterable[PathLike] = ()) -> None:
         inputs: files that neither it nor its external data may replace, such as `Source.files`.
 
     Raises:
-        InputError: the path is one of the inputs, also through a link; it is a folder or no regular file; its
-            folder does not exist or can't be written to; its ``.data`` is one of the inputs.
+        InputError: the path is one of the inputs, also through a link; it is a folder, no regular file, or
+            write-protected; its folder does not exist or can't be written to; its ``.data`` is one of the
+            inputs.
     """
     out = Path(path)
     where = show(out)
@@ -194,6 +199,8 @@ def check_output(path: PathLike, inputs: Iterable[PathLike] = ()) -> None:
         raise InputError(f"{where}: {show(out.parent)} is not a folder")
     if kind == "other":
         raise InputError(f"{where}: exists and is not a regular file; name another")
+    if kind == "file" and not stat.S_IMODE(out.stat().st_mode) & WRITABLE:
+        raise InputError(f"{where}: is write-protected; name another, or let it be written")
     if not os.access(out.parent, os.W_OK):
         raise InputError(f"{where}: no permission to write to the folder {show(out.parent)}")
     for given in map(Path, inputs):

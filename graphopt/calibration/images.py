@@ -29,7 +29,7 @@ from graphopt.calibration.preprocessing import (
     preset,
     require_valid,
 )
-from graphopt.errors import InputError, Named
+from graphopt.errors import InputError, Named, lacking
 from graphopt.files import kind_of
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
@@ -181,7 +181,7 @@ def _size(wanted: Preprocess, sides: Sequence[int | None], lead: str) -> tuple[i
 
 
 def _missing(what: object) -> InputError:
-    return InputError(f"{what} needs graphopt[images]: pip install 'graphopt[images]'")
+    return InputError(lacking(str(what), "images"))
 
 
 def _pixels(path: Path, wanted: Preprocess, size: tuple[int, int]) -> npt.NDArray[np.uint8]:

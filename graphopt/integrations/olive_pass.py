@@ -24,7 +24,7 @@ import numpy as np
 import graphopt
 from graphopt import files
 from graphopt.calibration.reading import Given
-from graphopt.errors import GraphOptError, InputError
+from graphopt.errors import GraphOptError, InputError, lacking
 from graphopt.model import io
 from graphopt.pipeline.options.table import RUN
 from graphopt.report import json as documents
@@ -41,9 +41,7 @@ try:
     from olive.passes.pass_config import BasePassConfig, PassConfigParam
     from pydantic import model_validator
 except ImportError as error:
-    raise InputError(
-        f"the Olive pass needs graphopt[olive]: pip install 'graphopt[olive]' ({error})"
-    ) from error
+    raise InputError(f"{lacking('the Olive pass', 'olive')} ({error})") from error
 
 ONE_FILE_BYTES = 1536 * 2**20
 """Bytes of weights from which Olive keeps a model's weights in a file of their own."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from graphopt._version import __version__
 from graphopt.analysis.diff import aligned
-from graphopt.errors import InputError, printable
+from graphopt.errors import InputError, lacking, printable
 from graphopt.report.page import common, drawings, figures, layers, rewrites, spectra, tradeoff
 from graphopt.report.page.common import MOST_ROWS, Facts
 from graphopt.report.page.drawing import BOX
@@ -46,7 +46,7 @@ def require(what: object = "a page") -> None:
         import jinja2  # noqa: F401
         import vl_convert  # noqa: F401
     except ImportError:
-        raise InputError(f"{what} needs graphopt[html]: pip install 'graphopt[html]'") from None
+        raise InputError(lacking(str(what), "html")) from None
 
 
 def report(result: Result, problem: str = "") -> str:

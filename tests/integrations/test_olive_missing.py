@@ -12,4 +12,4 @@ def test_the_extra_is_named() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, timeout=60)
     last = done.stderr.splitlines()[-1]
     assert last.startswith("graphopt.errors.InputError: the Olive pass needs graphopt[olive]: ")
-    assert "pip install 'graphopt[olive]'" in last
+    assert "pip install 'olive-ai>=" in last

@@ -237,3 +237,11 @@ def test_a_report_never_replaces_its_recipe(home: Path, command: tuple[str, ...]
     done = cli(*command, "recipe.toml", "--report", "recipe.toml")
     done.refused("graphopt: recipe.toml: is the input recipe.toml; name another output\n")
     assert recipe.read_bytes() == before and names(home) == {"m.onnx", "recipe.toml"}
+
+
+def test_a_write_protected_output_is_not_replaced(tmp_path: Path) -> None:
+    path, out = saved(conv_bn(), tmp_path / "m.onnx"), tmp_path / "out.onnx"
+    out.write_bytes(b"kept")
+    out.chmod(0o444)
+    cli("optimize", path, "-o", out).refused("out.onnx: is write-protected")
+    assert out.read_bytes() == b"kept"

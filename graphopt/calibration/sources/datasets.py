@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from graphopt.errors import InputError
+from graphopt.errors import InputError, lacking
 from graphopt.files import kind_of
 
 SPLITS = "dataset_dict.json"
@@ -34,9 +34,7 @@ def load(path: Path) -> Any:
     try:
         from datasets import load_from_disk
     except ImportError as error:
-        raise InputError(
-            f"{path}: a folder of a dataset needs graphopt[datasets]: pip install 'graphopt[datasets]'"
-        ) from error
+        raise InputError(lacking(f"{path}: a folder of a dataset", "datasets")) from error
     try:
         return load_from_disk(str(path))
     except Exception as error:  # whatever its readers raise
