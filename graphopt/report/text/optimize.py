@@ -47,6 +47,8 @@ def report(result: Report, out: Path | None, document: Path | None = None) -> No
     """
     console = terminal()
     warnings(console, result.warnings)
+    if result.unchanged:
+        console.print(f"[bold]{result.unchanged}[/]")
     print_totals(console, result.before, result.after, result.latency)
     print_unknown(console, result.unknown_dims)
     _applied(console, result)
@@ -63,8 +65,8 @@ def report(result: Report, out: Path | None, document: Path | None = None) -> No
     _gates(console, result)
     for note in result.notes:
         console.print(escape(f"note: {note}"))
-    if result.unchanged:
-        console.print(result.unchanged)
+    if result.unchanged and not (result.unloaded or result.budget) and result.before.macs:
+        console.print("next: --budget macs=0.7 --calibration FILE goes further than exact rewrites")
     if out is not None:
         console.print(escape(f"wrote {out}"), soft_wrap=True)  # a path in one piece can be copied
 

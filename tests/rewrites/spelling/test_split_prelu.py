@@ -76,8 +76,8 @@ def test_equal_slopes_of_all_channels_are_one() -> None:
         (SLOPES.reshape(16, 1, 1), {"between": False}, "no convolution makes its map or reads it"),
         (np.linspace(0, 1, 20), {}, "not those of channels"),
         (np.full((16, 1, 1), np.inf), {}, "not finite"),
-        (np.full((1, 1, 1, 1, 1), 0.3), {}, "make the map larger"),
-        (np.full((3, 1, 1), 0.3), {"channels": 1}, "make the map larger"),
+        (np.full((1, 1, 1, 1, 1), 0.3), {"between": False}, "make the map larger"),
+        (np.full((3, 1, 1), 0.3), {"channels": 1, "between": False}, "make the map larger"),
     ],
 )
 def test_others_stay(slopes: Any, options: dict[str, Any], reason: str) -> None:
