@@ -210,5 +210,5 @@ def test_a_folder_of_a_dataset_needs_the_package(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "datasets", None)
     for name in ("dataset_info.json", "state.json"):
         (tmp_path / name).write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match=r"pip install 'graphopt\[datasets\]'"):
+    with pytest.raises(InputError, match=r"needs graphopt\[datasets\]: pip install 'datasets>="):
         read(tmp_path)
