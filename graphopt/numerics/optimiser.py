@@ -27,8 +27,10 @@ TURNED_EVERY = 20
 WIDEST = 512
 """Rows or columns of a matrix that is turned on that side. Derived: eigenvectors of that size take a tenth of
 a second."""
-LEAST = 1e-12
-"""Added to the root of a second moment: derived, far below that of any gradient in float32 that moves."""
+LEAST = 1e-6
+"""Added to the roots of second moments that were turned, as a part of the root of their sum: derived, eight
+times what float32 rounds by. A gradient has no part along some directions, and what turning leaves there by
+rounding is no way to go."""
 WARMING = 20
 """Steps in which the rate rises: derived, until the eigenvectors are found again from as many gradients."""
 
@@ -88,7 +90,10 @@ class Soap:
         turned = _turned(matrix, *state.turns)
         state.squares = MEMORY * state.squares + (1 - MEMORY) * turned**2
         mean = _turned(state.mean, *state.turns) / (1 - MOMENTUM**self.steps)
-        way = mean / (np.sqrt(state.squares / (1 - MEMORY**self.steps)) + LEAST)
+        roots = np.sqrt(state.squares / (1 - MEMORY**self.steps))
+        turns = state.left is not None or state.right is not None
+        least = LEAST * float(np.linalg.norm(roots)) if turns else 0.0
+        way = mean / np.maximum(roots + np.float32(least), np.finfo(np.float32).tiny)
         back = (None if turn is None else turn.T for turn in state.turns)
         return _turned(way, *back).reshape(gradient.shape)
 

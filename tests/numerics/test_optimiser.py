@@ -35,6 +35,17 @@ def test_a_vector_is_moved_number_by_number() -> None:
     np.testing.assert_allclose(weights["b"], [2.99, 0.009, 0.0], atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_no_step_goes_where_a_gradient_has_no_part(size: float) -> None:
+    rng = np.random.default_rng(0)
+    flat = (size * rng.standard_normal((12, 2)) @ rng.standard_normal((2, 24))).astype(np.float32)
+    weights: dict[str, Array] = {"w": np.zeros((12, 24), np.float32)}
+    Soap().step(weights, {"w": flat}, 0.01)
+    outside = weights["w"] - flat @ np.linalg.pinv(flat, 1e-4) @ weights["w"]
+    assert 0.01 < np.linalg.norm(weights["w"]) <= 0.01 * np.sqrt(12 * 24)
+    assert np.linalg.norm(outside) < 0.5 * np.linalg.norm(weights["w"])
+
+
 def test_a_wide_side_is_not_turned() -> None:
     weights: dict[str, Array] = {"w": np.zeros((2, WIDEST + 1), np.float32)}
     optimiser = Soap()
