@@ -321,8 +321,8 @@ def tune(
             slopes when empty.
         outputs: names of the values that count, as for `optimize`; all outputs when empty.
         sample_axis: along which axis of an input's arrays samples lie, as for `optimize`.
-        memory: bytes that values may take, a quarter of the machine's where not given; where more inputs do
-            not fit, fewer are run at once.
+        memory: bytes that values may take, at most 1 GiB, as much where not given. Where there is less, fewer
+            inputs are run at once, and the same steps are taken up to rounding.
         seed: of everything random.
 
     Returns:

@@ -14,7 +14,9 @@ import pytest
 import graphopt
 from graphopt import InputError
 from graphopt.compression.tuning import descent, student
+from graphopt.numerics import optimiser
 from graphopt.report import provenance
+from graphopt.runtime.limits import memory
 from tests.builders import Net, classifier, run, samples, saved
 from tests.command import cli
 
@@ -29,7 +31,11 @@ def network(noise: float = 0.0, *, dtype: Any = np.float32) -> onnx.ModelProto:
     x = net.op("Relu", net.conv(net.input([None, 4, 8, 8]), 8, pads=[1] * 4))
     x = net.op("Add", x, net.op("Relu", net.conv(x, 8, group=8, pads=[1] * 4)))
     x = net.op("Relu", net.conv(x, 8, (1, 1)))
-    proto = net.model(net.gemm(net.op("Flatten", net.op("GlobalAveragePool", x)), 5))
+    return noisy(net.model(net.gemm(net.op("Flatten", net.op("GlobalAveragePool", x)), 5)), noise)
+
+
+def noisy(proto: onnx.ModelProto, noise: float) -> onnx.ModelProto:
+    """A network whose weights were changed by so much."""
     rng = np.random.default_rng(5)
     for tensor in proto.graph.initializer:
         array = onnx.numpy_helper.to_array(tensor)
@@ -146,18 +152,62 @@ def test_inputs_that_a_model_takes_one_by_one_are_steps_of_several() -> None:
     assert result and result.tuning.batch == descent.BATCH
 
 
-def test_less_memory_takes_fewer_inputs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = set[int]()
-    derivative = student.Student.derivative
+def pictures(noise: float = 0.0) -> onnx.ModelProto:
+    """A small network that takes pictures, whose classes stay when these are mirrored or moved."""
+    net = Net()
+    x = net.op("Relu", net.conv(net.input([None, 3, 16, 16]), 6, pads=[1] * 4, bias=True))
+    x = net.op("Relu", net.conv(x, 6, (1, 1)))
+    proto = net.model(net.gemm(net.op("Flatten", net.op("GlobalAveragePool", x)), 4))
+    return noisy(proto, noise)
+
+
+Step = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
+"""The inputs of a step, and the derivative that it goes by."""
+
+
+def steps_of(monkeypatch: pytest.MonkeyPatch, memory: int | None) -> tuple[Any, int, list[Step]]:
+    """A network that was tuned with so much memory, the inputs that were run at once, and its steps."""
+    at_once, fed, steps = set[int](), list[dict[str, np.ndarray]](), list[Step]()
+    derivative, step = student.Student.derivative, optimiser.Soap.step
 
     def seen(self: student.Student, weights: Any, feeds: Any, targets: Any) -> Any:
-        ran.add(len(feeds["x"]))
+        at_once.add(len(feeds["x"]))
+        fed.append(feeds)
         return derivative(self, weights, feeds, targets)
 
-    monkeypatch.setattr(student.Student, "derivative", seen)
-    little = tuned(memory=100_000)
-    assert max(ran) < 8 and little.tuning.batch == descent.BATCH
-    assert little.after.sqnr >= little.before.sqnr
+    def taken(self: optimiser.Soap, weights: Any, gradients: Any, rate: float) -> None:
+        together = {name: np.concatenate([feeds[name] for feeds in fed]) for name in fed[0]}
+        fed.clear()
+        steps.append((together, dict(gradients)))
+        step(self, weights, gradients, rate)
+
+    x = np.random.default_rng(0).standard_normal((COUNT, 3, 16, 16)).astype(np.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(student.Student, "derivative", seen)
+        patch.setattr(optimiser.Soap, "step", taken)
+        found = graphopt.tune(pictures(), pictures(NOISE), {"x": x}, steps=100, memory=memory)
+    (each,) = at_once
+    return found, each, steps
+
+
+def test_memory_changes_no_step_but_by_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    much, little = (steps_of(monkeypatch, room) for room in (None, 200_000))
+    assert little[1] < much[1] == 8 and little[0].tuning.batch == much[0].tuning.batch == descent.BATCH
+    assert much[0].tuning.changes and little[0].tuning.apart == much[0].tuning.apart
+    assert len(little[2]) == len(much[2]) == 100
+    for (fed, _), (other, _) in zip(little[2], much[2], strict=True):
+        np.testing.assert_array_equal(fed["x"], other["x"])
+    for name, whole in much[2][0][1].items():
+        parts = little[2][0][1][name]
+        assert whole.any()
+        np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-4 * np.abs(whole).max(), err_msg=name)
+
+
+def test_the_machine_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: Any) -> None:
+    monkeypatch.setattr(memory, "machine_bytes", lambda: 1 << 20)
+    tuned().save(tmp_path / "small")
+    found.save(tmp_path / "large")
+    assert (tmp_path / "small").read_bytes() == (tmp_path / "large").read_bytes()
 
 
 def test_a_rate_that_is_too_high_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

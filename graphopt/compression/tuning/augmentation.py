@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.calibration.samples import Samples
+from graphopt.calibration.samples import Samples, rows
 from graphopt.runtime.session import Feeds
 from graphopt.types import Array
 
@@ -59,23 +59,23 @@ class Augmentation:
         done = [word for word, is_done in (("mirrored", self.mirrored), ("moved", self.moved)) if is_done]
         return ", ".join([*done, "mixed"])
 
-    def __call__(self, feeds: Feeds, rng: np.random.Generator) -> Feeds:
+    def __call__(self, samples: Samples, rng: np.random.Generator) -> Samples:
         """The inputs changed, each in its own way.
 
         Args:
-            feeds: the inputs.
+            samples: the inputs.
             rng: draws the changes.
 
         Returns:
             As many inputs.
         """
-        images = feeds[self.name]
+        images = np.concatenate(samples.arrays(self.name))
         if self.mirrored:
             chosen = _each(rng.random(len(images)) < 0.5, images)
             images = np.where(chosen, np.flip(images, self.axes[1]), images)
         if self.moved:
             images = moved(images, self.axes, rng)
-        return {**feeds, self.name: np.ascontiguousarray(self._mixed(images, rng), dtype=np.float32)}
+        return rows({self.name: np.ascontiguousarray(self._mixed(images, rng), dtype=np.float32)})
 
     def _mixed(self, images: Array, rng: np.random.Generator) -> Array:
         count = len(images)

@@ -24,7 +24,6 @@ from graphopt.calibration.samples import Samples
 from graphopt.compression.tuning.student import Student, Target, Teacher
 from graphopt.numerics.optimiser import Soap, rate_at
 from graphopt.numerics.spread import Spread, squares_of
-from graphopt.runtime.session import Feeds
 from graphopt.types import Array, Float64
 
 BATCH = 32
@@ -58,8 +57,9 @@ class Recipe:
     Attributes:
         steps: of the run.
         seed: of the order of inputs and of what is made of them.
-        batch: inputs of a step.
-        at_once: inputs that are run at once.
+        batch: inputs of a step, as many as there are to take steps on at most.
+        at_once: inputs that are run at once, a part of `batch` and of the inputs apart; it changes nothing
+            but rounding.
     """
 
     steps: int
@@ -130,7 +130,7 @@ class Descent:
         fit: Samples,
         apart: Samples,
         recipe: Recipe,
-        changed: Callable[[Feeds, np.random.Generator], Feeds] | None = None,
+        changed: Callable[[Samples, np.random.Generator], Samples] | None = None,
     ) -> None:
         self._student, self._teacher, self._targets = student, teacher, targets
         self._fit, self._changed, self.recipe = fit, changed, recipe
@@ -232,10 +232,10 @@ class Descent:
     ) -> None:
         """One step on some inputs, run in parts that memory has room for."""
         total: dict[str, Array] = {}
+        if self._changed is not None:
+            samples = self._changed(samples, rng)
         for part in samples.cut(self.recipe.at_once):
             feeds = part.joined()
-            if self._changed is not None:
-                feeds = self._changed(feeds, rng)
             with course.spent("original"):
                 targets = self._teacher.values(feeds)
             with course.spent("derivatives"):
@@ -247,8 +247,7 @@ class Descent:
 
     def _picks(self, rng: np.random.Generator) -> Iterator[Samples]:
         """Inputs of a step, again and again: all of them in another order each time."""
-        count, size = len(self._fit), min(self.recipe.batch, len(self._fit))
-        size -= size % self.recipe.at_once
+        count, size = len(self._fit), self.recipe.batch
         while True:
             order = rng.permutation(count)
             for at in range(0, count - size + 1, size):

@@ -28,6 +28,9 @@ a step's time is little beside the layers before them."""
 FEW = 3
 """Sums of branches under which other values lead too: derived, a third of `INNER`, one for each stage of a
 network that has three."""
+NEAR_ON = 32
+"""Inputs by which it is told whether values of one name are the same in both networks: derived, as many as a
+step takes; those that are not are several times what varies apart."""
 OWN = {
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
@@ -100,16 +103,19 @@ def targets(
     inner = _inner(reference, candidate, weights, {signal.name for signal in judged})
     program, watched = Program(reference.model), [*judged, *inner]
     factors = scales(program, calibration, samples, watched)
+    parts = [len(part) for part in calibration.parts(samples)]
+    by_input = sum(parts) / len(parts)
     found = []
     for signal in watched:
         if signal.name not in factors:
             continue
         factor, _ = factors[signal.name]
         leads = signal not in judged
-        part = np.float32(math.sqrt(1 / len(inner))) if leads else np.float32(1)
+        part = np.float32(math.sqrt(by_input / (len(inner) if leads else 1)))
         twin = signal.name if leads else judged[signal]
         found.append(Target(signal.name, twin, factor * part, signal.axis, not leads))
-    return _near(reference, candidate, found, next(calibration.batches(samples)))
+    some = samples[: max(NEAR_ON, calibration.batch)]
+    return _near(reference, candidate, found, list(calibration.parts(some)))
 
 
 def _inner(
@@ -139,16 +145,18 @@ def _inner(
 
 
 def _near(
-    reference: Analysis, candidate: Analysis, found: Sequence[Target], feeds: session.Feeds
+    reference: Analysis, candidate: Analysis, found: Sequence[Target], parts: Sequence[Samples]
 ) -> list[Target]:
     """Those in which the network does what the original does at all; a name may mean something else."""
     twins = {target.name: Target(target.twin, target.twin, target.scale, None, True) for target in found}
-    wanted = Teacher(session.structure(reference.model), found).values(feeds)
-    made = Teacher(session.structure(candidate.model), list(twins.values())).values(feeds)
-    leading = sum(not target.judged for target in found)
-
-    def lost(target: Target) -> float:
-        gap = (made[target.twin] - wanted[target.name]) * target.scale
-        return float(squares_of(gap, None).sum()) * leading
-
-    return [target for target in found if target.judged or lost(target) < 1]
+    wanted = Teacher(session.structure(reference.model), found)
+    made = Teacher(session.structure(candidate.model), list(twins.values()))
+    lost = dict.fromkeys(twins, 0.0)
+    for part in parts:
+        feeds = part.joined()
+        theirs, own = wanted.values(feeds), made.values(feeds)
+        for target in found:
+            gap = (own[target.twin] - theirs[target.name]) * target.scale
+            lost[target.name] += float(squares_of(gap, None).sum())
+    leading, count = sum(not target.judged for target in found), sum(map(len, parts))
+    return [target for target in found if target.judged or lost[target.name] * leading < count]

@@ -17,7 +17,7 @@ from graphopt.calibration.batch_axis import SampleAxis
 from graphopt.calibration.inputs import Calibration
 from graphopt.calibration.reading import Given
 from graphopt.calibration.samples import Samples
-from graphopt.compression.curvature import COPIES, bytes_of_values, sized
+from graphopt.compression.curvature import BYTES, COPIES, bytes_of_values, sized
 from graphopt.compression.tuning import descent
 from graphopt.compression.tuning.augmentation import suited
 from graphopt.compression.tuning.descent import Descent, Recipe
@@ -31,7 +31,6 @@ from graphopt.pipeline.options.effort import FEWEST, STEPS, Effort
 from graphopt.report import provenance
 from graphopt.report.results import Tuned, Tuning
 from graphopt.runtime import session
-from graphopt.runtime.limits.memory import default_bytes
 from graphopt.types import Array, Counted, Quality
 from graphopt.verification import quality
 from graphopt.verification.counterparts import Counterparts
@@ -71,7 +70,8 @@ def tuned(
         axes: of the channels of values, by name, where somebody knows better.
         weights: patterns of the names of those that may move; those of products, normalisations and slopes
             when empty.
-        memory: bytes that values may take while derivatives are run; a quarter of the machine's where None.
+        memory: bytes that values may take while derivatives are run, `BYTES` where None or more: fewer
+            inputs are run at once where there are less, and nothing else changes but rounding.
         seed: of everything random.
         frozen: whether initializers that are inputs too are constants.
 
@@ -83,17 +83,18 @@ def tuned(
         InputError: nothing can be measured, no weight has a derivative, or there are too few inputs.
     """
     samples = calibration.fit.of_one_size
-    at_once = _at_once(reference, calibration, samples, memory)
-    calibration = replace(calibration, batch=at_once)
-    fit, apart = _parted(samples, at_once)
+    most = _most_at_once(calibration, samples)
+    fit, apart = _parted(samples, most)
     if len(fit) < LEAST or len(apart) < LEAST // 2:
-        needed = 2 * LEAST if at_once == 1 else 4 * max(at_once, LEAST)
+        needed = 4 * max(most, LEAST) if calibration.fixed else 2 * LEAST
         raise InputError(
             f"{Named('tune')}: {len(samples)} inputs of one size to fit on are too few to take steps on some "
             f"and judge by others: give {needed}"
         )
-    original = sized(reference, calibration, fit)
-    network = sized(Analysis(candidate, frozen=frozen), calibration, fit)
+    network = Analysis(candidate, frozen=frozen)
+    at_once = most if calibration.fixed else _at_once(network, calibration, samples, memory, most)
+    calibration = replace(calibration, batch=at_once)
+    original, network = (sized(each, calibration, fit) for each in (reference, network))
     start = movable(network, weights)
     if not start:
         raise InputError(_immovable(weights))
@@ -114,7 +115,8 @@ def tuned(
 
     one_by_one = at_once == 1 or not calibration.fixed
     changed = suited(fit, respond) if one_by_one else None
-    recipe = Recipe(effort.steps or STEPS, seed, max(descent.BATCH // at_once, 1) * at_once, at_once)
+    batch = min(max(descent.BATCH, most), len(fit)) // most * most
+    recipe = Recipe(effort.steps or STEPS, seed, batch, at_once)
     run = Descent(student, teacher, found, fit, apart, recipe, changed)
     if effort.minutes is not None:
         run = run.within(60 * effort.minutes, FEWEST, TIMED, start)
@@ -136,21 +138,30 @@ def tuned(
     return edit.reweighed(candidate, course.weights), told
 
 
-def _at_once(analysis: Analysis, calibration: Calibration, samples: Samples, memory: int | None) -> int:
-    """Inputs that are run at once: a part of a step that fits into memory, unless the model says."""
+def _most_at_once(calibration: Calibration, samples: Samples) -> int:
+    """Inputs that are run at once where memory has room for them; whatever it has, inputs are counted so."""
     if calibration.fixed or samples.axes is None:
         return calibration.batch
-    room = (memory or default_bytes()) // (
-        COPIES * bytes_of_values(sized(analysis, replace(calibration, batch=1), samples[:1]))
-    )
-    most = max(1, min(room, descent.BATCH, len(samples) // (2 * APART)))
-    return 1 << (most.bit_length() - 1)
+    return _power(max(1, min(descent.BATCH, len(samples) // (2 * APART))))
 
 
-def _parted(samples: Samples, at_once: int) -> tuple[Samples, Samples]:
-    """Inputs to take steps on, and inputs apart; whole runs of both."""
+def _at_once(
+    analysis: Analysis, calibration: Calibration, samples: Samples, memory: int | None, most: int
+) -> int:
+    """Inputs that are run at once: a part of the most, as memory has room for."""
+    of_one = bytes_of_values(sized(analysis, replace(calibration, batch=1), samples[:1]))
+    return _power(max(1, min(most, min(memory or BYTES, BYTES) // (COPIES * of_one))))
+
+
+def _power(number: int) -> int:
+    """The greatest power of two that is not above a number."""
+    return 1 << (number.bit_length() - 1)
+
+
+def _parted(samples: Samples, whole: int) -> tuple[Samples, Samples]:
+    """Inputs to take steps on, and inputs apart, whose number is a multiple."""
     apart = len(samples) // APART
-    apart -= apart % at_once
+    apart -= apart % whole
     return samples[: len(samples) - apart], samples[len(samples) - apart :]
 
 
