@@ -16,7 +16,7 @@ import functools
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -316,6 +316,35 @@ def save(
         raise InputError(f"{show(data)}: is a folder, and the weights go to a file of that name; remove it")
     with staged(data, out) as (data_file, file):
         _write(model, file, external.write(large, data_file, data.name))
+
+
+def write(
+    model: ir.Model,
+    source: Source,
+    path: PathLike,
+    *,
+    changed: bool,
+    external_data: ExternalData,
+    others: Iterable[Path] = (),
+) -> None:
+    """Write what was made of a model: as it was given, byte by byte, where nothing was changed.
+
+    Args:
+        model: what was made.
+        source: what it was made from.
+        path: the file to write.
+        changed: whether the one is another than the other.
+        external_data: as for `save`; a model that was not changed is copied with ``auto`` alone.
+        others: files that were read besides the source's.
+
+    Raises:
+        InputError: as for `save` and `copy`; the path is one of the others.
+    """
+    check_output(path, (*source.files, *others))
+    if not changed and external_data == "auto":
+        copy(source, path)
+    else:
+        save(model, path, external_data=external_data, source=source)
 
 
 def written_bytes(model: ir.Model, source: Source) -> int:

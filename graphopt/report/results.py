@@ -374,12 +374,8 @@ class Result:
         Raises:
             InputError: the path can't be written, or is the input.
         """
-        source = self.report.source
-        io.check_output(path, source.files)
-        if not self.report.changed and external_data == "auto":
-            io.copy(source, path)
-        else:
-            io.save(self.model, path, external_data=external_data, source=source)
+        report = self.report
+        io.write(self.model, report.source, path, changed=report.changed, external_data=external_data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,11 +457,10 @@ class Tuned:
         Raises:
             InputError: the path can't be written, or is an input.
         """
-        io.check_output(path, (*self.candidate.files, *self.reference.files))
-        if not self.kept and external_data == "auto":
-            io.copy(self.candidate, path)
-        else:
-            io.save(self.model, path, external_data=external_data, source=self.candidate)
+        others = self.reference.files
+        io.write(
+            self.model, self.candidate, path, changed=self.kept, external_data=external_data, others=others
+        )
 
 
 @dataclass(frozen=True, slots=True)
