@@ -124,7 +124,7 @@ KINDS: Mapping[str, Kind] = {
     "aim": Text(choices=TABLE["aim"].choices),
     "gate": Text(choices=("latency",)),
     "force": Flag(),
-    "tune": Text("minutes, auto, or steps=N"),
+    "tune": OneOf((Number(over=0), Text()), "minutes, auto, or steps=N"),
     "floor": Text("a quality and its limit such as agreement=0.8, or off"),
     "freeze_initializers": Flag(),
     "external_data": Text(choices=TABLE["external_data"].choices),

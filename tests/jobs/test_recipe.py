@@ -87,6 +87,18 @@ preprocess = "imagenet"
 """
 
 
+@pytest.mark.parametrize("minutes", ["10", "0.5", '"10"'])
+def test_minutes_of_tuning_may_be_a_number(minutes: str) -> None:
+    (task,) = recipe.read(written(f'[[models]]\nmodel = "m.onnx"\nout = "o.onnx"\ntune = {minutes}\n'))
+    assert str(task.tune) == minutes.strip('"')
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "true", "[1]"])
+def test_what_is_no_number_of_minutes_is_refused(minutes: str) -> None:
+    with pytest.raises(InputError, match=r"tune: expected minutes, auto, or steps=N"):
+        recipe.read(written(f'[[models]]\nmodel = "m.onnx"\nout = "o.onnx"\ntune = {minutes}\n'))
+
+
 def test_every_key_reaches_its_task() -> None:
     (folder := Path("recipes")).mkdir()
     first, second = recipe.read(written(EVERYTHING, "recipes/all.toml"))
