@@ -159,7 +159,7 @@ def sensitivity(result: Sensitivities) -> dict[str, Any]:
     return {**_head(), **_timed(result)}
 
 
-def tuned(result: Tuned) -> dict[str, Any]:
+def tuning(result: Tuned) -> dict[str, Any]:
     """The document of ``graphopt tune --json``."""
     return {**_head(), **_timed(result)}
 

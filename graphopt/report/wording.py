@@ -197,17 +197,20 @@ def spans(quality: Quality) -> list[str]:
 # ---------------------------------------------------------------- models and layers
 
 
-def tuned(told: Tuning, *, kept: bool) -> str:
+def tuning_note(told: Tuning, *, kept: bool, broken: str = "") -> str:
     """How the weights of a network were fitted together.
 
     Args:
         told: what happened.
         kept: whether the network is another one for it.
+        broken: what was asked for that the network keeps without it alone, in words; "" for nothing.
 
     Returns:
         A sentence; that nothing came of it where nothing did.
     """
     run = f"{numbered(told.steps, 'step')} of {numbered(told.batch, 'input')}"
+    if broken:
+        return f"tuning by {run} was left out: without it the network keeps what was asked for: {broken}"
     if not kept:
         return f"tuning by {run} did not bring the network nearer to the original: left out"
     errors = dict(told.curve)

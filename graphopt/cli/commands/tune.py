@@ -49,5 +49,5 @@ def tune(
     with shown(quiet=quiet, json=json):
         found = api.tune(reference, candidate, inputs, **asked)
     found.save(out, external_data=external_data)
-    common.tell("tuned", found, out, json=json)
+    common.tell("tuning", found, out, json=json)
     return 0

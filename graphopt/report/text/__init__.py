@@ -12,7 +12,7 @@ from graphopt.report.text.rewrites import rewrites
 from graphopt.report.text.scan import scan
 from graphopt.report.text.sensitivity import sensitivity
 from graphopt.report.text.sweep import sweep
-from graphopt.report.text.tune import tuned
+from graphopt.report.text.tune import tuning
 
 __all__ = [
     "batch",
@@ -26,6 +26,6 @@ __all__ = [
     "sensitivity",
     "sweep",
     "timing",
-    "tuned",
+    "tuning",
     "verification",
 ]

@@ -14,7 +14,7 @@ MOST_CHECKS = 6
 """Lines of the error on the way."""
 
 
-def tuned(result: Tuned, out: Path) -> None:
+def tuning(result: Tuned, out: Path) -> None:
     """Prints quality before and after, the error on the way, and how it was done."""
     console, told = terminal(), result.tuning
     if result.kept:
