@@ -376,6 +376,11 @@ class Counted(tuple[str, ...]):
         made.axes, made.inner = dict(axes or {}), tuple(dict.fromkeys(inner))
         return made
 
+    @property
+    def spelled(self) -> tuple[str, ...]:
+        """The names as they are given: with ``:AXIS`` where the axis of the channels was said."""
+        return tuple(f"{each}:{self.axes[each]}" if each in self.axes else each for each in self)
+
 
 class Score(float):
     """What a measure says of a model: its headline, the larger the better, with all of its figures.

@@ -91,6 +91,11 @@ class Calibration:
         fit, held_out = self.fit.one_by_one, self.held_out.one_by_one
         return replace(self, fit=fit, held_out=held_out, batch=1, fixed=True)
 
+    @property
+    def recorded(self) -> dict[str, object]:
+        """What a model that was fitted to them tells of them."""
+        return {"inputs": self.fitted + self.samples, "sha256": self.sha256}
+
     def parts(self, samples: Samples) -> Iterator[Samples]:
         """The samples, as many at once as the model takes."""
         for part in samples.cut(self.batch):

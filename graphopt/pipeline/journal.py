@@ -170,8 +170,10 @@ class Recorder:
         asked, given = self.options.recorded(), self.calibration
         if self.journal.tuning is not None:  # minutes are other steps on another machine
             asked["tune"] = str(Effort(self.journal.tuning.steps))
+            if self.options.memory:  # inputs that are run at once, and so how sums are rounded
+                asked["memory"] = self.options.memory
         if given is not None:
-            asked["calibration"] = {"inputs": given.fitted + given.samples, "sha256": given.sha256}
+            asked["calibration"] = given.recorded
         return asked
 
     @cached_property

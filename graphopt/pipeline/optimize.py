@@ -25,7 +25,7 @@ from graphopt.pipeline.workspace import Measures, Workspace
 from graphopt.planning import NONE, gates, intervals
 from graphopt.planning.gates import Gate
 from graphopt.report.results import Result
-from graphopt.report.wording import tuned
+from graphopt.report.wording import tuning_note
 from graphopt.runtime.latency import NOISE, Timing
 from graphopt.types import ONE_CLASS, Exactness, Quality
 from graphopt.verification.background import Comparer
@@ -109,10 +109,10 @@ class Run:
 
     def tuned(self, network: ir.Model) -> ir.Model:
         """The network with all weights fitted together, where that was asked for and brings it nearer."""
-        workspace, options, journal = self.workspace, self._options, self.journal
+        workspace, options, measures, journal = self.workspace, self._options, self.measures, self.journal
         if options.tune is None or workspace.calibration is None:
             return network
-        found, journal.tuning = tune.tuned(
+        found, journal.tuning = tune.tune_weights(
             workspace.original,
             network,
             workspace.calibration,
@@ -125,9 +125,13 @@ class Run:
         )
         for kind, seconds in journal.tuning.seconds.items():
             journal.seconds[kind] = journal.seconds.get(kind, 0.0) + seconds
-        before, after = (self.measures.quality(model) for model in (network, found))
-        kept = before is not None and after is not None and tune.better(before, after)
-        journal.notes.append(tuned(journal.tuning, kept=kept))
+        before, after = (
+            (measures.quality(model), measures.asked_metric(model)) for model in (network, found)
+        )
+        broken = measures.broken(before, after)
+        better = before[0] is not None and after[0] is not None and tune.better(before[0], after[0])
+        kept = better and not broken
+        journal.notes.append(tuning_note(journal.tuning, kept=kept, broken=broken))
         if kept:
             workspace.model = found
         return workspace.model

@@ -358,6 +358,28 @@ class Measures:
         floor = [Gate(key, limit) for key, limit in usual.items() if figures[key] is not None]
         return gates.failed(gates.judge(floor, figures))
 
+    def asked_metric(self, model: ir.Model) -> float | None:
+        """What the measure that was named says of a model, where a limit is asked of its figures."""
+        asked = (*self.options.qualities, *(self.options.floor or ()))
+        return self.metric(model) if any(gate.key not in gates.MEASURED for gate in asked) else None
+
+    def broken(
+        self, before: tuple[Quality | None, float | None], after: tuple[Quality | None, float | None]
+    ) -> str:
+        """What is asked of the quality that one network keeps and another does not, in words.
+
+        Args:
+            before: the quality of the one on held-out inputs, and what the measure that was named says.
+            after: the same of the other.
+
+        Returns:
+            The other's figures that are missed, or are below the floor; "" where none is.
+        """
+        asked, limits = (before, after), self.options.qualities
+        was, now = (gates.judge(limits, spending.measured(*each), self.known(*each)) for each in asked)
+        lost = gates.missed(b for a, b in zip(was, now, strict=True) if a and not b)
+        return lost or ("" if self.options.force or self.below(*before) else self.below(*after))
+
     @property
     def _told(self) -> float:
         """The confidence of the intervals that are told."""

@@ -237,8 +237,40 @@ def test_what_can_not_be_done_is_said(asked: dict[str, Any], words: str) -> None
 
 
 def test_too_few_inputs_are_refused() -> None:
-    with pytest.raises(InputError, match="too few"):
+    with pytest.raises(InputError, match=r"^tuning: 9 inputs of one size to fit on are too few .* give 16$"):
         graphopt.tune(network(), network(NOISE), inputs(12), steps=100)
+
+
+def test_the_command_and_the_option_speak_of_tuning(tmp_path: Path) -> None:
+    path = saved(network(), tmp_path / "model.onnx")
+    np.savez(tmp_path / "few.npz", **inputs(12))
+    asked = ("-o", tmp_path / "out.onnx", "--calibration", tmp_path / "few.npz")
+    cli("tune", path, path, *asked).refused("tuning: 9 inputs")
+    cli("optimize", path, *asked, "--budget", "macs=0.6", "--tune", "auto", "--force").refused(
+        "tuning: 9 inputs"
+    )
+
+
+def old(noise: float, opset: int) -> onnx.ModelProto:
+    """A network of an old operator set, whose weights are inputs too."""
+    net = Net(opset, ir_version=3)
+    x = net.op("Relu", net.conv(net.input([None, 4, 8, 8]), 8, pads=[1] * 4))
+    return noisy(net.model(net.op("Flatten", net.op("GlobalAveragePool", net.conv(x, 8, (1, 1))))), noise)
+
+
+def test_weights_that_an_old_format_lists_among_the_inputs_move() -> None:
+    result = graphopt.tune(old(0.0, 7), old(NOISE, 7), inputs(), steps=100)
+    assert result and result.after.sqnr > result.before.sqnr + 3
+
+
+def test_why_no_weight_has_a_derivative_is_said() -> None:
+    with pytest.raises(InputError, match="operator set 6, and derivatives are made from 7 on"):
+        graphopt.tune(old(0.0, 6), old(NOISE, 6), inputs(), steps=100)
+    net = Net()
+    x = net.op("Flatten", net.op("GlobalAveragePool", net.conv(net.input([None, 4, 8, 8]), 8)))
+    hard = net.model(net.op("Hardmax", x))
+    with pytest.raises(InputError, match="no rule leads through Hardmax"):
+        graphopt.tune(hard, hard, inputs(), steps=100)
 
 
 def test_half_precision_is_refused() -> None:
@@ -274,6 +306,27 @@ def test_the_command_writes_the_network_and_says_what_it_did(tmp_path: Path) -> 
     assert records[-1].options["tune"] == {"steps": 120, "seed": 0}
 
 
+def test_the_network_tells_all_that_decided_its_numbers() -> None:
+    asked: dict[str, Any] = {"weights": ["w7", "w[18]"], "outputs": ["t10:1"], "sample_axis": {"x": 0}}
+    record = recorded(tuned(**asked, memory=200_000))
+    assert record["weights"] == ["w7", "w[18]"]
+    assert (record["outputs"], record["sample_axis"], record["memory"]) == (["t10:1"], {"x": 0}, 200_000)
+    plain = recorded(tuned())
+    assert set(plain) == {"tune", "reference", "calibration"}
+
+
+def test_memory_is_told_where_weights_were_tuned() -> None:
+    asked: dict[str, Any] = {"calibration": samples(256), "aim": "macs", "force": True, "memory": 1 << 29}
+    budget = {"macs": 0.8}
+    assert "memory" not in recorded(graphopt.optimize(classifier(), budget, **asked))
+    assert recorded(graphopt.optimize(classifier(), budget, **asked, tune="steps=100"))["memory"] == 1 << 29
+
+
+def recorded(result: Any) -> Any:
+    """What the last record of a result's model says of what was asked for."""
+    return provenance.read(dict(result.model.metadata_props))[-1].options
+
+
 def test_the_command_needs_inputs_and_an_output(tmp_path: Path) -> None:
     path = saved(network(), tmp_path / "model.onnx")
     np.savez(tmp_path / "inputs.npz", **inputs())
@@ -293,6 +346,38 @@ def test_a_budget_may_be_followed_by_tuning() -> None:
     assert result.report.quality is not None and plain.report.quality is not None
     assert (result.report.quality.sqnr or 0) > (plain.report.quality.sqnr or 0)
     assert any(note.startswith("tuned by 150 steps") for note in result.report.notes)
+
+
+NEAR = """
+import numpy as np
+import onnxruntime as ort
+
+def to_plain(path):
+    given, plain = np.load("given.npy"), np.load("plain.npy")
+    found = ort.InferenceSession(path).run(None, {"x": given})[0]
+    return -float(np.abs(found - plain).max())
+"""
+"""A measure by which nothing is as good as the network that is not tuned."""
+
+
+def test_what_was_asked_for_and_kept_stays_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = samples(256)
+    asked: dict[str, Any] = {"calibration": given, "aim": "macs", "force": True}
+    plain = graphopt.optimize(classifier(), {"macs": 0.8}, **asked)
+    plain.save("plain.onnx")
+    np.save("given.npy", given[:16])
+    np.save("plain.npy", run(Path("plain.onnx"), {"x": given[:16]})[0])
+    Path("near_to_plain.py").write_text(NEAR)
+    asked |= {"metric": "near_to_plain:to_plain", "tune": "steps=150"}
+    kept = graphopt.optimize(classifier(), {"macs": 0.8, "metric": -1e-3}, **asked)
+    (note,) = (each for each in kept.report.notes if each.startswith("tuning by 150 steps"))
+    assert "was left out: without it the network keeps what was asked for: metric -" in note
+    assert all(kept.report.budget)
+    assert kept.report.quality == plain.report.quality
+    free = graphopt.optimize(classifier(), {"macs": 0.8}, **asked)
+    assert any(note.startswith("tuned by 150 steps") for note in free.report.notes)
+    assert free.report.metric.after < -1e-3
 
 
 @pytest.mark.parametrize("asked", ["none", "steps=3", "-1", "steps=x"])

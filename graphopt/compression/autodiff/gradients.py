@@ -28,11 +28,14 @@ class Gradients:
         nodes: the operators, in order.
         constants: their constants, by name.
         names: name of the gradient of each value that has one.
+        stopped: operators, by type, for whose inputs no rule gave a gradient, though they change with those
+            that were wanted.
     """
 
     nodes: list[onnx.NodeProto]
     constants: dict[str, npt.NDArray[np.generic]]
     names: dict[str, str]
+    stopped: tuple[str, ...] = ()
 
 
 def gradients(
@@ -61,6 +64,7 @@ def gradients(
     parts: dict[str, list[str]] = {name: [r] for name, r in given.items()}
     found: dict[str, str] = {}
     unknown: set[str] = set()  # values whose gradient has a part that no rule gives
+    stopped: dict[str, None] = {}
     for node in reversed(nodes):
         outputs = [value.name or "" for value in node.outputs]
         gradient = [tape.sum(parts[name]) if name in parts else None for name in outputs]
@@ -77,12 +81,14 @@ def gradients(
         ]
         unknown |= read - {name for name, _ in given_to}  # what a body captures
         unknown |= {name or "" for name, g in given_to if g is None}
+        if unknown & read:
+            stopped[node.op_type] = None
         for name, g in given_to:
             if g is not None:
                 parts.setdefault(name or "", []).append(g)
     found.update((name, tape.sum(parts[name])) for name in wanted if name in parts and name not in found)
     names = {name: found[name] for name in wanted if name in found and name not in unknown}
-    return Gradients(tape.nodes, tape.constants, names)
+    return Gradients(tape.nodes, tape.constants, names, tuple(stopped))
 
 
 def _continuous(analysis: Analysis, value: ir.Value) -> bool:

@@ -48,6 +48,7 @@ class Student:
 
     Attributes:
         weights: names of those that have a derivative.
+        stopped: operators, by type, that no derivative leads through.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Student:
             given[target.twin] = counted
             losses.append(loss)
         made = gradients(analysis, self._program, weights, given, prefix)
+        self.stopped = made.stopped
         self.weights = tuple(name for name in weights if name in made.names)
         self._outputs = [*losses, *(made.names[name] for name in self.weights)]
         self._behind = [*self._program.nodes, *nodes, *made.nodes]

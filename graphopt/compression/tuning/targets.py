@@ -68,7 +68,7 @@ def movable(analysis: Analysis, patterns: Sequence[str] = ()) -> dict[str, Array
     }
     for name, value in held.items():
         wanted = any(fnmatch.fnmatchcase(name, each) for each in patterns) if patterns else name in named
-        if not wanted or value.is_graph_input() or value.is_graph_output():
+        if not wanted or value.is_graph_output():
             continue
         array = analysis.constant(value)
         if array is not None and array.dtype == np.float32 and array.size and np.isfinite(array).all():

@@ -10,13 +10,14 @@ import onnx_ir as ir
 from graphopt import progress
 from graphopt._version import __version__
 from graphopt.analysis.channels import Channels, Signal
-from graphopt.analysis.constants import Constants
+from graphopt.analysis.constants import Constants, default_opset
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import inputs, responses
 from graphopt.calibration.batch_axis import SampleAxis
 from graphopt.calibration.inputs import Calibration
 from graphopt.calibration.reading import Given
 from graphopt.calibration.samples import Samples
+from graphopt.compression.autodiff.rules import OLDEST
 from graphopt.compression.curvature import BYTES, COPIES, bytes_of_values, sized
 from graphopt.compression.tuning import descent
 from graphopt.compression.tuning.augmentation import suited
@@ -36,6 +37,8 @@ from graphopt.verification import quality
 from graphopt.verification.counterparts import Counterparts
 from graphopt.verification.heads import Heads, counted, is_tensor
 
+WHAT = "tuning"
+"""What messages are about: a command, a function, an option of `optimize`, all of which mean this."""
 APART = 4
 """One of so many inputs to fit on is kept apart to judge and stop by: derived, as for quality."""
 TIMED = 3
@@ -46,14 +49,14 @@ LEAST = 8
 `FEWEST` steps."""
 
 
-def tuned(
+def tune_weights(
     reference: Analysis,
     candidate: ir.Model,
     calibration: Calibration,
     effort: Effort,
     *,
     outputs: Sequence[str] = (),
-    axes: Mapping[str, int] = {},
+    axes: Mapping[str, int] | None = None,
     weights: Sequence[str] = (),
     memory: int | None = None,
     seed: int = 0,
@@ -88,7 +91,7 @@ def tuned(
     if len(fit) < LEAST or len(apart) < LEAST // 2:
         needed = 4 * max(most, LEAST) if calibration.fixed else 2 * LEAST
         raise InputError(
-            f"{Named('tune')}: {len(samples)} inputs of one size to fit on are too few to take steps on some "
+            f"{WHAT}: {len(samples)} inputs of one size to fit on are too few to take steps on some "
             f"and judge by others: give {needed}"
         )
     network = Analysis(candidate, frozen=frozen)
@@ -98,13 +101,13 @@ def tuned(
     start = movable(network, weights)
     if not start:
         raise InputError(_immovable(weights))
-    judged = _judged(original, candidate, outputs, axes, calibration, fit)
+    judged = _judged(original, candidate, outputs, axes or {}, calibration, fit)
     found = targets(original, network, judged, start, calibration, fit)
     if not any(target.judged for target in found):
-        raise InputError(f"{Named('tune')}: no output that counts varies in numbers with these inputs")
+        raise InputError(f"{WHAT}: no output that counts varies in numbers with these inputs")
     student = Student(network, list(start), found, fit.kinds)
     if not student.weights:
-        raise InputError(f"{Named('tune')}: no weight has a derivative: {_stopped(network)}")
+        raise InputError(f"{WHAT}: no weight has a derivative: {_why_not(network, student)}")
     start = {name: start[name] for name in student.weights}
     teacher = Teacher(session.structure(original.model), found)
     leading = [target.name for target in found if target.judged]
@@ -194,17 +197,21 @@ def _immovable(weights: Sequence[str]) -> str:
     if weights:
         return f"{Named('weights', ', '.join(weights))}: no float32 weight of the network has such a name"
     return (
-        f"{Named('tune')}: the network has no weight in float32 that is a constant; one in float16 is tuned "
+        f"{WHAT}: the network has no weight in float32 that is a constant; one in float16 is tuned "
         "before it is converted"
     )
 
 
-def _stopped(network: Analysis) -> str:
-    """The operators that no rule leads through."""
-    from graphopt.compression.autodiff.rules import RULES
-
-    kinds = dict.fromkeys(node.op_type for node in network.model.graph if node.op_type not in RULES)
-    return f"no rule leads through {', '.join(list(kinds)[:5])}" if kinds else "outputs do not depend on any"
+def _why_not(network: Analysis, student: Student) -> str:
+    """Why no weight of a network has a derivative."""
+    version = default_opset(network.model)
+    if version < OLDEST:
+        return (
+            f"the network is of operator set {version}, and derivatives are made from {OLDEST} on: convert it"
+        )
+    if student.stopped:
+        return f"no rule leads through {', '.join(student.stopped)}"
+    return "no output that counts depends on one"
 
 
 def tune(
@@ -252,11 +259,11 @@ def tune(
         reference.model, calibration, calibration.held_out, outputs, axes=outputs.axes
     )
     if yardstick.problem:
-        raise InputError(f"{Named('tune')}: the quality can't be measured: {yardstick.problem}")
+        raise InputError(f"{WHAT}: the quality can't be measured: {yardstick.problem}")
     with journal.step("measure"):
         before = yardstick.measure(candidate.model)
     analysis = Analysis(reference.model, bindings=calibration.sizes())
-    model, told = tuned(
+    model, told = tune_weights(
         analysis,
         candidate.model,
         calibration,
@@ -272,11 +279,16 @@ def tune(
         after = yardstick.measure(model)
     kept = better(before, after)
     if kept:
-        asked = {"tune": {"steps": told.steps, "seed": seed}, "reference": reference.sha256}
-        asked["calibration"] = {
-            "inputs": calibration.fitted + calibration.samples,
-            "sha256": calibration.sha256,
+        asked = {
+            "tune": {"steps": told.steps, "seed": seed},
+            "reference": reference.sha256,
+            "calibration": calibration.recorded,
+            "outputs": sorted(outputs.spelled),
+            "sample_axis": dict(sample_axis or {}),
+            "weights": sorted(set(weights)),
+            "memory": memory,
         }
+        asked = {name: value for name, value in asked.items() if value}
         record = provenance.Record(__version__, candidate.sha256, asked, (), candidate.data_sha256)
         edit.annotate(model, provenance.entries(record, candidate.model.metadata_props))
     notes = [f"calibration: {each}" for each in (*calibration.doubts, *odd)]

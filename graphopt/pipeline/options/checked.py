@@ -66,8 +66,13 @@ class Options:
     @property
     def names_quality(self) -> bool:
         """Whether a budget or a gate says which quality will do."""
+        return bool(self.qualities)
+
+    @property
+    def qualities(self) -> tuple[gates.Gate, ...]:
+        """The limits of a budget and the gates that are of a quality."""
         asked = (*gates.of_budget(self.budget), *self.require)
-        return any(gate.key not in gates.COSTS for gate in asked)
+        return tuple(gate for gate in asked if gate.key not in gates.COSTS)
 
     @property
     def asks_size(self) -> bool:
@@ -124,8 +129,7 @@ class Options:
     def _plain(self, name: str) -> object:
         """What an option holds, without objects of ours."""
         if name == "outputs":
-            axes = self.outputs.axes
-            return tuple(f"{each}:{axes[each]}" if each in axes else each for each in self.outputs)
+            return self.outputs.spelled
         if name == "budget":
             return _limits(self.budget)
         if name == "options":
