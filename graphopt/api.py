@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from numbers import Real
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from graphopt import progress
@@ -15,6 +16,7 @@ from graphopt.calibration.batch_axis import SampleAxes
 from graphopt.calibration.reading import Given
 from graphopt.calibration.test_inputs import choice
 from graphopt.errors import InputError, Named, located
+from graphopt.files import PathLike
 from graphopt.model import edit
 from graphopt.pipeline.networks.tune import tune as run_tune
 from graphopt.pipeline.opening import AnyModel, counting, exposed, opened, require_values, trusted
@@ -304,6 +306,8 @@ def tune(
     sample_axis: SampleAxes | None = None,
     memory: int | None = None,
     seed: int = 0,
+    resume: PathLike | None = None,
+    keep_best: bool = False,
 ) -> Tuned:
     """Fits all weights of a network together to what the original does, without labels.
 
@@ -324,15 +328,21 @@ def tune(
         memory: bytes that values may take, at most 1 GiB, as much where not given. Where there is less, fewer
             inputs are run at once, and the same steps are taken up to rounding.
         seed: of everything random.
+        resume: a file in which the run is kept once a minute. Where it is there, the run goes on from it, to
+            the same network as one that was not ended; it is removed at the end.
+        keep_best: whether Ctrl-C (`KeyboardInterrupt`) ends the run with the best network so far.
 
     Returns:
         The network, its quality before and after, and how it came about; truthy when it is better.
 
     Raises:
-        InputError: a model or the inputs can't be used, or no weight has a derivative.
+        InputError: a model or the inputs can't be used, no weight has a derivative, or the file to go on from
+            is of another run.
     """
-    asked = typed(weights=weights, outputs=outputs, memory=memory, seed=seed)
-    weights, outputs, memory, seed = asked.values()
+    asked = typed(
+        weights=weights, outputs=outputs, memory=memory, seed=seed, resume=resume, keep_best=keep_best
+    )
+    weights, outputs, memory, seed, resume, keep_best = asked.values()
     effort, axes = make_effort(minutes, steps), make_sample_axis(sample_axis, calibrated=True)
     original, network = trusted(opened(reference)), trusted(opened(candidate))
     different = interface.interface(original.model, network.model, frozen=True)
@@ -352,6 +362,8 @@ def tune(
             sample_axis=axes,
             memory=memory,
             seed=seed,
+            resume=None if resume is None else Path(resume),
+            keep_best=keep_best,
         )
     return replace(tuned, model=edit.concealed(tuned.model, found.inner)) if found.inner else tuned
 

@@ -59,6 +59,39 @@ class Soap:
     steps: int = 0
     _states: dict[str, _State] = field(default_factory=dict)
 
+    @staticmethod
+    def of(steps: int, held: Mapping[str, Array]) -> Soap:
+        """One that goes on from what another has held.
+
+        Args:
+            steps: that were taken.
+            held: what `held` gave.
+        """
+        parts: dict[str, dict[str, Array]] = {}
+        for key, array in held.items():
+            kind, _, name = key.partition("/")
+            parts.setdefault(name, {})[kind] = array
+        states = {
+            name: _State(
+                part["mean"],
+                part["squares"],
+                part.get("left"),
+                part.get("right"),
+                (part.get("turn_left"), part.get("turn_right")),
+            )
+            for name, part in parts.items()
+        }
+        return Soap(steps, states)
+
+    def held(self) -> dict[str, Array]:
+        """What is remembered, by kind and weight."""
+        found: dict[str, Array | None] = {}
+        for name, state in self._states.items():
+            found |= {f"mean/{name}": state.mean, f"squares/{name}": state.squares}
+            found |= {f"left/{name}": state.left, f"right/{name}": state.right}
+            found |= {f"turn_left/{name}": state.turns[0], f"turn_right/{name}": state.turns[1]}
+        return {key: array for key, array in found.items() if array is not None}
+
     def step(self, weights: dict[str, Array], gradients: Mapping[str, Array], rate: float) -> None:
         """Take a step.
 

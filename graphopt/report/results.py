@@ -394,6 +394,7 @@ class Tuning:
         changes: what was done to inputs besides, in words; "" for nothing.
         curve: steps, and the worst output's error on inputs apart after them, in parts of what it varies.
         seconds: wall time by kind of work.
+        ended: steps after which the user ended the run; None where it came to its end.
     """
 
     best: int
@@ -407,6 +408,7 @@ class Tuning:
     changes: str
     curve: tuple[tuple[int, float], ...]
     seconds: Mapping[str, float]
+    ended: int | None = None
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,7 +13,7 @@ import pytest
 
 import graphopt
 from graphopt import InputError
-from graphopt.compression.tuning import descent, student
+from graphopt.compression.tuning import checkpoint, descent, student
 from graphopt.numerics import optimiser
 from graphopt.report import provenance
 from graphopt.runtime.limits import memory
@@ -215,6 +215,104 @@ def test_a_rate_that_is_too_high_is_cut(monkeypatch: pytest.MonkeyPatch) -> None
     result = tuned()
     assert result.tuning.rate < 1.0
     assert result.after.sqnr >= result.before.sqnr
+
+
+# ---------------------------------------------------------------- a run that is ended
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Ends the next run by Ctrl-C in the middle of a step, behind a checkpoint of each one before."""
+    monkeypatch.setattr(checkpoint, "EVERY", 0.0)
+    derivative = student.Student.derivative
+
+    def at(step: int) -> None:
+        parts = BATCHES * step
+
+        def counting(self: student.Student, *given: Any) -> Any:
+            nonlocal parts
+            parts -= 1
+            if parts == -1:
+                raise KeyboardInterrupt
+            return derivative(self, *given)
+
+        monkeypatch.setattr(student.Student, "derivative", counting)
+
+    return at
+
+
+BATCHES = descent.BATCH // 8
+"""Parts of a step, of eight inputs each."""
+
+
+def test_a_run_that_was_ended_goes_on_to_the_same_network(tmp_path: Path, found: Any, ended: Any) -> None:
+    kept = tmp_path / "run.npz"
+    for step in (70, 40):  # of a rate that stays, and once more behind that
+        ended(step)
+        with pytest.raises(KeyboardInterrupt):
+            tuned(resume=kept)
+    with pytest.raises(InputError, match=r"run.npz: is the checkpoint of a run with other models"):
+        tuned(resume=kept, seed=1)
+    result = tuned(resume=kept)
+    assert any(note == f"went on from step 110, as {kept} had it" for note in result.notes)
+    assert not kept.exists()
+    found.save(tmp_path / "whole.onnx")
+    result.save(tmp_path / "parts.onnx")
+    assert (tmp_path / "whole.onnx").read_bytes() == (tmp_path / "parts.onnx").read_bytes()
+    assert result.tuning.curve == found.tuning.curve
+
+
+def test_a_run_whose_rate_was_cut_goes_on_too(
+    tmp_path: Path, ended: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(descent, "RATE", 1.0)
+    whole = tuned()
+    ended(60)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(resume=tmp_path / "run.npz")
+    result = tuned(resume=tmp_path / "run.npz")
+    assert result.tuning.curve == whole.tuning.curve and result.tuning.rate == whole.tuning.rate
+
+
+def test_minutes_that_were_steps_stay_so_many(tmp_path: Path, ended: Any) -> None:
+    ended(80)
+    asked: dict[str, Any] = {"steps": None, "minutes": 0.01, "resume": tmp_path / "run.npz"}
+    with pytest.raises(KeyboardInterrupt):
+        tuned(**asked)
+    with np.load(tmp_path / "run.npz") as held:
+        steps = json.loads(held["state"].tobytes())["steps"]
+    assert tuned(**asked).tuning.steps == steps
+
+
+def test_the_best_so_far_is_kept_when_that_is_asked_for(ended: Any, found: Any) -> None:
+    ended(100)
+    result = tuned(keep_best=True)
+    assert result and result.tuning.ended == 100 and result.tuning.best <= 100
+    assert "ended by Ctrl-C after 100 of 150 steps" in result.notes
+    assert recorded(result)["tune"] == {"steps": 150, "seed": 0, "ended": 100}
+    assert result.tuning.curve == found.tuning.curve[: len(result.tuning.curve)]
+    ended(3)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(keep_best=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "is no checkpoint"), (b"PK\x03\x04", "is no checkpoint"), (None, "is a folder")],
+)
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
+    path = tmp_path / "run.npz"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        tuned(resume=path)
+
+
+def test_a_checkpoint_takes_no_models_place(tmp_path: Path) -> None:
+    path = saved(network(NOISE), tmp_path / "model.onnx")
+    with pytest.raises(InputError, match="name another output"):
+        graphopt.tune(network(), path, inputs(), steps=100, resume=path)
+    with pytest.raises(InputError, match="expected a path"):
+        tuned(resume=3)
 
 
 def test_minutes_become_steps(monkeypatch: pytest.MonkeyPatch) -> None:

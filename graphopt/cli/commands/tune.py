@@ -14,7 +14,7 @@ from graphopt.jobs.task import Task, check_files, given_inputs
 
 @common.takes(
     "reference candidate out calibration preprocess sample_axis minutes steps weights outputs memory "
-    "external_data json quiet seed"
+    "resume keep_best external_data json quiet seed"
 )
 def tune(
     *,

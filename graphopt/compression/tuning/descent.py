@@ -3,8 +3,8 @@
 Distillation (Hinton et al. 2015) without labels: what the original makes of the same inputs is the target, at
 its outputs, channel by channel as quality is measured, and at values on the way, which give every input many
 targets more (Romero et al. 2015). onnxruntime runs the network, its derivatives and the original; the steps
-are those of `numerics.optimiser`. What comes of it is judged on inputs that no step is taken on, and the best
-that was met is kept: never worse than the start.
+are those of `numerics.optimiser`. The best that was met is kept, by inputs that no step is taken on; whether
+it is better than the start, which may have been fitted to these, other inputs have to say.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from graphopt import progress
 from graphopt.calibration.samples import Samples
+from graphopt.compression.tuning.checkpoint import Checkpoint
+from graphopt.compression.tuning.course import Check, Course, Place
 from graphopt.compression.tuning.student import Student, Target, Teacher
 from graphopt.numerics.optimiser import Soap, rate_at
 from graphopt.numerics.spread import Spread, squares_of
@@ -71,42 +71,6 @@ class Recipe:
     def rate(self) -> float:
         """The highest rate to begin with."""
         return RATE * min(1.0, math.sqrt(self.steps / RATED_AT))
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """The error on inputs apart after some steps."""
-
-    step: int
-    error: float
-
-
-@dataclass
-class Course:
-    """What came of tuning.
-
-    Attributes:
-        weights: those with which the network was nearest to the original, of the run with the last rate.
-        checks: errors on the way, of the run with the last rate.
-        rate: the highest rate of that run.
-        best: of the checks, that of those weights.
-        seconds: where the time went, by kind of work.
-    """
-
-    weights: dict[str, Array]
-    checks: list[Check] = field(default_factory=list)
-    rate: float = 0.0
-    best: Check = Check(0, float("inf"))
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    @contextmanager
-    def spent(self, kind: str) -> Iterator[None]:
-        """Counts the time of some work."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[kind] += time.perf_counter() - began
 
 
 class Descent:
@@ -164,11 +128,10 @@ class Descent:
             The tuning.
         """
         tried, took = copy.copy(self), list[float]()
-        rng = np.random.default_rng(self.recipe.seed)
-        picks, optimiser, weights, course = self._picks(rng), Soap(), dict(start), Course({})
+        place, course = self._begun(start), Course({})
         for _ in range(timed):
             began = time.perf_counter()
-            self._step(weights, optimiser, next(picks), rng, 0.0, course)
+            self._step(place, 0.0, course)
             took.append(time.perf_counter() - began)
         began = time.perf_counter()
         self.error(start)
@@ -176,79 +139,81 @@ class Descent:
         tried.recipe = replace(self.recipe, steps=max(fewest, int(left / min(took))))
         return tried
 
-    def run(self, start: Mapping[str, Array]) -> Course:
+    def run(
+        self, start: Mapping[str, Array], checkpoint: Checkpoint | None = None, *, keep_best: bool = False
+    ) -> Course:
         """Tunes weights.
 
         Those to begin with are none to choose: what they were fitted to may be among the inputs apart.
 
         Args:
             start: the weights to begin with, by name.
+            checkpoint: the file to go on from where there is one, and to keep the run in.
+            keep_best: whether Ctrl-C ends the run with the best weights so far.
 
         Returns:
             The best weights that were met on the way.
 
         Raises:
-            InputError: onnxruntime can't run the derivatives.
+            InputError: onnxruntime can't run the derivatives, or the checkpoint is none of this run.
+            KeyboardInterrupt: the user ended it, and the best so far is not asked for, or there is none yet.
         """
-        course, rate = Course(dict(start)), self.recipe.rate
-        with course.spent("judge"):
-            first = Check(0, self.error(start))
-        for cut in range(CUTS + 1):
-            course.rate, course.checks, course.best = rate, [first], Check(0, math.inf)
-            if self._descend(dict(start), course, rate, last=cut == CUTS):
-                break
-            rate /= CUT
+        kept = None if checkpoint is None else checkpoint.read()
+        if kept is not None:
+            steps, course, place = kept
+            self.recipe = replace(self.recipe, steps=steps)
+        else:
+            course, place = Course(dict(start), rate=self.recipe.rate), self._begun(start)
+            with course.spent("judge"):
+                course.checks = [Check(0, self.error(start))]
+        try:
+            while not self._descend(place, course, checkpoint):
+                first, place = course.checks[0], self._begun(start)
+                course.rate, course.cuts = course.rate / CUT, course.cuts + 1
+                course.checks, course.best = [first], Check(0, math.inf)
+        except KeyboardInterrupt:
+            if not (keep_best and course.best.step):
+                raise
+            course.ended = place.step
         return course
 
-    def _descend(self, weights: dict[str, Array], course: Course, rate: float, *, last: bool) -> bool:
+    def _begun(self, start: Mapping[str, Array]) -> Place:
+        return Place(dict(start), Soap(), np.random.default_rng(self.recipe.seed))
+
+    def _descend(self, place: Place, course: Course, checkpoint: Checkpoint | None) -> bool:
         """Takes the steps with one rate; False where it was too high, and another may be tried."""
-        recipe, first = self.recipe, course.checks[0].error
-        rng = np.random.default_rng(recipe.seed)
-        picks, optimiser = self._picks(rng), Soap()
+        recipe, last = self.recipe, course.cuts == CUTS
         every = max(1, recipe.steps // CHECKS)
         tried = min(TRIED_FOR, recipe.steps // 2)
-        for step in progress.track(range(recipe.steps), "steps"):
-            self._step(weights, optimiser, next(picks), rng, rate_at(step, recipe.steps, rate), course)
-            done = step + 1
-            if done % every and done not in (tried, recipe.steps):
-                continue
-            with course.spent("judge"):
-                check = Check(done, self.error(weights))
-            course.checks.append(check)
-            if check.error < course.best.error or not course.best.step:
-                course.best, course.weights = check, dict(weights)
-            if done == tried and not last and not check.error <= WORSE * first:
-                return False
+        ahead = range(place.step, recipe.steps)
+        for step in progress.track(ahead, "steps", describe=lambda _: f"error {course.checks[-1].error:.4f}"):
+            self._step(place, rate_at(step, recipe.steps, course.rate), course)
+            if place.step % every == 0 or place.step in (tried, recipe.steps):
+                with course.spent("judge"):
+                    check = Check(place.step, self.error(place.weights))
+                course.checks.append(check)
+                if check.error < course.best.error or not course.best.step:
+                    course.best, course.weights = check, dict(place.weights)
+                if place.step == tried and not last and not check.error <= WORSE * course.checks[0].error:
+                    return False
+            if checkpoint is not None:
+                checkpoint.keep(recipe.steps, course, place)
         return True
 
-    def _step(
-        self,
-        weights: dict[str, Array],
-        optimiser: Soap,
-        samples: Samples,
-        rng: np.random.Generator,
-        rate: float,
-        course: Course,
-    ) -> None:
+    def _step(self, place: Place, rate: float, course: Course) -> None:
         """One step on some inputs, run in parts that memory has room for."""
+        samples = self._fit.chosen(place.picked(len(self._fit), self.recipe.batch))
         total: dict[str, Array] = {}
         if self._changed is not None:
-            samples = self._changed(samples, rng)
+            samples = self._changed(samples, place.rng)
         for part in samples.cut(self.recipe.at_once):
             feeds = part.joined()
             with course.spent("original"):
                 targets = self._teacher.values(feeds)
             with course.spent("derivatives"):
-                _, found = self._student.derivative(weights, feeds, targets)
+                _, found = self._student.derivative(place.weights, feeds, targets)
             for name, each in found.items():
                 total[name] = total[name] + each if name in total else each
         with course.spent("steps"):
-            optimiser.step(weights, total, rate)
-
-    def _picks(self, rng: np.random.Generator) -> Iterator[Samples]:
-        """Inputs of a step, again and again: all of them in another order each time."""
-        count, size = len(self._fit), self.recipe.batch
-        while True:
-            order = rng.permutation(count)
-            for at in range(0, count - size + 1, size):
-                yield self._fit.chosen(order[at : at + size])
+            place.optimiser.step(place.weights, total, rate)
+        place.step += 1

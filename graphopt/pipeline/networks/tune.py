@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -21,16 +25,19 @@ from graphopt.compression.autodiff.rules import OLDEST
 from graphopt.compression.curvature import BYTES, COPIES, bytes_of_values, sized
 from graphopt.compression.tuning import descent
 from graphopt.compression.tuning.augmentation import suited
+from graphopt.compression.tuning.checkpoint import Checkpoint
 from graphopt.compression.tuning.descent import Descent, Recipe
 from graphopt.compression.tuning.student import Student, Teacher
 from graphopt.compression.tuning.targets import movable, targets
 from graphopt.errors import InputError, Named
+from graphopt.files import check_output, show
 from graphopt.model import edit
 from graphopt.model.io import Source
 from graphopt.pipeline.journal import Journal
 from graphopt.pipeline.options.effort import FEWEST, STEPS, Effort
 from graphopt.report import provenance
 from graphopt.report.results import Tuned, Tuning
+from graphopt.report.wording import numbered
 from graphopt.runtime import session
 from graphopt.types import Array, Counted, Quality
 from graphopt.verification import quality
@@ -61,6 +68,8 @@ def tune_weights(
     memory: int | None = None,
     seed: int = 0,
     frozen: bool = False,
+    checkpoint: Checkpoint | None = None,
+    keep_best: bool = False,
 ) -> tuple[ir.Model, Tuning]:
     """Moves all weights of a network so that it does what the original does.
 
@@ -77,6 +86,8 @@ def tune_weights(
             inputs are run at once where there are less, and nothing else changes but rounding.
         seed: of everything random.
         frozen: whether initializers that are inputs too are constants.
+        checkpoint: the file to go on from where there is one, and to keep the run in.
+        keep_best: whether Ctrl-C ends the run with the best so far.
 
     Returns:
         The network that was nearest to the original on inputs apart, and what happened on the way. The one
@@ -121,10 +132,10 @@ def tune_weights(
     batch = min(max(descent.BATCH, most), len(fit)) // most * most
     recipe = Recipe(effort.steps or STEPS, seed, batch, at_once)
     run = Descent(student, teacher, found, fit, apart, recipe, changed)
-    if effort.minutes is not None:
+    if effort.minutes is not None and not (checkpoint and checkpoint.there):
         run = run.within(60 * effort.minutes, FEWEST, TIMED, start)
     with progress.step("tune"):
-        course = run.run(start)
+        course = run.run(start, checkpoint, keep_best=keep_best)
     told = Tuning(
         course.best.step,
         run.recipe.steps,
@@ -137,6 +148,7 @@ def tune_weights(
         "" if changed is None else changed.described,
         tuple((check.step, check.error) for check in course.checks),
         dict(course.seconds),
+        course.ended,
     )
     return edit.reweighed(candidate, course.weights), told
 
@@ -225,6 +237,8 @@ def tune(
     sample_axis: Mapping[str, SampleAxis] | None = None,
     memory: int | None = None,
     seed: int = 0,
+    resume: Path | None = None,
+    keep_best: bool = False,
 ) -> Tuned:
     """Tunes a network from anywhere, and judges it by inputs that were held out.
 
@@ -238,6 +252,8 @@ def tune(
         sample_axis: along which axis of an input's arrays samples lie.
         memory: bytes that values may take.
         seed: of everything random.
+        resume: the file in which the run is kept once a minute, and from which it goes on where it is there.
+        keep_best: whether Ctrl-C ends the run with the best so far.
 
     Returns:
         The network, its quality before and after.
@@ -245,6 +261,8 @@ def tune(
     Raises:
         InputError: the models or the inputs can't be used, or nothing can be tuned.
     """
+    if resume is not None:
+        check_output(resume, (*reference.files, *candidate.files))
     journal = Journal()
     with journal.step("load"):
         calibration = inputs.load(given, reference.model, seed, sample_axis)
@@ -262,6 +280,19 @@ def tune(
         raise InputError(f"{WHAT}: the quality can't be measured: {yardstick.problem}")
     with journal.step("measure"):
         before = yardstick.measure(candidate.model)
+    asked: dict[str, Any] = {
+        "tune": {"seed": seed},
+        "reference": reference.sha256,
+        "calibration": calibration.recorded,
+        "outputs": sorted(outputs.spelled),
+        "sample_axis": dict(sample_axis or {}),
+        "weights": sorted(set(weights)),
+        "memory": memory,
+    }
+    asked = {name: value for name, value in asked.items() if value}
+    checkpoint = None
+    if resume is not None:
+        checkpoint = Checkpoint(resume, _digest(__version__, candidate.sha256, str(effort), asked))
     analysis = Analysis(reference.model, bindings=calibration.sizes())
     model, told = tune_weights(
         analysis,
@@ -273,25 +304,27 @@ def tune(
         weights=weights,
         memory=memory,
         seed=seed,
+        checkpoint=checkpoint,
+        keep_best=keep_best,
     )
     journal.seconds.update(told.seconds)
     with journal.step("measure"):
         after = yardstick.measure(model)
     kept = better(before, after)
     if kept:
-        asked = {
-            "tune": {"steps": told.steps, "seed": seed},
-            "reference": reference.sha256,
-            "calibration": calibration.recorded,
-            "outputs": sorted(outputs.spelled),
-            "sample_axis": dict(sample_axis or {}),
-            "weights": sorted(set(weights)),
-            "memory": memory,
-        }
-        asked = {name: value for name, value in asked.items() if value}
+        asked["tune"] = {"steps": told.steps, "seed": seed}
+        if told.ended is not None:
+            asked["tune"]["ended"] = told.ended
         record = provenance.Record(__version__, candidate.sha256, asked, (), candidate.data_sha256)
         edit.annotate(model, provenance.entries(record, candidate.model.metadata_props))
     notes = [f"calibration: {each}" for each in (*calibration.doubts, *odd)]
+    if checkpoint is not None:
+        if checkpoint.begun:
+            notes.append(f"went on from step {checkpoint.begun}, as {show(checkpoint.path)} had it")
+        if told.ended is None:
+            checkpoint.done()
+    if told.ended is not None:
+        notes.append(f"ended by Ctrl-C after {told.ended} of {numbered(told.steps, 'step')}")
     return Tuned(
         model if kept else candidate.model,
         reference,
@@ -303,6 +336,11 @@ def tune(
         tuple(dict.fromkeys((*notes, *after.notes))),
         dict(journal.seconds),
     )
+
+
+def _digest(*decides: object) -> str:
+    """Of what decides a run."""
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def better(before: Quality, after: Quality) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from numbers import Integral
+from pathlib import Path
 from typing import Any, get_origin
 
 from graphopt.errors import InputError, Named
@@ -43,6 +45,10 @@ def _typed(name: str, value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise _refused(name, value, f"a mapping, such as {MAPPINGS.get(name, MAPPINGS['shapes'])}")
         return _sizes(name, value) if name == "shapes" else value
+    if option.type is Path:
+        if not isinstance(value, (str, os.PathLike)):
+            raise _refused(name, value, "a path")
+        return Path(value)
     if option.type is bool and not isinstance(value, bool):
         raise _refused(name, value, "True or False")
     if option.type is int:
