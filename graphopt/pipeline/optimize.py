@@ -25,7 +25,7 @@ from graphopt.pipeline.workspace import Measures, Workspace
 from graphopt.planning import NONE, gates, intervals
 from graphopt.planning.gates import Gate
 from graphopt.report.results import Result
-from graphopt.report.wording import tuning_note
+from graphopt.report.wording import still_note, tuning_note
 from graphopt.runtime.latency import NOISE, Timing
 from graphopt.types import ONE_CLASS, Exactness, Quality
 from graphopt.verification.background import Comparer
@@ -131,7 +131,8 @@ class Run:
         broken = measures.broken(before, after)
         better = before[0] is not None and after[0] is not None and tune.better(before[0], after[0])
         kept = better and not broken
-        journal.notes.append(tuning_note(journal.tuning, kept=kept, broken=broken))
+        told = tuning_note(journal.tuning, kept=kept, broken=broken)
+        journal.notes += filter(None, [told, still_note(journal.tuning)])
         if kept:
             workspace.model = found
         return workspace.model

@@ -220,6 +220,14 @@ def tuning_note(told: Tuning, *, kept: bool, broken: str = "") -> str:
     )
 
 
+def still_note(told: Tuning) -> str:
+    """That weights could not move while a network was tuned, and why; "" where all could."""
+    if not told.still:
+        return ""
+    why = f"no rule leads through {', '.join(told.stopped)}" if told.stopped else "no output depends on them"
+    return f"{numbered(told.still, 'weight')} could not be tuned: {why}"
+
+
 def model_name(source: Source) -> str:
     """The file's name."""
     return "model in memory" if source.path is None else source.path.name

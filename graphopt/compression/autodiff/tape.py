@@ -253,18 +253,17 @@ class Tape:
 
         Returns:
             The name of the result; the value itself where it is all of it.
-
-        Raises:
-            UnsupportedError: the model's operator set has no steps.
         """
         if not any(start) and list(stop) == list(sizes) and all(step == 1 for step in steps):
             return x
         if self.version >= 10:
             given = (self.constant(numbers, np.int64) for numbers in (start, stop, axes, steps))
             return self.op("Slice", x, *given)
-        if any(step != 1 for step in steps):
-            raise UnsupportedError
-        return self.op("Slice", x, starts=list(start), ends=list(stop), axes=list(axes))
+        x = self.op("Slice", x, starts=list(start), ends=list(stop), axes=list(axes))
+        for axis, first, last, step in zip(axes, start, stop, steps, strict=True):
+            if step != 1:  # before Slice had steps
+                x = self.op("Gather", x, self.constant(np.arange(0, last - first, step), np.int64), axis=axis)
+        return x
 
     def split(self, x: str, axis: int, sizes: Sequence[int]) -> list[str]:
         """The parts of a value along an axis.

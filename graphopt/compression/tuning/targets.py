@@ -44,6 +44,8 @@ OWN = {
     "PRelu": (1,),
 }
 """Places of weights that move where nothing else is said: those of products, of normalisations and slopes."""
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""What makes a sum with a constant one with a bias, which moves too."""
 
 
 def movable(analysis: Analysis, patterns: Sequence[str] = ()) -> dict[str, Array]:
@@ -64,7 +66,8 @@ def movable(analysis: Analysis, patterns: Sequence[str] = ()) -> dict[str, Array
         for node in graph
         if is_standard(node)
         for place, value in enumerate(node.inputs)
-        if value is not None and place in OWN.get(node.op_type, ())
+        if value is not None
+        and (place in OWN.get(node.op_type, ()) or (node.op_type == "Add" and _biased(node)))
     }
     for name, value in held.items():
         wanted = any(fnmatch.fnmatchcase(name, each) for each in patterns) if patterns else name in named
@@ -74,6 +77,12 @@ def movable(analysis: Analysis, patterns: Sequence[str] = ()) -> dict[str, Array
         if array is not None and array.dtype == np.float32 and array.size and np.isfinite(array).all():
             found[name] = array.astype(np.float32, copy=False)
     return found
+
+
+def _biased(node: ir.Node) -> bool:
+    """Whether an Add puts something on what a product makes."""
+    makers = [value.producer() for value in node.inputs if value is not None]
+    return any(maker is not None and maker.op_type in PRODUCTS for maker in makers)
 
 
 def targets(

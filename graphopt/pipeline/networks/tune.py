@@ -18,7 +18,7 @@ from graphopt.analysis.constants import Constants, default_opset
 from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration import inputs, responses
 from graphopt.calibration.batch_axis import SampleAxis
-from graphopt.calibration.inputs import Calibration
+from graphopt.calibration.inputs import ONE_HELD_OUT_OF, Calibration
 from graphopt.calibration.reading import Given
 from graphopt.calibration.samples import Samples
 from graphopt.compression.autodiff.rules import OLDEST
@@ -37,7 +37,7 @@ from graphopt.pipeline.journal import Journal
 from graphopt.pipeline.options.effort import FEWEST, STEPS, Effort
 from graphopt.report import provenance
 from graphopt.report.results import Tuned, Tuning
-from graphopt.report.wording import numbered
+from graphopt.report.wording import numbered, still_note
 from graphopt.runtime import session
 from graphopt.types import Array, Counted, Quality
 from graphopt.verification import quality
@@ -101,9 +101,10 @@ def tune_weights(
     fit, apart = _parted(samples, most)
     if len(fit) < LEAST or len(apart) < LEAST // 2:
         needed = 4 * max(most, LEAST) if calibration.fixed else 2 * LEAST
+        given = -(-needed * ONE_HELD_OUT_OF // (ONE_HELD_OUT_OF - 1))
         raise InputError(
             f"{WHAT}: {len(samples)} inputs of one size to fit on are too few to take steps on some "
-            f"and judge by others: give {needed}"
+            f"and judge by others: give {given}, of which one in {ONE_HELD_OUT_OF} is held out"
         )
     network = Analysis(candidate, frozen=frozen)
     at_once = most if calibration.fixed else _at_once(network, calibration, samples, memory, most)
@@ -119,6 +120,7 @@ def tune_weights(
     student = Student(network, list(start), found, fit.kinds)
     if not student.weights:
         raise InputError(f"{WHAT}: no weight has a derivative: {_why_not(network, student)}")
+    still = len(start) - len(student.weights)
     start = {name: start[name] for name in student.weights}
     teacher = Teacher(session.structure(original.model), found)
     leading = [target.name for target in found if target.judged]
@@ -149,6 +151,8 @@ def tune_weights(
         tuple((check.step, check.error) for check in course.checks),
         dict(course.seconds),
         course.ended,
+        still,
+        student.stopped if still else (),
     )
     return edit.reweighed(candidate, course.weights), told
 
@@ -318,6 +322,7 @@ def tune(
         record = provenance.Record(__version__, candidate.sha256, asked, (), candidate.data_sha256)
         edit.annotate(model, provenance.entries(record, candidate.model.metadata_props))
     notes = [f"calibration: {each}" for each in (*calibration.doubts, *odd)]
+    notes += filter(None, [still_note(told)])
     if checkpoint is not None:
         if checkpoint.begun:
             notes.append(f"went on from step {checkpoint.begun}, as {show(checkpoint.path)} had it")

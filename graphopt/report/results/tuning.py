@@ -31,6 +31,8 @@ class Tuning:
         curve: steps, and the worst output's error on inputs apart after them, in parts of what it varies.
         seconds: wall time by kind of work.
         ended: steps after which the user ended the run; None where it came to its end.
+        still: tensors that could not move, since no derivative is known.
+        stopped: the operators, by type, that no derivative leads through.
     """
 
     best: int
@@ -45,6 +47,8 @@ class Tuning:
     curve: tuple[tuple[int, float], ...]
     seconds: Mapping[str, float]
     ended: int | None = None
+    still: int = 0
+    stopped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)

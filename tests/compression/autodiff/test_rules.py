@@ -177,6 +177,13 @@ CASES: dict[str, onnx.ModelProto] = {
         "y = ConvTranspose <strides=[2, 2], output_shape=[15, 16], output_padding=[1, 1]> (v, w)",
         w=weight(6, 4, 3, 3),
     ),
+    **{
+        f"{name}, of opset {opset}": network(
+            f"y = {op} <strides=[2, 3], dilations=[2, 1]> (v, w)", opset=opset, w=weight(6, 6, 3, 2)
+        )
+        for name, op in (("conv, strided", "Conv"), ("transposed, strided", "ConvTranspose"))
+        for opset in (7, 9)
+    },
     "einsum": network('y = Einsum <equation="bic,bjc,cd -> bijd"> (v, v, w)', [2, 4, 6], w=weight(6, 3)),
     "elu": network("y = Elu <alpha=0.7> (v)"),
     "selu": network("y = Selu (v)"),
