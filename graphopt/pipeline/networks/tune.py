@@ -161,7 +161,7 @@ def _most_at_once(calibration: Calibration, samples: Samples) -> int:
     """Inputs that are run at once where memory has room for them; whatever it has, inputs are counted so."""
     if calibration.fixed or samples.axes is None:
         return calibration.batch
-    return _power(max(1, min(descent.BATCH, len(samples) // (2 * APART))))
+    return _power(max(1, min(descent.BATCH // descent.THREADS, len(samples) // (2 * APART))))
 
 
 def _at_once(
@@ -169,7 +169,7 @@ def _at_once(
 ) -> int:
     """Inputs that are run at once: a part of the most, as memory has room for."""
     of_one = bytes_of_values(sized(analysis, replace(calibration, batch=1), samples[:1]))
-    return _power(max(1, min(most, min(memory or BYTES, BYTES) // (COPIES * of_one))))
+    return _power(max(1, min(most, min(memory or BYTES, BYTES) // (descent.THREADS * COPIES * of_one))))
 
 
 def _power(number: int) -> int:
