@@ -21,7 +21,7 @@ from graphopt.analysis.linear import view as linear_view
 from graphopt.analysis.shapes import inference
 from graphopt.analysis.shapes.demand import demanded
 from graphopt.analysis.shapes.sizes import Sizes
-from graphopt.analysis.shapes.tensor_types import completed
+from graphopt.analysis.shapes.tensor_types import completed, contradict
 from graphopt.model.names import graph_paths, node_names
 from graphopt.model.traversal import nested
 from graphopt.numerics.lowrank.moments import Statistics
@@ -131,6 +131,12 @@ class Analysis:
     def _demanded(self) -> Mapping[ir.Value, Shape]:
         """What operators demand of the shapes that they read."""
         return {v: s for graph in self._graphs for v, s in demanded(graph, self.constants).items()}
+
+    @property
+    def fits(self) -> bool:
+        """Whether all values have the sizes that their readers demand, as far as either is known."""
+        shapes = ((self.shape(value), wanted) for value, wanted in self._demanded.items())
+        return not any(shape is not None and contradict(shape, wanted) for shape, wanted in shapes)
 
     def fixed_shape(self, value: ir.Value | None) -> Shape | None:
         """The value's shape as far as it holds for every run, whatever sizes a caller feeds.

@@ -1,4 +1,4 @@
-"""Sizes on which models are compared: none at which what is inside takes more memory than that is worth."""
+"""Sizes on which models are compared and timed: none that takes too much memory, or that a model does not take."""
 
 from __future__ import annotations
 
@@ -23,3 +23,14 @@ def test_a_size_that_takes_too_much_inside_is_not_tried(monkeypatch: pytest.Monk
     largest = max(usual)
     monkeypatch.setattr(feeder, "MOST_BYTES", 4 * 64 * 6 * (largest - 1))
     assert sizes() == usual - {largest}
+
+
+def test_time_is_judged_at_no_size_that_the_model_does_not_take() -> None:
+    net = Net()
+    x = net.input(["N", "H", 10])
+    batch = net.op("Gather", net.op("Shape", x), net.const(np.array([0])), axis=0)
+    rows = net.op("Reshape", x, net.op("Concat", batch, net.const(np.array([-1])), axis=0))
+    proto = net.model(net.op("Gemm", rows, net.const(np.ones((80, 5), np.float32))))
+    found = choice.choose(ir.from_proto(proto))
+    assert found.sizes == {"x": (1, 8, 10)}
+    assert not found.usual

@@ -32,6 +32,7 @@ from graphopt.analysis.shapes.runtime_rules import RUNTIME_RULES
 from graphopt.analysis.shapes.sizes import Sizes
 from graphopt.analysis.shapes.tensor_types import (
     completed,
+    contradict,
     dims_of,
     named,
     shape_of,
@@ -336,7 +337,7 @@ class _Inference:
         """The shape found, its unknown sizes as declared."""
         if found is None or declared is None:
             return declared if found is None else found
-        if _contradict(found, declared):
+        if contradict(found, declared):
             self.contradicted = self.contradicted or self._strict
             return found
         return completed(found, declared)
@@ -409,7 +410,7 @@ class _Inference:
         )
         if found is None:
             return inferred
-        if (other := shape_of(inferred)) is not None and _contradict(found, other):
+        if (other := shape_of(inferred)) is not None and contradict(found, other):
             self.disputed.add(output)
         return tensor_type(inferred.tensor_type.elem_type, named(found, dims_of(inferred) or ()))
 
@@ -500,9 +501,3 @@ class _Inference:
             self._settle(value, type_)
         self._run(body)
         return [self.type_of(value) for value in body.outputs]
-
-
-def _contradict(a: Shape, b: Shape) -> bool:
-    """Whether two shapes can't be of one value."""
-    pairs = zip(a, b, strict=False)
-    return len(a) != len(b) or any(None not in pair and pair[0] != pair[1] for pair in pairs)

@@ -68,6 +68,12 @@ def completed(shape: Shape | None, other: Shape | None) -> Shape | None:
     return tuple(theirs if ours is None else ours for ours, theirs in zip(shape, other, strict=True))
 
 
+def contradict(a: Shape, b: Shape) -> bool:
+    """Whether two shapes can't be of one value."""
+    pairs = zip(a, b, strict=False)
+    return len(a) != len(b) or any(None not in pair and pair[0] != pair[1] for pair in pairs)
+
+
 def merged(a: onnx.TypeProto | None, b: onnx.TypeProto | None) -> onnx.TypeProto | None:
     """What two types have in common."""
     if a is None or b is None or a == b:

@@ -184,10 +184,10 @@ def _usual(
     if usual is None:
         return {}
     try:
-        Analysis(model, bindings=usual)
+        fits = Analysis(model, bindings=usual).fits
     except InputError:
         return {}
-    return usual
+    return usual if fits else {}
 
 
 def _inferred(model: ir.Model, constants: Constants, given: Mapping[str, Sequence[int]] | None) -> Sizes:
