@@ -510,10 +510,10 @@ def joined(g: Draft, x: str, other: str) -> str:
 
 
 def opaque(g: Draft, x: str) -> str:
-    """An operator that mixes what rewrites keep apart; of fewer than three axes one that does not."""
-    if g.rank(x) < 3:
+    """An operator that mixes what rewrites keep apart; of one axis one that does not."""
+    if g.rank(x) < 2:
         return g.op("Relu", x)
-    kind = g.pick("Softmax", "InstanceNormalization", "LRN", "ReduceMax")
+    kind = g.pick("Softmax", "ReduceMax", *(("InstanceNormalization", "LRN") if g.rank(x) > 2 else ()))
     if kind == "Softmax":
         return g.op(kind, x, axis=g.between(1, g.rank(x) - 1))
     if kind == "InstanceNormalization":

@@ -431,9 +431,7 @@ def prune_channels(g: Draft, x: str) -> str:
     y = some(g, _idle_channels(g, x), activation, affine, pool, channels, padded, most=2)
     if g.chance(0.15):
         scale, shift = (g.held(g.normal(g.shape(y)[1])) for _ in range(2))
-        y = g.op(
-            "InstanceNormalization", y, scale, shift, epsilon=0.1
-        )  # of constants no rounding is blown up
+        y = g.op("InstanceNormalization", y, scale, shift, **g.pick({}, {"epsilon": 0.1}))
     if g.chance(0.3):
         y = g.op("Concat", y, g.pick(activation, pool)(g, y), axis=1)
     if g.chance(0.2):
@@ -649,7 +647,7 @@ def spell_layer_norm(g: Draft, x: str) -> str:
 
 def spell_instance_norm(g: Draft, x: str) -> str:
     """A normalisation in pieces over the places of a map, some of them not quite."""
-    places = list(range(2, len(g.shape(x))))
+    places = list(range(2, 2 + len(g.spatial(x))))
     return _normalised(g, x, g.pick(places, places, places, places[:1], [1, *places]), 1)
 
 

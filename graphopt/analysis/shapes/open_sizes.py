@@ -274,7 +274,7 @@ def _function(
     """What an operator makes of the size of an axis; None where that is not known, or may fall at times."""
     kind, rank = node.op_type, len(inputs[0] or ())
     if kind in _WEIGHTS:
-        return _convolution(node, axis - 2, inputs)
+        return convolved(node, axis, inputs)
     if kind == "Pad":
         return _pad(node, axis, rank, content)
     block = node.attributes.get_int("blocksize", 1)
@@ -302,9 +302,20 @@ _WEIGHTS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 """Convolutions, and which input is the weight."""
 
 
-def _convolution(
-    node: ir.Node, place: int, inputs: Sequence[Dims | None]
+def convolved(
+    node: ir.Node, axis: int, inputs: Sequence[Dims | None]
 ) -> Callable[[Sequence[Number]], Number] | None:
+    """What a convolution makes of the size of an axis.
+
+    Args:
+        node: the convolution.
+        axis: a spatial one.
+        inputs: the sizes of its inputs.
+
+    Returns:
+        A function of that size, which gives 0 where no window fits; None where that is not known.
+    """
+    place = axis - 2
     at, attribute = _WEIGHTS[node.op_type], node.attributes.get_ints
     weight = inputs[at] if len(inputs) > at else None
     taps = attribute("kernel_shape", ()) or (() if weight is None else weight[2:])
