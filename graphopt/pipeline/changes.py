@@ -18,6 +18,7 @@ from graphopt.pipeline.journal import Journal, Recorder
 from graphopt.pipeline.options.checked import Options
 from graphopt.pipeline.scanning.survey import overridable_note
 from graphopt.pipeline.workspace import Workspace
+from graphopt.planning import gates
 from graphopt.report.results import Applied
 from graphopt.rewrites.asking import ask
 from graphopt.rewrites.base import AnyRewrite, ApproximateRewrite, ExactRewrite, ExpandingRewrite
@@ -55,6 +56,12 @@ class Proposals:
     def approximate(self) -> list[ApproximateRewrite]:
         """The approximate ones."""
         return [rewrite for rewrite in self.options.rewrites if isinstance(rewrite, ApproximateRewrite)]
+
+    @property
+    def planned(self) -> bool:
+        """Whether a plan of the approximate ones may follow: for a budget, or since one was asked for."""
+        asked = bool(gates.of_budget(self.options.budget))
+        return any(asked or rewrite.fixed for rewrite in self.approximate)
 
     @property
     def expanding(self) -> ExpandingRewrite | None:

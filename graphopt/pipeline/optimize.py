@@ -66,14 +66,15 @@ def optimize(source: Source, options: Options, calibration: Given | None = None)
         if proposals.expanding is not None:  # it runs alone
             expand(proposals.expanding, options.at, workspace, proposals, changes, run.comparer, journal)
         else:
-            planned, source_model = bool(proposals.approximate), workspace.source.model
+            planned, source_model = proposals.planned, workspace.source.model
             run.exact_rounds.rewrite(source_model, final=not planned)
-            network = approximate(workspace, proposals, changes, run.measures, options, journal)
-            if network is not None:
-                network = run.tuned(network)
-                run.exact_rounds.rewrite(network)
-            elif planned:
-                run.exact_rounds.rewrite(source_model, verified=True)
+            if planned:
+                network = approximate(workspace, proposals, changes, run.measures, options, journal)
+                if network is not None:
+                    network = run.tuned(network)
+                    run.exact_rounds.rewrite(network)
+                else:
+                    run.exact_rounds.rewrite(source_model, verified=True)
     return run.judged()
 
 

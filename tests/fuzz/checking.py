@@ -101,6 +101,27 @@ class Finding:
         return self.kind in FAULTS
 
 
+class Running:
+    """A model at work in onnxruntime, in sessions that are made once.
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self._sessions: dict[bool, Any] = {}
+
+    def run(self, feed: Feeds, *, optimised: bool = False) -> list[Array] | None:
+        """The outputs; None where onnxruntime does not run the model."""
+        try:
+            if optimised not in self._sessions:
+                self._sessions[optimised] = session(self.model, optimised=optimised)
+            return list(self._sessions[optimised].run(None, feed))
+        except Exception:  # whatever onnxruntime raises
+            return None
+
+
 class HangError(BaseException):
     """Time is over; nothing catches it on the way."""
 
@@ -147,7 +168,8 @@ def check(
     Returns:
         What came of it.
     """
-    expected = [(feed, outputs) for feed in inputs if (outputs := _run(model, feed)) is not None]
+    before = Running(model)
+    expected = [(feed, outputs) for feed in inputs if (outputs := before.run(feed)) is not None]
     if not expected:
         return Finding("unrunnable")
     try:
@@ -183,8 +205,9 @@ def check(
         return found("interface", f"{sorted(gone)} became {sorted(new)}")
     if not report.changed:
         return found("right")
+    rewritten = Running(after)
     for feed, outputs in expected:
-        wrong = different(model, after, feed, outputs)
+        wrong = different(before, rewritten, feed, outputs)
         if wrong:
             sizes = {name: list(array.shape) for name, array in feed.items()}
             return found("fails" if "can't run" in wrong else "wrong", f"at {sizes}: {wrong}")
@@ -214,15 +237,7 @@ def place(error: BaseException) -> str:
     return f"{type(error).__name__} in {place}: {str(error)[:200]}"
 
 
-def _run(model: onnx.ModelProto, feed: Feeds, *, optimised: bool = False) -> list[Array] | None:
-    """The outputs; None where onnxruntime does not run the model."""
-    try:
-        return list(session(model, optimised=optimised).run(None, feed))
-    except Exception:  # whatever onnxruntime raises
-        return None
-
-
-def different(before: onnx.ModelProto, after: onnx.ModelProto, feed: Feeds, expected: Sequence[Array]) -> str:
+def different(before: Running, after: Running, feed: Feeds, expected: Sequence[Array]) -> str:
     """How two models differ on an input beyond rounding; "" where they do not.
 
     Args:
@@ -232,12 +247,12 @@ def different(before: onnx.ModelProto, after: onnx.ModelProto, feed: Feeds, expe
         expected: the original's outputs for it.
     """
     for optimised in (False, True):
-        found = _run(after, feed, optimised=optimised)
+        found = after.run(feed, optimised=optimised)
         if found is None:
-            if _run(before, feed, optimised=optimised) is None:
+            if before.run(feed, optimised=optimised) is None:
                 continue  # onnxruntime's optimisation breaks the original, too
             return f"onnxruntime can't run the result{' optimised' if optimised else ''}"
-        for name, one, two in zip((v.name for v in before.graph.output), expected, found, strict=True):
+        for name, one, two in zip((v.name for v in before.model.graph.output), expected, found, strict=True):
             wrong = _unequal(name, one, two)
             if not wrong or not (allowed := _beyond(before, feed, expected, name, one, two, optimised)):
                 continue
@@ -265,7 +280,7 @@ def _unequal(name: str, one: Array, two: Array) -> str:
 
 
 def _beyond(
-    before: onnx.ModelProto,
+    before: Running,
     feed: Feeds,
     expected: Sequence[Array],
     name: str,
@@ -276,10 +291,11 @@ def _beyond(
     """Whether a difference is more than roundings of weights and inputs make; "" where it is not."""
     if one.shape != two.shape or one.dtype.kind != "f" or one.dtype != two.dtype:
         return " (exactly)"
-    index = [value.name for value in before.graph.output].index(name)
-    others = [_run(*_perturbed(before, feed, seed)) for seed in range(3)]
+    index = [value.name for value in before.model.graph.output].index(name)
+    moves = (_perturbed(before.model, feed, seed) for seed in range(3))
+    others = [Running(model).run(moved) for model, moved in moves]
     if optimised:  # what onnxruntime's own optimisation makes of the original
-        others.append(_run(before, feed, optimised=True))
+        others.append(before.run(feed, optimised=True))
     moved = 0.0
     for outputs in others:
         if outputs is None:

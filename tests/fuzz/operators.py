@@ -403,6 +403,7 @@ def cropped(g: Draft, x: str) -> str:
 
 def channels(g: Draft, x: str) -> str:
     """Some of the channels: by Slice, Gather or Split."""
+    g.need(g.rank(x) > 1)
     count = g.shape(x)[1]
     g.need(count >= 2)
     kind = g.dice.random()

@@ -74,7 +74,10 @@ def _different(original: onnx.ModelProto, change: float, at: tuple[int, ...]) ->
     w[at] *= 1 + change
     other.graph.initializer[0].CopyFrom(numpy_helper.from_array(w, "w"))
     feed = {"x": np.random.default_rng(0).standard_normal((1, 8, 8, 8)).astype(np.float32)}
-    return checking.different(original, other, feed, checking.session(original).run(None, feed))
+    before = checking.Running(original)
+    expected = before.run(feed)
+    assert expected is not None
+    return checking.different(before, checking.Running(other), feed, expected)
 
 
 def test_rounding_is_no_difference() -> None:

@@ -42,6 +42,14 @@ class Adding(Last):
     adds: ClassVar[bool] = True
 
 
+@dataclass(frozen=True)
+class Early(Last):
+    """The same, of a rewrite of every round."""
+
+    stage: ClassVar[Stage] = Stage.WEIGHTS
+    grows: ClassVar[bool] = False
+
+
 @pytest.fixture(autouse=True)
 def _none_seen() -> None:
     SEEN.clear()
@@ -78,3 +86,13 @@ def test_what_grows_is_left_out_where_bytes_are_asked_for(options: dict[str, Any
 def test_what_adds_macs_is_left_out_where_they_are_asked_for(options: dict[str, Any]) -> None:
     assert asked(Adding, **options) == []
     assert asked(Adding) == [1]
+
+
+@pytest.mark.parametrize(("options", "looks"), [({}, [1]), ({"budget": {"macs": 1.0}}, [1, 1])])
+def test_rewrites_look_twice_at_the_same_model_only_where_a_plan_may_come_between(
+    options: dict[str, Any], looks: list[int]
+) -> None:
+    net = Net()
+    y = net.conv(net.input([1, 8, 9, 9]), 8, pads=[1] * 4)
+    graphopt.optimize(net.model(y), rewrites=[Early], **options)
+    assert looks == SEEN
