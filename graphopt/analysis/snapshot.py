@@ -18,8 +18,10 @@ from graphopt.analysis import costs, time_model
 from graphopt.analysis.constants import Constants, Memory, default_opset
 from graphopt.analysis.linear import Linear, linear_cost
 from graphopt.analysis.linear import view as linear_view
+from graphopt.analysis.operators import is_standard
 from graphopt.analysis.shapes import inference
 from graphopt.analysis.shapes.demand import demanded
+from graphopt.analysis.shapes.open_sizes import window_fits
 from graphopt.analysis.shapes.sizes import Sizes
 from graphopt.analysis.shapes.tensor_types import completed, contradict
 from graphopt.model.names import graph_paths, node_names
@@ -134,9 +136,12 @@ class Analysis:
 
     @property
     def fits(self) -> bool:
-        """Whether all values have the sizes that their readers demand, as far as either is known."""
+        """Whether operators take the sizes that they read, as far as these are known."""
         shapes = ((self.shape(value), wanted) for value, wanted in self._demanded.items())
-        return not any(shape is not None and contradict(shape, wanted) for shape, wanted in shapes)
+        if any(shape is not None and contradict(shape, wanted) for shape, wanted in shapes):
+            return False
+        standard = filter(is_standard, self.nodes.values())
+        return all(window_fits(node, [self.shape(value) for value in node.inputs]) for node in standard)
 
     def fixed_shape(self, value: ir.Value | None) -> Shape | None:
         """The value's shape as far as it holds for every run, whatever sizes a caller feeds.

@@ -387,17 +387,6 @@ def test_channels_that_do_not_fit():
         infer(model, Constants(model))
 
 
-def test_a_window_that_does_not_fit_into_the_map():
-    body = "{{ [conv1] y = Conv <strides = [2, 2], pads = [0, 0, 0, {pad}]> (x, w) }}"
-    graph = "g (float[1, 3, 8, 2] x, float[4, 3, 1, 3] w) => (float[] y) "
-    assert shapes(text(graph + body.format(pad=1)), "y") == {"y": (1, 4, 4, 1)}
-    model = text(graph + body.format(pad=0))
-    with pytest.raises(
-        InputError, match=r"conv1 \(Conv\): its window does not fit into 2 positions on axis 3"
-    ):
-        infer(model, Constants(model))
-
-
 @pytest.mark.parametrize(
     "body",
     [

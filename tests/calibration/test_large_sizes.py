@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
+from graphopt.analysis.snapshot import Analysis
 from graphopt.calibration.test_inputs import choice, feeder
 from tests.builders import Net
 
@@ -27,7 +28,10 @@ def test_a_size_that_takes_too_much_inside_is_not_tried(monkeypatch: pytest.Monk
     assert sizes() == usual - {largest}
 
 
-def test_time_is_judged_at_no_size_that_the_model_does_not_take() -> None:
+@pytest.mark.parametrize(("features", "sizes"), [(80, {"x": (1, 8, 10)}), (81, {})])
+def test_sizes_that_a_gemm_does_not_take_are_none_to_judge_by(
+    features: int, sizes: dict[str, tuple[int, ...]]
+) -> None:
     proto = onnx.parser.parse_model("""<ir_version: 6, opset_import: ["": 11]>
         g (float[N, H, 10] x) => (float[a, 5] y) <int64[1] first = {0}, int64[1] rest = {-1}> {
             s = Shape (x)
@@ -36,7 +40,13 @@ def test_time_is_judged_at_no_size_that_the_model_does_not_take() -> None:
             flat = Reshape (x, rows)
             y = Gemm (flat, w)
         }""")
-    proto.graph.initializer.append(numpy_helper.from_array(np.ones((80, 5), np.float32), "w"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((features, 5), np.float32), "w"))
     found = choice.choose(ir.from_proto(proto))
-    assert found.sizes == {"x": (1, 8, 10)}
-    assert not found.usual
+    assert (found.sizes, found.usual) == (sizes, {})
+
+
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0], [0, 0, 0, 1]])
+def test_windows_fit_into_padded_maps(pads: list[int]) -> None:
+    net = Net()
+    y = net.conv(net.input([1, 3, "H", 2]), 4, (1, 3), pads=pads, strides=[2, 2])
+    assert Analysis(ir.from_proto(net.model(y))).fits == (sum(pads) > 0)

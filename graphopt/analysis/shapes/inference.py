@@ -374,7 +374,6 @@ class _Inference:
         inputs = {f"i{i}": value for i, value in enumerate(node.inputs) if value is not None}
         types = {name: self.type_of(value) for name, value in inputs.items()}
         self._check_channels(node)
-        self._check_window(node)
         data = {
             name: found for name, value in inputs.items() if (found := self._data(node, value)) is not None
         }
@@ -463,16 +462,6 @@ class _Inference:
             wanted, stated = weight[0], str(weight[0])
         if channels is not None and wanted is not None and channels != wanted:
             self._refuse(node, f"input channels {channels} do not fit the weight's {stated}", None)
-
-    def _check_window(self, node: ir.Node) -> None:
-        """Compare a convolution's window with its padded map; onnx's rules round down to a size of 1."""
-        if node.op_type != "Conv" or not is_standard(node):
-            return
-        inputs = [None if value is None else self._shape(value) for value in node.inputs]
-        for axis, size in enumerate(inputs[0] or ()):
-            made = None if axis < 2 or size is None else open_sizes.convolved(node, axis, inputs)
-            if made is not None and size is not None and made([size]) < 1:
-                self._refuse(node, f"its window does not fit into {size} positions on axis {axis}", None)
 
     def _check_elements(self, node: ir.Node, output: onnx.TypeProto | None) -> None:
         """Compare the elements before and after a Reshape, which onnx's rules leave alone too."""

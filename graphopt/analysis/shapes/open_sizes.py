@@ -274,7 +274,7 @@ def _function(
     """What an operator makes of the size of an axis; None where that is not known, or may fall at times."""
     kind, rank = node.op_type, len(inputs[0] or ())
     if kind in _WEIGHTS:
-        return convolved(node, axis, inputs)
+        return _convolution(node, axis - 2, inputs)
     if kind == "Pad":
         return _pad(node, axis, rank, content)
     block = node.attributes.get_int("blocksize", 1)
@@ -302,20 +302,26 @@ _WEIGHTS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 """Convolutions, and which input is the weight."""
 
 
-def convolved(
-    node: ir.Node, axis: int, inputs: Sequence[Dims | None]
-) -> Callable[[Sequence[Number]], Number] | None:
-    """What a convolution makes of the size of an axis.
+def window_fits(node: ir.Node, inputs: Sequence[Dims | None]) -> bool:
+    """Whether the window of a convolution fits into its padded map; onnx's rules may say that it does.
 
     Args:
-        node: the convolution.
-        axis: a spatial one.
+        node: any operator of the default domain.
         inputs: the sizes of its inputs.
 
     Returns:
-        A function of that size, which gives 0 where no window fits; None where that is not known.
+        False where it is known not to.
     """
-    place = axis - 2
+    shape = inputs[0] if inputs else None
+    if node.op_type not in _WEIGHTS or shape is None:
+        return True
+    made = ((_convolution(node, place, inputs), size) for place, size in enumerate(shape[2:]))
+    return all(f is None or not isinstance(size, int) or f([size]) >= 1 for f, size in made)
+
+
+def _convolution(
+    node: ir.Node, place: int, inputs: Sequence[Dims | None]
+) -> Callable[[Sequence[Number]], Number] | None:
     at, attribute = _WEIGHTS[node.op_type], node.attributes.get_ints
     weight = inputs[at] if len(inputs) > at else None
     taps = attribute("kernel_shape", ()) or (() if weight is None else weight[2:])

@@ -201,14 +201,15 @@ def _inferred(model: ir.Model, constants: Constants, given: Mapping[str, Sequenc
 def _consistent(
     model: ir.Model, given: Mapping[str, Sequence[int]], guesses: Sequence[Mapping[str, int]]
 ) -> dict[str, tuple[int, ...]]:
-    """For a model that can't be run: the first sizes that its operators fit, else those that are given."""
+    """For a model that can't be run: the first sizes that its operators take, else those that are given."""
     for bound in guesses:
         sizes = resolved(model, given, bound)
         try:
-            Analysis(model, bindings=sizes)
+            fits = Analysis(model, bindings=sizes).fits
         except InputError:
             continue
-        return sizes
+        if fits:
+            return sizes
     return {name: tuple(shape) for name, shape in given.items()}
 
 
