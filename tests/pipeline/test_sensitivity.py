@@ -39,13 +39,13 @@ def test_damage_never_falls_with_the_error(ranked: Sensitivities) -> None:
 
 
 def test_what_halving_a_layer_costs_is_what_it_then_costs(ranked: Sensitivities) -> None:
-    """The first and the last of the 3x3 layers, each cut alone.
+    """Four of the 3x3 layers, each cut alone: what was said orders them, and none is worse than it said.
 
-    None is worse than its probe said, but for other inputs; a network's fit is refined, so it may be better.
+    A network's fit is refined after its layers are, so that each may be better.
     """
-    found = []
     kept = [each for each in ranked.layers if each.halved is not None and each.linear.kernel == (3, 3)]
-    for layer in (kept[0], kept[-1]):
+    said, found = [], []
+    for layer in (kept[0], kept[len(kept) // 3], kept[2 * len(kept) // 3], kept[-1]):
         assert layer.halved is not None
         candidate = layer.halved.candidate
         assert candidate.macs_before and candidate.macs_after
@@ -59,9 +59,10 @@ def test_what_halving_a_layer_costs_is_what_it_then_costs(ranked: Sensitivities)
             force=True,
         ).report
         assert len(report.approximate) == 1 and report.quality is not None
-        assert -2 < report.quality.sqnr + 10 * math.log10(layer.halved.damage) < 10
+        said.append(-10 * math.log10(layer.halved.damage))
         found.append(report.quality.sqnr)
-    assert found == sorted(found) and found[0] < found[1]
+    assert np.corrcoef(said, found)[0, 1] > 0.95
+    assert all(after > before - 2 for before, after in zip(said, found, strict=True))
 
 
 def test_the_document_says_the_same_and_the_same_each_time() -> None:
