@@ -34,7 +34,7 @@ from graphopt.pipeline.scanning import times
 from graphopt.pipeline.scanning.survey import survey
 from graphopt.pipeline.sweep import sensitivity as run_sensitivity
 from graphopt.pipeline.sweep import sweep as run_sweep
-from graphopt.pipeline.verify import noted, quality_kept, require_scores
+from graphopt.pipeline.verify import noted, quality_kept, recorded, require_scores
 from graphopt.planning import CONFIDENCE, gates
 from graphopt.planning.budget import Budget
 from graphopt.report.results import Result, Scan, Sensitivities, Sweep, Tuned
@@ -442,7 +442,8 @@ def verify(
     """Compares two models by running both in onnxruntime.
 
     Without a budget their outputs have to be equal up to rounding. With ``agreement`` or ``sqnr`` that
-    quality is measured instead, on all the given inputs.
+    quality is measured instead, on all the given inputs; so it is without one where inputs are given and the
+    rewritten model records that it was made of this original under such a budget.
 
     Args:
         reference: the original.
@@ -479,6 +480,10 @@ def verify(
     given = None if calibration is None else calibration_inputs.whole(calibration, original.model, axes)
     if limits.agreement is not None or limits.sqnr is not None:
         return noted(quality_kept(original, rewritten, given, limits, found, sure), original)
+    limits, made = recorded(original, rewritten)
+    if given is not None and limits != Budget():
+        note = f"the budget is that of the model's own record: {made}"
+        return noted(quality_kept(original, rewritten, given, limits, found, sure), original, note)
     if given is not None:
         compared = tuple(given.batches(given.held_out))
         original = faithful(original, compared)
@@ -493,7 +498,10 @@ def verify(
         rewritten = faithful(rewritten, compared)
         expected = Reference(original.model, compared, found, frozen=freeze_initializers)
         verdict = equivalence.verify(expected, rewritten.model)
-    return noted(verdict, original)
+    if verdict or not made:
+        return noted(verdict, original)
+    meant = "it is not meant to be equal; calibration inputs and a budget such as sqnr=30 tell how near it is"
+    return noted(verdict, original, f"the model's own record says {made}: {meant}")
 
 
 def bench(

@@ -11,8 +11,9 @@ from graphopt.model.io import Source
 from graphopt.pipeline.opening import disclaimed
 from graphopt.planning import CONFIDENCE, gates, spending
 from graphopt.planning.budget import Budget
+from graphopt.report import provenance
 from graphopt.report.wording import numbered
-from graphopt.types import Counted
+from graphopt.types import Counted, Exactness
 from graphopt.verification import quality
 from graphopt.verification.outputs import class_scores
 from graphopt.verification.verdict import Rule, Verdict, Verification
@@ -79,10 +80,56 @@ def quality_kept(
     return Verification(tuple(checks), notes, undecided=undecided)
 
 
-def noted(found: Verification, original: Source) -> Verification:
-    """What a verification found, with what was not believed of the original."""
-    note = disclaimed(original)
-    return replace(found, notes=(*found.notes, note)) if note else found
+def recorded(original: Source, rewritten: Source) -> tuple[Budget, str]:
+    """What a model's own records say of how near it is to the one that it was made of.
+
+    Args:
+        original: the model that it is compared with.
+        rewritten: the model.
+
+    Returns:
+        The qualities that the budgets of its runs asked for, the strictest of each; and that it was
+        approximated, in words, "" where no run says so, or none read the original.
+    """
+    try:
+        runs = provenance.read(rewritten.model.metadata_props)
+    except InputError:  # a record that was changed says nothing
+        return Budget(), ""
+    first = provenance.which(runs, original.sha256, original.data_sha256)
+    since = [] if first is None else runs[first - 1 :]
+    fitted = sum(
+        len(item.nodes)
+        for run in since
+        for item in run.rewrites
+        if item.exactness == Exactness.APPROXIMATE.value
+    )
+    if not fitted:
+        return Budget(), ""
+    budgets = [asked for run in since if isinstance(asked := run.options.get("budget"), dict)]
+    qualities = {
+        key: max(found)
+        for key in ("agreement", "sqnr")
+        if (found := [budget[key] for budget in budgets if isinstance(budget.get(key), float | int)])
+    }
+    asked = " and ".join(
+        ", ".join(f"{key}={number:g}" for key, number in sorted(budget.items())) for budget in budgets
+    )
+    return Budget(**qualities), f"{numbered(fitted, 'approximate rewrite')} under {asked or 'no budget'}"
+
+
+def noted(found: Verification, original: Source, note: str = "") -> Verification:
+    """What a verification found, with what has to be known besides.
+
+    Args:
+        found: the comparisons.
+        original: the model that was compared with; what was not believed of it is noted.
+        note: another note; "" for none.
+
+    Returns:
+        The same with its notes.
+    """
+    notes = filter(None, (note, disclaimed(original)))
+    return replace(found, notes=(*found.notes, *notes))
 
 
 def require_scores(source: Source, outputs: tuple[str, ...], asked: Named) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from graphopt._version import __version__
 from graphopt.analysis.diff import aligned
 from graphopt.errors import InputError, lacking, printable
+from graphopt.report.headline import headline
 from graphopt.report.page import common, drawings, figures, layers, rewrites, spectra, tradeoff
 from graphopt.report.page.common import MOST_ROWS, Facts
 from graphopt.report.page.drawing import BOX
@@ -123,6 +124,7 @@ def _report(result: Result, problem: str, scale: float) -> Facts:
         "model": data.source,
         "alerts": figures.alerts(data, problem),
         "remarks": figures.remarks(data),
+        "headline": headline(data),
         "cards": figures.cards(data),
         "judged": figures.judged(data) if data.gates else [],
         "layers": layers.layers(aligned(result.before, result.after), scale),

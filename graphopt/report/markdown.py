@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from graphopt._version import __version__
 from graphopt.errors import printable
+from graphopt.report.headline import headline
 from graphopt.report.outcomes import Outcome
 from graphopt.report.page import figures
 from graphopt.report.results import Applied, Left, Report, Sweep
@@ -58,6 +59,7 @@ def report(result: Report, problem: str = "") -> str:
     parts = [
         [f"## graphopt: {code(model_name(result.source))}"],
         *([f"**{prose(alert)}**"] for alert in figures.alerts(result, problem)),
+        [f"**{prose(headline(result))}**"],
         _figures(result),
         _judged(result),
         _verification(result),

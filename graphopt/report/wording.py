@@ -47,6 +47,16 @@ def ratio(before: float | None, after: float | None) -> str:
     return "" if not before or after is None else f"{after / before:.3f}"
 
 
+def change(before: float, after: float) -> str:
+    """How much less or more: −51.2 %."""
+    if before == after:
+        return "unchanged"
+    if not before:
+        return "new"
+    part = after / before - 1
+    return f"{'+' if part > 0 else '−'}{abs(part) * 100:.3g} %"
+
+
 def by_group(groups: Mapping[str, float]) -> str:
     """The SQNR of groups of channels, in words."""
     return "SQNR by group: " + ", ".join(f"{name} {decibels(sqnr)}" for name, sqnr in groups.items())

@@ -21,6 +21,7 @@ from selenium.webdriver.remote.webelement import WebElement
 
 import graphopt
 from graphopt.report import html
+from graphopt.report.headline import headline
 from graphopt.report.results import Applied, Left, Point, Result, Sweep
 from graphopt.report.wording import output_sqnr
 from graphopt.rewrites import registry
@@ -326,6 +327,7 @@ def test_every_rewrite_is_there(browser: Chrome, page: Path, result: Result) -> 
 def test_the_headline_figures(browser: Chrome, page: Path, result: Result) -> None:
     data = result.report
     show(browser, page)
+    assert texts(browser, ".headline") == [headline(data)]
     cards = {text.split("\n")[0]: text for text in texts(browser, ".card")}
     assert data.before.macs and data.after.macs and data.latency and data.quality
     assert f"−{(1 - data.after.macs / data.before.macs) * 100:.3g} %" in cards["MACs"]

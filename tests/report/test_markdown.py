@@ -118,6 +118,7 @@ def test_the_figures_are_those_of_the_report(scores: Path, inputs: Path, tmp_pat
     assert rows["MACs"]["ratio"] == f"{after['macs'] / before['macs']:.3f}"
     assert rows["parameters"]["ratio"] == f"{after['params'] / before['params']:.3f}"
     assert rows["operators"]["before"] == str(before["nodes"])
+    assert f" · MACs −{100 * (1 - after['macs'] / before['macs']):.3g} % · agrees on " in page.text
     assert rows["latency, 1 thread"]["before"] == f"{document['latency']['reference_ms']:.3f} ms"
     quality = document["quality"]
     assert rows["agreement on 4 held-out inputs"]["after"].startswith(f"{quality['agreement']:.2%} (95 %: ")
@@ -160,7 +161,7 @@ def test_a_failed_verification(folded: Path) -> None:
 
 def test_nothing_to_do(same: Path) -> None:
     page = page_of(same, "--dry-run")
-    assert "Nothing to do: the model is as it was." in page.text
+    assert "nothing to do: the model is as it was" in page.text
     assert {row["ratio"] for row in page.table(*FIGURES)} == {"1.000"}
 
 

@@ -165,15 +165,6 @@ def test_a_file_has_whole_names_and_no_blanks_at_the_ends(tmp_path: Path) -> Non
         assert lines == [line.rstrip() for line in lines]
 
 
-def test_where_the_reasons_are_is_told(folded: Path, tmp_path: Path) -> None:
-    told = cli("optimize", folded, "--dry-run").out
-    assert "\n  --report FILE.json lists the reasons\n" in told
-    written = tmp_path / f"{'a long name that would be folded ' * 3}.json"
-    done = cli("optimize", folded, "--dry-run", "--report", written)
-    assert f"\n  {written} lists the reasons\n" in done.out
-    assert "FILE.json" not in done.out and written.exists()
-
-
 def test_names_between_colons_are_no_emoji(tmp_path: Path) -> None:
     nodes = [node("Conv", "x w", "heart", ":heart:", pads=[1, 1, 1, 1]), node("Relu", "heart", "y", "relu")]
     proto = model(nodes, {"w": weight(8, 8, 3, 3)})

@@ -16,7 +16,7 @@ from graphopt.jobs.task import Task, check_files
 @common.takes(
     "model out calibration preprocess sample_axis budget require only skip options at keep outputs aim gate "
     "freeze_initializers external_data dry_run report html markdown junit metric confidence memory force "
-    "floor tune json quiet shapes seed"
+    "floor tune json quiet verbose shapes seed"
 )
 def optimize(
     *,
@@ -26,6 +26,7 @@ def optimize(
     report: Path | None,
     json: bool,
     quiet: bool,
+    verbose: bool,
     **asked: Any,
 ) -> int:
     """Make the convolutions cheaper, verify and write the result.
@@ -48,7 +49,7 @@ def optimize(
         else:
             from graphopt.report import text
 
-            text.report(done.result.report, made, report)
+            text.report(done.result.report, made, verbose=verbose)
         common.summarise(lambda: done.face("markdown"))
     if done.error is not None:
         raise done.error

@@ -171,6 +171,7 @@ OTHERS = (
     Option("dry_run", bool, False, help="plan and verify, and write no model"),
     Option("json", bool, False, help="print one JSON document and nothing else"),
     Option("quiet", bool, False, short="-q", help="show no progress: the result and errors alone"),
+    Option("verbose", bool, False, help="show every layer, and every reason for what was not done"),
 )  # fmt: skip
 """Whatever else more than one way of asking knows; what has no default is an argument."""
 

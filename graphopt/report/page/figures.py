@@ -8,7 +8,7 @@ from typing import NamedTuple
 from graphopt.calibration.inputs import ONE_HELD_OUT_OF, SMALL_SAMPLE
 from graphopt.report.page.common import Facts
 from graphopt.report.results import Report
-from graphopt.report.wording import bytes_, count, decibels, largest, numbered, spans
+from graphopt.report.wording import bytes_, change, count, decibels, largest, numbered, spans
 from graphopt.runtime.latency import Timing
 from graphopt.types import Quality
 
@@ -33,8 +33,6 @@ def remarks(data: Report) -> list[str]:
     if data.observed_shapes:
         seen = numbered(len(data.observed_shapes), "value")
         found.append(f"The shapes of {seen} were seen by running the model once.")
-    if data.unchanged:
-        found.append(f"{data.unchanged[0].upper()}{data.unchanged[1:]}.")
     return found
 
 
@@ -84,17 +82,7 @@ def _card(
 ) -> Card:
     if before is None or after is None:
         return Card(name, "?", "a size is unknown")
-    return Card(name, _change(before, after), f"{write(before)} → {write(after)}", note)
-
-
-def _change(before: float, after: float) -> str:
-    """How much less or more: −51.2 %."""
-    if before == after:
-        return "unchanged"
-    if not before:
-        return "new"
-    part = after / before - 1
-    return f"{'+' if part > 0 else '−'}{abs(part) * 100:.3g} %"
+    return Card(name, change(before, after), f"{write(before)} → {write(after)}", note)
 
 
 def _latency(timing: Timing | None) -> Card:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from graphopt.calibration.inputs import ONE_HELD_OUT_OF, SMALL_SAMPLE
-from graphopt.files import show
+from graphopt.report.headline import headline
 from graphopt.report.results import Applied, Left, Report
 from graphopt.report.text.common import (
     escape,
@@ -34,28 +35,31 @@ from graphopt.report.wording import (
 from graphopt.types import Exactness
 
 MOST_REASONS = 5
-"""Reasons shown for what was not done; the JSON report has all."""
+"""Reasons shown for what was not done; ``--verbose`` and the JSON report have all."""
+MOST_LAYERS = 10
+"""Approximated layers shown, those that save the most; ``--verbose`` has all."""
 
 
-def report(result: Report, out: Path | None, document: Path | None = None) -> None:
-    """Prints what a run did: figures, rewrites, verification, quality, and what was left.
+def report(result: Report, out: Path | None, *, verbose: bool = False) -> None:
+    """Prints what a run did: the headline, figures, rewrites, verification, quality, and what was left.
 
     Args:
         result: the report.
         out: the model that was written.
-        document: the file in which the report is as JSON.
+        verbose: whether every layer and every reason is shown, those that are no news too.
     """
     console = terminal()
     warnings(console, result.warnings)
-    if result.unchanged:
-        console.print(f"[bold]{result.unchanged}[/]")
+    written = "" if result.unchanged else " · not written" if out is None else " · written"
+    console.print(f"[bold]{escape(headline(result) + written)}[/]")
     print_totals(console, result.before, result.after, result.latency)
     print_unknown(console, result.unknown_dims)
-    _applied(console, result)
-    whole = "--report FILE.json" if document is None else show(document)
-    _reasons(console, "declined", result.declined, MOST_REASONS, whole)
-    shown = 0 if result.changed and all(result.budget) else MOST_REASONS
-    _reasons(console, "rejected", result.rejected, shown, whole)
+    _applied(console, result, verbose=verbose)
+    _reasons(console, "declined", result.declined, len(result.declined) if verbose else MOST_REASONS)
+    if verbose:
+        _reasons(console, "rejected", result.rejected, len(result.rejected))
+    elif not (result.changed and all(result.budget)):
+        _reasons(console, "rejected", result.rejected, MOST_REASONS)
     if result.checks:
         state = verified(result) if result.passed else f"[bold red]{verified(result)}[/]"
         console.print(f"{state}: {comparisons(result.checks)}")
@@ -65,10 +69,27 @@ def report(result: Report, out: Path | None, document: Path | None = None) -> No
     _gates(console, result)
     for note in result.notes:
         console.print(escape(f"note: {note}"))
-    if result.unchanged and not (result.unloaded or result.budget) and result.before.macs:
-        console.print("next: --budget macs=0.7 --calibration FILE goes further than exact rewrites")
     if out is not None:
         console.print(escape(f"wrote {out}"), soft_wrap=True)  # a path in one piece can be copied
+    step = _next(result, out)
+    if step:
+        console.print(escape(f"next: {step}"), soft_wrap=True)
+
+
+def _next(result: Report, out: Path | None) -> str:
+    """What goes further, or tells more; "" where nothing does."""
+    if result.unloaded or not all((*result.budget, *result.gates)):
+        return ""
+    if not (result.changed or result.budget) and result.before.macs:
+        return "--budget macs=0.7 --calibration FILE goes further than exact rewrites"
+    if out is None or result.source.path is None or not result.changed:
+        return ""
+    both = shlex.join([str(result.source.path), str(out)])
+    if result.latency is None and result.before.macs:
+        return f"graphopt bench {both} measures the latency"
+    if result.tuning is None and result.quality is not None and result.approximate:
+        return f"graphopt tune {both} --calibration FILE -o TUNED.onnx fits all weights together"
+    return ""
 
 
 def _gates(console: Console, result: Report) -> None:
@@ -81,7 +102,7 @@ def _gates(console: Console, result: Report) -> None:
     console.print(table)
 
 
-def _applied(console: Console, result: Report) -> None:
+def _applied(console: Console, result: Report, *, verbose: bool) -> None:
     for exactness, title in ((Exactness.EXACT, "exact"), (Exactness.EXPANDING, "expanding, the MACs rise")):
         found = Counter(item.candidate.rewrite for item in result.applied if item.exactness is exactness)
         if found:
@@ -90,10 +111,14 @@ def _applied(console: Console, result: Report) -> None:
     if not result.approximate:
         return
     table = table_of("approximate", "form", ">MACs", ">to", ">predicted", ">error")
-    for item in result.approximate:
-        if item not in along:
-            table.add_row(*_approximate_row(item))
+    items = [item for item in result.approximate if item not in along]
+    dearest = sorted(items, key=lambda item: -(item.candidate.macs_saved or 0))[:MOST_LAYERS]
+    shown = items if verbose else [item for item in items if item in dearest]
+    for item in shown:
+        table.add_row(*_approximate_row(item))
     console.print(table)
+    if len(shown) < len(items):
+        console.print(f"  {len(items) - len(shown)} more that save less: --verbose", style="dim")
     if along:
         console.print(escape(followed(along)))
 
@@ -111,8 +136,8 @@ def _approximate_row(item: Applied) -> tuple[str, ...]:
     )
 
 
-def _reasons(console: Console, title: str, items: Sequence[Left], shown: int, whole: str) -> None:
-    """How often each rewrite was not done, some of the reasons, and where all of them are."""
+def _reasons(console: Console, title: str, items: Sequence[Left], shown: int) -> None:
+    """How often each rewrite was not done, some of the reasons, and what shows all of them."""
     if not items:
         return
     by_rewrite = Counter(item.rewrite for item in items)
@@ -121,8 +146,7 @@ def _reasons(console: Console, title: str, items: Sequence[Left], shown: int, wh
     for reason in reasons[:shown]:
         console.print(escape(reason), style="dim")
     if len(reasons) > shown:
-        text = "  …" if shown else f"  {whole} lists the reasons"
-        console.print(escape(text), style="dim", soft_wrap=not shown)
+        console.print(f"  {len(reasons) - shown} more: --verbose", style="dim")
 
 
 def _quality(console: Console, result: Report) -> None:
