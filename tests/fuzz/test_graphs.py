@@ -13,9 +13,9 @@ import graphopt
 from graphopt.rewrites.registry import registry
 from graphopt.types import Exactness
 from tests.builders import conv_bn, model, node, weight
-from tests.fuzz import checking, graphs, shrinking
+from tests.fuzz import checking, graphs, operators, patterns, shrinking, sources
 from tests.fuzz.checking import Finding
-from tests.fuzz.draft import Draft
+from tests.fuzz.draft import Draft, RefusedError
 
 GRAPHS = 300
 BLOCKS = 20
@@ -46,6 +46,18 @@ def test_seed_decides() -> None:
     assert one is not None
     assert two is not None
     assert one.model.SerializeToString() == two.model.SerializeToString()
+
+
+def test_graphs_whose_operators_end_the_process_are_told_from_those_that_can_not_be_drawn() -> None:
+    assert sources.dies("import os; os.abort()")
+    assert not sources.dies("raise ValueError")
+
+
+@pytest.mark.parametrize("step", [patterns.spell_instance_norm, operators.channels])
+def test_values_of_one_axis_are_refused(step: operators.Step) -> None:
+    draft = Draft(0, 17)
+    with pytest.raises(RefusedError):
+        step(draft, draft.feed("x", [6], [6]))
 
 
 def test_every_exact_rewrite_has_a_pattern() -> None:
