@@ -35,7 +35,7 @@ THREADS = 2
 step has so many parts on one core too, and they are summed up in their order."""
 RATE = 5e-4
 """The highest rate of a run of `RATED_AT` steps and more. Measured by benchmarks.tuning on a ResNet-20 at 0.3
-of the MACs: with 1.67e-4, this and 1.5e-3 the error .0439 became .0375, .0354 and, after two cuts, .0354."""
+of the MACs: in 1,000 steps with 1.67e-4, this and 1.5e-3 the error .0439 became .0375, .0354 and .0357."""
 RATED_AT = 4000
 """Steps of that run; the rate of a shorter one goes by the root of its steps. Derived: rates that add up are
 noise that grows by their root."""

@@ -14,7 +14,7 @@ COUNTED = "steps="
 """What stands before a number of steps where minutes are meant else."""
 STEPS = 1000
 """Steps where neither steps nor minutes are named. Measured by benchmarks.tuning on a ResNet-20 at 0.3 of the
-MACs: 1,000 take 165 seconds of one core, and win 1.0 dB; 4,000 win 1.3."""
+MACs: 1,000 take some four minutes of one core, and win 0.9 dB; 4,000 win 1.3."""
 FEWEST = 100
 """Steps at least: derived, twice those after which a rate is judged."""
 
