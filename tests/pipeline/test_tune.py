@@ -395,6 +395,25 @@ def gated(noise: float) -> onnx.ModelProto:
     return noisy(net.model(net.op("Add", x, net.const(net.normal(5)))), noise)
 
 
+def branched(noise: float) -> onnx.ModelProto:
+    """A network with a choice in the middle, whose bodies read what a convolution makes."""
+    net = Net()
+    x = net.conv(net.input([None, 4, 8, 8]), 8, (1, 1))
+    bodies = {}
+    for key, op in (("then_branch", "Relu"), ("else_branch", "Neg")):
+        made = onnx.helper.make_tensor_value_info(op, onnx.TensorProto.FLOAT, None)
+        bodies[key] = onnx.helper.make_graph([onnx.helper.make_node(op, [x], [op])], op, [], [made])
+    y = net.op("If", net.op("Greater", net.op("ReduceMax", x, keepdims=0), net.const(-99.0)), **bodies)
+    y = net.op("Flatten", net.op("GlobalAveragePool", y))
+    return noisy(net.model(net.op("MatMul", y, net.const(net.weights(8, 5)))), noise)
+
+
+def test_what_stands_behind_a_body_is_tuned_and_the_rest_told() -> None:
+    result = graphopt.tune(branched(0.0), branched(NOISE), inputs(), steps=100)
+    assert result and (result.tuning.weights, result.tuning.still) == (8 * 5, 2)
+    assert "2 weights could not be tuned: no rule leads through If" in result.notes
+
+
 def test_weights_that_can_not_move_are_told() -> None:
     result = graphopt.tune(gated(0.0), gated(NOISE), inputs(), steps=100)
     assert (result.tuning.weights, result.tuning.still) == (8 * 5 + 5, 2)

@@ -79,10 +79,11 @@ def gradients(
         given_to = [
             (v.name, g) for v, g in zip(node.inputs, made, strict=False) if v is not None and v.name in read
         ]
-        unknown |= read - {name for name, _ in given_to}  # what a body captures
-        unknown |= {name or "" for name, g in given_to if g is None}
-        if unknown & read:
+        lost = read - {name for name, _ in given_to}  # what a body captures
+        lost |= {name or "" for name, g in given_to if g is None}
+        if lost:
             stopped[node.op_type] = None
+        unknown |= lost
         for name, g in given_to:
             if g is not None:
                 parts.setdefault(name or "", []).append(g)
