@@ -132,7 +132,8 @@ class Analysis:
     @cached_property
     def _demanded(self) -> Mapping[ir.Value, Shape]:
         """What operators demand of the shapes that they read."""
-        return {v: s for graph in self._graphs for v, s in demanded(graph, self.constants).items()}
+        found = (demanded(graph, self.constants, self.shape) for graph in self._graphs)
+        return {value: shape for each in found for value, shape in each.items()}
 
     @property
     def fits(self) -> bool:

@@ -94,6 +94,16 @@ def test_channels_and_rank_are_those_of_the_weights_that_read_them(
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_last_size_of_a_map_is_that_of_the_matrix_that_reads_it() -> None:
+    net = Net()
+    y = net.op("MaxPool", net.conv(net.input(["N", 3, "L"]), 4, (3,)), kernel_shape=[8], strides=[8])
+    y = net.op("MatMul", y, net.const(weight(11, 3)), name="product")
+    analysis = Analysis(ir.from_proto(net.model(y)))
+    read = analysis.nodes["product"].inputs[0]
+    assert read is not None
+    assert analysis.likely_shape(read) == (1, 4, 11)
+
+
 def replaced(proto: onnx.ModelProto, name: str, made: NewNode) -> tuple[Analysis, list[Change]]:
     analysis = Analysis(ir.from_proto(proto))
     output = analysis.nodes[name].outputs[0].name or ""

@@ -6,7 +6,7 @@ keeps ranks and channels has to make such maps, and may be fed nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
@@ -21,12 +21,15 @@ _ALIKE = UNARY | frozenset({"Identity", "Dropout", "Softmax", "LogSoftmax", "Ins
 """Operators whose first output has the shape of their first input."""
 
 
-def demanded(graph: ir.Graph, constants: Constants) -> Mapping[ir.Value, Shape]:
+def demanded(
+    graph: ir.Graph, constants: Constants, shape_of: Callable[[ir.Value], Shape | None]
+) -> Mapping[ir.Value, Shape]:
     """The shapes that the operators of one graph demand of what they read, bodies apart.
 
     Args:
         graph: the graph.
         constants: the model's.
+        shape_of: the shape of a value as far as it is known, which may tell the rank of what a MatMul reads.
 
     Returns:
         For each value of which something is demanded its shape, None for sizes that may be any.
@@ -37,6 +40,8 @@ def demanded(graph: ir.Graph, constants: Constants) -> Mapping[ir.Value, Shape]:
         if x is None or not node.outputs or not is_standard(node):
             continue
         output = found.get(node.outputs[0])
+        if output is None and node.op_type == "MatMul" and (shape := shape_of(x)) is not None:
+            output = (None,) * len(shape)
         arithmetic = node.op_type in ARITHMETIC
         value, shape = (_of_operand if arithmetic else _of_input)(node, x, constants, output)
         if shape is not None and not constants.is_constant(value):

@@ -159,7 +159,7 @@ def _wanted(model: ir.Model, constants: Constants, inputs: Sequence[ir.Value]) -
     open_ones = [value for value in inputs if value.shape is None]
     if not open_ones:
         return {}
-    shapes = demanded(model.graph, constants)
+    shapes = demanded(model.graph, constants, lambda value: None)
     return {value: shapes[value] for value in open_ones if value in shapes}
 
 
