@@ -232,7 +232,8 @@ class _Pairs:
         done = len(self._seconds)
         turns = progress.track(range(done, done + more), "pairs of runs")
         taken = in_turn(self._sessions, self._feed, turns, alone=alone)
-        self._seconds = np.concatenate([self._seconds, taken])
+        ticked = taken[(taken > 0).all(axis=1)]  # a busy machine's clock may stand still in a short run
+        self._seconds = np.concatenate([self._seconds, ticked if len(ticked) else np.maximum(taken, TICK)])
         least = np.argsort(self._seconds.sum(axis=1), kind="stable")[:MOST]
         seconds = self._seconds[np.sort(least)]
         ratios = seconds[:, 0] / seconds[:, 1]

@@ -106,3 +106,18 @@ def test_of_many_pairs_the_quietest_count(monkeypatch: pytest.MonkeyPatch) -> No
     timing = latency.time_pair(model, model, feed, repeat=1000)
     assert timing.ratio == pytest.approx(0.9) and timing.clear and timing.repeat == 1000
     assert timing.reference_ms == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("every", [3, 1], ids=["some", "all"])
+@pytest.mark.filterwarnings("error")
+def test_pairs_in_which_the_clock_stood_still_say_nothing(
+    monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    def in_turn(sessions: Sequence[Any], feed: Any, turns: Iterable[int], **_: Any) -> Any:
+        still = np.array([turn % every == 0 for turn in turns])
+        return np.where(still[:, None], [20e-6, 0.0] if every > 1 else 0.0, [20e-6, 40e-6])
+
+    model, feed = load(conv_bn()).model, {"x": np.zeros((1, 8, 8, 8), np.float32)}
+    monkeypatch.setattr(latency, "in_turn", in_turn)
+    timing = latency.time_pair(model, model, feed, repeat=300)
+    assert (timing.repeat, timing.speedup) == ((200, 0.5) if every > 1 else (300, 1.0))
