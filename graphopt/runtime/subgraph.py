@@ -105,19 +105,21 @@ def output_names(chunk: Sequence[SubgraphPair]) -> list[str]:
     return list(dict.fromkeys(name for item in chunk for _, old, new in item.outputs for name in (old, new)))
 
 
-def assemble(model: ir.Model, chunk: Sequence[SubgraphPair], *, open_batch: bool = False) -> Structure:
-    """One model of several regions side by side; with ``open_batch`` inputs take any number of samples.
+def assemble(model: ir.Model, chunk: Sequence[SubgraphPair], *, open_sizes: bool = False) -> Structure:
+    """One model of several regions side by side; with ``open_sizes`` inputs declare their rank alone.
+
+    What onnxruntime infers of declared sizes when it loads a model may be wrong where the model runs.
 
     Args:
         model: the model that the regions are of; gives the operator sets.
         chunk: the regions, whose values have names of their own.
-        open_batch: whether inputs take any number of samples.
+        open_sizes: whether inputs take any sizes.
 
     Returns:
         A model whose outputs are those of all regions, in both forms.
     """
     inputs = [
-        onnx.helper.make_tensor_value_info(name, int(dtype), [None, *shape[1:]] if open_batch else shape)
+        onnx.helper.make_tensor_value_info(name, int(dtype), [None] * len(shape) if open_sizes else shape)
         for item in chunk
         for name, (shape, dtype) in item.inputs.items()
     ]

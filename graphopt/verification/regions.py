@@ -156,7 +156,7 @@ def _check_chunk(
     """
     gaps = defaultdict(Difference) if gaps is None else gaps
     try:
-        running = session.Interpreter(assemble(analysis.model, chunk))
+        running = session.Interpreter(assemble(analysis.model, chunk, open_sizes=True))
         rng = np.random.default_rng(seed)
         feeds = {name: array for item in chunk for name, array in item.feeds(rng).items()}
         results = dict(zip(output_names(chunk), running.run(feeds), strict=True))
@@ -217,7 +217,7 @@ def _by_channel(
     with suppress(InputError):  # then each is judged as it was seen
         for _ in range(DRAWS):
             moved = item.forms()[0].rounded(rounding, rng)
-            parts = assemble(analysis.model, [moved])
+            parts = assemble(analysis.model, [moved], open_sizes=True)
             made = session.Interpreter(parts).run({n: rounded(a, rounding, rng) for n, a in given.items()})
             for name, array in zip(output_names([moved]), made, strict=True):
                 if name in found:

@@ -54,11 +54,20 @@ def slice_of_what_it_is_joined_with(net: Net) -> str:
     return net.conv(net.op("Concat", part, x, axis=1), 8)
 
 
+def sizes_that_are_inferred_wrongly(net: Net) -> str:
+    attributes = {"output_shape": [4, 3], "strides": [1, 1]}  # of which a rank of 2 is inferred
+    y = net.op("ConvTranspose", net.input(["N", 6, "H", "H"]), net.const(weight(6, 3, 1, 3)), **attributes)
+    return net.affine(
+        "Mul", net.op("AveragePool", y, kernel_shape=[2, 2], strides=[1, 1]), net.per_channel(3)
+    )
+
+
 CASES: Mapping[str, tuple[str, Callable[[Net], str]]] = {
     "scale_in_front_of_a_view": ("fold_affine_before", scale_in_front_of_a_view),
     "view_that_changes_nothing": ("remove_identity", view_that_changes_nothing),
     "two_equal_views": ("remove_duplicates", two_equal_views),
     "size_of_a_resize": ("fold_affine", size_of_a_resize),
+    "sizes_that_are_inferred_wrongly": ("fold_affine", sizes_that_are_inferred_wrongly),
     "slice_of_what_it_is_joined_with": ("prune_channels", slice_of_what_it_is_joined_with),
 }
 
