@@ -7,6 +7,9 @@ from graphopt.report.wording import change, decibels, percent, ranges, total_row
 from graphopt.runtime.latency import Timing
 from graphopt.types import Quality
 
+TOLD = 0.001
+"""Change of a figure that is worth a headline: derived, what four digits of it show."""
+
 
 def headline(result: Report) -> str:
     """Such as ``1.57 times as fast · MACs −50 % · agrees on 99.6 % (97.8 % to 99.9 %)``.
@@ -26,11 +29,16 @@ def _faster(timing: Timing | None) -> str:
 
 
 def _smaller(result: Report) -> str:
-    """The change of the MACs, or else of the first figure that changed."""
-    for name, before, after in total_rows(result.before, result.after):
-        if before is not None and after is not None and before != after:
-            return f"{name} {change(before, after)}"
-    return ""
+    """The change of the MACs, or else of the figure that changed the most."""
+    changed = {
+        name: (before, after)
+        for name, before, after in total_rows(result.before, result.after)
+        if before and after is not None and abs(after / before - 1) >= TOLD
+    }
+    if not changed:
+        return ""
+    name = max(changed, key=lambda each: (each == "MACs", abs(changed[each][1] / changed[each][0] - 1)))
+    return f"{name} {change(*changed[name])}"
 
 
 def _right(result: Report) -> str:

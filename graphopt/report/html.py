@@ -30,7 +30,7 @@ from graphopt.report.wording import (
 )
 
 TEMPLATES = Path(__file__).parent / "page" / "templates"
-LIMIT = 1_900_000
+LIMIT = 1_500_000
 """Bytes of a page: what stands in long lists is left out until it fits."""
 
 
