@@ -64,9 +64,11 @@ def framed(analysis: Analysis, node: ir.Node) -> Framed | str | None:
         node: the operator.
 
     Returns:
-        Its form; why a convolution has none; None of other operators that have none.
+        Its form; why a convolution has none; None of other operators that have none, or that nobody reads.
     """
     if not is_standard(node) or not node.inputs:
+        return None
+    if not any(value.uses() or value.is_graph_output() for value in node.outputs):
         return None
     linear = analysis.linear(node)
     if linear is not None:

@@ -194,6 +194,14 @@ def test_values_that_others_read_leave_with_all_their_frames() -> None:
     assert kinds(after)["Concat"] == 2 and kinds(after)["Gather"] == FRAMES
 
 
+def test_what_nobody_reads_ends_the_region() -> None:
+    net = Net()
+    inner = whole(net, net.input(["N", CHANNELS, *SIZES]))
+    net.op("Sub", inner, inner)
+    after = split(net.model(whole(net, inner)))[1]
+    assert ranks(after) == {4}
+
+
 def test_a_region_in_a_body_and_one_that_it_reads() -> None:
     net = Net()
     y = whole(net, net.input(["N", CHANNELS, *SIZES]))
